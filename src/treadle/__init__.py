@@ -1,0 +1,32 @@
+"""treadle: networks with memory. A cell is one step, a wiring of cells is a cell, time is applied from outside."""
+
+from treadle import errors
+from treadle.cells import (
+    ConvLSTMCell,
+    ConvLSTMState,
+    CoupledLSTMCell,
+    GRUCell,
+    HiddenState,
+    IndRNNCell,
+    LayerNormLSTMCell,
+    LSTMCell,
+    LSTMState,
+    MinimalGatedCell,
+    PeepholeLSTMCell,
+    RecurrentHighwayCell,
+    RNNCell,
+    SLSTMCell,
+    SLSTMState,
+    ZoneoutLSTMCell,
+)
+from treadle.check import check_cell
+from treadle.gradients import FullBPTT
+from treadle.modelfile import fingerprint, load, save
+from treadle.protocol import Cell, State
+from treadle.recurrent import Recurrent
+from treadle.session import Session
+from treadle.state import detach, select
+from treadle.statefile import load_state, save_state
+from treadle.wiring import WIRINGS, Graph, Stack, sum_of
+
+__version__ = "0.1.0"

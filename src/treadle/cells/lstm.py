@@ -1,0 +1,118 @@
+"""The long short-term memory."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from treadle.cells.base import RecurrentCell, empty
+from treadle.errors import ShapeError
+
+
+class LSTMState(NamedTuple):
+    """What an LSTM remembers."""
+
+    h: Tensor
+    """Hidden state [B, H] (or [B, P] with a projection): what the cell shows to others."""
+    c: Tensor
+    """Cell state [B, H]: what it keeps to itself."""
+
+
+class LSTMCell(RecurrentCell):
+    """Long short-term memory, as `torch.nn.LSTM` defines it.
+
+    ::
+
+        i = σ(W_ii x + b_ii + W_hi h + b_hi)        input gate
+        f = σ(W_if x + b_if + W_hf h + b_hf)        forget gate
+        g = tanh(W_ig x + b_ig + W_hg h + b_hg)     candidate
+        o = σ(W_io x + b_io + W_ho h + b_ho)        output gate
+        c' = f c + i g
+        h' = o tanh(c')                             times W_hr, if projected
+        y  = h'
+
+    Parameters: ``weight_ih`` [4H, I], ``weight_hh`` [4H, H], ``bias_ih`` and ``bias_hh`` [4H], rows in the order
+    i, f, g, o; with a projection to P features also ``weight_hr`` [P, H], and ``weight_hh`` is [4H, P]. All start
+    uniform in ±1/√H, drawn in the order in which `torch.nn.LSTMCell` draws them.
+
+    Args:
+        input_size: ``I``, features of the input.
+        hidden_size: ``H``, features of the cell state.
+        bias: whether there are biases.
+        forget_bias: what the two forget-gate biases add up to at the start; ``None`` leaves them random as PyTorch
+            does. 1.0 lets gradients through long spans from the beginning (Gers et al. 2000; Jozefowicz et al. 2015).
+        proj_size: ``P``, features of the hidden state where it is a projection (Sak et al. 2014); 0 for none.
+        device: where the parameters live.
+        dtype: their precision.
+
+    Raises:
+        ShapeError: a size that is not positive, a projection that is not smaller than ``hidden_size``, or a
+            ``forget_bias`` without biases.
+
+    Source: Hochreiter & Schmidhuber, *Long Short-Term Memory*, 1997; forget gate: Gers, Schmidhuber & Cummins, 2000.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> cell = td.LSTMCell(3, 5)
+        >>> y, state = cell(torch.randn(2, 3))
+        >>> y.shape, state.c.shape
+        (torch.Size([2, 5]), torch.Size([2, 5]))
+    """
+
+    State = LSTMState
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        forget_bias: float | None = None,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(input_size, hidden_size)
+        if not 0 <= proj_size < hidden_size:
+            raise ShapeError(f"proj_size must be 0 or smaller than hidden_size ({hidden_size}), but is {proj_size}")
+        if forget_bias is not None and not bias:
+            raise ShapeError("forget_bias sets the start of a bias, but bias=False: leave one of them out")
+        self.bias, self.forget_bias, self.proj_size = bias, forget_bias, proj_size
+        of = {"device": device, "dtype": dtype}
+        self.weight_ih = empty(4 * hidden_size, input_size, **of)
+        self.weight_hh = empty(4 * hidden_size, proj_size or hidden_size, **of)
+        self.bias_ih = empty(4 * hidden_size, **of) if bias else None
+        self.bias_hh = empty(4 * hidden_size, **of) if bias else None
+        if proj_size:
+            self.weight_hr = empty(proj_size, hidden_size, **of)
+        self.reset_parameters()
+
+    @property
+    def output_size(self) -> int:
+        """P with a projection, else H."""
+        return self.proj_size or self.hidden_size
+
+    def state_shape(self, field: str) -> tuple[int, ...]:
+        """The hidden state has the size of the output."""
+        return (self.output_size if field == "h" else self.hidden_size,)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew; then set the forget-gate bias, if one was asked for."""
+        super().reset_parameters()
+        if self.forget_bias is not None:
+            forget = slice(self.hidden_size, 2 * self.hidden_size)
+            with torch.no_grad():
+                self.bias_ih[forget] = self.forget_bias
+                self.bias_hh[forget] = 0
+
+    def forward(self, x: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
+        """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
+        h, c = self.checked(x, state)
+        gates = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
+        i, f, g, o = gates.chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        if self.proj_size:
+            h = F.linear(h, self.weight_hr)
+        return h, LSTMState(h, c)

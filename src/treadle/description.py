@@ -1,0 +1,202 @@
+"""Networks as data: what a network is made of, as JSON, and back. Nothing but constructors on a list is ever called.
+
+A module is described by its class and the arguments of its constructor, which are read from its attributes of the same
+names (``self.hidden_size`` for ``hidden_size``), as scikit-learn does. A class is only ever looked up by name among
+treadle's own, a fixed list of `torch.nn`'s, and those that the caller passes: a description cannot name anything else.
+"""
+
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from treadle import cells, gradients
+from treadle.errors import ModelFileError, TreadleError
+from treadle.recurrent import Recurrent
+from treadle.wiring.graph import Delayed, Graph, Node, Read, StateField, Sum
+from treadle.wiring.sizes import as_number
+from treadle.wiring.stack import Stack
+
+__all__ = ["build", "describe"]
+
+MEMORYLESS = (
+    *("Linear", "Bilinear", "Identity", "Embedding", "Flatten", "Unflatten", "Sequential"),
+    *("Conv1d", "Conv2d", "Conv3d", "MaxPool1d", "MaxPool2d", "AvgPool1d", "AvgPool2d", "Upsample"),
+    *("LayerNorm", "GroupNorm", "RMSNorm", "Dropout", "Dropout1d", "Dropout2d", "AlphaDropout"),
+    *("PReLU", "ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "GLU"),
+    *("Tanh", "Sigmoid", "Hardtanh", "Hardsigmoid", "Softplus", "Softsign", "Softmax", "LogSoftmax", "LogSigmoid"),
+)
+"""The modules of `torch.nn` that a file may name."""
+
+
+def _known() -> dict[str, type]:
+    own = {name: getattr(cells, name) for name in cells.__all__ if name.endswith("Cell") and name != "RecurrentCell"}
+    own |= {"Stack": Stack, "Graph": Graph, "Recurrent": Recurrent, "FullBPTT": gradients.FullBPTT}
+    return {f"treadle.{name}": kind for name, kind in own.items()} | {f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS}
+
+
+def describe(model: Any) -> str:
+    """A network as JSON, without its weights.
+
+    Raises:
+        ModelFileError: an argument of a constructor cannot be read from the module, or is nothing that JSON holds.
+    """
+    names = {kind: name for name, kind in _known().items()}
+    return json.dumps(_describe(model, names), sort_keys=True)
+
+
+def build(text: str, extra: Iterable[type] = ()) -> Any:
+    """The network that a description describes, with fresh weights.
+
+    Args:
+        text: what `describe` gave.
+        extra: classes of your own that the description may name.
+
+    Raises:
+        ModelFileError: the description is damaged, or names a class that was not passed.
+    """
+    known = _known()
+    for kind in extra:
+        if not isinstance(kind, type):
+            raise TypeError(f"cells= takes classes, but was given {kind!r:.60}: pass the class itself")
+        known[kind.__name__] = kind
+    try:
+        return _build(json.loads(text), known)
+    except ModelFileError:
+        raise
+    except TreadleError as error:
+        raise ModelFileError(f"the file describes a network that does not fit together: {error}") from error
+    except RecursionError:
+        raise ModelFileError("the file's description of the network is nested too deeply to be one of treadle's") from None
+    except Exception as error:
+        raise ModelFileError(f"the file's description of the network is damaged ({type(error).__name__}: {error})") from error
+
+
+def _describe(value: Any, names: Mapping[type, str]) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list):
+        return [_describe(part, names) for part in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_describe(part, names) for part in value]}
+    if isinstance(value, type):
+        return {"class": names.get(value, value.__name__)}
+    name = names.get(type(value))
+    if type(value) is Graph:
+        return {"type": name, "graph": _describe_graph(value, names)}
+    if type(value) is nn.Sequential:
+        return {"type": name, "parts": [_describe(part, names) for part in value]}
+    if isinstance(value, nn.Module) or name is not None:
+        return {"type": name or type(value).__name__, "arguments": {k: _describe(v, names) for k, v in _arguments(value).items()}}
+    raise ModelFileError(f"a model file cannot hold {value!r:.60} (a {type(value).__name__}): only numbers, words, lists and modules")
+
+
+def _arguments(module: Any) -> dict[str, Any]:
+    """The arguments that would construct the module again."""
+    found = {}
+    for name, parameter in inspect.signature(type(module)).parameters.items():
+        if name in ("device", "dtype") or name.startswith("_"):
+            continue  # the weights say these
+        if parameter.kind is parameter.VAR_POSITIONAL or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        value = getattr(module, name, inspect.Parameter.empty)
+        if isinstance(value, Tensor) or (value is None and isinstance(parameter.default, bool)):
+            value = value is not None  # torch.nn keeps the bias itself under the name of the switch
+        if value is inspect.Parameter.empty or inspect.ismethod(value):
+            kind = type(module).__name__
+            raise ModelFileError(f"{kind}.__init__ takes {name!r}, but the instance does not keep it: write self.{name} = {name} in it")
+        found[name] = value
+    return found
+
+
+def _describe_graph(graph: Graph, names: Mapping[type, str]) -> dict[str, Any]:
+    seen: dict[int, str] = {}
+    nodes = []
+    for name, connection in graph.connections.items():
+        module = graph._modules[name]
+        shared = seen.setdefault(id(module), name)
+        nodes.append(
+            {
+                "name": name,
+                "size": _describe(graph._handles[name].size, names),
+                "module": _describe(module, names) if shared == name else {"same_as": shared},
+                "reads": [_describe_read(read) for read in connection.reads],
+                "previous": {field: _describe_read(read) for field, read in connection.previous.items()},
+            }
+        )
+    outputs = [_describe_read(read) for read in graph._outputs]
+    return {"input_size": _describe(graph.input_size, names), "nodes": nodes, "outputs": outputs}
+
+
+def _describe_read(read: Read) -> dict[str, Any]:
+    match read:
+        case Delayed():
+            return {"node": read.name, "delayed": read.k}
+        case StateField():
+            return {"node": read.name, "state": read.field}
+        case Sum():
+            return {"sum": [_describe_read(part) for part in read.parts]}
+    return {"node": read.name}
+
+
+def _build(value: Any, known: Mapping[str, type]) -> Any:
+    if not isinstance(value, dict):
+        return [_build(part, known) for part in value] if isinstance(value, list) else value
+    if "tuple" in value:
+        return tuple(_build(part, known) for part in value["tuple"])
+    if "class" in value:
+        return _class(value["class"], known)
+    kind = _class(value["type"], known)
+    if "graph" in value and issubclass(kind, Graph):
+        return _build_graph(value["graph"], known)
+    if "parts" in value and issubclass(kind, nn.Sequential):
+        return kind(*(_build(part, known) for part in value["parts"]))
+    return kind(**{name: _build(argument, known) for name, argument in value["arguments"].items()})
+
+
+def _class(name: Any, known: Mapping[str, type]) -> type:
+    if not isinstance(name, str) or name not in known:
+        own = isinstance(name, str) and "." not in name
+        advice = f"pass the class: td.load(path, cells=[{name}])" if own else "it was not written by this version of treadle"
+        raise ModelFileError(f"the file needs {name!r:.80}, which this loader does not know: {advice}")
+    return known[name]
+
+
+def _build_graph(description: Mapping[str, Any], known: Mapping[str, type]) -> Graph:
+    graph = Graph(_build(description["input_size"], known))
+    nodes = {"x": graph.x}
+    sizes = {node["name"]: as_number(_build(node["size"], known)) for node in description["nodes"]}
+
+    def read(item: Mapping[str, Any]) -> Read:
+        if "sum" in item:
+            parts = tuple(read(part) for part in item["sum"])
+            return Sum(parts, next((part.size for part in parts if part.size is not None), None))
+        name = item["node"]
+        node: Node = nodes[name] if name in nodes else graph.later(name, sizes[name])
+        if "delayed" in item:
+            return node.delayed(item["delayed"])
+        return node.state(item["state"]) if "state" in item else node
+
+    for node in description["nodes"]:
+        module = node["module"]
+        module = graph._modules[module["same_as"]] if "same_as" in module else _build(module, known)
+        previous = {field: read(item) for field, item in node["previous"].items()}
+        nodes[node["name"]] = graph.add(node["name"], module, [read(item) for item in node["reads"]], previous)
+    return graph.outputs(*(read(item) for item in description["outputs"]))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by name, on the CPU, contiguous, sharing no memory.
+
+    Raises:
+        ModelFileError: a module keeps something else in its ``state_dict``.
+    """
+    found = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ModelFileError(f"{name} in the state_dict is a {type(value).__name__}: a model file holds tensors only")
+        found[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return found

@@ -1,0 +1,82 @@
+"""A plain loop over time."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle.errors import StateError
+from treadle.protocol import State
+from treadle.state import map_state, named_tensors, where
+
+
+def run(
+    cell: Any,
+    initial: State,
+    xs: Tensor,
+    state: State,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    return_states: bool = False,
+) -> tuple[Tensor, State, State | None]:
+    """Step a cell over a sequence.
+
+    Args:
+        cell: the cell.
+        initial: the initial state of all rows, for resets.
+        xs: [T, B, ...], T at least 1.
+        state: the state before the first step.
+        lengths: [B] whole numbers; past its end a row's state stands still and its outputs are zero.
+        resets: [T, B] booleans; a row starts anew before reading that step.
+        return_states: whether to keep the state after every step.
+
+    Returns:
+        Outputs [T, B, ...], the state after the last step, and the states after every step with time first, or None.
+    """
+    steps = xs.shape[0]
+    everyone_until = steps
+    if lengths is not None:
+        active = torch.arange(steps, device=xs.device)[:, None] < lengths  # [T, B]
+        everyone_until = int(lengths.min()) if lengths.numel() else steps
+        # Padding may hold anything, NaN or tokens that do not exist; it must reach neither values nor gradients.
+        xs = torch.where(active.reshape(*active.shape, *[1] * (xs.ndim - 2)), xs, xs.new_zeros(()))
+        if resets is not None:
+            resets = resets & active
+    some_reset = resets.any(1).tolist() if resets is not None else [False] * steps
+
+    ys, states = [], []
+    for t in range(steps):
+        if some_reset[t]:
+            state = where(resets[t], initial, state)  # pyright: ignore[reportOptionalSubscript]
+        y, after = cell(xs[t], state)
+        if t == 0:
+            after = _kept(cell, after, state)
+        if t >= everyone_until:
+            y = where(active[t], y, torch.zeros_like(y))  # pyright: ignore[reportPossiblyUnboundVariable]
+            after = where(active[t], after, state)  # pyright: ignore[reportPossiblyUnboundVariable]
+        state = after
+        ys.append(y)
+        if return_states:
+            states.append(state)
+    every = map_state(lambda *moments: torch.stack(moments), states[0], *states[1:]) if return_states else None
+    return torch.stack(ys), state, every
+
+
+def _kept(cell: Any, after: State, before: State) -> State:
+    """The state after the first step, once it is known to have kept the form of the one before it."""
+    name = type(cell).__name__
+    old, new = dict(named_tensors(before)), dict(named_tensors(after))
+    if old.keys() != new.keys():
+        raise StateError(f"{name} was given a state of {sorted(old)}, but returned one of {sorted(new)}: a step must keep its form")
+    for field, tensor in new.items():
+        if tensor.shape != old[field].shape:
+            raise StateError(
+                f"{name} was given state {field} as {list(old[field].shape)}, but returned {list(tensor.shape)}: a step must keep"
+                " the shape of its state"
+            )
+        if tensor.dtype != old[field].dtype and not torch.is_autocast_enabled(tensor.device.type):
+            raise StateError(
+                f"{name} was given state {field} as {old[field].dtype}, but returned {tensor.dtype}: a step must keep the dtype of"
+                " its state"
+            )
+    return after

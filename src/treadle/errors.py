@@ -1,0 +1,35 @@
+"""What treadle raises. Every message says what was passed, why it fails and what to pass instead.
+
+All of them derive from `TreadleError`, so that one ``except`` catches what the library itself refuses; each also derives
+from the built-in that a Python programmer would expect (`ValueError`, `TypeError`, `RuntimeError`).
+"""
+
+__all__ = ["CellError", "EngineError", "ModelFileError", "ShapeError", "StateError", "TraceError", "TreadleError"]
+
+
+class TreadleError(Exception):
+    """The base of all of treadle's errors."""
+
+
+class ShapeError(TreadleError, ValueError):
+    """Sizes do not fit: of an input, a cell in a wiring, lengths, resets."""
+
+
+class StateError(TreadleError, ValueError):
+    """A state does not belong to this network, this batch or this precision."""
+
+
+class TraceError(TreadleError, TypeError):
+    """A step cannot be turned into a program; the message names the operation and the line that calls it."""
+
+
+class EngineError(TreadleError, RuntimeError):
+    """An engine that was asked for by name cannot run this network; the message gives the engine's reason."""
+
+
+class ModelFileError(TreadleError, ValueError):
+    """A file is not one that treadle can read safely, or a network cannot be written to one."""
+
+
+class CellError(TreadleError, AssertionError):
+    """A cell breaks the contract; `treadle.check_cell` lists how, and what to mend."""

@@ -1,0 +1,21 @@
+"""How gradients go back in time. A method is an object that says what it costs."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class FullBPTT:
+    """Backpropagation through all steps of the sequence that was passed: the exact gradient.
+
+    Memory: what one step saves for its derivative, times T. Time: one forward and one backward pass.
+
+    The gradient also flows into the state that was passed, so a state that is carried from call to call keeps the
+    earlier calls alive unless it goes through `treadle.detach`.
+
+    Source: Werbos, *Backpropagation Through Time: What It Does and How to Do It*, 1990.
+
+    Example:
+        >>> import treadle as td
+        >>> td.Recurrent(td.GRUCell(2, 3), gradient=td.FullBPTT()).gradient
+        FullBPTT()
+    """

@@ -1,0 +1,155 @@
+"""A whole network in one file: safetensors, with the description of the network in the metadata. No code, no pickle."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from treadle.atomic import replacing
+from treadle.description import build, describe, tensors_of
+from treadle.errors import ModelFileError
+
+__all__ = ["fingerprint", "load", "save"]
+
+FORMAT = 1
+"""Grows whenever files change in a way that an older treadle would misread."""
+
+
+def save(path: str | os.PathLike[str], model: nn.Module) -> None:
+    """Write a network to one ``.safetensors`` file: its weights, and how it is wired.
+
+    The file is written beside its place and then renamed, so that there is never half a file.
+
+    Args:
+        path: where to.
+        model: a cell, `Stack`, `Graph`, `Recurrent` or a drop-in. Cells of your own need to keep the arguments of their
+            ``__init__`` in attributes of the same names.
+
+    Raises:
+        ModelFileError: the network holds something that cannot be described.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile, os, torch, treadle as td
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+        >>> rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 5), td.GRUCell(8, 5)], wiring="skip"))
+        >>> td.save(path, rnn)
+        >>> again = td.load(path)
+        >>> xs = torch.randn(2, 7, 3)
+        >>> torch.equal(rnn(xs)[0], again(xs)[0])
+        True
+    """
+    description, tensors = describe(model), tensors_of(model)
+    metadata = {
+        "format": "treadle model",
+        "version": str(FORMAT),
+        "network": description,
+        "training": str(model.training),
+        "checksum": checksum(description, tensors),
+    }
+    write(path, tensors, metadata)
+
+
+def load(path: str | os.PathLike[str], cells: Iterable[type] = ()) -> Any:
+    """Read a network that `save` wrote. Nothing that the file names is imported or run.
+
+    Args:
+        path: the file.
+        cells: classes of your own that the network uses: ``td.load(path, cells=[MyCell])``.
+
+    Returns:
+        The network, on the CPU, in the mode (training or evaluation) in which it was saved.
+
+    Raises:
+        ModelFileError: the file is not a model file, is truncated or changed, was made by a newer treadle, or needs a
+            class that was not passed.
+        OSError: the file cannot be read.
+    """
+    tensors, metadata = read(path, "treadle model")
+    description = metadata.get("network", "")
+    if metadata.get("checksum") != checksum(description, tensors):
+        raise ModelFileError(f"{path} is damaged or was changed since it was saved: its checksum does not fit; save it again")
+    cells = tuple(cells)
+    with torch.random.fork_rng(devices=[]):
+        # First without memory: a file that claims sizes which its weights do not have must not make us allocate them.
+        with torch.device("meta"):
+            _check_shapes(path, build(description, cells), tensors)
+        model = build(description, cells)
+    model.load_state_dict(tensors, assign=True)
+    return model.train(metadata.get("training") == "True")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of how a network is wired and of all its weights: equal for equal networks, wherever they are.
+
+    Example:
+        >>> import copy, treadle as td
+        >>> cell = td.GRUCell(2, 3)
+        >>> td.fingerprint(cell) == td.fingerprint(copy.deepcopy(cell))
+        True
+    """
+    try:
+        description = describe(model)
+    except ModelFileError:
+        description = repr(model)  # of a network that no file can hold, its print-out has to do
+    return checksum(description, tensors_of(model))
+
+
+def checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over a description and named tensors, with names, types and shapes."""
+    digest = hashlib.sha256(description.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file beside its place, then rename it."""
+    with replacing(path) as beside:
+        safetensors.torch.save_file(dict(tensors), beside, metadata)
+
+
+def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata of one of treadle's files.
+
+    Raises:
+        ModelFileError: it is none, or not of this kind, or truncated, or newer than this treadle.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb"):
+        pass  # raises what the operating system has to say, which safetensors rewords
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, RuntimeError, MemoryError) as error:
+        raise ModelFileError(f"{path} is not a whole safetensors file: it is truncated, damaged or something else ({error})") from None
+    if metadata.get("format") != kind:
+        found = metadata.get("format", "another program's safetensors file")
+        raise ModelFileError(f"{path} is not a {kind} file but {found}")
+    version = metadata.get("version", "")
+    if not version.isdecimal():
+        raise ModelFileError(f"{path} is damaged: it does not say which version of the format it is")
+    if int(version) > FORMAT:
+        raise ModelFileError(f"{path} has format {version}, but this treadle reads up to {FORMAT}: upgrade treadle to read it")
+    return tensors, metadata
+
+
+def _check_shapes(path: str | os.PathLike[str], model: Any, tensors: Mapping[str, Tensor]) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelFileError(f"{path} does not hold a network")
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise ModelFileError(
+                f"{path} does not fit together: its network needs {name} of shape {wanted.get(name, 'none')}, its weights have"
+                f" {given.get(name, 'none')}"
+            )

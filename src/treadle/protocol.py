@@ -1,0 +1,43 @@
+"""The contract that everything else builds on: a cell is one step.
+
+Dimension letters, here and everywhere: ``B`` rows of a batch, ``T`` time steps, ``I`` input features, ``H`` hidden
+features, ``L`` layers.
+"""
+
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+State: TypeAlias = Any
+"""What a cell remembers: a `NamedTuple` of tensors (``B`` first); of a wiring, a dict from layer name to layer state."""
+
+
+@runtime_checkable
+class Cell(Protocol):
+    """One step of a network with memory. Any `torch.nn.Module` with these two methods is a cell.
+
+    A cell may also say its sizes, in the attributes ``input_size`` and ``output_size`` (integers, or tuples where a
+    row is not flat); wirings then check their arithmetic before anything runs.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> class Adder(torch.nn.Module):
+        ...     def initial_state(self, batch_size):
+        ...         return (torch.zeros(batch_size, 3),)
+        ...     def forward(self, x, state):
+        ...         total = state[0] + x
+        ...         return total, (total,)
+        >>> isinstance(Adder(), td.Cell)
+        True
+        >>> ys, state = td.Recurrent(Adder())(torch.ones(1, 4, 3))
+        >>> ys[0, :, 0]
+        tensor([1., 2., 3., 4.])
+    """
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step: input ``x`` [B, I] and the state before it give the output [B, H] and the state after it."""
+        ...
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first step, for ``batch_size`` rows."""
+        ...

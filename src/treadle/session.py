@@ -1,0 +1,155 @@
+"""Live: one step a call, for ever."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from treadle import state as states
+from treadle.errors import ShapeError
+from treadle.protocol import State
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Runs a network one step a call and keeps its state; made by `treadle.Recurrent.session`.
+
+    A session has a copy of the network in evaluation mode (no dropout, no zoneout): training on does not disturb it,
+    and `refresh` fetches what was learned since.
+
+    Args:
+        recurrent: the network over time, a `treadle.Recurrent`.
+        batch_size: rows.
+        weights: ``"float32"`` keeps the weights as they are; ``"bfloat16"`` rounds every matrix to bfloat16, products
+            are accumulated in the precision of the input.
+
+    Raises:
+        ShapeError: ``batch_size`` is not a positive whole number.
+        ValueError: other ``weights``.
+
+    Example:
+        >>> import numpy as np, treadle as td
+        >>> rnn = td.Recurrent(td.LSTMCell(3, 5))
+        >>> session = rnn.session()
+        >>> for _ in range(4):
+        ...     y = session.step(np.zeros(3, np.float32))   # NumPy in, NumPy out; tensors likewise
+        >>> y.shape
+        (5,)
+        >>> session.reset()
+    """
+
+    def __init__(self, recurrent: Any, batch_size: int = 1, weights: str = "float32"):
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ShapeError(f"a session runs one or more rows, but batch_size={batch_size!r} was passed")
+        if weights not in ("float32", "bfloat16"):
+            raise ValueError(f"weights are 'float32' or 'bfloat16', but {weights!r} was passed")
+        self.batch_size, self.weights = batch_size, weights
+        self._source = recurrent
+        self._recurrent = copy.deepcopy(recurrent).eval().requires_grad_(False)
+        self._answer: Tensor | None = None
+        self.refresh()
+        self._state: State = states.map_state(Tensor.clone, self._recurrent.initial_state(batch_size))
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the weights that the network has now; the state goes on."""
+        self._recurrent.load_state_dict(self._source.state_dict())
+        if self.weights == "bfloat16":
+            for parameter in self._recurrent.parameters():
+                if parameter.ndim > 1 and parameter.is_floating_point():
+                    parameter.copy_(parameter.bfloat16())
+
+    @property
+    def state(self) -> State:
+        """The state after the last step, as a copy: keep it, save it, pass it to `load`."""
+        return states.map_state(Tensor.clone, self._state)
+
+    def load(self, state: State) -> None:
+        """Go on from another state, such as the one that a whole sequence ended in; ``None`` is the initial one.
+
+        Raises:
+            StateError: it is of another network, batch, precision or device.
+        """
+        with torch.no_grad():
+            initial = self._recurrent.initial_state(self.batch_size)
+            if state is not None:
+                initial = states.check_state(states.detach(state), initial, self.batch_size, "this session")
+            self._state = states.map_state(Tensor.clone, initial)
+
+    def reset(self, rows: Any = None) -> None:
+        """Start anew.
+
+        Args:
+            rows: which rows; ``None`` for all. A number, a list, or a boolean mask of ``batch_size``.
+
+        Raises:
+            StateError: a row that the session does not have.
+        """
+        with torch.no_grad():
+            initial = self._recurrent.initial_state(self.batch_size)
+            if rows is not None:
+                mask = torch.zeros(self.batch_size, dtype=torch.bool)
+                mask[states.select(torch.arange(self.batch_size), rows)] = True
+                initial = states.where(mask, initial, self._state)
+            self._state = states.map_state(Tensor.clone, initial)
+
+    @torch.no_grad()
+    def step(self, x: Any) -> Any:
+        """One step.
+
+        Args:
+            x: [B, I], or [I] where there is one row; a NumPy array or a tensor.
+
+        Returns:
+            The output [B, H] ([H] if x was [I]) in kind. **The next call writes into the same memory:** copy what you keep.
+
+        Raises:
+            ShapeError: x does not fit.
+        """
+        tensor, back = self._taken(x, 1)
+        y, self._state = self._recurrent.step(tensor, self._state)
+        if self._answer is None or self._answer.shape != y.shape or self._answer.dtype != y.dtype:
+            self._answer = torch.empty_like(y)
+        return back(self._answer.copy_(y))
+
+    @torch.no_grad()
+    def steps(self, xs: Any) -> Any:
+        """A block of steps at once, with the same result as `step` one by one.
+
+        Args:
+            xs: [B, T, I] ([T, B, I] if the network is not ``batch_first``), or [T, I] where there is one row; a NumPy
+                array or a tensor.
+
+        Returns:
+            The outputs, shaped likewise, in kind.
+
+        Raises:
+            ShapeError: xs does not fit.
+        """
+        tensor, back = self._taken(xs, 2)
+        ys, self._state = self._recurrent(tensor, self._state)
+        return back(ys)
+
+    def _taken(self, x: Any, leading: int) -> tuple[Tensor, Any]:
+        """``x`` as a tensor with a batch axis, and the way back for the answer."""
+        numpy = not isinstance(x, Tensor)
+        tensor = torch.as_tensor(np.asarray(x)) if numpy else x
+        batch_axis = 0 if leading == 1 or self._recurrent.batch_first else 1
+        features = self._recurrent.input_size
+        axes = None if features is None else leading + (1 if isinstance(features, int) else len(features))
+        bare = self.batch_size == 1 and tensor.ndim == (axes - 1 if axes else leading)
+        tensor = tensor.unsqueeze(batch_axis) if bare else tensor
+        if tensor.ndim > batch_axis and tensor.shape[batch_axis] != self.batch_size:
+            raise ShapeError(
+                f"this session has {self.batch_size} rows, but x is {states.shape(tensor)}: its axis {batch_axis} must be"
+                f" {self.batch_size}; rnn.session(batch_size=...) makes another"
+            )
+
+        def back(y: Tensor) -> Any:
+            y = y.squeeze(batch_axis) if bare else y
+            return y.numpy() if numpy else y
+
+        return tensor, back

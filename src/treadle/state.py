@@ -1,0 +1,194 @@
+"""States as values: walk them, cut them from the graph, pick rows, and find out whose they are.
+
+A state is a tensor, a (named) tuple or a dict of states; a wiring's state is a dict from layer name to the layer's
+state. Nothing in treadle knows more about states than the functions of this file.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle.errors import StateError
+from treadle.protocol import State
+
+__all__ = ["detach", "select"]
+
+
+def map_state(function: Callable[..., Tensor], state: State, *others: State) -> State:
+    """Apply ``function`` to every tensor of ``state`` (with the tensors at the same places of ``others``)."""
+    if isinstance(state, Tensor):
+        return function(state, *others)
+    if isinstance(state, Mapping):
+        return {name: map_state(function, part, *(other[name] for other in others)) for name, part in state.items()}
+    if isinstance(state, (tuple, list)):
+        parts = [map_state(function, *group) for group in zip(state, *others, strict=True)]
+        # A named tuple's constructor takes its fields one by one, a plain tuple's takes them all.
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+    raise StateError(
+        f"a state is made of tensors, tuples, named tuples and dicts, but this one holds {type(state).__name__}"
+        f" ({state!r:.60}): turn it into a tensor whose first axis is the batch"
+    )
+
+
+def named_tensors(state: State, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a state with its name: ``"layer0/h"``, ``"h"``, or ``"0"`` in a plain tuple."""
+    if isinstance(state, Tensor):
+        yield path or "state", state
+        return
+    if isinstance(state, Mapping):
+        parts = list(state.items())
+    elif isinstance(state, (tuple, list)):
+        parts = list(zip(getattr(state, "_fields", None) or map(str, range(len(state))), state, strict=True))
+    else:
+        map_state(lambda tensor: tensor, state)  # raises, with the explanation
+        raise AssertionError
+    for name, part in parts:
+        yield from named_tensors(part, f"{path}/{name}" if path else str(name))
+
+
+def rebuild(like: State, tensors: Mapping[str, Tensor]) -> State:
+    """The inverse of `named_tensors`: a state of the structure of ``like`` from tensors by name."""
+    values = iter([tensors[name] for name, _ in named_tensors(like)])
+    return map_state(lambda _: next(values), like)
+
+
+def detach(state: State) -> State:
+    """The same state, cut from the graph that computed it: the gradient will not reach further back.
+
+    Args:
+        state: any cell's or wiring's state.
+
+    Example:
+        Carry the state of an endless stream from window to window, with the gradient ending at each window's start.
+
+        >>> import torch, treadle as td
+        >>> rnn, state = td.Recurrent(td.GRUCell(2, 3)), None
+        >>> for window in torch.randn(4, 1, 5, 2):
+        ...     ys, state = rnn(window, state)
+        ...     state = td.detach(state)
+        >>> state.h.requires_grad
+        False
+    """
+    return map_state(Tensor.detach, state)
+
+
+def select(state: State, rows: Any) -> State:
+    """The state of some rows, in the order given.
+
+    Args:
+        state: any cell's or wiring's state, for ``B`` rows.
+        rows: a list or tensor of row numbers (negative ones count from the end), a boolean mask of length ``B``, or a
+            slice. A single number gives a batch of one.
+
+    Raises:
+        StateError: a row that the state does not have; a mask of another length.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> state = td.LSTMState(h=torch.arange(6.).reshape(3, 2), c=torch.zeros(3, 2))
+        >>> td.select(state, [2, 0]).h
+        tensor([[4., 5.],
+                [0., 1.]])
+    """
+    batch_size = batch_size_of(state)
+    if isinstance(rows, slice):
+        rows = torch.arange(batch_size)[rows]
+    rows = torch.as_tensor(rows)
+    if rows.numel() == 0 and rows.dtype != torch.bool:
+        rows = rows.long()
+    rows = rows.reshape(-1)
+    if rows.dtype == torch.bool:
+        if len(rows) != batch_size:
+            raise StateError(f"the mask has {len(rows)} entries, but the state has {batch_size} rows: pass one per row")
+        rows = rows.nonzero()[:, 0]
+    if rows.is_floating_point() or rows.is_complex():
+        raise StateError(f"rows are whole numbers or a boolean mask, but these are {rows.dtype}")
+    wrong = rows[(rows < -batch_size) | (rows >= batch_size)]
+    if len(wrong):
+        raise StateError(f"row {int(wrong[0])} was asked for, but the state has {batch_size} rows, 0 to {batch_size - 1}")
+    rows = rows % max(batch_size, 1)
+    return map_state(lambda tensor: tensor.index_select(0, rows.to(tensor.device)), state)
+
+
+def batch_size_of(state: State) -> int:
+    """How many rows a state has."""
+    for name, tensor in named_tensors(state):
+        if tensor.ndim == 0:
+            raise StateError(f"state {name} has no axes: the first axis of every tensor of a state is the batch")
+        return tensor.shape[0]
+    return 0
+
+
+def where(mask: Tensor, chosen: State, other: State) -> State:
+    """Per row: ``chosen`` where ``mask`` [B] is true, else ``other``. Gradients flow only into the one taken."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask.reshape(-1, *[1] * (b.ndim - 1)), a, b)
+
+    return map_state(pick, chosen, other)
+
+
+def initial_state(cell: Any, x: Tensor) -> State:
+    """The initial state of a cell for the rows of ``x``, on the device and, where both are floats, in the dtype of ``x``."""
+
+    def follow(tensor: Tensor) -> Tensor:
+        both_float = tensor.is_floating_point() and x.is_floating_point()
+        return tensor.to(x.device, x.dtype if both_float else tensor.dtype)
+
+    return map_state(follow, cell.initial_state(x.shape[0]))
+
+
+def check_state(state: State, like: State, batch_size: int, owner: str) -> State:
+    """Refuse a state that is not of the structure, rows, sizes and precision of ``like``; return it in its containers.
+
+    Plain tuples are taken where the cell has named ones, so that ``(h, c)`` works.
+    """
+    state = _adopt(state, like, owner)
+    for (name, tensor), (_, reference) in zip(named_tensors(state), named_tensors(like), strict=True):
+        if tensor.shape[1:] != reference.shape[1:] or not tensor.ndim:
+            raise StateError(
+                f"state {name} is {shape(tensor)}, but {owner} has {shape(reference)} there: it is the state of another network"
+            )
+        if tensor.shape[0] != batch_size:
+            raise StateError(
+                f"the input has {batch_size} rows, but state {name} has {tensor.shape[0]}: pass the state of the same rows"
+                " (td.select picks rows), or None for the initial one"
+            )
+        if tensor.dtype != reference.dtype and not torch.is_autocast_enabled(tensor.device.type):
+            raise StateError(
+                f"state {name} is {tensor.dtype}, but the input calls for {reference.dtype}: convert one of them with .to()"
+            )
+        if tensor.device != reference.device:
+            raise StateError(f"state {name} is on {tensor.device}, but the input is on {reference.device}: move it with .to()")
+    return state
+
+
+def _adopt(state: State, like: State, owner: str, path: str = "state") -> State:
+    """``state`` in the containers of ``like``, or an error that names the first place where they differ."""
+    if isinstance(like, Tensor):
+        if not isinstance(state, Tensor):
+            raise StateError(f"{path} is a {type(state).__name__}, but {owner} keeps one tensor there")
+        return state
+    if isinstance(like, Mapping):
+        if not isinstance(state, Mapping) or set(state) != set(like):
+            has = f"has {sorted(state)}" if isinstance(state, Mapping) else f"is a {type(state).__name__}"
+            raise StateError(f"{path} {has}, but {owner} keeps a dict of {sorted(like)} there: it is the state of another network")
+        return {name: _adopt(state[name], part, owner, f"{path}[{name!r}]") for name, part in like.items()}
+    fields = getattr(like, "_fields", None) or tuple(map(str, range(len(like))))
+    same_names = not hasattr(state, "_fields") or not hasattr(like, "_fields") or state._fields == like._fields
+    if not isinstance(state, (tuple, list)) or len(state) != len(like) or not same_names:
+        has = getattr(state, "_fields", None) or (f"{len(state)} parts" if isinstance(state, (tuple, list)) else type(state).__name__)
+        raise StateError(f"{path} has {_words(has)}, but {owner} keeps {_words(fields)} there: it is the state of another network")
+    parts = [_adopt(s, part, owner, f"{path}.{name}") for s, part, name in zip(state, like, fields, strict=True)]
+    return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
+
+
+def _words(fields: Any) -> str:
+    return fields if isinstance(fields, str) else f"({', '.join(fields)})"
+
+
+def shape(tensor: Tensor | torch.Size | tuple[int, ...]) -> str:
+    """A shape as the messages write it: ``[32, 5, 128]``."""
+    return str(list(tensor.shape if isinstance(tensor, Tensor) else tensor))

@@ -1,0 +1,92 @@
+"""Cells above each other."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from treadle.errors import ShapeError
+from treadle.wiring.graph import Graph, Read
+from treadle.wiring.named import WIRINGS
+from treadle.wiring.sizes import as_number, as_size, is_cell, output_size
+
+
+class Stack(Graph):
+    """Cells above each other, connected by a named wiring; a cell itself.
+
+    | ``wiring`` | layer l > 0 reads |
+    | --- | --- |
+    | ``"stack"`` | y_{l-1}(t): what `torch.nn.LSTM` does with ``num_layers`` |
+    | ``"relay"`` | x(t), as layer 0 does; its previous hidden state *is* h_{l-1}(t) |
+    | ``"skip"`` | y_{l-1}(t) and x(t), side by side |
+    | ``"lateral"`` | y_{l-1}(t) and y_{l-1}(t-1), side by side |
+    | ``"residual"`` | y_{l-1}(t); its output is y_{l-1}(t) + the cell's, where sizes match |
+    | ``"dense"`` | x(t) and every y_k(t) with k < l, side by side |
+    | ``"feedback"`` | y_{l-1}(t); layer 0 reads x(t) and the top layer's y(t-1), side by side |
+
+    The layers are called ``layer0``, ``layer1``, …; the state is a dict from these names to their states, and holds
+    what is read late as ``"layer0.delayed"``. For anything else, see `Graph`.
+
+    Args:
+        cells: the layers, from below to above.
+        wiring: how they connect.
+        dropout: while training, the share of each layer's output that is zeroed on its way up; not the last layer's,
+            as in `torch.nn.LSTM`.
+
+    Raises:
+        ShapeError: no cells, or sizes that do not fit, with the arithmetic.
+        ValueError: no such wiring, or a dropout outside 0 to 1.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> cells = [td.LSTMCell(10, 32), td.LSTMCell(42, 32)]      # the upper one reads 32 + 10 features
+        >>> rnn = td.Recurrent(td.Stack(cells, wiring="skip"))
+        >>> ys, state = rnn(torch.randn(8, 20, 10))
+        >>> ys.shape, state["layer1"].c.shape
+        (torch.Size([8, 20, 32]), torch.Size([8, 32]))
+    """
+
+    def __init__(self, cells: Iterable[nn.Module], wiring: str = "stack", *, dropout: float = 0.0):
+        cells = list(cells)
+        if wiring not in WIRINGS:
+            raise ValueError(f"there is no wiring {wiring!r}: choose one of {', '.join(WIRINGS)}")
+        if not cells:
+            raise ShapeError("a stack needs at least one cell")
+        for i, cell in enumerate(cells):
+            if not isinstance(cell, nn.Module) or not is_cell(cell):
+                raise TypeError(f"layer {i} is a {type(cell).__name__}, not a cell: it has no initial_state; td.Graph takes other modules")
+        if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
+            raise ValueError(f"dropout is a share, from 0 to 1, but {dropout!r} was passed")
+        super().__init__(_input_size(cells, wiring))
+        self.wiring, self.dropout, self.num_layers = wiring, dropout, len(cells)
+
+        def between(name: str, read: Read) -> Read:
+            if not dropout or name == f"layer{len(cells) - 1}":
+                return read
+            return self.add(f"{name}_dropout", nn.Dropout(dropout), reads=read)
+
+        layers = [(f"layer{i}", cell) for i, cell in enumerate(cells)]
+        self.outputs(WIRINGS[wiring](self, layers, between))
+
+    @property
+    def cells(self) -> list[nn.Module]:
+        """The layers, from below to above."""
+        return [self._cell(f"layer{i}") for i in range(self.num_layers)]
+
+    def extra_repr(self) -> str:
+        """The wiring, for ``print``."""
+        return f"wiring={self.wiring!r}" + (f", dropout={self.dropout}" if self.dropout else "")
+
+
+def _input_size(cells: list[Any], wiring: str) -> Any:
+    """What x must have: what the first cell takes, less what is fed back to it."""
+    takes = as_size(getattr(cells[0], "input_size", None))
+    fed_back = output_size(cells[-1], None) if wiring == "feedback" else None
+    if takes is None or fed_back is None:
+        return as_number(takes)
+    if takes[1:] != fed_back[1:] or takes[0] <= fed_back[0]:
+        raise ShapeError(
+            f"layer 'layer0' reads x and the top layer's output ({fed_back[0]}), but its cell expects {takes[0]} features, which"
+            f" leaves {takes[0] - fed_back[0]} for x: pass a cell that takes {fed_back[0]} more than x has"
+        )
+    return as_number((takes[0] - fed_back[0], *takes[1:]))
