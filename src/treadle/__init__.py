@@ -20,6 +20,7 @@ from treadle.cells import (
     ZoneoutLSTMCell,
 )
 from treadle.check import check_cell
+from treadle.dropin import GRU, LSTM, RNN
 from treadle.gradients import FullBPTT
 from treadle.modelfile import fingerprint, load, save
 from treadle.protocol import Cell, State
@@ -30,3 +31,43 @@ from treadle.statefile import load_state, save_state
 from treadle.wiring import WIRINGS, Graph, Stack, sum_of
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "WIRINGS",
+    "Cell",
+    "ConvLSTMCell",
+    "ConvLSTMState",
+    "CoupledLSTMCell",
+    "FullBPTT",
+    "GRUCell",
+    "Graph",
+    "HiddenState",
+    "IndRNNCell",
+    "LSTMCell",
+    "LSTMState",
+    "LayerNormLSTMCell",
+    "MinimalGatedCell",
+    "PeepholeLSTMCell",
+    "RNNCell",
+    "Recurrent",
+    "RecurrentHighwayCell",
+    "SLSTMCell",
+    "SLSTMState",
+    "Session",
+    "Stack",
+    "State",
+    "ZoneoutLSTMCell",
+    "check_cell",
+    "detach",
+    "errors",
+    "fingerprint",
+    "load",
+    "load_state",
+    "save",
+    "save_state",
+    "select",
+    "sum_of",
+]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.gradcheck import GradcheckError
 
 from treadle import state as states
 from treadle.errors import CellError
@@ -54,7 +55,9 @@ def check_cell(cell: Any, input_size: int | tuple[int, ...] | None = None) -> tu
     _check_methods(cell, name)
     size = input_size if input_size is not None else getattr(cell, "input_size", None)
     if size is None:
-        raise CellError(f"{name} does not say what it reads: set self.input_size in it, or pass check_cell(cell, input_size=...)")
+        raise CellError(
+            f"{name} does not say what it reads: set self.input_size in it, or pass check_cell(cell, input_size=...)"
+        )
     subject = _Subject(cell, (size,) if isinstance(size, int) else tuple(size))
     failures = []
     for check in CHECKS:
@@ -63,7 +66,9 @@ def check_cell(cell: Any, input_size: int | tuple[int, ...] | None = None) -> tu
                 torch.manual_seed(0)
                 check(subject)
         except Exception as error:
-            text = str(error) if isinstance(error, CellError) else f"raised {type(error).__name__}: {str(error).strip()}"
+            text = (
+                str(error) if isinstance(error, CellError) else f"raised {type(error).__name__}: {str(error).strip()}"
+            )
             failures.append(f"- {check.__name__}: {text.splitlines()[0] if text else error!r}")
             if check in (contract, state_form):
                 break  # the others would only repeat it
@@ -115,9 +120,13 @@ class _Subject:
 
 def _check_methods(cell: Any, name: str) -> None:
     if not isinstance(cell, nn.Module):
-        raise CellError(f"a cell is an instance of torch.nn.Module, but {name} is not: derive the class from it, pass an instance")
+        raise CellError(
+            f"a cell is an instance of torch.nn.Module, but {name} is not: derive the class from it, pass an instance"
+        )
     if not callable(getattr(cell, "initial_state", None)):
-        raise CellError(f"{name} has no initial_state: define initial_state(self, batch_size), which returns the state of new rows")
+        raise CellError(
+            f"{name} has no initial_state: define initial_state(self, batch_size), which returns the state of new rows"
+        )
     for method, arguments in (("initial_state", (2,)), ("forward", (None, None))):
         try:
             inspect.signature(getattr(cell, method)).bind(*arguments)
@@ -129,7 +138,9 @@ def _check_methods(cell: Any, name: str) -> None:
 def _equal(a: Any, b: Any, tolerance: float = 1e-9) -> str | None:
     """The name of the first tensor in which two results differ; None if they are equal."""
     for (name, left), (_, right) in zip(states.named_tensors(a), states.named_tensors(b), strict=True):
-        if left.shape != right.shape or not torch.allclose(left.double(), right.double(), tolerance, tolerance, equal_nan=True):
+        if left.shape != right.shape or not torch.allclose(
+            left.double(), right.double(), tolerance, tolerance, equal_nan=True
+        ):
             return name
     return None
 
@@ -149,7 +160,9 @@ def contract(subject: _Subject) -> None:
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], Tensor):
         raise CellError(f"forward returned {type(result).__name__}: return the pair y, state, with y a tensor")
     if not list(states.named_tensors(state)):
-        raise CellError("initial_state returned a state without tensors: a module without memory needs no state, use it in a Graph")
+        raise CellError(
+            "initial_state returned a state without tensors: a module without memory needs no state, use it in a Graph"
+        )
 
 
 def state_form(subject: _Subject) -> None:
@@ -161,7 +174,8 @@ def state_form(subject: _Subject) -> None:
         old, new = dict(states.named_tensors(before)), dict(states.named_tensors(after))
         if type(before) is not type(after) or old.keys() != new.keys():
             raise CellError(
-                f"initial_state returns {type(before).__name__} of {sorted(old)}, forward returns {type(after).__name__} of"
+                f"initial_state returns {type(before).__name__} of {sorted(old)}, forward returns"
+                f" {type(after).__name__} of"
                 f" {sorted(new)}: return the same kind of state from both"
             )
         for name, tensor in [("y", y), *old.items(), *new.items()]:
@@ -170,7 +184,8 @@ def state_form(subject: _Subject) -> None:
         for name, tensor in new.items():
             if tensor.shape != old[name].shape or tensor.dtype != old[name].dtype:
                 raise CellError(
-                    f"state {name} goes in as {list(old[name].shape)} {old[name].dtype} and comes out as {list(tensor.shape)}"
+                    f"state {name} goes in as {list(old[name].shape)} {old[name].dtype} and comes out as"
+                    f" {list(tensor.shape)}"
                     f" {tensor.dtype}: keep shape and dtype, or start with the right ones in initial_state"
                 )
 
@@ -185,7 +200,8 @@ def rows(subject: _Subject) -> None:
         name = _equal(states.select(together, row), alone)
         if name:
             raise CellError(
-                f"row {row} of {name} is another when the row is computed alone: the rows of a batch must not influence each"
+                f"row {row} of {name} is another when the row is computed alone: the rows of a batch must not"
+                " influence each"
                 " other; look for a mean, a norm or a softmax over axis 0, BatchNorm, or a reshape that mixes rows"
             )
 
@@ -200,14 +216,17 @@ def nothing_hidden(subject: _Subject) -> None:
         raise CellError("the step changed its input x in place: use x = x + ... instead of x += ... or x.add_()")
     changed = _equal(state, state_before, 0)
     if changed:
-        raise CellError(f"the step changed the state that it was given, {changed}, in place: return a new tensor instead")
+        raise CellError(
+            f"the step changed the state that it was given, {changed}, in place: return a new tensor instead"
+        )
     first = states.map_state(Tensor.clone, first)
     _seeded(cell, subject.x(3, torch.float64), subject.state(cell, 3))
     name = _equal(first, _seeded(cell, x, state))
     if name:
         raise CellError(
             f"{name} was another when the same step was taken again: the module remembers something outside its state"
-            " (an attribute or a buffer that forward writes, or another random generator than torch's); put it into the state"
+            " (an attribute or a buffer that forward writes, or another random generator than torch's); put"
+            " it into the state"
         )
 
 
@@ -231,14 +250,19 @@ def step_is_sequence(subject: _Subject) -> None:
     ):
         name = _equal(whole, other)
         if name:
-            raise CellError(f"{name} differs between a sequence passed whole and {way}: all that one step hands to the next must be state")
+            raise CellError(
+                f"{name} differs between a sequence passed whole and {way}: all that one step hands to the"
+                " next must be state"
+            )
 
 
 def gradients(subject: _Subject) -> None:
     """Gradients with respect to x, state and parameters equal finite differences, in float64."""
     cell = subject.cell(torch.float64)
     x, state = subject.x(2, torch.float64), subject.state(cell, 2)
-    parameters = {name: p.detach().clone() for name, p in cell.named_parameters() if p.is_floating_point() and p.requires_grad}
+    parameters = {
+        name: p.detach().clone() for name, p in cell.named_parameters() if p.is_floating_point() and p.requires_grad
+    }
     parts = [tensor for _, tensor in states.named_tensors(state)]
     inputs = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in (x, *parts, *parameters.values())]
 
@@ -252,12 +276,16 @@ def gradients(subject: _Subject) -> None:
 
     outputs = step(*inputs)
     if not any(output.requires_grad for output in outputs):
-        raise CellError("no output depends on x, the state or a parameter by a gradient: look for detach(), .data or no_grad in forward")
+        raise CellError(
+            "no output depends on x, the state or a parameter by a gradient: look for detach(), .data or"
+            " no_grad in forward"
+        )
     try:
         torch.autograd.gradcheck(step, inputs, fast_mode=True, atol=1e-5, rtol=1e-3)
-    except torch.autograd.gradcheck.GradcheckError as error:
+    except GradcheckError as error:
         raise CellError(
-            f"gradients differ from finite differences ({str(error).splitlines()[0]}): look for detach(), .data, no_grad, rounding, or"
+            f"gradients differ from finite differences ({str(error).splitlines()[0]}): look for detach(),"
+            " .data, no_grad, rounding, or"
             " a custom backward"
         ) from None
 
@@ -271,7 +299,10 @@ def precision(subject: _Subject) -> None:
         result = _seeded(cell, subject.x(2, dtype), subject.initial(cell, 2))
         for name, tensor in states.named_tensors(result):
             if tensor.is_floating_point() and tensor.dtype != dtype:
-                raise CellError(f"{name} is {tensor.dtype} in a cell of {dtype}: make new tensors with x.new_zeros(...) or zeros_like")
+                raise CellError(
+                    f"{name} is {tensor.dtype} in a cell of {dtype}: make new tensors with x.new_zeros(...)"
+                    " or zeros_like"
+                )
 
 
 def device(subject: _Subject) -> None:
@@ -282,15 +313,20 @@ def device(subject: _Subject) -> None:
         result = {"y": None, "state": None}
         result["y"], result["state"] = cell(x, states.initial_state(cell, x))
     except NotImplementedError as error:
-        raise CellError(f"an operation of the step has no meta kernel, so its shapes cannot be known ahead: {error}") from None
+        raise CellError(
+            f"an operation of the step has no meta kernel, so its shapes cannot be known ahead: {error}"
+        ) from None
     except RuntimeError as error:
         raise CellError(
-            f"the step does not run where its parameters are ({str(error).splitlines()[0]}): make tensors with device=x.device, and"
+            f"the step does not run where its parameters are ({str(error).splitlines()[0]}): make tensors"
+            " with device=x.device, and"
             " register constants as buffers"
         ) from None
     for name, tensor in states.named_tensors(result):
         if tensor.device.type != "meta":
-            raise CellError(f"{name} is on {tensor.device}, though cell and x are elsewhere: make tensors with device=x.device")
+            raise CellError(
+                f"{name} is on {tensor.device}, though cell and x are elsewhere: make tensors with device=x.device"
+            )
 
 
 def finite(subject: _Subject) -> None:
@@ -301,11 +337,16 @@ def finite(subject: _Subject) -> None:
     ys, end = Recurrent(cell)(xs)
     for name, tensor in states.named_tensors({"y": ys, "state": end}):
         if not tensor.isfinite().all():
-            raise CellError(f"{name} is not finite after 20 steps of inputs around ±3: look for a division, log or exp without a bound")
+            raise CellError(
+                f"{name} is not finite after 20 steps of inputs around ±3: look for a division, log or exp"
+                " without a bound"
+            )
     ys.sum().backward()
     for name, tensor in [("x", xs), *cell.named_parameters()]:
         if tensor.grad is not None and not tensor.grad.isfinite().all():
-            raise CellError(f"the gradient of {name} is not finite after 20 steps: look for sqrt, log, norm or division at 0")
+            raise CellError(
+                f"the gradient of {name} is not finite after 20 steps: look for sqrt, log, norm or division at 0"
+            )
 
 
 def copies(subject: _Subject) -> None:
@@ -317,15 +358,18 @@ def copies(subject: _Subject) -> None:
         pickled = pickle.loads(pickle.dumps(cell))
     except Exception as error:
         raise CellError(
-            f"the cell cannot be pickled ({error}): define its class at the top of a module, keep no lambdas or open files in it"
+            f"the cell cannot be pickled ({error}): define its class at the top of a module, keep no lambdas"
+            " or open files in it"
         ) from None
     for way, other in (("pickled", pickled), ("deep-copied", copy.deepcopy(cell))):
         name = _equal(expected, _seeded(other, x, state))
         if name:
-            raise CellError(f"{name} of a {way} cell is another: everything that a step uses must be a parameter, a buffer or an attribute")
+            raise CellError(
+                f"{name} of a {way} cell is another: everything that a step uses must be a parameter, a"
+                " buffer or an attribute"
+            )
 
 
 CHECKS: tuple[Callable[[_Subject], None], ...] = (
     *(contract, state_form, rows, nothing_hidden, step_is_sequence, gradients, precision, device, finite, copies),
 )
-

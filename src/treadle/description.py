@@ -1,8 +1,9 @@
 """Networks as data: what a network is made of, as JSON, and back. Nothing but constructors on a list is ever called.
 
 A module is described by its class and the arguments of its constructor, which are read from its attributes of the same
-names (``self.hidden_size`` for ``hidden_size``), as scikit-learn does. A class is only ever looked up by name among
-treadle's own, a fixed list of `torch.nn`'s, and those that the caller passes: a description cannot name anything else.
+names (``self.hidden_size`` for ``hidden_size``), as scikit-learn does, or from its method ``constructor_arguments``. A
+class is only ever looked up by name among treadle's own, a fixed list of `torch.nn`'s, and those that the caller
+passes: a description cannot name anything else.
 """
 
 import inspect
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from treadle import cells, gradients
+from treadle import cells, dropin, gradients
 from treadle.errors import ModelFileError, TreadleError
 from treadle.recurrent import Recurrent
 from treadle.wiring.graph import Delayed, Graph, Node, Read, StateField, Sum
@@ -34,8 +35,11 @@ MEMORYLESS = (
 
 def _known() -> dict[str, type]:
     own = {name: getattr(cells, name) for name in cells.__all__ if name.endswith("Cell") and name != "RecurrentCell"}
+    own |= {name: getattr(dropin, name) for name in dropin.__all__}
     own |= {"Stack": Stack, "Graph": Graph, "Recurrent": Recurrent, "FullBPTT": gradients.FullBPTT}
-    return {f"treadle.{name}": kind for name, kind in own.items()} | {f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS}
+    return {f"treadle.{name}": kind for name, kind in own.items()} | {
+        f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS
+    }
 
 
 def describe(model: Any) -> str:
@@ -70,9 +74,13 @@ def build(text: str, extra: Iterable[type] = ()) -> Any:
     except TreadleError as error:
         raise ModelFileError(f"the file describes a network that does not fit together: {error}") from error
     except RecursionError:
-        raise ModelFileError("the file's description of the network is nested too deeply to be one of treadle's") from None
+        raise ModelFileError(
+            "the file's description of the network is nested too deeply to be one of treadle's"
+        ) from None
     except Exception as error:
-        raise ModelFileError(f"the file's description of the network is damaged ({type(error).__name__}: {error})") from error
+        raise ModelFileError(
+            f"the file's description of the network is damaged ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _describe(value: Any, names: Mapping[type, str]) -> Any:
@@ -90,12 +98,19 @@ def _describe(value: Any, names: Mapping[type, str]) -> Any:
     if type(value) is nn.Sequential:
         return {"type": name, "parts": [_describe(part, names) for part in value]}
     if isinstance(value, nn.Module) or name is not None:
-        return {"type": name or type(value).__name__, "arguments": {k: _describe(v, names) for k, v in _arguments(value).items()}}
-    raise ModelFileError(f"a model file cannot hold {value!r:.60} (a {type(value).__name__}): only numbers, words, lists and modules")
+        return {
+            "type": name or type(value).__name__,
+            "arguments": {k: _describe(v, names) for k, v in _arguments(value).items()},
+        }
+    raise ModelFileError(
+        f"a model file cannot hold {value!r:.60} (a {type(value).__name__}): only numbers, words, lists and modules"
+    )
 
 
 def _arguments(module: Any) -> dict[str, Any]:
     """The arguments that would construct the module again."""
+    if hasattr(module, "constructor_arguments"):
+        return module.constructor_arguments()
     found = {}
     for name, parameter in inspect.signature(type(module)).parameters.items():
         if name in ("device", "dtype") or name.startswith("_"):
@@ -107,7 +122,9 @@ def _arguments(module: Any) -> dict[str, Any]:
             value = value is not None  # torch.nn keeps the bias itself under the name of the switch
         if value is inspect.Parameter.empty or inspect.ismethod(value):
             kind = type(module).__name__
-            raise ModelFileError(f"{kind}.__init__ takes {name!r}, but the instance does not keep it: write self.{name} = {name} in it")
+            raise ModelFileError(
+                f"{kind}.__init__ takes {name!r}, but the instance does not keep it: write self.{name} = {name} in it"
+            )
         found[name] = value
     return found
 
@@ -160,7 +177,9 @@ def _build(value: Any, known: Mapping[str, type]) -> Any:
 def _class(name: Any, known: Mapping[str, type]) -> type:
     if not isinstance(name, str) or name not in known:
         own = isinstance(name, str) and "." not in name
-        advice = f"pass the class: td.load(path, cells=[{name}])" if own else "it was not written by this version of treadle"
+        advice = (
+            f"pass the class: td.load(path, cells=[{name}])" if own else "it was not written by this version of treadle"
+        )
         raise ModelFileError(f"the file needs {name!r:.80}, which this loader does not know: {advice}")
     return known[name]
 
@@ -182,7 +201,7 @@ def _build_graph(description: Mapping[str, Any], known: Mapping[str, type]) -> G
 
     for node in description["nodes"]:
         module = node["module"]
-        module = graph._modules[module["same_as"]] if "same_as" in module else _build(module, known)
+        module = graph.get_submodule(module["same_as"]) if "same_as" in module else _build(module, known)
         previous = {field: read(item) for field, item in node["previous"].items()}
         nodes[node["name"]] = graph.add(node["name"], module, [read(item) for item in node["reads"]], previous)
     return graph.outputs(*(read(item) for item in description["outputs"]))
@@ -197,6 +216,8 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     found = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
-            raise ModelFileError(f"{name} in the state_dict is a {type(value).__name__}: a model file holds tensors only")
+            raise ModelFileError(
+                f"{name} in the state_dict is a {type(value).__name__}: a model file holds tensors only"
+            )
         found[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     return found

@@ -1,7 +1,7 @@
 """What treadle raises. Every message says what was passed, why it fails and what to pass instead.
 
-All of them derive from `TreadleError`, so that one ``except`` catches what the library itself refuses; each also derives
-from the built-in that a Python programmer would expect (`ValueError`, `TypeError`, `RuntimeError`).
+All of them derive from `TreadleError`, so that one ``except`` catches what the library itself refuses; each also
+derives from the built-in that a Python programmer would expect (`ValueError`, `TypeError`, `RuntimeError`).
 """
 
 __all__ = ["CellError", "EngineError", "ModelFileError", "ShapeError", "StateError", "TraceError", "TreadleError"]

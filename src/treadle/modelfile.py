@@ -73,7 +73,9 @@ def load(path: str | os.PathLike[str], cells: Iterable[type] = ()) -> Any:
     tensors, metadata = read(path, "treadle model")
     description = metadata.get("network", "")
     if metadata.get("checksum") != checksum(description, tensors):
-        raise ModelFileError(f"{path} is damaged or was changed since it was saved: its checksum does not fit; save it again")
+        raise ModelFileError(
+            f"{path} is damaged or was changed since it was saved: its checksum does not fit; save it again"
+        )
     cells = tuple(cells)
     with torch.random.fork_rng(devices=[]):
         # First without memory: a file that claims sizes which its weights do not have must not make us allocate them.
@@ -106,7 +108,7 @@ def checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()
 
 
@@ -130,7 +132,9 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, RuntimeError, MemoryError) as error:
-        raise ModelFileError(f"{path} is not a whole safetensors file: it is truncated, damaged or something else ({error})") from None
+        raise ModelFileError(
+            f"{path} is not a whole safetensors file: it is truncated, damaged or something else ({error})"
+        ) from None
     if metadata.get("format") != kind:
         found = metadata.get("format", "another program's safetensors file")
         raise ModelFileError(f"{path} is not a {kind} file but {found}")
@@ -138,7 +142,9 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
     if not version.isdecimal():
         raise ModelFileError(f"{path} is damaged: it does not say which version of the format it is")
     if int(version) > FORMAT:
-        raise ModelFileError(f"{path} has format {version}, but this treadle reads up to {FORMAT}: upgrade treadle to read it")
+        raise ModelFileError(
+            f"{path} has format {version}, but this treadle reads up to {FORMAT}: upgrade treadle to read it"
+        )
     return tensors, metadata
 
 
@@ -150,6 +156,7 @@ def _check_shapes(path: str | os.PathLike[str], model: Any, tensors: Mapping[str
     for name in sorted(wanted.keys() | given.keys()):
         if wanted.get(name) != given.get(name):
             raise ModelFileError(
-                f"{path} does not fit together: its network needs {name} of shape {wanted.get(name, 'none')}, its weights have"
+                f"{path} does not fit together: its network needs {name} of shape {wanted.get(name, 'none')},"
+                " its weights have"
                 f" {given.get(name, 'none')}"
             )

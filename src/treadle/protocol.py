@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from torch import Tensor
 
 State: TypeAlias = Any
-"""What a cell remembers: a `NamedTuple` of tensors (``B`` first); of a wiring, a dict from layer name to layer state."""
+"""What a cell remembers: a `NamedTuple` of tensors (``B`` first); of a wiring, a dict of them by layer name."""
 
 
 @runtime_checkable

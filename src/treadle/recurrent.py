@@ -58,7 +58,8 @@ class Recurrent(nn.Module):
         super().__init__()
         if not isinstance(cell, nn.Module) or not callable(getattr(cell, "initial_state", None)):
             raise TypeError(
-                f"Recurrent takes a cell, a torch.nn.Module with forward(x, state) and initial_state(batch_size), but was given a"
+                "Recurrent takes a cell, a torch.nn.Module with forward(x, state) and"
+                " initial_state(batch_size), but was given a"
                 f" {type(cell).__name__}"
             )
         gradient = FullBPTT() if gradient is None else gradient
@@ -69,7 +70,7 @@ class Recurrent(nn.Module):
         self.batch_first, self.gradient, self.engine = batch_first, gradient, engine
         self.learn_initial_state = learn_initial_state
         if learn_initial_state:
-            rows = states.named_tensors(cell.initial_state(1))
+            rows = states.named_tensors(self.cell.initial_state(1))
             # A parameter's name may not have a dot, so "layer0.delayed/0" becomes "layer0|delayed/0".
             self.initial = nn.ParameterDict(
                 {name.replace(".", "|"): nn.Parameter(row[0].clone()) for name, row in rows if row.is_floating_point()}
@@ -104,7 +105,7 @@ class Recurrent(nn.Module):
         """Run over a sequence.
 
         Args:
-            xs: [B, T, I] ([T, B, I] without ``batch_first``); rows may have other shapes than [I] if the cell takes them.
+            xs: [B, T, I] ([T, B, I] without ``batch_first``); with other axes than I if the cell takes them.
             state: the state before the first step; ``None`` for the initial one.
             lengths: [B] whole numbers from 0 to T, on any device, in any order: past its end a row's state stands still
                 and its outputs are zero. What is in ``xs`` there does not matter.
@@ -113,7 +114,7 @@ class Recurrent(nn.Module):
             return_states: whether to return the states after every step as well.
 
         Returns:
-            ``ys, state``: outputs [B, T, H] (or [T, B, H]) and the state after the last step (of a row: after its last).
+            ``ys, state``: outputs [B, T, H] (or [T, B, H]), and the state after the last step of each row.
             With ``return_states`` a third value, of the structure of the state, every tensor with time like ``ys``.
             Gradients flow through all of them.
 
@@ -126,13 +127,15 @@ class Recurrent(nn.Module):
         steps, rows = xs.shape[:2]
         initial = states.initial_state(self, xs[0] if steps else xs.new_zeros(xs.shape[1:]))
         state = initial if state is None else self._checked_state(state, initial, steps, rows)
-        lengths, resets = self._checked_lengths(lengths, xs), self._checked_resets(resets, xs)
+        lengths, resets = self.checked_lengths(lengths, xs), None if resets is None else self.checked_resets(resets, xs)
         if steps:
             ys, state, every = choose(self.engine).run(self.cell, initial, xs, state, lengths, resets, return_states)
         else:
             y, _ = self.cell(xs.new_zeros(xs.shape[1:]), initial)
             ys = y.new_zeros(0, *y.shape)
-            every = states.map_state(lambda tensor: tensor.new_zeros(0, *tensor.shape), state) if return_states else None
+            every = (
+                states.map_state(lambda tensor: tensor.new_zeros(0, *tensor.shape), state) if return_states else None
+            )
         if self.batch_first:
             ys = ys.transpose(0, 1)
             every = states.map_state(lambda tensor: tensor.transpose(0, 1), every) if return_states else None
@@ -168,7 +171,9 @@ class Recurrent(nn.Module):
     def extra_repr(self) -> str:
         """The options that are not the usual ones, for ``print``."""
         usual = {"batch_first": True, "gradient": FullBPTT(), "engine": "auto", "learn_initial_state": False}
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value)
+        return ", ".join(
+            f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value
+        )
 
     def _check_input(self, x: Tensor, leading: int, what: str) -> None:
         if not isinstance(x, Tensor):
@@ -180,7 +185,9 @@ class Recurrent(nn.Module):
             wanted = ", ".join([*axes, *(map(str, row) if row is not None else ["..."])])
             hint = ""
             if row is not None and x.ndim == leading - 1 + len(row):
-                hint = "; one sequence alone needs a batch of one: xs[None]" if self.batch_first and leading == 2 else ""
+                hint = (
+                    "; one sequence alone needs a batch of one: xs[None]" if self.batch_first and leading == 2 else ""
+                )
             raise ShapeError(f"{self._name()} takes a {what} of [{wanted}], but was given {states.shape(x)}{hint}")
 
     def _name(self) -> str:
@@ -189,37 +196,41 @@ class Recurrent(nn.Module):
     def _checked_state(self, state: State, initial: State, steps: int | None, rows: int) -> State:
         try:
             return states.check_state(state, initial, rows, self._name())
-        except StateError as error:
-            if steps not in (None, rows) and "rows, but state" in str(error):
-                if states.batch_size_of(state) == steps:
-                    order = "[B, T, ...]" if self.batch_first else "[T, B, ...]"
-                    raise StateError(
-                        f"the input has {rows} rows and {steps} steps, but the state has {steps} rows: batch and time are swapped;"
-                        f" this Recurrent takes {order}, so pass xs.transpose(0, 1) or batch_first={not self.batch_first}"
-                    ) from None
-            raise
+        except StateError:
+            if steps in (None, rows) or states.batch_size_of(state) != steps:
+                raise
+        order = "[B, T, ...]" if self.batch_first else "[T, B, ...]"
+        raise StateError(
+            f"the input has {rows} rows and {steps} steps, but the state has {steps} rows: batch and time are swapped;"
+            f" this Recurrent takes {order}, so pass xs.transpose(0, 1) or batch_first={not self.batch_first}"
+        )
 
-    def _checked_lengths(self, lengths: Any, xs: Tensor) -> Tensor | None:
+    def checked_lengths(self, lengths: Any, xs: Tensor) -> Tensor | None:
+        """``lengths`` as a tensor beside ``xs`` [T, B, ...], once they are known to fit."""
         if lengths is None:
             return None
         steps, rows = xs.shape[:2]
         lengths = torch.as_tensor(lengths)
         if lengths.shape != (rows,) or (lengths.is_floating_point() and lengths.numel()) or lengths.dtype == torch.bool:
             raise ShapeError(
-                f"lengths are {rows} whole numbers, one a row, but {states.shape(lengths)} of {lengths.dtype} were passed"
-                + ("; batch and time may be swapped" if lengths.shape == (steps,) else "")
+                f"lengths are {rows} whole numbers, one a row, but {states.shape(lengths)} of {lengths.dtype}"
+                " were passed" + ("; batch and time may be swapped" if lengths.shape == (steps,) else "")
             )
         wrong = ((lengths < 0) | (lengths > steps)).nonzero()[:, 0]
         if len(wrong):
-            raise ShapeError(f"row {int(wrong[0])} has length {int(lengths[wrong[0]])}, but the sequence has {steps} steps: 0 to {steps}")
+            raise ShapeError(
+                f"row {int(wrong[0])} has length {int(lengths[wrong[0]])}, but the sequence has {steps}"
+                f" steps: 0 to {steps}"
+            )
         return lengths.to(xs.device)
 
-    def _checked_resets(self, resets: Any, xs: Tensor) -> Tensor | None:
-        if resets is None:
-            return None
+    def checked_resets(self, resets: Any, xs: Tensor) -> Tensor:
+        """``resets`` as a tensor [T, B] beside ``xs`` [T, B, ...], once they are known to fit."""
         steps, rows = xs.shape[:2]
         resets = torch.as_tensor(resets)
         if resets.shape != (rows, steps) or resets.dtype != torch.bool:
             hint = "; resets are [B, T] whatever batch_first is: pass resets.T" if resets.shape == (steps, rows) else ""
-            raise ShapeError(f"resets are booleans [{rows}, {steps}], but {states.shape(resets)} of {resets.dtype} were passed{hint}")
+            raise ShapeError(
+                f"resets are booleans [{rows}, {steps}], but {states.shape(resets)} of {resets.dtype} were passed{hint}"
+            )
         return resets.T.to(xs.device)

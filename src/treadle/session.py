@@ -104,7 +104,8 @@ class Session:
             x: [B, I], or [I] where there is one row; a NumPy array or a tensor.
 
         Returns:
-            The output [B, H] ([H] if x was [I]) in kind. **The next call writes into the same memory:** copy what you keep.
+            The output [B, H] ([H] if x was [I]) in kind. **The next call writes into the same memory:** copy what you
+            keep.
 
         Raises:
             ShapeError: x does not fit.
@@ -136,7 +137,8 @@ class Session:
     def _taken(self, x: Any, leading: int) -> tuple[Tensor, Any]:
         """``x`` as a tensor with a batch axis, and the way back for the answer."""
         numpy = not isinstance(x, Tensor)
-        tensor = torch.as_tensor(np.asarray(x)) if numpy else x
+        # A copy, because the state may hold the input (a delayed read of x) and callers fill the same array again.
+        tensor = torch.from_numpy(np.array(x, order="C")) if numpy else x.clone()
         batch_axis = 0 if leading == 1 or self._recurrent.batch_first else 1
         features = self._recurrent.input_size
         axes = None if features is None else leading + (1 if isinstance(features, int) else len(features))
@@ -144,7 +146,8 @@ class Session:
         tensor = tensor.unsqueeze(batch_axis) if bare else tensor
         if tensor.ndim > batch_axis and tensor.shape[batch_axis] != self.batch_size:
             raise ShapeError(
-                f"this session has {self.batch_size} rows, but x is {states.shape(tensor)}: its axis {batch_axis} must be"
+                f"this session has {self.batch_size} rows, but x is {states.shape(tensor)}: its axis"
+                f" {batch_axis} must be"
                 f" {self.batch_size}; rnn.session(batch_size=...) makes another"
             )
 

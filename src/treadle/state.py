@@ -94,7 +94,7 @@ def select(state: State, rows: Any) -> State:
     """
     batch_size = batch_size_of(state)
     if isinstance(rows, slice):
-        rows = torch.arange(batch_size)[rows]
+        rows = list(range(batch_size))[rows]
     rows = torch.as_tensor(rows)
     if rows.numel() == 0 and rows.dtype != torch.bool:
         rows = rows.long()
@@ -107,7 +107,9 @@ def select(state: State, rows: Any) -> State:
         raise StateError(f"rows are whole numbers or a boolean mask, but these are {rows.dtype}")
     wrong = rows[(rows < -batch_size) | (rows >= batch_size)]
     if len(wrong):
-        raise StateError(f"row {int(wrong[0])} was asked for, but the state has {batch_size} rows, 0 to {batch_size - 1}")
+        raise StateError(
+            f"row {int(wrong[0])} was asked for, but the state has {batch_size} rows, 0 to {batch_size - 1}"
+        )
     rows = rows % max(batch_size, 1)
     return map_state(lambda tensor: tensor.index_select(0, rows.to(tensor.device)), state)
 
@@ -131,7 +133,7 @@ def where(mask: Tensor, chosen: State, other: State) -> State:
 
 
 def initial_state(cell: Any, x: Tensor) -> State:
-    """The initial state of a cell for the rows of ``x``, on the device and, where both are floats, in the dtype of ``x``."""
+    """The initial state of a cell for the rows of ``x``: on its device and, where both are floats, in its dtype."""
 
     def follow(tensor: Tensor) -> Tensor:
         both_float = tensor.is_floating_point() and x.is_floating_point()
@@ -149,19 +151,24 @@ def check_state(state: State, like: State, batch_size: int, owner: str) -> State
     for (name, tensor), (_, reference) in zip(named_tensors(state), named_tensors(like), strict=True):
         if tensor.shape[1:] != reference.shape[1:] or not tensor.ndim:
             raise StateError(
-                f"state {name} is {shape(tensor)}, but {owner} has {shape(reference)} there: it is the state of another network"
+                f"state {name} is {shape(tensor)}, but {owner} has {shape(reference)} there: it is the state"
+                " of another network"
             )
         if tensor.shape[0] != batch_size:
             raise StateError(
-                f"the input has {batch_size} rows, but state {name} has {tensor.shape[0]}: pass the state of the same rows"
+                f"the input has {batch_size} rows, but state {name} has {tensor.shape[0]}: pass the state of"
+                " the same rows"
                 " (td.select picks rows), or None for the initial one"
             )
         if tensor.dtype != reference.dtype and not torch.is_autocast_enabled(tensor.device.type):
             raise StateError(
-                f"state {name} is {tensor.dtype}, but the input calls for {reference.dtype}: convert one of them with .to()"
+                f"state {name} is {tensor.dtype}, but the input calls for {reference.dtype}: convert one of"
+                " them with .to()"
             )
         if tensor.device != reference.device:
-            raise StateError(f"state {name} is on {tensor.device}, but the input is on {reference.device}: move it with .to()")
+            raise StateError(
+                f"state {name} is on {tensor.device}, but the input is on {reference.device}: move it with .to()"
+            )
     return state
 
 
@@ -174,13 +181,19 @@ def _adopt(state: State, like: State, owner: str, path: str = "state") -> State:
     if isinstance(like, Mapping):
         if not isinstance(state, Mapping) or set(state) != set(like):
             has = f"has {sorted(state)}" if isinstance(state, Mapping) else f"is a {type(state).__name__}"
-            raise StateError(f"{path} {has}, but {owner} keeps a dict of {sorted(like)} there: it is the state of another network")
+            raise StateError(
+                f"{path} {has}, but {owner} keeps a dict of {sorted(like)} there: it is the state of another network"
+            )
         return {name: _adopt(state[name], part, owner, f"{path}[{name!r}]") for name, part in like.items()}
     fields = getattr(like, "_fields", None) or tuple(map(str, range(len(like))))
     same_names = not hasattr(state, "_fields") or not hasattr(like, "_fields") or state._fields == like._fields
     if not isinstance(state, (tuple, list)) or len(state) != len(like) or not same_names:
-        has = getattr(state, "_fields", None) or (f"{len(state)} parts" if isinstance(state, (tuple, list)) else type(state).__name__)
-        raise StateError(f"{path} has {_words(has)}, but {owner} keeps {_words(fields)} there: it is the state of another network")
+        has = getattr(state, "_fields", None) or (
+            f"{len(state)} parts" if isinstance(state, (tuple, list)) else type(state).__name__
+        )
+        raise StateError(
+            f"{path} has {_words(has)}, but {owner} keeps {_words(fields)} there: it is the state of another network"
+        )
     parts = [_adopt(s, part, owner, f"{path}.{name}") for s, part, name in zip(state, like, fields, strict=True)]
     return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
 

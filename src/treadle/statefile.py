@@ -59,15 +59,20 @@ def load_state(path: str | os.PathLike[str], model: nn.Module) -> State:
     if metadata.get("checksum") != checksum("", tensors):
         raise ModelFileError(f"{path} is damaged or was changed since it was saved: its checksum does not fit")
     if metadata.get("fingerprint") != fingerprint(model):
-        raise StateError(f"{path} holds the state of another network, or of this one with other weights: load it with the one it was saved for")
+        raise StateError(
+            f"{path} holds the state of another network, or of this one with other weights: load it with the"
+            " one it was saved for"
+        )
     like = _like(model, 1, None)
     if {name for name, _ in states.named_tensors(like)} != tensors.keys():
-        raise StateError(f"{path} holds {sorted(tensors)}, but the network keeps {[name for name, _ in states.named_tensors(like)]}")
+        raise StateError(
+            f"{path} holds {sorted(tensors)}, but the network keeps {[name for name, _ in states.named_tensors(like)]}"
+        )
     return states.map_state(lambda tensor, row: tensor.to(row.device), states.rebuild(like, tensors), like)
 
 
 def _like(model: nn.Module, rows: int, state: State) -> State:
-    """The network's initial state in the precision of ``state``: a network may run in another one than it was made in."""
+    """The network's initial state in the precision of ``state``: it may run in another one than it was made in."""
     initial: State = model.initial_state(rows)  # pyright: ignore[reportCallIssue]
     if state is None:
         return initial

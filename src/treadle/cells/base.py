@@ -44,7 +44,7 @@ class RecurrentCell(nn.Module):
 
     def initial_state(self, batch_size: int) -> Any:
         """Zeros for ``batch_size`` rows, on the device and in the dtype of the parameters."""
-        parameter = next(self.parameters())
+        parameter = next(self.parameters(), torch.empty(0))
         return self.State(*(parameter.new_zeros(batch_size, *self.state_shape(field)) for field in self.State._fields))
 
     def checked(self, x: Tensor, state: Any) -> Any:
@@ -58,7 +58,9 @@ class RecurrentCell(nn.Module):
         row_shape = features if isinstance(features, tuple) else (features,)
         if x.shape[1:] != row_shape or x.ndim == 0:
             wanted = ", ".join(map(str, ("B", *row_shape)))
-            raise ShapeError(f"{name} takes one step of [{wanted}], but x is {list(x.shape)}; td.Recurrent runs whole sequences")
+            raise ShapeError(
+                f"{name} takes one step of [{wanted}], but x is {list(x.shape)}; td.Recurrent runs whole sequences"
+            )
         if state is None:
             return self.initial_state(x.shape[0])
         if not isinstance(state, (tuple, list)) or len(state) != len(self.State._fields):

@@ -102,4 +102,5 @@ class ConvLSTMCell(RecurrentCell):
 
     def extra_repr(self) -> str:
         """The sizes, for ``print``."""
-        return f"{self.input_channels}, {self.hidden_channels}, image_size={self.image_size}, kernel_size={self.kernel_size}"
+        sizes = f"{self.input_channels}, {self.hidden_channels}"
+        return f"{sizes}, image_size={self.image_size}, kernel_size={self.kernel_size}"

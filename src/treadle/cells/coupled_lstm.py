@@ -22,7 +22,8 @@ class CoupledLSTMCell(RecurrentCell):
         h' = o tanh(c')
         y  = h'
 
-    Parameters: ``weight_ih`` [3H, I], ``weight_hh`` [3H, H], ``bias`` [3H], rows in the order i, g, o, uniform in ±1/√H.
+    Parameters: ``weight_ih`` [3H, I], ``weight_hh`` [3H, H], ``bias`` [3H], rows in the order i, g, o; uniform in
+    ±1/√H.
 
     Args:
         input_size: ``I``, features of the input.

@@ -20,8 +20,8 @@ class IndRNNCell(RecurrentCell):
 
     Units mix only from layer to layer, so it is meant to be stacked, several layers deep.
 
-    Parameters: ``weight_ih`` [H, I] and ``bias`` [H], uniform in ±1/√H; ``weight_hh`` [H], that is u, uniform in 0 to 1,
-    which neither explodes nor kills any unit's memory at the start (the paper's section 4.1).
+    Parameters: ``weight_ih`` [H, I] and ``bias`` [H], uniform in ±1/√H; ``weight_hh`` [H], that is u, uniform in 0 to
+    1, which neither explodes nor kills any unit's memory at the start (the paper's section 4.1).
 
     Args:
         input_size: ``I``, features of the input.

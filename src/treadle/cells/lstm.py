@@ -100,7 +100,7 @@ class LSTMCell(RecurrentCell):
     def reset_parameters(self) -> None:
         """Draw all parameters anew; then set the forget-gate bias, if one was asked for."""
         super().reset_parameters()
-        if self.forget_bias is not None:
+        if self.bias_ih is not None and self.bias_hh is not None and self.forget_bias is not None:
             forget = slice(self.hidden_size, 2 * self.hidden_size)
             with torch.no_grad():
                 self.bias_ih[forget] = self.forget_bias

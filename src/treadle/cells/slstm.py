@@ -1,5 +1,6 @@
 """The LSTM with exponential gates."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +70,9 @@ class SLSTMCell(RecurrentCell):
         super().__init__(input_size, hidden_size)
         self.heads = positive("heads", heads)
         if hidden_size % heads:
-            raise ShapeError(f"{heads} heads do not divide hidden_size ({hidden_size}): {hidden_size} / {heads} leaves a rest")
+            raise ShapeError(
+                f"{heads} heads do not divide hidden_size ({hidden_size}): {hidden_size} / {heads} leaves a rest"
+            )
         of = {"device": device, "dtype": dtype}
         self.weight_ih = empty(4 * hidden_size, input_size, **of)
         self.weight_hh = empty(heads, 4 * hidden_size // heads, hidden_size // heads, **of)
@@ -92,7 +95,9 @@ class SLSTMCell(RecurrentCell):
         i, f, z, o = (F.linear(x, self.weight_ih, self.bias) + recurrent).chunk(4, 1)
         kept = F.logsigmoid(f) + m
         m = torch.where(n == 0, i, torch.maximum(kept, i))
-        i, f = (i - m).exp(), (kept - m).exp()
+        # kept > m only where n = 0: f then scales zeros, but its infinity would turn them into NaN.
+        no_infinity = math.log(torch.finfo(m.dtype).max) / 2
+        i, f = (i - m).exp(), (kept - m).clamp(max=no_infinity).exp()
         c = f * c + i * z.tanh()
         n = f * n + i
         h = o.sigmoid() * c / n

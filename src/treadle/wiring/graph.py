@@ -88,7 +88,9 @@ def sum_of(*reads: Read) -> Sum:
         raise ShapeError(f"sum_of takes one or more nodes, delayed nodes or sums, but was given {reads!r:.80}")
     sizes = {read.size for read in reads if read.size is not None}
     if len(sizes) > 1:
-        raise ShapeError(f"only equal sizes add up, but these are {describe(reads)}: put a Linear node before one of them")
+        raise ShapeError(
+            f"only equal sizes add up, but these are {describe(reads)}: put a Linear node before one of them"
+        )
     return Sum(tuple(reads), sizes.pop() if sizes else None)
 
 
@@ -187,7 +189,10 @@ class Graph(nn.Module):
         """
         node = Node(self._checked_name(name), as_size(size))
         if self._handles.setdefault(name, node) != node:
-            raise ShapeError(f"node {name!r} has {words(self._handles[name].size)} features, but is announced with {words(node.size)}")
+            raise ShapeError(
+                f"node {name!r} has {words(self._handles[name].size)} features, but is announced with"
+                f" {words(node.size)}"
+            )
         return self._handles[name]
 
     def add(self, name: str, module: nn.Module, reads: Reads, previous: Mapping[str, Read] | None = None) -> Node:
@@ -207,11 +212,19 @@ class Graph(nn.Module):
         Raises:
             ShapeError: the sizes of what it reads do not add up to what it takes.
             ValueError: a name that is taken or a read of a node that is not there.
+            TypeError: a module of `torch.nn` that has memory but is not a cell, such as `torch.nn.GRUCell`.
         """
         if self._outputs:
             raise ValueError(f"node {name!r} comes after outputs(...): the graph is complete; add nodes before that")
         if not isinstance(module, nn.Module):
             raise TypeError(f"node {name!r} must be a torch.nn.Module, but is a {type(module).__name__}")
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            kind = type(module).__name__.removesuffix("Cell")
+            raise TypeError(
+                f"node {name!r} is torch.nn's {type(module).__name__}, which would forget its state at every"
+                " step: pass a"
+                f" treadle cell, such as td.{kind}Cell"
+            )
         if name in self.connections:
             raise ValueError(f"there is a node {name!r} already: node names must differ")
         self._checked_name(name)
@@ -222,7 +235,9 @@ class Graph(nn.Module):
         size = self._size_of(name, module, reads)
         promised = self._handles.get(name)
         if promised is not None and size not in (None, promised.size):
-            raise ShapeError(f"node {name!r} was announced with {words(promised.size)} features, but gives {words(size)}")
+            raise ShapeError(
+                f"node {name!r} was announced with {words(promised.size)} features, but gives {words(size)}"
+            )
         node = promised or Node(name, size)
         self.add_module(name, module)
         self._handles[name] = node
@@ -251,7 +266,9 @@ class Graph(nn.Module):
 
     def initial_state(self, batch_size: int) -> dict[str, State]:
         """The state of every node with memory, and zeros for what is read late."""
-        state = {name: self._cell(name).initial_state(batch_size) for name, c in self.connections.items() if c.has_memory}
+        state = {
+            name: self._cell(name).initial_state(batch_size) for name, c in self.connections.items() if c.has_memory
+        }
         parameter = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
         for name, k in self._delays.items():
             size = self._handles[name].size or ()
@@ -272,7 +289,9 @@ class Graph(nn.Module):
             state = self.initial_state(x.shape[0])
         if not isinstance(state, Mapping) or state.keys() != self._state_names:
             has = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-            raise StateError(f"the state of this wiring is a dict of {sorted(self._state_names)}, but it was given {has}")
+            raise StateError(
+                f"the state of this wiring is a dict of {sorted(self._state_names)}, but it was given {has}"
+            )
         values: dict[str, Tensor] = {"x": x}
         after: dict[str, State] = {}
         for name, connection in self.connections.items():
@@ -318,12 +337,17 @@ class Graph(nn.Module):
         for leaf in leaves(checked):
             handle = self._handles.get(leaf.name)
             if handle is None or (not isinstance(leaf, StateField) and leaf.size != handle.size):
-                raise ValueError(f"{reader!r} reads {label(leaf)}, which is not a node of this graph: add it first, to this graph")
+                raise ValueError(
+                    f"{reader!r} reads {label(leaf)}, which is not a node of this graph: add it first, to this graph"
+                )
             if leaf.name != "x" and leaf.name not in self.connections and not isinstance(leaf, Delayed):
                 raise ValueError(
-                    f"{reader!r} reads {label(leaf)} of this step, but that node comes later: read it with .delayed(), or add it first"
+                    f"{reader!r} reads {label(leaf)} of this step, but that node comes later: read it with"
+                    " .delayed(), or add it first"
                 )
-            if isinstance(leaf, StateField) and not (leaf.name in self.connections and self.connections[leaf.name].has_memory):
+            if isinstance(leaf, StateField) and not (
+                leaf.name in self.connections and self.connections[leaf.name].has_memory
+            ):
                 raise ValueError(f"{reader!r} reads {label(leaf)}, but {leaf.name!r} has no state")
         return checked
 
@@ -338,20 +362,24 @@ class Graph(nn.Module):
 
     def _check_previous(self, name: str, module: nn.Module, field: str, read: Read) -> None:
         if not is_cell(module):
-            raise ShapeError(f"node {name!r} has no memory, so there is no previous {field!r} to take from {label(read)}")
+            raise ShapeError(
+                f"node {name!r} has no memory, so there is no previous {field!r} to take from {label(read)}"
+            )
         own, given = self._field_size(name, module, field), read.size
         if isinstance(read, StateField):
             given = self._field_size(read.name, self._cell(read.name), read.field)
         if given is not None and own != given:
             raise ShapeError(
-                f"layer {name!r} steps from {label(read)} ({words(given)}) as its previous {field}, but its own {field} has"
+                f"layer {name!r} steps from {label(read)} ({words(given)}) as its previous {field}, but its"
+                f" own {field} has"
                 f" {words(own)}: give both layers the same size"
             )
 
     def _size_of(self, name: str, module: nn.Module, reads: tuple[Read, ...]) -> Size:
         """The size of a new node's output, or the arithmetic of why it cannot take what it reads."""
         sizes = [
-            self._field_size(r.name, self._cell(r.name), r.field) if isinstance(r, StateField) else r.size for r in reads
+            self._field_size(r.name, self._cell(r.name), r.field) if isinstance(r, StateField) else r.size
+            for r in reads
         ]
         text = " + ".join(f"{label(read)} ({words(size)})" for read, size in zip(reads, sizes, strict=True))
         total = concatenated(sizes, f"layer {name!r} reads {text}")

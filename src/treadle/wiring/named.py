@@ -1,4 +1,4 @@
-"""The wirings that have names. Each is a few lines over `treadle.Graph`; a new one is a function and a row of `WIRINGS`.
+"""The wirings that have names: each a few lines over `treadle.Graph`. A new one is a function and a row of `WIRINGS`.
 
 x(t) is the input, y_l(t) the output of layer l, all at the same step unless said. Each function gets the graph, the
 layers (name and cell, from below to above) and ``between``, which is applied to what a layer hands upwards (dropout).
@@ -30,8 +30,8 @@ def relay(g: Graph, layers: Layers, between: Between) -> Read:
     """Every layer reads x(t) and steps from the hidden state below: its previous h is h_{l-1}(t); its c is its own."""
     below, y = None, g.x
     for name, cell in layers:
-        below = g.add(name, cell, reads=g.x, previous={"h": below.state("h")} if below else None)
-        y = between(name, below)
+        y = g.add(name, cell, reads=g.x, previous={"h": below} if below else None)
+        below = between(name, y.state("h"))
     return y
 
 
@@ -58,7 +58,9 @@ def residual(g: Graph, layers: Layers, between: Between) -> Read:
     for name, cell in layers:
         node = g.add(name, cell, reads=y or g.x)
         if y is not None and (node.size is None or y.size is None):
-            raise ShapeError(f"layer {name!r}: a residual sum needs known sizes; give its cell and the one below an output_size")
+            raise ShapeError(
+                f"layer {name!r}: a residual sum needs known sizes; give its cell and the one below an output_size"
+            )
         y = between(name, sum_of(y, node) if y is not None and y.size == node.size else node)
     return y  # pyright: ignore[reportReturnType]
 
@@ -76,7 +78,9 @@ def feedback(g: Graph, layers: Layers, between: Between) -> Read:
     top, cell = layers[-1]
     size = output_size(cell, None)
     if size is None:
-        raise ShapeError(f"layer {top!r} is fed back, so its size must be known before the first step: give its cell an output_size")
+        raise ShapeError(
+            f"layer {top!r} is fed back, so its size must be known before the first step: give its cell an output_size"
+        )
     reads: Any = [g.x, g.later(top, size).delayed()]
     for name, cell in layers:
         reads = between(name, g.add(name, cell, reads=reads))

@@ -42,7 +42,9 @@ def concatenated(sizes: list[Size], description: str) -> Size:
         return None
     known = [size for size in sizes if size is not None]
     if any(not size for size in known):
-        raise ShapeError(f"{description}: a single token has no features to put beside others; give it an Embedding node first")
+        raise ShapeError(
+            f"{description}: a single token has no features to put beside others; give it an Embedding node first"
+        )
     if len({size[1:] for size in known}) > 1:
         raise ShapeError(f"{description}: reads can be put side by side only if all axes but the features agree")
     return (sum(size[0] for size in known), *known[0][1:])
@@ -72,11 +74,13 @@ def run_on_no_rows(module: nn.Module, input_size: tuple[int, ...]) -> tuple[int,
     parameter = next(module.parameters(), None)
     device = parameter.device if parameter is not None else None
     floating = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.get_default_dtype()
+    spare = {name: buffer.clone() for name, buffer in module.named_buffers()}  # a BatchNorm counts its calls
 
     def run(dtype: torch.dtype) -> tuple[int, ...]:
         x = torch.zeros(0, *input_size, device=device, dtype=dtype)
-        y = module(x, module.initial_state(0))[0] if is_cell(module) else module(x)  # pyright: ignore
-        return tuple(y.shape[1:])
+        arguments = (x, module.initial_state(0)) if is_cell(module) else (x,)  # pyright: ignore[reportCallIssue]
+        y = torch.func.functional_call(module, spare, arguments)
+        return tuple((y[0] if is_cell(module) else y).shape[1:])
 
     try:
         return run(floating if input_size else torch.long)

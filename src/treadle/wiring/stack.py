@@ -8,7 +8,7 @@ from torch import nn
 from treadle.errors import ShapeError
 from treadle.wiring.graph import Graph, Read
 from treadle.wiring.named import WIRINGS
-from treadle.wiring.sizes import as_number, as_size, is_cell, output_size
+from treadle.wiring.sizes import as_number, as_size, is_cell, output_size, words
 
 
 class Stack(Graph):
@@ -54,7 +54,10 @@ class Stack(Graph):
             raise ShapeError("a stack needs at least one cell")
         for i, cell in enumerate(cells):
             if not isinstance(cell, nn.Module) or not is_cell(cell):
-                raise TypeError(f"layer {i} is a {type(cell).__name__}, not a cell: it has no initial_state; td.Graph takes other modules")
+                raise TypeError(
+                    f"layer {i} is a {type(cell).__name__}, not a cell: it has no initial_state; td.Graph"
+                    " takes other modules"
+                )
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share, from 0 to 1, but {dropout!r} was passed")
         super().__init__(_input_size(cells, wiring))
@@ -84,9 +87,10 @@ def _input_size(cells: list[Any], wiring: str) -> Any:
     fed_back = output_size(cells[-1], None) if wiring == "feedback" else None
     if takes is None or fed_back is None:
         return as_number(takes)
-    if takes[1:] != fed_back[1:] or takes[0] <= fed_back[0]:
+    if not takes or not fed_back or takes[1:] != fed_back[1:] or takes[0] <= fed_back[0]:
         raise ShapeError(
-            f"layer 'layer0' reads x and the top layer's output ({fed_back[0]}), but its cell expects {takes[0]} features, which"
-            f" leaves {takes[0] - fed_back[0]} for x: pass a cell that takes {fed_back[0]} more than x has"
+            f"layer 'layer0' reads x and the top layer's output ({words(fed_back)}), but its cell expects"
+            f" {words(takes)} features,"
+            f" which leaves none for x: pass a cell that takes {words(fed_back)} more than x has"
         )
     return as_number((takes[0] - fed_back[0], *takes[1:]))

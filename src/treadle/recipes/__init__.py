@@ -1,0 +1,1 @@
+"""Complete applications: a file or a small folder each."""

@@ -1,0 +1,217 @@
+"""Many networks, trained side by side in worker processes: one process a core, one thread a process.
+
+With one thread each, a network's numbers do not depend on how many workers there are or who shares its process.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from treadle.errors import TreadleError
+from treadle.recipes.compare.plan import Plan
+from treadle.training.fit import Progress, fit, start_from_frequencies
+from treadle.training.language_model import language_model
+from treadle.training.text import Text
+
+TELL_EVERY = 0.2
+"""Seconds between a worker's messages about steps."""
+
+
+class WorkerError(TreadleError, RuntimeError):
+    """A worker process failed or died."""
+
+
+class Stepped(NamedTuple):
+    """A worker did some training steps."""
+
+    steps: int
+
+
+class Evaluated(NamedTuple):
+    """A run reached an evaluation point."""
+
+    run: int
+    step: int
+    bits: float
+    """Bits per byte on the held-out text."""
+    seconds: float
+    """Time that it has trained for, evaluations excepted."""
+    weights: dict[str, np.ndarray]
+    """Its ``state_dict`` at this point."""
+
+
+class _Failed(NamedTuple):
+    reason: str
+
+
+class _Done(NamedTuple):
+    """Nothing more comes from this worker."""
+
+
+class Workers:
+    """Worker processes; they load PyTorch while the caller still prepares the plan.
+
+    Args:
+        count: how many.
+
+    Example:
+        ::
+
+            with Workers(2) as workers:
+                for event in workers.race(plan, text, should_stop=lambda: False):
+                    ...
+    """
+
+    def __init__(self, count: int):
+        context = multiprocessing.get_context("spawn")  # a fork of a process that has run PyTorch's threads may hang
+        self._processes: list[Any] = []
+        self._connections: list[Connection] = []
+        with _interrupts_ignored():  # children inherit that: Ctrl-C is for the parent to handle
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                self._processes.append(process)
+                self._connections.append(ours)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+        for connection in self._connections:
+            connection.close()
+
+    def race(self, plan: Plan, text: Text, should_stop: Callable[[], bool]) -> Iterator[Stepped | Evaluated]:
+        """Train all runs of a plan, evaluation point by evaluation point.
+
+        Args:
+            plan: its ``shares`` are for at most as many workers as there are.
+            text: what to learn.
+            should_stop: asked several times a second; once it says yes, workers stop after the step that they are at.
+
+        Yields:
+            `Stepped` and `Evaluated`, as they happen.
+
+        Raises:
+            WorkerError: a worker failed or died.
+        """
+        open_connections: dict[Connection, Any] = {}
+        for share, connection, process in zip(plan.shares, self._connections, self._processes, strict=False):
+            try:
+                connection.send((plan, text, share))
+            except OSError:  # it died while it started
+                raise _death(process) from None
+            open_connections[connection] = process
+        stop_at = None
+        while open_connections:
+            if stop_at is None and should_stop():
+                stop_at = time.monotonic() + 2  # a step takes far less
+                for connection in open_connections:
+                    with contextlib.suppress(OSError):
+                        connection.send("stop")
+            if stop_at is not None and time.monotonic() > stop_at:
+                return
+            for connection in wait(list(open_connections), timeout=TELL_EVERY):
+                assert isinstance(connection, Connection)
+                try:
+                    message = connection.recv()
+                except (EOFError, OSError):
+                    raise _death(open_connections[connection]) from None
+                if isinstance(message, _Failed):
+                    raise WorkerError(f"a worker process failed: {message.reason}")
+                if isinstance(message, _Done):
+                    del open_connections[connection]
+                else:
+                    yield message
+
+
+def _death(process: Any) -> WorkerError:
+    process.join(1)
+    code = process.exitcode
+    how = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+    hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+    return WorkerError(f"a worker process ended unexpectedly ({how}{hint})")
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers, and only it gets the interrupts
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+class _Run:
+    """One network on its way, with a random generator of its own."""
+
+    def __init__(self, number: int, plan: Plan, text: Text):
+        contender, seed = plan.runs[number]
+        torch.manual_seed(seed)
+        self.number, self.seconds = number, 0.0
+        self.model = language_model(contender.cell, contender.wiring, contender.layers, contender.hidden_size)
+        start_from_frequencies(self.model, text)
+        evaluate_at = frozenset(plan.evaluate_at)
+        self._progress = fit(self.model, text, steps=plan.steps, evaluate_at=evaluate_at, window=plan.window, seed=seed)
+        self._random_state = torch.get_rng_state()
+
+    def step(self) -> Progress:
+        # What others in this process draw (the masks of zoneout) must not change what this run draws.
+        torch.set_rng_state(self._random_state)
+        progress = next(self._progress)
+        self._random_state = torch.get_rng_state()
+        self.seconds += progress.seconds
+        return progress
+
+
+def _work(connection: Connection) -> None:
+    """A worker process: train a share of the runs, all to the same evaluation point before any goes on to the next."""
+    torch.set_num_threads(1)
+    try:
+        plan, text, share = connection.recv()
+        try:
+            _train_share(connection, plan, text, share)
+        except Exception as error:
+            if isinstance(error, (EOFError, BrokenPipeError)):
+                raise
+            connection.send(_Failed(f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"))
+        else:
+            connection.send(_Done())
+    except (EOFError, OSError):
+        pass  # the parent is gone, nobody needs this any more
+
+
+def _train_share(connection: Connection, plan: Plan, text: Text, share: tuple[int, ...]) -> None:
+    runs = [_Run(number, plan, text) for number in share]
+    untold, told_at = 0, time.monotonic()
+    for point in plan.evaluate_at:
+        for run in runs:
+            while True:
+                if connection.poll():  # "stop", or the end of a parent that is gone
+                    return
+                progress = run.step()
+                untold += 1
+                if time.monotonic() - told_at > TELL_EVERY or progress.step == point:
+                    connection.send(Stepped(untold))
+                    untold, told_at = 0, time.monotonic()
+                if progress.step == point:
+                    break
+            assert progress.held_out_bits is not None
+            weights = {name: tensor.numpy() for name, tensor in run.model.state_dict().items()}
+            connection.send(Evaluated(run.number, point, progress.held_out_bits, run.seconds, weights))

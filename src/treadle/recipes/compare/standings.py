@@ -1,0 +1,259 @@
+"""Who learnt fastest, and which differences mean anything."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from treadle.recipes.compare.plan import Contender, Plan
+from treadle.recipes.compare.race import Evaluated
+from treadle.recurrent import Recurrent
+from treadle.training.language_model import language_model
+from treadle.training.text import Text
+
+
+class Outcome:
+    """What a race has brought so far.
+
+    All judgement is at the last evaluation point that *every* run has reached, so that nobody wins by having trained
+    longer. Weights of earlier points are forgotten.
+
+    Args:
+        plan: the race's plan.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self._reached: list[list[Evaluated]] = [[] for _ in plan.runs]
+
+    def add(self, event: Evaluated) -> None:
+        """Take note that a run reached an evaluation point."""
+        self._reached[event.run].append(event)
+        for events in self._reached:
+            for past in events[: max(self.points - 1, 0)]:
+                past.weights.clear()
+
+    @property
+    def points(self) -> int:
+        """How many evaluation points every run has reached."""
+        return min(map(len, self._reached))
+
+    @property
+    def step(self) -> int:
+        """The training step that is judged: that of the last common evaluation point, or 0."""
+        return self.plan.evaluate_at[self.points - 1] if self.points else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run has come to its end."""
+        return self.step == self.plan.steps
+
+    def curves(self, contender: Contender) -> list[list[float]]:
+        """Bits per byte at each common evaluation point, a list per seed."""
+        return [[event.bits for event in events] for events in self._of(contender)]
+
+    def steps_per_second(self, contender: Contender) -> float:
+        """Training steps a second on one core, over all seeds."""
+        return len(self.plan.seeds) * self.step / sum(events[-1].seconds for events in self._of(contender))
+
+    def model(self, contender: Contender, seed: int) -> Recurrent:
+        """The network that a contender has become with a seed, at the last common evaluation point; in evaluation mode."""
+        event = self._of(contender)[self.plan.seeds.index(seed)][-1]
+        model = language_model(contender.cell, contender.wiring, contender.layers, contender.hidden_size)
+        model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in event.weights.items()})
+        return model.eval()
+
+    def _of(self, contender: Contender) -> list[list[Evaluated]]:
+        runs = zip(self.plan.runs, self._reached, strict=True)
+        return [events[: self.points] for (who, _), events in runs if who == contender]
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How a contender did. Bits per byte, on the held-out text.
+
+    Attributes:
+        contender: who.
+        curves: a list per seed, a number per evaluation point.
+        steps_per_second: training steps a second, on one core.
+        clearly_better_than: whom it beats by more than chance explains; see `standings`.
+    """
+
+    contender: Contender
+    curves: list[list[float]]
+    steps_per_second: float
+    clearly_better_than: list[Contender]
+
+    @property
+    def by_seed(self) -> list[float]:
+        """At the last point."""
+        return [curve[-1] for curve in self.curves]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds; not finite if training diverged."""
+        return _mean(self.by_seed)
+
+    @property
+    def spread(self) -> float | None:
+        """The sample standard deviation over the seeds; none of a single seed."""
+        return _spread(self.by_seed)
+
+    @property
+    def curve(self) -> list[float]:
+        """The mean over the seeds at every evaluation point."""
+        return [_mean(point) for point in zip(*self.curves, strict=True)]
+
+    @property
+    def curve_spread(self) -> list[float | None]:
+        """The spread at every evaluation point."""
+        return [_spread(point) for point in zip(*self.curves, strict=True)]
+
+
+def standings(outcome: Outcome) -> list[Standing]:
+    """Everybody, best first, by the mean of bits per byte at the last common evaluation point.
+
+    A is clearly better than B if its mean is lower by more than the spread of a difference, √(s_A² + s_B²), where s are
+    the spreads over seeds. With one seed nothing is known of the spread, and nobody is clearly better than anybody.
+
+    Raises:
+        ValueError: there is no common evaluation point yet.
+    """
+    if not outcome.points:
+        raise ValueError("not every run has reached its first evaluation point, so there is nothing to compare")
+    everybody = [
+        Standing(contender, outcome.curves(contender), outcome.steps_per_second(contender), [])
+        for contender in outcome.plan.contenders
+    ]
+    # What diverged comes last. Equal numbers stay in the order of the plan.
+    everybody.sort(key=lambda one: one.mean if math.isfinite(one.mean) else math.inf)
+    return [
+        dataclasses.replace(one, clearly_better_than=[other.contender for other in everybody if _clearly(one, other)])
+        for one in everybody
+    ]
+
+
+def _clearly(one: Standing, other: Standing) -> bool:
+    if one.spread is None or other.spread is None or not math.isfinite(one.mean):
+        return False
+    if not math.isfinite(other.mean):
+        return True
+    return other.mean - one.mean > math.hypot(one.spread, other.spread)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values)
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def best(table: Sequence[Standing], plan: Plan) -> tuple[Contender, int]:
+    """The winner: the contender with the best mean, and its best seed."""
+    winner = table[0]
+    seed = min(range(len(plan.seeds)), key=lambda i: winner.by_seed[i] if math.isfinite(winner.by_seed[i]) else math.inf)
+    return winner.contender, plan.seeds[seed]
+
+
+def sparkline(values: Sequence[float], low: float, high: float) -> str:
+    """A curve in a line of text, between ``low`` and ``high``; what is not finite is a cross.
+
+    Example:
+        >>> sparkline([8, 5, 3, 1], 1, 8)
+        '█▅▃▁'
+    """
+    bars = "▁▂▃▄▅▆▇█"
+    scale = (len(bars) - 1) / max(high - low, 1e-9)
+    heights = [round((min(max(value, low), high) - low) * scale) if math.isfinite(value) else None for value in values]
+    return "".join("✗" if height is None else bars[height] for height in heights)
+
+
+def same_networks(plan: Plan) -> list[list[Contender]]:
+    """Groups of contenders that are the same function with other names, so that they differ by chance alone.
+
+    With two layers, ``skip`` and ``dense`` read the same; with one, there is nothing to connect, but for ``feedback``.
+    """
+    alike = {1: {"stack", "relay", "skip", "lateral", "residual", "dense"}, 2: {"skip", "dense"}}
+    groups = []
+    for cell in dict.fromkeys(contender.cell for contender in plan.contenders):
+        group = [one for one in plan.contenders if one.cell == cell and one.wiring in alike.get(one.layers, ())]
+        if len(group) > 1:
+            groups.append(group)
+    return groups
+
+
+def as_json(
+    outcome: Outcome, text: Text, *, version: str, budget: str, parameters: int, stopped: str | None, saved: str | None, sample: str
+) -> dict[str, Any]:
+    """Everything as data for JSON; ``docs/compare.md`` documents it. Only ``"timing"`` differs when a run is repeated.
+
+    Args:
+        outcome: what came out; at least one common evaluation point.
+        text: what was learned.
+        version: treadle's.
+        budget: as it was given.
+        parameters: the number to match.
+        stopped: why training ended early: ``"deadline"``, ``"interrupted"``, or None.
+        saved: the file with the winner.
+        sample: what the winner wrote.
+    """
+    plan, table = outcome.plan, standings(outcome)
+    winner, seed = best(table, plan)
+    return {
+        "format": "treadle compare",
+        "version": 1,
+        "treadle": version,
+        "torch": torch.__version__,
+        "text": {
+            "name": text.name,
+            "sha256": text.fingerprint(),
+            "training_bytes": len(text.training),
+            "held_out_bytes": len(text.held_out),
+            "scored_bytes": text.scored_rows()[:, 1:].numel(),
+        },
+        "settings": {
+            "budget": budget,
+            "steps": plan.steps,
+            "window": plan.window,
+            "layers": plan.contenders[0].layers,
+            "parameters": parameters,
+            "seeds": list(plan.seeds),
+        },
+        "stopped_early": stopped,
+        "step": outcome.step,
+        "baselines": {"unigram": text.unigram_bits(), "gzip": text.gzip_bits()},
+        "results": [
+            {
+                "wiring": one.contender.wiring,
+                "cell": one.contender.cell,
+                "hidden_size": one.contender.hidden_size,
+                "parameters": one.contender.parameters,
+                "bits_per_byte": {
+                    "mean": _finite(one.mean),
+                    "spread": _finite(one.spread),
+                    "by_seed": [_finite(value) for value in one.by_seed],
+                },
+                "curve": {
+                    "steps": plan.evaluate_at[: outcome.points],
+                    "mean": [_finite(value) for value in one.curve],
+                    "by_seed": [[_finite(value) for value in curve] for curve in one.curves],
+                },
+                "clearly_better_than": [{"wiring": other.wiring, "cell": other.cell} for other in one.clearly_better_than],
+            }
+            for one in table
+        ],
+        "winner": {"wiring": winner.wiring, "cell": winner.cell, "seed": seed, "file": saved},
+        "sample": sample,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN: what diverged is null."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,114 @@
+"""How a language model learns: one loop, for one network as for many."""
+
+import math
+import time
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+
+from treadle.recurrent import Recurrent
+from treadle.state import detach
+from treadle.training.text import Text, log_frequencies, windows
+
+ROWS = 32
+"""How many places of the text are read at the same time."""
+
+WARM_UP = 10
+"""Steps over which the learning rate rises."""
+
+
+class Progress(NamedTuple):
+    """Where training is, after a step."""
+
+    step: int
+    """Steps done."""
+    training_bits: float
+    """Bits per byte on this step's windows, before the step; the network is in training mode there."""
+    held_out_bits: float | None
+    """Bits per byte on the held-out text, at the steps that were asked for."""
+    seconds: float
+    """Time of this step, without the evaluation."""
+
+
+def fit(
+    model: Recurrent,
+    text: Text,
+    *,
+    steps: int,
+    evaluate_at: Collection[int] = (),
+    window: int = 16,
+    learning_rate: float = 0.015,
+    seed: int = 0,
+) -> Iterator[Progress]:
+    """Train a byte-level language model, a step each time that the iterator is asked.
+
+    AdamW without decay; gradients are cut to norm 1; the learning rate rises over ten steps, then falls along half a
+    cosine to nothing at ``steps``. The state is carried from window to window, the gradient ends at each window's start.
+
+    Args:
+        model: what `treadle.training.language_model` builds; it is trained in place.
+        text: what to learn, and what to be judged by.
+        steps: how many.
+        evaluate_at: after which steps to measure `bits_per_byte` on the held-out text.
+        window: ``T``, bytes in a window: as far as gradients reach back.
+        learning_rate: the highest.
+        seed: where in the text reading starts. Networks with the same seed see the same windows.
+
+    Yields:
+        `Progress`, after each step.
+
+    Raises:
+        ShapeError: the text is too short.
+    """
+    text.check_length(ROWS, window)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
+    offset = int(torch.randint(len(text.training), (), generator=torch.Generator().manual_seed(seed)))
+    state = None
+    for step, batch in zip(range(1, steps + 1), windows(text.training, ROWS, window, offset), strict=False):
+        start = time.perf_counter()
+        model.train()
+        rate = min(step / WARM_UP, 1) * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate * learning_rate
+        optimiser.zero_grad()
+        scores, state = model(batch[:, :-1], state)
+        state = detach(state)
+        loss = F.cross_entropy(scores.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        bits = loss.item() / math.log(2)
+        seconds = time.perf_counter() - start
+        held_out_bits = bits_per_byte(model, text.scored_rows()) if step in evaluate_at else None
+        yield Progress(step, bits, held_out_bits, seconds)
+
+
+@torch.no_grad()
+def bits_per_byte(model: Recurrent, rows: Tensor) -> float:
+    """How many bits per byte a text would take, packed with the model's predictions: less is better, 8 is no idea at all.
+
+    The mean of -log2 p(next byte), in evaluation mode, each row from the initial state to its end.
+
+    Args:
+        model: a byte-level language model.
+        rows: [R, S + 1] bytes; all but each row's first are predicted.
+
+    Returns:
+        Bits per byte; infinite or NaN if training has diverged.
+    """
+    was_training = model.training
+    model.eval()
+    scores, _ = model(rows[:, :-1])
+    loss = F.cross_entropy(scores.flatten(0, 1).double(), rows[:, 1:].flatten())
+    model.train(was_training)
+    return loss.item() / math.log(2)
+
+
+@torch.no_grad()
+def start_from_frequencies(model: Recurrent, text: Text) -> None:
+    """Let a new language model begin with what is cheap to know: how frequent each byte of the training text is."""
+    model.cell.scores.bias.copy_(log_frequencies(text.training))

@@ -1,0 +1,168 @@
+"""Text to learn from, as bytes: read, split into a part to learn and a part to be judged by, and laid out in windows."""
+
+import dataclasses
+import gzip
+import hashlib
+import math
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from treadle.errors import ShapeError
+
+HELD_OUT = 10
+"""One part in ten is held out."""
+
+MOST_BYTES = 64_000_000
+"""More than this of one file is left unread: it would only fill memory, no budget gets through it."""
+
+ROWS, ROW_BYTES = 64, 128
+"""The held-out text is judged by this many rows of this many bytes, spread evenly over it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A text in two parts.
+
+    Attributes:
+        name: how messages call it.
+        training: what is learned from, uint8 [N].
+        held_out: what is never trained on, uint8 [M].
+        unread: bytes at the end of the file that were too many to read.
+    """
+
+    name: str
+    training: Tensor
+    held_out: Tensor
+    unread: int = 0
+
+    def scored_rows(self) -> Tensor:
+        """The held-out text that networks are judged by: [R, S + 1] bytes, of which all but each row's first are scored.
+
+        64 rows of 128 scored bytes, fewer rows where the held-out text is short.
+        """
+        rows = min(ROWS, len(self.held_out) // (ROW_BYTES + 1))
+        starts = torch.arange(rows) * (len(self.held_out) - ROW_BYTES - 1) // max(rows - 1, 1)
+        return self.held_out[starts[:, None] + torch.arange(ROW_BYTES + 1)].long()
+
+    def unigram_bits(self) -> float:
+        """Bits per byte of the scored text for a model that knows how frequent each byte is, and nothing else."""
+        scored = self.scored_rows()[:, 1:].flatten()
+        return -log_frequencies(self.training)[scored].mean().item() / math.log(2)
+
+    def gzip_bits(self) -> float:
+        """Bits per byte of the scored text as ``gzip -9`` packs it, without having seen any other text."""
+        scored = self.scored_rows()[:, 1:].flatten().to(torch.uint8).numpy().tobytes()
+        return 8 * len(gzip.compress(scored, 9, mtime=0)) / len(scored)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of both parts: equal for equal texts."""
+        digest = hashlib.sha256()
+        for part in (self.training, self.held_out):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part.numpy())
+        return digest.hexdigest()
+
+    def check_length(self, rows: int, window: int) -> None:
+        """Refuse a text that is too short for windows of ``window`` bytes in ``rows`` rows.
+
+        Raises:
+            ShapeError: with the arithmetic.
+        """
+        needed = max(-(-(rows * window + 1) * HELD_OUT // (HELD_OUT - 1)), (ROW_BYTES + 1) * HELD_OUT)
+        if len(self.training) < rows * window + 1 or len(self.held_out) < ROW_BYTES + 1:
+            raise ShapeError(
+                f"{self.name} has {len(self.training) + len(self.held_out):,} bytes, but at least {needed:,} are needed:"
+                f" {rows} rows x {window} bytes + 1 = {rows * window + 1:,} to learn from, which are {HELD_OUT - 1} parts in {HELD_OUT},"
+                f" and {ROW_BYTES} + 1 = {ROW_BYTES + 1} held out"
+            )
+
+
+def log_frequencies(text: Tensor) -> Tensor:
+    """The natural logarithm of how often each of the 256 bytes occurs, float64 [256]; each is counted once too often.
+
+    That keeps bytes which did not occur from being impossible.
+    """
+    counts = torch.bincount(text, minlength=256).double() + 1
+    return (counts / counts.sum()).log()
+
+
+def read_text(path: str | os.PathLike[str]) -> Text:
+    """A file as a text. Its last tenth is held out.
+
+    By position, never at random: a random part would have its own surroundings in the training text.
+
+    Args:
+        path: any file; its bytes are taken as they are.
+
+    Raises:
+        OSError: it cannot be read.
+        ShapeError: it is empty.
+    """
+    with open(path, "rb") as file:
+        data = file.read(MOST_BYTES)
+        unread = max(os.fstat(file.fileno()).st_size - len(data), 0)
+    if not data:
+        raise ShapeError(f"{path} is empty: pass a text file")
+    cut = len(data) - len(data) // HELD_OUT
+    return Text(str(path), as_bytes(data[:cut]), as_bytes(data[cut:]), unread)
+
+
+def standard_library() -> Text:
+    """The source text of this Python's own standard library, without its tests; every tenth file is held out.
+
+    About 11 MB. Files are taken in the order of their paths, so that equal Pythons have equal texts.
+
+    Raises:
+        ShapeError: this Python keeps no source text of its library.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+    paths = [path for path in folder.rglob("*.py") if left_out.isdisjoint(path.relative_to(folder).parts)]
+    paths.sort(key=lambda path: path.relative_to(folder).parts)
+    training, held_out = bytearray(), bytearray()
+    for i, path in enumerate(paths):
+        part = held_out if i % HELD_OUT == HELD_OUT - 1 else training
+        part += path.read_bytes()
+    if not held_out:
+        raise ShapeError(f"this Python has no source text of its standard library ({len(paths)} files): pass a text file")
+    name = f"the source text of Python {sysconfig.get_python_version()}'s standard library"
+    return Text(name, as_bytes(training), as_bytes(held_out))
+
+
+def as_bytes(data: bytes | bytearray) -> Tensor:
+    """Bytes as uint8 [N]."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
+def windows(text: Tensor, rows: int, window: int, offset: int = 0) -> Iterator[Tensor]:
+    """A text as an endless row of windows, for a state that is carried from each to the next.
+
+    ``rows`` readers start at equal distances in the text and read on, each from where it stopped. The text is a circle:
+    a reader who comes to the end goes on at the beginning. Together they read all of it before anything is read twice.
+
+    Args:
+        text: bytes [N].
+        rows: ``B``, how many readers.
+        window: ``T``, how many bytes each reads at a time.
+        offset: where the first reader starts.
+
+    Yields:
+        [B, T + 1] whole numbers: the inputs are ``[:, :-1]``, what comes next is ``[:, 1:]``. The last byte of a window
+        is the first of the next.
+
+    Example:
+        >>> import torch
+        >>> from treadle.training.text import windows
+        >>> reader = windows(torch.arange(10), rows=2, window=3)
+        >>> next(reader).tolist(), next(reader).tolist()
+        ([[0, 1, 2, 3], [5, 6, 7, 8]], [[3, 4, 5, 6], [8, 9, 0, 1]])
+    """
+    at = offset + torch.arange(rows) * len(text) // rows
+    while True:
+        yield text[(at[:, None] + torch.arange(window + 1)) % len(text)].long()
+        at = at + window
