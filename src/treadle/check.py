@@ -58,20 +58,18 @@ def check_cell(cell: Any, input_size: int | tuple[int, ...] | None = None) -> tu
         raise CellError(
             f"{name} does not say what it reads: set self.input_size in it, or pass check_cell(cell, input_size=...)"
         )
-    subject = _Subject(cell, (size,) if isinstance(size, int) else tuple(size))
     failures = []
-    for check in CHECKS:
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        subject = _Subject(cell, (size,) if isinstance(size, int) else tuple(size))
+        for check in CHECKS:
+            torch.manual_seed(0)
+            try:
                 check(subject)
-        except Exception as error:
-            text = (
-                str(error) if isinstance(error, CellError) else f"raised {type(error).__name__}: {str(error).strip()}"
-            )
-            failures.append(f"- {check.__name__}: {text.splitlines()[0] if text else error!r}")
-            if check in (contract, state_form):
-                break  # the others would only repeat it
+            except Exception as error:
+                text = str(error) if isinstance(error, CellError) else f"raised {type(error).__name__}: {error}"
+                failures.append(f"- {check.__name__}: {text.splitlines()[0]}")
+                if check in (contract, state_form):
+                    break  # the others would only repeat it
     if failures:
         raise CellError("\n".join([f"{name} breaks the contract of a cell:", *failures]))
     return tuple(check.__name__ for check in CHECKS)
@@ -155,14 +153,11 @@ def _seeded(cell: Any, x: Tensor, state: Any) -> dict[str, Any]:
 def contract(subject: _Subject) -> None:
     """The cell takes a step at all, and returns what it must."""
     cell = subject.cell()
-    state = cell.initial_state(2)
-    result = cell(subject.x(2, subject.dtype(cell)), states.initial_state(cell, subject.x(2, subject.dtype(cell))))
+    if not list(states.named_tensors(cell.initial_state(2))):
+        raise CellError("initial_state returned no tensors: a module without memory needs no state, use it in a td.Graph")
+    result = cell(subject.x(2, subject.dtype(cell)), subject.initial(cell, 2))
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], Tensor):
         raise CellError(f"forward returned {type(result).__name__}: return the pair y, state, with y a tensor")
-    if not list(states.named_tensors(state)):
-        raise CellError(
-            "initial_state returned a state without tensors: a module without memory needs no state, use it in a Graph"
-        )
 
 
 def state_form(subject: _Subject) -> None:

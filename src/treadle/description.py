@@ -49,7 +49,7 @@ def describe(model: Any) -> str:
         ModelFileError: an argument of a constructor cannot be read from the module, or is nothing that JSON holds.
     """
     names = {kind: name for name, kind in _known().items()}
-    return json.dumps(_describe(model, names), sort_keys=True)
+    return json.dumps(_describe(model, names))
 
 
 def build(text: str, extra: Iterable[type] = ()) -> Any:

@@ -1,6 +1,7 @@
 """A whole network in one file: safetensors, with the description of the network in the metadata. No code, no pickle."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -47,10 +48,8 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
     description, tensors = describe(model), tensors_of(model)
     metadata = {
         "format": "treadle model",
-        "version": str(FORMAT),
         "network": description,
         "training": str(model.training),
-        "checksum": checksum(description, tensors),
     }
     write(path, tensors, metadata)
 
@@ -72,10 +71,6 @@ def load(path: str | os.PathLike[str], cells: Iterable[type] = ()) -> Any:
     """
     tensors, metadata = read(path, "treadle model")
     description = metadata.get("network", "")
-    if metadata.get("checksum") != checksum(description, tensors):
-        raise ModelFileError(
-            f"{path} is damaged or was changed since it was saved: its checksum does not fit; save it again"
-        )
     cells = tuple(cells)
     with torch.random.fork_rng(devices=[]):
         # First without memory: a file that claims sizes which its weights do not have must not make us allocate them.
@@ -113,7 +108,9 @@ def checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file beside its place, then rename it."""
+    """Write a safetensors file with a checksum over all of it, beside its place, then rename it."""
+    metadata = metadata | {"version": str(FORMAT)}
+    metadata["checksum"] = checksum(json.dumps(metadata, sort_keys=True), tensors)
     with replacing(path) as beside:
         safetensors.torch.save_file(dict(tensors), beside, metadata)
 
@@ -122,7 +119,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
     """The tensors and metadata of one of treadle's files.
 
     Raises:
-        ModelFileError: it is none, or not of this kind, or truncated, or newer than this treadle.
+        ModelFileError: it is none, or not of this kind, or truncated, changed, or newer than this treadle.
         OSError: the file cannot be read.
     """
     with open(path, "rb"):
@@ -145,6 +142,9 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
         raise ModelFileError(
             f"{path} has format {version}, but this treadle reads up to {FORMAT}: upgrade treadle to read it"
         )
+    said = metadata.pop("checksum", None)
+    if said != checksum(json.dumps(metadata, sort_keys=True), tensors):
+        raise ModelFileError(f"{path} is damaged or was changed since it was saved: its checksum does not fit")
     return tensors, metadata
 
 

@@ -5,8 +5,8 @@ import os
 from torch import Tensor, nn
 
 from treadle import state as states
-from treadle.errors import ModelFileError, StateError
-from treadle.modelfile import FORMAT, checksum, fingerprint, read, write
+from treadle.errors import StateError
+from treadle.modelfile import fingerprint, read, write
 from treadle.protocol import State
 
 __all__ = ["load_state", "save_state"]
@@ -36,8 +36,7 @@ def save_state(path: str | os.PathLike[str], state: State, model: nn.Module) -> 
     rows = states.batch_size_of(state)
     states.check_state(state, _like(model, rows, state), rows, type(model).__name__)
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in states.named_tensors(state)}
-    metadata = {"format": "treadle state", "version": str(FORMAT), "fingerprint": fingerprint(model)}
-    write(path, tensors, metadata | {"checksum": checksum("", tensors)})
+    write(path, tensors, {"format": "treadle state", "fingerprint": fingerprint(model)})
 
 
 def load_state(path: str | os.PathLike[str], model: nn.Module) -> State:
@@ -56,8 +55,6 @@ def load_state(path: str | os.PathLike[str], model: nn.Module) -> State:
         OSError: the file cannot be read.
     """
     tensors, metadata = read(path, "treadle state")
-    if metadata.get("checksum") != checksum("", tensors):
-        raise ModelFileError(f"{path} is damaged or was changed since it was saved: its checksum does not fit")
     if metadata.get("fingerprint") != fingerprint(model):
         raise StateError(
             f"{path} holds the state of another network, or of this one with other weights: load it with the"

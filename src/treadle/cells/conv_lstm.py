@@ -21,8 +21,6 @@ class ConvLSTMState(NamedTuple):
 class ConvLSTMCell(RecurrentCell):
     """Convolutional LSTM: an LSTM at every pixel that sees its neighbourhood. For video, radar, weather.
 
-    ::
-
         i, f, g, o = σ, σ, tanh, σ of (W_ih * x + W_hh * h + b)     * is a convolution that keeps the image's size
         c' = f c + i g
         h' = o tanh(c')

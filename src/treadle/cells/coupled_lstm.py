@@ -13,8 +13,6 @@ from treadle.cells.lstm import LSTMState
 class CoupledLSTMCell(RecurrentCell):
     """LSTM with coupled input and forget gates (CIFG): three quarters of the parameters, often as good.
 
-    ::
-
         i = σ(W_ii x + W_hi h + b_i)            input gate
         g = tanh(W_ig x + W_hg h + b_g)         candidate
         o = σ(W_io x + W_ho h + b_o)            output gate

@@ -13,8 +13,6 @@ from treadle.cells.rnn import HiddenState
 class GRUCell(RecurrentCell):
     """Gated recurrent unit, as `torch.nn.GRU` defines it: the reset gate acts after the recurrent product.
 
-    ::
-
         r = σ(W_ir x + b_ir + W_hr h + b_hr)            reset gate
         z = σ(W_iz x + b_iz + W_hz h + b_hz)            update gate
         n = tanh(W_in x + b_in + r (W_hn h + b_hn))     candidate

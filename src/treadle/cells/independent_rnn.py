@@ -13,8 +13,6 @@ from treadle.cells.rnn import HiddenState
 class IndRNNCell(RecurrentCell):
     """Independently recurrent network: the recurrent weight is one number per unit.
 
-    ::
-
         h' = relu(W_ih x + u h + b)             or tanh instead of relu
         y  = h'
 

@@ -13,8 +13,6 @@ from treadle.cells.lstm import LSTMState
 class LayerNormLSTMCell(RecurrentCell):
     """LSTM with layer normalisation of both projections and of the cell state.
 
-    ::
-
         a = LN(W_ih x) + LN(W_hh h) + b         LN over all 4H gate inputs of a row
         i, f, g, o = σ(a_i), σ(a_f), tanh(a_g), σ(a_o)
         c' = f c + i g

@@ -22,8 +22,6 @@ class LSTMState(NamedTuple):
 class LSTMCell(RecurrentCell):
     """Long short-term memory, as `torch.nn.LSTM` defines it.
 
-    ::
-
         i = σ(W_ii x + b_ii + W_hi h + b_hi)        input gate
         f = σ(W_if x + b_if + W_hf h + b_hf)        forget gate
         g = tanh(W_ig x + b_ig + W_hg h + b_hg)     candidate

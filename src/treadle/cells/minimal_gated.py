@@ -13,8 +13,6 @@ from treadle.cells.rnn import HiddenState
 class MinimalGatedCell(RecurrentCell):
     """Minimal gated unit (MGU): a GRU whose one gate both forgets and updates.
 
-    ::
-
         f = σ(W_if x + W_hf h + b_f)            forget gate
         n = tanh(W_in x + W_hn (f h) + b_n)     candidate
         h' = (1 - f) h + f n

@@ -6,14 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.cells.base import empty
+from treadle.cells.base import empty, uniform
 from treadle.cells.lstm import LSTMCell, LSTMState
 
 
 class PeepholeLSTMCell(LSTMCell):
     """LSTM with peephole connections: each gate also sees its own unit's cell state.
-
-    ::
 
         i = σ(W_ii x + W_hi h + p_i c  + b_i)       input gate
         f = σ(W_if x + W_hf h + p_f c  + b_f)       forget gate
@@ -57,7 +55,7 @@ class PeepholeLSTMCell(LSTMCell):
     ):
         super().__init__(input_size, hidden_size, bias, forget_bias=forget_bias, device=device, dtype=dtype)
         self.weight_peephole = empty(3, hidden_size, device=device, dtype=dtype)
-        self.reset_parameters()
+        uniform([self.weight_peephole], hidden_size)
 
     def forward(self, x: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""

@@ -13,8 +13,6 @@ from treadle.cells.rnn import HiddenState
 class RecurrentHighwayCell(RecurrentCell):
     """Recurrent highway network with coupled gates: ``depth`` highway layers from one step to the next.
 
-    ::
-
         s_0 = h
         n_k = tanh(W_n x [k = 1] + R_n,k s_{k-1} + b_n,k)       candidate of micro-step k = 1 … depth
         t_k = σ(W_t x [k = 1] + R_t,k s_{k-1} + b_t,k)          transform gate

@@ -19,8 +19,6 @@ class HiddenState(NamedTuple):
 class RNNCell(RecurrentCell):
     """The simple recurrent network, as `torch.nn.RNN` defines it.
 
-    ::
-
         h' = tanh(W_ih x + b_ih + W_hh h + b_hh)        or relu instead of tanh
         y  = h'
 

@@ -27,8 +27,6 @@ class SLSTMState(NamedTuple):
 class SLSTMCell(RecurrentCell):
     """sLSTM of xLSTM: exponential input gate, normaliser, and a stabiliser that keeps the exponentials finite.
 
-    ::
-
         i~, f~, z~, o~ = W x + R h + b          R is block-diagonal: units mix within their head
         m' = max(log σ(f~) + m, i~)             just i~ where n = 0: nothing was seen, there is nothing to scale
         i = exp(i~ - m'),  f = exp(log σ(f~) + m - m')

@@ -11,8 +11,6 @@ from treadle.cells.lstm import LSTMCell, LSTMState
 class ZoneoutLSTMCell(LSTMCell):
     """LSTM regularised by zoneout: while training, a unit sometimes keeps its previous value.
 
-    ::
-
         h*, c* = LSTM(x, h, c)
         c' = d_c c + (1 - d_c) c*       d_c ~ Bernoulli(zoneout_cell), for each row and unit
         h' = d_h h + (1 - d_h) h*       d_h ~ Bernoulli(zoneout_hidden)

@@ -1,0 +1,69 @@
+# Every target makes .venv if it is missing and installs only what it needs itself. What is installed is remembered in
+# stamps inside .venv, so nothing is installed twice until pyproject.toml or constraints.txt changes.
+#
+# All paths are relative, so a folder with spaces in its name is fine.
+
+PYTHON ?= python3
+VENV_PYTHON = .venv/bin/python
+INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint constraints.txt --editable
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# make is told the order of the steps; two installers in one .venv would trip over each other.
+.NOTPARALLEL:
+.PHONY: help run test lint format docs bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+run: .venv/.runtime ## compare the wirings on Python's own source text, in three minutes; ARGS="…" goes to treadle compare
+	.venv/bin/treadle compare $(ARGS)
+
+test: .venv/.dev ## run the tests; ARGS="…" goes to pytest
+	MPLBACKEND=Agg $(VENV_PYTHON) -m pytest $(ARGS)
+
+# The variable spares pyright a look at the network for a newer version of itself.
+lint: .venv/.dev ## ruff (lint and format) and pyright
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV_PYTHON) -m pyright
+
+format: .venv/.dev ## let ruff mend what it can
+	$(VENV_PYTHON) -m ruff check --fix .
+	$(VENV_PYTHON) -m ruff format .
+
+docs: .venv/.docs ## run every example in docstrings and pages, then build the documentation into site/
+	MPLBACKEND=Agg $(VENV_PYTHON) -m pytest --doctest-modules src/treadle docs README.md
+	MPLBACKEND=Agg $(VENV_PYTHON) -m mkdocs build --strict
+
+# Where there is nothing to time, its peers need not be installed either.
+have_benchmarks = $(wildcard benchmarks/__main__.py)
+bench: $(if $(have_benchmarks),.venv/.bench) ## time treadle against its peers
+	$(if $(have_benchmarks),$(VENV_PYTHON) -m benchmarks $(ARGS),@echo "Nothing to time yet: benchmarks/ arrives with the compiler.")
+
+clean: ## remove what was built and cached; .venv stays (remove it with rm -r .venv)
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# Asked only when .venv is about to be made; empty if all is well.
+python_problem = $(shell \
+	command -v "$(PYTHON)" >/dev/null \
+		|| { echo "$(PYTHON) was not found: install Python 3.11 or newer, or say where it is: make PYTHON=/path/to/python"; exit; }; \
+	"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null \
+		|| { echo "$(PYTHON) is not a working Python 3.11 or newer; name one that is: make PYTHON=/path/to/python"; exit; }; \
+	"$(PYTHON)" -c "import ensurepip, venv" 2>/dev/null \
+		|| echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)")
+
+.venv/.created:
+	@$(if $(python_problem),$(error $(python_problem)))
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.runtime: .venv/.created pyproject.toml constraints.txt
+	$(INSTALL) .
+	@touch $@
+
+# .dev, .docs and .bench are the extras of the same names in pyproject.toml.
+.venv/.dev .venv/.docs .venv/.bench: .venv/.%: .venv/.runtime
+	$(INSTALL) '.[$*]'
+	@touch $@

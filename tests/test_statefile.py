@@ -1,0 +1,63 @@
+"""State files: the same state comes back, to the network that it belongs to and to no other."""
+
+import os
+
+import pytest
+import torch
+from tests.registry import SUBJECTS
+
+import treadle as td
+from treadle.errors import ModelFileError, StateError
+from treadle.state import map_state, named_tensors
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_same_state_comes_back(name, dtype, tmp_path):
+    rnn = td.Recurrent(SUBJECTS[name]()).to(dtype)
+    state = map_state(lambda t: t + torch.randint(5, t.shape).to(t.dtype), rnn.initial_state(3))
+    td.save_state(tmp_path / "s", state, rnn)
+    again = td.load_state(tmp_path / "s", rnn)
+    assert type(again) is type(state)
+    for (what, a), (other, e) in zip(named_tensors(again), named_tensors(state), strict=True):
+        assert what == other
+        assert a.dtype == e.dtype
+        assert torch.equal(a, e)
+
+
+def test_a_stream_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path):
+    rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 4), td.LSTMCell(8, 4)], "lateral"))
+    xs = torch.randn(2, 9, 3)
+    whole, _ = rnn(xs)
+    _, state = rnn(xs[:, :5])
+    td.save_state(tmp_path / "s", state, rnn)
+    rest, _ = rnn(xs[:, 5:], td.load_state(tmp_path / "s", rnn))
+    assert torch.allclose(rest, whole[:, 5:], atol=1e-6)
+
+
+def test_the_state_of_another_network_is_refused(tmp_path):
+    torch.manual_seed(0)
+    rnn, other = td.Recurrent(td.GRUCell(3, 4)), td.Recurrent(td.GRUCell(3, 4))
+    td.save_state(tmp_path / "s", rnn.initial_state(2), rnn)
+    with pytest.raises(StateError, match="another network, or of this one with other weights"):
+        td.load_state(tmp_path / "s", other)
+    with pytest.raises(StateError, match="another network"):
+        td.save_state(tmp_path / "t", rnn.initial_state(2), td.Recurrent(td.LSTMCell(3, 4)))
+    assert os.listdir(tmp_path) == ["s"]
+
+
+def test_damaged_files_are_refused(tmp_path):
+    rnn = td.Recurrent(td.GRUCell(3, 4))
+    path = tmp_path / "s"
+    td.save_state(path, rnn.initial_state(2), rnn)
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content[:-3])
+    with pytest.raises(ModelFileError, match="truncated"):
+        td.load_state(path, rnn)
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match="checksum"):
+        td.load_state(path, rnn)
+    td.save(path, rnn)
+    with pytest.raises(ModelFileError, match="not a treadle state file but treadle model"):
+        td.load_state(path, rnn)
