@@ -3,6 +3,10 @@
 `<!-- skip: next -->` above a fence leaves it out. Examples in docstrings need only ``pytest --doctest-modules``.
 """
 
+import sys
+from types import ModuleType
+from typing import Any
+
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
@@ -22,8 +26,22 @@ def docstrings_in_scratch_folder(request):
         request.getfixturevalue("in_scratch_folder")
 
 
+def as_module(namespace: dict[str, Any]) -> None:
+    """Classes that an example defines can be found again, and so pickled, like those of a script or a notebook."""
+
+    class Example(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name in namespace:
+                return namespace[name]
+            raise AttributeError(name)
+
+    sys.modules["example"] = Example("example")
+    namespace["__name__"] = "example"
+
+
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
     patterns=["README.md", "docs/*.md"],
+    setup=as_module,
     fixtures=["in_scratch_folder"],
 ).pytest()

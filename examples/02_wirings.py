@@ -1,0 +1,30 @@
+"""The seven named wirings, and one that has no name.
+
+Run: python examples/02_wirings.py
+"""
+
+import torch
+
+import treadle as td
+from treadle.wiring.named import layer_input_size
+
+torch.manual_seed(0)
+I, H, L = 10, 16, 3
+xs = torch.randn(4, 20, I)
+
+for wiring in td.WIRINGS:
+    # What a layer reads depends on the wiring, so its cell must be made for it; a wrong size is refused with the sum.
+    reads = [layer_input_size(wiring, layer, I, [H] * L) for layer in range(L)]
+    rnn = td.Recurrent(td.Stack([td.LSTMCell(size, H) for size in reads], wiring))
+    ys, state = rnn(xs)
+    print(f"{wiring:9} layers read {reads}, state: {', '.join(state)}")
+
+# Any other wiring is a graph: here the upper layer reads the input as it was three steps ago,
+# and what it concludes goes back to the lower one.
+g = td.Graph(I)
+above = g.later("high", H)
+low = g.add("low", td.GRUCell(I + H, H), reads=[g.x, above.delayed()])
+high = g.add("high", td.LSTMCell(H + I, H), reads=[low, g.x.delayed(3)])
+rnn = td.Recurrent(g.outputs(td.sum_of(low, high)))
+ys, state = rnn(xs)
+print(rnn)

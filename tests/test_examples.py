@@ -1,0 +1,23 @@
+"""Every example runs, and says that its ways of running agree."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_runs(path, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert printed
+    for difference in re.findall(r"(?:differs? by|difference:) (\S+)", printed):
+        assert float(difference) < 1e-6
+
+
+def test_there_are_examples():
+    assert [path.name[:3] for path in EXAMPLES[:3]] == ["01_", "02_", "03_"]
