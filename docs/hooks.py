@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -12,15 +13,29 @@ from treadle.show import draw_wiring
 from treadle.wiring.named import layer_input_size
 
 
+def networks() -> Iterator[tuple[str, td.Graph]]:
+    """What how-layers-connect.md shows: the seven wirings, and its example of another one, as written there."""
+    input_size, hidden_sizes = 40, [64, 64, 64]
+    for wiring in td.WIRINGS:
+        reads = [layer_input_size(wiring, layer, input_size, hidden_sizes) for layer in range(len(hidden_sizes))]
+        cells = [td.LSTMCell(I, H) for I, H in zip(reads, hidden_sizes, strict=True)]
+        yield wiring, td.Stack(cells, wiring)
+
+    g = td.Graph(())
+    embedded = g.add("embedded", torch.nn.Embedding(100, 32), reads=g.x)
+    upper = g.later("high", 64)
+    low = g.add("low", td.LSTMCell(96, 64), reads=[embedded, upper.delayed()])
+    high = g.add("high", td.GRUCell(128, 64), reads=[low, low.delayed(2)])
+    scores = g.add("scores", torch.nn.Linear(64, 100), reads=td.sum_of(low, high))
+    yield "graph", g.outputs(scores)
+
+
 def pictures() -> Iterator[tuple[str, bytes]]:
     """Each picture: its address in the site, ``pictures/relay.svg``, and its content."""
-    input_size, hidden_sizes = 40, [64, 64, 64]
     with TemporaryDirectory() as folder:
-        for wiring in td.WIRINGS:
-            reads = [layer_input_size(wiring, layer, input_size, hidden_sizes) for layer in range(len(hidden_sizes))]
-            cells = [td.LSTMCell(I, H) for I, H in zip(reads, hidden_sizes, strict=True)]
-            path = draw_wiring(td.Stack(cells, wiring), Path(folder, f"{wiring}.svg"))
-            yield f"pictures/{wiring}.svg", path.read_bytes()
+        for name, network in networks():
+            path = draw_wiring(network, Path(folder, f"{name}.svg"))
+            yield f"pictures/{name}.svg", path.read_bytes()
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

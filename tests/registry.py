@@ -1,4 +1,4 @@
-"""One battery, many subjects: the cells and wirings that cross-cutting tests walk. A new cell or wiring gets a row here.
+"""One battery, many subjects: the cells and wirings that cross-cutting tests walk. A new one gets a row here.
 
 ``CELLS``: name -> factory of (I, H). ``STACKS``: the named wirings, three layers, sizes that differ where they may.
 ``GRAPHS``: wirings without a name, and users' own cells. ``SUBJECTS``: all of them, name -> factory without arguments.

@@ -122,9 +122,7 @@ def test_lengths_are_what_packing_does_and_padding_may_hold_anything(kind, optio
     garbage.requires_grad_()
 
     def packed(module):
-        output, hidden = module(
-            pack_padded_sequence(x, LENGTHS, options["batch_first"], enforce_sorted=False), hx
-        )
+        output, hidden = module(pack_padded_sequence(x, LENGTHS, options["batch_first"], enforce_sorted=False), hx)
         return pad_packed_sequence(output, options["batch_first"], total_length=T)[0], hidden
 
     expected, actual = flat(packed(theirs)), flat(ours(garbage, hx, lengths=torch.tensor(LENGTHS)))

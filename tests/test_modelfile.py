@@ -80,7 +80,9 @@ def test_the_same_network_comes_back(name, tmp_path):
     assert repr(again) == repr(rnn)
     assert td.fingerprint(again) == td.fingerprint(rnn)
     state = map_state(lambda t: t + 0, rnn.initial_state(2))
-    shape = () if rnn.input_size == () else rnn.input_size if isinstance(rnn.input_size, tuple) else (rnn.input_size or 3,)
+    shape = (
+        () if rnn.input_size == () else rnn.input_size if isinstance(rnn.input_size, tuple) else (rnn.input_size or 3,)
+    )
     xs = torch.randint(3, (5, 2)) if shape == () else torch.randn(5, 2, *shape, dtype=torch.float64)
     torch.manual_seed(1)
     expected = rnn(xs, state)
@@ -201,8 +203,17 @@ def test_a_description_that_is_wrong_is_refused(saved, network, words):
 
 def test_loading_never_imports_or_runs_what_the_file_names(tmp_path, saved):
     """Every string of the description is replaced by names that would leave a trace if anybody imported or called them."""
-    (tmp_path / "evil.py").write_text("open('trace', 'w').write('imported')\nclass Cell:\n    def __init__(self, *a, **k): pass\n")
-    evil = ["evil", "evil.Cell", "treadle.evil.Cell", "torch.nn.evil", "builtins.eval", "torch.nn.modules.module.Module"]
+    (tmp_path / "evil.py").write_text(
+        "open('trace', 'w').write('imported')\nclass Cell:\n    def __init__(self, *a, **k): pass\n"
+    )
+    evil = [
+        "evil",
+        "evil.Cell",
+        "treadle.evil.Cell",
+        "torch.nn.evil",
+        "builtins.eval",
+        "torch.nn.modules.module.Module",
+    ]
     evil += ["__import__('evil')", "treadle.Graph.__init__", "treadle.Recurrent.__class__", "os.system"]
     paths = []
 

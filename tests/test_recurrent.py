@@ -243,7 +243,15 @@ def test_any_lengths_any_resets_any_chunks(subject, data):
     assert_all_close(outcome(in_two, rnn, ragged(rnn, xs, lengths), state), reference)
 
 
-@pytest.mark.parametrize("as_given", [list, tuple, torch.tensor, *(lambda v, d=d: torch.tensor(v, dtype=d) for d in (torch.int32, torch.int8, torch.uint8))])
+@pytest.mark.parametrize(
+    "as_given",
+    [
+        list,
+        tuple,
+        torch.tensor,
+        *(lambda v, d=d: torch.tensor(v, dtype=d) for d in (torch.int32, torch.int8, torch.uint8)),
+    ],
+)
 def test_lengths_in_any_container(as_given):
     rnn = build("gru")
     xs = sequence(rnn, 4, T)
@@ -380,7 +388,9 @@ def test_training_draws_anew_and_the_same_when_seeded(subject):
 
 
 @every_subject
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda rnn: pickle.loads(pickle.dumps(rnn))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda rnn: pickle.loads(pickle.dumps(rnn))], ids=["deepcopy", "pickle"]
+)
 def test_copies_do_the_same_and_share_nothing(subject, copied):
     rnn = build(subject, learn_initial_state=True)
     other = copied(rnn)
@@ -426,7 +436,9 @@ def test_repr_says_what_is_unusual():
 
 def test_sequences_that_do_not_fit():
     rnn = td.Recurrent(td.LSTMCell(3, 5))
-    with pytest.raises(td.errors.ShapeError, match=r"Recurrent\(LSTMCell\) takes a sequence of \[B, T, 3\].*\[2, 7, 4\]"):
+    with pytest.raises(
+        td.errors.ShapeError, match=r"Recurrent\(LSTMCell\) takes a sequence of \[B, T, 3\].*\[2, 7, 4\]"
+    ):
         rnn(torch.zeros(2, 7, 4))
     with pytest.raises(td.errors.ShapeError, match=r"\[B, T, 3\].*\[7, 3\].*batch of one: xs\[None\]"):
         rnn(torch.zeros(7, 3))
@@ -466,7 +478,9 @@ def test_states_that_do_not_belong(method):
     refused({"layer0": low, "layer1": (5,)}, "is a int.*one tensor there")
     wide = {"layer0": low._replace(c=torch.zeros(2, 6)), "layer1": high}
     refused(wide, r"state layer0/c is \[2, 6\].*\[2, 5\].*another network")
-    refused(td.select({"layer0": low, "layer1": high}, [0]), "input has 2 rows, but state layer0/h has 1.*td.select.*None")
+    refused(
+        td.select({"layer0": low, "layer1": high}, [0]), "input has 2 rows, but state layer0/h has 1.*td.select.*None"
+    )
     refused(map_state(Tensor.double, {"layer0": low, "layer1": high}), r"torch\.float64.*torch\.float32.*\.to\(\)")
     refused(map_state(lambda s: s.to("meta"), {"layer0": low, "layer1": high}), r"on meta.*on cpu.*\.to\(\)")
     refused(map_state(lambda s: s[0, 0], {"layer0": low, "layer1": high}), "layer0/h")

@@ -256,7 +256,11 @@ def test_refused_inputs():
             function(x)
 
     refused(single.step, np.zeros(4, np.float32), r"takes a step of \[B, 3\].*\[1, 4\]")
-    refused(single.step, torch.zeros(2, 3), r"has 1 rows, but x is \[2, 3\]: its axis 0 must be 1; rnn\.session\(batch_size=")
+    refused(
+        single.step,
+        torch.zeros(2, 3),
+        r"has 1 rows, but x is \[2, 3\]: its axis 0 must be 1; rnn\.session\(batch_size=",
+    )
     refused(single.steps, torch.zeros(3), r"\[3\]")
     refused(single.step, torch.zeros(1, 2, 3), r"takes a step of \[B, 3\].*\[1, 2, 3\]")
     refused(several.step, torch.zeros(3), r"has 4 rows, but x is \[3\]")
@@ -297,3 +301,14 @@ def test_a_session_with_a_network_that_has_counters():
     assert torch.equal(session.step(torch.ones(3)), before)
     session.refresh()
     assert not torch.equal(session.step(torch.ones(3)), before)
+
+
+def test_takes_floats_of_any_precision():
+    session = td.Recurrent(td.GRUCell(3, 4)).session()
+    x = np.linspace(-1, 1, 3)
+    assert x.dtype == np.float64
+    y = session.step(x).copy()
+    session.reset()
+    assert np.array_equal(session.step(x.astype(np.float32)), y)
+    session.reset()
+    assert np.array_equal(session.steps(x[None])[0], y)

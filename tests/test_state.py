@@ -27,9 +27,7 @@ def test_detach_keeps_values_and_containers_and_cuts_the_graph(subject):
     _, state = rnn(sequence(rnn))
     cut = td.detach(state)
     assert _structure(cut) == _structure(state)
-    for (name, tensor), (same, original) in zip(
-        states.named_tensors(cut), states.named_tensors(state), strict=True
-    ):
+    for (name, tensor), (same, original) in zip(states.named_tensors(cut), states.named_tensors(state), strict=True):
         assert name == same
         assert not tensor.requires_grad
         assert torch.equal(tensor, original)
@@ -103,7 +101,7 @@ def test_select_is_differentiable_and_a_copy():
 
 
 def test_select_from_no_rows():
-    assert td.select((torch.zeros(0, 2),), []) [0].shape == (0, 2)
+    assert td.select((torch.zeros(0, 2),), [])[0].shape == (0, 2)
     with pytest.raises(StateError, match="row 0 was asked for, but the state has 0 rows"):
         td.select((torch.zeros(0, 2),), 0)
 
@@ -111,12 +109,14 @@ def test_select_from_no_rows():
 @pytest.mark.parametrize("state", [None, "h", (torch.zeros(2, 3), 1.0), {"h": [None]}])
 def test_what_is_no_state(state):
     for function in (td.detach, lambda s: td.select(s, [0]), lambda s: dict(states.named_tensors(s))):
-        with pytest.raises(StateError, match=r"made of tensors, tuples, named tuples and dicts.*first axis is the batch"):
+        with pytest.raises(
+            StateError, match=r"made of tensors, tuples, named tuples and dicts.*first axis is the batch"
+        ):
             function(state)
 
 
 def test_a_state_without_a_batch_axis():
-    with pytest.raises(StateError, match="state 0 has no axes: the first axis .* is the batch"):
+    with pytest.raises(StateError, match=r"state 0 has no axes: the first axis .* is the batch"):
         td.select((torch.tensor(1.0),), [0])
 
 

@@ -26,7 +26,9 @@ def assert_close(actual: Tensor, expected: Tensor, precision: torch.dtype | None
     assert difference <= allowed, f"{what}: off by {difference:.3g}, more than {allowed:.3g}\n{actual}\n{expected}"
 
 
-def assert_all_close(actual: dict[str, Tensor], expected: dict[str, Tensor], precision: torch.dtype | None = None) -> None:
+def assert_all_close(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], precision: torch.dtype | None = None
+) -> None:
     """`assert_close` for everything that has a name."""
     assert list(actual) == list(expected)
     for name, reference in expected.items():

@@ -154,7 +154,9 @@ def contract(subject: _Subject) -> None:
     """The cell takes a step at all, and returns what it must."""
     cell = subject.cell()
     if not list(states.named_tensors(cell.initial_state(2))):
-        raise CellError("initial_state returned no tensors: a module without memory needs no state, use it in a td.Graph")
+        raise CellError(
+            "initial_state returned no tensors: a module without memory needs no state, use it in a td.Graph"
+        )
     result = cell(subject.x(2, subject.dtype(cell)), subject.initial(cell, 2))
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], Tensor):
         raise CellError(f"forward returned {type(result).__name__}: return the pair y, state, with y a tensor")

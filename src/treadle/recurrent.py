@@ -122,7 +122,7 @@ class Recurrent(nn.Module):
             ShapeError: ``xs``, ``lengths`` or ``resets`` do not fit.
             StateError: ``state`` is of another network, batch, precision or device.
         """
-        self._check_input(xs, 2, "sequence")
+        self.check_input(xs, 2, "sequence")
         xs = xs.transpose(0, 1) if self.batch_first else xs
         steps, rows = xs.shape[:2]
         initial = states.initial_state(self, xs[0] if steps else xs.new_zeros(xs.shape[1:]))
@@ -155,7 +155,7 @@ class Recurrent(nn.Module):
             ShapeError: ``x`` does not fit.
             StateError: ``state`` is of another network, batch, precision or device.
         """
-        self._check_input(x, 1, "step")
+        self.check_input(x, 1, "step")
         initial = states.initial_state(self, x)
         return self.cell(x, initial if state is None else self._checked_state(state, initial, None, x.shape[0]))
 
@@ -175,7 +175,8 @@ class Recurrent(nn.Module):
             f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value
         )
 
-    def _check_input(self, x: Tensor, leading: int, what: str) -> None:
+    def check_input(self, x: Tensor, leading: int, what: str) -> None:
+        """Refuse an input that does not fit, with ``leading`` axes before those of a row."""
         if not isinstance(x, Tensor):
             raise TypeError(f"a {what} is a torch.Tensor, but is a {type(x).__name__}: convert it with torch.as_tensor")
         axes = ("B",) if leading == 1 else ("B", "T") if self.batch_first else ("T", "B")

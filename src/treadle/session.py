@@ -49,6 +49,7 @@ class Session:
         self.batch_size, self.weights = batch_size, weights
         self._source = recurrent
         self._recurrent = copy.deepcopy(recurrent).eval().requires_grad_(False)
+        self._dtype = next((p.dtype for p in recurrent.parameters() if p.is_floating_point()), None)
         self._answer: Tensor | None = None
         self.refresh()
         self._state: State = states.map_state(Tensor.clone, self._recurrent.initial_state(batch_size))
@@ -101,7 +102,8 @@ class Session:
         """One step.
 
         Args:
-            x: [B, I], or [I] where there is one row; a NumPy array or a tensor.
+            x: [B, I], or [I] where there is one row; a NumPy array or a tensor; floats of any precision are converted
+                to that of the weights.
 
         Returns:
             The output [B, H] ([H] if x was [I]) in kind. **The next call writes into the same memory:** copy what you
@@ -111,7 +113,8 @@ class Session:
             ShapeError: x does not fit.
         """
         tensor, back = self._taken(x, 1)
-        y, self._state = self._recurrent.step(tensor, self._state)
+        self._recurrent.check_input(tensor, 1, "step")
+        y, self._state = self._recurrent.cell(tensor, self._state)
         if self._answer is None or self._answer.shape != y.shape or self._answer.dtype != y.dtype:
             self._answer = torch.empty_like(y)
         return back(self._answer.copy_(y))
@@ -137,8 +140,11 @@ class Session:
     def _taken(self, x: Any, leading: int) -> tuple[Tensor, Any]:
         """``x`` as a tensor with a batch axis, and the way back for the answer."""
         numpy = not isinstance(x, Tensor)
-        # A copy, because the state may hold the input (a delayed read of x) and callers fill the same array again.
+        # A copy, because the state may hold the input (a delayed read of x) and callers fill the same array again; in
+        # the precision of the weights, because NumPy makes float64 wherever it is not told otherwise.
         tensor = torch.from_numpy(np.array(x, order="C")) if numpy else x.clone()
+        if tensor.is_floating_point() and self._dtype is not None:
+            tensor = tensor.to(self._dtype)
         batch_axis = 0 if leading == 1 or self._recurrent.batch_first else 1
         features = self._recurrent.input_size
         axes = None if features is None else leading + (1 if isinstance(features, int) else len(features))

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
+from treadle.recurrent import Recurrent
 from treadle.wiring import Graph
 from treadle.wiring.graph import Delayed, Read, StateField, Sum
 from treadle.wiring.sizes import Size, as_size, is_cell, words
@@ -64,7 +65,7 @@ class Edge:
 
 @dataclasses.dataclass
 class Diagram:
-    """Boxes in the order in which they are stepped, from the input to the output, and what they take from each other."""
+    """Boxes in the order in which they are stepped, from the input to the output, and what they take from others."""
 
     boxes: list[Box]
     edges: list[Edge]
@@ -94,10 +95,10 @@ def diagram_of(model: Any) -> Diagram:
     """
     if callable(getattr(model, "recurrent", None)):
         model = model.recurrent()
-    cell = getattr(model, "cell", model)  # of a Recurrent
+    cell = model.cell if isinstance(model, Recurrent) else model
     if not isinstance(cell, nn.Module) or not is_cell(cell):
         raise TypeError(
-            f"a network is drawn, that is a cell, a wiring, a Recurrent or a drop-in, but this is a {type(model).__name__}"
+            f"what can be drawn is a cell, a wiring, a Recurrent or a drop-in, but this is a {type(model).__name__}"
         )
     walk = _Walk()
     walk.boxes.append(Box(INPUT, "input", INPUT))
@@ -123,9 +124,10 @@ class _End:
 
 
 class _Walk:
-    """Goes through a model once. A nested wiring has no box: its name stands for what it gives, ``NAME.x`` for what it reads.
+    """Goes through a model once.
 
-    A late read may name a node that comes further down, so names are looked up when all is known, in `finished`.
+    A nested wiring has no box: its name stands for what it gives, ``NAME.x`` for what it reads. A late read may
+    name a node that comes further down, so names are looked up when all is known, in `finished`.
     """
 
     def __init__(self):
@@ -183,13 +185,14 @@ class _Walk:
         for edge in self.raw:
             ends = self.expanded(_End(edge.source, edge.size, edge.delay, edge.fields))
             target = edge.target
-            if len(ends) > 1 and target.startswith("⊕"):  # outputs side by side, to be added to something: join them first
-                target = f"∥{len(self.boxes)}"
+            if len(ends) > 1 and target.startswith("⊕"):  # outputs side by side are joined before they are added
+                target = f"∥{sum(box.title == '∥' for box in self.boxes)}"
                 position = [box.name for box in self.boxes].index(edge.target)
                 self.boxes.insert(position, Box(target, "junction", "∥"))
                 edges.append(Edge(target, edge.target, "input", size=edge.size))
             edges += [
-                dataclasses.replace(edge, source=e.name, target=target, delay=e.delay, size=e.size, fields=e.fields) for e in ends
+                dataclasses.replace(edge, source=e.name, target=target, delay=e.delay, size=e.size, fields=e.fields)
+                for e in ends
             ]
         return Diagram(self.boxes, edges)
 
@@ -199,7 +202,9 @@ class _Walk:
             return [end]
         inner = [e for part in self.stands_for[end.name] for e in self.expanded(part)]
         size = end.size if len(inner) == 1 else None
-        return [_End(e.name, size if e.size is None else e.size, e.delay + end.delay, e.fields or end.fields) for e in inner]
+        return [
+            _End(e.name, size if e.size is None else e.size, e.delay + end.delay, e.fields or end.fields) for e in inner
+        ]
 
 
 def state_sizes(cell: Any) -> dict[str, Size]:

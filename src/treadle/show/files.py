@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
-import matplotlib
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+
+from treadle.atomic import replacing
 
 SUFFIXES = (".svg", ".png")
 
@@ -31,15 +33,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"a picture is written as {' or '.join(SUFFIXES)}, but the path is {str(path)!r}: change its suffix")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    # The same figure gives the same file, so that a rebuilt site changes only where a picture did.
-    options = {"svg.fonttype": "none", "svg.hashsalt": "treadle", "text.usetex": False}
-    try:
-        with matplotlib.rc_context(options):
-            metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-            figure.savefig(beside, format=path.suffix[1:].lower(), dpi=150, metadata=metadata, facecolor=figure.get_facecolor())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        raise ValueError(f"a picture is {' or '.join(SUFFIXES)}, but the path is {str(path)!r}: change its suffix")
+    kind = path.suffix[1:].lower()
+    # The same figure gives the same file, whoever draws it and when.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "treadle"}), replacing(path) as beside:
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(beside, format=kind, dpi=150, metadata=metadata, facecolor=figure.get_facecolor())
     return path

@@ -26,7 +26,7 @@ PORT = 0.23  # between neighbouring entrances on a side of a box: a label fits
 MEMORY = 0.36  # the upper part of a box with memory, where its own state comes in
 LOOP = 0.27  # how far a loop stands out
 ARROW = 0.13  # an arrowhead and a little air
-OFFSET = 0.44  # between two edges that go straight up from one box
+STUB = 0.13  # between neighbouring wires where they leave a box
 
 
 class Route(NamedTuple):
@@ -73,7 +73,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Wire:
-    """An edge where it runs: the corners from its source to its target. It ends in the open where ``end`` is ``None``."""
+    """An edge where it runs: the corners from its source to its target, or to the open if ``end`` is ``None``."""
 
     edge: Edge
     start: int | None
@@ -147,7 +147,8 @@ class _Plan:
         self.boxes, self.routes, self.columns, self.folded = diagram.boxes, routes, columns, folded
         self.row = {box.name: row for row, box in enumerate(diagram.boxes)}
         self.with_state = {route.edge.target for route in routes if route.edge.role == "state"}
-        layer_width = max([0.8, *(self._text_width(box) + 0.24 for box in self.boxes if box.kind in ("cell", "module"))])
+        layers = [box for box in self.boxes if box.kind in ("cell", "module")]
+        layer_width = max([0.88, *(self._text_width(box) + 0.24 for box in layers)])
         ends_width = text_width("y(t)" if folded else "y(t+1)", TITLE_POINTS + 1) + 0.12
         widths = {"cell": layer_width, "module": layer_width, "junction": 0.3}
         self.width = {box.name: widths.get(box.kind, ends_width) for box in self.boxes}
@@ -161,27 +162,25 @@ class _Plan:
     # What goes where, in whole numbers.
 
     def _offsets(self) -> dict[Any, float]:
-        """How far from the middle of its box each signal leaves: the output at the middle, fields of the state beside it."""
+        """How far from the middle of its box each signal leaves: the output first, fields of the state beside it."""
         signals: dict[str, list[Any]] = {}
-        for edge in sorted((route.edge for route in self.routes), key=lambda edge: (edge.role == "hand-over", edge.fields)):
+        edges = [route.edge for route in self.routes]
+        for edge in sorted(edges, key=lambda edge: (edge.role == "hand-over", edge.fields)):
             if edge.role != "state" and _signal(edge) not in signals.setdefault(edge.source, []):
                 signals[edge.source].append(_signal(edge))
         offsets: dict[Any, float] = {}
         for source, group in signals.items():
-            step = min(OFFSET, (self.width[source] / 2 - 0.1) / max(1, len(group) // 2))
+            step = min(STUB, (self.width[source] / 2 - 0.1) / max(1, len(group) // 2))
             offsets |= {signal: step * ((i + 1) // 2) * (1 if i % 2 else -1) for i, signal in enumerate(group)}
         return offsets
 
     def _straight(self) -> set[int]:
-        """The routes (by number) that go straight up to the next box: the first of each signal that meets its target."""
+        """The routes (by number) that go straight up to the next box: what leaves its source in the middle, once."""
         straight: dict[Any, int] = {}
         for i, (edge, start, _) in enumerate(self.routes):
-            if edge.role == "state" or edge.delay or self.row[edge.target] != self.row[edge.source] + 1:
-                continue
-            # Off the middle there must be room for a label, and the target must be as wide.
-            offset = abs(self.offset[_signal(edge)])
-            if not offset or 0.9 * OFFSET < offset < self.width[edge.target] / 2:
-                straight.setdefault((_signal(edge), start), i)
+            to_next = edge.role != "state" and not edge.delay and self.row[edge.target] == self.row[edge.source] + 1
+            if to_next and not self.offset[_signal(edge)]:
+                straight.setdefault((edge.source, start), i)
         return set(straight.values())
 
     def _in_lanes(self) -> list[tuple[int, Route]]:
@@ -201,7 +200,7 @@ class _Plan:
         return lanes
 
     def _entrances(self) -> dict[tuple[str, str, int], list[int]]:
-        """The routes that enter a box from a side, from the lowest entrance to the highest: such that few of them cross."""
+        """The routes that enter a box from a side, the lowest first, in an order in which few of them cross."""
         entrances: dict[tuple[str, str, int], list[int]] = {}
         for i, route in self._in_lanes():
             if route.end is not None:
@@ -222,15 +221,15 @@ class _Plan:
         for _, route in self._in_lanes():
             if route.end is not None:
                 side_labels[_side(route)].append(2 * ARROW + text_width(self._text(route.edge), SMALL_POINTS))
-        for route in self.routes:
-            if route.edge.role == "state":
-                side_labels["left"].append(LOOP + 0.12 + text_width(self._text(route.edge), SMALL_POINTS))
         self.half = max(self.width.values()) / 2
+        for i, (edge, _, _) in enumerate(self.routes):
+            if edge.role == "state":
+                side_labels["left"].append(LOOP + 0.12 + text_width(self._text(edge), SMALL_POINTS))
+            elif i in self.straight:
+                side_labels["right"].append(0.14 + text_width(self._text(edge), SMALL_POINTS) - self.half)
         lanes = {"left": 0, "right": 0}
-        for (_, _, _), routes in self.entrances.items():
-            for i in routes:
-                side = _side(self.routes[i])
-                lanes[side] = max(lanes[side], 1 + self.lane[_net(self.routes[i])])
+        for (_, side, _), routes in self.entrances.items():
+            lanes[side] = max(lanes[side], *(1 + self.lane[_net(self.routes[i])] for i in routes))
         self.first_lane = {side: self.half + max(labels) for side, labels in side_labels.items()}
         zone = {side: self.first_lane[side] + LANE * lanes[side] for side in lanes}
         margin = 0.05 if self.folded else 0.2  # in the open, lines go on to the edge
@@ -277,7 +276,9 @@ class _Plan:
         """Everything in its place, once the rows are where they are."""
         self.bottoms = bottoms
         places = {
-            (box.name, column): Place(box, column, x, bottoms[row] + self.height(row) / 2, self.width[box.name], self.height(row))
+            (box.name, column): Place(
+                box, column, x, bottoms[row] + self.height(row) / 2, self.width[box.name], self.height(row)
+            )
             for column, x in enumerate(self.x)
             for row, box in enumerate(self.boxes)
         }
@@ -298,7 +299,7 @@ class _Plan:
         return Wire(edge, route.start, route.end, tuple(points), Label(text, *label) if text and label else None)
 
     def _loop(self, route: Route) -> Any:
-        left, _, _, top = self.places[route.edge.source, 0].extent
+        left = self.places[route.edge.source, 0].extent[0]
         middle = self._memory_y(route.edge.source)
         corners = [(left, middle + 0.1), (left - LOOP, middle + 0.1), (left - LOOP, middle - 0.1), (left, middle - 0.1)]
         return corners, (left - LOOP - 0.06, middle, "right")
@@ -334,7 +335,7 @@ class _Plan:
         return [*corners, (lane, y), (entrance, y)], label
 
     def _memory_y(self, name: str) -> float:
-        """The height at which a cell's own state comes in: its middle, or its upper part if others enter from a side."""
+        """The height at which a cell's own state comes in: the middle, or higher if others enter from a side."""
         _, bottom, _, top = self.places[name, 0].extent
         entered = any(key[0] == name for key in self.entrances)
         return top - MEMORY / 2 if entered else (top + bottom) / 2

@@ -1,17 +1,17 @@
 """Pictures of wirings: how the layers of a network connect."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Curve
 
-from treadle.show.diagram import Box, Edge, diagram_of
+from treadle.show.diagram import Edge, diagram_of
 from treadle.show.files import save_figure
 from treadle.show.layout import SMALL_POINTS, TITLE_POINTS, Label, Panel, Place, Point, Wire, lay_out
 
@@ -27,16 +27,18 @@ class Style(NamedTuple):
     """What lies above what where wires share a way."""
 
 
-THIS_STEP = Style("#333333", (), 1.3, "input: an output of this step", 3)
-STATE = Style("#0072B2", (), 1.7, "state, to the next step of the same layer", 4)
-LATE = Style("#D55E00", (3.2, 1.6), 1.5, "input: an output of an earlier step", 2)
+THIS_STEP = Style("#333333", (), 1.5, "input, from this step", 3)
+LATE = Style("#D55E00", (3.4, 1.7), 1.3, "input, from an earlier step", 2)
+STATE = Style("#0072B2", (), 1.8, "state, to the same layer's next step", 4)
 HAND_OVER = Style("#009E73", (), 2.4, "state, to another layer in the same step", 5)
 LATE_HAND_OVER = Style("#009E73", (3.2, 1.6), 2.4, "state, to another layer in a later step", 1)
+STYLES = (THIS_STEP, LATE, STATE, HAND_OVER, LATE_HAND_OVER)
 
 INK, FAINT, CARD = "#1a1a1a", "#666666", "#ffffff"
-FILL = {"cell": "#dcebf7", "module": "#eeeeee", "junction": "#ffffff", "input": "#ffffff", "output": "#ffffff"}
+FILL = {"cell": "#dcebf7", "module": "#eeeeee", "junction": "#ffffff"}  # the input and the output are text alone
 CORNER = 0.08  # radius of a wire's bends
 EDGE = 0.22  # white around everything
+LEGEND = 3.3  # width of an entry of the legend
 
 
 def style_of(edge: Edge) -> Style:
@@ -86,29 +88,31 @@ def wiring_figure(model: Any, steps: int = 3) -> Figure:
     """The picture that `draw_wiring` writes."""
     diagram = diagram_of(model)
     folded, unrolled = lay_out(diagram, steps)
-    styles = sorted({style_of(edge) for edge in diagram.edges}, key=lambda style: (style.width, style.rank))
-    between, head, foot = 0.5, 0.35, 0.2 + 0.22 * ((len(styles) + 1) // 2)
+    occurring = {style_of(edge) for edge in diagram.edges}
+    styles = [style for style in STYLES if style in occurring]
+    between = 0.5
     width = 2 * EDGE + folded.width + between + unrolled.width
+    across = max(1, int((width - 2 * EDGE) // LEGEND))  # entries of the legend beside each other
+    head, foot = 0.35, 0.22 + 0.22 * -(-len(styles) // across)
     height = 2 * EDGE + head + folded.height + foot
     figure = Figure(figsize=(width, height), facecolor=CARD)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     axes.set_axis_off()
-    for panel, left, title, offsets in (
+    over = f"The same over {steps} steps" if steps > 1 else "The same, unrolled"
+    # Which step each column is: the middle one is t.
+    times = [column - steps // 2 for column in range(steps)]
+    for panel, left, title, columns in (
         (folded, EDGE, "One step", [0]),
-        (unrolled, EDGE + folded.width + between, f"The same over {steps} steps" if steps > 1 else "The same over one step", _times(steps)),
+        (unrolled, EDGE + folded.width + between, over, times),
     ):
-        axes.text(left, height - EDGE, title, size=11, weight="bold", color=INK, va="top")
-        _draw_panel(axes, panel, (left, EDGE + foot), offsets, subtitles=panel is folded)
+        _write(axes, title, (left, height - EDGE - 0.1), 11, weight="bold", ha="left")
+        _draw_panel(axes, panel, (left, EDGE + foot), columns, subtitles=panel is folded)
     divider = EDGE + folded.width + between / 2
     axes.plot([divider] * 2, [EDGE + foot, height - EDGE], color="#dddddd", linewidth=0.8)
-    _draw_legend(axes, styles, (EDGE, EDGE + foot - 0.3))
+    for i, style in enumerate(styles):
+        _draw_legend(axes, style, (EDGE + LEGEND * (i % across), EDGE + foot - 0.32 - 0.22 * (i // across)))
     return figure
-
-
-def _times(steps: int) -> list[int]:
-    """Which step each column is, the middle one being t."""
-    return [column - steps // 2 for column in range(steps)]
 
 
 def _draw_panel(axes: Axes, panel: Panel, origin: Point, times: list[int], subtitles: bool) -> None:
@@ -124,76 +128,74 @@ def _draw_wire(axes: Axes, wire: Wire, origin: Point) -> None:
     style = style_of(wire.edge)
     points = [(x + origin[0], y + origin[1]) for x, y in wire.points]
     line = PathPatch(rounded(points), facecolor="none", edgecolor=style.color, linewidth=style.width, zorder=style.rank)
-    line.set_capstyle("butt")
     if style.dashes:
         line.set_linestyle((0, style.dashes))
     axes.add_patch(line)
-    (x0, y0), (x1, y1) = points[-2:]
-    length = max(abs(x1 - x0), abs(y1 - y0))
-    dx, dy = (x1 - x0) / length, (y1 - y0) / length
     if wire.end is None:
         return
-    long, wide = 0.1, 0.04 + style.width / 150
-    base = x1 - long * dx, y1 - long * dy
-    head = [(x1, y1), (base[0] - wide * dy, base[1] + wide * dx), (base[0] + wide * dy, base[1] - wide * dx)]
-    axes.add_patch(Polygon(head, closed=True, facecolor=style.color, edgecolor="none", zorder=style.rank + 0.5))
+    x, y = points[-1]
+    left, right = (
+        (_towards(points[-1], points[-2], 0.1, across=sign * (0.04 + style.width / 150))) for sign in (-1, 1)
+    )
+    head = Polygon([(x, y), left, right], closed=True, facecolor=style.color, edgecolor="none")
+    head.set_zorder(style.rank + 0.5)
+    axes.add_patch(head)
 
 
 def rounded(points: list[Point]) -> Curve:
     """The line through the points with its corners rounded. It stops short of the last one, under the arrowhead."""
     vertices, codes = [points[0]], [Curve.MOVETO]
     for before, corner, after in zip(points, points[1:], points[2:], strict=False):
-        for end, code in ((before, Curve.LINETO), (after, Curve.CURVE3)):
-            length = max(abs(end[0] - corner[0]), abs(end[1] - corner[1]), 1e-9)
-            part = min(CORNER, length / 2) / length
-            near = corner[0] + (end[0] - corner[0]) * part, corner[1] + (end[1] - corner[1]) * part
-            vertices += [near] if code == Curve.LINETO else [corner, near]
-            codes += [code] if code == Curve.LINETO else [code, code]
-    (x0, y0), (x1, y1) = points[-2:]
-    length = max(abs(x1 - x0), abs(y1 - y0))
-    short = min(0.05, length / 2) / length
-    return Curve([*vertices, (x1 - (x1 - x0) * short, y1 - (y1 - y0) * short)], [*codes, Curve.LINETO])
+        vertices += [_towards(corner, before, CORNER), corner, _towards(corner, after, CORNER)]
+        codes += [Curve.LINETO, Curve.CURVE3, Curve.CURVE3]
+    return Curve([*vertices, _towards(points[-1], points[-2], 0.05)], [*codes, Curve.LINETO])
+
+
+def _towards(start: Point, end: Point, distance: float, across: float = 0.0) -> Point:
+    """So far from the start towards the end, though not beyond the middle; and so far to the left of that line."""
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    length = math.hypot(dx, dy) or 1.0
+    distance = min(distance, length / 2)
+    return start[0] + (dx * distance - dy * across) / length, start[1] + (dy * distance + dx * across) / length
 
 
 def _draw_label(axes: Axes, label: Label, style: Style, origin: Point) -> None:
-    axes.text(
-        label.x + origin[0],
-        label.y + origin[1],
-        label.text,
-        ha=label.align,  # pyright: ignore[reportArgumentType]
-        va="center_baseline",
-        size=SMALL_POINTS,
-        color=style.color,
-        zorder=9,
-    )
+    at = label.x + origin[0], label.y + origin[1]
+    _write(axes, label.text, at, SMALL_POINTS, color=style.color, ha=label.align)
 
 
 def _draw_box(axes: Axes, place: Place, origin: Point, time: int, subtitle: bool) -> None:
     box, x, y = place.box, place.x + origin[0], place.y + origin[1]
-    radius = 0.15 if box.kind == "junction" else 0.07
-    if box.kind in ("cell", "module", "junction"):
+    if box.kind in FILL:
         corner = x - place.width / 2, y - place.height / 2
-        shape = FancyBboxPatch(corner, place.width, place.height, boxstyle=f"round,pad=0,rounding_size={radius}")
+        shape = FancyBboxPatch(corner, place.width, place.height, boxstyle="round,pad=0,rounding_size=0.07")
+        if place.width == place.height:
+            shape = Circle((x, y), place.width / 2)
         shape.set(facecolor=FILL[box.kind], edgecolor=INK, linewidth=1.1, zorder=7)
         axes.add_patch(shape)
-    common = {"ha": "center", "color": INK, "zorder": 8}
-    if box.kind == "junction":
-        axes.text(x, y, {"⊕": "+", "∥": "∥"}[box.title], va="center_baseline", size=TITLE_POINTS + 2, **common)
-    elif box.kind in ("input", "output"):
-        late = f"(t{time:+d})".replace("-", "−") if time else "(t)"
-        axes.text(x, y, box.title.replace("(t)", late), va="center_baseline", size=TITLE_POINTS + 1, style="italic", **common)
-    elif subtitle:
-        axes.text(x, y + 0.1, box.title, va="center_baseline", size=TITLE_POINTS, weight="bold", **common)
-        axes.text(x, y - 0.1, box.subtitle, va="center_baseline", size=SMALL_POINTS, ha="center", color=FAINT, zorder=8)
-    else:
-        axes.text(x, y, box.title, va="center_baseline", size=TITLE_POINTS, weight="bold", **common)
+    match box.kind:
+        case "junction":
+            _write(axes, {"⊕": "+"}.get(box.title, box.title), (x, y), TITLE_POINTS + 2)
+        case "input" | "output":
+            late = f"(t{time:+d})".replace("-", "−") if time else "(t)"
+            _write(axes, box.title.replace("(t)", late), (x, y), TITLE_POINTS + 1, style="italic")
+        case _:
+            _write(axes, box.title, (x, y + (0.1 if subtitle else 0)), TITLE_POINTS, weight="bold")
+            if subtitle:
+                _write(axes, box.subtitle, (x, y - 0.1), SMALL_POINTS, color=FAINT)
 
 
-def _draw_legend(axes: Axes, styles: list[Style], origin: Point) -> None:
-    for i, style in enumerate(styles):
-        x, y = origin[0] + 3.4 * (i % 2), origin[1] - 0.22 * (i // 2)
-        line = Line2D([x, x + 0.4], [y, y], color=style.color, linewidth=style.width)
-        if style.dashes:
-            line.set_linestyle((0, style.dashes))
-        axes.add_line(line)
-        axes.text(x + 0.5, y, style.meaning, va="center_baseline", size=SMALL_POINTS, color=INK)
+def _draw_legend(axes: Axes, style: Style, at: Point) -> None:
+    x, y = at
+    line = Line2D([x, x + 0.4], [y, y], color=style.color, linewidth=style.width)
+    if style.dashes:
+        line.set_linestyle((0, style.dashes))
+    axes.add_line(line)
+    _write(axes, style.meaning, (x + 0.5, y), SMALL_POINTS, ha="left")
+
+
+def _write(axes: Axes, text: str, at: Point, size: float, **options: Any) -> None:
+    # A name may hold a dollar sign, and the reader's own settings may ask for TeX: neither is meant here.
+    plain = {"usetex": False, "parse_math": False, "family": "sans-serif"}
+    options = {"ha": "center", "va": "center_baseline", "color": INK, "zorder": 8} | plain | options
+    axes.text(*at, text, size=size, **options)

@@ -322,7 +322,7 @@ class Graph(nn.Module):
     def _checked_name(self, name: str) -> str:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"a node's name is a word of letters, digits and underscores, but is {name!r}")
-        if name not in self._handles and (hasattr(self, name) or name == "x"):
+        if name == "x" or (name not in self._handles and hasattr(self, name)):
             raise ValueError(f"a node cannot be called {name!r}: graphs use that name themselves")
         return name
 

@@ -18,7 +18,7 @@ def as_size(value: int | tuple[int, ...] | None) -> Size:
     """A user's way of writing a size as a size."""
     if value is None:
         return None
-    size = (value,) if isinstance(value, int) else tuple(value)
+    size = tuple(value) if isinstance(value, tuple | list) else (value,)
     if not all(isinstance(n, int) and n > 0 for n in size):
         raise ShapeError(f"a size is a positive whole number or a tuple of them, but {value!r} was passed")
     return size

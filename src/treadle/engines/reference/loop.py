@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from treadle.errors import StateError
@@ -13,12 +14,12 @@ from treadle.state import map_state, named_tensors, where
 def run(
     cell: Any,
     initial: State,
-    xs: Tensor,
+    xs: Shaped[Tensor, "T B *row"],
     state: State,
-    lengths: Tensor | None = None,
-    resets: Tensor | None = None,
+    lengths: Int[Tensor, " B"] | None = None,
+    resets: Bool[Tensor, "T B"] | None = None,
     return_states: bool = False,
-) -> tuple[Tensor, State, State | None]:
+) -> tuple[Shaped[Tensor, "T B *y"], State, State | None]:
     """Step a cell over a sequence.
 
     Args:
