@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.registry import SUBJECTS
 from torch import nn
 
 import treadle as td
+from tests.registry import SUBJECTS
 from treadle.errors import CellError
 
 

@@ -2,16 +2,17 @@
 
 import copy
 import io
+import itertools
 import pickle
 from functools import partial
 
 import pytest
 import torch
-from tests.tolerances import assert_close
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import treadle as td
+from tests.tolerances import assert_close
 
 T, B, I, H = 6, 4, 3, 5
 LENGTHS = [6, 1, 3, 2]
@@ -162,7 +163,7 @@ def test_a_reset_divides_a_row_into_sequences_of_their_own(bidirectional, batch_
     output, (h, c) = rnn(given, lengths=lengths, resets=resets)
     output = output if batch_first else output.transpose(0, 1)
     for row, borders in enumerate([(0, 3, 4, 8), (0, 2, 6), (0, 8)]):
-        for start, end in zip(borders, borders[1:], strict=False):
+        for start, end in itertools.pairwise(borders):
             piece = x[row : row + 1, start:end]
             alone, (h_alone, c_alone) = rnn(piece if batch_first else piece.transpose(0, 1))
             assert_close(output[row : row + 1, start:end], alone if batch_first else alone.transpose(0, 1))
@@ -235,26 +236,25 @@ def test_dropout_is_that_of_torch_and_only_while_training(kind):
 @pytest.mark.parametrize(
     ("make", "call"),
     [
-        (dict(input_size=0, hidden_size=2), None),
-        (dict(input_size=2, hidden_size=0), None),
-        (dict(input_size=2.0, hidden_size=2), None),
-        (dict(input_size=2, hidden_size=2, num_layers=0), None),
-        (dict(input_size=2, hidden_size=2, bias=1), None),
-        (dict(input_size=2, hidden_size=2, dropout=2), None),
-        (dict(input_size=2, hidden_size=2, proj_size=2), None),
-        (dict(input_size=2, hidden_size=2, unknown=2), None),
-        (dict(input_size=2, hidden_size=2), lambda m: m(torch.randn(3, 4, 5))),
-        (dict(input_size=2, hidden_size=2), lambda m: m(torch.randn(2))),
-        (dict(input_size=2, hidden_size=2), lambda m: m(torch.randn(3, 4, 2), torch.randn(1, 5, 2))),
-        (dict(input_size=2, hidden_size=2), lambda m: m(torch.randn(3, 4, 2).double())),
+        ({"input_size": 0, "hidden_size": 2}, None),
+        ({"input_size": 2, "hidden_size": 0}, None),
+        ({"input_size": 2.0, "hidden_size": 2}, None),
+        ({"input_size": 2, "hidden_size": 2, "num_layers": 0}, None),
+        ({"input_size": 2, "hidden_size": 2, "bias": 1}, None),
+        ({"input_size": 2, "hidden_size": 2, "dropout": 2}, None),
+        ({"input_size": 2, "hidden_size": 2, "proj_size": 2}, None),
+        ({"input_size": 2, "hidden_size": 2, "unknown": 2}, None),
+        ({"input_size": 2, "hidden_size": 2}, lambda m: m(torch.randn(3, 4, 5))),
+        ({"input_size": 2, "hidden_size": 2}, lambda m: m(torch.randn(2))),
+        ({"input_size": 2, "hidden_size": 2}, lambda m: m(torch.randn(3, 4, 2), torch.randn(1, 5, 2))),
+        ({"input_size": 2, "hidden_size": 2}, lambda m: m(torch.randn(3, 4, 2).double())),
     ],
 )
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_refuses_what_torch_refuses_with_the_same_words(kind, make, call):
     def error(module):
         with pytest.raises(Exception) as caught:  # noqa: PT011
-            made = module(**make)
-            (call or (lambda m: m))(made)
+            (call or (lambda m: m))(module(**make))
         return caught.value
 
     theirs, ours = error(getattr(nn, kind)), error(getattr(td, kind))

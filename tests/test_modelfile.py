@@ -9,11 +9,11 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors import safe_open
-from tests.registry import CELLS, SUBJECTS
-from tests.tolerances import assert_close
 from torch import nn
 
 import treadle as td
+from tests.registry import CELLS, SUBJECTS
+from tests.tolerances import assert_close
 from treadle.errors import ModelFileError
 from treadle.state import map_state, named_tensors
 
@@ -202,7 +202,7 @@ def test_a_description_that_is_wrong_is_refused(saved, network, words):
 
 
 def test_loading_never_imports_or_runs_what_the_file_names(tmp_path, saved):
-    """Every string of the description is replaced by names that would leave a trace if anybody imported or called them."""
+    """Every string of the description is replaced by names that leave a trace if anybody imports or calls them."""
     (tmp_path / "evil.py").write_text(
         "open('trace', 'w').write('imported')\nclass Cell:\n    def __init__(self, *a, **k): pass\n"
     )

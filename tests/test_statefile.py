@@ -4,9 +4,9 @@ import os
 
 import pytest
 import torch
-from tests.registry import SUBJECTS
 
 import treadle as td
+from tests.registry import SUBJECTS
 from treadle.errors import ModelFileError, StateError
 from treadle.state import map_state, named_tensors
 
