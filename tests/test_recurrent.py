@@ -258,6 +258,12 @@ def test_lengths_in_any_container(as_given):
     assert torch.equal(rnn(xs, lengths=as_given(LENGTHS))[0], rnn(xs, lengths=torch.tensor(LENGTHS))[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32])
+def test_lengths_narrower_than_the_sequence_is_long(dtype):
+    ys, _ = td.Recurrent(td.GRUCell(1, 1))(torch.ones(2, 300, 1), lengths=torch.tensor([100, 0], dtype=dtype))
+    assert ys.count_nonzero(1).tolist() == [[100], [0]]
+
+
 def test_resets_as_nested_lists():
     rnn = build("gru")
     xs = sequence(rnn, 4, T)
@@ -318,13 +324,28 @@ def test_a_learned_initial_state_of_an_untrained_slstm_learns():
     assert all(parameter.grad.isfinite().all() for parameter in rnn.parameters())
 
 
-@pytest.mark.parametrize("subject", ["lstm", "own-cell", "stack-feedback", "graph-tokens"])
-def test_the_initial_state_has_the_precision_of_the_input(subject):
-    rnn = build(subject, torch.float32)
-    xs = sequence(rnn, dtype=torch.float32)
-    _, end, every = rnn(xs, return_states=True)
-    precision = {s.dtype for s in (*dict(named_tensors(end)).values(), *dict(named_tensors(every)).values())}
-    assert precision <= {torch.float32, torch.int64}
+class Adder(nn.Module):
+    """A user's own cell that does not care where and how precise its state should be."""
+
+    def initial_state(self, batch_size):
+        return {"total": torch.zeros(batch_size, 3), "steps": torch.zeros(batch_size, 1, dtype=torch.long)}
+
+    def forward(self, x, state):
+        total = state["total"] + x
+        return total, {"total": total, "steps": state["steps"] + 1}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
+def test_the_initial_state_has_the_precision_of_the_input(dtype, learned):
+    rnn = td.Recurrent(Adder(), learn_initial_state=learned)
+    xs, resets = torch.ones(2, 4, 3, dtype=dtype), torch.zeros(2, 4, dtype=torch.bool)
+    resets[0, 2] = True
+    ys, end = rnn(xs, resets=resets)
+    floating = dtype if dtype.is_floating_point else torch.float32
+    assert ys.dtype == end["total"].dtype == rnn.step(xs[:, 0])[1]["total"].dtype == floating
+    assert end["steps"].tolist() == [[2], [4]]
+    assert ys[:, -1, 0].tolist() == [2, 4]
 
 
 # Gradients
@@ -591,3 +612,35 @@ def test_autocast_may_change_the_precision_of_a_state():
         first, middle = rnn(xs[:, :2])
         second, _ = rnn(xs[:, 2:], middle)
     assert_close(torch.cat([first, second], 1).float(), rnn(xs)[0], torch.bfloat16)
+
+
+def test_an_input_of_another_precision_than_the_weights_is_refused_by_name():
+    rnn = td.Recurrent(td.GRUCell(3, 4))
+    for call in (lambda x: rnn(x), lambda x: rnn.step(x[:, 0])):
+        with pytest.raises(ValueError, match=r"weights of torch.float32, but the \w+ is torch.float64: convert one"):
+            call(torch.randn(2, 5, 3).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        ys, state = rnn(torch.randn(2, 5, 3))
+        rnn(torch.randn(2, 5, 3), state)
+
+
+def test_a_step_that_changes_the_form_of_its_state_is_refused_when_stepping_too():
+    class Growing(nn.Module):
+        def initial_state(self, batch_size):
+            return (torch.zeros(batch_size, 2),)
+
+        def forward(self, x, state):
+            return x, (torch.cat([state[0], x], 1),)
+
+    with pytest.raises(td.errors.StateError, match="a step must keep the shape of its state"):
+        td.Recurrent(Growing()).step(torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])  # the two that torch's Embedding takes
+def test_tokens_may_be_any_whole_numbers_also_where_they_are_read_late(dtype):
+    g = td.Graph(())
+    now = g.add("now", nn.Embedding(5, 2), reads=g.x)
+    before = g.add("before", nn.Embedding(5, 2), reads=g.x.delayed())
+    rnn = td.Recurrent(g.outputs(g.add("cell", td.GRUCell(4, 3), reads=[now, before])))
+    xs = torch.randint(5, (2, 6))
+    assert torch.equal(rnn(xs.to(dtype))[0], rnn(xs)[0])

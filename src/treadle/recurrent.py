@@ -157,7 +157,9 @@ class Recurrent(nn.Module):
         """
         self.check_input(x, 1, "step")
         initial = states.initial_state(self, x)
-        return self.cell(x, initial if state is None else self._checked_state(state, initial, None, x.shape[0]))
+        state = initial if state is None else self._checked_state(state, initial, None, x.shape[0])
+        y, after = self.cell(x, state)
+        return y, states.check_kept(self.cell, after, state)
 
     def session(self, batch_size: int = 1, weights: str = "float32") -> Session:
         """Run live, one step a call, with the state kept inside: see `treadle.Session`.
@@ -184,12 +186,15 @@ class Recurrent(nn.Module):
         row = None if features is None else (features,) if isinstance(features, int) else tuple(features)
         if x.ndim < leading or (row is not None and x.shape[leading:] != row):
             wanted = ", ".join([*axes, *(map(str, row) if row is not None else ["..."])])
-            hint = ""
-            if row is not None and x.ndim == leading - 1 + len(row):
-                hint = (
-                    "; one sequence alone needs a batch of one: xs[None]" if self.batch_first and leading == 2 else ""
-                )
+            alone = row is not None and x.ndim == leading - 1 + len(row) and self.batch_first and leading == 2
+            hint = "; one sequence alone needs a batch of one: xs[None]" if alone else ""
             raise ShapeError(f"{self._name()} takes a {what} of [{wanted}], but was given {states.shape(x)}{hint}")
+        weight = next((p for p in self.cell.parameters() if p.is_floating_point()), x)
+        if x.is_floating_point() and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"{self._name()} has weights of {weight.dtype}, but the {what} is {x.dtype}: convert one, with"
+                f" x.to({weight.dtype}) or model.to({x.dtype})"
+            )
 
     def _name(self) -> str:
         return f"Recurrent({type(self.cell).__name__})"
@@ -217,6 +222,7 @@ class Recurrent(nn.Module):
                 f"lengths are {rows} whole numbers, one a row, but {states.shape(lengths)} of {lengths.dtype}"
                 " were passed" + ("; batch and time may be swapped" if lengths.shape == (steps,) else "")
             )
+        lengths = lengths.long()  # in int8, comparing with 300 steps would wrap around
         wrong = ((lengths < 0) | (lengths > steps)).nonzero()[:, 0]
         if len(wrong):
             raise ShapeError(

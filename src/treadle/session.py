@@ -49,6 +49,7 @@ class Session:
         self.batch_size, self.weights = batch_size, weights
         self._source = recurrent
         self._recurrent = copy.deepcopy(recurrent).eval().requires_grad_(False)
+        self._recurrent.zero_grad()  # gradients were copied as well
         self._dtype = next((p.dtype for p in recurrent.parameters() if p.is_floating_point()), None)
         self._answer: Tensor | None = None
         self.refresh()

@@ -172,6 +172,30 @@ def check_state(state: State, like: State, batch_size: int, owner: str) -> State
     return state
 
 
+def check_kept(cell: Any, after: State, before: State) -> State:
+    """The state after a step, once it is known to have kept the form of the one before it."""
+    name = type(cell).__name__
+    old, new = dict(named_tensors(before)), dict(named_tensors(after))
+    if old.keys() != new.keys():
+        raise StateError(
+            f"{name} was given a state of {sorted(old)}, but returned one of {sorted(new)}: a step must keep its form"
+        )
+    for field, tensor in new.items():
+        if tensor.shape != old[field].shape:
+            raise StateError(
+                f"{name} was given state {field} as {list(old[field].shape)}, but returned"
+                f" {list(tensor.shape)}: a step must keep"
+                " the shape of its state"
+            )
+        if tensor.dtype != old[field].dtype and not torch.is_autocast_enabled(tensor.device.type):
+            raise StateError(
+                f"{name} was given state {field} as {old[field].dtype}, but returned {tensor.dtype}: a step"
+                " must keep the dtype of"
+                " its state"
+            )
+    return after
+
+
 def _adopt(state: State, like: State, owner: str, path: str = "state") -> State:
     """``state`` in the containers of ``like``, or an error that names the first place where they differ."""
     if isinstance(like, Tensor):

@@ -28,10 +28,8 @@ def test_parameters_are_drawn_anew_and_within_bounds(name):
             assert (value == (0 if key.endswith("bias") else 1)).all(), key
             continue
         assert not torch.equal(value, first[key]), key
-        free = value
-        if key.startswith("bias") and getattr(cell, "forget_bias", None) is not None:
-            free = torch.cat([value[: cell.hidden_size], value[2 * cell.hidden_size :]])
-        elif key == "bias" and isinstance(cell, td.SLSTMCell):
+        free, sets_forget_gate = value, getattr(cell, "forget_bias", None) is not None or isinstance(cell, td.SLSTMCell)
+        if key.startswith("bias") and sets_forget_gate:
             free = torch.cat([value[: cell.hidden_size], value[2 * cell.hidden_size :]])
         elif key == "bias" and isinstance(cell, td.RecurrentHighwayCell):
             free = value[:, : cell.hidden_size]

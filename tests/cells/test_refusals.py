@@ -19,9 +19,9 @@ def one_step(cell, B=2):
 @pytest.mark.parametrize("size", [0, -1, 2.0, "3", True, None])
 def test_sizes_that_are_not_positive_whole_numbers(kind, size):
     image = ((3, 5),) if kind is td.ConvLSTMCell else ()
-    with pytest.raises(ShapeError, match="hidden_.* must be a positive whole number, but is"):
+    with pytest.raises(ShapeError, match=r"hidden_.* must be a positive whole number, but is"):
         kind(3, size, *image)
-    with pytest.raises(ShapeError, match="input_.* must be a positive whole number, but is"):
+    with pytest.raises(ShapeError, match=r"input_.* must be a positive whole number, but is"):
         kind(size, 5, *image)
 
 
@@ -30,7 +30,9 @@ def test_inputs_that_do_not_fit(name):
     cell = CELLS[name](3, 5)
     x = one_step(cell)
     for wrong in (x[:, :-1], torch.cat([x, x], 1), x[None], x[0, ..., 0]):
-        with pytest.raises(ShapeError, match=rf"{type(cell).__name__} takes one step of \[B, .*td.Recurrent runs whole sequences"):
+        with pytest.raises(
+            ShapeError, match=rf"{type(cell).__name__} takes one step of \[B, .*td.Recurrent runs whole sequences"
+        ):
             cell(wrong)
 
 
@@ -74,14 +76,14 @@ def test_options_that_contradict_each_other():
 
 @pytest.mark.parametrize("kind", [td.RNNCell, td.IndRNNCell])
 def test_nonlinearities_that_do_not_exist(kind):
-    with pytest.raises(ValueError, match="nonlinearity is .*, but 'sigmoid' was passed"):
+    with pytest.raises(ValueError, match=r"nonlinearity is .*, but 'sigmoid' was passed"):
         kind(3, 5, nonlinearity="sigmoid")
 
 
 def test_depths_and_kernels():
     with pytest.raises(ShapeError, match="depth must be a positive whole number, but is 0"):
         td.RecurrentHighwayCell(3, 5, depth=0)
-    with pytest.raises(ShapeError, match="kernel_size must be odd, .* but is 2"):
+    with pytest.raises(ShapeError, match=r"kernel_size must be odd, .* but is 2"):
         td.ConvLSTMCell(3, 5, (4, 4), kernel_size=2)
     with pytest.raises(ShapeError, match="image height must be a positive whole number, but is 0"):
         td.ConvLSTMCell(3, 5, (0, 4))

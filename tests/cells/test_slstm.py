@@ -25,10 +25,25 @@ def test_extreme_gates_stay_finite(size, forget, dtype):
     assert ys.isfinite().all()
     assert ys.abs().max() <= 1  # a weighted mean of tanh, gated
     assert all(tensor.isfinite().all() for tensor in state)
-    # float32 cannot hold what a state of zeros would have weighed against an input of exp(-90), so c and n are left out.
-    leaves = [xs, *cell.parameters(), rnn.initial["h"]]
-    for gradient in torch.autograd.grad(ys.sum() + state.h.sum(), leaves):
+    for gradient in torch.autograd.grad(ys.sum() + state.h.sum(), [xs, *rnn.parameters()]):
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 90, 200, 20_000])
+def test_extreme_gates_weigh_the_past_as_they_should(size, dtype):
+    """Without recurrent weights h is a weighted mean of all candidates so far, with weights that need no recurrence."""
+    rnn = build("slstm", dtype)
+    with torch.no_grad():
+        rnn.cell.weight_hh.zero_()
+    xs = size * sequence(rnn, 2, 9, dtype)
+    i, f, z, o = (xs @ rnn.cell.weight_ih.T + rnn.cell.bias).double().chunk(4, 2)
+    kept = torch.nn.functional.logsigmoid(f).cumsum(1)
+    expected = [
+        o[:, t].sigmoid() * ((i + kept[:, t : t + 1] - kept)[:, : t + 1].softmax(1) * z[:, : t + 1].tanh()).sum(1)
+        for t in range(9)
+    ]
+    assert_close(rnn(xs)[0], torch.stack(expected, 1), dtype)
 
 
 @pytest.mark.parametrize("first", [-200.0, 200.0])

@@ -27,8 +27,7 @@ def test_training_keeps_the_right_share_unit_by_unit(keep_cell, keep_hidden):
         deviation = (share * (1 - share) / was_kept.numel()) ** 0.5
         assert abs(was_kept.double().mean() - share) < 4 * deviation
         for axis in (0, 1):  # neither whole rows nor whole columns: each row and unit has its own draw
-            assert was_kept.double().mean(axis).std() < 0.5
-            assert 0 < was_kept.any(axis).double().mean()
+            assert (was_kept.any(axis) & ~was_kept.all(axis)).any()
         masks.append(was_kept)
     assert torch.equal(y, after.h)
     assert not torch.equal(*masks)

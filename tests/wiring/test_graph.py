@@ -20,7 +20,10 @@ def by_hand(subject, step, state=None):
     rnn = build(subject)
     xs, state = sequence(rnn), random_state(rnn)
     ys, end = rnn(xs, state)
-    memory = {name: list(part) if isinstance(part, tuple) and not hasattr(part, "_fields") else part for name, part in state.items()}
+    memory = {
+        name: list(part) if isinstance(part, tuple) and not hasattr(part, "_fields") else part
+        for name, part in state.items()
+    }
     outputs = torch.stack([step(rnn.cell, x, memory) for x in xs.unbind(1)], 1)
     assert_close(ys, outputs)
     for name, part in end.items():
@@ -109,7 +112,9 @@ def test_states_handed_over_and_read():
 
 def test_tokens():
     def step(g, x, memory):
-        low, memory["low"] = g.low(cat(g.embedded(x), g.before(memory["x.delayed"][0]), memory["low.delayed"][1]), memory["low"])
+        low, memory["low"] = g.low(
+            cat(g.embedded(x), g.before(memory["x.delayed"][0]), memory["low.delayed"][1]), memory["low"]
+        )
         memory["low.delayed"] = [low, memory["low.delayed"][0]]
         memory["x.delayed"] = [x]
         return g.scores(low)
@@ -179,7 +184,9 @@ def test_print_says_who_reads_what():
     assert "gives (high + (low + low))" in repr(build("graph-sums").cell)
 
 
-@pytest.mark.parametrize("module", [nn.BatchNorm1d(3), nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), nn.Dropout(0.5)])
+@pytest.mark.parametrize(
+    "module", [nn.BatchNorm1d(3), nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), nn.Dropout(0.5)]
+)
 def test_finding_out_sizes_changes_nothing(module):
     buffers, generator = {n: b.clone() for n, b in module.named_buffers()}, torch.get_rng_state()
     g = td.Graph(3)
@@ -205,18 +212,28 @@ def test_sizes_that_do_not_fit_are_refused_with_the_arithmetic():
             g.add(name, module, reads, **options)
 
     refused(
-        r"^layer 'high' reads low \(64\) \+ x \(40\) = 104 features, but its cell expects 64: pass LSTMCell\(104, 32\)$",
+        r"^layer 'high' reads low \(64\) \+ x \(40\) = 104 features, but its cell expects 64: pass LSTMCell\(104, 32\)",
         "high",
         td.LSTMCell(64, 32),
         [low, g.x],
     )
     refused(r"reads low \(64\) features, but it expects 60: pass Linear\(64, 10\)", "out", nn.Linear(60, 10), low)
-    refused(r"low\(t-3\) \(64\) \+ low\.c \(64\) = 128 features", "high", td.GRUCell(64, 3), [low.delayed(3), low.state("c")])
+    refused(
+        r"low\(t-3\) \(64\) \+ low\.c \(64\) = 128 features",
+        "high",
+        td.GRUCell(64, 3),
+        [low.delayed(3), low.state("c")],
+    )
     refused(r"reads \(low \+ low\(t-1\)\) \(64\) features", "high", td.GRUCell(60, 3), td.sum_of(low, low.delayed()))
-    refused("takes 64|pass a Stack that takes 64", "high", stack("stack"), low)
+    refused(r"low \(64\) features, but its cell expects 3: pass a Stack that takes 64$", "high", stack("stack"), low)
     refused(r"low \(64\) features, but Conv1d cannot take them: ", "out", nn.Conv1d(3, 3, 3), low)
     refused(r"low \(64\) features, but LayerNorm cannot take them: .*\[7\]", "out", nn.LayerNorm(7), low)
-    refused("'low', whose state has no field|'low' is a LSTMCell, whose state has no field 'n': it has h, c", "n", td.GRUCell(64, 3), low.state("n"))
+    refused(
+        "'low' is a LSTMCell, whose state has no field 'n': it has h, c",
+        "n",
+        td.GRUCell(64, 3),
+        low.state("n"),
+    )
     assert list(g.connections) == ["low"]  # nothing of what was refused stays behind
     assert "high" not in dict(g.named_modules())
 
@@ -231,7 +248,7 @@ def test_images_and_tokens_that_do_not_fit():
     with pytest.raises(ShapeError, match="put side by side only if all axes but the features agree"):
         g.add("high", td.GRUCell(90, 4), reads=[low, flat])
     tokens = td.Graph(())
-    with pytest.raises(ShapeError, match="single token has no features.*Embedding"):
+    with pytest.raises(ShapeError, match=r"single token has no features.*Embedding"):
         tokens.add("low", td.GRUCell(2, 4), reads=[tokens.x, tokens.x.delayed()])
     with pytest.raises(ShapeError, match=r"reads x \(one number\), but its cell expects 2"):
         tokens.add("low", td.GRUCell(2, 4), reads=tokens.x)
@@ -239,7 +256,9 @@ def test_images_and_tokens_that_do_not_fit():
 
 def test_sums_that_do_not_fit():
     g, low = graph()
-    with pytest.raises(ShapeError, match=r"equal sizes add up, but these are low \(64\) \+ x \(40\): put a Linear node"):
+    with pytest.raises(
+        ShapeError, match=r"equal sizes add up, but these are low \(64\) \+ x \(40\): put a Linear node"
+    ):
         td.sum_of(low, g.x)
     for wrong in ((), (low, "x"), ([low, low],), (low, 3)):
         with pytest.raises(ShapeError, match="one or more nodes, delayed nodes or sums, but was given"):
@@ -248,7 +267,7 @@ def test_sums_that_do_not_fit():
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, "1", None])
 def test_delays_that_are_no_number_of_steps(k):
-    g, low = graph()
+    _, low = graph()
     with pytest.raises(ShapeError, match="low can be read 1 or more steps late, but k="):
         low.delayed(k)
 
@@ -279,10 +298,12 @@ def test_reads_of_what_is_not_there():
 
 
 def test_reads_of_what_comes_later():
-    g, low = graph()
+    g, _ = graph()
     top = g.later("top", 3)
     for read in (top, td.sum_of(top, top)):
-        with pytest.raises(ValueError, match=r"of this step, but that node comes later: read it with \.delayed\(\), or add it first"):
+        with pytest.raises(
+            ValueError, match=r"of this step, but that node comes later: read it with \.delayed\(\), or add it first"
+        ):
             g.add("high", td.GRUCell(3, 3), reads=read)
     with pytest.raises(ValueError, match="comes later"):
         g.add("top", td.GRUCell(3, 3), reads=top)
@@ -331,7 +352,9 @@ def test_a_later_node_whose_real_size_shows_at_the_first_step():
         td.Recurrent(g)(torch.zeros(1, 2, 4))
 
 
-@pytest.mark.parametrize("name", ["x", "add", "forward", "training", "connections", "state_dict", "outputs", "_modules"])
+@pytest.mark.parametrize(
+    "name", ["x", "add", "forward", "training", "connections", "state_dict", "outputs", "_modules"]
+)
 def test_names_that_graphs_need_themselves(name):
     g, low = graph()
     with pytest.raises(ValueError, match=f"a node cannot be called '{name}'"):
@@ -360,7 +383,9 @@ def test_what_is_no_node():
             g.add("high", wrong, reads=low)
     for wrong in (nn.GRUCell(64, 3), nn.LSTMCell(64, 3), nn.RNNCell(64, 3), nn.LSTM(64, 3)):
         kind = type(wrong).__name__.removesuffix("Cell")
-        with pytest.raises(TypeError, match=rf"forget its state at every step: pass a treadle cell, such as td\.{kind}Cell"):
+        with pytest.raises(
+            TypeError, match=rf"forget its state at every step: pass a treadle cell, such as td\.{kind}Cell"
+        ):
             g.add("high", wrong, reads=low)
 
 
@@ -393,11 +418,13 @@ def test_outputs_that_do_not_fit_beside_each_other():
     g = td.Graph((2, 3, 5))
     low = g.add("low", td.ConvLSTMCell(2, 4, (3, 5)), reads=g.x)
     flat = g.add("flat", nn.Flatten(), reads=low)
-    with pytest.raises(ShapeError, match=r"the outputs read low \(4x3x5\) \+ flat \(60\): .*axes but the features agree"):
+    with pytest.raises(
+        ShapeError, match=r"the outputs read low \(4x3x5\) \+ flat \(60\): .*axes but the features agree"
+    ):
         g.outputs(low, flat)
 
 
-@pytest.mark.parametrize("size", [0, -3, 2.5, (3, 0)])
+@pytest.mark.parametrize("size", [0, -3, 2.5, "3", (3, 0)])
 def test_input_sizes_that_are_none(size):
-    with pytest.raises((ShapeError, TypeError), match="positive whole number|not iterable"):
+    with pytest.raises(ShapeError, match="a size is a positive whole number or a tuple of them, but"):
         td.Graph(size)

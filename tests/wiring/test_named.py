@@ -186,11 +186,9 @@ def test_the_arithmetic_of_sizes_agrees_with_the_graphs(wiring, layers):
     assert network.input_size == 3
     assert network.output_size == sizes[-1]
     for layer in range(layers):
-        one_more = [
-            td.LSTMCell(layer_input_size(wiring, l, 3, sizes) + (l == layer), H) for l, H in enumerate(sizes)
-        ]
+        one_more = [td.LSTMCell(layer_input_size(wiring, l, 3, sizes) + (l == layer), H) for l, H in enumerate(sizes)]
         if layer:
-            with pytest.raises(td.errors.ShapeError, match=f"'layer{layer}'.*= .* features|'layer{layer}' reads .* features"):
+            with pytest.raises(td.errors.ShapeError, match=rf"^layer 'layer{layer}' reads .*features, but its cell"):
                 td.Stack(one_more, wiring)
     y, state = network(torch.zeros(2, 3))
     assert y.shape == (2, sizes[-1])

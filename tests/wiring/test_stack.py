@@ -111,18 +111,26 @@ def test_sizes_that_do_not_fit():
     refused(
         [td.LSTMCell(40, 64), td.LSTMCell(64, 32)],
         "skip",
-        r"layer 'layer1' reads layer0 \(64\) \+ x \(40\) = 104 features, but its cell expects 64: pass LSTMCell\(104, 32\)",
+        r"'layer1' reads layer0 \(64\) \+ x \(40\) = 104 features, but its cell expects 64: pass LSTMCell\(104, 32\)",
     )
-    refused([td.LSTMCell(40, 64), td.GRUCell(65, 32)], "stack", r"reads layer0 \(64\) features.*expects 65: pass GRUCell\(64, 32\)")
     refused(
-        [td.LSTMCell(3, 5), td.LSTMCell(5, 4)], "lateral", r"layer0 \(5\) \+ layer0\(t-1\) \(5\) = 10 features.*LSTMCell\(10, 4\)"
+        [td.LSTMCell(40, 64), td.GRUCell(65, 32)],
+        "stack",
+        r"reads layer0 \(64\) features.*expects 65: pass GRUCell\(64, 32\)",
+    )
+    refused(
+        [td.LSTMCell(3, 5), td.LSTMCell(5, 4)],
+        "lateral",
+        r"layer0 \(5\) \+ layer0\(t-1\) \(5\) = 10 features.*LSTMCell\(10, 4\)",
     )
     refused(
         [td.GRUCell(3, 5), td.GRUCell(8, 4), td.GRUCell(9, 4)],
         "dense",
         r"'layer2' reads x \(3\) \+ layer0 \(5\) \+ layer1 \(4\) = 12 features.*expects 9: pass GRUCell\(12, 4\)",
     )
-    refused([td.GRUCell(3, 4), td.GRUCell(4, 4), td.GRUCell(3, 4)], "residual", r"\(layer0 \+ layer1\) \(4\).*expects 3")
+    refused(
+        [td.GRUCell(3, 4), td.GRUCell(4, 4), td.GRUCell(3, 4)], "residual", r"\(layer0 \+ layer1\) \(4\).*expects 3"
+    )
     refused([td.GRUCell(3, 5), td.GRUCell(4, 5)], "relay", r"'layer1' reads x \(3\) features, but its cell expects 4")
 
 
@@ -142,7 +150,11 @@ def test_relay_hands_over_the_projected_hidden_state():
 
 def test_feedback_leaves_features_for_x():
     for first in (td.GRUCell(4, 5), td.GRUCell(3, 5), td.ConvLSTMCell(5, 5, (3, 5))):
-        refused([first, td.GRUCell(5, 4)], "feedback", r"'layer0' reads x and the top layer's output \(4\).*takes 4 more than x has")
+        refused(
+            [first, td.GRUCell(5, 4)],
+            "feedback",
+            r"'layer0' reads x and the top layer's output \(4\).*takes 4 more than x has",
+        )
 
     class Tokens(Unsized):
         input_size, output_size = (), 3
@@ -153,18 +165,26 @@ def test_feedback_leaves_features_for_x():
 def test_sizes_that_nobody_knows():
     refused([Unsized(), Unsized()], "feedback", "'layer1' is fed back.*give its cell an output_size")
     refused([Unsized(), Unsized()], "residual", "'layer1': a residual sum needs known sizes.*an output_size")
-    refused([Unsized(), Unsized()], "lateral", "layer0 is read 1 steps late.*attribute output_size, or the graph an input_size")
+    refused(
+        [Unsized(), Unsized()],
+        "lateral",
+        "layer0 is read 1 steps late.*attribute output_size, or the graph an input_size",
+    )
     ys, _ = td.Recurrent(td.Stack([Unsized(), Unsized()]))(torch.ones(1, 3, 3))
     assert ys[0, :, 0].tolist() == [1, 3, 6]
 
 
 def test_what_is_no_stack():
-    with pytest.raises(ValueError, match="no wiring 'ladder': choose one of stack, relay, skip, lateral, residual, dense, feedback"):
+    with pytest.raises(
+        ValueError, match="no wiring 'ladder': choose one of stack, relay, skip, lateral, residual, dense, feedback"
+    ):
         td.Stack([td.GRUCell(3, 5)], "ladder")
     with pytest.raises(ShapeError, match="at least one cell"):
         td.Stack([])
     for module in (nn.Linear(3, 5), nn.LSTM(3, 5), "gru", td.GRUCell):
-        with pytest.raises(TypeError, match=r"layer 1 is a .*, not a cell: it has no initial_state; td\.Graph takes other modules"):
+        with pytest.raises(
+            TypeError, match=r"layer 1 is a .*, not a cell: it has no initial_state; td\.Graph takes other modules"
+        ):
             td.Stack([td.GRUCell(3, 3), module])
     for dropout in (-0.1, 1.5, "half", None):
         with pytest.raises(ValueError, match="dropout is a share, from 0 to 1, but"):
@@ -175,7 +195,10 @@ def test_what_is_no_stack():
 
 def test_a_state_of_another_wiring():
     network = stack("lateral")
-    with pytest.raises(td.errors.StateError, match=r"state of this wiring is a dict of \['layer0', 'layer0.delayed', .*given \['layer0'"):
+    with pytest.raises(
+        td.errors.StateError,
+        match=r"state of this wiring is a dict of \['layer0', 'layer0.delayed', .*given \['layer0'",
+    ):
         network(torch.zeros(2, 3), stack("stack").initial_state(2))
     with pytest.raises(td.errors.StateError, match="but it was given tuple"):
         network(torch.zeros(2, 3), ())

@@ -187,6 +187,7 @@ class Graph(nn.Module):
             name: what it will be called.
             size: the features of its output.
         """
+        self._check_open(name)
         node = Node(self._checked_name(name), as_size(size))
         if self._handles.setdefault(name, node) != node:
             raise ShapeError(
@@ -214,8 +215,7 @@ class Graph(nn.Module):
             ValueError: a name that is taken or a read of a node that is not there.
             TypeError: a module of `torch.nn` that has memory but is not a cell, such as `torch.nn.GRUCell`.
         """
-        if self._outputs:
-            raise ValueError(f"node {name!r} comes after outputs(...): the graph is complete; add nodes before that")
+        self._check_open(name)
         if not isinstance(module, nn.Module):
             raise TypeError(f"node {name!r} must be a torch.nn.Module, but is a {type(module).__name__}")
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
@@ -250,6 +250,7 @@ class Graph(nn.Module):
         Raises:
             ValueError: a node of `later` that was never added, or a read of a node that is not there.
         """
+        self._check_open("the outputs")
         missing = [name for name in self._handles if name != "x" and name not in self.connections]
         if missing:
             raise ValueError(f"node {missing[0]!r} was announced with later(...), but never added")
@@ -305,7 +306,9 @@ class Graph(nn.Module):
                 before = before._replace(**handed)
             values[name], after[name] = self._cell(name)(read, before)
         for name, k in self._delays.items():
-            after[f"{name}.delayed"] = (values[name], *state[f"{name}.delayed"][: k - 1])
+            past = state[f"{name}.delayed"]
+            # In the past's own dtype: tokens may come as any whole numbers, and autocast narrows what cells give.
+            after[f"{name}.delayed"] = (values[name].to(past[0].dtype), *past[: k - 1])
         return _gather(self._outputs, values, state, after), after
 
     def extra_repr(self) -> str:
@@ -315,6 +318,10 @@ class Graph(nn.Module):
             steps_from = "".join(f", {field} from {label(read)}" for field, read in c.previous.items())
             lines.append(f"{name} reads {', '.join(map(label, c.reads))}{steps_from}")
         return "\n".join([*lines, f"gives {', '.join(map(label, self._outputs))}"] if self._outputs else lines)
+
+    def _check_open(self, what: str) -> None:
+        if self._outputs:
+            raise ValueError(f"{what!r} comes after outputs(...): the graph is complete; add everything before that")
 
     def _cell(self, name: str) -> Any:
         return self._modules[name]

@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from treadle.errors import StateError
 from treadle.protocol import State
-from treadle.state import map_state, named_tensors, where
+from treadle.state import check_kept, map_state, where
 
 
 def run(
@@ -51,7 +50,7 @@ def run(
             state = where(resets[t], initial, state)  # pyright: ignore[reportOptionalSubscript]
         y, after = cell(xs[t], state)
         if t == 0:
-            after = _kept(cell, after, state)
+            after = check_kept(cell, after, state)
         if t >= everyone_until:
             y = where(active[t], y, torch.zeros_like(y))  # pyright: ignore[reportPossiblyUnboundVariable]
             after = where(active[t], after, state)  # pyright: ignore[reportPossiblyUnboundVariable]
@@ -61,27 +60,3 @@ def run(
             states.append(state)
     every = map_state(lambda *moments: torch.stack(moments), states[0], *states[1:]) if return_states else None
     return torch.stack(ys), state, every
-
-
-def _kept(cell: Any, after: State, before: State) -> State:
-    """The state after the first step, once it is known to have kept the form of the one before it."""
-    name = type(cell).__name__
-    old, new = dict(named_tensors(before)), dict(named_tensors(after))
-    if old.keys() != new.keys():
-        raise StateError(
-            f"{name} was given a state of {sorted(old)}, but returned one of {sorted(new)}: a step must keep its form"
-        )
-    for field, tensor in new.items():
-        if tensor.shape != old[field].shape:
-            raise StateError(
-                f"{name} was given state {field} as {list(old[field].shape)}, but returned"
-                f" {list(tensor.shape)}: a step must keep"
-                " the shape of its state"
-            )
-        if tensor.dtype != old[field].dtype and not torch.is_autocast_enabled(tensor.device.type):
-            raise StateError(
-                f"{name} was given state {field} as {old[field].dtype}, but returned {tensor.dtype}: a step"
-                " must keep the dtype of"
-                " its state"
-            )
-    return after
