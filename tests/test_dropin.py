@@ -357,3 +357,25 @@ def test_what_stands_in_for_a_parameter_is_used():
     normed = nn.utils.parametrizations.weight_norm(td.LSTM(I, H, engine="reference"), "weight_hh_l0")
     normed(x)[0].sum().backward()
     assert normed.parametrizations.weight_hh_l0.original1.grad.abs().sum() > 0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.filterwarnings("ignore:`torch.jit.save` is deprecated")
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_torchscript_takes_the_classic_ones(kind):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = getattr(td, kind)(I, H, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            output, _ = self.rnn(x)
+            return output
+
+    model, x = Model(), torch.randn(T, B, I)
+    expected, weights = model(x), list(model.parameters())
+    assert torch.equal(torch.jit.script(model)(x), expected)
+    assert all(a is b for a, b in zip(model.parameters(), weights, strict=True))
+    with pytest.raises(td.errors.EngineError, match="wiring is 'skip'"):
+        torch.jit.script(getattr(td, kind)(I, H, 2, wiring="skip"))

@@ -4,6 +4,7 @@ They *are* `torch.nn`'s modules, with the same parameters, so whatever takes tho
 are the classic ones, the work is handed to PyTorch's fused kernels; everything else runs on `treadle.Recurrent`.
 """
 
+import copy
 import functools
 import logging
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from treadle import state as states
 from treadle.cells import GRUCell, LSTMCell, RNNCell
 from treadle.engines import choose
-from treadle.errors import ShapeError, StateError
+from treadle.errors import EngineError, ShapeError, StateError
 from treadle.gradients import FullBPTT
 from treadle.recurrent import Recurrent
 from treadle.session import Session
@@ -332,6 +333,22 @@ class _DropIn(nn.RNNBase):
         names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
         own = ("wiring", "cell", "gradient", "engine")
         return {name: getattr(self, name) for name in (*names, *own)}
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles: PyTorch's own module with our parameters; TorchScript takes no subclass of it.
+
+        PyTorch also puts it into the model that is scripted, in our place.
+        """
+        why = self._why_not_fused(None, False)
+        if why is not None:
+            raise EngineError(
+                f"torch.jit.script takes the classic {self._get_name()} alone, but {why}: use torch.export"
+            )
+        theirs = copy.copy(self)
+        for option in ("wiring", "cell", "gradient", "engine"):
+            delattr(theirs, option)
+        theirs.__class__ = next(kind for kind in type(self).__mro__ if kind.__module__ == nn.RNNBase.__module__)
+        return theirs
 
     def flatten_parameters(self) -> None:
         """Lay the weights out for cuDNN, where there are any of PyTorch's; see `torch.nn.RNNBase`."""

@@ -1,6 +1,5 @@
 """The LSTM with exponential gates."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -93,9 +92,8 @@ class SLSTMCell(RecurrentCell):
         i, f, z, o = (F.linear(x, self.weight_ih, self.bias) + recurrent).chunk(4, 1)
         kept = F.logsigmoid(f) + m
         m = torch.where(n == 0, i, torch.maximum(kept, i))
-        # kept > m only where n = 0: f then scales zeros, but its infinity would turn them into NaN.
-        no_infinity = math.log(torch.finfo(m.dtype).max) / 2
-        i, f = (i - m).exp(), (kept - m).clamp(max=no_infinity).exp()
+        # kept > m only where n = 0: f then scales zeros, but if it were infinite it would turn them into NaN.
+        i, f = (i - m).exp(), (kept - m).clamp(max=0).exp()
         c = f * c + i * z.tanh()
         n = f * n + i
         h = o.sigmoid() * c / n
