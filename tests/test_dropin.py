@@ -379,3 +379,12 @@ def test_torchscript_takes_the_classic_ones(kind):
     assert all(a is b for a, b in zip(model.parameters(), weights, strict=True))
     with pytest.raises(td.errors.EngineError, match="wiring is 'skip'"):
         torch.jit.script(getattr(td, kind)(I, H, 2, wiring="skip"))
+
+
+def test_works_in_the_place_of_torchs_own(monkeypatch):
+    for kind in ("LSTM", "GRU", "RNN"):
+        monkeypatch.setattr(nn, kind, getattr(td, kind))
+        monkeypatch.setattr(nn.modules.rnn, kind, getattr(td, kind))
+    for kind in ("LSTM", "GRU", "RNN"):
+        assert getattr(nn, kind)(I, H, 2, bidirectional=True)(torch.randn(T, B, I))[0].shape == (T, B, 2 * H)
+        assert getattr(nn, kind)(I, H, 2, wiring="skip", cell=td.PeepholeLSTMCell)(torch.randn(T, B, I))

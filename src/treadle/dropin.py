@@ -39,7 +39,19 @@ class _DropIn(nn.RNNBase):
 
     _cell: Any
 
-    def _setup(self, wiring: str, cell: Any, gradient: Any, engine: str) -> None:
+    def _start(self, args: Any, kwargs: Any, wiring: str, cell: Any, gradient: Any, engine: str) -> None:
+        # PyTorch's own __init__ comes next in the order of bases. It is not called by its name, because torch.nn.LSTM
+        # may be one of us by now, where somebody put the drop-ins into torch.nn.
+        if cell is None:
+            super().__init__(*args, **kwargs)
+            self._set_up(wiring, None, gradient, engine)
+        else:
+            device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
+            super().__init__(*args, **kwargs, device="meta")  # its checks are wanted; weights cost nothing on "meta"
+            self._set_up(wiring, cell, gradient, engine)
+            self._place_cells(cell, device, dtype)
+
+    def _set_up(self, wiring: str, cell: Any, gradient: Any, engine: str) -> None:
         """Check treadle's own options, and give layers what they read under another wiring."""
         if wiring not in WIRINGS:
             raise ValueError(f"there is no wiring {wiring!r}: choose one of {', '.join(WIRINGS)}")
@@ -335,7 +347,7 @@ class _DropIn(nn.RNNBase):
         return {name: getattr(self, name) for name in (*names, *own)}
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` compiles: PyTorch's own module with our parameters; TorchScript takes no subclass of it.
+        """What `torch.jit.script` compiles: PyTorch's own module with our parameters; it takes no subclass of that.
 
         PyTorch also puts it into the model that is scripted, in our place.
         """
@@ -368,20 +380,6 @@ class _DropIn(nn.RNNBase):
 def _gathered(sequence: Tensor, index: Tensor) -> Tensor:
     """``sequence`` [T, B, ...] with the steps of each row in the order of ``index`` [T, B]."""
     return sequence.gather(0, index.reshape(*index.shape, *[1] * (sequence.ndim - 2)).expand_as(sequence))
-
-
-def _initialise(
-    module: Any, base: Any, args: Any, kwargs: Any, wiring: str, cell: Any, gradient: Any, engine: str
-) -> None:
-    if cell is not None:
-        device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
-        # PyTorch's checks of the arguments are wanted, its weights are not: on "meta" they cost nothing.
-        base.__init__(module, *args, **kwargs, device="meta")
-        module._setup(wiring, cell, gradient, engine)
-        module._place_cells(cell, device, dtype)
-    else:
-        base.__init__(module, *args, **kwargs)
-        module._setup(wiring, None, gradient, engine)
 
 
 class LSTM(_DropIn, nn.LSTM):
@@ -435,7 +433,7 @@ class LSTM(_DropIn, nn.LSTM):
         engine: str = "auto",
         **kwargs: Any,
     ):
-        _initialise(self, nn.LSTM, args, kwargs, wiring, cell, gradient, engine)
+        self._start(args, kwargs, wiring, cell, gradient, engine)
 
     def _cell_options(self) -> dict[str, Any]:
         return {"proj_size": self.proj_size}
@@ -491,7 +489,7 @@ class GRU(_DropIn, nn.GRU):
         engine: str = "auto",
         **kwargs: Any,
     ):
-        _initialise(self, nn.GRU, args, kwargs, wiring, cell, gradient, engine)
+        self._start(args, kwargs, wiring, cell, gradient, engine)
 
 
 class RNN(_DropIn, nn.RNN):
@@ -540,7 +538,7 @@ class RNN(_DropIn, nn.RNN):
         engine: str = "auto",
         **kwargs: Any,
     ):
-        _initialise(self, nn.RNN, args, kwargs, wiring, cell, gradient, engine)
+        self._start(args, kwargs, wiring, cell, gradient, engine)
 
     def _cell_options(self) -> dict[str, Any]:
         return {"nonlinearity": self.nonlinearity}
