@@ -388,3 +388,16 @@ def test_works_in_the_place_of_torchs_own(monkeypatch):
     for kind in ("LSTM", "GRU", "RNN"):
         assert getattr(nn, kind)(I, H, 2, bidirectional=True)(torch.randn(T, B, I))[0].shape == (T, B, 2 * H)
         assert getattr(nn, kind)(I, H, 2, wiring="skip", cell=td.PeepholeLSTMCell)(torch.randn(T, B, I))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("steps", "rows"), [(0, 2), (3, 0), (0, 0)])
+def test_no_steps_and_no_rows_on_the_reference_engine(steps, rows, bidirectional):
+    rnn = td.LSTM(I, H, 2, bidirectional=bidirectional, engine="reference")
+    resets = torch.zeros(rows, steps, dtype=torch.bool)
+    output, (h, _), (every, _) = rnn(torch.randn(steps, rows, I), resets=resets, return_states=True)
+    directions = 2 if bidirectional else 1
+    assert output.shape == (steps, rows, directions * H)
+    assert h.shape == (2 * directions, rows, H)
+    assert every.shape == (2 * directions, steps, rows, H)
+    assert not h.any()

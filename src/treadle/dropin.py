@@ -242,7 +242,7 @@ class _DropIn(nn.RNNBase):
         ys = input.transpose(0, 1) if self.batch_first else input
         steps, rows = ys.shape[:2]
         there = torch.arange(steps, device=ys.device)[:, None].expand(steps, rows)  # [T, B]
-        ends = torch.full_like(there[0], steps) if lengths is None else lengths
+        ends = there.new_full((rows,), steps) if lengths is None else lengths
         # Step s of the reverse direction reads step ends - 1 - s; padding stays where it is. Its own inverse.
         mirror = torch.where(there < ends, ends - 1 - there, there)
         mirrored_resets = None

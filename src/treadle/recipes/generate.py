@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from treadle.errors import ShapeError
+from treadle.errors import ModelFileError, ShapeError
 from treadle.recurrent import Recurrent
 
 
@@ -34,6 +34,7 @@ def generate(model: Recurrent, prompt: bytes, *, temperature: float = 0.8, seed:
 
     Raises:
         ShapeError: an empty prompt, or a temperature that is negative or not a number.
+        ModelFileError: the network's weights are not finite.
 
     Example:
         >>> from itertools import islice
@@ -56,6 +57,8 @@ def generate(model: Recurrent, prompt: bytes, *, temperature: float = 0.8, seed:
         start = time.perf_counter()
         scores = session.step(byte)
         seconds = time.perf_counter() - start
+        if not scores.isfinite().all():
+            raise ModelFileError("the network's scores are not finite: its training diverged; train it again")
         if temperature:
             probabilities = (scores.double() / temperature).softmax(0)
             byte = torch.multinomial(probabilities, 1, generator=draws)[0]
@@ -65,7 +68,7 @@ def generate(model: Recurrent, prompt: bytes, *, temperature: float = 0.8, seed:
 
 
 def readable(data: bytes) -> str:
-    """Bytes as text that is safe to print: UTF-8 with replacement, control characters other than newline and tab as �."""
+    """Bytes as text that is safe to print: UTF-8, with � for what is none and for control characters."""
     return printable(data.decode("utf-8", errors="replace"))
 
 

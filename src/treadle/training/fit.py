@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import torch
@@ -38,7 +38,7 @@ def fit(
     model: Recurrent,
     text: Text,
     *,
-    steps: int,
+    share_done: Callable[[int], float],
     evaluate_at: Collection[int] = (),
     window: int = 16,
     learning_rate: float = 0.015,
@@ -46,13 +46,14 @@ def fit(
 ) -> Iterator[Progress]:
     """Train a byte-level language model, a step each time that the iterator is asked.
 
-    AdamW without decay; gradients are cut to norm 1; the learning rate rises over ten steps, then falls along half a
-    cosine to nothing at ``steps``. The state is carried from window to window, the gradient ends at each window's start.
+    AdamW without decay; gradients are cut to norm 1; the learning rate rises over ten steps and falls along half a
+    cosine to nothing at the end. The state is carried from window to window, the gradient ends at each window's start.
 
     Args:
         model: what `treadle.training.language_model` builds; it is trained in place.
         text: what to learn, and what to be judged by.
-        steps: how many.
+        share_done: given how many steps are done, the share of the training that is over, from 0 to 1; at 1 it ends.
+            ``lambda step: step / 300`` trains 300 steps; a function that looks at a clock trains for a time.
         evaluate_at: after which steps to measure `bits_per_byte` on the held-out text.
         window: ``T``, bytes in a window: as far as gradients reach back.
         learning_rate: the highest.
@@ -68,10 +69,13 @@ def fit(
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
     offset = int(torch.randint(len(text.training), (), generator=torch.Generator().manual_seed(seed)))
     state = None
-    for step, batch in zip(range(1, steps + 1), windows(text.training, ROWS, window, offset), strict=False):
+    for step, batch in enumerate(windows(text.training, ROWS, window, offset), 1):
+        share = share_done(step - 1)
+        if share >= 1:
+            return
         start = time.perf_counter()
         model.train()
-        rate = min(step / WARM_UP, 1) * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+        rate = min(step / WARM_UP, 1) * 0.5 * (1 + math.cos(math.pi * share))
         for group in optimiser.param_groups:
             group["lr"] = rate * learning_rate
         optimiser.zero_grad()
@@ -89,7 +93,7 @@ def fit(
 
 @torch.no_grad()
 def bits_per_byte(model: Recurrent, rows: Tensor) -> float:
-    """How many bits per byte a text would take, packed with the model's predictions: less is better, 8 is no idea at all.
+    """How many bits per byte a text would take, packed with the model's predictions: 8 is no idea at all.
 
     The mean of -log2 p(next byte), in evaluation mode, each row from the initial state to its end.
 

@@ -1,5 +1,6 @@
 """A network that reads bytes and says, after each, which byte may come next."""
 
+import bisect
 import inspect
 from typing import Any
 
@@ -37,7 +38,7 @@ TOLERANCE = 0.02
 def language_model(cell: str, wiring: str = "stack", layers: int = 2, hidden_size: int = 128) -> Recurrent:
     """A byte-level language model: embedding, layers of one cell under a named wiring, scores of the 256 bytes.
 
-    Forget gates start open (bias 1) in the cells that have this option, so that gradients reach back from the beginning.
+    Forget gates start open (bias 1) in the cells that have this option, so that gradients reach back from the start.
 
     Args:
         cell: a name in `CELLS`.
@@ -106,19 +107,15 @@ def match_hidden_size(cell: str, wiring: str, layers: int, parameters: int) -> t
         with torch.device("meta"):  # shapes without memory
             return parameter_count(language_model(cell, wiring, layers, hidden_size))
 
-    low, high = 1, 2
-    while count(high) < parameters:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) < parameters else (low, middle)
-    reachable = {size: count(size) for size in (low, high)}
+    sizes = range(1, parameters // 256 + 2)  # the scores alone have 256 parameters for each unit of the hidden size
+    enough = sizes[min(bisect.bisect_left(sizes, parameters, key=count), len(sizes) - 1)]
+    reachable = {size: count(size) for size in (max(enough - 1, 1), enough)}
     best = min(reachable, key=lambda size: abs(reachable[size] - parameters))
     if abs(reachable[best] - parameters) > TOLERANCE * parameters:
         what = f"{layers} {'layers' if layers > 1 else 'layer'} of {cell} wired as {wiring}"
         near = " or ".join(f"{total:,} (hidden size {size})" for size, total in reachable.items())
         raise ShapeError(
-            f"{what} cannot have {parameters:,} parameters to within {TOLERANCE:.0%}: nearest are {near}; ask for one of these numbers"
+            f"{what} cannot have {parameters:,} parameters to within {TOLERANCE:.0%}: the nearest it can have is {near}"
         )
     return best, reachable[best]
 
@@ -137,6 +134,10 @@ def require_language_model(model: Any, name: str = "this") -> Recurrent:
     if not reads_bytes or model.output_size != 256:
         what = f"a {type(model).__name__}"
         if isinstance(model, Recurrent):
-            what += f" from rows of {model.input_size or 'unknown'} to rows of {model.output_size or 'unknown'} features"
-        raise ModelFileError(f"{name} is not a byte-level language model but {what}: make one with 'treadle fit FILE -o MODEL'")
+            what += (
+                f" from rows of {model.input_size or 'unknown'} to rows of {model.output_size or 'unknown'} features"
+            )
+        raise ModelFileError(
+            f"{name} is not a byte-level language model but {what}: make one with 'treadle fit FILE -o MODEL'"
+        )
     return model

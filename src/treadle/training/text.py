@@ -1,4 +1,4 @@
-"""Text to learn from, as bytes: read, split into a part to learn and a part to be judged by, and laid out in windows."""
+"""Text to learn from, as bytes: read, split into what is learned and what judges, laid out in windows."""
 
 import dataclasses
 import gzip
@@ -8,6 +8,7 @@ import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Text:
     unread: int = 0
 
     def scored_rows(self) -> Tensor:
-        """The held-out text that networks are judged by: [R, S + 1] bytes, of which all but each row's first are scored.
+        """What networks are judged by: [R, S + 1] bytes of held-out text; all but each row's first are scored.
 
         64 rows of 128 scored bytes, fewer rows where the held-out text is short.
         """
@@ -55,17 +56,24 @@ class Text:
         return -log_frequencies(self.training)[scored].mean().item() / math.log(2)
 
     def gzip_bits(self) -> float:
-        """Bits per byte of the scored text as ``gzip -9`` packs it, without having seen any other text."""
-        scored = self.scored_rows()[:, 1:].flatten().to(torch.uint8).numpy().tobytes()
-        return 8 * len(gzip.compress(scored, 9, mtime=0)) / len(scored)
+        """Bits per byte of the whole held-out text as ``gzip -9`` packs it.
+
+        The whole, not the scored rows: in short pieces, gzip has nothing to look back to.
+        """
+        return 8 * len(gzip.compress(self.held_out.numpy().tobytes(), 9, mtime=0)) / len(self.held_out)
 
     def fingerprint(self) -> str:
         """SHA-256 of both parts: equal for equal texts."""
         digest = hashlib.sha256()
         for part in (self.training, self.held_out):
             digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part.numpy())
+            digest.update(part.numpy().data)
         return digest.hexdigest()
+
+    def __reduce__(self) -> Any:
+        # As bytes. On its way to another process torch would put a tensor into shared memory, which containers lack.
+        parts = (self.training.numpy().tobytes(), self.held_out.numpy().tobytes())
+        return _from_bytes, (self.name, *parts, self.unread)
 
     def check_length(self, rows: int, window: int) -> None:
         """Refuse a text that is too short for windows of ``window`` bytes in ``rows`` rows.
@@ -73,13 +81,18 @@ class Text:
         Raises:
             ShapeError: with the arithmetic.
         """
-        needed = max(-(-(rows * window + 1) * HELD_OUT // (HELD_OUT - 1)), (ROW_BYTES + 1) * HELD_OUT)
-        if len(self.training) < rows * window + 1 or len(self.held_out) < ROW_BYTES + 1:
+        learned, judged = rows * window + 1, ROW_BYTES + 1
+        needed = max(learned + (learned - 1) // (HELD_OUT - 1), judged * HELD_OUT)
+        if len(self.training) < learned or len(self.held_out) < judged:
             raise ShapeError(
-                f"{self.name} has {len(self.training) + len(self.held_out):,} bytes, but at least {needed:,} are needed:"
-                f" {rows} rows x {window} bytes + 1 = {rows * window + 1:,} to learn from, which are {HELD_OUT - 1} parts in {HELD_OUT},"
-                f" and {ROW_BYTES} + 1 = {ROW_BYTES + 1} held out"
+                f"{self.name} has {len(self.training) + len(self.held_out):,} bytes, but {needed:,} are needed:"
+                f" {rows} rows x {window} bytes + 1 = {learned:,} to learn from, which are {HELD_OUT - 1} parts in"
+                f" {HELD_OUT}, and {ROW_BYTES} + 1 = {judged} held out"
             )
+
+
+def _from_bytes(name: str, training: bytes, held_out: bytes, unread: int) -> Text:
+    return Text(name, as_bytes(training), as_bytes(held_out), unread)
 
 
 def log_frequencies(text: Tensor) -> Tensor:
@@ -109,7 +122,7 @@ def read_text(path: str | os.PathLike[str]) -> Text:
     if not data:
         raise ShapeError(f"{path} is empty: pass a text file")
     cut = len(data) - len(data) // HELD_OUT
-    return Text(str(path), as_bytes(data[:cut]), as_bytes(data[cut:]), unread)
+    return _from_bytes(str(path), data[:cut], data[cut:], unread)
 
 
 def standard_library() -> Text:
@@ -129,12 +142,14 @@ def standard_library() -> Text:
         part = held_out if i % HELD_OUT == HELD_OUT - 1 else training
         part += path.read_bytes()
     if not held_out:
-        raise ShapeError(f"this Python has no source text of its standard library ({len(paths)} files): pass a text file")
+        raise ShapeError(
+            f"this Python has no source text of its standard library ({len(paths)} files): pass a text file"
+        )
     name = f"the source text of Python {sysconfig.get_python_version()}'s standard library"
-    return Text(name, as_bytes(training), as_bytes(held_out))
+    return _from_bytes(name, bytes(training), bytes(held_out), 0)
 
 
-def as_bytes(data: bytes | bytearray) -> Tensor:
+def as_bytes(data: bytes) -> Tensor:
     """Bytes as uint8 [N]."""
     return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
 

@@ -5,7 +5,7 @@
 
 from treadle.recipes.compare.plan import Budget, Contender, Plan, available_cores, make_plan
 from treadle.recipes.compare.race import Evaluated, Stepped, WorkerError, Workers
-from treadle.recipes.compare.standings import Outcome, Standing, as_json, sparkline, standings
+from treadle.recipes.compare.standings import Outcome, Standing, as_json, best, same_networks, sparkline, standings
 
 __all__ = [
     "Budget",
@@ -19,7 +19,9 @@ __all__ = [
     "Workers",
     "as_json",
     "available_cores",
+    "best",
     "make_plan",
+    "same_networks",
     "sparkline",
     "standings",
 ]

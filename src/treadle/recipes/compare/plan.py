@@ -15,30 +15,33 @@ EVALUATIONS = 8
 """How often every network is measured on the held-out text: the points of its learning curve."""
 
 STEP_SECONDS = {
-    "lstm": 0.28e-3,
-    "gru": 0.30e-3,
-    "rnn": 0.12e-3,
-    "peephole": 0.45e-3,
-    "layernorm": 0.50e-3,
-    "zoneout": 0.45e-3,
-    "coupled": 0.30e-3,
-    "minimal": 0.22e-3,
-    "slstm": 0.90e-3,
-    "indrnn": 0.12e-3,
-    "highway": 0.60e-3,
+    "lstm": 0.25e-3,
+    "gru": 0.27e-3,
+    "rnn": 0.11e-3,
+    "peephole": 0.34e-3,
+    "layernorm": 0.40e-3,
+    "zoneout": 0.34e-3,
+    "coupled": 0.25e-3,
+    "minimal": 0.23e-3,
+    "slstm": 0.55e-3,
+    "indrnn": 0.11e-3,
+    "highway": 0.50e-3,
 }
-"""The part of the time of one layer's step, forward and back, that does not depend on sizes."""
+"""The part of the time of one layer's step, forward and back, that does not depend on sizes; by cell.
 
-FIXED_SECONDS = 0.15e-3
+All these constants are from two cores of a common server (AMD EPYC, 2024), rounded up by a tenth.
+"""
+
+FIXED_SECONDS = 0.05e-3
 """The same of embedding, scores and loss."""
 
-FLOPS = 40e9
+FLOPS = 55e9
 """Floating-point operations a second on one core, in products of the sizes that occur here."""
 
-SHARE = 0.62
-"""How much of a budget in seconds is planned for training: the rest is for a busy machine."""
+SHARE = 0.4
+"""How much of a budget in seconds is planned to be used: the rest is for slower and busier machines than ours."""
 
-START_SECONDS = 4.0
+START_SECONDS = 5.0
 """Importing PyTorch in the worker processes, and the first, slow steps."""
 
 
@@ -62,7 +65,9 @@ class Budget:
         """
         match = re.fullmatch(r"(\d+|\d+\.\d+) ?(s|m|h|steps?)", text.strip())
         if not match or float(match[1]) == 0:
-            raise ValueError(f"a budget is a time such as 90s, 2m or 1h, or a number of steps such as 300steps, but is {text!r}")
+            raise ValueError(
+                f"a budget is a time such as 90s, 2m or 1h, or a number of steps such as 300steps, but is {text!r}"
+            )
         number, unit = match.groups()
         if unit.startswith("step"):
             if not number.isdigit():
@@ -158,15 +163,17 @@ def make_plan(
     steps = budget.steps
     if steps is None:
         assert budget.seconds is not None
-        evaluation = [EVALUATIONS * contender.evaluation_seconds() for contender, _ in itertools.product(contenders, seeds)]
+        evaluation = [
+            EVALUATIONS * contender.evaluation_seconds() for contender, _ in itertools.product(contenders, seeds)
+        ]
         fixed = START_SECONDS + max(sum(evaluation[i] for i in share) for share in shares)
         per_step = max(sum(costs[i] for i in share) for share in shares)
         steps = int((SHARE * budget.seconds - fixed) / per_step)
         if steps < EVALUATIONS:
             least = (fixed + EVALUATIONS * per_step) / SHARE
             raise ShapeError(
-                f"{budget} is too short for {len(costs)} networks ({len(contenders)} kinds x {len(seeds)} seeds): give at least"
-                f" {least + 1:.0f}s, or compare fewer"
+                f"{budget} is too short for {len(costs)} networks ({len(contenders)} kinds x {len(seeds)} seeds): give"
+                f" at least {least + 1:.0f}s, or compare fewer"
             )
     return Plan(tuple(contenders), tuple(seeds), steps, window, shares)
 

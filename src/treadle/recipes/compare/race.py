@@ -167,8 +167,14 @@ class _Run:
         self.number, self.seconds = number, 0.0
         self.model = language_model(contender.cell, contender.wiring, contender.layers, contender.hidden_size)
         start_from_frequencies(self.model, text)
-        evaluate_at = frozenset(plan.evaluate_at)
-        self._progress = fit(self.model, text, steps=plan.steps, evaluate_at=evaluate_at, window=plan.window, seed=seed)
+        self._progress = fit(
+            self.model,
+            text,
+            share_done=lambda step: step / plan.steps,
+            evaluate_at=frozenset(plan.evaluate_at),
+            window=plan.window,
+            seed=seed,
+        )
         self._random_state = torch.get_rng_state()
 
     def step(self) -> Progress:

@@ -61,7 +61,7 @@ class Outcome:
         return len(self.plan.seeds) * self.step / sum(events[-1].seconds for events in self._of(contender))
 
     def model(self, contender: Contender, seed: int) -> Recurrent:
-        """The network that a contender has become with a seed, at the last common evaluation point; in evaluation mode."""
+        """What a contender has become with a seed, at the last common evaluation point; in evaluation mode."""
         event = self._of(contender)[self.plan.seeds.index(seed)][-1]
         model = language_model(contender.cell, contender.wiring, contender.layers, contender.hidden_size)
         model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in event.weights.items()})
@@ -158,7 +158,9 @@ def _spread(values: Sequence[float]) -> float | None:
 def best(table: Sequence[Standing], plan: Plan) -> tuple[Contender, int]:
     """The winner: the contender with the best mean, and its best seed."""
     winner = table[0]
-    seed = min(range(len(plan.seeds)), key=lambda i: winner.by_seed[i] if math.isfinite(winner.by_seed[i]) else math.inf)
+    seed = min(
+        range(len(plan.seeds)), key=lambda i: winner.by_seed[i] if math.isfinite(winner.by_seed[i]) else math.inf
+    )
     return winner.contender, plan.seeds[seed]
 
 
@@ -190,7 +192,15 @@ def same_networks(plan: Plan) -> list[list[Contender]]:
 
 
 def as_json(
-    outcome: Outcome, text: Text, *, version: str, budget: str, parameters: int, stopped: str | None, saved: str | None, sample: str
+    outcome: Outcome,
+    text: Text,
+    *,
+    version: str,
+    budget: str,
+    parameters: int,
+    stopped: str | None,
+    saved: str | None,
+    sample: str,
 ) -> dict[str, Any]:
     """Everything as data for JSON; ``docs/compare.md`` documents it. Only ``"timing"`` differs when a run is repeated.
 
@@ -245,7 +255,9 @@ def as_json(
                     "mean": [_finite(value) for value in one.curve],
                     "by_seed": [[_finite(value) for value in curve] for curve in one.curves],
                 },
-                "clearly_better_than": [{"wiring": other.wiring, "cell": other.cell} for other in one.clearly_better_than],
+                "clearly_better_than": [
+                    {"wiring": other.wiring, "cell": other.cell} for other in one.clearly_better_than
+                ],
             }
             for one in table
         ],

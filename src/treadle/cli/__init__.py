@@ -1,0 +1,94 @@
+"""The `treadle` command: a file a subcommand.
+
+Every error that a user can mend is one line on stderr, ``treadle: …``, and exit status 2. Subcommands import what is
+slow to import when they run, not before.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from treadle import __version__
+from treadle.cli.compare import compare
+from treadle.cli.fit import fit
+from treadle.cli.run import run
+from treadle.cli.show import show
+from treadle.errors import TreadleError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="treadle",
+    help="Networks with memory: compare how layers connect, train, run and draw them.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(compare)
+app.command()(fit)
+app.command()(run)
+app.command()(show)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"treadle {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Networks with memory: compare how layers connect, train, run and draw them."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit.
+
+    Exit status: 0 if all went well, 2 for an error in what was passed, 130 after Ctrl-C.
+
+    Args:
+        arguments: the words after ``treadle``; those of the command line if there are none.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to fail
+    try:
+        status = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has enough; typer and rich turn that into a SystemExit of their own. Python would
+        # complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    except (TreadleError, OSError, UsageError) as error:
+        print(f"treadle: {one_line(error)}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises about options; BadParameter is the only kind of it that has a public name."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error has to say, in one line."""
+    if isinstance(error, UsageError):
+        message = error.format_message().removeprefix("Invalid value: ")  # pyright: ignore[reportAttributeAccessIssue]
+    elif isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    else:
+        message = str(error) or type(error).__name__
+    return " ".join(message.split())

@@ -1,0 +1,283 @@
+"""`treadle compare`: how should the layers of my network connect?"""
+
+import itertools
+import json
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from treadle.cli.options import (
+    check_outputs,
+    check_picture,
+    choices,
+    console,
+    noticing_interrupts,
+    parse_budget,
+    start_of_process,
+    use_one_thread,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from treadle.recipes.compare import Outcome, Plan, Standing
+    from treadle.training import Text
+
+RESERVE = 5.0
+"""Seconds of a budget that are kept for what comes after training."""
+
+SAMPLE_BYTES = 300
+
+
+def compare(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="The text to learn. Without one: the source text of Python's standard library."),
+    ] = None,
+    wiring: Annotated[str, typer.Option(help="How layers connect: names with commas between them, or all.")] = "all",
+    cell: Annotated[str, typer.Option(help="The cells: names with commas between them, or all.")] = "lstm",
+    layers: Annotated[int, typer.Option(min=1, help="Layers of each network.")] = 2,
+    parameters: Annotated[
+        int, typer.Option(min=1, help="Parameters of each network, matched to within 2 %.")
+    ] = 200_000,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How often each network is trained, each time from another start.")
+    ] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="The first of these seeds.")] = 0,
+    budget: Annotated[
+        str, typer.Option(help="Time for everything (90s, 2m), or steps for each network (300steps).")
+    ] = "2m",
+    window: Annotated[int, typer.Option(min=1, help="Bytes over which gradients reach back.")] = 16,
+    save: Annotated[Path, typer.Option(help="Where the winner goes.")] = Path("treadle-winner.safetensors"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Everything as JSON; - for stdout.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Learning curves as .svg or .png.")] = None,
+) -> None:
+    """Train as many parameters under each wiring, for as many steps, and say who learns fastest."""
+    start = start_of_process()
+    from treadle import WIRINGS, __version__, modelfile
+    from treadle.recipes.compare import Workers, as_json, available_cores, best, make_plan, standings
+    from treadle.training import CELLS, read_text, standard_library
+    from treadle.training.fit import ROWS
+
+    wirings, cells = choices("--wiring", wiring, WIRINGS), choices("--cell", cell, CELLS)
+    allowed = parse_budget(budget)
+    to_stdout = json_file == Path("-")
+    check_outputs({"--save": save, "--json": None if to_stdout else json_file, "--plot": plot}, [file])
+    if plot is not None:
+        check_picture("--plot", plot)
+    out = console(sys.stderr if to_stdout else sys.stdout)
+    use_one_thread()  # here, for the sample; the workers see to it themselves
+    deadline = math.inf
+    if allowed.seconds is not None:
+        deadline = start + max(allowed.seconds - RESERVE, 0.7 * allowed.seconds)
+
+    with noticing_interrupts() as interrupted:
+        cores = available_cores()
+        with Workers(min(cores, len(wirings) * len(cells) * seeds)) as workers:  # they start while we read and plan
+            text = read_text(file) if file else standard_library()
+            text.check_length(ROWS, window)
+            plan = make_plan(
+                wirings,
+                cells,
+                layers=layers,
+                parameters=parameters,
+                seeds=range(seed, seed + seeds),
+                budget=allowed,
+                window=window,
+                workers=cores,
+            )
+            announce(out, plan, text)
+            outcome = train(workers, plan, text, lambda: interrupted() or time.monotonic() > deadline)
+        stopped = None if outcome.complete else "interrupted" if interrupted() else "deadline"
+        if not outcome.points:
+            reason = "interrupted" if stopped == "interrupted" else f"the budget of {allowed} was over"
+            first = f"treadle: {reason} before every network had come to step {plan.evaluate_at[0]}"
+            print(f"{first}, the first that is measured: there is nothing to compare", file=sys.stderr)
+            raise typer.Exit(130 if stopped == "interrupted" else 2)
+
+        table = standings(outcome)
+        print_table(out, outcome, table, text, stopped)
+        if not math.isfinite(table[0].mean):
+            print("treadle: every network diverged, so there is no winner to save", file=sys.stderr)
+            raise typer.Exit(2)
+        winner, winning_seed = best(table, plan)
+        model = outcome.model(winner, winning_seed)
+        modelfile.save(save, model)
+        sample, step_seconds = write_sample(model, winning_seed)
+        name = label(table[0], len(cells))
+        out.print(f"\n{name} (seed {winning_seed}) is saved as {save} and writes, one step at a time:\n")
+        out.print(sample)
+        out.print(f"\n{step_seconds * 1e6:.0f} µs per step (median of {SAMPLE_BYTES}, through a session)")
+        if plot is not None:
+            plot_curves(plot, outcome, table, text)
+            out.print(f"The learning curves are in {plot}")
+        if json_file is not None:
+            settings = {"budget": str(allowed), "parameters": parameters, "stopped": stopped}
+            data = as_json(outcome, text, version=__version__, saved=str(save), sample=sample, **settings)
+            data["timing"] = {
+                "seconds": round(time.monotonic() - start, 2),
+                "processes": len(plan.shares),
+                "steps_per_second": {one.contender.name: round(one.steps_per_second, 3) for one in table},
+                "microseconds_per_session_step": round(step_seconds * 1e6, 1),
+            }
+            document = json.dumps(data, indent=2, allow_nan=False) + "\n"
+            if to_stdout:
+                sys.stdout.write(document)
+            else:
+                write_text(json_file, document)
+    if interrupted():
+        raise typer.Exit(130)
+
+
+def announce(out: "Console", plan: "Plan", text: "Text") -> None:
+    """Say what is about to happen."""
+    from treadle.training.fit import ROWS
+
+    if text.unread:
+        out.print(f"{text.name} is long: the last {text.unread:,} of its bytes are left unread.")
+    kinds, seeds = len(plan.contenders), len(plan.seeds)
+    seen = plan.steps * plan.window * ROWS
+    out.print(
+        f"{kinds} kinds of network x {seeds} seed{'s' * (seeds > 1)}, {plan.steps} steps each ({seen:,} bytes read),"
+        f" learn from {text.name} ({len(text.training):,} bytes; {len(text.held_out):,} more are held out)."
+    )
+
+
+def train(workers: Any, plan: "Plan", text: "Text", should_stop: Any) -> "Outcome":
+    """Run the race under a progress bar on stderr."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from treadle.recipes.compare import Outcome, Stepped
+
+    outcome = Outcome(plan)
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps,"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(
+        *columns, TextColumn("left,"), TimeElapsedColumn(), TextColumn("gone"), console=console(sys.stderr)
+    ) as bar:
+        task = bar.add_task("training", total=plan.steps * len(plan.runs))
+        for event in workers.race(plan, text, should_stop):
+            if isinstance(event, Stepped):
+                bar.advance(task, event.steps)
+            else:
+                outcome.add(event)
+    return outcome
+
+
+def label(one: "Standing", kinds_of_cells: int) -> str:
+    """The name of a contender, with its cell where there are several."""
+    return one.contender.name if kinds_of_cells > 1 else one.contender.wiring
+
+
+def print_table(out: "Console", outcome: "Outcome", table: "list[Standing]", text: "Text", stopped: str | None) -> None:
+    """The result, best first, with unigram and gzip for scale, and what it does not say."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from treadle.recipes.compare import same_networks, sparkline
+
+    plan = outcome.plan
+    cells = len({one.contender.cell for one in table})
+    grid = Table(
+        title=f"Bits per byte of held-out text after {outcome.step} steps",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    grid.add_column("wiring", no_wrap=True)
+    if cells > 1:
+        grid.add_column("cell", no_wrap=True)
+    for heading in ("hidden", "parameters", "bits per byte"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    grid.add_column("curve", no_wrap=True)
+    grid.add_column("steps/s", justify="right", no_wrap=True)
+    grid.add_column("clearly better than")
+
+    finite = [value for one in table for value in one.curve if math.isfinite(value)]
+    low, high = min(finite, default=0), max(finite, default=8)
+    names = {one.contender: label(one, cells) for one in table}
+    lines: list[tuple[float, list[str], str]] = []
+    for one in table:
+        who = one.contender
+        beaten = [names[other] for other in one.clearly_better_than]
+        words = "all others" if len(beaten) == len(table) - 1 > 1 else ", ".join(beaten)
+        row = [
+            who.wiring,
+            *([who.cell] if cells > 1 else []),
+            str(who.hidden_size),
+            f"{who.parameters:,}",
+            figure(one),
+        ]
+        row += [sparkline(one.curve, low, high), f"{one.steps_per_second:.1f}", words]
+        lines.append((one.mean if math.isfinite(one.mean) else math.inf, row, ""))
+    for name, bits in (("unigram", text.unigram_bits()), ("gzip -9", text.gzip_bits())):
+        blanks = [""] * (3 if cells > 1 else 2)
+        aligned = f"{bits:.3f}" + " " * len(" ± 0.000") * (len(plan.seeds) > 1)
+        lines.append((bits, [name, *blanks, aligned, "", "", ""], "dim"))
+    for _, row, style in sorted(lines, key=lambda line: line[0]):
+        grid.add_row(*row, style=style)
+    out.print()
+    out.print(grid)
+
+    if stopped == "deadline":
+        out.print(
+            f"The time was over before step {plan.steps}: this is step {outcome.step}, the last that all reached."
+            f" For numbers that do not depend on how busy the machine is: --budget {plan.steps}steps"
+        )
+    elif stopped == "interrupted":
+        out.print(f"Interrupted: this is step {outcome.step} of {plan.steps}, the last that all networks reached.")
+    if len(plan.seeds) == 1:
+        out.print("One seed has no spread, so nobody knows which of these differences are chance: --seeds 3.")
+    else:
+        out.print(
+            f"± is the standard deviation over {len(plan.seeds)} seeds."
+            " Clearly better: the means differ by more than √(s₁² + s₂²)."
+        )
+    for group in same_networks(plan):
+        alike = " and ".join(names[one] for one in group)
+        word = "layer" if group[0].layers == 1 else "layers"
+        out.print(f"With {group[0].layers} {word}, {alike} are the same network: what differs between them is chance.")
+    out.print("So few steps show who learns fastest, not who is best in the end.")
+
+
+def figure(one: "Standing") -> str:
+    """Mean and spread in words."""
+    if not math.isfinite(one.mean):
+        return "diverged"
+    return f"{one.mean:.3f}" if one.spread is None else f"{one.mean:.3f} ± {one.spread:.3f}"
+
+
+def plot_curves(path: Path, outcome: "Outcome", table: "list[Standing]", text: "Text") -> None:
+    """Draw everybody's learning curve."""
+    from treadle.show.curves import draw_curves
+
+    cells = len({one.contender.cell for one in table})
+    curves = {label(one, cells): (one.curve, one.curve_spread) for one in table}
+    steps = outcome.plan.evaluate_at[: outcome.points]
+    draw_curves(path, steps, curves, {"unigram": text.unigram_bits(), "gzip -9": text.gzip_bits()})
+
+
+def write_sample(model: Any, seed: int) -> tuple[str, float]:
+    """What a model writes after an empty line, safe to print, and the median time of a step in seconds."""
+    from treadle.recipes.generate import generate, readable
+
+    written = list(itertools.islice(generate(model, b"\n", seed=seed), SAMPLE_BYTES))
+    return readable(bytes(one.byte for one in written)), statistics.median(one.seconds for one in written)

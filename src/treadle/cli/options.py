@@ -1,0 +1,134 @@
+"""What the subcommands share: reading option values, and refusing what cannot work before any time is spent on it."""
+
+import contextlib
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from treadle.recipes.compare import Budget
+
+
+def choices(option: str, text: str, known: Collection[str]) -> list[str]:
+    """The names of a list such as ``skip,dense``; ``all`` is all that are known."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if names == ["all"]:
+        return list(known)
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{option}: there is no {name!r}; choose from {', '.join(known)}, or all")
+    return names
+
+
+def choice(option: str, name: str, known: Collection[str]) -> str:
+    """A name that is known."""
+    if name not in known:
+        raise typer.BadParameter(f"{option}: there is no {name!r}; choose one of {', '.join(known)}")
+    return name
+
+
+def parse_budget(text: str) -> "Budget":
+    """The value of ``--budget``."""
+    from treadle.recipes.compare import Budget
+
+    try:
+        return Budget.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--budget: {error}") from None
+
+
+def check_outputs(outputs: dict[str, Path | None], inputs: Collection[Path | None] = ()) -> None:
+    """Refuse files that cannot be written, before training rather than after.
+
+    Args:
+        outputs: the files to write, by their options; None for those that are not wanted.
+        inputs: files that are read and must not be overwritten.
+
+    Raises:
+        OSError: a folder is not there or cannot be written to.
+        typer.BadParameter: a file would be written twice, or over an input.
+    """
+    taken = {path.resolve(): "the input" for path in inputs if path is not None}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise IsADirectoryError(f"{option}: {path} is a folder: name a file")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{option}: there is no folder {path.parent}")
+        try:
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise OSError(f"{option}: cannot write to the folder {path.parent}: {error.strerror}") from None
+        if path.resolve() in taken:
+            raise typer.BadParameter(f"{option}: {path} is {taken[path.resolve()]} already: name another file")
+        taken[path.resolve()] = f"the file of {option}"
+
+
+def check_picture(option: str, path: Path) -> None:
+    """Refuse a picture of a kind that cannot be drawn."""
+    from treadle.show.files import SUFFIXES
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise typer.BadParameter(
+            f"{option}: {path} must end in {' or '.join(SUFFIXES)}, the kinds of picture that can be drawn"
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside its place, then rename it."""
+    from treadle.atomic import replacing
+
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def noticing_interrupts() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C end training after the step it is at, rather than in the middle of it; a second Ctrl-C ends all.
+
+    Yields:
+        Whether there was a Ctrl-C.
+    """
+    interrupted = False
+
+    def notice(signal_number: int, frame: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield lambda: interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def console(stream: TextIO) -> "Console":
+    """Where to print for people. What is printed is taken literally: names of files may look like markup.
+
+    A pipe has no width of its own, and a narrow table is a bad one.
+    """
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False, soft_wrap=True, width=None if stream.isatty() else 120)
+
+
+def start_of_process() -> float:
+    """About when this process began, on the clock of `time.monotonic`: importing PyTorch costs seconds of a budget."""
+    return time.monotonic() - time.process_time()
+
+
+def use_one_thread() -> None:
+    """Keep PyTorch on one core: in products as small as these, threads wait for each other longer than they work."""
+    import torch
+
+    torch.set_num_threads(1)

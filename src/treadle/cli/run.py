@@ -1,0 +1,47 @@
+"""`treadle run`: let a trained network write."""
+
+import codecs
+import itertools
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from treadle.cli.options import use_one_thread
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="A network that treadle fit or treadle compare saved.")],
+    prompt: Annotated[str, typer.Option(help="What it goes on from.")] = "\n",
+    count: Annotated[int, typer.Option("--bytes", min=0, help="How much to write.")] = 300,
+    temperature: Annotated[
+        float, typer.Option(help="Lower is more cautious; 0 always takes the likeliest byte.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws: the same seed writes the same.")] = 0,
+) -> None:
+    """Stream what a network writes, each byte as it is made; prompt first. Into a pipe go the bytes as they are."""
+    from treadle import modelfile
+    from treadle.recipes.generate import generate, printable
+    from treadle.training import require_language_model
+
+    use_one_thread()
+    network = require_language_model(modelfile.load(model), str(model))
+    # A terminal gets text: half a character would show as rubbish, and control characters can do harm.
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace") if sys.stdout.isatty() else None
+
+    def write(data: bytes, last: bool = False) -> None:
+        if decoder is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            sys.stdout.write(printable(decoder.decode(data, last)))
+            sys.stdout.flush()
+
+    start = prompt.encode("utf-8", errors="surrogateescape")
+    written = generate(network, start, temperature=temperature, seed=seed)
+    if start != b"\n":
+        write(start)
+    for one in itertools.islice(written, count):
+        write(bytes([one.byte]))
+    write(b"" if decoder is None else b"\n", last=True)

@@ -1,0 +1,57 @@
+"""Learning curves as a picture."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from treadle.show.files import save_figure
+
+
+def draw_curves(
+    path: str | os.PathLike[str],
+    steps: Sequence[int],
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],
+    baselines: Mapping[str, float],
+) -> Path:
+    """Draw learning curves, each in a band as wide as its spread.
+
+    Args:
+        path: where to; ``.svg`` or ``.png``.
+        steps: training steps, the points of all curves.
+        curves: mean and spread in bits per byte at these points, by name; best first. A spread of None draws no band.
+        baselines: level lines by name, for scale.
+
+    Returns:
+        The path. The file appears there complete or not at all.
+
+    Raises:
+        ValueError: a path with another suffix.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> from treadle.show.curves import draw_curves
+        >>> draw_curves("curves.svg", [10, 20], {"skip": ([4.0, 3.5], [0.1, 0.05])}, {"unigram": 4.8}).name
+        'curves.svg'
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, (means, spreads) in curves.items():
+        (line,) = axes.plot(steps, means, marker="o", markersize=3, label=name)
+        bands = [
+            (step, m - s, m + s)
+            for step, m, s in zip(steps, means, spreads, strict=True)
+            if s is not None and math.isfinite(s)
+        ]
+        if bands:
+            at, low, high = zip(*bands, strict=True)
+            axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    for (name, level), style in zip(baselines.items(), ("--", ":", "-."), strict=False):
+        axes.axhline(level, color="gray", linestyle=style, linewidth=1, label=name)
+    axes.set_xlabel("training steps")
+    axes.set_ylabel("bits per byte of held-out text")
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False)
+    return save_figure(figure, path)
