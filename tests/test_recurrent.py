@@ -620,7 +620,7 @@ def test_an_input_of_another_precision_than_the_weights_is_refused_by_name():
         with pytest.raises(ValueError, match=r"weights of torch.float32, but the \w+ is torch.float64: convert one"):
             call(torch.randn(2, 5, 3).double())
     with torch.autocast("cpu", torch.bfloat16):
-        ys, state = rnn(torch.randn(2, 5, 3))
+        _, state = rnn(torch.randn(2, 5, 3))
         rnn(torch.randn(2, 5, 3), state)
 
 
