@@ -53,5 +53,5 @@ def draw_curves(
     axes.set_xlabel("training steps")
     axes.set_ylabel("bits per byte of held-out text")
     axes.grid(alpha=0.2)
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside right upper")
     return save_figure(figure, path)
