@@ -401,3 +401,56 @@ def test_no_steps_and_no_rows_on_the_reference_engine(steps, rows, bidirectional
     assert h.shape == (2 * directions, rows, H)
     assert every.shape == (2 * directions, steps, rows, H)
     assert not h.any()
+
+
+def test_is_one_operation_for_torch_fx():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = td.LSTM(I, H)
+
+        def forward(self, x):
+            return self.rnn(x)[0] + 1
+
+    model, x = Model(), torch.randn(T, B, I)
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.op for node in traced.graph.nodes].count("call_module") == 1
+    assert torch.equal(traced(x), model(x))
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_a_session_follows_weights_that_were_replaced_or_are_computed(engine):
+    rnn = td.LSTM(I, H, batch_first=True, engine=engine)
+    session, x = rnn.session(), torch.randn(1, I)
+    rnn.load_state_dict({name: torch.randn_like(p) for name, p in rnn.state_dict().items()}, assign=True)
+    session.refresh()
+    assert_close(session.step(x), rnn(x[:, None])[0][:, 0])
+    normed = nn.utils.parametrizations.weight_norm(td.LSTM(I, H, batch_first=True, engine=engine), "weight_hh_l0")
+    assert_close(normed.session().step(x), normed(x[:, None])[0][:, 0])
+
+
+def test_options_of_the_classic_cells_are_refused_with_another_cell():
+    for make in (
+        lambda: td.GRU(I, H, bias=False, cell=td.GRUCell),
+        lambda: td.RNN(I, H, nonlinearity="relu", cell=td.RNNCell),
+    ):
+        with pytest.raises(ValueError, match="belong to the classic cells"):
+            make()
+
+
+def test_hx_and_lengths_that_do_not_fit_are_refused_with_another_cell():
+    rnn = td.GRU(I, H, bidirectional=True, cell=td.GRUCell)
+    for layers in (1, 6):
+        with pytest.raises(td.errors.ShapeError, match="a slice for each layer and direction"):
+            rnn(torch.randn(T, B, I), torch.randn(layers, B, H))
+    with pytest.raises(td.errors.ShapeError, match="has one length, but 2 were passed"):
+        td.GRU(I, H)(torch.randn(T, I), lengths=[1, 2])
+
+
+def test_lateral_goes_on_from_the_undropped_output():
+    rnn = td.GRU(I, H, 2, wiring="lateral", dropout=1.0, batch_first=True)
+    x = torch.randn(2, 6, I)
+    whole, _ = rnn(x)
+    first, middle = rnn(x[:, :3])
+    second, _ = rnn(x[:, 3:], middle)
+    assert_close(torch.cat([first, second], 1), whole)

@@ -253,3 +253,93 @@ def test_a_changed_weight_changes_the_fingerprint(name):
 def test_another_wiring_of_the_same_weights_has_another_fingerprint():
     cells = [td.GRUCell(4, 4), td.GRUCell(4, 4)]
     assert td.fingerprint(td.Stack(cells)) != td.fingerprint(td.Stack(cells, "residual"))
+
+
+class Loose(td.ZoneoutLSTMCell):
+    def __init__(self, input_size, hidden_size, **options):
+        super().__init__(input_size, hidden_size, **options)
+
+
+class Told(Loose):
+    def constructor_arguments(self):
+        return {"input_size": self.input_size, "hidden_size": self.hidden_size, "zoneout_cell": self.zoneout_cell}
+
+
+def test_arguments_that_cannot_be_known_are_asked_for(tmp_path):
+    with pytest.raises(ModelFileError, match=r"takes \*options.*define a method constructor_arguments"):
+        td.save(tmp_path / "m", Loose(3, 4, zoneout_cell=0.9))
+    td.save(tmp_path / "m", Told(3, 4, zoneout_cell=0.9))
+    assert td.load(tmp_path / "m", cells=[Told]).zoneout_cell == 0.9
+
+
+def test_two_classes_of_one_name_are_refused(saved):
+    other = type("Adder", (Adder,), {})
+    with pytest.raises(ModelFileError, match=r"two classes .* called 'Adder'"):
+        td.load(saved, cells=[Adder, other])
+
+
+def test_what_is_one_parameter_or_frozen_stays_so(tmp_path):
+    cell = td.GRUCell(4, 4)
+    td.save(tmp_path / "m", td.Stack([cell, cell]))
+    again = td.load(tmp_path / "m")
+    assert len(list(again.parameters())) == 4
+    assert again.cells[0].weight_hh is again.cells[1].weight_hh
+    g = td.Graph(())
+    embedded = g.add("embedded", nn.Embedding(7, 4), reads=g.x)
+    g.outputs(g.add("scores", nn.Linear(4, 7, bias=False), reads=g.add("cell", td.GRUCell(4, 4), reads=embedded)))
+    g.get_submodule("scores").weight = g.get_submodule("embedded").weight
+    g.get_submodule("cell").requires_grad_(False)
+    td.save(tmp_path / "m", g)
+    again = td.load(tmp_path / "m")
+    assert again.get_submodule("scores").weight is again.get_submodule("embedded").weight
+    frozen = [name for name, parameter in again.named_parameters() if not parameter.requires_grad]
+    assert frozen == [f"cell.{name}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    for changes in ({"tied": '[["cell.bias_ih", "nothing"]]'}, {"frozen": "[3]"}, {"tied": "["}):
+        td.save(tmp_path / "m", g)
+        rewritten(tmp_path / "m", **changes)
+        with pytest.raises(ModelFileError, match="shared or frozen"):
+            td.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (
+            {"type": "torch.nn.Linear", "arguments": {"in_features": 9, "out_features": 9, "device": "cpu"}},
+            "passes 'device'",
+        ),
+        (
+            {"type": "torch.nn.Embedding", "arguments": {"num_embeddings": 2, "embedding_dim": 2, "_weight": 3}},
+            "'_weight'",
+        ),
+        (
+            {"type": "treadle.LSTM", "arguments": {"input_size": 2, "hidden_size": 2, "num_layers": 10**9}},
+            "more than 1,000 layers",
+        ),
+    ],
+)
+def test_what_no_treadle_writes_is_refused_at_once(saved, network, words):
+    rewritten(saved, network=json.dumps(network))
+    with pytest.raises(ModelFileError, match=words):
+        td.load(saved)
+
+
+def test_a_few_lines_cannot_describe_more_than_anybody_could_step(saved):
+    x = {"node": "x"}
+    network = {"type": "torch.nn.Identity", "arguments": {}}
+    for _ in range(40):
+        nodes = [{"name": "a", "size": None, "module": network, "reads": [x], "previous": {}}]
+        nodes.append({"name": "b", "size": None, "module": {"same_as": "a"}, "reads": [{"node": "a"}], "previous": {}})
+        network = {"type": "treadle.Graph", "graph": {"input_size": None, "nodes": nodes, "outputs": [{"node": "b"}]}}
+    rewritten(saved, network=json.dumps(network))
+    with pytest.raises(ModelFileError, match="more than 100,000 modules"):
+        td.load(saved)
+
+
+def test_weights_of_another_kind_are_refused(saved):
+    tensors = {name: tensor.long() for name, tensor in safetensors.torch.load_file(saved).items()}
+    said = metadata(saved)
+    safetensors.torch.save_file(tensors, saved, said)
+    rewritten(saved)
+    with pytest.raises(ModelFileError, match=r"needs .* as floats .* have whole numbers"):
+        td.load(saved)

@@ -644,3 +644,35 @@ def test_tokens_may_be_any_whole_numbers_also_where_they_are_read_late(dtype):
     rnn = td.Recurrent(g.outputs(g.add("cell", td.GRUCell(4, 3), reads=[now, before])))
     xs = torch.randint(5, (2, 6))
     assert torch.equal(rnn(xs.to(dtype))[0], rnn(xs)[0])
+
+
+def test_padding_cannot_hurt_a_cell_that_divides_by_its_input():
+    class Direction(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.Linear(3, 3)
+
+        def initial_state(self, batch_size):
+            return (self.mix.weight.new_zeros(batch_size, 3),)
+
+        def forward(self, x, state):
+            h = self.mix(x / x.norm(dim=1, keepdim=True)) + state[0]
+            return h, (h,)
+
+    rnn = td.Recurrent(Direction())
+    xs = torch.randn(2, 5, 3)
+    xs[1, 2:] = torch.nan
+    ys, _ = rnn(xs, lengths=[5, 2])
+    ys.sum().backward()
+    gradient = rnn.cell.mix.weight.grad.clone()
+    rnn.zero_grad()
+    (rnn(xs[:1])[0].sum() + rnn(xs[1:, :2])[0].sum()).backward()
+    assert_close(gradient, rnn.cell.mix.weight.grad)
+
+
+def test_whole_numbers_for_a_network_of_features_are_refused_by_name():
+    rnn = td.Recurrent(td.GRUCell(3, 4))
+    with pytest.raises(td.errors.ShapeError, match=r"reads features, which are floats, but x is torch.int64"):
+        rnn(torch.ones(2, 5, 3, dtype=torch.long))
+    with pytest.raises(td.errors.ShapeError, match="which are floats"):
+        rnn.session().step([0, 1, 0])

@@ -106,7 +106,7 @@ def test_select_from_no_rows():
         td.select((torch.zeros(0, 2),), 0)
 
 
-@pytest.mark.parametrize("state", [None, "h", (torch.zeros(2, 3), 1.0), {"h": [None]}])
+@pytest.mark.parametrize("state", [3.5, "h", (torch.zeros(2, 3), 1.0), {"h": [None]}])
 def test_what_is_no_state(state):
     for function in (td.detach, lambda s: td.select(s, [0]), lambda s: dict(states.named_tensors(s))):
         with pytest.raises(
@@ -137,3 +137,12 @@ def test_where_takes_rows_of_any_shape_and_sends_gradients_one_way():
     to_a, to_b = torch.autograd.grad(mixed[0][[0, 2]].sum(), [a, b])
     assert to_a[:, 0, 0].tolist() == [1, 0, 1]
     assert not to_b.any()
+
+
+def test_the_initial_state_stays_the_initial_state():
+    assert td.detach(None) is None
+
+
+def test_rows_of_any_whole_numbers():
+    state = (torch.arange(3.0)[:, None],)
+    assert td.select(state, torch.tensor([2, 0], dtype=torch.uint8))[0].flatten().tolist() == [2, 0]

@@ -61,3 +61,12 @@ def test_damaged_files_are_refused(tmp_path):
     td.save(path, rnn)
     with pytest.raises(ModelFileError, match="not a treadle state file but treadle model"):
         td.load_state(path, rnn)
+
+
+def test_a_plain_tuple_is_saved_by_the_names_of_the_cell(tmp_path):
+    rnn = td.Recurrent(td.LSTMCell(3, 4))
+    h, c = torch.randn(2, 4), torch.randn(2, 4)
+    td.save_state(tmp_path / "s", (h, c), rnn)
+    assert torch.equal(td.load_state(tmp_path / "s", rnn).c, c)
+    with pytest.raises(TypeError, match=r"pass its .recurrent\(\)"):
+        td.save_state(tmp_path / "s", (h, c), td.LSTM(3, 4))

@@ -16,11 +16,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Whatever goes wrong inside, ``path`` is what it was before and nothing is left beside it.
 
     Raises:
-        OSError: the folder is not there or cannot be written to.
+        OSError: the folder is not there or cannot be written to, or ``path`` is a folder, a device or a pipe.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays a link
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is a device or a pipe, which cannot be replaced: name a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)

@@ -83,7 +83,7 @@ class _Subject:
         self.tokens = self._reads_tokens()
 
     def cell(self, dtype: torch.dtype | None = None) -> Any:
-        copied = copy.deepcopy(self.original)
+        copied = copy.deepcopy(self.original).cpu()
         return copied if dtype is None else copied.to(dtype)
 
     def x(self, rows: int, dtype: torch.dtype) -> Tensor:

@@ -24,13 +24,17 @@ from treadle.wiring.stack import Stack
 __all__ = ["build", "describe"]
 
 MEMORYLESS = (
-    *("Linear", "Bilinear", "Identity", "Embedding", "Flatten", "Unflatten", "Sequential"),
+    *("Linear", "Identity", "Embedding", "Flatten", "Unflatten", "Sequential"),
     *("Conv1d", "Conv2d", "Conv3d", "MaxPool1d", "MaxPool2d", "AvgPool1d", "AvgPool2d", "Upsample"),
     *("LayerNorm", "GroupNorm", "RMSNorm", "Dropout", "Dropout1d", "Dropout2d", "AlphaDropout"),
     *("PReLU", "ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "GLU"),
-    *("Tanh", "Sigmoid", "Hardtanh", "Hardsigmoid", "Softplus", "Softsign", "Softmax", "LogSoftmax", "LogSigmoid"),
+    *("Tanh", "Sigmoid", "Hardsigmoid", "Softplus", "Softsign", "Softmax", "LogSoftmax", "LogSigmoid"),
 )
 """The modules of `torch.nn` that a file may name."""
+
+
+MOST_LAYERS, MOST_MODULES, LONGEST_DELAY = 1_000, 100_000, 10_000
+"""What a file may ask for; far more than anybody uses, and little enough to be refused quickly."""
 
 
 def _known() -> dict[str, type]:
@@ -66,7 +70,8 @@ def build(text: str, extra: Iterable[type] = ()) -> Any:
     for kind in extra:
         if not isinstance(kind, type):
             raise TypeError(f"cells= takes classes, but was given {kind!r:.60}: pass the class itself")
-        known[kind.__name__] = kind
+        if known.setdefault(kind.__name__, kind) is not kind:
+            raise ModelFileError(f"two classes passed as cells= are called {kind.__name__!r}: rename one of them")
     try:
         return _build(json.loads(text), known)
     except ModelFileError:
@@ -115,8 +120,14 @@ def _arguments(module: Any) -> dict[str, Any]:
     for name, parameter in inspect.signature(type(module)).parameters.items():
         if name in ("device", "dtype") or name.startswith("_"):
             continue  # the weights say these
-        if parameter.kind is parameter.VAR_POSITIONAL or parameter.kind is parameter.VAR_KEYWORD:
-            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if type(module).__module__.startswith("torch.nn."):
+                continue  # Identity takes anything and keeps nothing
+            kind = type(module).__name__
+            raise ModelFileError(
+                f"{kind}.__init__ takes *{name}, which says nothing of what was passed: define a method"
+                f" constructor_arguments in {kind} that returns them as a dict"
+            )
         value = getattr(module, name, inspect.Parameter.empty)
         if isinstance(value, Tensor) or (value is None and isinstance(parameter.default, bool)):
             value = value is not None  # torch.nn keeps the bias itself under the name of the switch
@@ -171,6 +182,12 @@ def _build(value: Any, known: Mapping[str, type]) -> Any:
         return _build_graph(value["graph"], known)
     if "parts" in value and issubclass(kind, nn.Sequential):
         return kind(*(_build(part, known) for part in value["parts"]))
+    for name, argument in value["arguments"].items():
+        # Nobody writes these: they would let a file choose where memory is taken, or how much.
+        if name in ("device", "dtype") or name.startswith("_"):
+            raise ModelFileError(f"the file passes {name!r:.40} to a constructor, which no treadle writes")
+        if name == "num_layers" and not (isinstance(argument, int) and argument <= MOST_LAYERS):
+            raise ModelFileError(f"the file describes a network of more than {MOST_LAYERS:,} layers")
     return kind(**{name: _build(argument, known) for name, argument in value["arguments"].items()})
 
 
@@ -186,7 +203,7 @@ def _class(name: Any, known: Mapping[str, type]) -> type:
 
 def _build_graph(description: Mapping[str, Any], known: Mapping[str, type]) -> Graph:
     graph = Graph(_build(description["input_size"], known))
-    nodes = {"x": graph.x}
+    nodes, counted = {"x": graph.x}, {}
     sizes = {node["name"]: as_number(_build(node["size"], known)) for node in description["nodes"]}
 
     def read(item: Mapping[str, Any]) -> Read:
@@ -196,15 +213,28 @@ def _build_graph(description: Mapping[str, Any], known: Mapping[str, type]) -> G
         name = item["node"]
         node: Node = nodes[name] if name in nodes else graph.later(name, sizes[name])
         if "delayed" in item:
+            if not (isinstance(item["delayed"], int) and item["delayed"] <= LONGEST_DELAY):
+                raise ModelFileError(f"the file describes a delay of more than {LONGEST_DELAY:,} steps")
             return node.delayed(item["delayed"])
         return node.state(item["state"]) if "state" in item else node
 
     for node in description["nodes"]:
         module = node["module"]
         module = graph.get_submodule(module["same_as"]) if "same_as" in module else _build(module, known)
+        # Graphs of shared graphs can say in a few lines what nobody could step in a lifetime.
+        if occurrences(module, counted) > MOST_MODULES:
+            raise ModelFileError(f"the file describes a network of more than {MOST_MODULES:,} modules")
         previous = {field: read(item) for field, item in node["previous"].items()}
         nodes[node["name"]] = graph.add(node["name"], module, [read(item) for item in node["reads"]], previous)
     return graph.outputs(*(read(item) for item in description["outputs"]))
+
+
+def occurrences(module: nn.Module, counted: dict[int, int]) -> int:
+    """How many modules there are in a module, one that stands in several places as often as it stands there."""
+    if id(module) not in counted:
+        parts = [part for part in module._modules.values() if part is not None]
+        counted[id(module)] = 1 + sum(occurrences(part, counted) for part in parts)
+    return counted[id(module)]
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

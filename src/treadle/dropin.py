@@ -63,6 +63,10 @@ class _DropIn(nn.RNNBase):
             )
         if cell is not None and self.proj_size:
             raise ValueError(f"proj_size belongs to the classic LSTM: leave it out, or make it part of {cell!r}")
+        if cell is not None and (not self.bias or getattr(self, "nonlinearity", "tanh") != "tanh"):
+            raise ValueError(
+                f"bias and nonlinearity belong to the classic cells: leave them out, or make them part of {cell!r}"
+            )
         choose(engine)
         self.wiring, self.cell, self.engine = wiring, cell, engine
         self.gradient = FullBPTT() if gradient is None else gradient
@@ -144,7 +148,8 @@ class _DropIn(nn.RNNBase):
 
     def session(self, batch_size: int = 1, weights: str = "float32") -> Session:
         """Run live, one step a call, with the state kept inside: see `treadle.Session`."""
-        return self.recurrent().session(batch_size, weights)
+        self.recurrent()  # says why, if there is none
+        return Session(self, batch_size, weights)
 
     def forward(
         self,
@@ -156,6 +161,12 @@ class _DropIn(nn.RNNBase):
         return_states: bool = False,
     ) -> Any:
         """Run over a sequence; see the class."""
+        if isinstance(input, torch.fx.Proxy):
+            # torch.fx takes PyTorch's own modules for one operation each, by the name of their package; so are we.
+            given = (input,) if hx is None else (input, hx)
+            options = {"lengths": lengths, "resets": resets, "return_states": return_states}
+            options = {name: value for name, value in options.items() if value is not None and value is not False}
+            return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), given, options)
         why = self._why_not_fused(resets, return_states)
         if why is None and lengths is None:
             return super().forward(input, hx)
@@ -177,6 +188,9 @@ class _DropIn(nn.RNNBase):
         if self._flat_weights:
             given = self._zeros(rows, input) if parts is None else parts
             self.check_forward_args(input, tuple(given) if len(given) > 1 else given[0], None)  # pyright: ignore
+        elif parts is not None and any(part.shape[:2] != (len(self.layers), rows) for part in parts):
+            wanted, given = [len(self.layers), rows, "H"], [states.shape(part) for part in parts]
+            raise ShapeError(f"hx is {wanted}, a slice for each layer and direction, but is {', '.join(given)}")
         run = self._both_directions if self.bidirectional else self._wired
         return run(input, parts, lengths, resets, return_states)
 
@@ -195,8 +209,11 @@ class _DropIn(nn.RNNBase):
     def _unbatched(self, input: Tensor, hx: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
         batch_axis = 0 if self.batch_first else 1
         hx = None if hx is None else self._joined([part.unsqueeze(1) for part in self._parts(hx, 2)])
-        lengths = None if lengths is None else torch.as_tensor(lengths).reshape(1)
-        resets = None if resets is None else resets.reshape(1, -1)
+        lengths = None if lengths is None else torch.as_tensor(lengths)
+        if lengths is not None and lengths.numel() != 1:
+            raise ShapeError(f"one sequence without a batch has one length, but {lengths.numel()} were passed")
+        lengths = None if lengths is None else lengths.reshape(1)
+        resets = None if resets is None else torch.as_tensor(resets).reshape(1, -1)
         output, hidden, *every = self.forward(
             input.unsqueeze(batch_axis), hx, lengths=lengths, resets=resets, return_states=return_states
         )
@@ -316,7 +333,7 @@ class _DropIn(nn.RNNBase):
         }
         # What a layer gave one step ago is its hidden state, so hx says that as well.
         delayed = [name for name in recurrent.initial_state(0) if name.endswith(".delayed")]
-        return state | {name: (state[name.split(".")[0].removesuffix("_dropout")].h,) for name in delayed}
+        return state | {name: (state[name.removesuffix(".delayed")].h,) for name in delayed}
 
     def _as_hx(self, state: Any) -> Any:
         layers = [state[f"layer{i}"] for i in range(self.num_layers)]

@@ -50,6 +50,8 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
         "format": "treadle model",
         "network": description,
         "training": str(model.training),
+        "tied": json.dumps(_tied(model)),
+        "frozen": json.dumps([name for name, parameter in model.named_parameters() if not parameter.requires_grad]),
     }
     write(path, tensors, metadata)
 
@@ -74,10 +76,16 @@ def load(path: str | os.PathLike[str], cells: Iterable[type] = ()) -> Any:
     cells = tuple(cells)
     with torch.random.fork_rng(devices=[]):
         # First without memory: a file that claims sizes which its weights do not have must not make us allocate them.
-        with torch.device("meta"):
-            _check_shapes(path, build(description, cells), tensors)
+        try:
+            with torch.device("meta"):
+                _check_shapes(path, build(description, cells), tensors)
+        except ModelFileError:
+            if not cells:
+                raise  # a class of the caller's own may just not work on "meta"
         model = build(description, cells)
+        _check_shapes(path, model, tensors)
     model.load_state_dict(tensors, assign=True)
+    _tie_and_freeze(path, model, metadata)
     return model.train(metadata.get("training") == "True")
 
 
@@ -134,9 +142,9 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
         ) from None
     if metadata.get("format") != kind:
         found = metadata.get("format", "another program's safetensors file")
-        raise ModelFileError(f"{path} is not a {kind} file but {found}")
+        raise ModelFileError(f"{path} is not a {kind} file but {found:.80}")
     version = metadata.get("version", "")
-    if not version.isdecimal():
+    if not version.isdecimal() or len(version) > 9:
         raise ModelFileError(f"{path} is damaged: it does not say which version of the format it is")
     if int(version) > FORMAT:
         raise ModelFileError(
@@ -151,12 +159,45 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
 def _check_shapes(path: str | os.PathLike[str], model: Any, tensors: Mapping[str, Tensor]) -> None:
     if not isinstance(model, nn.Module):
         raise ModelFileError(f"{path} does not hold a network")
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    def kinds(found: Mapping[str, Tensor]) -> dict[str, str]:
+        return {
+            name: f"{'floats' if tensor.is_floating_point() else 'whole numbers'} {list(tensor.shape)}"
+            for name, tensor in found.items()
+        }
+
+    wanted, given = kinds(model.state_dict()), kinds(tensors)
     for name in sorted(wanted.keys() | given.keys()):
         if wanted.get(name) != given.get(name):
             raise ModelFileError(
-                f"{path} does not fit together: its network needs {name} of shape {wanted.get(name, 'none')},"
-                " its weights have"
-                f" {given.get(name, 'none')}"
+                f"{path} does not fit together: its network needs {name} as {wanted.get(name, 'nothing')},"
+                " but its weights"
+                f" have {given.get(name, 'nothing')}"
             )
+
+
+def _tied(model: nn.Module) -> list[list[str]]:
+    """The names of parameters that are one and the same, group by group."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _tie_and_freeze(path: str | os.PathLike[str], model: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Make parameters one again that were one when they were saved, and let those rest that rested."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    try:
+        tied, frozen = json.loads(metadata["tied"]), json.loads(metadata["frozen"])
+        for first, *others in tied:
+            for name in others:
+                if parameters[name].shape != parameters[first].shape:
+                    raise ValueError(name)
+                owner, _, attribute = name.rpartition(".")
+                setattr(model.get_submodule(owner), attribute, parameters[first])
+        for name in frozen:
+            parameters[name].requires_grad_(False)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ModelFileError(
+            f"{path} is damaged: what it says of shared or frozen weights does not fit ({error})"
+        ) from None

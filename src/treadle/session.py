@@ -48,9 +48,6 @@ class Session:
             raise ValueError(f"weights are 'float32' or 'bfloat16', but {weights!r} was passed")
         self.batch_size, self.weights = batch_size, weights
         self._source = recurrent
-        self._recurrent = copy.deepcopy(recurrent).eval().requires_grad_(False)
-        self._recurrent.zero_grad()  # gradients were copied as well
-        self._dtype = next((p.dtype for p in recurrent.parameters() if p.is_floating_point()), None)
         self._answer: Tensor | None = None
         self.refresh()
         self._state: State = states.map_state(Tensor.clone, self._recurrent.initial_state(batch_size))
@@ -58,7 +55,15 @@ class Session:
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the weights that the network has now; the state goes on."""
-        self._recurrent.load_state_dict(self._source.state_dict())
+        # A drop-in makes its Recurrent around the weights that it has at the moment.
+        source = self._source.recurrent() if hasattr(self._source, "recurrent") else self._source
+        # What stands in for a parameter (weight norm, pruning) is a tensor with a history, which deepcopy refuses.
+        tensors = [part for module in source.modules() for part in vars(module).values() if isinstance(part, Tensor)]
+        self._recurrent = copy.deepcopy(source, {id(tensor): tensor.detach().clone() for tensor in tensors})
+        self._recurrent.eval().requires_grad_(False).zero_grad()  # gradients were copied as well
+        weight = next((p for p in source.parameters() if p.is_floating_point()), None)
+        self._dtype = None if weight is None else weight.dtype
+        self._device = None if weight is None else weight.device
         if self.weights == "bfloat16":
             for parameter in self._recurrent.parameters():
                 if parameter.ndim > 1 and parameter.is_floating_point():
@@ -95,6 +100,7 @@ class Session:
             if rows is not None:
                 mask = torch.zeros(self.batch_size, dtype=torch.bool)
                 mask[states.select(torch.arange(self.batch_size), rows)] = True
+                mask = mask.to(self._device)
                 initial = states.where(mask, initial, self._state)
             self._state = states.map_state(Tensor.clone, initial)
 
@@ -144,8 +150,7 @@ class Session:
         # A copy, because the state may hold the input (a delayed read of x) and callers fill the same array again; in
         # the precision of the weights, because NumPy makes float64 wherever it is not told otherwise.
         tensor = torch.from_numpy(np.array(x, order="C")) if numpy else x.clone()
-        if tensor.is_floating_point() and self._dtype is not None:
-            tensor = tensor.to(self._dtype)
+        tensor = tensor.to(device=self._device, dtype=self._dtype if tensor.is_floating_point() else None)
         batch_axis = 0 if leading == 1 or self._recurrent.batch_first else 1
         features = self._recurrent.input_size
         axes = None if features is None else leading + (1 if isinstance(features, int) else len(features))
@@ -160,6 +165,6 @@ class Session:
 
         def back(y: Tensor) -> Any:
             y = y.squeeze(batch_axis) if bare else y
-            return y.numpy() if numpy else y
+            return y.cpu().numpy() if numpy else y
 
         return tensor, back

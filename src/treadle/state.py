@@ -58,7 +58,7 @@ def detach(state: State) -> State:
     """The same state, cut from the graph that computed it: the gradient will not reach further back.
 
     Args:
-        state: any cell's or wiring's state.
+        state: any cell's or wiring's state; ``None``, the initial one, stays ``None``.
 
     Example:
         Carry the state of an endless stream from window to window, with the gradient ending at each window's start.
@@ -71,7 +71,7 @@ def detach(state: State) -> State:
         >>> state.h.requires_grad
         False
     """
-    return map_state(Tensor.detach, state)
+    return None if state is None else map_state(Tensor.detach, state)
 
 
 def select(state: State, rows: Any) -> State:
@@ -105,6 +105,7 @@ def select(state: State, rows: Any) -> State:
         rows = rows.nonzero()[:, 0]
     if rows.is_floating_point() or rows.is_complex():
         raise StateError(f"rows are whole numbers or a boolean mask, but these are {rows.dtype}")
+    rows = rows.long()  # in uint8, counting from the end would wrap around
     wrong = rows[(rows < -batch_size) | (rows >= batch_size)]
     if len(wrong):
         raise StateError(

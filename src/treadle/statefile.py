@@ -22,6 +22,7 @@ def save_state(path: str | os.PathLike[str], state: State, model: nn.Module) -> 
 
     Raises:
         StateError: the state is not one of this network's.
+        TypeError: ``model`` is a drop-in, whose ``hx`` is not by name.
         OSError: the file cannot be written.
 
     Example:
@@ -34,7 +35,11 @@ def save_state(path: str | os.PathLike[str], state: State, model: nn.Module) -> 
         True
     """
     rows = states.batch_size_of(state)
-    states.check_state(state, _like(model, rows, state), rows, type(model).__name__)
+    if not hasattr(model, "initial_state"):
+        raise TypeError(
+            f"a {type(model).__name__} keeps no states by name: pass its .recurrent(), and the state of that"
+        )
+    state = states.check_state(state, _like(model, rows, state), rows, type(model).__name__)
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in states.named_tensors(state)}
     write(path, tensors, {"format": "treadle state", "fingerprint": fingerprint(model)})
 

@@ -428,3 +428,22 @@ def test_outputs_that_do_not_fit_beside_each_other():
 def test_input_sizes_that_are_none(size):
     with pytest.raises(ShapeError, match="a size is a positive whole number or a tuple of them, but"):
         td.Graph(size)
+
+
+def test_states_have_sizes_in_sums_too():
+    g = td.Graph(4)
+    low = g.add("low", td.GRUCell(4, 1), reads=g.x)
+    with pytest.raises(ShapeError, match="only equal sizes add up"):
+        g.add("high", td.GRUCell(4, 4), reads=td.sum_of(low.state("h"), g.x))
+
+
+def test_one_float_a_row_cannot_be_read_late_as_a_token():
+    g = td.Graph(())
+    rnn = td.Recurrent(g.outputs(g.add("late", nn.Identity(), reads=g.x.delayed())))
+    with pytest.raises(ShapeError, match=r"give floats as \[B, 1\]"):
+        rnn(torch.tensor([[0.7, 1.9, 2.5]]))
+
+
+def test_what_runs_over_time_is_no_node():
+    with pytest.raises(TypeError, match=r"runs over time: a graph steps cells, pass its .cell"):
+        td.Graph(3).add("low", td.Recurrent(td.GRUCell(3, 4)), reads=[])

@@ -51,7 +51,7 @@ class RecurrentCell(nn.Module):
         """The state that a step starts from (``None`` is the initial one), once it and ``x`` are known to fit.
 
         Raises:
-            ShapeError: ``x`` is not [B, I].
+            ShapeError: ``x`` is not [B, I] of floats.
             StateError: the state has other fields, rows or sizes.
         """
         name, features = type(self).__name__, self.input_size
@@ -60,6 +60,10 @@ class RecurrentCell(nn.Module):
             wanted = ", ".join(map(str, ("B", *row_shape)))
             raise ShapeError(
                 f"{name} takes one step of [{wanted}], but x is {list(x.shape)}; td.Recurrent runs whole sequences"
+            )
+        if not x.is_floating_point():
+            raise ShapeError(
+                f"{name} reads features, which are floats, but x is {x.dtype}: pass x.float(), or embed tokens"
             )
         if state is None:
             return self.initial_state(x.shape[0])

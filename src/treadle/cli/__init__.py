@@ -76,6 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (TreadleError, OSError, UsageError) as error:
         print(f"treadle: {one_line(error)}", file=sys.stderr)
         status = 2
+    except Exception as error:
+        if os.environ.get("TREADLE_TRACEBACK"):
+            raise
+        print(f"treadle: {type(error).__name__}: {one_line(error)} (TREADLE_TRACEBACK=1 shows where)", file=sys.stderr)
+        status = 2
     sys.exit(status)
 
 
@@ -91,4 +96,5 @@ def one_line(error: Exception) -> str:
         message = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     else:
         message = str(error) or type(error).__name__
-    return " ".join(message.split())
+    # Files can say what they like, so nothing of it may steer the terminal.
+    return "".join(c if c.isprintable() else "�" for c in " ".join(message.split()))

@@ -44,12 +44,12 @@ def compare(
     cell: Annotated[str, typer.Option(help="The cells: names with commas between them, or all.")] = "lstm",
     layers: Annotated[int, typer.Option(min=1, help="Layers of each network.")] = 2,
     parameters: Annotated[
-        int, typer.Option(min=1, help="Parameters of each network, matched to within 2 %.")
+        int, typer.Option(min=1, max=10**9, help="Parameters of each network, matched to within 2 %.")
     ] = 200_000,
     seeds: Annotated[
         int, typer.Option(min=1, help="How often each network is trained, each time from another start.")
     ] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="The first of these seeds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="The first of these seeds.")] = 0,
     budget: Annotated[
         str, typer.Option(help="Time for everything (90s, 2m), or steps for each network (300steps).")
     ] = "2m",

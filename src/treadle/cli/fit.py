@@ -26,13 +26,13 @@ def fit(
     wiring: Annotated[str | None, typer.Option(help="How layers connect.", show_default="stack")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Layers.", show_default="2")] = None,
     parameters: Annotated[
-        int | None, typer.Option(min=1, help="Parameters, to within 2 %.", show_default="200000")
+        int | None, typer.Option(min=1, max=10**9, help="Parameters, to within 2 %.", show_default="200000")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on from this network instead of a new one.")] = None,
     budget: Annotated[str, typer.Option(help="How long to train (90s, 2m), or how many steps (300steps).")] = "2m",
     window: Annotated[int, typer.Option(min=1, help="Bytes over which gradients reach back.")] = 64,
     learning_rate: Annotated[float, typer.Option(min=0, help="The highest.")] = 0.01,
-    seed: Annotated[int, typer.Option(min=0, help="Of the start.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the start.")] = 0,
 ) -> None:
     """Train one byte-level language model on a text; Ctrl-C keeps what is learned so far."""
     start = start_of_process()

@@ -61,6 +61,8 @@ def check_outputs(outputs: dict[str, Path | None], inputs: Collection[Path | Non
             continue
         if path.is_dir():
             raise IsADirectoryError(f"{option}: {path} is a folder: name a file")
+        if path.exists() and not path.is_file():
+            raise OSError(f"{option}: {path} is a device or a pipe, which cannot be replaced: name a file")
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{option}: there is no folder {path.parent}")
         try:

@@ -25,8 +25,11 @@ def show(
         raise typer.BadParameter(
             f"there is neither a file nor a wiring {model!r}; the wirings are {', '.join(WIRINGS)}"
         )
-    network = three_layers(model) if model in WIRINGS else modelfile.load(model)
-    draw_wiring(network, output, steps=steps)
+    network = modelfile.load(model) if Path(model).exists() else three_layers(model)
+    try:
+        draw_wiring(network, output, steps=steps)
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(f"{model} cannot be drawn: {error}") from error
 
 
 def three_layers(wiring: str) -> Any:

@@ -60,7 +60,7 @@ def generate(model: Recurrent, prompt: bytes, *, temperature: float = 0.8, seed:
         if not scores.isfinite().all():
             raise ModelFileError("the network's scores are not finite: its training diverged; train it again")
         if temperature:
-            probabilities = (scores.double() / temperature).softmax(0)
+            probabilities = ((scores - scores.max()).double() / temperature).softmax(0)
             byte = torch.multinomial(probabilities, 1, generator=draws)[0]
         else:
             byte = scores.argmax()

@@ -130,8 +130,16 @@ def require_language_model(model: Any, name: str = "this") -> Recurrent:
     Raises:
         ModelFileError: it is something else.
     """
-    reads_bytes = isinstance(model, Recurrent) and model.input_size == ()
-    if not reads_bytes or model.output_size != 256:
+    reads_bytes = isinstance(model, Recurrent) and model.batch_first and model.input_size == ()
+    if reads_bytes and model.output_size == 256:
+        try:
+            with torch.no_grad():
+                model(torch.arange(256)[None])
+        except Exception as error:
+            raise ModelFileError(
+                f"{name} is not a byte-level language model, as it does not take all bytes: {error}"
+            ) from error
+    else:
         what = f"a {type(model).__name__}"
         if isinstance(model, Recurrent):
             what += (

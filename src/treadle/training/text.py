@@ -128,7 +128,7 @@ def read_text(path: str | os.PathLike[str]) -> Text:
 def standard_library() -> Text:
     """The source text of this Python's own standard library, without its tests; every tenth file is held out.
 
-    About 11 MB. Files are taken in the order of their paths, so that equal Pythons have equal texts.
+    About 12 MB. Files are taken in the order of their paths, so that equal Pythons have equal texts.
 
     Raises:
         ShapeError: this Python keeps no source text of its library.

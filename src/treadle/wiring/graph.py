@@ -225,13 +225,17 @@ class Graph(nn.Module):
                 " step: pass a"
                 f" treadle cell, such as td.{kind}Cell"
             )
+        if is_cell(module) and hasattr(module, "session"):
+            raise TypeError(
+                f"node {name!r} is a {type(module).__name__}, which runs over time: a graph steps cells, pass its .cell"
+            )
         if name in self.connections:
             raise ValueError(f"there is a node {name!r} already: node names must differ")
         self._checked_name(name)
         reads, previous = self._checked_reads(name, reads), dict(previous or {})
         for field, read in previous.items():
-            self._checked_reads(name, read)
-            self._check_previous(name, module, field, read)
+            (previous[field],) = self._checked_reads(name, read)
+            self._check_previous(name, module, field, previous[field])
         size = self._size_of(name, module, reads)
         promised = self._handles.get(name)
         if promised is not None and size not in (None, promised.size):
@@ -273,7 +277,7 @@ class Graph(nn.Module):
         parameter = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
         for name, k in self._delays.items():
             size = self._handles[name].size or ()
-            dtype = torch.long if size == () else parameter.dtype
+            dtype = torch.long if name == "x" and size == () else parameter.dtype  # x of that size is a token
             past = [torch.zeros(batch_size, *size, device=parameter.device, dtype=dtype) for _ in range(k)]
             state[f"{name}.delayed"] = tuple(past)
         return state
@@ -303,10 +307,20 @@ class Graph(nn.Module):
             before = state[name]
             if connection.previous:
                 handed = {field: _value(r, values, state, after) for field, r in connection.previous.items()}
+                if not hasattr(before, "_replace"):
+                    raise StateError(
+                        f"state {name} must be the cell's own named tuple, but is a {type(before).__name__}"
+                    )
                 before = before._replace(**handed)
             values[name], after[name] = self._cell(name)(read, before)
         for name, k in self._delays.items():
             past = state[f"{name}.delayed"]
+            if values[name].is_floating_point() != past[0].is_floating_point():
+                raise ShapeError(
+                    f"{name} is read late and one number a row, which is kept as {past[0].dtype}, but it is"
+                    f" {values[name].dtype}: a graph of input size () reads whole numbers; give floats as [B,"
+                    " 1], nodes too"
+                )
             # In the past's own dtype: tokens may come as any whole numbers, and autocast narrows what cells give.
             after[f"{name}.delayed"] = (values[name].to(past[0].dtype), *past[: k - 1])
         return _gather(self._outputs, values, state, after), after
@@ -335,12 +349,12 @@ class Graph(nn.Module):
 
     def _checked_reads(self, reader: str, reads: Reads) -> tuple[Read, ...]:
         """The reads as a tuple, once each is known to be of this graph and there in time."""
-        checked = tuple(reads) if isinstance(reads, Sequence) else (reads,)
+        checked = tuple(self._sized(read) for read in (reads if isinstance(reads, Sequence) else (reads,)))
         if not checked:
             raise ValueError(f"{reader!r} reads nothing: pass a node, or the input as g.x")
-        for leaf in checked:
-            if not isinstance(leaf, Node | Delayed | StateField | Sum):
-                raise TypeError(f"{reader!r} can read nodes, delayed nodes, states and sums, but not {leaf!r:.60}")
+        for read in checked:
+            if not isinstance(read, Node | Delayed | StateField | Sum):
+                raise TypeError(f"{reader!r} can read nodes, delayed nodes, states and sums, but not {read!r:.60}")
         for leaf in leaves(checked):
             handle = self._handles.get(leaf.name)
             if handle is None or (not isinstance(leaf, StateField) and leaf.size != handle.size):
@@ -352,11 +366,18 @@ class Graph(nn.Module):
                     f"{reader!r} reads {label(leaf)} of this step, but that node comes later: read it with"
                     " .delayed(), or add it first"
                 )
-            if isinstance(leaf, StateField) and not (
-                leaf.name in self.connections and self.connections[leaf.name].has_memory
-            ):
+            if isinstance(leaf, StateField) and not self._has_state(leaf.name):
                 raise ValueError(f"{reader!r} reads {label(leaf)}, but {leaf.name!r} has no state")
         return checked
+
+    def _sized(self, read: Any) -> Any:
+        """A read with the sizes of the states in it, which only the graph can know."""
+        if isinstance(read, StateField) and self._has_state(read.name):
+            return dataclasses.replace(read, size=self._field_size(read.name, self._cell(read.name), read.field))
+        return sum_of(*map(self._sized, read.parts)) if isinstance(read, Sum) else read
+
+    def _has_state(self, name: str) -> bool:
+        return name in self.connections and self.connections[name].has_memory
 
     def _field_size(self, owner: str, module: Any, field: str) -> tuple[int, ...]:
         state = module.initial_state(0)
@@ -373,8 +394,6 @@ class Graph(nn.Module):
                 f"node {name!r} has no memory, so there is no previous {field!r} to take from {label(read)}"
             )
         own, given = self._field_size(name, module, field), read.size
-        if isinstance(read, StateField):
-            given = self._field_size(read.name, self._cell(read.name), read.field)
         if given is not None and own != given:
             raise ShapeError(
                 f"layer {name!r} steps from {label(read)} ({words(given)}) as its previous {field}, but its"
@@ -384,12 +403,8 @@ class Graph(nn.Module):
 
     def _size_of(self, name: str, module: nn.Module, reads: tuple[Read, ...]) -> Size:
         """The size of a new node's output, or the arithmetic of why it cannot take what it reads."""
-        sizes = [
-            self._field_size(r.name, self._cell(r.name), r.field) if isinstance(r, StateField) else r.size
-            for r in reads
-        ]
-        text = " + ".join(f"{label(read)} ({words(size)})" for read, size in zip(reads, sizes, strict=True))
-        total = concatenated(sizes, f"layer {name!r} reads {text}")
+        text = describe(reads)
+        total = concatenated([read.size for read in reads], f"layer {name!r} reads {text}")
         kind, what = type(module).__name__, "its cell" if is_cell(module) else "it"
         reading = f"layer {name!r} reads {text}" + (f" = {words(total)}" if len(reads) > 1 else "")
         reading += " features" if total else ""

@@ -47,8 +47,10 @@ def lateral(g: Graph, layers: Layers, between: Between) -> Read:
     """Layer l reads y_{l-1}(t) and y_{l-1}(t-1), side by side."""
     y, reads = g.x, [g.x]
     for i, (name, cell) in enumerate(layers):
-        y = between(name, g.add(name, cell, reads=reads))
-        reads = [y, y.delayed()] if i < len(layers) - 1 else []
+        node = g.add(name, cell, reads=reads)
+        y = between(name, node)
+        # What is kept for the next step is the output itself; both readings of it get masks of their own.
+        reads = [y, between(f"{name}_late", node.delayed())] if i < len(layers) - 1 else []
     return y
 
 

@@ -38,8 +38,12 @@ def run(
     if lengths is not None:
         active = torch.arange(steps, device=xs.device)[:, None] < lengths  # [T, B]
         everyone_until = int(lengths.min()) if lengths.numel() else steps
-        # Padding may hold anything, NaN or tokens that do not exist; it must reach neither values nor gradients.
-        xs = torch.where(active.reshape(*active.shape, *[1] * (xs.ndim - 2)), xs, xs.new_zeros(()))
+        # Padding may hold anything, NaN or tokens that do not exist; it must reach neither values nor gradients. In its
+        # place stands the row's last step, which the cell can take for certain; zeros might be where it divides by 0.
+        at_end = (lengths - 1).clamp(min=0)
+        last = xs.detach()[at_end, torch.arange(xs.shape[1], device=xs.device)]
+        last = where(lengths > 0, last, torch.zeros_like(last))
+        xs = torch.where(active.reshape(*active.shape, *[1] * (xs.ndim - 2)), xs, last)
         if resets is not None:
             resets = resets & active
     some_reset = resets.any(1).tolist() if resets is not None else [False] * steps
