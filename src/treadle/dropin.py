@@ -166,7 +166,8 @@ class _DropIn(nn.RNNBase):
             given = (input,) if hx is None else (input, hx)
             options = {"lengths": lengths, "resets": resets, "return_states": return_states}
             options = {name: value for name, value in options.items() if value is not None and value is not False}
-            return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), given, options)
+            tracer: Any = input.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), given, options)
         why = self._why_not_fused(resets, return_states)
         if why is None and lengths is None:
             return super().forward(input, hx)
