@@ -1,0 +1,65 @@
+"""Cells that treadle has never heard of, so that nothing in it can be made for them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import treadle as td
+
+
+class PReLUGRUCell(td.GRUCell):
+    """A GRU whose candidate is bent by a learned slope instead of tanh.
+
+    r, z = σ(W_i x + b_i + W_h h + b_h)
+    n  = PReLU(W_in x + b_in + r (W_hn h + b_hn))
+    h' = (1 - z) n + z h
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(input_size, hidden_size)
+        self.slope = nn.Parameter(torch.full((hidden_size,), 0.25))
+
+    def forward(self, x: Tensor, state: td.HiddenState | None = None) -> tuple[Tensor, td.HiddenState]:
+        (h,) = self.checked(x, state)
+        r_x, z_x, n_x = F.linear(x, self.weight_ih, self.bias_ih).chunk(3, 1)
+        r_h, z_h, n_h = F.linear(h, self.weight_hh, self.bias_hh).chunk(3, 1)
+        r, z = (r_x + r_h).sigmoid(), (z_x + z_h).sigmoid()
+        n = F.prelu(n_x + r * n_h, self.slope)
+        h = n + z * (h - n)
+        return h, td.HiddenState(h)
+
+
+class SievingState(NamedTuple):
+    h: Tensor
+
+
+class SievingCell(nn.Module):
+    """Attends to its own units, and reads what it attended to: the second product needs the result of the first.
+
+    s  = softmax(W_s x + U_s h + b_s)           over the H units of a row
+    n  = PReLU(W_n x + U_n (H s h) + b_n)       a learned slope for each unit
+    h' = σ(k) h + (1 - σ(k)) n                  a learned time constant for each unit
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+        self.read_sieve = nn.Linear(input_size, hidden_size)
+        self.read_value = nn.Linear(input_size, hidden_size)
+        self.hidden_sieve = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.hidden_value = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.slope = nn.Parameter(torch.full((hidden_size,), 0.25))
+        self.keep = nn.Parameter(torch.zeros(hidden_size))
+
+    def initial_state(self, batch_size: int) -> SievingState:
+        return SievingState(self.keep.new_zeros(batch_size, self.hidden_size))
+
+    def forward(self, x: Tensor, state: SievingState) -> tuple[Tensor, SievingState]:
+        (h,) = state
+        sieve = (self.read_sieve(x) + self.hidden_sieve(h)).softmax(1)
+        value = F.prelu(self.read_value(x) + self.hidden_value(self.hidden_size * sieve * h), self.slope)
+        keep = self.keep.sigmoid()
+        h = keep * h + (1 - keep) * value
+        return h, SievingState(h)

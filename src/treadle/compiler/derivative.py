@@ -1,0 +1,191 @@
+"""The derivative of a section: its vector-Jacobian product, traced like the step itself, and what to keep for it.
+
+PyTorch's autograd runs once over the interpreter of the section, on tensors without numbers, and what it does is noted
+as a program. That program reads values of the forward pass. Each of them is kept, or computed again from what is kept:
+a minimum cut through the forward pass decides, with the bytes of a value as the price of keeping it, and a price on
+computing what is dear again. A product is never computed twice.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from treadle.compiler import interpreter
+from treadle.compiler import program as p
+from treadle.compiler.fission import Section, inner
+from treadle.compiler.program import Value
+from treadle.compiler.trace import Tracer
+
+__all__ = ["Derivative", "derive"]
+
+# What it costs to compute one number again, in bytes kept: a logarithm is about as dear as storing and reading a float.
+_DEAR = frozenset("exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid erf pow div reciprocal".split())
+_PRICE_DEAR, _PRICE_CHEAP = 3.6, 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Derivative:
+    """The backward pass of a section.
+
+    Args:
+        section: what is derived.
+        cotangents: the placeholders of the gradients that come from above, for each output and each new state.
+        gradients: for each wanted input, and for each old state, what gives its gradient; None where none flows.
+        saved: what the forward pass keeps for it, beside the section's inputs, outputs and states.
+        contractions: sums over all rows and steps; the gradients of what all rows share are made of these.
+    """
+
+    section: Section
+    wanted: tuple[Value, ...]
+    output_cotangents: tuple[Value, ...]
+    state_cotangents: tuple[Value, ...]
+    gradients: tuple[Value | None, ...]
+    state_gradients: tuple[Value, ...]
+    saved: tuple[Value, ...]
+    contractions: tuple[Value, ...]
+
+
+def cotangent(value: Value, index: int, kind: str) -> Value:
+    """The placeholder of the gradient that arrives at a value."""
+    return p.placeholder(f"gradient/{kind}{index}", value.shape, value.dtype)
+
+
+def derive(section: Section, wanted: Sequence[Value]) -> Derivative:
+    """Derive a section with respect to some of its inputs, and to its old states."""
+    wanted = tuple(v for v in wanted if v.dtype.is_floating_point)
+    tracer = Tracer()
+    tracer.keep_gradients = True
+    out_cotangents = tuple(cotangent(v, i, "output") for i, v in enumerate(section.outputs))
+    new_cotangents = tuple(cotangent(v, i, "state") for i, v in enumerate(section.new))
+    with tracer, torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        known = {
+            v: tracer.tensor(v, requires_grad=v in wanted or v in section.old) for v in (*section.inputs, *section.old)
+        }
+        sources = [known[v] for v in (*wanted, *section.old)]
+        interpreter.evaluate((*section.outputs, *section.new), known, tracer.rows)
+        pairs = [
+            (known[v], tracer.tensor(c))
+            for v, c in zip((*section.outputs, *section.new), (*out_cotangents, *new_cotangents), strict=True)
+            if known[v].requires_grad
+        ]
+        differentiable = [s for s in sources if s.requires_grad]
+        found = iter(
+            torch.autograd.grad([a for a, _ in pairs], differentiable, [c for _, c in pairs], allow_unused=True)
+            if pairs
+            else [None] * len(differentiable)
+        )
+        results = [next(found) if s.requires_grad else None for s in sources]
+    gradients = [None if r is None else r.value for r in results]
+    gradients = [
+        None if g is None else p.expand(g, v.shape) for g, v in zip(gradients, (*wanted, *section.old), strict=True)
+    ]
+    state_gradients = tuple(
+        p.full(0, v.shape, v.dtype) if g is None else g for g, v in zip(gradients[len(wanted) :], section.old, strict=True)
+    )
+    everything = [g for g in (*gradients[: len(wanted)], *state_gradients) if g is not None]
+    contractions = tuple(v for v in p.ordered(everything) if v.op in p.CONTRACTIONS)
+    saved = _choose_saved(section, everything, (*out_cotangents, *new_cotangents))
+    return Derivative(
+        section,
+        wanted,
+        out_cotangents,
+        new_cotangents,
+        tuple(gradients[: len(wanted)]),
+        state_gradients,
+        saved,
+        contractions,
+    )
+
+
+def _choose_saved(section: Section, gradients: Iterable[Value], cotangents: Iterable[Value]) -> tuple[Value, ...]:
+    """The forward values to keep: a minimum cut between products and the derivative."""
+    everything = p.ordered(gradients)
+    from_above = set(cotangents)
+    backward = set()
+    for value in everything:
+        if value in from_above or any(operand in backward for operand in value.inputs):
+            backward.add(value)
+    given = {*section.inputs, *section.old, *section.new, *section.outputs}
+    needed = {
+        operand
+        for value in everything
+        if value in backward
+        for operand in value.inputs
+        if operand not in backward and operand.has_rows and operand not in given
+    }
+    needed |= {v for v in everything if v.op in p.CONTRACTIONS and v not in backward for v in v.inputs if v not in given}
+    if not needed:
+        return ()
+    flow = _Flow()
+    for value in inner(given, needed):
+        if not value.has_rows or value.op == "full":
+            continue
+        # Engines keep booleans as floats.
+        size = value.row_numel * max(value.dtype.itemsize, 4)
+        flow.edge(("in", value), ("out", value), size)
+        for operand in value.inputs:
+            if operand not in given and operand.has_rows and operand.op != "full":
+                flow.edge(("out", operand), ("in", value), math.inf)
+        if value.op in ("dot", "opaque"):
+            flow.edge("source", ("in", value), math.inf)
+        elif value.op in p.ELEMENTWISE or value.op in p.REDUCTIONS:
+            price = _PRICE_DEAR if value.op in _DEAR else _PRICE_CHEAP
+            count = value.inputs[0].row_numel if value.op in p.REDUCTIONS else value.row_numel
+            flow.edge("source", ("in", value), price * count * value.dtype.itemsize / 4)
+    for value in needed:
+        flow.edge(("out", value), "sink", math.inf)
+    return tuple(sorted((node[1] for node in flow.cut("source", "sink") if node != "source"), key=lambda v: v.row_numel))
+
+
+class _Flow:
+    """Maximum flow by shortest augmenting paths (Edmonds and Karp, 1972), which is also the minimum cut."""
+
+    def __init__(self) -> None:
+        self.capacity: dict[object, dict[object, float]] = collections.defaultdict(dict)
+
+    def edge(self, a: object, b: object, capacity: float) -> None:
+        self.capacity[a][b] = self.capacity[a].get(b, 0) + capacity
+        self.capacity[b].setdefault(a, 0)
+
+    def cut(self, source: object, sink: object) -> list[tuple[str, Value]]:
+        """The nodes whose inner edge is cut: as close to the sink as a minimum allows."""
+        while True:
+            before: dict[object, object] = {source: source}
+            waiting = collections.deque([source])
+            while waiting and sink not in before:
+                node = waiting.popleft()
+                for other, capacity in self.capacity[node].items():
+                    if capacity > 1e-9 and other not in before:
+                        before[other] = node
+                        waiting.append(other)
+            if sink not in before:
+                break
+            path = [sink]
+            while path[-1] != source:
+                path.append(before[path[-1]])
+            pairs = list(zip(path[1:], path[:-1], strict=True))
+            amount = min(self.capacity[a][b] for a, b in pairs)
+            for a, b in pairs:
+                self.capacity[a][b] -= amount
+                self.capacity[b][a] += amount
+        # Whatever can still reach the sink lies behind the cut.
+        behind = {sink}
+        waiting = collections.deque([sink])
+        reverse: dict[object, list[object]] = collections.defaultdict(list)
+        for a, others in self.capacity.items():
+            for b, capacity in others.items():
+                if capacity > 1e-9:
+                    reverse[b].append(a)
+        while waiting:
+            for other in reverse[waiting.popleft()]:
+                if other not in behind:
+                    behind.add(other)
+                    waiting.append(other)
+        return [
+            node
+            for node in self.capacity
+            if isinstance(node, tuple) and node[0] == "in" and node not in behind and ("out", node[1]) in behind
+        ]

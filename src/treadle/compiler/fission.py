@@ -1,0 +1,320 @@
+"""What has to happen one step after another, and what does not.
+
+A step reads the old state and gives the new one. Which new component depends on which old one is a graph; its strongly
+connected components are the loops: nothing smaller can run over a whole sequence at once. Everything else is taken out of
+them. What a loop needs from outside is *hoisted*: computed for all steps before it, in one go. What no state depends on is
+*sunk*: computed for all steps after it. A component that does not depend on itself, such as a delayed output, is no loop
+at all but a *shifted* sequence. What depends on neither the input nor the state is *invariant*: computed once a call.
+
+So a stack falls apart into one loop a layer, and a top-down connection ties layers into one loop, and nobody says so.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from treadle.compiler import program as p
+from treadle.compiler.program import Program, Value
+from treadle.errors import TraceError
+
+__all__ = ["Plan", "Section", "plan"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of a step that runs over the whole sequence before the next part begins.
+
+    Args:
+        kind: ``"invariant"`` (once), ``"parallel"`` (all steps at once), ``"opaque"`` (the same, by operations that the
+            compiler does not look into), ``"loop"`` or ``"shift"``.
+        inputs: what it reads from other sections, from the input and the parameters.
+        outputs: what others read of it.
+        states: of a loop or a shift: the names of its components.
+        old, new: their values before and after a step.
+    """
+
+    kind: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    states: tuple[str, ...] = ()
+    old: tuple[Value, ...] = ()
+    new: tuple[Value, ...] = ()
+
+    def values(self) -> list[Value]:
+        """What is computed here, operands first."""
+        return inner(self.inputs + self.old, self.outputs + self.new)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A step, taken apart.
+
+    Args:
+        program: the step as a whole.
+        sections: in the order in which they run.
+        random: drawn from torch's generator, step by step in the order of the program, before everything else.
+    """
+
+    program: Program
+    sections: tuple[Section, ...]
+    random: tuple[Value, ...]
+
+
+def inner(inputs: Iterable[Value], outputs: Iterable[Value]) -> list[Value]:
+    """What lies between ``inputs`` and ``outputs``, the latter included, operands first."""
+    seen, result = set(inputs), []
+    stack = list(reversed(list(outputs)))
+    while stack:
+        value = stack[-1]
+        if value in seen:
+            stack.pop()
+            continue
+        missing = [operand for operand in value.inputs if operand not in seen]
+        if missing:
+            stack.extend(missing)
+            continue
+        stack.pop()
+        seen.add(value)
+        result.append(value)
+    return result
+
+
+def plan(program: Program, keep_states: bool = False) -> Plan:
+    """Take a step apart.
+
+    Args:
+        program: inputs ``"x"``, ``"state/NAME"`` and whatever all rows share; outputs ``"y"`` and ``"state/NAME"``.
+        keep_states: whether every component is wanted at every step.
+
+    Raises:
+        TraceError: random numbers whose distribution depends on the input or the state.
+    """
+    for _ in range(2):  # products that were split give sums, which are regrouped the second time
+        program = _regroup(program, _Analysis(program))
+    analysis = _Analysis(program)
+    return Plan(program, tuple(analysis.sections(keep_states)), analysis.random)
+
+
+class _Analysis:
+    """Where each value of a program belongs."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.order = program.values()
+        self.old = {name: value for name, value in program.inputs.items() if name.startswith("state/")}
+        self.new = {name: program.outputs[name] for name in self.old}
+        self.random = tuple(v for v in self.order if v.op == "opaque" and v.attributes[3] is not None)
+        self.depends = self._dependencies()
+        for value in self.random:
+            if any(operand.op not in ("full", "input") or operand.name == "x" for operand in value.inputs):
+                raise TraceError(f"{value.source}: random numbers are drawn from a distribution that depends on the input")
+        edges = {name: self.depends[self.new[name]] for name in self.old}
+        self.units = _strong_components(edges)
+        self.is_loop = [len(unit) > 1 or unit[0] in edges[unit[0]] for unit in self.units]
+        self.unit_of = {name: index for index, unit in enumerate(self.units) for name in unit}
+        self.loop_of = self._loops()
+        self.place = self._places()
+
+    def _dependencies(self) -> dict[Value, frozenset[str]]:
+        depends: dict[Value, frozenset[str]] = {}
+        names = {value: name for name, value in self.old.items()}
+        for value in self.order:
+            own = frozenset((names[value],)) if value in names else frozenset()
+            depends[value] = own.union(*(depends[operand] for operand in value.inputs))
+        for value in self.old.values():
+            depends.setdefault(value, frozenset((value.name,)))
+        return depends
+
+    def _loops(self) -> dict[Value, int]:
+        """The loop of each value that is in one: it depends on the loop's old state, and its new state on it."""
+        loop_of: dict[Value, int] = {}
+        for index, unit in enumerate(self.units):
+            if self.is_loop[index]:
+                for value in p.ordered(self.new[name] for name in unit):
+                    if value.op != "input" and not self.depends[value].isdisjoint(unit):
+                        loop_of[value] = index
+        return loop_of
+
+    def _places(self) -> dict[Value, tuple[int, int]]:
+        """(stage, level) of each value outside loops: it runs before the unit of that number; (-1, 0) if invariant.
+
+        Levels alternate within a stage: even ones are what the compiler knows, odd ones are opaque.
+        """
+        place: dict[Value, tuple[int, int]] = {}
+        random = set(self.random)
+        for value in [*self.old.values(), *self.order]:
+            if value.name.startswith("state/"):
+                place[value] = (self.unit_of[value.name] + 1, 0)
+            elif value.op == "input":
+                place[value] = (0, 0) if value.has_rows else (-1, 0)
+            elif value in random:
+                place[value] = (0, 0)
+            elif value in self.loop_of:
+                place[value] = (self.loop_of[value] + 1, 0)
+            else:
+                stage, level = max((place[operand] for operand in value.inputs), default=(-1, 0))
+                if stage < 0 and value.has_rows:
+                    stage = 0
+                if stage >= 0:
+                    level += (level % 2 == 0) == (value.op == "opaque")
+                place[value] = (stage, level)
+        return place
+
+    def rank(self, value: Value) -> int:
+        """Later for what can be computed later; what is in the loop is last."""
+        if value in self.loop_of:
+            return 2 * self.loop_of[value] + 1
+        return 2 * self.place[value][0]
+
+    def sections(self, keep_states: bool) -> list[Section]:
+        """All sections in order, each with what crosses its borders."""
+        home: dict[Value, tuple[int, int, int]] = {}
+        members: dict[tuple[int, int, int], list[Value]] = {}
+        given = set(self.random) | set(self.program.inputs.values())
+        for value in self.order:
+            if value in given:
+                continue
+            # Sorted: sections before unit k are (k, 0, level), unit k itself is (k, 1, 0).
+            key = (self.loop_of[value], 1, 0) if value in self.loop_of else (self.place[value][0], 0, self.place[value][1])
+            home[value] = key
+            members.setdefault(key, []).append(value)
+        for index in range(len(self.units)):
+            members.setdefault((index, 1, 0), [])
+        final = {self.program.outputs["y"]}
+        read_late = {name for name, value in self.old.items() if self._read_outside(name, value, home)}
+        for index, unit in enumerate(self.units):
+            final |= {self.new[name] for name in unit if keep_states or name in read_late or not self.is_loop[index]}
+        needs: dict[tuple[int, int, int], dict[Value, None]] = {}
+        inside: dict[tuple[int, int, int], set[Value]] = {}
+        for key, mine in members.items():
+            own = inside[key] = set(mine)
+            unit = self.units[key[0]] if key[1] == 1 else ()
+            old = {self.old[name] for name in unit}
+            needs[key] = reads = {}
+            waiting = [operand for value in mine for operand in value.inputs] + [self.new[name] for name in unit]
+            while waiting:
+                value = waiting.pop()
+                if value in own or value in old:
+                    continue
+                if value.op in p.VIEWS and value.op != "detach" and value.has_rows and value not in final:
+                    # A view costs nothing where it is read; its whole is what crosses the border.
+                    own.add(value)
+                    waiting.extend(value.inputs)
+                else:
+                    reads[value] = None
+        wanted = final.union(*(needs.values()))
+        result = []
+        for key in sorted(members):
+            unit = self.units[key[0]] if key[1] == 1 else ()
+            old, new = tuple(self.old[n] for n in unit), tuple(self.new[n] for n in unit)
+            if unit and not self.is_loop[key[0]]:
+                result.append(Section("shift", new, old, tuple(unit), old, new))
+                continue
+            outputs = tuple(v for v in members[key] if v in wanted)
+            reads = tuple(v for v in self._known_first(needs[key]))
+            kind = "loop" if unit else "invariant" if key[0] < 0 else "opaque" if key[2] % 2 else "parallel"
+            if unit or outputs:
+                result.append(Section(kind, reads, outputs, tuple(unit), old, new))
+        return result
+
+    def _known_first(self, values: Iterable[Value]) -> list[Value]:
+        """Inputs first, then in the order of the program: the same order whenever the same step is planned."""
+        order = {value: i for i, value in enumerate(self.order)}
+        return sorted(values, key=lambda value: (value.op != "input", order.get(value, -1), value.name))
+
+    def _read_outside(self, name: str, value: Value, home: Mapping[Value, tuple[int, int, int]]) -> bool:
+        """Whether an old component is read by anything but its own loop."""
+        unit = (self.unit_of[name], 1, 0)
+        if value in self.program.outputs.values() and self.program.outputs["y"] is value:
+            return True
+        if any(new is value and self.unit_of[n] != unit[0] for n, new in self.new.items()):
+            return True
+        return any(value in reader.inputs and key != unit for reader, key in home.items())
+
+
+def _regroup(program: Program, analysis: _Analysis) -> Program:
+    """Sums with the terms in the order in which they can be known: ``x W + (h U + b)`` becomes ``(b + x W) + h U``.
+
+    What does not depend on the loop is then one value outside it.
+    """
+    uses: dict[Value, int] = {}
+    for value in analysis.order:
+        for operand in value.inputs:
+            uses[operand] = uses.get(operand, 0) + 1
+    for value in program.outputs.values():
+        uses[value] = uses.get(value, 0) + 1
+
+    def terms(value: Value) -> list[Value]:
+        found = []
+        for operand in value.inputs:
+            if operand.op == "add" and uses[operand] == 1:
+                found.extend(terms(operand))
+            else:
+                found.append(operand)
+        return found
+
+    new: dict[Value, Value] = {}
+    for value in analysis.order:
+        if value.op == "add":
+            parts = sorted(terms(value), key=analysis.rank)
+            if len(parts) > 2 and len({analysis.rank(part) for part in parts}) > 1 and value.dtype.is_floating_point:
+                new.update(p.rebuild(parts, new))
+                total = new[parts[0]]
+                for part in parts[1:]:
+                    total = p.elementwise("add", total, new[part])
+                new[value] = p.expand(total, value.shape)
+                continue
+        if value.op == "dot" and value.inputs[0].op == "cat":
+            parts = _split_product(value, analysis)
+            if parts is not None:
+                new.update(p.rebuild([parts], new))
+                new[value] = new[parts]
+                continue
+        new.update(p.rebuild([value], new))
+    return Program(program.inputs, {name: new[value] for name, value in program.outputs.items()})
+
+
+def _split_product(value: Value, analysis: _Analysis) -> Value | None:
+    """``[a, b] W`` as ``a W_a + b W_b`` where ``a`` is known before ``b``: each part of the product in its own place."""
+    parts, w = value.inputs[0].inputs, value.inputs[1]
+    if value.inputs[0].attributes != (len(value.shape) - 1,) or len({analysis.rank(part) for part in parts}) == 1:
+        return None
+    groups: dict[int, list[tuple[Value, Value]]] = {}
+    start = 0
+    for part in parts:
+        stop = start + part.shape[-1]
+        groups.setdefault(analysis.rank(part), []).append((part, p.slice_(w, 0, start, stop)))
+        start = stop
+    total = None
+    for _, group in sorted(groups.items()):
+        axis = len(value.shape) - 1
+        one = p.dot(p.cat([part for part, _ in group], axis), p.cat([rows for _, rows in group], 0))
+        total = one if total is None else p.elementwise("add", total, one)
+    return total
+
+
+def _strong_components(depends: Mapping[str, frozenset[str]]) -> list[tuple[str, ...]]:
+    """Tarjan's algorithm; a component comes after those that it depends on."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    result: list[tuple[str, ...]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in sorted(depends[name]):
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            position = stack.index(name)
+            found = set(stack[position:])
+            del stack[position:]
+            result.append(tuple(n for n in depends if n in found))
+
+    for name in depends:
+        if name not in index:
+            visit(name)
+    return result

@@ -1,0 +1,97 @@
+"""What a program means, in plain PyTorch: one operation after another, slow, differentiable, on any device.
+
+Every engine has to agree with this file.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle.compiler.program import BATCH, Program, Value
+from treadle.compiler.trace import Traced, call
+
+__all__ = ["evaluate", "run"]
+
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    name: getattr(torch, name)
+    for name in "neg abs exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid erf floor ceil round trunc sign reciprocal"
+    " add sub mul div pow maximum minimum eq ne lt le gt ge where matmul".split()
+}
+_FUNCTIONS |= {
+    "logsigmoid": torch.nn.functional.logsigmoid,
+    "not": torch.logical_not,
+    "and": torch.logical_and,
+    "or": torch.logical_or,
+    "dot": torch.matmul,
+    "outer": lambda a, g: a.transpose(0, 1) @ g,
+    "detach": Tensor.detach,
+}
+
+
+def run(program: Program, inputs: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """The outputs of a program for ``rows`` rows."""
+    known = {value: inputs[name] for name, value in program.inputs.items() if name in inputs}
+    evaluate(program.outputs.values(), known, rows)
+    return {name: known[value] for name, value in program.outputs.items()}
+
+
+def evaluate(values: Any, known: dict[Value, Tensor], rows: int) -> None:
+    """Compute ``values`` and what they are made of, into ``known``."""
+    calls: dict[Any, Any] = {}
+    stack = list(values)
+    while stack:
+        value = stack[-1]
+        if value in known:
+            stack.pop()
+            continue
+        missing = [operand for operand in value.inputs if operand not in known]
+        if missing:
+            stack.extend(missing)
+            continue
+        stack.pop()
+        known[value] = _one(value, [known[operand] for operand in value.inputs], rows, known, calls)
+
+
+def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Tensor], calls: dict[Any, Any]) -> Tensor:
+    function = _FUNCTIONS.get(value.op)
+    if function is not None:
+        return function(*operands)
+    shape = [rows if dim is BATCH else dim for dim in value.shape]
+    match value.op:
+        case "cast":
+            return operands[0].to(value.dtype)
+        case "reshape":
+            return operands[0].reshape(shape)
+        case "permute":
+            return operands[0].permute(value.attributes[0])
+        case "slice":
+            dim, start, step = value.attributes
+            index = [slice(None)] * dim + [slice(start, start + step * (shape[dim] - 1) + 1 if shape[dim] else start, step)]
+            return operands[0][tuple(index)]
+        case "expand":
+            return operands[0].expand(shape)
+        case "cat":
+            return torch.cat(operands, value.attributes[0])
+        case "sum":
+            return operands[0].sum(value.attributes[0], keepdim=True)
+        case "rowsum":
+            return operands[0].sum(next(i for i, d in enumerate(value.inputs[0].shape) if d is BATCH), keepdim=True)
+        case "amax":
+            return operands[0].amax(value.attributes[0], keepdim=True)
+        case "full":
+            return torch.full(shape, value.attributes[0], dtype=value.dtype, device=_device(known))
+        case "opaque":
+            func, (packed, options), index, unique = value.attributes
+            key = (func, packed, options, tuple(map(id, operands)), unique)
+            if key not in calls:
+                calls[key] = (call(func, packed, options, operands, rows, _device(known)), operands)
+            result = calls[key][0]
+            return result if isinstance(result, Tensor) else result[index]
+    raise KeyError(f"the program reads {value.name!r}, which was not passed" if value.op == "input" else value.op)
+
+
+def _device(known: Mapping[Value, Tensor]) -> torch.device:
+    first = next(iter(known.values()), None)
+    return torch.device("cpu") if first is None or isinstance(first, Traced) else first.device

@@ -1,0 +1,114 @@
+"""The machine that code is made for: which vectors it has, and how many registers to keep sums in."""
+
+import functools
+import os
+from dataclasses import dataclass
+
+import llvmlite.binding as llvm
+
+from treadle.errors import EngineError
+
+__all__ = ["LEVELS", "Target", "host", "restrict"]
+
+SSE4 = frozenset({"cx16", "popcnt", "sahf", "sse3", "sse4.1", "sse4.2", "ssse3"})
+AVX2 = SSE4 | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"}
+AVX512 = AVX2 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
+
+LEVELS = {
+    "avx512": ("x86-64-v4", AVX512),
+    "avx2": ("x86-64-v3", AVX2),
+    "sse4": ("x86-64-v2", SSE4),
+    "neon": ("generic", frozenset({"neon"})),
+}
+"""What a target can be restricted to: LLVM's name of such a CPU, and the features that it needs."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A CPU as LLVM knows it, and what the code generators need to know of it.
+
+    There is a fused multiply-add everywhere but under ``"sse4"``, where LLVM would call libm for each lane of
+    ``llvm.fma``: ask for ``llvm.fmuladd``, which is fused wherever that is fast.
+    """
+
+    triple: str
+    cpu: str
+    features: str
+    """As LLVM reads them: ``"+avx2,-avx512f"``."""
+    vector_bytes: int
+    """Bytes in a vector register: 64 with AVX-512, 32 with AVX2, otherwise 16."""
+    registers: int
+    """How many vector registers there are."""
+    bf16_dot: bool
+    """Whether one instruction multiplies pairs of bfloat16 and adds them to float32 (AVX-512 BF16)."""
+
+    def lanes(self, dtype_bytes: int) -> int:
+        """How many numbers of that many bytes fit into a vector."""
+        return self.vector_bytes // dtype_bytes
+
+
+@functools.cache
+def host() -> Target:
+    """This machine, or what the environment variable ``TREADLE_CPU`` restricts it to (see `LEVELS`).
+
+    ``TREADLE_CPU=avx2`` makes a process use the code that a machine without AVX-512 gets; it is read once.
+
+    Raises:
+        EngineError: ``TREADLE_CPU`` names what there is not, or what this machine cannot run.
+    """
+    triple = llvm.get_process_triple()
+    features = llvm.get_host_cpu_features()
+    target = _describe(triple, llvm.get_host_cpu_name(), features.flatten())
+    level = os.environ.get("TREADLE_CPU", "")
+    if not level:
+        return target
+    try:
+        return restrict(target, level)
+    except EngineError as error:
+        raise EngineError(f"TREADLE_CPU: {error}") from None
+
+
+def restrict(target: Target, level: str) -> Target:
+    """A target with the instructions of a level only, so that its code also runs wherever the target's does.
+
+    Args:
+        target: what to narrow.
+        level: a key of `LEVELS`.
+
+    Raises:
+        EngineError: there is no such level, or the target lacks some of its instructions.
+    """
+    if level not in LEVELS:
+        raise EngineError(f"there is no CPU level {level!r}: choose one of {', '.join(LEVELS)}")
+    cpu, needed = LEVELS[level]
+    missing = needed - _present(target.features)
+    if missing:
+        raise EngineError(
+            f"this CPU ({target.cpu}) cannot run code for {level!r}, it lacks {', '.join(sorted(missing))}: "
+            f"choose one of {', '.join(runnable(target)) or 'none'}"
+        )
+    return _describe(target.triple, cpu, ",".join(f"+{name}" for name in sorted(needed)))
+
+
+def runnable(target: Target) -> list[str]:
+    """The levels that the target can be restricted to, widest first."""
+    present = _present(target.features)
+    return [level for level, (_, needed) in LEVELS.items() if needed <= present]
+
+
+def _present(features: str) -> set[str]:
+    return {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+
+
+def _describe(triple: str, cpu: str, features: str) -> Target:
+    present = _present(features)
+    wide = present >= AVX512
+    x86 = triple.startswith(("x86_64", "i386", "i686"))
+    return Target(
+        triple=triple,
+        cpu=cpu,
+        features=features,
+        vector_bytes=64 if wide else 32 if present >= AVX2 else 16,
+        registers=16 if x86 and not wide else 32,
+        bf16_dot=wide and "avx512bf16" in present,
+    )
