@@ -12,14 +12,20 @@ import treadle as td
 class PReLUGRUCell(td.GRUCell):
     """A GRU whose candidate is bent by a learned slope instead of tanh.
 
-    r, z = σ(W_i x + b_i + W_h h + b_h)
-    n  = PReLU(W_in x + b_in + r (W_hn h + b_hn))
-    h' = (1 - z) n + z h
+        r, z = σ(W_i x + b_i + W_h h + b_h)
+        n    = PReLU(W_in x + b_in + r (W_hn h + b_hn))
+        h'   = (1 - z) n + z h
+
+    The candidate's bias starts at 2 for every other unit and at -2 for the rest: both slopes are in use, but hardly ever
+    is a unit so near to the kink that rounding decides which gradient it gets. There float32 has no right answer.
     """
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size, hidden_size)
         self.slope = nn.Parameter(torch.full((hidden_size,), 0.25))
+        with torch.no_grad():
+            self.bias_ih[2 * hidden_size :] = 2
+            self.bias_ih[2 * hidden_size + 1 :: 2] = -2
 
     def forward(self, x: Tensor, state: td.HiddenState | None = None) -> tuple[Tensor, td.HiddenState]:
         (h,) = self.checked(x, state)
@@ -38,9 +44,10 @@ class SievingState(NamedTuple):
 class SievingCell(nn.Module):
     """Attends to its own units, and reads what it attended to: the second product needs the result of the first.
 
-    s  = softmax(W_s x + U_s h + b_s)           over the H units of a row
-    n  = PReLU(W_n x + U_n (H s h) + b_n)       a learned slope for each unit
-    h' = σ(k) h + (1 - σ(k)) n                  a learned time constant for each unit
+    s  = softmax(W_s x + U_s h + b_s)       over the H units of a row
+    a  = W_n x + U_n (H s h) + b_n
+    n  = a σ(β a)                           β: a learned slope for each unit
+    h' = σ(k) h + (1 - σ(k)) n              k: a learned time constant for each unit
     """
 
     def __init__(self, input_size: int, hidden_size: int):
@@ -50,7 +57,7 @@ class SievingCell(nn.Module):
         self.read_value = nn.Linear(input_size, hidden_size)
         self.hidden_sieve = nn.Linear(hidden_size, hidden_size, bias=False)
         self.hidden_value = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.slope = nn.Parameter(torch.full((hidden_size,), 0.25))
+        self.slope = nn.Parameter(torch.ones(hidden_size))
         self.keep = nn.Parameter(torch.zeros(hidden_size))
 
     def initial_state(self, batch_size: int) -> SievingState:
@@ -59,7 +66,7 @@ class SievingCell(nn.Module):
     def forward(self, x: Tensor, state: SievingState) -> tuple[Tensor, SievingState]:
         (h,) = state
         sieve = (self.read_sieve(x) + self.hidden_sieve(h)).softmax(1)
-        value = F.prelu(self.read_value(x) + self.hidden_value(self.hidden_size * sieve * h), self.slope)
+        value = self.read_value(x) + self.hidden_value(self.hidden_size * sieve * h)
         keep = self.keep.sigmoid()
-        h = keep * h + (1 - keep) * value
+        h = keep * h + (1 - keep) * value * (self.slope * value).sigmoid()
         return h, SievingState(h)

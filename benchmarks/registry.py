@@ -85,9 +85,7 @@ class Bar:
     @property
     def ok(self) -> bool:
         """Whether it is reached."""
-        return self.value is not None and (
-            self.value >= self.limit if self.at_least else self.value <= self.limit
-        )
+        return self.value is not None and (self.value >= self.limit if self.at_least else self.value <= self.limit)
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,10 @@ class Training:
         return outputs | {f"d {name}": gradient for name, gradient in zip(names, gradients, strict=True)}
 
     def double(self, module: nn.Module | None = None) -> "Training":
-        """The same in float64, with a copy of the module; or with another module, which may run otherwise."""
+        """The same in float64, with a copy of the module; or of another module, which may run otherwise."""
         module = copy.deepcopy(self.module if module is None else module).double()
-        return Training(
-            module, self.forward, self.x.double(), {name: above.double() for name, above in self.cotangents.items()}
-        )
+        above = {name: cotangent.double() for name, cotangent in self.cotangents.items()}
+        return Training(module, self.forward, self.x.double(), above)
 
 
 def draw(module: nn.Module, forward: Forward, x: Tensor) -> Training:

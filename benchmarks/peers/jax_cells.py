@@ -58,15 +58,12 @@ def zoneout_lstm(p: Parameters, x: Any, state: State, noise: Any) -> State:
     return tuple(jnp.where(kept, old, new) for kept, old, new in zip(noise, state, after, strict=True))
 
 
-def prelu(a: Any, slope: Any) -> Any:
-    return jnp.where(a >= 0, a, slope * a)
-
-
 def prelu_gru(p: Parameters, x: Any, state: State, _: Any) -> State:
     (h,) = state
     r_x, z_x, n_x = jnp.split(x @ p["weight_ih"].T + p["bias_ih"], 3, 1)
     r_h, z_h, n_h = jnp.split(h @ p["weight_hh"].T + p["bias_hh"], 3, 1)
-    n = prelu(n_x + sigmoid(r_x + r_h) * n_h, p["slope"])
+    a = n_x + sigmoid(r_x + r_h) * n_h
+    n = jnp.where(a >= 0, a, p["slope"] * a)
     return (n + sigmoid(z_x + z_h) * (h - n),)
 
 
@@ -75,9 +72,9 @@ def sieving(p: Parameters, x: Any, state: State, _: Any) -> State:
     read = x @ p["read_sieve.weight"].T + p["read_sieve.bias"]
     sieve = jax.nn.softmax(read + h @ p["hidden_sieve.weight"].T, 1)
     value = x @ p["read_value.weight"].T + p["read_value.bias"]
-    value = prelu(value + (h.shape[1] * sieve * h) @ p["hidden_value.weight"].T, p["slope"])
+    value = value + (h.shape[1] * sieve * h) @ p["hidden_value.weight"].T
     keep = sigmoid(p["keep"])
-    return (keep * h + (1 - keep) * value,)
+    return (keep * h + (1 - keep) * value * sigmoid(p["slope"] * value),)
 
 
 CELLS = {

@@ -70,9 +70,7 @@ def open_race(
 
 def open_ragged_race(size: Size, engine: str) -> Race:
     """Rows with lengths uniform in [T/4, T]."""
-    lengths = torch.randint(
-        max(1, size.T // 4), size.T + 1, (size.B,), generator=torch.Generator().manual_seed(3)
-    )
+    lengths = torch.randint(max(1, size.T // 4), size.T + 1, (size.B,), generator=torch.Generator().manual_seed(3))
     return open_race(
         size, engine, ours=partial(outputs, lengths=lengths), others={TORCH: partial(packed_outputs, lengths=lengths)}
     )

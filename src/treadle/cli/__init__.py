@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from treadle import __version__
+from treadle.cli.cache import cache
 from treadle.cli.compare import compare
 from treadle.cli.fit import fit
 from treadle.cli.run import run
@@ -32,6 +33,7 @@ app.command()(compare)
 app.command()(fit)
 app.command()(run)
 app.command()(show)
+app.command()(cache)
 
 
 def _print_version(asked: bool) -> None:

@@ -83,7 +83,8 @@ def derive(section: Section, wanted: Sequence[Value]) -> Derivative:
         None if g is None else p.expand(g, v.shape) for g, v in zip(gradients, (*wanted, *section.old), strict=True)
     ]
     state_gradients = tuple(
-        p.full(0, v.shape, v.dtype) if g is None else g for g, v in zip(gradients[len(wanted) :], section.old, strict=True)
+        p.full(0, v.shape, v.dtype) if g is None else g
+        for g, v in zip(gradients[len(wanted) :], section.old, strict=True)
     )
     everything = [g for g in (*gradients[: len(wanted)], *state_gradients) if g is not None]
     contractions = tuple(v for v in p.ordered(everything) if v.op in p.CONTRACTIONS)
@@ -116,7 +117,9 @@ def _choose_saved(section: Section, gradients: Iterable[Value], cotangents: Iter
         for operand in value.inputs
         if operand not in backward and operand.has_rows and operand not in given
     }
-    needed |= {v for v in everything if v.op in p.CONTRACTIONS and v not in backward for v in v.inputs if v not in given}
+    needed |= {
+        v for v in everything if v.op in p.CONTRACTIONS and v not in backward for v in v.inputs if v not in given
+    }
     if not needed:
         return ()
     flow = _Flow()
@@ -137,7 +140,9 @@ def _choose_saved(section: Section, gradients: Iterable[Value], cotangents: Iter
             flow.edge("source", ("in", value), price * count * value.dtype.itemsize / 4)
     for value in needed:
         flow.edge(("out", value), "sink", math.inf)
-    return tuple(sorted((node[1] for node in flow.cut("source", "sink") if node != "source"), key=lambda v: v.row_numel))
+    return tuple(
+        sorted((node[1] for node in flow.cut("source", "sink") if node != "source"), key=lambda v: v.row_numel)
+    )
 
 
 class _Flow:

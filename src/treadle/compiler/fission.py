@@ -43,6 +43,19 @@ class Section:
         """What is computed here, operands first."""
         return inner(self.inputs + self.old, self.outputs + self.new)
 
+    def local(self) -> "Section":
+        """The same, on placeholders ``in0`` and ``old0`` and so on: nothing of it knows where its inputs come from.
+
+        Layers that are alike have the same local section, so they share their kernels.
+        """
+        new: dict[Value, Value] = {}
+        for name, values in (("in", self.inputs), ("old", self.old)):
+            new |= {v: p.placeholder(f"{name}{i}", v.shape, v.dtype) for i, v in enumerate(values)}
+        inputs, old = tuple(new[v] for v in self.inputs), tuple(new[v] for v in self.old)
+        built = p.rebuild((*self.outputs, *self.new), new)
+        outputs, after = tuple(built[v] for v in self.outputs), tuple(built[v] for v in self.new)
+        return Section(self.kind, inputs, outputs, self.states, old, after)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -52,11 +65,13 @@ class Plan:
         program: the step as a whole.
         sections: in the order in which they run.
         random: drawn from torch's generator, step by step in the order of the program, before everything else.
+        sunk: states of loops whose values before each step are read after the loop.
     """
 
     program: Program
     sections: tuple[Section, ...]
     random: tuple[Value, ...]
+    sunk: frozenset[Value]
 
 
 def inner(inputs: Iterable[Value], outputs: Iterable[Value]) -> list[Value]:
@@ -91,7 +106,10 @@ def plan(program: Program, keep_states: bool = False) -> Plan:
     for _ in range(2):  # products that were split give sums, which are regrouped the second time
         program = _regroup(program, _Analysis(program))
     analysis = _Analysis(program)
-    return Plan(program, tuple(analysis.sections(keep_states)), analysis.random)
+    sections = tuple(analysis.sections(keep_states))
+    reads = {value for section in sections for value in section.inputs} | set(program.outputs.values())
+    loops = {value for section in sections if section.kind == "loop" for value in section.old}
+    return Plan(program, sections, analysis.random, frozenset(loops & reads))
 
 
 class _Analysis:
@@ -106,7 +124,9 @@ class _Analysis:
         self.depends = self._dependencies()
         for value in self.random:
             if any(operand.op not in ("full", "input") or operand.name == "x" for operand in value.inputs):
-                raise TraceError(f"{value.source}: random numbers are drawn from a distribution that depends on the input")
+                raise TraceError(
+                    f"{value.source}: random numbers are drawn from a distribution that depends on the input"
+                )
         edges = {name: self.depends[self.new[name]] for name in self.old}
         self.units = _strong_components(edges)
         self.is_loop = [len(unit) > 1 or unit[0] in edges[unit[0]] for unit in self.units]
@@ -174,7 +194,11 @@ class _Analysis:
             if value in given:
                 continue
             # Sorted: sections before unit k are (k, 0, level), unit k itself is (k, 1, 0).
-            key = (self.loop_of[value], 1, 0) if value in self.loop_of else (self.place[value][0], 0, self.place[value][1])
+            key = (
+                (self.loop_of[value], 1, 0)
+                if value in self.loop_of
+                else (self.place[value][0], 0, self.place[value][1])
+            )
             home[value] = key
             members.setdefault(key, []).append(value)
         for index in range(len(self.units)):

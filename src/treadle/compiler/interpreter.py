@@ -68,7 +68,9 @@ def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Ten
             return operands[0].permute(value.attributes[0])
         case "slice":
             dim, start, step = value.attributes
-            index = [slice(None)] * dim + [slice(start, start + step * (shape[dim] - 1) + 1 if shape[dim] else start, step)]
+            index = [slice(None)] * dim + [
+                slice(start, start + step * (shape[dim] - 1) + 1 if shape[dim] else start, step)
+            ]
             return operands[0][tuple(index)]
         case "expand":
             return operands[0].expand(shape)

@@ -246,7 +246,9 @@ def _silu(a: Value) -> Value:
 def _gelu(a: Value, approximate: str = "none") -> Value:
     if approximate == "tanh":
         cubic = binary("add", a, binary("mul", binary("mul", binary("mul", a, a), a), 0.044715))
-        return binary("mul", binary("mul", a, 0.5), binary("add", unary("tanh", binary("mul", cubic, math.sqrt(2 / math.pi))), 1))
+        return binary(
+            "mul", binary("mul", a, 0.5), binary("add", unary("tanh", binary("mul", cubic, math.sqrt(2 / math.pi))), 1)
+        )
     return binary("mul", binary("mul", a, 0.5), binary("add", unary("erf", binary("mul", a, math.sqrt(0.5))), 1))
 
 
@@ -535,7 +537,11 @@ def _scalar_tensor(number: Any, dtype: Any = None, **_: Any) -> Value:
 
 @handler("fill")
 def _fill(value: Value, number: Any) -> Value:
-    return p.expand(cast(number, value.dtype), value.shape) if isinstance(number, Value) else full(number, value.shape, value.dtype)
+    return (
+        p.expand(cast(number, value.dtype), value.shape)
+        if isinstance(number, Value)
+        else full(number, value.shape, value.dtype)
+    )
 
 
 # Reductions.

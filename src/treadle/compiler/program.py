@@ -340,7 +340,9 @@ def reduce(op: str, value: Value, dims: Iterable[int], keepdim: bool = False) ->
     real = [dim for dim in dims if value.shape[dim] != 1]
     kept = [1 if i in dims else dim for i, dim in enumerate(value.shape)]
     if real:
-        value = make(op, (value,), (tuple(real),), [1 if i in real else d for i, d in enumerate(value.shape)], value.dtype)
+        value = make(
+            op, (value,), (tuple(real),), [1 if i in real else d for i, d in enumerate(value.shape)], value.dtype
+        )
     shape = kept if keepdim else [dim for i, dim in enumerate(kept) if i not in dims]
     return reshape(value, shape)
 
@@ -467,7 +469,9 @@ def show(program: Program, sources: bool = False) -> str:
             names[value] = value.name
             taken.add(value.name)
         elif value.op == "full" and not outputs.get(value):
-            names[value] = f"{value.attributes[0]:g}" if isinstance(value.attributes[0], float) else str(value.attributes[0])
+            names[value] = (
+                f"{value.attributes[0]:g}" if isinstance(value.attributes[0], float) else str(value.attributes[0])
+            )
     count = 0
     for value in program.values():
         if value in names:

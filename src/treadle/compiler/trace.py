@@ -47,7 +47,9 @@ class Traced(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise TraceError(f"{func} was called on a tensor of a step after the step was traced: keep such tensors in the state")
+        raise TraceError(
+            f"{func} was called on a tensor of a step after the step was traced: keep such tensors in the state"
+        )
 
 
 class Tracer(TorchDispatchMode):
@@ -120,7 +122,8 @@ class Tracer(TorchDispatchMode):
                 result = self._opaque(func, given, options)
             else:
                 raise self._refuse(
-                    func, "the compiler does not know this operation: write it with others, or run with engine='reference'"
+                    func,
+                    "the compiler does not know this operation: write it with others, or run with engine='reference'",
                 )
         except NotRowwise as error:
             raise self._refuse(func, f"rows of the batch must not meet, but {error}") from None
@@ -206,7 +209,8 @@ class Tracer(TorchDispatchMode):
 
         packed = pack(given), tuple(sorted((name, pack(part)) for name, part in options.items()))
         meta = [
-            torch.empty([self.rows if d is BATCH else d for d in v.shape], dtype=v.dtype, device="meta") for v in operands
+            torch.empty([self.rows if d is BATCH else d for d in v.shape], dtype=v.dtype, device="meta")
+            for v in operands
         ]
         with torch.no_grad(), _outside(self):
             out = call(func, *packed, meta, self.rows, device="meta")
@@ -364,7 +368,9 @@ def trace_step(
     except Exception as error:
         if tracer.failure is not None:
             raise tracer.failure from None
-        raise TraceError(f"{_line_of(error)}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+        raise TraceError(
+            f"{_line_of(error)}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
     finally:
         for part, attributes in before:
             if vars(part).keys() != attributes.keys() or any(vars(part)[k] is not v for k, v in attributes.items()):
@@ -409,5 +415,7 @@ def _refuse_own_derivatives(results: Mapping[str, Tensor]) -> None:
             continue
         seen.add(node)
         if isinstance(node, torch.autograd.function.BackwardCFunction):
-            raise TraceError(f"{type(node).__name__.removesuffix('Backward')} is a function with a derivative of its own")
+            raise TraceError(
+                f"{type(node).__name__.removesuffix('Backward')} is a function with a derivative of its own"
+            )
         waiting.extend(after for after, _ in node.next_functions if after is not None)

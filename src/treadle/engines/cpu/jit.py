@@ -23,7 +23,7 @@ from treadle.errors import EngineError
 __all__ = ["Library", "compile"]
 
 LEVEL = 2
-"""How hard LLVM tries. Above this, kernels whose vectors and blocks are explicit only take longer to compile."""
+"""How hard LLVM tries. At 3 it takes longer, and nothing is gained where vectors and blocks are explicit."""
 
 # What LLVM may call for loops and stores that fill or copy memory; memmove does all that memcpy does.
 RUNTIME = {"memset": ctypes.memset, "memcpy": ctypes.memmove, "memmove": ctypes.memmove}
@@ -62,7 +62,7 @@ class Library:
 
 
 def compile(ir_text: str, target: Target | None = None) -> Library:
-    """The machine code of a module of LLVM IR; the same text is compiled once on a machine and loaded once in a process.
+    """The machine code of a module of LLVM IR: compiled once on a machine, loaded once in a process.
 
     Functions may call each other and LLVM's intrinsics, nothing else. Safe to call from several threads.
 
@@ -105,7 +105,8 @@ def _object_code(ir_text: str, target: Target) -> bytes:
         cpu=target.cpu, features=target.features, opt=LEVEL, reloc="pic", codemodel="small", jit=True
     )
     tuning = llvm.create_pipeline_tuning_options(speed_level=LEVEL)
-    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_interleaving = False
+    # The generators write vectors and as many sums as there are registers; more of a loop's body only takes time.
+    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_interleaving = tuning.loop_unrolling = False
     try:
         # A context of its own goes with its types and constants; the global one would grow with each module.
         with llvm.create_context() as context, llvm.parse_assembly(ir_text, context) as module:
@@ -116,13 +117,13 @@ def _object_code(ir_text: str, target: Target) -> bytes:
             builder.getModulePassManager().run(module, builder)
             return machine.emit_object(module)
     except RuntimeError as error:
-        raise EngineError(f"LLVM refuses the code that was generated, which is a bug of treadle: {error}") from error
+        raise EngineError(f"LLVM refuses the code that was generated, a bug of treadle: {_one_line(error)}") from error
 
 
 def _load(code: bytes, names: list[str]) -> Library:
     global _linker
     if _linker is None:
-        _linker = llvm.create_lljit_compiler()
+        _linker = llvm.create_lljit_compiler()  # prints the names of missing symbols, which its errors leave out
     builder = llvm.JITLibraryBuilder().add_object_img(code)
     for name, function in RUNTIME.items():
         address = ctypes.cast(function, ctypes.c_void_p).value
@@ -133,4 +134,8 @@ def _load(code: bytes, names: list[str]) -> Library:
     try:
         return Library(builder.link(_linker, f"treadle {next(_numbers)}"), names)
     except RuntimeError as error:
-        raise EngineError(f"LLVM cannot load the code that it made: {error}") from error
+        raise EngineError(f"LLVM cannot load the code that it made: {_one_line(error)}") from error
+
+
+def _one_line(error: RuntimeError) -> str:
+    return " ".join(str(error).split())

@@ -1,10 +1,23 @@
-"""Shares of one piece of work on several cores: machine code that lets go of the GIL, called by persistent threads."""
+"""Shares of one piece of work on several cores.
 
+Machine code runs on the threads that PyTorch's own operations run on, the OpenMP team of the calling thread. They wait
+for work actively for some milliseconds after each operation of PyTorch, so they begin within microseconds, whereas
+threads of our own would have to fight them for the cores: after a product by two threads, two more of our own were as
+slow as one. Where there is no such team (PyTorch without GNU's OpenMP, a forked child, a function in Python) a pool of
+ordinary threads does the work.
+"""
+
+import ctypes
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+
+from treadle.engines.cpu import jit
 
 __all__ = ["count", "share"]
 
@@ -17,16 +30,92 @@ def count(limit: int) -> int:
 def share(function: Callable[..., object], shares: Sequence[tuple[int, ...]]) -> None:
     """Call ``function(*share)`` once for each share, in parallel; returns when all calls have.
 
-    The calling thread works too: it begins with the last share and takes every other one that no thread of the pool
-    has begun. So it never waits for a thread that is busy elsewhere, however many callers there are, and a share may
-    call this again.
+    The calling thread works too, and takes the shares that no other thread has begun: there is no deadlock however many
+    Python threads call this at once.
+
+    Args:
+        function: a ctypes function with ``argtypes``, pointers and 64-bit integers only; its result is dropped.
+        shares: the arguments of each call, as integers.
 
     Raises:
         The first exception that a share raised, after all shares have ended.
     """
     if len(shares) == 1:
         function(*shares[0])
-        return
+    elif getattr(function, "argtypes", None) and not _forked and (parallel := _openmp()):
+        _share_with_team(parallel, function, shares)
+    else:
+        _share_with_pool(function, shares)
+
+
+# The team: OpenMP calls our machine code in each of its threads, which then takes shares until none is left.
+
+
+def _share_with_team(parallel: Any, function: Any, shares: Sequence[tuple[int, ...]]) -> None:
+    size = len(function.argtypes)
+    numbers = [ctypes.cast(function, ctypes.c_void_p).value, len(shares), 0]
+    for arguments in shares:
+        if len(arguments) != size:
+            raise TypeError(f"a share has {len(arguments)} arguments, but the function takes {size}: {arguments}")
+        numbers += arguments
+    work = (ctypes.c_int64 * len(numbers))(*numbers)
+    parallel(_taker(size), ctypes.addressof(work), len(shares), 0)
+
+
+@functools.cache
+def _openmp() -> Any:
+    """``GOMP_parallel(function, data, threads, flags)`` of the OpenMP that PyTorch uses; None if that has no such."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        parallel = ctypes.CDLL(str(library)).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    return parallel
+
+
+@functools.cache
+def _taker(size: int) -> int:
+    """The address of a function that calls another with shares of so many arguments, until all are taken.
+
+    Its argument points to 64-bit words: the function, how many shares there are, how many are taken, their arguments.
+    """
+    loads = "\n".join(
+        f"  %place{i} = getelementptr i64, ptr %share, i64 {i}\n  %argument{i} = load i64, ptr %place{i}"
+        for i in range(size)
+    )
+    arguments = ", ".join(f"i64 %argument{i}" for i in range(size))
+    text = f"""
+define void @take(ptr %work) {{
+begin:
+  %function = load ptr, ptr %work
+  %count_place = getelementptr i64, ptr %work, i64 1
+  %count = load i64, ptr %count_place
+  %taken = getelementptr i64, ptr %work, i64 2
+  %shares = getelementptr i64, ptr %work, i64 3
+  br label %next
+next:
+  %number = atomicrmw add ptr %taken, i64 1 monotonic
+  %left = icmp slt i64 %number, %count
+  br i1 %left, label %call, label %end
+call:
+  %offset = mul i64 %number, {size}
+  %share = getelementptr i64, ptr %shares, i64 %offset
+{loads}
+  call void %function({arguments})
+  br label %next
+end:
+  ret void
+}}
+"""
+    return jit.compile(text).address("take")
+
+
+# The pool.
+
+
+def _share_with_pool(function: Callable[..., object], shares: Sequence[tuple[int, ...]]) -> None:
     work = _Work(function, shares)
     try:
         _pool.offer(work, len(shares) - 1)
@@ -51,7 +140,7 @@ class _Work:
         self.ended.acquire()
 
     def take_part(self) -> None:
-        """Work, in the calling thread, until nobody needs to begin anything any more."""
+        """Work, in the calling thread, until nothing is left to begin; the last share first."""
         while True:
             with self.guard:
                 if not self.shares:
@@ -60,7 +149,7 @@ class _Work:
             self.call(arguments)
 
     def help(self, worker: "_Worker") -> None:
-        """The same in a thread of the pool, which the caller waits for if there was something left to begin."""
+        """The same in a thread of the pool, which the caller waits for if it came in time to begin something."""
         helping = False
         while True:
             with self.guard:
@@ -118,11 +207,11 @@ class _Worker:
             work, self.work = self.work, None
             assert work is not None
             work.help(self)
-            del work  # nor keeps it a model's buffers alive
+            del work  # nor does it keep buffers alive
 
 
 class _Pool:
-    """The threads that are idle, and how many there are in all: one less than the machine has cores."""
+    """The threads that are idle, and how many more may be started: one less in all than the machine has cores."""
 
     def __init__(self) -> None:
         self.idle: list[_Worker] = []
@@ -144,13 +233,15 @@ class _Pool:
 
 
 _pool = _Pool()
+_forked = False
 
 
-def _forget_threads() -> None:
-    """A forked child has none of its parent's threads."""
-    global _pool
+def _after_fork() -> None:
+    """A forked child has none of its parent's threads, and GNU's OpenMP would wait for them for ever."""
+    global _pool, _forked
     _pool = _Pool()
+    _forked = True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
+    os.register_at_fork(after_in_child=_after_fork)

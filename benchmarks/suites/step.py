@@ -1,0 +1,159 @@
+"""One step of a session, batch 1, on one thread: how far from the time of merely reading the weights."""
+
+import copy
+import sys
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from itertools import repeat
+
+import numpy as np
+import torch
+from torch import nn
+
+import treadle as td
+from benchmarks import peers
+from benchmarks.bars import at_most, bar, figures, ratios
+from benchmarks.gates import Check, compare
+from benchmarks.race import OURS, Race
+from benchmarks.registry import Bar, Case, Measurement, Options, Result, Suite
+from benchmarks.sizes import LAYERS
+from benchmarks.timing import Block, block
+
+TORCH, ONNX, READING, BFLOAT16 = "torch.nn", "ONNX Runtime", "reading the weights", "treadle bfloat16"
+HIDDEN_SIZES, TINY_SIZES = (32, 64, 128, 256, 512), (4, 7)
+BFLOAT16_AT = (256, TINY_SIZES[0])
+CALL_SECONDS = 0.5e-6
+COUNTED_STEPS, GATE_STEPS = 1000, 20
+
+Step = Callable[[], np.ndarray]
+"""One step on the x that all sides share; the answer [H]."""
+
+
+def open_race(H: int, engine: str) -> Race:
+    """Ours against `torch.nn`, ONNX Runtime, and a kernel that reads as many bytes."""
+    torch.manual_seed(0)
+    lstm = nn.LSTM(H, H, LAYERS)
+    ours = td.LSTM(H, H, LAYERS, engine=engine)
+    ours.load_state_dict(lstm.state_dict())
+    x = np.zeros(H, np.float32)
+
+    steps: dict[str, Step] = {OURS: partial(ours.session().step, x), TORCH: torch_step(lstm, x)}
+    if H in BFLOAT16_AT:
+        steps[BFLOAT16] = partial(ours.session(weights="bfloat16").step, x)
+    notes, reading = {}, None
+    try:
+        steps[ONNX] = peers.load("onnx_runtime").fastest_step(lstm, x)
+    except peers.Unavailable as why:
+        notes[ONNX] = str(why)
+    try:
+        reading = Reading(lstm)
+    except peers.Unavailable as why:
+        notes[READING] = str(why)
+
+    def check() -> list[Check]:
+        xs = np.random.default_rng(0).standard_normal((GATE_STEPS, H)).astype(np.float32)
+        ys, _ = copy.deepcopy(lstm).double()(torch.from_numpy(xs).double())
+        reference = {"ys": ys}
+        checks = []
+        for name, step in steps.items():
+            answers = np.empty_like(xs)
+            for t in range(GATE_STEPS):
+                x[:] = xs[t]
+                answers[t] = step()
+            precision = torch.bfloat16 if name == BFLOAT16 else torch.float32
+            checks.append(compare(name, {"ys": torch.from_numpy(answers)}, reference, precision))
+        return checks if reading is None else [*checks, reading.check()]
+
+    sides: dict[str, Block] = {name: block(step) for name, step in steps.items()}
+    if reading is not None:
+        sides[READING] = reading
+    return Race(sides, check, notes, partial(count_allocations, steps[OURS]))
+
+
+def torch_step(lstm: nn.LSTM, x: np.ndarray) -> Step:
+    """`torch.nn` with T=1; it reads the memory of ``x`` as a tensor made beforehand."""
+    sequence, state = torch.from_numpy(x)[None, None], None
+
+    def step() -> np.ndarray:
+        nonlocal state
+        with torch.no_grad():
+            y, state = lstm(sequence, state)
+        return y.numpy().reshape(-1)
+
+    return step
+
+
+class Reading:
+    """A block of readings of as many bytes as the weights have; their sizes, so that the sum does not cancel."""
+
+    def __init__(self, lstm: nn.LSTM):
+        self.values = torch.cat([parameter.detach().abs().flatten() for parameter in lstm.parameters()]).numpy()
+        self.sums = np.zeros(16, np.float32)
+        self.read = peers.load("memory_read").read
+
+    def __call__(self, times: int) -> None:
+        self.read(self.values, self.sums, times)
+
+    def check(self) -> Check:
+        """The sum is right."""
+        self(len(self.sums))
+        exact = torch.full((len(self.sums),), self.values.sum(dtype=np.float64), dtype=torch.float64)
+        return compare(READING, {"sum": torch.from_numpy(self.sums)}, {"sum": exact})
+
+
+def count_allocations(step: Step) -> dict[str, float]:
+    """What a thousand steps leave behind, and the most that they hold meanwhile, beyond a call that does nothing."""
+    blocks, held = _allocations(step)
+    idle_blocks, idle_held = _allocations(lambda: None)
+    return {"blocks left": blocks - idle_blocks, "bytes held": max(0, held - idle_held)}
+
+
+def _allocations(step: Callable[[], object]) -> tuple[int, int]:
+    for _ in repeat(None, COUNTED_STEPS):
+        step()
+    tracemalloc.start()
+    try:
+        step()
+        tracemalloc.reset_peak()
+        start, _ = tracemalloc.get_traced_memory()
+        blocks = sys.getallocatedblocks()
+        for _ in repeat(None, COUNTED_STEPS):
+            step()
+        blocks = sys.getallocatedblocks() - blocks
+        _, peak = tracemalloc.get_traced_memory()
+        return blocks, peak - start
+    finally:
+        tracemalloc.stop()
+
+
+def cases(options: Options) -> list[Case]:
+    """Every size."""
+    sizes = TINY_SIZES if options.tiny else HIDDEN_SIZES
+    return [Case(f"H={H}", f"H={H}", partial(open_race, H, options.engine)) for H in sizes]
+
+
+def over_reading(measurement: Measurement) -> float | None:
+    """How many times the time of reading the weights a step takes, once the call is paid."""
+    if READING not in measurement.seconds:
+        return None
+    return (measurement.seconds[OURS].median - CALL_SECONDS) / measurement.seconds[READING].median
+
+
+def bars(results: list[Result]) -> list[Bar]:
+    """As the issue states them."""
+    halved = [1 / ratio for ratio in ratios(results, BFLOAT16, f"H={BFLOAT16_AT[0]}")]
+    return [
+        bar("H=64, times torch.nn", 25.0, ratios(results, TORCH, "H=64")),
+        bar("H=64, times ONNX Runtime", 5.0, ratios(results, ONNX, "H=64")),
+        bar("times ONNX Runtime", 4.0, ratios(results, ONNX)),
+        at_most("times reading the weights, less 0.5 us for the call, worst size", 1.5, figures(results, over_reading)),
+        bar(f"bfloat16 weights at H={BFLOAT16_AT[0]}, times float32", 1.6, halved),
+        at_most("memory blocks that 1000 steps leave", 0, figures(results, lambda m: m.figures["blocks left"])),
+        at_most("bytes that a step allocates meanwhile", 0, figures(results, lambda m: m.figures["bytes held"])),
+    ]
+
+
+SUITE = Suite(
+    "step", "a session's step, batch 1, two LSTM layers, one thread, against runtimes and memory", cases, bars, 1
+)

@@ -1,0 +1,18 @@
+"""`treadle cache`: the compiled kernels on this machine's disk."""
+
+from typing import Annotated
+
+import typer
+
+
+def cache(clear: Annotated[bool, typer.Option("--clear", help="Delete them.")] = False) -> None:
+    """Show where compiled kernels are kept and how much room they take, or delete them.
+
+    They are compiled anew when they are needed again. The environment variable TREADLE_CACHE names another folder.
+    """
+    from treadle.engines.cpu import cache
+
+    kernels, size = cache.clear() if clear else cache.size()
+    print(f"folder   {cache.folder()}")
+    print(f"{'deleted' if clear else 'kernels'}  {kernels}")
+    print(f"{'freed' if clear else 'size'}{'':<{4 if clear else 5}}{size / 1e6:.2f} MB")

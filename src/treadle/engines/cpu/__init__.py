@@ -1,0 +1,27 @@
+"""The CPU engine: programs as machine code, made with LLVM while the program runs; nothing is compiled at installation.
+
+In the order of the work: ``section.py`` takes a section of a plan, ``schedule.py`` finds its loop nests, ``emit.py``
+writes them down as LLVM IR (with the functions of ``math.py``), ``jit.py`` turns that into machine code for a
+``target.py``, or finds it in the ``cache.py``, ``kernel.py`` calls it, on the cores that ``threads.py`` shares out.
+``contract.py`` is the product over all rows that gradients of matrices are.
+"""
+
+from typing import Any
+
+from treadle.compiler.fission import Section
+from treadle.engines import network
+
+__all__ = ["run", "take"]
+
+
+def take(section: Section) -> Any:
+    """The compiled form of a section, or the reason why there is none."""
+    from treadle.engines.cpu.section import CompiledSection, why_not  # LLVM is loaded when it is needed
+
+    reason = why_not(section)
+    return CompiledSection(section) if reason is None else reason
+
+
+def run(*arguments: Any) -> Any:
+    """Run a cell over a sequence; see `treadle.engines`."""
+    return network.run(take, *arguments)

@@ -1,0 +1,327 @@
+"""The product over rows, aᵀ g, which the gradient of a weight is: N rows (every step of every sequence), K × M sums.
+
+A tile of sums stays in registers while rows go by: each row brings a few vectors of ``g`` and, spread over all lanes,
+a few numbers of ``a``. Rows are taken in blocks, for each of which a panel of ``g``, as wide as a tile, is copied into
+one piece that stays in the cache while all tiles below each other read it.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from llvmlite import ir
+from torch import Tensor
+
+from treadle.engines.cpu import jit, threads
+from treadle.engines.cpu.target import Target, host
+from treadle.errors import ShapeError
+
+__all__ = ["outer"]
+
+ROWS = 6
+"""Rows of a tile: numbers of ``a`` that one row of both matrices brings."""
+BLOCK = 256
+"""Most rows (of N) for which a panel is copied; sums leave the registers once a block."""
+WORTH_A_THREAD = 1_000_000
+"""Multiplications that take a thread a few times as long as it takes to give it work."""
+
+INDEX, BIT, POINTER, VOID = ir.IntType(64), ir.IntType(1), ir.PointerType(), ir.VoidType()
+ELEMENTS = {torch.float32: (ir.FloatType(), "f32", 4), torch.float64: (ir.DoubleType(), "f64", 8)}
+
+
+def outer(a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None = None) -> Tensor:
+    """aᵀ g: the sums over rows of the products of each column of ``a`` with each column of ``g``.
+
+    Args:
+        a: [N, K], float32 or float64 on the CPU.
+        g: [N, M], of the same dtype.
+        out: where to put the result, contiguous; a new tensor unless given.
+        target: the CPU to make code for, this one unless given.
+
+    Returns:
+        [K, M], contiguous.
+
+    Raises:
+        ShapeError: the sizes or dtypes do not fit each other, or ``out`` is not contiguous.
+    """
+    _check(a, g, out)
+    (n, k), m = a.shape, g.shape[1]
+    if out is None:
+        out = a.new_empty(k, m)
+    if not n or not k or not m:
+        return out.zero_()
+    target = target or host()
+    lanes = target.lanes(a.element_size())
+    if m < lanes and m < k:
+        # Most lanes would idle: the transposed result fills them.
+        return out.copy_(outer(g, a, target=target).t())
+    a, g = _rows_in_line(a), _rows_in_line(g)
+    block = -(-n // -(-n // BLOCK))
+    function = _function(a.dtype, target)
+    strips = _strips(k, m, lanes, threads.count(n * k * m // WORTH_A_THREAD))
+    panels = a.new_empty(len(strips), block * _vectors(target) * lanes)
+    size = a.element_size()
+    threads.share(
+        function,
+        [
+            (
+                a.data_ptr() + k_first * size,
+                a.stride(0),
+                g.data_ptr() + m_first * size,
+                g.stride(0),
+                out.data_ptr() + (k_first * m + m_first) * size,
+                m,
+                n,
+                k_last - k_first,
+                m_last - m_first,
+                block,
+                panel.data_ptr(),
+            )
+            for (k_first, k_last, m_first, m_last), panel in zip(strips, panels, strict=True)
+        ],
+    )
+    return out
+
+
+def _check(a: Tensor, g: Tensor, out: Tensor | None) -> None:
+    if a.ndim != 2 or g.ndim != 2 or len(a) != len(g):
+        raise ShapeError(f"a {list(a.shape)} and g {list(g.shape)} must be matrices of as many rows: [N, K] and [N, M]")
+    if a.dtype not in ELEMENTS or a.dtype != g.dtype or not a.is_cpu or not g.is_cpu:
+        raise ShapeError(
+            f"a is {a.dtype} on {a.device} and g {g.dtype} on {g.device}: pass two of float32 or of float64, on the CPU"
+        )
+    if out is not None:
+        shape = (a.shape[1], g.shape[1])
+        if out.shape != shape or out.dtype != a.dtype or not out.is_cpu or not out.is_contiguous():
+            raise ShapeError(
+                f"out is {out.dtype} {list(out.shape)} on {out.device}, strides {list(out.stride())}: "
+                f"pass a contiguous {a.dtype} {list(shape)} on the CPU"
+            )
+
+
+def _rows_in_line(matrix: Tensor) -> Tensor:
+    """The same with each row's numbers side by side; rows may be any distance apart."""
+    return matrix if matrix.stride(1) == 1 or matrix.shape[1] == 1 else matrix.contiguous()
+
+
+def _strips(k: int, m: int, lanes: int, count: int) -> list[tuple[int, int, int, int]]:
+    """The result in at most ``count`` strips, as (first row, last row, first column, last column).
+
+    Strips are columns in whole vectors, since all that threads then do twice is to read ``a``; where there are fewer
+    than two vectors for each, they are rows in whole tiles.
+    """
+    vectors = -(-m // lanes)
+    if vectors >= 2 * count:
+        return [(0, k, first, last) for first, last in _split(m, lanes, count)]
+    return [(first, last, 0, m) for first, last in _split(k, ROWS, count)]
+
+
+def _split(size: int, unit: int, count: int) -> list[tuple[int, int]]:
+    units = -(-size // unit)
+    count = min(count, units)
+    ends = [min(units * (i + 1) // count * unit, size) for i in range(count)]
+    return list(zip([0, *ends], ends, strict=False))
+
+
+def _vectors(target: Target) -> int:
+    """Columns of a tile, in vectors: as many as leave registers for a row of the panel and a number of ``a``."""
+    return 4 if target.registers >= 32 else 2
+
+
+@functools.cache
+def _function(dtype: torch.dtype, target: Target) -> Callable[..., object]:
+    library = jit.compile(_generate(dtype, target), target)
+    kinds = [ctypes.c_void_p, ctypes.c_int64] * 3 + [ctypes.c_int64] * 4 + [ctypes.c_void_p]
+    return ctypes.CFUNCTYPE(None, *kinds)(library.address("outer"))
+
+
+# The generator. Sizes are arguments, so that there is one kernel for each dtype.
+
+
+def _generate(dtype: torch.dtype, target: Target) -> str:
+    return str(_Generator(dtype, target).module)
+
+
+def _index(value: int) -> ir.Constant:
+    return ir.Constant(INDEX, value)
+
+
+class _Generator:
+    """Writes the module: a function a width of panel, and one that goes over blocks of rows and over panels."""
+
+    def __init__(self, dtype: torch.dtype, target: Target):
+        self.element, self.suffix, self.size = ELEMENTS[dtype]
+        self.lanes, self.vector_bytes = target.lanes(self.size), target.vector_bytes
+        self.vectors = _vectors(target)
+        self.vector = ir.VectorType(self.element, self.lanes)
+        self.mask = ir.VectorType(BIT, self.lanes)
+        self.module = ir.Module("outer")
+        self.widths = [self.panel(vectors) for vectors in range(1, self.vectors + 1)]
+        self.outer()
+
+    def outer(self) -> None:
+        """Blocks of rows; for each, panels from left to right, the last ones as narrow as what is left."""
+        kinds = [POINTER, INDEX, POINTER, INDEX, POINTER, INDEX, INDEX, INDEX, INDEX, INDEX, POINTER]
+        function = ir.Function(self.module, ir.FunctionType(VOID, kinds), "outer")
+        a, a_stride, g, g_stride, out, out_stride, n_size, k_size, m_size, block, buffer = function.args
+        build: Any = ir.IRBuilder(function.append_basic_block())
+        with self.loop(build, n_size, block) as n:
+            left = build.sub(n_size, n)
+            rows = build.select(build.icmp_signed("<", left, block), left, block)
+            a_block = self.at(build, a, build.mul(n, a_stride))
+            g_block = self.at(build, g, build.mul(n, g_stride))
+            again = build.icmp_signed(">", n, _index(0))
+            with self.loop(build, m_size, _index(self.vectors * self.lanes)) as m:
+                columns = build.sub(m_size, m)
+                vectors = build.sdiv(build.add(columns, _index(self.lanes - 1)), _index(self.lanes))
+                arguments = [a_block, a_stride, self.at(build, g_block, m), g_stride]
+                arguments += [self.at(build, out, m), out_stride, rows, k_size, columns, buffer, again]
+                self.switch(build, vectors, self.widths, arguments)
+        build.ret_void()
+
+    def panel(self, vectors: int) -> ir.Function:
+        """Copy a panel of a block, then go down the tiles of its columns."""
+        tiles = [self.tile(rows, vectors) for rows in range(1, ROWS + 1)]
+        kinds = [POINTER, INDEX, POINTER, INDEX, POINTER, INDEX, INDEX, INDEX, INDEX, POINTER, BIT]
+        function = self.function(f"panel{vectors}", kinds)
+        a, a_stride, g, g_stride, out, out_stride, n_size, k_size, columns, buffer, again = function.args
+        build: Any = ir.IRBuilder(function.append_basic_block())
+        mask = self.last_mask(build, columns, vectors)
+        with self.loop(build, n_size, _index(1)) as n:
+            source = self.at(build, g, build.mul(n, g_stride))
+            place = self.at(build, buffer, build.mul(n, _index(vectors * self.lanes)))
+            for j in range(vectors):
+                value = self.load(build, source, j, mask if j == vectors - 1 else None)
+                build.store(value, self.at(build, place, _index(j * self.lanes)), align=self.vector_bytes)
+        with self.loop(build, k_size, _index(ROWS)) as k:
+            place = self.at(build, out, build.mul(k, out_stride))
+            arguments = [self.at(build, a, k), a_stride, buffer, place, out_stride, n_size, mask, again]
+            self.switch(build, build.sub(k_size, k), tiles, arguments)
+        build.ret_void()
+        return function
+
+    def tile(self, rows: int, vectors: int) -> ir.Function:
+        """The sums of one tile over a block: new ones, or further ones on top of what is there."""
+        kinds = [POINTER, INDEX, POINTER, POINTER, INDEX, INDEX, self.mask, BIT]
+        function = self.function(f"tile{rows}x{vectors}", kinds)
+        a, a_stride, panel, out, out_stride, n_size, mask, again = function.args
+        start = function.append_basic_block()
+        further, loop, store = (function.append_basic_block(name) for name in ("further", "loop", "store"))
+        places = [(i, j) for i in range(rows) for j in range(vectors)]
+        fma = self.intrinsic("llvm.fmuladd", self.vector, [self.vector] * 3)
+
+        build: Any = ir.IRBuilder(start)
+        lines = [self.at(build, out, build.mul(out_stride, _index(i))) for i in range(rows)]
+        masks = [None] * (vectors - 1) + [mask]
+        build.cbranch(again, further, loop)
+
+        build.position_at_end(further)
+        before = [self.load(build, lines[i], j, masks[j]) for i, j in places]
+        build.branch(loop)
+
+        build.position_at_end(loop)
+        n = build.phi(INDEX)
+        sums = [build.phi(self.vector) for _ in places]
+        line = self.at(build, a, build.mul(n, a_stride))
+        panel_line = self.at(build, panel, build.mul(n, _index(vectors * self.lanes)))
+        row = [
+            build.load(self.at(build, panel_line, _index(j * self.lanes)), typ=self.vector, align=self.vector_bytes)
+            for j in range(vectors)
+        ]
+        updated = []
+        for i in range(rows):
+            number = self.spread(build, build.load(self.at(build, line, _index(i)), typ=self.element, align=self.size))
+            updated += [build.call(fma, [number, row[j], sums[i * vectors + j]]) for j in range(vectors)]
+        following = build.add(n, _index(1))
+        build.cbranch(build.icmp_signed("<", following, n_size), loop, store)
+        for phi, new, old in zip([n, *sums], [following, *updated], [_index(0), *before], strict=True):
+            phi.add_incoming(ir.Constant(phi.type, None), start)
+            phi.add_incoming(old, further)
+            phi.add_incoming(new, loop)
+
+        build.position_at_end(store)
+        for (i, j), value in zip(places, updated, strict=True):
+            self.store(build, value, lines[i], j, masks[j])
+        build.ret_void()
+        return function
+
+    # What the three are made of.
+
+    def function(self, name: str, kinds: list[ir.Type]) -> ir.Function:
+        function = ir.Function(self.module, ir.FunctionType(VOID, kinds), name)
+        function.linkage = "internal"
+        return function
+
+    def at(self, build: Any, base: Any, offset: Any) -> Any:
+        """The address of an element."""
+        return build.gep(base, [offset], source_etype=self.element)
+
+    @contextmanager
+    def loop(self, build: Any, end: Any, step: Any) -> Iterator[Any]:
+        """Steps from 0 up to an end that is more than 0."""
+        before, body, after = build.block, build.append_basic_block("body"), build.append_basic_block("after")
+        build.branch(body)
+        build.position_at_end(body)
+        index = build.phi(INDEX)
+        index.add_incoming(_index(0), before)
+        yield index
+        following = build.add(index, step)
+        index.add_incoming(following, build.block)
+        build.cbranch(build.icmp_signed("<", following, end), body, after)
+        build.position_at_end(after)
+
+    def switch(self, build: Any, size: Any, functions: list[ir.Function], arguments: list) -> None:
+        """Call the function of a size; the last one for all that is larger, too."""
+        after = build.append_basic_block("after")
+        cases = [build.append_basic_block() for _ in functions]
+        choice = build.switch(size, cases[-1])
+        for i, (case, function) in enumerate(zip(cases, functions, strict=True)):
+            if case is not cases[-1]:
+                choice.add_case(_index(i + 1), case)
+            build.position_at_end(case)
+            build.call(function, arguments)
+            build.branch(after)
+        build.position_at_end(after)
+
+    def last_mask(self, build: Any, columns: Any, vectors: int) -> Any:
+        """Which lanes of the last vector of a panel are columns."""
+        kind = ir.VectorType(INDEX, self.lanes)
+        numbers = ir.Constant(kind, [(vectors - 1) * self.lanes + i for i in range(self.lanes)])
+        return build.icmp_signed("<", numbers, self.spread(build, columns))
+
+    def spread(self, build: Any, value: Any) -> Any:
+        """A number in all lanes."""
+        kind = ir.VectorType(value.type, self.lanes)
+        nothing = ir.Constant(kind, ir.Undefined)
+        lane = build.insert_element(nothing, value, _index(0))
+        return build.shuffle_vector(
+            lane, nothing, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        )
+
+    def load(self, build: Any, line: Any, j: int, mask: Any | None) -> Any:
+        """Vector j of a line; lanes that the mask leaves out are zero and not read."""
+        address = self.at(build, line, _index(j * self.lanes))
+        if mask is None:
+            return build.load(address, typ=self.vector, align=self.size)
+        load = self.masked("load", self.vector, [POINTER, ir.IntType(32), self.mask, self.vector])
+        return build.call(load, [address, ir.IntType(32)(self.size), mask, ir.Constant(self.vector, None)])
+
+    def store(self, build: Any, value: Any, line: Any, j: int, mask: Any | None) -> None:
+        address = self.at(build, line, _index(j * self.lanes))
+        if mask is None:
+            build.store(value, address, align=self.size)
+        else:
+            store = self.masked("store", VOID, [self.vector, POINTER, ir.IntType(32), self.mask])
+            build.call(store, [value, address, ir.IntType(32)(self.size), mask])
+
+    def masked(self, name: str, result: ir.Type, kinds: list[ir.Type]) -> ir.Function:
+        return self.declared(f"llvm.masked.{name}.v{self.lanes}{self.suffix}.p0", result, kinds)
+
+    def intrinsic(self, name: str, result: ir.Type, kinds: list[ir.Type]) -> ir.Function:
+        return self.declared(f"{name}.v{self.lanes}{self.suffix}", result, kinds)
+
+    def declared(self, name: str, result: ir.Type, kinds: list[ir.Type]) -> ir.Function:
+        return self.module.globals.get(name) or ir.Function(self.module, ir.FunctionType(result, kinds), name)

@@ -1,0 +1,153 @@
+"""A kernel, compiled and run: tensors in, tensors out, rows shared out over threads."""
+
+import ctypes
+import functools
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle.compiler.program import Value
+from treadle.engines.cpu import jit, threads
+from treadle.engines.cpu.emit import BLOCK, Packing, emit
+from treadle.engines.cpu.schedule import DEAR, Kernel
+from treadle.engines.cpu.target import Target, host
+from treadle.engines.layout import Layout
+
+__all__ = ["CompiledKernel", "Run", "compiled"]
+
+_RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+# Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
+_WORTH_A_THREAD = 60_000
+
+
+class CompiledKernel:
+    """The machine code of a kernel.
+
+    Args:
+        kernel: what it computes.
+        target: the CPU; this machine's by default.
+    """
+
+    def __init__(self, kernel: Kernel, target: Target | None = None):
+        target = target or host()
+        self.kernel = kernel
+        self.code = emit(kernel, target)
+        self.library = jit.compile(self.code.text, target)
+        self.address = self.library.address("run")
+        self.function = _RUN(self.address)
+        lanes = target.lanes(kernel.dtype.itemsize)
+        self.row_cost = sum(packing.depth * packing.width * packing.panels / lanes for packing in self.code.packings)
+        computed = {v for phase in self.code.schedule.phases for v in _evaluated(phase)}
+        self.row_cost += sum(v.row_numel / lanes * (20 if v.op in DEAR else 1) for v in computed)
+
+    def pack(self, matrices: Mapping[Value, Tensor]) -> list[Tensor]:
+        """The right operands of all products, in the order of ``code.packings``, as the kernel wants them."""
+        return [pack(matrices[packing.product.inputs[1]], packing) for packing in self.code.packings]
+
+    def run(
+        self,
+        layout: Layout,
+        streams: Sequence[Tensor],
+        invariants: Sequence[Tensor],
+        packed: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        starts: Sequence[Tensor] = (),
+        finishes: Sequence[Tensor] = (),
+        fresh: Sequence[Tensor] = (),
+    ) -> list[Tensor]:
+        """Run over all rows (or all steps); writes into ``outputs`` [N, ...] and ``finishes`` [B, ...].
+
+        Every tensor has dense rows; streams may have any distance between them.
+
+        Returns:
+            The kernel's sums.
+        """
+        steps = bool(self.kernel.carries)
+        rows = layout.batch if steps else layout.rows
+        shares = self._shares(layout, rows)
+        capacity = max((last - first for first, last in shares), default=0) if steps else BLOCK
+        table = [layout.steps, capacity, layout.counts_address, layout.offsets_address, layout.resets_address]
+        for tensor in streams:
+            table += (tensor.data_ptr(), tensor.stride(0) if tensor.ndim else 0)
+        for tensor in outputs:
+            table += (tensor.data_ptr(), tensor.stride(0))
+        table += [tensor.data_ptr() for tensor in invariants]
+        table += [tensor.data_ptr() for tensor in packed]
+        for group in zip(starts, finishes, fresh, strict=True):
+            table += [tensor.data_ptr() for tensor in group]
+        arguments = (ctypes.c_int64 * len(table))(*table)
+        address = ctypes.addressof(arguments)
+        code, itemsize = self.code, self.kernel.dtype.itemsize
+        size = code.fixed + capacity * code.per_row + 64
+        size = -(-size // 16) * 16
+        scratch = torch.empty(len(shares) * size, dtype=self.kernel.dtype)
+        start = -(-scratch.data_ptr() // 64) * 64
+        if code.sums_size:
+            at = (start - scratch.data_ptr()) // itemsize
+            sums = scratch[at : at + (len(shares) - 1) * size + code.sums_size]
+            sums = torch.as_strided(scratch, (len(shares), code.sums_size), (size, 1), at)
+            sums.zero_()
+        calls = [(address, first, last, start + i * size * itemsize) for i, (first, last) in enumerate(shares)]
+        if calls:
+            threads.share(self.function, calls)
+        if not code.sums_size:
+            return []
+        total = sums.sum(0) if len(shares) != 1 else sums[0].clone()
+        return [
+            total[begin : begin + value.row_numel].view(value.row_shape)
+            for begin, value in zip(code.sums, self.kernel.sums, strict=True)
+        ]
+
+    def _shares(self, layout: Layout, rows: int) -> list[tuple[int, int]]:
+        if rows == 0:
+            return []
+        work = self.row_cost * layout.rows
+        count = threads.count(min(rows, max(1, int(work // _WORTH_A_THREAD))))
+        if self.kernel.carries:
+            return layout.shares(count)
+        step = -(-rows // (count * BLOCK)) * BLOCK if rows > count * BLOCK else -(-rows // count)
+        return [(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+
+def _evaluated(phase: Any) -> list[Value]:
+    if isinstance(phase, Value):
+        return []
+    seen: set[Value] = set()
+    stack = [root.value for root in phase.roots]
+    while stack:
+        value = stack.pop()
+        if value not in seen and value.op not in ("dot", "input"):
+            seen.add(value)
+            stack.extend(value.inputs)
+    return list(seen)
+
+
+def pack(matrix: Tensor, packing: Packing) -> Tensor:
+    """A matrix [K, N] in panels [panels, K, slots, vectors * lanes], zeros where there is no unit."""
+    depth, width = packing.depth, packing.vectors * packing.lanes
+    slots, panels, units = packing.slots, packing.panels, packing.units
+    packed = torch.empty(panels, depth, len(slots), width, dtype=matrix.dtype)
+    whole, rest = divmod(units, width)
+    for slot, offset in enumerate(slots):
+        if whole:
+            packed[:whole, :, slot].copy_(
+                matrix[:, offset : offset + whole * width].view(depth, whole, width).transpose(0, 1)
+            )
+        if rest:
+            packed[whole, :, slot, :rest].copy_(matrix[:, offset + whole * width : offset + units])
+            packed[whole, :, slot, rest:].zero_()
+    return packed
+
+
+_kernels: "weakref.WeakValueDictionary[Any, CompiledKernel]" = weakref.WeakValueDictionary()
+
+
+def compiled(kernel: Kernel) -> CompiledKernel:
+    """The compiled form of a kernel; one for all that ask for the same."""
+    found = _kernels.get(kernel)
+    if found is None:
+        found = _kernels[kernel] = CompiledKernel(kernel)
+    return found

@@ -1,0 +1,62 @@
+"""Sections in plain PyTorch: what every other way of running them has to agree with."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from treadle.compiler import interpreter
+from treadle.compiler.fission import Section
+from treadle.engines.layout import Layout
+
+__all__ = ["run_section"]
+
+
+def run_section(
+    section: Section, layout: Layout, inputs: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run a section over a sequence.
+
+    Args:
+        section: invariant, parallel, opaque or a loop.
+        layout: how rows lie.
+        inputs: for each input of the section, [N, ...], or without rows.
+        starts: of a loop: the states [B, ...] before the first step.
+        fresh: of a loop: the states [B, ...] that resets start from.
+
+    Returns:
+        The outputs [N, ...], and the states after the last step of each row.
+    """
+    known = dict(zip(section.inputs, inputs, strict=True))
+    if section.kind != "loop":
+        interpreter.evaluate(section.outputs, known, layout.rows)
+        return [known[v] for v in section.outputs], []
+    state = list(starts)
+    moments: list[list[Tensor]] = []
+    finals: list[list[Tensor]] = [[] for _ in state]
+    counts, offsets = layout.counts.tolist(), layout.offsets.tolist()
+    for t in range(layout.steps):
+        rows = counts[t]
+        if not rows:
+            break
+        for i, ended in enumerate(state):
+            if len(ended) > rows:
+                finals[i].insert(0, ended[rows:])
+                state[i] = ended[:rows]
+        at = slice(offsets[t], offsets[t] + rows)
+        if layout.packed_resets is not None:
+            again = layout.packed_resets[at].bool()
+            state = [
+                torch.where(again.reshape(-1, *[1] * (s.ndim - 1)), f[:rows], s)
+                for s, f in zip(state, fresh, strict=True)
+            ]
+        now = {v: t.narrow(v.batch_axis, at.start, rows) if v.has_rows else t for v, t in known.items()}
+        now.update(zip(section.old, state, strict=True))
+        interpreter.evaluate([*section.outputs, *section.new], now, rows)
+        moments.append([now[v] for v in section.outputs])
+        state = [now[v] for v in section.new]
+    for i, ended in enumerate(state):
+        finals[i].insert(0, ended)
+    axes = [v.batch_axis for v in section.outputs]
+    outputs = [torch.cat(parts, axis) for parts, axis in zip(zip(*moments, strict=True), axes, strict=True)]
+    return outputs, [torch.cat(parts) for parts in finals]

@@ -1,0 +1,154 @@
+"""How the rows of a sequence lie in memory: step after step, of each step only the rows that still run.
+
+Rows are sorted by length, the longest first, so that those of step t are the first ``counts[t]``, and lie from
+``offsets[t]`` on. Where all rows have all steps, this is simply [T * B, ...].
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle.protocol import State
+from treadle.state import map_state
+
+__all__ = ["Layout"]
+
+
+@dataclasses.dataclass(eq=False)
+class Layout:
+    """The rows of [T, B, ...], packed.
+
+    Args:
+        steps, batch: T and B.
+        lengths: [B] on the CPU, or None if all rows are T long.
+        resets: [T, B] booleans, or None.
+    """
+
+    steps: int
+    batch: int
+    lengths: Tensor | None = None
+    resets: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.lengths is not None and bool((self.lengths == self.steps).all()):
+            self.lengths = None
+        if self.lengths is None:
+            self.counts, self.offsets = _whole(self.steps, self.batch)
+            self.rows = self.steps * self.batch
+            self.order = None
+        else:
+            lengths = self.lengths.cpu()
+            self.sorted, self.order = lengths.sort(descending=True, stable=True)
+            steps = torch.arange(self.steps)
+            self.counts = (self.sorted[None] > steps[:, None]).sum(1)
+            self.offsets = self.counts.cumsum(0) - self.counts
+            self.rows = int(self.counts.sum())
+            self.inverse = torch.empty_like(self.order)
+            self.inverse[self.order] = torch.arange(self.batch)
+        self.packed_resets = None
+        if self.resets is not None and bool(self.resets.any()):
+            self.packed_resets = self.packed(self.resets.cpu()).to(torch.uint8)
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """[N]: where each packed row is in [T * B]."""
+        assert self.order is not None
+        step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
+        return step * self.batch + self.order[torch.arange(self.rows) - self.offsets[step]]
+
+    @functools.cached_property
+    def before(self) -> Tensor:
+        """[N]: where, in [B start rows, N packed rows], the row was one step before."""
+        step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
+        row = torch.arange(self.rows) - self.offsets[step]
+        return torch.where(step > 0, self.batch + self.offsets[(step - 1).clamp(min=0)] + row, row)
+
+    def packed(self, sequence: Tensor) -> Tensor:
+        """[T, B, ...] as [N, ...]."""
+        flat = sequence.reshape(self.steps * self.batch, *sequence.shape[2:])
+        return flat if self.order is None else flat.index_select(0, self.places)
+
+    def padded(self, rows: Tensor) -> Tensor:
+        """[N, ...] as [T, B, ...], zeros past the end of a row."""
+        if self.order is None:
+            return rows.view(self.steps, self.batch, *rows.shape[1:])
+        whole = rows.new_zeros(self.steps * self.batch, *rows.shape[1:])
+        return whole.index_copy(0, self.places, rows).view(self.steps, self.batch, *rows.shape[1:])
+
+    def held(self, rows: Tensor, start: Tensor) -> Tensor:
+        """A state at every step, [N, ...] as [T, B, ...]: past the end of a row it stands still."""
+        if self.order is None:
+            return self.padded(rows)
+        step = torch.minimum(torch.arange(self.steps)[:, None], (self.lengths - 1)[None])  # [T, B]
+        place = self.batch + self.offsets[step.clamp(min=0)] + self.inverse[None]
+        place = torch.where(step >= 0, place, self.inverse[None].expand_as(place))
+        return torch.cat([start, rows]).index_select(0, place.reshape(-1)).view(self.steps, self.batch, *rows.shape[1:])
+
+    def last(self, rows: Tensor, start: Tensor) -> Tensor:
+        """The state after the last step of each (sorted) row, from the states at every step."""
+        if self.order is None:
+            return rows[self.rows - self.batch :]
+        step = self.sorted - 1
+        own = torch.arange(self.batch)
+        place = torch.where(step >= 0, self.batch + self.offsets[step.clamp(min=0)] + own, own)
+        return torch.cat([start, rows]).index_select(0, place)
+
+    def previous(self, rows: Tensor, start: Tensor, fresh: Tensor) -> Tensor:
+        """The state that each step begins with, from the states [N, ...] after each."""
+        if self.order is None:
+            late = torch.cat([start, rows[: self.rows - self.batch]])
+        else:
+            late = torch.cat([start, rows]).index_select(0, self.before)
+        return self.anew(late, fresh)
+
+    def anew(self, late: Tensor, fresh: Tensor) -> Tensor:
+        """``late`` [N, ...], but what ``fresh`` [B, ...] says at resets."""
+        if self.packed_resets is None:
+            return late
+        if self.order is None:
+            every = fresh.expand(self.steps, *fresh.shape).reshape(late.shape)
+        else:
+            every = fresh.index_select(0, torch.arange(self.rows) - torch.repeat_interleave(self.offsets, self.counts))
+        return torch.where(self.packed_resets.bool().reshape(-1, *[1] * (late.ndim - 1)), every, late)
+
+    def sort(self, state: State) -> State:
+        """A state's rows in the order of the layout."""
+        return state if self.order is None else map_state(lambda part: part.index_select(0, self.order), state)
+
+    def unsort(self, state: State) -> State:
+        """The inverse of `sort`."""
+        return state if self.order is None else map_state(lambda part: part.index_select(0, self.inverse), state)
+
+    def shares(self, count: int) -> list[tuple[int, int]]:
+        """The batch in ``count`` runs of rows with about the same number of steps each."""
+        if self.order is None:
+            borders = [i * self.batch // count for i in range(count + 1)]
+        else:
+            done = self.sorted.cumsum(0)
+            goals = [self.rows * i / count for i in range(1, count)]
+            borders = [0, *(int((done < goal).sum()) + 1 for goal in goals), self.batch]
+        pairs = zip(borders, borders[1:], strict=False)
+        return [(first, min(last, self.batch)) for first, last in pairs if first < min(last, self.batch)]
+
+    @property
+    def counts_address(self) -> int:
+        """Where the counts are."""
+        return self.counts.data_ptr()
+
+    @property
+    def offsets_address(self) -> int:
+        """Where the offsets are."""
+        return self.offsets.data_ptr()
+
+    @property
+    def resets_address(self) -> int:
+        """Where the packed resets are; 0 if there are none."""
+        return 0 if self.packed_resets is None else self.packed_resets.data_ptr()
+
+
+@functools.lru_cache(maxsize=64)
+def _whole(steps: int, batch: int) -> tuple[Tensor, Tensor]:
+    return torch.full((steps,), batch), torch.arange(steps) * batch

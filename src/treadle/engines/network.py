@@ -1,0 +1,275 @@
+"""A cell over a sequence, by its plan: each section in turn, by whatever engine takes it."""
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from treadle.compiler import interpreter
+from treadle.compiler import program as p
+from treadle.compiler.fission import Plan, Section, plan
+from treadle.compiler.program import BATCH, Value
+from treadle.compiler.trace import trace_step
+from treadle.engines.interpreter import run_section
+from treadle.engines.layout import Layout
+from treadle.errors import TraceError
+from treadle.protocol import State
+from treadle.state import named_tensors, rebuild
+
+__all__ = ["Network", "network_of", "run"]
+
+logger = logging.getLogger("treadle")
+
+Take = Callable[[Section], Any]
+"""An engine: something with a method ``run`` for a section, or the reason why not, as text."""
+
+
+class Network:
+    """The program of a cell's step for one kind of input, and the plans made of it."""
+
+    def __init__(self, cell: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype, state: State):
+        names = dict(named_tensors(state))
+        inputs = {"x": p.placeholder("x", (BATCH, *row_shape), dtype)}
+        for name, tensor in names.items():
+            inputs[f"state/{name}"] = p.placeholder(f"state/{name}", (BATCH, *tensor.shape[1:]), tensor.dtype)
+
+        def step(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            before = rebuild(state, {name: given[f"state/{name}"] for name in names})
+            y, after = cell(given["x"], before)
+            after = dict(named_tensors(after))
+            if after.keys() != names.keys():
+                raise TraceError(f"a step was given a state of {sorted(names)}, but returned one of {sorted(after)}")
+            return {"y": y} | {f"state/{name}": tensor for name, tensor in after.items()}
+
+        self.program, lifted = trace_step(cell, inputs, step)
+        self._check()
+        self.getters = {name: _getter(cell, name, tensor) for name, tensor in lifted.items()}
+        self._plans: dict[bool, Plan] = {}
+        self._runners: dict[tuple[Any, Section], Any] = {}
+        self.lock = threading.RLock()
+
+    def _check(self) -> None:
+        for name, value in self.program.outputs.items():
+            what = "the output" if name == "y" else name.replace("/", " ", 1)
+            if not value.shape or value.shape[0] is not BATCH:
+                raise TraceError(
+                    f"{value.source}: {what} is {p.show_shape(value.shape)}: its first axis must be the batch"
+                )
+            before = self.program.inputs.get(name)
+            if before is not None and (before.shape != value.shape or before.dtype != value.dtype):
+                raise TraceError(
+                    f"{value.source}: {what} goes in as {p.show_shape(before.shape)} {before.dtype} and comes out as"
+                    f" {p.show_shape(value.shape)} {value.dtype}: a step keeps the form of its state"
+                )
+
+    def plan(self, keep_states: bool) -> Plan:
+        """The sections, with or without every state at every step."""
+        with self.lock:
+            if keep_states not in self._plans:
+                self._plans[keep_states] = plan(self.program, keep_states)
+            return self._plans[keep_states]
+
+    def runner(self, take: Take, section: Section) -> Any:
+        """What runs a section under an engine; the reason as text if it does not."""
+        key = (take, section)
+        with self.lock:
+            if key not in self._runners:
+                self._runners[key] = take(section)
+            return self._runners[key]
+
+    def constants(self) -> dict[Value, Tensor]:
+        """The parameters as they are now."""
+        return {self.program.inputs[name]: get() for name, get in self.getters.items()}
+
+
+def _getter(cell: nn.Module, name: str, tensor: Tensor) -> Callable[[], Tensor]:
+    if not name.startswith("parameter/"):
+        return lambda: tensor
+    *path, last = name.removeprefix("parameter/").split(".")
+    module = cell.get_submodule(".".join(path))
+    # Weak, because the cell's networks are kept with the cell and must not keep it alive.
+    reference = weakref.ref(module)
+
+    def get() -> Tensor:
+        return getattr(reference(), last)
+
+    return get
+
+
+_networks: "weakref.WeakKeyDictionary[nn.Module, dict[Any, Network | TraceError]]" = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+_MOST_KINDS = 32
+
+
+def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
+    """The network of a cell for inputs and states like these; traced when it is first asked for.
+
+    Raises:
+        TraceError: the step cannot be turned into a program; the same error whenever it is asked for again.
+    """
+    key = (
+        tuple(x.shape[1:]),
+        x.dtype,
+        tuple((name, tuple(t.shape[1:]), t.dtype) for name, t in named_tensors(state)),
+        _signature(cell),
+    )
+    with _lock:
+        kinds = _networks.setdefault(cell, {})
+        found = kinds.get(key)
+        if found is None:
+            if len(kinds) >= _MOST_KINDS:
+                kinds.pop(next(iter(kinds)))
+            try:
+                found = Network(cell, tuple(x.shape[1:]), x.dtype, state)
+            except TraceError as error:
+                found = error.with_traceback(None)
+            kinds[key] = found
+    if isinstance(found, TraceError):
+        raise found
+    return found
+
+
+_TABLES = frozenset(
+    "_parameters _buffers _modules _non_persistent_buffers_set _backward_pre_hooks _backward_hooks _forward_hooks"
+    " _forward_hooks_with_kwargs _forward_hooks_always_called _forward_pre_hooks _forward_pre_hooks_with_kwargs"
+    " _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks"
+    " _is_full_backward_hook".split()
+)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _signature(cell: nn.Module) -> Any:
+    """Everything about a module that its program may depend on: attributes, and the shapes and sharing of tensors."""
+    parts: list[Any] = []
+    seen: dict[int, int] = {}
+    for module in cell.modules():
+        attributes = vars(module)
+        parts.append(type(module))
+        for hooks in _HOOKS:
+            if attributes[hooks]:
+                parts.append((hooks, tuple(map(id, attributes[hooks].values()))))
+        for name, value in attributes.items():
+            if name not in _TABLES:
+                parts.append((name, _plain(value)))
+        for table in (attributes["_parameters"], attributes["_buffers"]):
+            for name, tensor in table.items():
+                if tensor is None:
+                    parts.append(name)
+                else:
+                    number = seen.setdefault(id(tensor), len(seen))
+                    parts.append((name, number, tensor.shape, tensor.dtype, tensor.requires_grad))
+    return tuple(parts)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return (type(value), value)
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_plain, value))
+    if isinstance(value, Tensor):
+        return (value.shape, value.dtype, value.requires_grad)
+    if isinstance(value, dict):
+        return (id(value), len(value))
+    return id(value)
+
+
+def run(
+    take: Take | None,
+    cell: nn.Module,
+    initial: State,
+    xs: Tensor,
+    state: State,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    return_states: bool,
+) -> tuple[Tensor, State, State | None]:
+    """Run a cell over a sequence by its plan.
+
+    Args:
+        take: the engine, None for the interpreter.
+        cell, initial, xs, state, lengths, resets, return_states: as every engine gets them.
+
+    Raises:
+        TraceError: the step has no program.
+    """
+    network = network_of(cell, xs[0], state)
+    plan = network.plan(return_states)
+    layout = Layout(xs.shape[0], xs.shape[1], None if lengths is None else lengths.cpu(), resets)
+    starts = {f"state/{name}": t for name, t in named_tensors(layout.sort(state))}
+    fresh = starts if resets is None else {f"state/{name}": t for name, t in named_tensors(layout.sort(initial))}
+    inputs = plan.program.inputs
+    env: dict[Value, Tensor] = network.constants()
+    env[inputs["x"]] = layout.packed(xs)
+    env.update(_draw(plan, layout, env, xs.device))
+    finals: dict[str, Tensor] = {}
+    for section in plan.sections:
+        _run_section(network, take, section, layout, env, starts, fresh, finals, plan.sunk)
+    outputs = plan.program.outputs
+    end = rebuild(state, {name: finals[f"state/{name}"] for name, _ in named_tensors(state)})
+    every = None
+    if return_states:
+        moments = {
+            name: layout.held(env[outputs[f"state/{name}"]], starts[f"state/{name}"])
+            for name, _ in named_tensors(state)
+        }
+        every = rebuild(state, moments)
+    return layout.padded(env[outputs["y"]]), layout.unsort(end), every
+
+
+def _run_section(
+    network: Network,
+    take: Any,
+    section: Section,
+    layout: Layout,
+    env: Any,
+    starts: Any,
+    fresh: Any,
+    finals: Any,
+    sunk: Any,
+) -> None:
+    begin = [starts[name] for name in section.states]
+    anew = [fresh[name] for name in section.states]
+    if section.kind == "shift":
+        for name, old, new, start, again in zip(section.states, section.old, section.new, begin, anew, strict=True):
+            after = env[new]
+            env[old] = layout.previous(after, start, again)
+            finals[name] = layout.last(after, start)
+        return
+    reads = [env[v] for v in section.inputs]
+    if section.kind == "invariant":
+        env.update(zip(section.inputs, reads, strict=True))
+        interpreter.evaluate(section.outputs, env, 0)
+        return
+    runner = None if take is None or section.kind == "opaque" else network.runner(take, section)
+    if runner is None or isinstance(runner, str):
+        results, ends = run_section(section, layout, reads, begin, anew)
+    else:
+        results, ends = runner.run(layout, reads, begin, anew)
+    env.update(zip(section.outputs, results, strict=True))
+    finals.update(zip(section.states, ends, strict=True))
+    for old, new, start, again in zip(section.old, section.new, begin, anew, strict=True):
+        if old in sunk:
+            env[old] = layout.previous(env[new], start, again)
+
+
+def _draw(plan: Plan, layout: Layout, env: Any, device: torch.device) -> dict[Value, Tensor]:
+    """Random numbers, step by step in the order of the program, as the cell's own Python would draw them."""
+    if not plan.random:
+        return {}
+    drawn: dict[Value, list[Tensor]] = {value: [] for value in plan.random}
+    for _ in range(layout.steps):
+        known = dict(env)
+        known = {v: t for v, t in known.items() if not v.has_rows}
+        interpreter.evaluate(plan.random, known, layout.batch)
+        for value, parts in drawn.items():
+            parts.append(known[value])
+    result = {}
+    for value, parts in drawn.items():
+        axis = value.batch_axis
+        whole = torch.stack([part.movedim(axis, 0) for part in parts])
+        result[value] = layout.packed(whole).movedim(0, axis)
+    return result

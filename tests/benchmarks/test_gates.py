@@ -1,0 +1,16 @@
+"""Whatever is timed computes the same thing as its peers: every gate of the benchmarks, at tiny sizes."""
+
+import pytest
+
+from benchmarks.registry import SUITES, Options, load
+from treadle.engines import ENGINES
+
+TINY = Options(engine="cpu" if "cpu" in ENGINES else "reference", threads=1, quick=True, tiny=True)
+CASES = [pytest.param(case, id=f"{name}: {case.name}") for name in SUITES for case in load(name).cases(TINY)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gate_is_green(case):
+    checks = case.open().check()
+    assert checks
+    assert [check for check in checks if not check.ok] == []
