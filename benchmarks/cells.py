@@ -16,8 +16,8 @@ class PReLUGRUCell(td.GRUCell):
         n    = PReLU(W_in x + b_in + r (W_hn h + b_hn))
         h'   = (1 - z) n + z h
 
-    The candidate's bias starts at 2 for every other unit and at -2 for the rest: both slopes are in use, but hardly ever
-    is a unit so near to the kink that rounding decides which gradient it gets. There float32 has no right answer.
+    The candidate's bias starts at 2 for every other unit and at -2 for the rest: both slopes are in use, but hardly any
+    unit comes so near to the kink that rounding decides its gradient, where float32 has no right answer.
     """
 
     def __init__(self, input_size: int, hidden_size: int):

@@ -1,6 +1,6 @@
 """Run in a process of its own: the first call of each cell that is named, and what importing costs.
 
-python -m benchmarks.first_call '{"cells": ["LSTMCell"], "steps": 10, "engine": "cpu", "threads": 2}' prints JSON.
+python -m benchmarks.first_call '{"engines": {"LSTMCell": "cpu"}, "steps": 10, "threads": 2}' prints JSON.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 
-def main(cells: list[str], steps: int, engine: str, threads: int) -> dict[str, Any]:
+def main(engines: dict[str, str], steps: int, threads: int) -> dict[str, Any]:
     """Seconds of the imports and of the first two calls of each cell, forward and backward; then its errors."""
     start = time.perf_counter()
     import torch
@@ -24,7 +24,7 @@ def main(cells: list[str], steps: int, engine: str, threads: int) -> dict[str, A
 
     torch.set_num_threads(threads)
     made = []
-    for name in cells:
+    for name, engine in engines.items():
         torch.manual_seed(0)
         cell, x = getattr(td, name), inputs(steps, 8, 32)
         if name == "ConvLSTMCell":

@@ -12,7 +12,6 @@ from benchmarks.gates import Check, compare
 from benchmarks.training import Training
 from treadle.state import named_tensors
 
-
 TRIES = 3
 
 

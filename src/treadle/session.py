@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from treadle import state as states
+from treadle.engines import live_step
 from treadle.errors import ShapeError
 from treadle.protocol import State
 
@@ -49,8 +50,9 @@ class Session:
         self.batch_size, self.weights = batch_size, weights
         self._source = recurrent
         self._answer: Tensor | None = None
+        self._live: Any = None
+        self._state: State = None
         self.refresh()
-        self._state: State = states.map_state(Tensor.clone, self._recurrent.initial_state(batch_size))
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -68,6 +70,21 @@ class Session:
             for parameter in self._recurrent.parameters():
                 if parameter.ndim > 1 and parameter.is_floating_point():
                     parameter.copy_(parameter.bfloat16())
+        first = self._state is None
+        state = self._recurrent.initial_state(self.batch_size) if first else self.state
+        self._live = live_step(self._recurrent, self.batch_size, state, self.weights == "bfloat16")
+        self._fast, self._fast_needs = (self._live and self._live.entry()) or (_takes_nothing, None)
+        self._keep(state)
+
+    def _keep(self, state: State) -> None:
+        """Go on from a state: a copy of it."""
+        if self._live is None:
+            self._state = states.map_state(Tensor.clone, state)
+            return
+        memory = self._live.named()
+        for name, tensor in states.named_tensors(state):
+            memory[name].copy_(tensor)
+        self._state = states.rebuild(state, memory)
 
     @property
     def state(self) -> State:
@@ -84,7 +101,7 @@ class Session:
             initial = self._recurrent.initial_state(self.batch_size)
             if state is not None:
                 initial = states.check_state(states.detach(state), initial, self.batch_size, "this session")
-            self._state = states.map_state(Tensor.clone, initial)
+            self._keep(initial)
 
     def reset(self, rows: Any = None) -> None:
         """Start anew.
@@ -102,9 +119,8 @@ class Session:
                 mask[states.select(torch.arange(self.batch_size), rows)] = True
                 mask = mask.to(self._device)
                 initial = states.where(mask, initial, self._state)
-            self._state = states.map_state(Tensor.clone, initial)
+            self._keep(initial)
 
-    @torch.no_grad()
     def step(self, x: Any) -> Any:
         """One step.
 
@@ -119,8 +135,15 @@ class Session:
         Raises:
             ShapeError: x does not fit.
         """
+        y = self._fast(x)  # straight into machine code, if x is a dense array of the right size and precision
+        return y if y is not None else self._step(x)
+
+    @torch.no_grad()
+    def _step(self, x: Any) -> Any:
         tensor, back = self._taken(x, 1)
         self._recurrent.check_input(tensor, 1, "step")
+        if self._live is not None:
+            return back(self._live.step(tensor))
         y, self._state = self._recurrent.cell(tensor, self._state)
         if self._answer is None or self._answer.shape != y.shape or self._answer.dtype != y.dtype:
             self._answer = torch.empty_like(y)
@@ -141,8 +164,13 @@ class Session:
             ShapeError: xs does not fit.
         """
         tensor, back = self._taken(xs, 2)
-        ys, self._state = self._recurrent(tensor, self._state)
-        return back(ys)
+        if self._live is None:
+            ys, self._state = self._recurrent(tensor, self._state)
+            return back(ys)
+        self._recurrent.check_input(tensor, 2, "sequence")
+        tensor = tensor.transpose(0, 1) if self._recurrent.batch_first else tensor
+        ys = self._live.steps(tensor)
+        return back(ys.transpose(0, 1) if self._recurrent.batch_first else ys)
 
     def _taken(self, x: Any, leading: int) -> tuple[Tensor, Any]:
         """``x`` as a tensor with a batch axis, and the way back for the answer."""
@@ -168,3 +196,7 @@ class Session:
             return y.cpu().numpy() if numpy else y
 
         return tensor, back
+
+
+def _takes_nothing(x: Any) -> None:
+    """The place of the way into machine code, where there is none."""

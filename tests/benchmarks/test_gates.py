@@ -3,9 +3,8 @@
 import pytest
 
 from benchmarks.registry import SUITES, Options, load
-from treadle.engines import ENGINES
 
-TINY = Options(engine="cpu" if "cpu" in ENGINES else "reference", threads=1, quick=True, tiny=True)
+TINY = Options(threads=1, quick=True, tiny=True)
 CASES = [pytest.param(case, id=f"{name}: {case.name}") for name in SUITES for case in load(name).cases(TINY)]
 
 

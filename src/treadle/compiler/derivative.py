@@ -8,8 +8,9 @@ computing what is dear again. A product is never computed twice.
 
 import collections
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 
@@ -53,7 +54,8 @@ def cotangent(value: Value, index: int, kind: str) -> Value:
     return p.placeholder(f"gradient/{kind}{index}", value.shape, value.dtype)
 
 
-def derive(section: Section, wanted: Sequence[Value]) -> Derivative:
+@functools.lru_cache(maxsize=512)
+def derive(section: Section, wanted: tuple[Value, ...]) -> Derivative:
     """Derive a section with respect to some of its inputs, and to its old states."""
     wanted = tuple(v for v in wanted if v.dtype.is_floating_point)
     tracer = Tracer()

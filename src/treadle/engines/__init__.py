@@ -1,17 +1,94 @@
-"""What runs a cell over time. ``reference/`` is plain PyTorch, takes every cell, and defines what is meant.
+"""What runs a cell over time.
 
-An engine is a module with a function ``run(cell, initial, xs, state, lengths, resets, return_states)``, which gets time
-first ([T, B, ...]) and arguments that `treadle.Recurrent` has checked.
+``reference/`` is the cell's own Python, step by step: it takes every cell. The other two run the cell's *program* (see
+`treadle.compiler`): the interpreter in plain PyTorch, ``cpu/`` as machine code. ``"auto"`` is the fastest that can do the
+work, and says why, once, where that is the reference.
+
+An engine has a method ``run(cell, initial, xs, state, lengths, resets, return_states)``, which gets time first
+([T, B, ...]) and arguments that `treadle.Recurrent` has checked.
 """
 
-from typing import Any
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from treadle.engines import reference
-from treadle.errors import EngineError
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-__all__ = ["ENGINES", "choose"]
+from treadle.engines import cpu, network, reference
+from treadle.errors import EngineError, TraceError
+from treadle.state import named_tensors
 
-ENGINES: dict[str, Any] = {"reference": reference}
+__all__ = ["ENGINES", "choose", "live_step", "say_once"]
+
+logger = logging.getLogger("treadle")
+
+
+class Engine(Protocol):
+    """What every engine has."""
+
+    def run(self, *arguments: Any) -> Any:
+        """Run a cell over a sequence."""
+        ...
+
+
+class _Programs:
+    """An engine for programs: takes what has one, and raises what it cannot take."""
+
+    def __init__(self, name: str, take: Any):
+        self.name, self.take = name, take
+
+    def run(self, cell: nn.Module, initial: Any, xs: Tensor, state: Any, *options: Any) -> Any:
+        """Run a cell by its program.
+
+        Raises:
+            EngineError: this engine cannot, with the reason.
+        """
+        reason = _why_not(cell, xs, state, options[0]) or (self.take is not None and _why_not_cpu(xs))
+        if reason:
+            raise EngineError(f"engine {self.name!r} cannot run {type(cell).__name__}: {reason}")
+        try:
+            self._check_sections(cell, xs, state, options)
+            return network.run(self.take, cell, initial, xs, state, *options)
+        except TraceError as error:
+            raise EngineError(f"engine {self.name!r} cannot run {type(cell).__name__}: {error}") from error
+
+    def _check_sections(self, cell: nn.Module, xs: Tensor, state: Any, options: Any) -> None:
+        """An engine that was asked for by name runs every loop itself."""
+        for states, reason in loops_left_out(self.take, cell, xs, state, options[-1]):
+            raise EngineError(f"engine {self.name!r} cannot run the loop over {states} of {type(cell).__name__}: {reason}")
+
+
+class _Automatic:
+    """The fastest engine that can do the work."""
+
+    def run(self, cell: nn.Module, initial: Any, xs: Tensor, state: Any, *options: Any) -> Any:
+        """Run a cell by its program if there is one, and by its Python if not."""
+        # What the compiler does not reach is slow without anybody's doing: no need to say so of a graph of no rows.
+        reason = _why_not(cell, xs, state, options[0])
+        if reason is None:
+            try:
+                on_cpu = _why_not_cpu(xs)
+                take = cpu.take if on_cpu is None else None
+                if take is not None:
+                    for states, why in loops_left_out(take, cell, xs, state, options[-1]):
+                        say_once(f"the loop over {states} of {type(cell).__name__} runs in PyTorch, step by step: {why}")
+                    return network.run(take, cell, initial, xs, state, *options)
+                reason = on_cpu
+            except TraceError as error:
+                reason = str(error)
+        if xs.numel():
+            say_once(f"{type(cell).__name__} runs step by step in Python, much slower than compiled: {reason}")
+        return reference.run(cell, initial, xs, state, *options)
+
+
+ENGINES: dict[str, Any] = {
+    "cpu": _Programs("cpu", cpu.take),
+    "interpreter": _Programs("interpreter", None),
+    "reference": reference,
+}
 """The engines by name."""
 
 
@@ -22,7 +99,92 @@ def choose(name: str) -> Any:
         EngineError: there is no such engine.
     """
     if name == "auto":
-        return next(iter(ENGINES.values()))
+        return _Automatic()
     if name not in ENGINES:
         raise EngineError(f"there is no engine {name!r}: choose one of auto, {', '.join(ENGINES)}")
     return ENGINES[name]
+
+
+def _why_not(cell: nn.Module, xs: Tensor, state: Any, lengths: Tensor | None) -> str | None:
+    """Why a cell cannot run by its program here and now, whatever the engine."""
+    tensors = [xs, *(tensor for _, tensor in named_tensors(state))]
+    reason = None
+    if not xs.shape[0] or not xs.shape[1] or (lengths is not None and not bool(lengths.any())):
+        reason = "there are no rows or no steps"
+    elif any(type(tensor) is not Tensor and not isinstance(tensor, nn.Parameter) for tensor in tensors):
+        reason = f"an input is a {next(type(t).__name__ for t in tensors if type(t) is not Tensor)}, not a plain tensor"
+    elif torch._C._functorch.maybe_current_level() is not None:
+        reason = "a transform of torch.func is at work"
+    elif forward_ad._current_level >= 0:
+        reason = "forward-mode differentiation is at work"
+    elif torch.is_autocast_enabled(xs.device.type):
+        reason = "autocast is on"
+    elif torch.jit.is_tracing():
+        reason = "torch.jit traces"
+    elif _hooked(cell):
+        reason = f"{_hooked(cell)} has hooks, which are called at every step"
+    return reason
+
+
+def _hooked(cell: nn.Module) -> str | None:
+    for module in cell.modules():
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            return type(module).__name__
+    return None
+
+
+def _why_not_cpu(xs: Tensor) -> str | None:
+    if xs.device.type != "cpu":
+        return f"the CPU engine runs on the CPU, but x is on {xs.device}"
+    return None
+
+
+def loops_left_out(take: Any, cell: nn.Module, xs: Tensor, state: Any, keep_states: bool) -> Sequence[tuple[str, str]]:
+    """The loops that an engine does not take: their states, and the reason.
+
+    Raises:
+        TraceError: the step has no program.
+    """
+    if take is None:
+        return ()
+    found = network.network_of(cell, xs[0], state)
+    return found.left_out(take, keep_states)
+
+
+def live_step(recurrent: Any, batch_size: int, state: Any, bfloat16: bool) -> Any:
+    """A network's step as one kernel with its state inside, or None where the network's own Python has to step.
+
+    Raises:
+        EngineError: the network asks for an engine by name that cannot.
+    """
+    if recurrent.engine not in ("auto", "cpu"):
+        return None
+    cell = recurrent.cell
+    weight = next((p for p in cell.parameters() if p.is_floating_point()), None)
+    size = recurrent.input_size
+    if weight is None or size is None:
+        reason: str | None = "the cell does not say what it reads, or has no weights"
+    else:
+        row = (size,) if isinstance(size, int) else tuple(size)
+        x = torch.zeros(batch_size, *row, dtype=weight.dtype if row else torch.long, device=weight.device)
+        reason = _why_not(cell, x[None], state, None) or _why_not_cpu(x)
+        if reason is None:
+            try:
+                found = network.network_of(cell, x, state)
+                from treadle.engines.cpu import live  # LLVM is loaded when it is needed
+
+                reason = live.reason_against(found)
+                if reason is None:
+                    return live.LiveStep(found, batch_size, bfloat16)
+            except TraceError as error:
+                reason = str(error)
+    if recurrent.engine == "cpu":
+        raise EngineError(f"engine 'cpu' cannot step {type(cell).__name__}: {reason}")
+    say_once(f"a session of {type(cell).__name__} steps in Python, much slower than compiled: {reason}")
+    return None
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """A warning in the log, the first time."""
+    logger.warning(text)

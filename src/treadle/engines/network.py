@@ -1,6 +1,5 @@
 """A cell over a sequence, by its plan: each section in turn, by whatever engine takes it."""
 
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -21,8 +20,6 @@ from treadle.protocol import State
 from treadle.state import named_tensors, rebuild
 
 __all__ = ["Network", "network_of", "run"]
-
-logger = logging.getLogger("treadle")
 
 Take = Callable[[Section], Any]
 """An engine: something with a method ``run`` for a section, or the reason why not, as text."""
@@ -50,6 +47,7 @@ class Network:
         self.getters = {name: _getter(cell, name, tensor) for name, tensor in lifted.items()}
         self._plans: dict[bool, Plan] = {}
         self._runners: dict[tuple[Any, Section], Any] = {}
+        self._left_out: dict[tuple[Any, bool], list[tuple[str, str]]] = {}
         self.lock = threading.RLock()
 
     def _check(self) -> None:
@@ -80,6 +78,18 @@ class Network:
             if key not in self._runners:
                 self._runners[key] = take(section)
             return self._runners[key]
+
+    def left_out(self, take: Take, keep_states: bool) -> list[tuple[str, str]]:
+        """The loops that an engine does not take: their states, and the reason."""
+        key = (take, keep_states)
+        if key not in self._left_out:
+            self._left_out[key] = []
+            for section in self.plan(keep_states).sections:
+                runner = self.runner(take, section) if section.kind == "loop" else None
+                if isinstance(runner, str):
+                    names = ", ".join(name.removeprefix("state/") for name in section.states)
+                    self._left_out[key].append((names, runner))
+        return self._left_out[key]
 
     def constants(self) -> dict[Value, Tensor]:
         """The parameters as they are now."""

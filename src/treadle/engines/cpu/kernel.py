@@ -2,7 +2,6 @@
 
 import ctypes
 import functools
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -142,12 +141,7 @@ def pack(matrix: Tensor, packing: Packing) -> Tensor:
     return packed
 
 
-_kernels: "weakref.WeakValueDictionary[Any, CompiledKernel]" = weakref.WeakValueDictionary()
-
-
+@functools.lru_cache(maxsize=512)
 def compiled(kernel: Kernel) -> CompiledKernel:
-    """The compiled form of a kernel; one for all that ask for the same."""
-    found = _kernels.get(kernel)
-    if found is None:
-        found = _kernels[kernel] = CompiledKernel(kernel)
-    return found
+    """The compiled form of a kernel; one for all that ask for the same, such as layers that are alike."""
+    return CompiledKernel(kernel)

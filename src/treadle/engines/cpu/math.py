@@ -96,9 +96,9 @@ class _Vector:
         return self.intrinsic("fmuladd", factor, term)
 
     def polynomial(self, coefficients: Sequence[Number]) -> "_Vector":
-        """By Horner's rule; a leading coefficient of 1 costs an addition only."""
-        *rest, leading = coefficients
-        result = self + rest.pop() if leading == 1 else self.multiply_add(leading, rest.pop())
+        """By Horner's rule."""
+        *rest, before, leading = coefficients
+        result = self.multiply_add(leading, before)
         for coefficient in reversed(rest):
             result = result.multiply_add(self, coefficient)
         return result

@@ -46,8 +46,9 @@ def why_not(section: Section) -> str | None:
 class CompiledSection:
     """The kernels of one section, made when they are first needed."""
 
-    def __init__(self, section: Section):
+    def __init__(self, section: Section, bfloat16: bool = False):
         section = self.section = section.local()
+        self.bfloat16 = bfloat16
         self.dtype = next(
             v.dtype for v in (*section.values(), *section.inputs, *section.old) if v.dtype.is_floating_point
         )
@@ -134,16 +135,26 @@ class _Part:
     def compiled(self) -> CompiledKernel:
         return compiled(self.kernel)
 
+    @torch.no_grad()
+    def prepared(self, known: dict[Value, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """What all rows share, as the kernel wants it."""
+        prelude = dict(known)
+        interpreter.evaluate([*self.shared, *self.matrices], prelude, 0)
+        return [contiguous(prelude[v].detach(), self.owner.dtype) for v in self.shared], self._pack(prelude)
+
     def run(
-        self, layout: Layout, known: dict[Value, Tensor], given: dict[Value, Tensor], starts: Any = (), fresh: Any = ()
+        self,
+        layout: Layout,
+        known: dict[Value, Tensor],
+        given: dict[Value, Tensor],
+        starts: Any = (),
+        fresh: Any = (),
+        prepared: Any = None,
     ) -> tuple[dict[Value, Tensor], list[Tensor], list[Tensor]]:
         """Outputs by value, sums, and what is carried out at the end."""
         dtype = self.owner.dtype
         with torch.no_grad():
-            prelude = dict(known)
-            interpreter.evaluate([*self.shared, *self.matrices], prelude, 0)
-            invariants = [contiguous(prelude[v].detach(), dtype) for v in self.shared]
-            packed = self._pack(prelude)
+            invariants, packed = prepared or self.prepared(known)
             streams = [dense_rows(known[v].detach(), v, dtype) for v in self.streams]
             outputs = {v: given.get(v) for v in self.outputs}
             for value, tensor in outputs.items():
@@ -163,8 +174,10 @@ class _Part:
 
     def _pack(self, prelude: dict[Value, Tensor]) -> list[Tensor]:
         matrices = [prelude[v] for v in self.matrices]
+        if any(m.is_inference() for m in matrices):  # these do not count their versions
+            return self.compiled.pack(dict(zip(self.matrices, matrices, strict=True)))
         versions = [(m.data_ptr(), m._version, m.stride()) for m in matrices]
-        if self._packed[0] != versions or any(m.is_inference() for m in matrices):
+        if self._packed[0] != versions:
             self._packed = versions, self.compiled.pack(dict(zip(self.matrices, matrices, strict=True)))
         return self._packed[1]
 
@@ -201,7 +214,7 @@ class _Backward:
         section = owner.section
         self.owner = owner
         self.wanted = [v for v, want in zip(section.inputs, wanted, strict=True) if want]
-        d = self.derivative = derive(section, self.wanted)
+        d = self.derivative = derive(section, tuple(self.wanted))
         available = {
             *owner.rows_in, *section.old, *section.new, *section.outputs, *d.saved, *d.output_cotangents, *d.state_cotangents
         }  # fmt: skip

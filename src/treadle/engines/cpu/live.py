@@ -1,0 +1,271 @@
+"""One step a call: a whole network's step as one kernel, with weights packed once and the state in place.
+
+What a call costs beyond the kernel is Python's: so the call goes straight from Python's interpreter to machine code, by
+way of a built-in function made here, which looks at the NumPy array that it is given and runs the kernel on its memory.
+Nothing is allocated and nothing is locked.
+"""
+
+import ctypes
+import functools
+import sys
+import sysconfig
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from torch import Tensor
+
+from treadle.compiler.fission import Section
+from treadle.compiler.program import Value
+from treadle.engines.cpu import jit
+from treadle.engines.cpu.section import CompiledSection, contiguous, why_not
+from treadle.engines.layout import Layout
+from treadle.engines.network import Network
+
+__all__ = ["LiveStep", "reason_against"]
+
+_ONE_THREAD = 400_000
+"""Up to so many vector operations a step stays in the calling thread."""
+
+
+def whole_step(network: Network) -> Section:
+    """A network's step as one section, in which every state is carried."""
+    program = network.plan(False).program
+    names = tuple(name for name in program.inputs if name.startswith("state/"))
+    inputs = tuple(value for name, value in program.inputs.items() if name not in names)
+    old, new = tuple(program.inputs[n] for n in names), tuple(program.outputs[n] for n in names)
+    return Section("loop", inputs, (program.outputs["y"],), names, old, new)
+
+
+def reason_against(network: Network) -> str | None:
+    """Why a network's step cannot be one kernel; None if it can."""
+    if network.plan(False).random:
+        return "it draws random numbers"
+    section = whole_step(network)
+    if not section.old:
+        return "it has no state"
+    return why_not(section)
+
+
+class LiveStep:
+    """A network's step for a number of rows, and its state.
+
+    Args:
+        network: the program.
+        batch_size: rows.
+        bfloat16: whether right operands of products are kept in bfloat16.
+    """
+
+    def __init__(self, network: Network, batch_size: int, bfloat16: bool = False):
+        self.network, self.batch = network, batch_size
+        section = whole_step(network)
+        self.compiled = CompiledSection(section, bfloat16)
+        self.inputs = section.inputs
+        self.names = [name.removeprefix("state/") for name in section.states]
+        self.part = self.compiled.plain
+        local = self.compiled.section
+        self.x, self.y = local.inputs[self.inputs.index(network.program.inputs["x"])], local.outputs[0]
+        self.dtype = self.compiled.dtype
+        self.state = [torch.zeros(batch_size, *v.row_shape, dtype=self.dtype) for v in section.old]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over the weights that the network has now."""
+        constants = self.network.constants()
+        local = self.compiled.section.inputs
+        self.known: dict[Value, Tensor] = {
+            inner: constants[outer].detach() for inner, outer in zip(local, self.inputs, strict=True) if outer in constants
+        }
+        self.invariants, self.packed = self.part.prepared(self.known)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Lay out everything that a call needs, once."""
+        kernel = self.part.compiled
+        code = kernel.code
+        self.x_buffer = torch.zeros(self.batch, *self.x.row_shape, dtype=self.dtype)
+        self.y_buffer = torch.zeros(self.batch, *self.y.row_shape, dtype=self.dtype)
+        self.layout = Layout(1, self.batch)
+        size = code.fixed + self.batch * code.per_row + 64
+        self.scratch = torch.empty(size, dtype=self.dtype)
+        layout = self.layout
+        table = [1, self.batch, layout.counts_address, layout.offsets_address, 0]
+        self.reads_x = bool(self.part.streams)
+        for _ in self.part.streams:
+            table += (self.x_buffer.data_ptr(), max(self.x.row_numel, 1))
+        table += (self.y_buffer.data_ptr(), self.y.row_numel)
+        table += [tensor.data_ptr() for tensor in self.invariants]
+        table += [tensor.data_ptr() for tensor in self.packed]
+        for tensor in self.state:
+            table += (tensor.data_ptr(), tensor.data_ptr(), tensor.data_ptr())
+        self.table = np.array(table, dtype=np.int64)
+        self.table_address = self.table.ctypes.data
+        self.scratch_address = -(-self.scratch.data_ptr() // 64) * 64
+        self.alone = kernel.row_cost * self.batch < _ONE_THREAD
+        self.x_address = self.x_buffer.data_ptr()
+
+    def step(self, x: Tensor) -> Tensor:
+        """One step on [B, ...]; the answer is the same memory every time."""
+        if not self.alone:
+            y = self.steps(x[None])[0]
+            return self.y_buffer.copy_(y)
+        self.x_buffer.copy_(x)
+        if self.reads_x:
+            self.table[5] = self.x_address
+        self.part.compiled.function(self.table_address, 0, self.batch, self.scratch_address)
+        return self.y_buffer
+
+    def steps(self, xs: Tensor) -> Tensor:
+        """A block of steps on [T, B, ...]."""
+        layout = Layout(xs.shape[0], self.batch)
+        known = {**self.known, self.x: contiguous(layout.packed(xs), self.dtype)}
+        prepared = self.invariants, self.packed
+        outputs, _, finals = self.part.run(layout, known, {}, self.state, self.state, prepared)
+        for kept, new in zip(self.state, finals, strict=True):
+            kept.copy_(new)
+        return layout.padded(outputs[self.y])
+
+    def entry(self) -> Any:
+        """A built-in function that takes a NumPy array and answers with one; None if this Python or network has none.
+
+        The function answers with None, and does nothing, if the array is not exactly what the kernel reads: float of
+        the right precision, dense, [B, I] (or [I] for one row).
+        """
+        flat = len(self.x.row_shape) == 1 and len(self.y.row_shape) == 1
+        if not (flat and self.alone and self.reads_x and _arrays_are_known()):
+            return None
+        answers = [self.y_buffer.numpy(), self.y_buffer[0].numpy()]
+        dtype = np.dtype(np.float64 if self.dtype == torch.float64 else np.float32)
+        context = np.array(
+            [
+                id(np.ndarray),
+                id(dtype),
+                self.batch,
+                self.x.row_shape[0],
+                self.table_address,
+                self.scratch_address,
+                self.part.compiled.address,
+                id(answers[0]),
+                id(answers[1]),
+                id(None),
+                self.table_address + 5 * 8,
+            ],
+            dtype=np.int64,
+        )
+        function = _builtin(context)
+        return function, (context, answers, dtype, self)
+
+    def named(self) -> dict[str, Tensor]:
+        """The state by name: the memory itself."""
+        return dict(zip(self.names, self.state, strict=True))
+
+
+class _Method(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_TAKES_ONE = 8  # METH_O
+# Where CPython and NumPy keep what the entry reads, in bytes: fixed by their binary interfaces, checked below.
+_TYPE, _DATA, _AXES, _SIZES, _DTYPE, _FLAGS = 8, 16, 24, 32, 56, 64
+_DENSE = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+
+
+@functools.cache
+def _arrays_are_known() -> bool:
+    """Whether arrays lie in memory as the entry thinks."""
+    if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED") or sys.byteorder != "little":
+        return False
+    if hasattr(sys, "gettotalrefcount") or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return False
+    for array in (np.zeros((2, 3), np.float32), np.zeros((4,), np.float64), np.zeros((2, 3))[:, 1:]):
+        address = id(array)
+
+        def read(offset: int, kind: Any = ctypes.c_int64, address: int = address) -> int:
+            return kind.from_address(address + offset).value
+
+        sizes = [ctypes.c_int64.from_address(read(_SIZES) + 8 * axis).value for axis in range(array.ndim)]
+        dense = array.flags.c_contiguous and array.flags.aligned
+        same = (
+            read(_TYPE) == id(np.ndarray)
+            and read(_DATA) == array.ctypes.data
+            and read(_AXES, ctypes.c_int32) == array.ndim
+            and tuple(sizes) == array.shape
+            and read(_DTYPE) == id(array.dtype)
+            and ((read(_FLAGS, ctypes.c_int32) & _DENSE) == _DENSE) == dense
+        )
+        if not same:
+            return False
+    return True
+
+
+def _builtin(context: np.ndarray) -> Any:
+    """A built-in function around the entry, whose ``self`` is the context."""
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype = ctypes.py_object
+    make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+    return make(ctypes.addressof(_method()), context, None)
+
+
+@functools.cache
+def _method() -> _Method:
+    return _Method(b"step", jit.compile(_entry_code()).address("entry"), _TAKES_ONE, b"One step of a session.")
+
+
+def _entry_code() -> str:
+    """``PyObject *entry(PyObject *context, PyObject *x)``."""
+    pointer, word, half = ir.PointerType(), ir.IntType(64), ir.IntType(32)
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(pointer, [pointer, pointer]), "entry")
+    context, x = function.args
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    refuse = function.append_basic_block("refuse")
+
+    def field(base: ir.Value, offset: int, kind: ir.Type) -> ir.Value:
+        return b.load(b.gep(base, [ir.Constant(word, offset)], source_etype=ir.IntType(8)), typ=kind)
+
+    table = field(context, _DATA, pointer)
+
+    def known(index: int, kind: ir.Type = word) -> ir.Value:
+        return field(table, 8 * index, kind)
+
+    def require(condition: ir.Value) -> None:
+        following = function.append_basic_block("next")
+        b.cbranch(condition, following, refuse)
+        b.position_at_end(following)
+
+    require(b.icmp_signed("==", field(x, _TYPE, word), known(0)))
+    require(b.icmp_signed("==", field(x, _DTYPE, word), known(1)))
+    flags = b.and_(field(x, _FLAGS, half), ir.Constant(half, _DENSE))
+    require(b.icmp_signed("==", flags, ir.Constant(half, _DENSE)))
+    axes, sizes = field(x, _AXES, half), field(x, _SIZES, pointer)
+    bare = b.icmp_signed("==", axes, ir.Constant(half, 1))
+    require(b.or_(bare, b.icmp_signed("==", axes, ir.Constant(half, 2))))
+    # The first size is there in both cases; the last is the first if there is one alone.
+    last = b.load(b.gep(sizes, [b.zext(b.sub(axes, ir.Constant(half, 1)), word)], source_etype=word), typ=word)
+    require(b.icmp_signed("==", last, known(3)))
+    rows = b.select(bare, ir.Constant(word, 1), b.load(sizes, typ=word))
+    require(b.icmp_signed("==", rows, known(2)))
+    b.store(field(x, _DATA, word), known(10, pointer))
+    kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, pointer])
+    b.call(b.inttoptr(known(6), kind.as_pointer()), [known(4, pointer), ir.Constant(word, 0), rows, known(5, pointer)])
+    answer = b.select(bare, known(8, pointer), known(7, pointer))
+    _return(b, answer, word)
+    b.position_at_end(refuse)
+    _return(b, known(9, pointer), word)
+    return str(module)
+
+
+def _return(b: ir.IRBuilder, thing: ir.Value, word: ir.Type) -> None:
+    """A new reference."""
+    b.store(b.add(b.load(thing, typ=word), ir.Constant(word, 1)), thing)
+    b.ret(thing)
+
+
