@@ -6,10 +6,13 @@ from importlib import import_module
 from typing import Protocol
 
 from benchmarks.gates import Check
+from benchmarks.machine import Neighbours
 from benchmarks.timing import Spread
 
 SUITES = ("classic", "custom", "step", "compile")
 """Each is a module of `benchmarks.suites` with ``SUITE``."""
+
+MOST_OTHERS = 0.05
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,14 @@ class Result:
     checks: list[Check] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
     measurement: Measurement | None = None
+    others: float = 0.0
+    """The share of the cores that other processes used during gate and measurement."""
     error: str | None = None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the machine was ours; else the times are shown, but count towards no bar."""
+        return self.others <= MOST_OTHERS
 
     @property
     def is_green(self) -> bool:
@@ -110,16 +120,18 @@ def run(case: Case, options: Options) -> Result:
     try:
         subject = case.open()
         result.notes = subject.notes
+        neighbours = Neighbours()  # from the gate on, because some subjects do their work there
         result.checks = subject.check()
         if result.is_green:
             result.measurement = subject.measure(options)
+            result.others = neighbours.share()
     except Exception as error:  # one case must not take the others with it
         result.error = f"{type(error).__name__}: {error}"
     return result
 
 
 def measured(results: list[Result], group: str | None = None) -> Iterator[tuple[Result, Measurement]]:
-    """The results of a group (of all, without one) that have a measurement."""
+    """The results of a group (of all, without one) that have a measurement to be trusted."""
     for result in results:
-        if result.measurement is not None and group in (None, result.group):
+        if result.measurement is not None and result.is_quiet and group in (None, result.group):
             yield result, result.measurement

@@ -27,7 +27,7 @@ def report(suite: Suite, options: Options, results: list[Result]) -> dict[str, A
         "about": suite.about,
         "machine": describe(),
         "options": asdict(options),
-        "results": [asdict(result) | {"is_green": result.is_green} for result in results],
+        "results": [asdict(result) | {"is_green": result.is_green, "is_quiet": result.is_quiet} for result in results],
         "bars": [asdict(bar) | {"ok": bar.ok} for bar in suite.bars(results)],
     }
 
@@ -76,6 +76,8 @@ def remarks(content: dict[str, Any]) -> list[str]:
             said.setdefault(f"{peer}: {why}", []).append(result["name"])
         if result["error"]:
             said.setdefault(result["error"], []).append(result["name"])
+        if not result["is_quiet"]:
+            said.setdefault("others used the cores meanwhile, so it counts towards no bar", []).append(result["name"])
         for check in result["checks"]:
             if not check["error"] <= check["tolerance"]:
                 off = f"{check['error']:.2g}, more than {check['tolerance']:g}"

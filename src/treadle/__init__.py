@@ -21,6 +21,7 @@ from treadle.cells import (
 )
 from treadle.check import check_cell
 from treadle.dropin import GRU, LSTM, RNN
+from treadle.explain import Explanation, explain
 from treadle.gradients import FullBPTT
 from treadle.modelfile import fingerprint, load, save
 from treadle.protocol import Cell, State
@@ -41,6 +42,7 @@ __all__ = [
     "ConvLSTMCell",
     "ConvLSTMState",
     "CoupledLSTMCell",
+    "Explanation",
     "FullBPTT",
     "GRUCell",
     "Graph",
@@ -63,6 +65,7 @@ __all__ = [
     "check_cell",
     "detach",
     "errors",
+    "explain",
     "fingerprint",
     "load",
     "load_state",

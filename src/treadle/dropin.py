@@ -5,18 +5,18 @@ are the classic ones, the work is handed to PyTorch's fused kernels; everything 
 """
 
 import copy
-import functools
-import logging
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from treadle import state as states
 from treadle.cells import GRUCell, LSTMCell, RNNCell
-from treadle.engines import choose
+from treadle.engines import choose, say_once
 from treadle.errors import EngineError, ShapeError, StateError
 from treadle.gradients import FullBPTT
 from treadle.recurrent import Recurrent
@@ -26,12 +26,12 @@ from treadle.wiring.named import layer_input_size
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
-logger = logging.getLogger("treadle")
+# The layers of each drop-in as a Recurrent, while its weights are the same tensors. Not kept in the module, which is
+# copied and pickled.
+_made: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Recurrent]]" = weakref.WeakKeyDictionary()
 
-
-@functools.cache
-def _say_once(text: str) -> None:
-    logger.warning(text)
+_SHORT = 8
+"""Below so many steps PyTorch's kernels are faster: ours take a moment to begin."""
 
 
 class _DropIn(nn.RNNBase):
@@ -136,9 +136,16 @@ class _DropIn(nn.RNNBase):
             raise ValueError(
                 "a bidirectional network reads the whole sequence before its first output: it cannot go step by step"
             )
-        stack = Stack(self._cells(), self.wiring, dropout=self.dropout)
-        recurrent = Recurrent(stack, self.batch_first, self.gradient, self.engine)
-        return recurrent.train(self.training)
+        names = self._flat_weights_names
+        weights = [getattr(self, name) for name in names] if self.cell is None else list(self.layers)
+        options = (self.wiring, self.dropout, self.batch_first, self.gradient, self.engine, self.training)
+        key = (*map(id, weights), *options)  # whoever is in the cache is alive, so an identity is not used twice
+        found = _made.get(self)
+        if found is None or found[0] != key:
+            stack = Stack(self._cells(), self.wiring, dropout=self.dropout)
+            recurrent = Recurrent(stack, self.batch_first, self.gradient, self.engine).train(self.training)
+            found = _made[self] = (key, recurrent)
+        return found[1]
 
     def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
         """One step, as a function: ``input`` [B, I] and ``hx`` give the output [B, H] and the next ``hx``."""
@@ -169,6 +176,8 @@ class _DropIn(nn.RNNBase):
             tracer: Any = input.tracer
             return tracer.create_proxy("call_module", tracer.path_of_module(self), given, options)
         why = self._why_not_fused(resets, return_states)
+        if why is None and self._is_faster_compiled(input):
+            why = "the compiled engine is faster"
         if why is None and lengths is None:
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
@@ -181,10 +190,6 @@ class _DropIn(nn.RNNBase):
         lengths = self._checked_lengths(lengths, rows, steps, input.device)
         if why is None:
             return self._fused_with_lengths(input, hx, lengths)
-        if self.engine == "auto":
-            _say_once(
-                f"{self._get_name()} runs step by step in Python, much slower than PyTorch's fused kernels: {why}"
-            )
         parts = None if hx is None else self._parts(hx, 3)
         if self._flat_weights:
             given = self._zeros(rows, input) if parts is None else parts
@@ -194,6 +199,24 @@ class _DropIn(nn.RNNBase):
             raise ShapeError(f"hx is {wanted}, a slice for each layer and direction, but is {', '.join(given)}")
         run = self._both_directions if self.bidirectional else self._wired
         return run(input, parts, lengths, resets, return_states)
+
+    def _is_faster_compiled(self, input: Any) -> bool:
+        """Whether the classic network is one that treadle's CPU engine runs faster than PyTorch's kernels."""
+        data = input.data if isinstance(input, PackedSequence) else input
+        if type(data) is not Tensor or data.dtype not in (torch.float32, torch.float64) or data.device.type != "cpu":
+            return False
+        steps = len(input.batch_sizes) if isinstance(input, PackedSequence) else data.shape[1 if self.batch_first else 0]
+        masked = self.dropout > 0 and self.training and self.num_layers > 1  # PyTorch's masks are drawn in another order
+        special = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu")
+        transformed = torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+        plain = not self.bidirectional and not masked and data.dim() in (2, 3) and data.numel() > 0
+        if isinstance(input, Tensor) and input.dim() == 2:
+            steps = input.shape[0]
+        return plain and not special and not transformed and steps >= _SHORT and self._weights_are_plain(data)
+
+    def _weights_are_plain(self, data: Tensor) -> bool:
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        return all(type(w) in (Tensor, nn.Parameter) and w.dtype == data.dtype and w.device.type == "cpu" for w in weights)
 
     def _why_not_fused(self, resets: Any, return_states: bool) -> str | None:
         reasons = {

@@ -120,7 +120,8 @@ class _Analysis:
         self.order = program.values()
         self.old = {name: value for name, value in program.inputs.items() if name.startswith("state/")}
         self.new = {name: program.outputs[name] for name in self.old}
-        self.random = tuple(v for v in self.order if v.op == "opaque" and v.attributes[3] is not None)
+        drawn = [v for v in self.order if v.op == "opaque" and v.attributes[3] is not None]
+        self.random = tuple(sorted(drawn, key=lambda value: value.attributes[3]))  # as the step's own Python draws
         self.depends = self._dependencies()
         for value in self.random:
             if any(operand.op not in ("full", "input") or operand.name == "x" for operand in value.inputs):
@@ -219,8 +220,9 @@ class _Analysis:
                 value = waiting.pop()
                 if value in own or value in old:
                     continue
-                if value.op in p.VIEWS and value.op != "detach" and value.has_rows and value not in final:
-                    # A view costs nothing where it is read; its whole is what crosses the border.
+                view = value.op in p.VIEWS and value.op != "detach" and value.has_rows
+                if (view or (value.op == "full" and not value.has_rows)) and value not in final:
+                    # A view or a number costs nothing where it is read; a view's whole is what crosses the border.
                     own.add(value)
                     waiting.extend(value.inputs)
                 else:
@@ -233,7 +235,9 @@ class _Analysis:
             if unit and not self.is_loop[key[0]]:
                 result.append(Section("shift", new, old, tuple(unit), old, new))
                 continue
-            outputs = tuple(v for v in members[key] if v in wanted)
+            # A component that a step hands on as it is: what it is after the step is what it was before.
+            handed_on = dict.fromkeys(value for value in new if value in old and value in wanted)
+            outputs = (*handed_on, *(v for v in members[key] if v in wanted))
             reads = tuple(v for v in self._known_first(needs[key]))
             kind = "loop" if unit else "invariant" if key[0] < 0 else "opaque" if key[2] % 2 else "parallel"
             if unit or outputs:

@@ -40,7 +40,7 @@ def run(program: Program, inputs: Mapping[str, Tensor], rows: int) -> dict[str, 
 def evaluate(values: Any, known: dict[Value, Tensor], rows: int) -> None:
     """Compute ``values`` and what they are made of, into ``known``."""
     calls: dict[Any, Any] = {}
-    stack = list(values)
+    stack = list(values)[::-1]  # in their order: random numbers are drawn as they come
     while stack:
         value = stack[-1]
         if value in known:
@@ -88,7 +88,9 @@ def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Ten
             func, (packed, options), index, unique = value.attributes
             key = (func, packed, options, tuple(map(id, operands)), unique)
             if key not in calls:
-                calls[key] = (call(func, packed, options, operands, rows, _device(known)), operands)
+                # What is filled with random numbers in place may stand for other memory of that size as well.
+                own = [operand.clone() for operand in operands] if func._schema.is_mutable else operands
+                calls[key] = (call(func, packed, options, own, rows, _device(known)), operands)
             result = calls[key][0]
             return result if isinstance(result, Tensor) else result[index]
     raise KeyError(f"the program reads {value.name!r}, which was not passed" if value.op == "input" else value.op)

@@ -101,8 +101,8 @@ for _op in "exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid erf reciprocal".
     handler(_op)(lambda a, op=_op: unary(op, a))
 for _op in "neg abs floor ceil trunc sign sgn".split():
     handler(_op)(lambda a, op=_op: elementwise(op.replace("sgn", "sign"), a))
-for _name, _op in {"mul": "mul", "pow": "pow", "maximum": "maximum", "minimum": "minimum"}.items():
-    handler(_name)(lambda a, b, op=_op: binary(op, a, b))
+for _op in "mul maximum minimum".split():
+    handler(_op)(lambda a, b, op=_op: binary(op, a, b))
 for _op in "eq ne lt le gt ge".split():
     handler(_op)(lambda a, b, op=_op: binary(op, a, b))
 for _name in ("logical_and", "bitwise_and", "__and__"):
@@ -156,8 +156,35 @@ def _rsub(a: Any, b: Any, alpha: Any = 1) -> Value:
 
 @handler("div")
 def _div(a: Any, b: Any, rounding_mode: str | None = None) -> Value:
-    result = binary("div", a, b, floating=rounding_mode is None)
-    return result if rounding_mode is None else elementwise(rounding_mode, result)
+    if rounding_mode is None:
+        return binary("div", a, b, floating=True)
+    a, b = common(a, b)
+    if rounding_mode == "floor" and a.dtype.is_floating_point:
+        raise Unknown("of floats, rounded down: a quotient a hair below a whole number would be another")
+    dtype = a.dtype if a.dtype.is_floating_point else torch.float64  # which holds every whole number below 2**53
+    return cast(elementwise(rounding_mode, binary("div", cast(a, dtype), cast(b, dtype))), a.dtype)
+
+
+@handler("floor_divide")
+def _floor_divide(a: Any, b: Any) -> Value:
+    return _div(a, b, "floor")
+
+
+@handler("remainder")
+def _remainder(a: Any, b: Any) -> Value:
+    return binary("sub", a, binary("mul", _floor_divide(a, b), b))
+
+
+@handler("pow")
+def _pow(a: Any, b: Any) -> Value:
+    a, b = common(a, b)
+    exponent = p.constant_of(b)
+    if exponent in (2, 3, -2) and b.shape == ():
+        power = binary("mul", a, a) if abs(exponent) == 2 else binary("mul", binary("mul", a, a), a)
+        return power if exponent > 0 else elementwise("reciprocal", power)
+    if exponent in (0.5, -0.5, -1) and b.shape == ():
+        return elementwise({0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}[exponent], a)
+    return binary("pow", a, b)
 
 
 @handler("square")
@@ -208,7 +235,9 @@ def _clamp_max(a: Value, high: Any) -> Value:
 
 @handler("hardtanh")
 def _hardtanh(a: Value, min_val: Any = -1, max_val: Any = 1) -> Value:
-    return _clamp(a, min_val, max_val)
+    # Not a clamp: at the borders the gradient is 0.
+    a = _where(binary("le", a, min_val), min_val, a)
+    return _where(binary("ge", a, max_val), max_val, a)
 
 
 @handler("relu")
@@ -233,7 +262,9 @@ def _prelu(a: Value, slope: Value) -> Value:
 
 @handler("elu")
 def _elu(a: Value, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Value:
-    negative = binary("mul", unary("expm1", binary("mul", a, input_scale)), alpha)
+    # Of 0 where it is not asked for: an infinity there would make the gradient NaN.
+    below = _where(binary("gt", a, 0), 0, a)
+    negative = binary("mul", unary("expm1", binary("mul", below, input_scale)), alpha)
     return binary("mul", _where(binary("gt", a, 0), a, negative), scale)
 
 
@@ -259,9 +290,37 @@ def _softplus(a: Value, beta: Any = 1, threshold: Any = 20) -> Value:
     return _where(binary("gt", scaled, threshold), a, soft)
 
 
+@handler("mish")
+def _mish(a: Value) -> Value:
+    return binary("mul", a, unary("tanh", _softplus(a)))
+
+
+@handler("glu")
+def _glu(a: Value, dim: int = -1) -> Value:
+    dim = _feature_axis(a, dim, "the halving")
+    half = a.shape[dim] // 2
+    return binary("mul", p.slice_(a, dim, 0, half), unary("sigmoid", p.slice_(a, dim, half, 2 * half)))
+
+
+@handler("threshold")
+def _threshold(a: Value, threshold: Any, value: Any) -> Value:
+    return _where(binary("le", a, threshold), value, a)
+
+
+@handler("hardshrink")
+def _hardshrink(a: Value, border: Any = 0.5) -> Value:
+    return _where(binary("le", elementwise("abs", a), border), 0, a)
+
+
+@handler("softshrink")
+def _softshrink(a: Value, border: Any = 0.5) -> Value:
+    below = _where(binary("lt", a, -border), binary("add", a, border), binary("mul", a, 0))
+    return _where(binary("gt", a, border), binary("sub", a, border), below)
+
+
 @handler("hardsigmoid")
 def _hardsigmoid(a: Value) -> Value:
-    return binary("div", _clamp(binary("add", a, 3), 0, 6), 6)
+    return binary("div", _hardtanh(binary("add", a, 3), 0, 6), 6)
 
 
 @handler("hardswish")
@@ -292,6 +351,11 @@ def _exp2(a: Value) -> Value:
 @handler("log2")
 def _log2(a: Value) -> Value:
     return binary("mul", unary("log", a), 1 / math.log(2))
+
+
+@handler("log10")
+def _log10(a: Value) -> Value:
+    return binary("mul", unary("log", a), 1 / math.log(10))
 
 
 @handler("isnan")
@@ -473,6 +537,19 @@ def _repeat(value: Value, repeats: Sequence[Any]) -> Value:
     return value
 
 
+@handler("roll")
+def _roll(value: Value, shifts: Any, dims: Any = ()) -> Value:
+    shifts, dims = ([x] if isinstance(x, int) else x for x in (shifts, dims))
+    if not dims:
+        raise Unknown("of all axes as if they were one")
+    for shift, dim in zip(shifts, dims, strict=True):
+        dim = _feature_axis(value, dim, "the rolling")
+        size = value.shape[dim]
+        start = -shift % max(size, 1)
+        value = p.cat([p.slice_(value, dim, start, size), p.slice_(value, dim, 0, start)], dim)
+    return value
+
+
 @handler("clone", "contiguous", "alias", "lift_fresh", "lift_fresh_copy", "view_as")
 def _same(value: Value, *_: Any, **__: Any) -> Value:
     return value
@@ -562,6 +639,7 @@ def _sum(value: Value, dims: Any = None, keepdim: bool = False, dtype: Any = Non
 
 @handler("mean")
 def _mean(value: Value, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
+    value = value if dtype is None else cast(value, dtype)
     dims = [_feature_axis(value, d, "the mean") for d in _dims(value, dims)]
     count = p.numel(value.shape[d] for d in dims)
     return binary("mul", p.reduce("sum", value, dims, keepdim), 1 / max(count, 1))
@@ -599,9 +677,12 @@ def _std(value: Value, dims: Any = None, correction: Any = 1, keepdim: bool = Fa
 
 @handler("linalg_vector_norm")
 def _norm(value: Value, ord: Any = 2, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
-    if ord != 2:
+    if ord not in (1, 2):
         raise Unknown(f"of order {ord}")
+    value = value if dtype is None else cast(value, dtype)
     dims = [_feature_axis(value, d, "the norm") for d in _dims(value, dims)]
+    if ord == 1:
+        return p.reduce("sum", elementwise("abs", value), dims, keepdim)
     return unary("sqrt", p.reduce("sum", _square(value), dims, keepdim))
 
 
@@ -622,6 +703,16 @@ def _rms_norm(value: Value, shape: Sequence[int], weight: Any, eps: Any) -> tupl
     scale = unary("rsqrt", binary("add", _mean(_square(value), dims, True), eps))
     result = binary("mul", value, scale)
     return result if weight is None else binary("mul", result, weight), scale
+
+
+@handler("logsumexp")
+def _logsumexp(value: Value, dims: Any, keepdim: bool = False) -> Value:
+    dims = [_feature_axis(value, d, "the sum of exponentials") for d in _dims(value, dims)]
+    largest = _amax(value, dims, True)
+    largest = p.make("detach", (largest,), (), largest.shape, value.dtype)
+    total = p.reduce("sum", unary("exp", binary("sub", value, largest)), dims, True)
+    result = binary("add", unary("log", total), largest)
+    return result if keepdim else p.reduce("sum", result, dims)
 
 
 @handler("_softmax", "_safe_softmax")

@@ -9,6 +9,7 @@ The same program therefore steps ``B`` rows or treats all ``T * B`` rows of a se
 """
 
 import dataclasses
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -60,26 +61,21 @@ class Value:
     shape: Shape
     dtype: torch.dtype
     source: str = dataclasses.field(default="", compare=False)
+    has_rows: bool = dataclasses.field(init=False)
+    """Whether one of the axes is the batch."""
+    row_shape: tuple[int, ...] = dataclasses.field(init=False)
+    """The shape of one row."""
+    row_numel: int = dataclasses.field(init=False)
+    """How many numbers one row has."""
+    batch_axis: int = dataclasses.field(init=False)
+    """Which axis is the batch; -1 if none is."""
 
-    @property
-    def has_rows(self) -> bool:
-        """Whether one of the axes is the batch."""
-        return BATCH in self.shape
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """The shape of one row."""
-        return tuple(dim for dim in self.shape if dim is not BATCH)
-
-    @property
-    def row_numel(self) -> int:
-        """How many numbers one row has."""
-        return numel(self.row_shape)
-
-    @property
-    def batch_axis(self) -> int:
-        """Which axis is the batch; -1 if none is."""
-        return next((i for i, dim in enumerate(self.shape) if dim is BATCH), -1)
+    def __post_init__(self) -> None:
+        row_shape = tuple(dim for dim in self.shape if dim is not BATCH)
+        axis = next((i for i, dim in enumerate(self.shape) if dim is BATCH), -1)
+        for name, found in (("row_shape", row_shape), ("batch_axis", axis), ("has_rows", axis >= 0)):
+            object.__setattr__(self, name, found)
+        object.__setattr__(self, "row_numel", numel(row_shape))
 
     @property
     def name(self) -> str:
@@ -91,6 +87,7 @@ class Value:
 
 
 _values: "weakref.WeakValueDictionary[Any, Value]" = weakref.WeakValueDictionary()
+_guard = threading.Lock()
 _where: list[Callable[[], str]] = [lambda: ""]
 
 
@@ -113,8 +110,11 @@ def make(op: str, inputs: Sequence[Value], attributes: tuple[Any, ...], shape: I
     key = (op, tuple(map(id, inputs)), _hashable(attributes), shape, dtype)
     found = _values.get(key)
     if found is None:
-        found = Value(op, tuple(inputs), attributes, shape, dtype, _where[-1]())
-        _values[key] = found
+        source = _where[-1]()
+        with _guard:  # or two threads would make two of one value
+            found = _values.get(key)
+            if found is None:
+                found = _values[key] = Value(op, tuple(inputs), attributes, shape, dtype, source)
     return found
 
 

@@ -5,6 +5,7 @@ Below PyTorch's autograd, each operation of the step arrives at `_Tracer`, which
 """
 
 import contextlib
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,6 @@ __all__ = ["Traced", "Tracer", "trace_step"]
 _BATCH_SIZES = (9973, 9967, 9949, 9941, 9931, 9929)
 _LIMIT = 50_000
 _OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-_unique = itertools.count()
 
 
 class Traced(Tensor):
@@ -67,6 +67,7 @@ class Tracer(TorchDispatchMode):
         self.lifted: dict[str, Tensor] = {}
         self.keep_gradients = False
         self.count = 0
+        self.draws = itertools.count()
         self.failure: TraceError | None = None
 
     def tensor(self, value: Value, requires_grad: bool = False) -> Traced:
@@ -113,13 +114,13 @@ class Tracer(TorchDispatchMode):
                 if func._schema.name.startswith("aten::"):
                     options = {k: v for k, v in options.items() if k not in ("layout", "pin_memory", "memory_format")}
                 result = known(*given, **options)
-            elif name == "arange" or (name in ROWWISE and not self._has_rows(given)):
+            elif not self._has_rows([given, options]):
                 result = self._opaque(func, given, options)
             elif name in ROWWISE:
                 self._check_rowwise(func, name, given, options)
                 result = self._opaque(func, given, options)
-            elif not self._has_rows([given, options]):
-                result = self._opaque(func, given, options)
+            elif name == "arange":
+                raise NotRowwise("it numbers them")
             else:
                 raise self._refuse(
                     func,
@@ -227,7 +228,7 @@ class Tracer(TorchDispatchMode):
             target = args[0]
             if not isinstance(target, Traced) or target.alias[0] > 1:
                 raise self._refuse(func, "it draws random numbers into memory that is shared")
-            value = self._opaque(func, self._operands(args), self._operands(kwargs), next(_unique))
+            value = self._opaque(func, self._operands(args), self._operands(kwargs), next(self.draws))
             target.value = value
             return target
         given = self._operands(args)
@@ -236,11 +237,13 @@ class Tracer(TorchDispatchMode):
             if not given[2]:
                 return self._tensors((x, p.full(True, x.shape, torch.bool)), None)
             template = p.full(0, x.shape, x.dtype)
-            drawn = self._opaque(func, [template, *given[1:]], self._operands(kwargs), next(_unique))
+            drawn = self._opaque(func, [template, *given[1:]], self._operands(kwargs), next(self.draws))
             kept = p.elementwise("mul", x, p.cast(drawn[1], x.dtype))
             scale = 0.0 if share == 1 else 1 / (1 - share)
             return self._tensors((p.elementwise("mul", kept, p.full(scale, (), x.dtype)), drawn[1]), None)
-        return self._tensors(self._opaque(func, given, self._operands(kwargs), next(_unique)), None)
+        if name.endswith("_like") and isinstance(given[0], Value):
+            given[0] = p.full(0, given[0].shape, given[0].dtype)  # of these, the shape alone is asked for
+        return self._tensors(self._opaque(func, given, self._operands(kwargs), next(self.draws)), None)
 
     def _in_place(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         target = args[0]
@@ -347,21 +350,34 @@ def trace_step(
     Raises:
         TraceError: with the user's line, the operation and what to write instead.
     """
+    program, lifted, rows = _trace_once(cell, inputs, step, set())
+    again, others, _ = _trace_once(cell, inputs, step, {rows})
+    for value, other in zip(program.values(), again.values(), strict=False):
+        if value is not other:
+            raise TraceError(
+                f"{value.source or other.source or 'a step'}: the step is another with another batch size, or whenever"
+                " it is called: a step may compute neither with the number of rows nor with numbers from outside, such"
+                " as Python's random numbers or a counter; what changes belongs into the state"
+            )
+    for name, tensor in lifted.items():
+        if tensor is not others[name] and not torch.equal(tensor, others[name]):
+            raise TraceError(f"a tensor that the step makes from outside is another whenever it is called: {tensor}")
+    return program, lifted
+
+
+def _trace_once(
+    cell: nn.Module, inputs: Mapping[str, Value], step: Any, avoid: set[Any]
+) -> tuple[Program, dict[str, Tensor], int]:
     held = tensors_of(cell)
     names = {id(tensor): f"parameter/{path}" for path, tensor in reversed(held.items())}
     sizes = {size for tensor in held.values() for size in tensor.shape}
-    tracer = Tracer(names, sizes | {dim for v in inputs.values() for dim in v.shape if dim is not BATCH})
-    before = [(part, dict(vars(part))) for part in cell.modules()]
+    tracer = Tracer(names, avoid | sizes | {dim for v in inputs.values() for dim in v.shape if dim is not BATCH})
+    kept = _Kept(cell)
     try:
-        with tracer, torch.enable_grad():
+        with tracer, torch.enable_grad(), torch.autocast("cpu", enabled=False):
             given = {name: tracer.tensor(value, requires_grad=True) for name, value in inputs.items()}
             results = step(given)
-        for part, attributes in before:
-            for name, held_now in vars(part).items():
-                if held_now is not attributes.get(name) and _holds_traced(held_now):
-                    raise TraceError(
-                        f"{type(part).__name__} keeps what it computed in self.{name}: a step remembers in its state alone"
-                    )
+        kept.check()
         _refuse_own_derivatives(results)
     except TraceError:
         raise
@@ -372,10 +388,7 @@ def trace_step(
             f"{_line_of(error)}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
     finally:
-        for part, attributes in before:
-            if vars(part).keys() != attributes.keys() or any(vars(part)[k] is not v for k, v in attributes.items()):
-                vars(part).clear()
-                vars(part).update(attributes)
+        kept.restore()
     outputs = {}
     for name, tensor in results.items():
         if isinstance(tensor, Traced):
@@ -383,11 +396,64 @@ def trace_step(
         else:
             with p.made_at(lambda: ""):
                 outputs[name] = tracer._lift(tensor)
+    for value in p.ordered(outputs.values()):
+        if value.op in p.CONTRACTIONS:
+            what = "a sum" if value.op == "rowsum" else "a product"
+            raise TraceError(
+                f"{value.source or 'a step'}: rows of the batch must not meet, but {what} goes over the batch axis"
+            )
     used = {value.name for value in p.ordered(outputs.values()) if value.op == "input"}
     placeholders = {name: value for name, value in inputs.items()}
     lifted = {name: tensor for name, tensor in tracer.lifted.items() if name in used}
     placeholders |= {name: p.placeholder(name, tensor.shape, tensor.dtype) for name, tensor in lifted.items()}
-    return Program(placeholders, outputs), lifted
+    return Program(placeholders, outputs), lifted, tracer.rows
+
+
+class _Kept:
+    """What a module's parts hold, lists and dicts among it, to see whether a step changes that, and to undo it."""
+
+    def __init__(self, cell: nn.Module):
+        self.copies: list[tuple[nn.Module, str, Any, Any]] = []
+        for part in cell.modules():
+            held = vars(part)
+            self.copies.append((part, "", held, dict(held)))
+            self.copies += [
+                (part, name, value, value.copy())
+                for name, value in held.items()
+                if isinstance(value, (list, dict, set))
+            ]
+
+    def check(self) -> None:
+        """Refuse a step that remembers something in the module."""
+        for part, name, container, before in self.copies:
+            for inner in self._changed(container, before):
+                cached = isinstance(getattr(type(part), str(inner), None), functools.cached_property)
+                if not name and cached and not _holds_traced(container.get(inner)):
+                    continue
+                code = getattr(type(part).forward, "__code__", None)
+                line = f"{Path(code.co_filename).name}:{code.co_firstlineno}" if code else "a step"
+                attribute = inner if not name or name.startswith("_") else name
+                raise TraceError(
+                    f"{line}: {type(part).__name__} keeps something in self.{attribute}: a step remembers in its"
+                    " state alone"
+                )
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for _, _, container, before in self.copies:
+            if self._changed(container, before):
+                container.clear()
+                container.extend(before) if isinstance(container, list) else container.update(before)
+
+    @staticmethod
+    def _changed(container: Any, before: Any) -> list[Any]:
+        if isinstance(container, dict):
+            nothing = object()
+            return [k for k in {**before, **container} if container.get(k, nothing) is not before.get(k, nothing)]
+        if isinstance(container, list):
+            same = len(container) == len(before) and all(a is b for a, b in zip(container, before, strict=True))
+            return [] if same else [""]
+        return list(container ^ before)
 
 
 def _holds_traced(value: Any) -> bool:

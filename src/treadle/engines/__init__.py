@@ -10,7 +10,6 @@ An engine has a method ``run(cell, initial, xs, state, lengths, resets, return_s
 
 import functools
 import logging
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +18,7 @@ from torch.autograd import forward_ad
 
 from treadle.engines import cpu, network, reference
 from treadle.errors import EngineError, TraceError
-from treadle.state import named_tensors
+from treadle.state import map_state, named_tensors
 
 __all__ = ["ENGINES", "choose", "live_step", "say_once"]
 
@@ -49,16 +48,17 @@ class _Programs:
         reason = _why_not(cell, xs, state, options[0]) or (self.take is not None and _why_not_cpu(xs))
         if reason:
             raise EngineError(f"engine {self.name!r} cannot run {type(cell).__name__}: {reason}")
+        take, initial, xs, state = _under_autocast(self.take, cell, initial, xs, state)
         try:
-            self._check_sections(cell, xs, state, options)
-            return network.run(self.take, cell, initial, xs, state, *options)
+            found = network.network_of(cell, xs[0], state)
         except TraceError as error:
             raise EngineError(f"engine {self.name!r} cannot run {type(cell).__name__}: {error}") from error
-
-    def _check_sections(self, cell: nn.Module, xs: Tensor, state: Any, options: Any) -> None:
-        """An engine that was asked for by name runs every loop itself."""
-        for states, reason in loops_left_out(self.take, cell, xs, state, options[-1]):
-            raise EngineError(f"engine {self.name!r} cannot run the loop over {states} of {type(cell).__name__}: {reason}")
+        if take is not None:
+            # An engine that was asked for by name runs every loop itself.
+            for states, why in found.left_out(take, options[-1]):
+                name = type(cell).__name__
+                raise EngineError(f"engine {self.name!r} cannot run the loop over {states} of {name}: {why}")
+        return network.run(found, take, initial, xs, state, *options)
 
 
 class _Automatic:
@@ -66,19 +66,17 @@ class _Automatic:
 
     def run(self, cell: nn.Module, initial: Any, xs: Tensor, state: Any, *options: Any) -> Any:
         """Run a cell by its program if there is one, and by its Python if not."""
-        # What the compiler does not reach is slow without anybody's doing: no need to say so of a graph of no rows.
-        reason = _why_not(cell, xs, state, options[0])
+        reason = _why_not(cell, xs, state, options[0]) or _why_not_cpu(xs)
         if reason is None:
+            take, *given = _under_autocast(cpu.take, cell, initial, xs, state)
             try:
-                on_cpu = _why_not_cpu(xs)
-                take = cpu.take if on_cpu is None else None
-                if take is not None:
-                    for states, why in loops_left_out(take, cell, xs, state, options[-1]):
-                        say_once(f"the loop over {states} of {type(cell).__name__} runs in PyTorch, step by step: {why}")
-                    return network.run(take, cell, initial, xs, state, *options)
-                reason = on_cpu
+                found = network.network_of(cell, given[1][0], given[2])
             except TraceError as error:
                 reason = str(error)
+            else:
+                for states, why in found.left_out(take, options[-1]):
+                    say_once(f"the loop over {states} of {type(cell).__name__} runs in PyTorch, step by step: {why}")
+                return network.run(found, take, *given, *options)
         if xs.numel():
             say_once(f"{type(cell).__name__} runs step by step in Python, much slower than compiled: {reason}")
         return reference.run(cell, initial, xs, state, *options)
@@ -117,13 +115,26 @@ def _why_not(cell: nn.Module, xs: Tensor, state: Any, lengths: Tensor | None) ->
         reason = "a transform of torch.func is at work"
     elif forward_ad._current_level >= 0:
         reason = "forward-mode differentiation is at work"
-    elif torch.is_autocast_enabled(xs.device.type):
-        reason = "autocast is on"
+    elif torch.is_autocast_enabled(xs.device.type) and torch.get_autocast_dtype(xs.device.type) != torch.bfloat16:
+        reason = f"autocast to {torch.get_autocast_dtype(xs.device.type)} is on"
     elif torch.jit.is_tracing():
         reason = "torch.jit traces"
     elif _hooked(cell):
         reason = f"{_hooked(cell)} has hooks, which are called at every step"
     return reason
+
+
+def _under_autocast(take: Any, cell: nn.Module, initial: Any, xs: Tensor, state: Any) -> tuple[Any, Any, Tensor, Any]:
+    """Under autocast to bfloat16: everything stays in the precision of the weights, but products multiply in bfloat16."""
+    if not torch.is_autocast_enabled(xs.device.type):
+        return take, initial, xs, state
+    weight = next((p for p in cell.parameters() if p.is_floating_point()), xs)
+
+    def widened(tensor: Tensor) -> Tensor:
+        return tensor.to(weight.dtype) if tensor.is_floating_point() else tensor
+
+    take = cpu.take_bfloat16 if take is cpu.take else take
+    return take, map_state(widened, initial), widened(xs), map_state(widened, state)
 
 
 def _hooked(cell: nn.Module) -> str | None:
@@ -137,18 +148,6 @@ def _why_not_cpu(xs: Tensor) -> str | None:
     if xs.device.type != "cpu":
         return f"the CPU engine runs on the CPU, but x is on {xs.device}"
     return None
-
-
-def loops_left_out(take: Any, cell: nn.Module, xs: Tensor, state: Any, keep_states: bool) -> Sequence[tuple[str, str]]:
-    """The loops that an engine does not take: their states, and the reason.
-
-    Raises:
-        TraceError: the step has no program.
-    """
-    if take is None:
-        return ()
-    found = network.network_of(cell, xs[0], state)
-    return found.left_out(take, keep_states)
 
 
 def live_step(recurrent: Any, batch_size: int, state: Any, bfloat16: bool) -> Any:

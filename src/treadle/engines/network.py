@@ -1,6 +1,8 @@
 """A cell over a sequence, by its plan: each section in turn, by whatever engine takes it."""
 
+import dataclasses
 import threading
+import types
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -175,21 +177,41 @@ def _signature(cell: nn.Module) -> Any:
     return tuple(parts)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 4) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return (type(value), value)
     if isinstance(value, (tuple, list)):
-        return tuple(map(_plain, value))
+        return (type(value), *(_plain(part, depth - 1) for part in value)) if depth else _Itself(value)
     if isinstance(value, Tensor):
         return (value.shape, value.dtype, value.requires_grad)
-    if isinstance(value, dict):
-        return (id(value), len(value))
-    return id(value)
+    if isinstance(value, dict) and depth:
+        return tuple((_plain(name), _plain(part, depth - 1)) for name, part in value.items())
+    if depth and (isinstance(value, types.SimpleNamespace) or dataclasses.is_dataclass(type(value))):
+        return (type(value), _plain(vars(value), depth - 1)) if hasattr(value, "__dict__") else _Itself(value)
+    return _Itself(value)
 
 
+class _Itself:
+    """An object that is equal to itself alone, not to another that comes to lie where it lay."""
+
+    def __init__(self, value: Any):
+        self.number = id(value)
+        try:
+            self.get = weakref.ref(value)
+        except TypeError:
+            self.get = lambda: value
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _Itself) and self.number == other.number and self.get() is other.get() is not None
+
+
+@torch.autocast("cpu", enabled=False)
 def run(
+    network: Network,
     take: Take | None,
-    cell: nn.Module,
     initial: State,
     xs: Tensor,
     state: State,
@@ -200,13 +222,10 @@ def run(
     """Run a cell over a sequence by its plan.
 
     Args:
+        network: the cell's program.
         take: the engine, None for the interpreter.
-        cell, initial, xs, state, lengths, resets, return_states: as every engine gets them.
-
-    Raises:
-        TraceError: the step has no program.
+        initial, xs, state, lengths, resets, return_states: as every engine gets them.
     """
-    network = network_of(cell, xs[0], state)
     plan = network.plan(return_states)
     layout = Layout(xs.shape[0], xs.shape[1], None if lengths is None else lengths.cpu(), resets)
     starts = {f"state/{name}": t for name, t in named_tensors(layout.sort(state))}
@@ -262,7 +281,7 @@ def _run_section(
     env.update(zip(section.outputs, results, strict=True))
     finals.update(zip(section.states, ends, strict=True))
     for old, new, start, again in zip(section.old, section.new, begin, anew, strict=True):
-        if old in sunk:
+        if old in sunk and old not in section.outputs:
             env[old] = layout.previous(env[new], start, again)
 
 

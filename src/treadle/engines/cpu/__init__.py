@@ -9,19 +9,18 @@ writes them down as LLVM IR (with the functions of ``math.py``), ``jit.py`` turn
 from typing import Any
 
 from treadle.compiler.fission import Section
-from treadle.engines import network
 
-__all__ = ["run", "take"]
+__all__ = ["take", "take_bfloat16"]
 
 
-def take(section: Section) -> Any:
+def take(section: Section, bfloat16: bool = False) -> Any:
     """The compiled form of a section, or the reason why there is none."""
     from treadle.engines.cpu.section import CompiledSection, why_not  # LLVM is loaded when it is needed
 
     reason = why_not(section)
-    return CompiledSection(section) if reason is None else reason
+    return CompiledSection(section, bfloat16) if reason is None else reason
 
 
-def run(*arguments: Any) -> Any:
-    """Run a cell over a sequence; see `treadle.engines`."""
-    return network.run(take, *arguments)
+def take_bfloat16(section: Section) -> Any:
+    """The same, with products in bfloat16 that add up in float32."""
+    return take(section, True)

@@ -39,6 +39,21 @@ POINTER = ir.PointerType()
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""
 
+
+
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
 _COMPARE = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _MATH = frozenset(
     "tanh sigmoid exp expm1 log log1p sqrt rsqrt sin cos erf abs neg floor ceil round trunc sign reciprocal logsigmoid"
@@ -59,13 +74,23 @@ class Packing:
 
     @property
     def panels(self) -> int:
-        """How many panels there are."""
+        """How many panels there are; the last one may have fewer vectors."""
         return -(-self.units // (self.vectors * self.lanes))
 
     @property
     def width(self) -> int:
         """Columns of a panel."""
         return len(self.slots) * self.vectors * self.lanes
+
+    @property
+    def last_vectors(self) -> int:
+        """Vectors of one slot in the last panel."""
+        return -(-(self.units - (self.panels - 1) * self.vectors * self.lanes) // self.lanes)
+
+    @property
+    def padded_units(self) -> int:
+        """Columns of one slot, with what is there to fill up vectors."""
+        return -(-self.units // self.lanes) * self.lanes
 
     @property
     def depth(self) -> int:
@@ -75,7 +100,7 @@ class Packing:
     @property
     def size(self) -> int:
         """How many numbers the packed matrix has."""
-        return self.panels * self.depth * self.width
+        return self.depth * len(self.slots) * self.padded_units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +141,10 @@ class _Emitter:
         self.module = ir.Module()
         self.module.triple = target.triple
         self.steps = bool(kernel.carries)
+        self.halved = kernel.bfloat16 and not self.double
+        """Whether right operands are pairs of bfloat16."""
+        self.pairs = self.halved and target.bf16_dot
+        """Whether left operands are too, because one instruction multiplies pairs."""
         self.packings = self._packings()
         self.places = self._places()
         self._lay_out_scratch()
@@ -166,7 +195,8 @@ class _Emitter:
         for product, packing in self.packings.items():
             if product not in self.plan.buffers:
                 self.tiles[product] = end
-                end += self._tile_rows(packing.width // self.lanes) * packing.width
+                width = len(packing.slots) * self.lanes
+                end += max(self._tile_rows(width * v // self.lanes) * width * v for v in range(1, packing.vectors + 1))
         self.fixed = end
         self.row_start: dict[Any, int] = {}
         self.row_size: dict[Any, int] = {}
@@ -175,6 +205,9 @@ class _Emitter:
         for value, count in self.plan.buffers.items():
             packing = self.packings.get(value)
             places.append((value, self._padded(count, packing.width if packing else 1)))
+        if self.pairs:
+            operands = dict.fromkeys(product.inputs[0] for product in self.packings)
+            places += [(("half", operand), self._padded((operand.row_numel + 1) // 2)) for operand in operands]
         for i, (old, _) in enumerate(self.kernel.carries):
             size = self._padded(old.row_numel)
             places += [(("carry", i, 0), size), (("carry", i, 1), size)]
@@ -336,29 +369,59 @@ class _Emitter:
         """What follows is about row ``r`` of the thread's rows."""
         self.r = r
 
+    def _halve_left(self, product: Value) -> None:
+        """The left operand of a product in bfloat16, all rows: it is read by every panel."""
+        operand = product.inputs[0]
+        count = operand.row_numel
+        half = ir.VectorType(_BFloat(), self.lanes)
+        kind = ir.FunctionType(half, [self.vector])
+        name = f"llvm.x86.avx512bf16.cvtneps2bf16.{self.lanes * 32}"
+        with self.loop(self.const(0), self.rows, self.const(1)) as r:
+            source, _ = self._left(operand, r)
+            to = self._row_address(("half", operand), r)
+
+            def convert(j: ir.Value, valid: int) -> None:
+                rounded = self.b.call(self._declared(name, kind), [self._load(self._at(source, j), valid)])
+                self.b.store(rounded, self.b.gep(to, [j], source_etype=ir.IntType(16)), align=2)
+
+            self._over(count, convert)
+
     def _product(self, product: Value) -> None:
+        """A product whose result goes into a buffer."""
         packing = self.packings[product]
-        with self.loop(self.const(0), self.const(packing.panels), self.const(1)) as panel:
+        if self.pairs:
+            self._halve_left(product)
 
+        def panel_of(panel: ir.Value, vectors: int) -> None:
             def out(r: ir.Value) -> ir.Value:
-                column = self.b.mul(panel, self.const(packing.width))
-                return self._at(self._row_address(product, r), column)
+                return self._at(self._row_address(product, r), self.b.mul(panel, self.const(packing.width)))
 
-            self._tiles(product, panel, out, self.row_size[product], None)
+            self._all_tiles([product], panel, vectors, [out], [self.row_size[product]], None)
 
-    def _tiles(self, product: Value, panel: Any, out: Callable[[Any], Any], stride: int, then: Any) -> None:
-        """The tiles of one panel, all rows: ``then(first row, count)`` after each."""
-        self._all_tiles([product], panel, [out], [stride], then)
+        whole = packing.panels - (packing.last_vectors < packing.vectors)
+        with self.loop(self.const(0), self.const(whole), self.const(1)) as panel:
+            panel_of(panel, packing.vectors)
+        if whole < packing.panels:
+            panel_of(self.const(whole), packing.last_vectors)
 
-    def _all_tiles(self, products: Sequence[Value], panel: Any, outs: Any, strides: Sequence[int], then: Any) -> None:
+    def _all_tiles(
+        self, products: Sequence[Value], panel: Any, vectors: int, outs: Any, strides: Sequence[int], then: Any
+    ) -> None:
+        """The tiles of one panel with so many vectors a slot, all rows: ``then(first row, count)`` after each."""
         b = self.b
-        most = min(self._tile_rows(self.packings[product].width // self.lanes) for product in products)
+        widths = [len(self.packings[product].slots) * vectors for product in products]
+        most = min(map(self._tile_rows, widths))
         with self.loop(self.const(0), self.rows, self.const(most)) as first:
             count = self._minimum(b.sub(self.rows, first), self.const(most))
-            for product, out, stride in zip(products, outs, strides, strict=True):
+            for product, width, out, stride in zip(products, widths, outs, strides, strict=True):
                 packing = self.packings[product]
-                a, a_stride = self._left(product.inputs[0], first)
-                size = self.const(packing.depth * packing.width)
+                if self.pairs:
+                    half = ("half", product.inputs[0])
+                    a, a_stride = self._row_address(half, first), self.const(self.row_size[half])
+                else:
+                    a, a_stride = self._left(product.inputs[0], first)
+                rows_of_panel = (packing.depth + 1) // 2 if self.halved else packing.depth
+                size = self.const(rows_of_panel * packing.width)
                 weights = self._at(self._pointer(("matrix", list(self.packings).index(product))), b.mul(panel, size))
                 to = out(first)
                 given = [a, a_stride, weights, self.const(packing.depth), to, self.const(stride)]
@@ -367,7 +430,7 @@ class _Emitter:
                 for n in range(1, most + 1):
                     with self._block(f"rows{n}") as block:
                         switch.add_case(self.const(n), block)
-                        b.call(self._tile(n, packing.width // self.lanes), given)
+                        b.call(self._tile(n, width), given)
                         b.branch(end)
                 b.position_at_end(end)
             if then is not None:
@@ -407,6 +470,9 @@ class _Emitter:
         products = [fused.product for fused in nest.fused]
         vectors = self.packings[products[0]].vectors
         step = vectors * self.lanes
+        if self.pairs:
+            for product in products:
+                self._halve_left(product)
         whole, rest = divmod(units, step)
 
         def run(panel: ir.Value, counts: list[int]) -> None:
@@ -431,7 +497,9 @@ class _Emitter:
                             at(self.const(q), c)
 
             outs = [lambda first, product=product: self._tile_address(product) for product in products]
-            self._all_tiles(products, panel, outs, [self.packings[x].width for x in products], body)
+            self.tile_vectors = len(counts)
+            strides = [len(self.packings[x].slots) * len(counts) * self.lanes for x in products]
+            self._all_tiles(products, panel, len(counts), outs, strides, body)
 
         if whole:
             with self.loop(self.const(0), self.const(whole), self.const(1)) as panel:
@@ -666,8 +734,8 @@ class _Emitter:
     def _from_tile(self, product: Value, place: Affine) -> ir.Value:
         packing = self.packings[product]
         slot = packing.slots.index(place[0])
-        row = self.b.mul(self.tile_row, self.const(packing.width))
-        column = self.b.mul(self.b.add(self.const(slot * packing.vectors), self.tile_vector), self.const(self.lanes))
+        row = self.b.mul(self.tile_row, self.const(len(packing.slots) * self.tile_vectors * self.lanes))
+        column = self.b.mul(self.b.add(self.const(slot * self.tile_vectors), self.tile_vector), self.const(self.lanes))
         return self._load(self._at(self._tile_address(product), self.b.add(row, column)), self.lanes)
 
     # The product of a tile.
@@ -692,24 +760,40 @@ class _Emitter:
             for total in row:
                 b.store(ir.Constant(self.vector, [0.0] * self.lanes), total)
         unroll = 4 if rows * vectors <= 8 else 1
-        whole = b.sub(depth, b.srem(depth, self.const(unroll))) if unroll > 1 else depth
+        # Two of K at a time where the weights come in pairs; of an odd K, the last pair has one half.
+        count = b.sdiv(depth, self.const(2)) if self.halved and not self.pairs else depth
+        if self.pairs:
+            count = b.sdiv(b.add(depth, self.const(1)), self.const(2))
+        whole = b.sub(count, b.srem(count, self.const(unroll))) if unroll > 1 else count
 
-        def step(k: ir.Value) -> None:
+        def step(k: ir.Value, half: bool = False) -> None:
             base = self._at(weights, b.mul(k, self.const(vectors * self.lanes)))
             columns = [self._load(self._at(base, self.const(v * self.lanes)), self.lanes) for v in range(vectors)]
             for i in range(rows):
-                address = self._at(a, b.add(b.mul(a_stride, self.const(i)), k))
-                spread = self._splat(b.load(address, typ=self.element, align=self.bytes))
-                for v in range(vectors):
-                    old = b.load(sums[i][v], typ=self.vector)
-                    b.store(self._multiply_add(spread, columns[v], old), sums[i][v])
+                row = b.mul(a_stride, self.const(i))
+                if not self.halved or self.pairs:
+                    address = self._at(a, b.add(row, k))
+                    spread = self._splat(b.load(address, typ=self.element, align=self.bytes))
+                    multiply = self._multiply_pairs if self.pairs else self._multiply_add
+                    for v in range(vectors):
+                        b.store(multiply(spread, columns[v], b.load(sums[i][v], typ=self.vector)), sums[i][v])
+                    continue
+                for upper in (False, True)[: 1 if half else 2]:
+                    place = b.add(b.add(row, b.mul(k, self.const(2))), self.const(int(upper)))
+                    spread = self._splat(b.load(self._at(a, place), typ=self.element, align=self.bytes))
+                    for v in range(vectors):
+                        old = b.load(sums[i][v], typ=self.vector)
+                        b.store(self._multiply_add(spread, self._widened(columns[v], upper), old), sums[i][v])
 
         with self.loop(self.const(0), whole, self.const(unroll)) as k:
             for u in range(unroll):
                 step(b.add(k, self.const(u)))
         if unroll > 1:
-            with self.loop(whole, depth, self.const(1)) as k:
+            with self.loop(whole, count, self.const(1)) as k:
                 step(k)
+        if self.halved and not self.pairs:
+            with b.if_then(b.icmp_signed("!=", b.srem(depth, self.const(2)), self.const(0))):
+                step(count, half=True)
         for i in range(rows):
             for v in range(vectors):
                 place = b.add(b.mul(out_stride, self.const(i)), self.const(v * self.lanes))
@@ -725,6 +809,23 @@ class _Emitter:
         name += f".v{self.lanes}f{self.bytes * 8}"
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         return self.b.call(self._declared(name, kind), [a, x, c])
+
+    def _multiply_pairs(self, a: ir.Value, w: ir.Value, c: ir.Value) -> ir.Value:
+        """``c`` plus the products of pairs of bfloat16, both of a pair."""
+        half = ir.VectorType(_BFloat(), 2 * self.lanes)
+        kind = ir.FunctionType(self.vector, [self.vector, half, half])
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{self.lanes * 32}"
+        return self.b.call(self._declared(name, kind), [c, self.b.bitcast(a, half), self.b.bitcast(w, half)])
+
+    def _widened(self, pairs: ir.Value, upper: bool) -> ir.Value:
+        """One half of each pair of bfloat16, as float32: its bits are the upper ones of the float."""
+        words = ir.VectorType(I32, self.lanes)
+        bits = self.b.bitcast(pairs, words)
+        if upper:
+            bits = self.b.and_(bits, ir.Constant(words, [0xFFFF0000] * self.lanes))
+        else:
+            bits = self.b.shl(bits, ir.Constant(words, [16] * self.lanes))
+        return self.b.bitcast(bits, self.vector)
 
     # Small things.
 

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from treadle.compiler.program import Value
 from treadle.engines.cpu import jit, threads
-from treadle.engines.cpu.emit import BLOCK, Packing, emit
+from treadle.engines.cpu.emit import BLOCK, emit
+from treadle.engines.cpu.pack import pack
 from treadle.engines.cpu.schedule import DEAR, Kernel
 from treadle.engines.cpu.target import Target, host
 from treadle.engines.layout import Layout
 
-__all__ = ["CompiledKernel", "Run", "compiled"]
+__all__ = ["CompiledKernel", "compiled"]
 
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
@@ -32,19 +33,20 @@ class CompiledKernel:
 
     def __init__(self, kernel: Kernel, target: Target | None = None):
         target = target or host()
-        self.kernel = kernel
+        self.kernel, self.target = kernel, target
         self.code = emit(kernel, target)
         self.library = jit.compile(self.code.text, target)
         self.address = self.library.address("run")
         self.function = _RUN(self.address)
         lanes = target.lanes(kernel.dtype.itemsize)
-        self.row_cost = sum(packing.depth * packing.width * packing.panels / lanes for packing in self.code.packings)
+        self.row_cost = sum(packing.size / lanes for packing in self.code.packings)
         computed = {v for phase in self.code.schedule.phases for v in _evaluated(phase)}
         self.row_cost += sum(v.row_numel / lanes * (20 if v.op in DEAR else 1) for v in computed)
 
     def pack(self, matrices: Mapping[Value, Tensor]) -> list[Tensor]:
         """The right operands of all products, in the order of ``code.packings``, as the kernel wants them."""
-        return [pack(matrices[packing.product.inputs[1]], packing) for packing in self.code.packings]
+        halved = self.kernel.bfloat16 and self.kernel.dtype == torch.float32
+        return [pack(matrices[x.product.inputs[1]], x, halved, self.target) for x in self.code.packings]
 
     def run(
         self,
@@ -122,23 +124,6 @@ def _evaluated(phase: Any) -> list[Value]:
             seen.add(value)
             stack.extend(value.inputs)
     return list(seen)
-
-
-def pack(matrix: Tensor, packing: Packing) -> Tensor:
-    """A matrix [K, N] in panels [panels, K, slots, vectors * lanes], zeros where there is no unit."""
-    depth, width = packing.depth, packing.vectors * packing.lanes
-    slots, panels, units = packing.slots, packing.panels, packing.units
-    packed = torch.empty(panels, depth, len(slots), width, dtype=matrix.dtype)
-    whole, rest = divmod(units, width)
-    for slot, offset in enumerate(slots):
-        if whole:
-            packed[:whole, :, slot].copy_(
-                matrix[:, offset : offset + whole * width].view(depth, whole, width).transpose(0, 1)
-            )
-        if rest:
-            packed[whole, :, slot, :rest].copy_(matrix[:, offset + whole * width : offset + units])
-            packed[whole, :, slot, rest:].zero_()
-    return packed
 
 
 @functools.lru_cache(maxsize=512)

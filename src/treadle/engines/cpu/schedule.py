@@ -41,6 +41,7 @@ class Kernel:
         outputs: values written to memory, row by row.
         sums: values summed over all rows and steps.
         reverse: whether time runs backwards.
+        bfloat16: whether products multiply in bfloat16, and add in float32.
     """
 
     streams: tuple[Value, ...]
@@ -50,6 +51,7 @@ class Kernel:
     sums: tuple[Value, ...]
     dtype: torch.dtype
     reverse: bool = False
+    bfloat16: bool = False
 
     @property
     def memory(self) -> set[Value]:

@@ -127,9 +127,8 @@ class _Part:
         self.streams = tuple(v for v in used if v not in old)
         self.shared, self.matrices = shared, matrices
         self.kernel = Kernel(
-            self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.dtype, reverse
+            self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.dtype, reverse, owner.bfloat16
         )
-        self._packed: tuple[Any, Any] = (None, None)
 
     @functools.cached_property
     def compiled(self) -> CompiledKernel:
@@ -140,7 +139,9 @@ class _Part:
         """What all rows share, as the kernel wants it."""
         prelude = dict(known)
         interpreter.evaluate([*self.shared, *self.matrices], prelude, 0)
-        return [contiguous(prelude[v].detach(), self.owner.dtype) for v in self.shared], self._pack(prelude)
+        return [contiguous(prelude[v].detach(), self.owner.dtype) for v in self.shared], self.compiled.pack(
+            {v: prelude[v].detach() for v in self.matrices}
+        )
 
     def run(
         self,
@@ -171,15 +172,6 @@ class _Part:
                 if axis > 0:
                     outputs[value] = outputs[value].movedim(0, axis)
         return outputs, sums, finishes
-
-    def _pack(self, prelude: dict[Value, Tensor]) -> list[Tensor]:
-        matrices = [prelude[v] for v in self.matrices]
-        if any(m.is_inference() for m in matrices):  # these do not count their versions
-            return self.compiled.pack(dict(zip(self.matrices, matrices, strict=True)))
-        versions = [(m.data_ptr(), m._version, m.stride()) for m in matrices]
-        if self._packed[0] != versions:
-            self._packed = versions, self.compiled.pack(dict(zip(self.matrices, matrices, strict=True)))
-        return self._packed[1]
 
 
 def _reach(roots: Sequence[Value], leaves: set[Value]) -> tuple[list[Value], list[Value], list[Value]]:
@@ -227,6 +219,7 @@ class _Backward:
         carries = tuple(zip(d.state_cotangents, d.state_gradients, strict=True))
         streams = available - set(d.state_cotangents)
         self.part = _Part(owner, outputs, carries, sums, True, streams)
+        self.turned = {g: v for v, g in zip(self.wanted, d.gradients, strict=True) if g in d.contractions}
         # What has to stay alive between the passes.
         reads = {*self.part.streams, *(_whole(v) for c in d.contractions if c.op == "outer" for v in c.inputs)}
         reads |= {g for g in d.gradients if g is not None}
@@ -267,7 +260,10 @@ class _Backward:
             if contraction.op == "rowsum":
                 known[contraction] = next(totals).reshape(contraction.shape).to(contraction.dtype)
             else:
-                known[contraction] = outer(*(_part_of(v, known) for v in contraction.inputs))
+                a, g = (_part_of(v, known) for v in contraction.inputs)
+                turned = contraction in self.turned and known[self.turned[contraction]].stride(0) == 1
+                # The gradient of a transposed weight is laid out like the weight: nobody has to turn it again.
+                known[contraction] = outer(g, a).t() if turned else outer(a, g)
         shared = [g for g in d.gradients if g is not None and not g.has_rows]
         interpreter.evaluate(shared, known, layout.rows)
         return [None if g is None else known[g] for g in d.gradients], finishes, ended

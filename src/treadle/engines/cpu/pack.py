@@ -1,0 +1,238 @@
+"""Matrices laid out for products: in panels whose columns are what a tile of accumulators needs, one row after another.
+
+A panel has ``slots * vectors`` vectors; it is contiguous over K. So a product reads its right operand once, in order.
+Weights change with every step of training, and nothing says when (writing to ``.data`` leaves no trace): they are packed
+anew by every call, at the speed of the memory.
+"""
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from llvmlite import ir
+from torch import Tensor
+
+from treadle.engines.cpu import jit, threads
+from treadle.engines.cpu.emit import Packing
+from treadle.engines.cpu.target import Target, host
+
+__all__ = ["pack"]
+
+I64, I32, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(1)
+POINTER = ir.PointerType()
+_ALONE = 1 << 17  # numbers; fewer are packed by one thread
+
+
+def pack(matrix: Tensor, packing: Packing, bfloat16: bool = False, target: Target | None = None) -> Tensor:
+    """A matrix [K, N], with any strides, in panels [K, slots, vectors * lanes]; zeros where there is no unit.
+
+    With ``bfloat16`` the rows are rounded and come in pairs, panels of [K / 2, slots, vectors * lanes] of 32 bits: the
+    even row in the lower half, the odd one in the upper, zeros after an odd last one.
+    """
+    functions = _functions(matrix.dtype, target or host())
+    depth = packing.depth
+    packed = torch.empty(packing.size, dtype=matrix.dtype)
+    slots = (ctypes.c_int64 * len(packing.slots))(*packing.slots)
+    fixed = (
+        packed.data_ptr(), matrix.data_ptr(), depth, matrix.stride(0), matrix.stride(1),
+        ctypes.addressof(slots), len(packing.slots), packing.vectors, packing.units,
+    )  # fmt: skip
+    count = threads.count(min(packing.panels, packing.size // _ALONE + 1))
+    borders = [i * packing.panels // count for i in range(count + 1)]
+    threads.share(functions["pack"], [(*fixed, a, b) for a, b in zip(borders, borders[1:], strict=False) if a < b])
+    if not bfloat16:
+        return packed
+    pairs = torch.empty(packing.size // depth * ((depth + 1) // 2), dtype=torch.int32)
+    width, last = packing.width, len(packing.slots) * packing.last_vectors * packing.lanes
+    functions["halve"](pairs.data_ptr(), packed.data_ptr(), depth, width, packing.panels - 1)
+    done = (packing.panels - 1) * width
+    start = pairs.data_ptr() + 4 * done * ((depth + 1) // 2), packed.data_ptr() + 4 * done * depth
+    functions["halve"](*start, depth, last, 1)
+    return pairs
+
+
+@functools.cache
+def _functions(dtype: torch.dtype, target: Target) -> dict[str, Callable[..., None]]:
+    library = jit.compile(_Packer(dtype, target).text(), target)
+    result = {"pack": ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 11)(library.address("pack"))}
+    if dtype == torch.float32:
+        result["halve"] = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(library.address("halve"))
+    return result
+
+
+class _Packer:
+    def __init__(self, dtype: torch.dtype, target: Target):
+        self.bytes = dtype.itemsize
+        self.element = ir.FloatType() if self.bytes == 4 else ir.DoubleType()
+        self.lanes = target.lanes(self.bytes)
+        self.vector = ir.VectorType(self.element, self.lanes)
+        self.mask = ir.VectorType(I1, self.lanes)
+        self.wide = ir.VectorType(I64, self.lanes)
+        self.module = ir.Module()
+        self.module.triple = target.triple
+        self.zeros = ir.Constant(self.vector, [0.0] * self.lanes)
+
+    def text(self) -> str:
+        self._pack()
+        if self.bytes == 4:
+            self._halve()
+        return str(self.module)
+
+    def _function(self, name: str, count: int) -> list[ir.Value]:
+        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [I64] * count), name)
+        self.entry = function.append_basic_block("entry")
+        self.b = ir.IRBuilder(self.entry)
+        return list(function.args)
+
+    def _pack(self) -> None:
+        out, source, depth, by_k, by_n, slots, slot_count, vectors, units, first, last = self._function("pack", 11)
+        b, lanes = self.b, self.const(self.lanes)
+        block = b.ptrtoint(b.alloca(ir.ArrayType(self.vector, self.lanes)), I64)
+        slots = b.inttoptr(slots, POINTER)
+        whole_width = b.mul(b.mul(slot_count, vectors), lanes)
+        with self._panel(first, last, vectors, units) as (panel, here), self.loop(self.const(0), slot_count) as g, self.loop(
+            self.const(0), here
+        ) as q:
+            width = b.mul(b.mul(slot_count, here), lanes)
+            unit = b.mul(b.add(b.mul(panel, vectors), q), lanes)
+            valid = b.sub(units, unit)
+            column = b.add(b.load(b.gep(slots, [g], source_etype=I64), typ=I64), unit)
+            at = self.at(source, b.mul(column, by_n))
+            place = b.add(b.mul(b.mul(panel, depth), whole_width), b.mul(b.add(b.mul(g, here), q), lanes))
+            to = self.at(out, place)
+            with b.if_else(b.icmp_signed("==", by_n, self.const(1))) as (rows, otherwise):
+                with rows, self.loop(self.const(0), depth) as k:
+                    row = self.load(self.at(at, b.mul(k, by_k)), self.below(valid))
+                    b.store(row, self.at(to, b.mul(k, width)), align=self.bytes)
+                with otherwise, b.if_else(b.icmp_signed("==", by_k, self.const(1))) as (columns, scattered):
+                    with columns:
+                        self._transposed(at, by_n, to, width, depth, valid, block)
+                    with scattered, self.loop(self.const(0), depth) as k, self.loop(self.const(0), lanes) as lane:
+                        inside = b.icmp_signed("<", lane, valid)
+                        place = b.add(b.mul(k, by_k), b.mul(b.select(inside, lane, self.const(0)), by_n))
+                        safe = b.select(b.icmp_signed(">", valid, self.const(0)), place, self.const(0))
+                        number = b.load(self.at(at, safe), typ=self.element, align=self.bytes)
+                        number = b.select(inside, number, ir.Constant(self.element, 0.0))
+                        b.store(number, self.at(to, b.add(b.mul(k, width), lane)), align=self.bytes)
+        b.ret_void()
+
+    @contextlib.contextmanager
+    def _panel(self, first: Any, last: Any, vectors: Any, units: Any) -> Iterator[tuple[Any, Any]]:
+        """Panels, and how many vectors each has."""
+        b = self.b
+        total = b.sdiv(b.add(units, self.const(self.lanes - 1)), self.const(self.lanes))
+        with self.loop(first, last) as panel:
+            left = b.sub(total, b.mul(panel, vectors))
+            yield panel, b.select(b.icmp_signed("<", left, vectors), left, vectors)
+
+    def _transposed(self, at: Any, by_n: Any, to: Any, width: Any, depth: Any, valid: Any, block: Any) -> None:
+        """Columns of the matrix are rows of the memory: squares of them are turned in registers."""
+        b, lanes = self.b, self.const(self.lanes)
+        with self.loop(self.const(0), depth, lanes) as k:
+            left = b.sub(depth, k)
+            inside = self.below(left)
+            rows = []
+            for i in range(self.lanes):
+                there = b.icmp_signed("<", self.const(i), valid)
+                address = self.at(at, b.add(b.mul(b.select(there, self.const(i), self.const(0)), by_n), k))
+                nothing = ir.Constant(self.mask, [0] * self.lanes)
+                rows.append(self.load(address, b.select(there, inside, nothing)))
+            turned = _transpose(b, rows)
+            with b.if_else(b.icmp_signed(">=", left, lanes)) as (whole, part):
+                with whole:
+                    for i, row in enumerate(turned):
+                        b.store(row, self.at(to, b.mul(b.add(k, self.const(i)), width)), align=self.bytes)
+                with part:
+                    for i, row in enumerate(turned):
+                        b.store(row, self.at(block, self.const(i * self.lanes)), align=self.bytes)
+                    with self.loop(self.const(0), left) as i:
+                        row = b.load(self.at(block, b.mul(i, lanes)), typ=self.vector, align=self.bytes)
+                        b.store(row, self.at(to, b.mul(b.add(k, i), width)), align=self.bytes)
+
+    def _halve(self) -> None:
+        out, source, depth, width, panels = self._function("halve", 5)
+        b, lanes = self.b, self.const(self.lanes)
+        pairs = b.sdiv(b.add(depth, self.const(1)), self.const(2))
+        with self.loop(self.const(0), panels) as panel, self.loop(self.const(0), pairs) as i:
+            even = b.mul(i, self.const(2))
+            last = b.icmp_signed("<", b.add(even, self.const(1)), depth)
+            with self.loop(self.const(0), width, lanes) as j:
+                row = b.add(b.mul(b.add(b.mul(panel, depth), even), width), j)
+                lower = self._rounded(self.load(self.at(source, row), None))
+                there = b.select(last, b.add(row, width), row)
+                upper = self._rounded(self.load(self.at(source, there), None))
+                upper = b.select(last, upper, ir.Constant(upper.type, [0] * self.lanes))
+                shift = ir.Constant(upper.type, [16] * self.lanes)
+                pair = b.or_(b.lshr(lower, shift), b.and_(upper, ir.Constant(upper.type, [0xFFFF0000] * self.lanes)))
+                place = b.add(b.mul(b.add(b.mul(panel, pairs), i), width), j)
+                b.store(pair, self.at(out, place), align=4)
+        b.ret_void()
+
+    def _rounded(self, x: ir.Value) -> ir.Value:
+        """The bits of a float, its upper half rounded to nearest, ties to even. Infinities stay, NaN too."""
+        b, kind = self.b, ir.VectorType(I32, self.lanes)
+        bits = b.bitcast(x, kind)
+        odd = b.and_(b.lshr(bits, ir.Constant(kind, [16] * self.lanes)), ir.Constant(kind, [1] * self.lanes))
+        up = b.add(b.add(bits, ir.Constant(kind, [0x7FFF] * self.lanes)), odd)
+        return b.select(b.fcmp_unordered("uno", x, x), ir.Constant(kind, [0x7FC00000] * self.lanes), up)
+
+    def const(self, number: int) -> ir.Constant:
+        return ir.Constant(I64, number)
+
+    @contextlib.contextmanager
+    def loop(self, start: ir.Value, stop: ir.Value, step: ir.Value | None = None) -> Iterator[ir.Value]:
+        b = self.b
+        before = b.block
+        head, body, end = (b.append_basic_block(name) for name in ("loop", "body", "end"))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(start, before)
+        b.cbranch(b.icmp_signed("<", i, stop), body, end)
+        b.position_at_end(body)
+        yield i
+        i.add_incoming(b.add(i, step or self.const(1)), b.block)
+        b.branch(head)
+        b.position_at_end(end)
+
+    def at(self, base: ir.Value, elements: ir.Value) -> ir.Value:
+        pointer = self.b.inttoptr(base, POINTER) if base.type == I64 else base
+        return self.b.gep(pointer, [elements], source_etype=self.element)
+
+    def below(self, count: ir.Value) -> ir.Value:
+        """A mask of the first ``count`` lanes."""
+        lanes = ir.Constant(self.wide, list(range(self.lanes)))
+        undefined = ir.Constant(self.wide, ir.Undefined)
+        one = self.b.insert_element(undefined, count, ir.Constant(I32, 0))
+        spread = self.b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+        return self.b.icmp_signed("<", lanes, spread)
+
+    def load(self, address: ir.Value, mask: ir.Value | None) -> ir.Value:
+        if mask is None:
+            return self.b.load(address, typ=self.vector, align=self.bytes)
+        name = f"llvm.masked.load.v{self.lanes}f{self.bytes * 8}.p0"
+        kind = ir.FunctionType(self.vector, [POINTER, I32, self.mask, self.vector])
+        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        return self.b.call(function, [address, ir.Constant(I32, self.bytes), mask, self.zeros])
+
+
+def _transpose(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """A square of vectors, turned: each round exchanges blocks of half the size between pairs of rows."""
+    count = len(rows)
+    size = count // 2
+    while size:
+        result = list(rows)
+        for i in range(count):
+            if i & size:
+                continue
+            j = i | size
+            low = [lane if not lane & size else count + (lane ^ size) for lane in range(count)]
+            high = [lane | size if not lane & size else count + lane for lane in range(count)]
+            kind = ir.VectorType(I32, count)
+            result[i] = b.shuffle_vector(rows[i], rows[j], ir.Constant(kind, low))
+            result[j] = b.shuffle_vector(rows[i], rows[j], ir.Constant(kind, high))
+        rows, size = result, size // 2
+    return rows
