@@ -1,8 +1,17 @@
-"""What `mkdocs build` makes besides the pages: the pictures, drawn by treadle itself, so that they cannot go stale."""
+"""What `mkdocs build` makes besides the pages, by running treadle itself, so that it cannot go stale: the pictures, and what
+examples print.
 
+``<!-- output -->`` below a ```python fence is replaced by what that fence prints. The fences of a page run in one namespace, from
+above to below, as the tests run them (see conftest.py).
+"""
+
+import contextlib
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from mkdocs.config.defaults import MkDocsConfig
@@ -11,6 +20,9 @@ from mkdocs.structure.files import File, Files
 import treadle as td
 from treadle.show import draw_wiring
 from treadle.wiring.named import layer_input_size
+
+MARK = "<!-- output -->"
+FENCE = re.compile(rf"^```python\n(.*?)^```\n(\n*{MARK}\n)?", re.MULTILINE | re.DOTALL)
 
 
 def networks() -> Iterator[tuple[str, td.Graph]]:
@@ -43,3 +55,27 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for address, content in pictures():
         files.append(File.generated(config, address, content=content))
     return files
+
+
+def with_output(markdown: str, name: str) -> str:
+    """A page with what its examples print in the places that are marked for it."""
+    namespace: dict[str, Any] = {"__name__": "example"}
+
+    def run(fence: re.Match[str]) -> str:
+        line = markdown.count("\n", 0, fence.start(1))
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * line + fence[1], name, "exec"), namespace)
+        if not fence[2]:
+            return fence[0]
+        text = printed.getvalue().rstrip()
+        if not text:
+            raise ValueError(f"{name}:{line}: the example is marked with {MARK}, but prints nothing")
+        return f"```python\n{fence[1]}```\n\n```{{.text .output}}\n{text}\n```\n"
+
+    return FENCE.sub(run, markdown)
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Runs the examples of pages that show what they print."""
+    return with_output(markdown, page.file.src_path) if MARK in markdown else markdown

@@ -1,4 +1,4 @@
-"""What the compiler did to a network: its loops, what is not in them, what is kept for the way back, who runs it, why."""
+"""What the compiler did to a network: its loops and the rest, what is kept for the way back, who runs it, and why."""
 
 import collections
 import dataclasses
@@ -12,10 +12,10 @@ from torch import Tensor
 from treadle import engines
 from treadle import state as states
 from treadle.compiler import program as p
-from treadle.compiler.derivative import DEAR
 from treadle.compiler.fission import Plan, Section
 from treadle.compiler.program import Program, Value
 from treadle.engines import cpu
+from treadle.engines.cpu.schedule import DEAR
 from treadle.engines.network import Network, network_of
 from treadle.errors import ShapeError, TraceError
 
@@ -210,7 +210,7 @@ class Explanation:
             operations = str(section.operations)
             rows.append((str(number), section.kind, section.place, operations, adds, kept, section.engine, what))
         unknown = any(section.kept is None for section in self.sections)
-        kept = f"{self.kept_bytes:,} B{'+?' if unknown else ''}"
+        kept = f"{self.kept_bytes:,} B{' + ?' if unknown else ''}" if self.kept_bytes or not unknown else "?"
         operations = sum(section.operations for section in self.sections)
         rows.append(("", "one row, one step", "", str(operations), f"{self.multiply_adds:,}", kept, "", ""))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from treadle import operator
 from treadle import state as states
 from treadle.engines import choose
 from treadle.errors import ShapeError, StateError
@@ -69,12 +70,17 @@ class Recurrent(nn.Module):
         self.cell: Any = cell
         self.batch_first, self.gradient, self.engine = batch_first, gradient, engine
         self.learn_initial_state = learn_initial_state
+        self.handle = operator.number(self)
         if learn_initial_state:
             rows = states.named_tensors(self.cell.initial_state(1))
             # A parameter's name may not have a dot, so "layer0.delayed/0" becomes "layer0|delayed/0".
             self.initial = nn.ParameterDict(
                 {name.replace(".", "|"): nn.Parameter(row[0].clone()) for name, row in rows if row.is_floating_point()}
             )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.handle = operator.number(self)  # a copy is another network
 
     @property
     def input_size(self) -> Any:
@@ -122,6 +128,8 @@ class Recurrent(nn.Module):
             ShapeError: ``xs``, ``lengths`` or ``resets`` do not fit.
             StateError: ``state`` is of another network, batch, precision or device.
         """
+        if torch.compiler.is_compiling():
+            return operator.run(self, xs, state, lengths, resets, return_states)
         self.check_input(xs, 2, "sequence")
         xs = xs.transpose(0, 1) if self.batch_first else xs
         steps, rows = xs.shape[:2]

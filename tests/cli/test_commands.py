@@ -274,6 +274,14 @@ def test_show_draws_models_and_wirings(folder, saved_model, capfd):
     assert "layer1" in (folder / "model.svg").read_text()
 
 
+def test_show_explains_models_and_wirings(folder, saved_model, capfd):
+    status, out, err = here(capfd, "show", "relay", "--explain")
+    assert (status, err) == (0, "")
+    assert out.startswith("Recurrent(Stack) runs as machine code: 3 loops\n")
+    assert here(capfd, "show", saved_model, "--explain", "-o", "model.svg")[0] == 0
+    assert files(folder) == {"model.svg"}
+
+
 # The command itself
 
 

@@ -1,4 +1,4 @@
-"""`treadle show`: draw how the layers of a network connect."""
+"""`treadle show`: draw how the layers of a network connect, or say what the compiler does with it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,26 +10,34 @@ from treadle.cli.options import check_outputs, check_picture
 
 def show(
     model: Annotated[
-        str, typer.Argument(help="A saved network, or the name of a wiring, which is drawn as three LSTM layers.")
+        str, typer.Argument(help="A saved network, or the name of a wiring, which is shown as three LSTM layers.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The picture: .svg or .png.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The picture: .svg or .png.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="How many steps to unroll.")] = 3,
+    explain: Annotated[bool, typer.Option("--explain", help="Print what the compiler does with it.")] = False,
 ) -> None:
-    """Draw how the layers of a network connect: folded into one step, and unrolled over several."""
+    """Draw how the layers of a network connect: folded into one step, and unrolled over several; or explain it."""
     from treadle import WIRINGS, modelfile
-    from treadle.show.wiring import draw_wiring
 
-    check_picture("--output", output)
-    check_outputs({"--output": output}, [Path(model)])
+    if output is None and not explain:
+        raise typer.BadParameter("pass '--output' FILE for a picture, or '--explain'")
+    if output is not None:
+        check_picture("--output", output)
+        check_outputs({"--output": output}, [Path(model)])
     if model not in WIRINGS and not Path(model).exists():
         raise typer.BadParameter(
             f"there is neither a file nor a wiring {model!r}; the wirings are {', '.join(WIRINGS)}"
         )
     network = modelfile.load(model) if Path(model).exists() else three_layers(model)
     try:
-        draw_wiring(network, output, steps=steps)
+        if output is not None:
+            from treadle.show.wiring import draw_wiring
+
+            draw_wiring(network, output, steps=steps)
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(f"{model} cannot be drawn: {error}") from error
+    if explain:
+        print(explained(network))
 
 
 def three_layers(wiring: str) -> Any:
@@ -38,3 +46,12 @@ def three_layers(wiring: str) -> Any:
     from treadle.wiring.named import layer_input_size
 
     return Stack([LSTMCell(layer_input_size(wiring, layer, 8, [16] * 3), 16) for layer in range(3)], wiring)
+
+
+def explained(network: Any) -> Any:
+    """What the compiler does with a network."""
+    from treadle import Recurrent
+    from treadle.explain import explain
+
+    over_time = hasattr(network, "recurrent") or isinstance(network, Recurrent)
+    return explain(network if over_time else Recurrent(network))

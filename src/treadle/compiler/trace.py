@@ -97,6 +97,9 @@ class Tracer(TorchDispatchMode):
             return self._in_place(func, name[:-1], args, kwargs)
         if any(argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments):
             raise self._refuse(func, "it writes into a tensor that it was given: use the form that returns a new one")
+        if name not in HANDLERS and name not in ROWWISE and func._can_decompose():
+            with self:
+                return func.decompose(*args, **kwargs)
         value = self._value(func, name, args, kwargs)
         views = func._schema.returns and any(r.alias_info is not None for r in func._schema.returns)
         base = next((a for a in args if isinstance(a, Traced)), None) if views else None

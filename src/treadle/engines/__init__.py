@@ -115,18 +115,16 @@ def _why_not(cell: nn.Module, xs: Tensor, state: Any, lengths: Tensor | None) ->
         reason = "a transform of torch.func is at work"
     elif forward_ad._current_level >= 0:
         reason = "forward-mode differentiation is at work"
-    elif torch.is_autocast_enabled(xs.device.type) and torch.get_autocast_dtype(xs.device.type) != torch.bfloat16:
+    elif _autocast(xs) and torch.get_autocast_dtype(xs.device.type) != torch.bfloat16:
         reason = f"autocast to {torch.get_autocast_dtype(xs.device.type)} is on"
     elif torch.jit.is_tracing():
         reason = "torch.jit traces"
-    elif _hooked(cell):
-        reason = f"{_hooked(cell)} has hooks, which are called at every step"
     return reason
 
 
 def _under_autocast(take: Any, cell: nn.Module, initial: Any, xs: Tensor, state: Any) -> tuple[Any, Any, Tensor, Any]:
     """Under autocast to bfloat16: everything stays in the precision of the weights, but products multiply in bfloat16."""
-    if not torch.is_autocast_enabled(xs.device.type):
+    if not _autocast(xs):
         return take, initial, xs, state
     weight = next((p for p in cell.parameters() if p.is_floating_point()), xs)
 
@@ -137,11 +135,9 @@ def _under_autocast(take: Any, cell: nn.Module, initial: Any, xs: Tensor, state:
     return take, map_state(widened, initial), widened(xs), map_state(widened, state)
 
 
-def _hooked(cell: nn.Module) -> str | None:
-    for module in cell.modules():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return type(module).__name__
-    return None
+def _autocast(xs: Tensor) -> bool:
+    # Some devices, such as "meta", know nothing of it, and PyTorch raises if it is asked about them.
+    return torch.amp.is_autocast_available(xs.device.type) and torch.is_autocast_enabled(xs.device.type)
 
 
 def _why_not_cpu(xs: Tensor) -> str | None:

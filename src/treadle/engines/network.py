@@ -32,6 +32,9 @@ class Network:
 
     def __init__(self, cell: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype, state: State):
         names = dict(named_tensors(state))
+        hooked = next((m for m in cell.modules() if any(vars(m)[hooks] for hooks in _HOOKS)), None)
+        if hooked is not None:
+            raise TraceError(f"{type(hooked).__name__} has hooks, which are called at every step")
         inputs = {"x": p.placeholder("x", (BATCH, *row_shape), dtype)}
         for name, tensor in names.items():
             inputs[f"state/{name}"] = p.placeholder(f"state/{name}", (BATCH, *tensor.shape[1:]), tensor.dtype)
@@ -151,61 +154,45 @@ _TABLES = frozenset(
     " _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks"
     " _is_full_backward_hook".split()
 )
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS = frozenset({"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"})
 
 
 def _signature(cell: nn.Module) -> Any:
     """Everything about a module that its program may depend on: attributes, and the shapes and sharing of tensors."""
     parts: list[Any] = []
+    add = parts.append
     seen: dict[int, int] = {}
     for module in cell.modules():
-        attributes = vars(module)
-        parts.append(type(module))
-        for hooks in _HOOKS:
-            if attributes[hooks]:
-                parts.append((hooks, tuple(map(id, attributes[hooks].values()))))
-        for name, value in attributes.items():
-            if name not in _TABLES:
-                parts.append((name, _plain(value)))
-        for table in (attributes["_parameters"], attributes["_buffers"]):
-            for name, tensor in table.items():
-                if tensor is None:
-                    parts.append(name)
-                else:
-                    number = seen.setdefault(id(tensor), len(seen))
-                    parts.append((name, number, tensor.shape, tensor.dtype, tensor.requires_grad))
+        add(type(module))
+        for name, value in vars(module).items():
+            if name == "_parameters" or name == "_buffers":
+                for key, tensor in value.items():
+                    if tensor is None:
+                        add(key)
+                    else:
+                        add((key, seen.setdefault(id(tensor), len(seen)), tensor.shape, tensor.dtype, tensor.requires_grad))
+            elif name in _HOOKS:
+                if value:
+                    add((name, tuple(map(id, value.values()))))
+            elif name not in _TABLES:
+                kind = type(value)
+                add((name, kind, value) if kind in _PLAIN else (name, _plain(value)))
     return tuple(parts)
 
 
-def _plain(value: Any, depth: int = 4) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+
+
+def _plain(value: Any) -> Any:
+    if type(value) in _PLAIN:
         return (type(value), value)
     if isinstance(value, (tuple, list)):
-        return (type(value), *(_plain(part, depth - 1) for part in value)) if depth else _Itself(value)
+        return tuple(map(_plain, value))
     if isinstance(value, Tensor):
         return (value.shape, value.dtype, value.requires_grad)
-    if isinstance(value, dict) and depth:
-        return tuple((_plain(name), _plain(part, depth - 1)) for name, part in value.items())
-    if depth and (isinstance(value, types.SimpleNamespace) or dataclasses.is_dataclass(type(value))):
-        return (type(value), _plain(vars(value), depth - 1)) if hasattr(value, "__dict__") else _Itself(value)
-    return _Itself(value)
-
-
-class _Itself:
-    """An object that is equal to itself alone, not to another that comes to lie where it lay."""
-
-    def __init__(self, value: Any):
-        self.number = id(value)
-        try:
-            self.get = weakref.ref(value)
-        except TypeError:
-            self.get = lambda: value
-
-    def __hash__(self) -> int:
-        return self.number
-
-    def __eq__(self, other: Any) -> bool:
-        return isinstance(other, _Itself) and self.number == other.number and self.get() is other.get() is not None
+    if isinstance(value, dict):
+        return (id(value), len(value))
+    return id(value)
 
 
 @torch.autocast("cpu", enabled=False)

@@ -7,6 +7,7 @@ sizes, whose places `Places` gives; ``scratch`` is memory for one thread.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -72,32 +73,32 @@ class Packing:
     """Vectors of one slot in a panel."""
     lanes: int
 
-    @property
+    @functools.cached_property
     def panels(self) -> int:
         """How many panels there are; the last one may have fewer vectors."""
         return -(-self.units // (self.vectors * self.lanes))
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """Columns of a panel."""
         return len(self.slots) * self.vectors * self.lanes
 
-    @property
+    @functools.cached_property
     def last_vectors(self) -> int:
         """Vectors of one slot in the last panel."""
         return -(-(self.units - (self.panels - 1) * self.vectors * self.lanes) // self.lanes)
 
-    @property
+    @functools.cached_property
     def padded_units(self) -> int:
         """Columns of one slot, with what is there to fill up vectors."""
         return -(-self.units // self.lanes) * self.lanes
 
-    @property
+    @functools.cached_property
     def depth(self) -> int:
         """K, rows of the matrix."""
         return self.product.inputs[1].shape[0]
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """How many numbers the packed matrix has."""
         return self.depth * len(self.slots) * self.padded_units

@@ -1,5 +1,6 @@
 """A kernel, compiled and run: tensors in, tensors out, rows shared out over threads."""
 
+import array
 import ctypes
 import functools
 from collections.abc import Mapping, Sequence
@@ -66,34 +67,32 @@ class CompiledKernel:
         Returns:
             The kernel's sums.
         """
-        steps = bool(self.kernel.carries)
-        rows = layout.batch if steps else layout.rows
-        shares = self._shares(layout, rows)
-        capacity = max((last - first for first, last in shares), default=0) if steps else BLOCK
+        shares = self._shares(layout)
+        capacity = max(last - first for first, last in shares) if self.kernel.carries else BLOCK
         table = [layout.steps, capacity, layout.counts_address, layout.offsets_address, layout.resets_address]
         for tensor in streams:
-            table += (tensor.data_ptr(), tensor.stride(0) if tensor.ndim else 0)
+            table.append(tensor.data_ptr())
+            table.append(tensor.stride(0))
         for tensor in outputs:
-            table += (tensor.data_ptr(), tensor.stride(0))
+            table.append(tensor.data_ptr())
+            table.append(tensor.stride(0))
         table += [tensor.data_ptr() for tensor in invariants]
         table += [tensor.data_ptr() for tensor in packed]
         for group in zip(starts, finishes, fresh, strict=True):
             table += [tensor.data_ptr() for tensor in group]
-        arguments = (ctypes.c_int64 * len(table))(*table)
-        address = ctypes.addressof(arguments)
+        arguments = array.array("q", table)
+        address, _ = arguments.buffer_info()
         code, itemsize = self.code, self.kernel.dtype.itemsize
         size = code.fixed + capacity * code.per_row + 64
         size = -(-size // 16) * 16
         scratch = torch.empty(len(shares) * size, dtype=self.kernel.dtype)
-        start = -(-scratch.data_ptr() // 64) * 64
+        memory = scratch.data_ptr()
+        start = -(-memory // 64) * 64
         if code.sums_size:
-            at = (start - scratch.data_ptr()) // itemsize
-            sums = scratch[at : at + (len(shares) - 1) * size + code.sums_size]
-            sums = torch.as_strided(scratch, (len(shares), code.sums_size), (size, 1), at)
+            sums = torch.as_strided(scratch, (len(shares), code.sums_size), (size, 1), (start - memory) // itemsize)
             sums.zero_()
         calls = [(address, first, last, start + i * size * itemsize) for i, (first, last) in enumerate(shares)]
-        if calls:
-            threads.share(self.function, calls)
+        threads.share(self.function, calls)
         if not code.sums_size:
             return []
         total = sums.sum(0) if len(shares) != 1 else sums[0].clone()
@@ -102,12 +101,15 @@ class CompiledKernel:
             for begin, value in zip(code.sums, self.kernel.sums, strict=True)
         ]
 
-    def _shares(self, layout: Layout, rows: int) -> list[tuple[int, int]]:
-        if rows == 0:
-            return []
+    def _shares(self, layout: Layout) -> list[tuple[int, int]]:
+        """Which rows go to which thread."""
+        steps = bool(self.kernel.carries)
+        rows = layout.batch if steps else layout.rows
         work = self.row_cost * layout.rows
         count = threads.count(min(rows, max(1, int(work // _WORTH_A_THREAD))))
-        if self.kernel.carries:
+        if count == 1:
+            return [(0, rows)]
+        if steps:
             return layout.shares(count)
         step = -(-rows // (count * BLOCK)) * BLOCK if rows > count * BLOCK else -(-rows // count)
         return [(first, min(first + step, rows)) for first in range(0, rows, step)]

@@ -8,6 +8,7 @@ anew by every call, at the speed of the memory.
 import contextlib
 import ctypes
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,17 +33,18 @@ def pack(matrix: Tensor, packing: Packing, bfloat16: bool = False, target: Targe
     With ``bfloat16`` the rows are rounded and come in pairs, panels of [K / 2, slots, vectors * lanes] of 32 bits: the
     even row in the lower half, the odd one in the upper, zeros after an odd last one.
     """
-    functions = _functions(matrix.dtype, target or host())
-    depth = packing.depth
-    packed = torch.empty(packing.size, dtype=matrix.dtype)
-    slots = (ctypes.c_int64 * len(packing.slots))(*packing.slots)
-    fixed = (
-        packed.data_ptr(), matrix.data_ptr(), depth, matrix.stride(0), matrix.stride(1),
-        ctypes.addressof(slots), len(packing.slots), packing.vectors, packing.units,
-    )  # fmt: skip
-    count = threads.count(min(packing.panels, packing.size // _ALONE + 1))
-    borders = [i * packing.panels // count for i in range(count + 1)]
-    threads.share(functions["pack"], [(*fixed, a, b) for a, b in zip(borders, borders[1:], strict=False) if a < b])
+    target = target or host()
+    functions = _functions(matrix.dtype, target)
+    depth, slots = packing.depth, _slots(packing.slots)
+    size, panels = packing.size, packing.panels
+    packed = torch.empty(size, dtype=matrix.dtype)
+    fixed = (packed.data_ptr(), matrix.data_ptr(), depth, *matrix.stride(), *slots[1:], packing.vectors, packing.units)
+    count = threads.count(min(panels, size // _ALONE + 1)) if size > _ALONE else 1
+    if count == 1:
+        functions["pack"](*fixed, 0, panels)
+    else:
+        borders = [i * panels // count for i in range(count + 1)]
+        threads.share(functions["pack"], [(*fixed, a, b) for a, b in itertools.pairwise(borders) if a < b])
     if not bfloat16:
         return packed
     pairs = torch.empty(packing.size // depth * ((depth + 1) // 2), dtype=torch.int32)
@@ -52,6 +54,13 @@ def pack(matrix: Tensor, packing: Packing, bfloat16: bool = False, target: Targe
     start = pairs.data_ptr() + 4 * done * ((depth + 1) // 2), packed.data_ptr() + 4 * done * depth
     functions["halve"](*start, depth, last, 1)
     return pairs
+
+
+@functools.cache
+def _slots(slots: tuple[int, ...]) -> tuple[Any, int, int]:
+    """The slots as the machine reads them: the memory, its address, their number."""
+    memory = (ctypes.c_int64 * len(slots))(*slots)
+    return memory, ctypes.addressof(memory), len(slots)
 
 
 @functools.cache

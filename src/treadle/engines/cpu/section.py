@@ -89,7 +89,7 @@ class CompiledSection:
         section = self.section
         known = dict(zip(section.inputs, inputs, strict=True))
         starts = [contiguous(t.detach(), self.dtype) for t in starts]
-        fresh = [contiguous(t.detach(), self.dtype) for t in fresh]
+        fresh = starts if layout.packed_resets is None else [contiguous(t.detach(), self.dtype) for t in fresh]
         given: dict[Value, Tensor] = {}
         storages: dict[Value, Tensor] = {}
         if backward is not None and layout.order is None and layout.packed_resets is None:
@@ -126,6 +126,7 @@ class _Part:
         old = {before for before, _ in carries}
         self.streams = tuple(v for v in used if v not in old)
         self.shared, self.matrices = shared, matrices
+        self.derived = [v for v in (*shared, *matrices) if v.op != "input"]
         self.kernel = Kernel(
             self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.dtype, reverse, owner.bfloat16
         )
@@ -137,8 +138,10 @@ class _Part:
     @torch.no_grad()
     def prepared(self, known: dict[Value, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What all rows share, as the kernel wants it."""
-        prelude = dict(known)
-        interpreter.evaluate([*self.shared, *self.matrices], prelude, 0)
+        prelude = known
+        if self.derived:
+            prelude = dict(known)
+            interpreter.evaluate(self.derived, prelude, 0)
         return [contiguous(prelude[v].detach(), self.owner.dtype) for v in self.shared], self.compiled.pack(
             {v: prelude[v].detach() for v in self.matrices}
         )
@@ -161,7 +164,8 @@ class _Part:
             for value, tensor in outputs.items():
                 if tensor is None:
                     outputs[value] = torch.empty(layout.rows, *value.row_shape, dtype=dtype)
-            finishes = [start.clone() for start in starts]
+            # A row without steps ends as it starts.
+            finishes = [start.clone() if layout.order is not None else torch.empty_like(start) for start in starts]
             sums = self.compiled.run(
                 layout, streams, invariants, packed, list(outputs.values()), list(starts), finishes, list(fresh)
             )
@@ -286,12 +290,14 @@ def _part_of(value: Value, known: dict[Value, Tensor]) -> Tensor:
 
 def contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Dense, in the type of the kernel."""
-    return tensor.to(dtype).contiguous()
+    return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
 
 
 def dense_rows(tensor: Tensor, value: Value, dtype: torch.dtype) -> Tensor:
     """[N, ...] with the rows first, each of them dense, at any distance from each other."""
     axis = value.batch_axis
+    if axis == 0 and tensor.dtype == dtype and tensor.is_contiguous():
+        return tensor
     tensor = tensor.movedim(axis, 0) if axis > 0 else tensor
     tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
     stride = 1
