@@ -8,6 +8,7 @@ which runs forwards once more: no memory is handed from one to the other.
 A graph names a network by a number of this process: an exported program runs in the process that exported it.
 """
 
+import concurrent.futures
 import itertools
 import weakref
 from collections.abc import Sequence
@@ -134,9 +135,26 @@ def sequence_backward(
     seed: Tensor,
 ) -> list[Tensor]:
     """The gradients of ``xs``, the state and the parameters; runs forwards once more."""
+    given = handle, gradients, xs, state, parameters, lengths, resets, return_states, seed
+    # Inside an operator autograd does not record, in this thread.
+    with concurrent.futures.ThreadPoolExecutor(1) as another:
+        return another.submit(_gradients, *given).result()
+
+
+def _gradients(
+    handle: int,
+    gradients: Sequence[Tensor],
+    xs: Tensor,
+    state: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    return_states: bool,
+    seed: Tensor,
+) -> list[Tensor]:
     leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in (xs, *state, *parameters)]
     count = 1 + len(state)
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(seed)
         outputs = _call(handle, leaves[0], leaves[1:count], leaves[count:], lengths, resets, return_states)
     pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
@@ -144,7 +162,9 @@ def sequence_backward(
     found = iter(
         torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True, materialize_grads=True)
     )
-    return [next(found).contiguous() if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves]
+    # An operator gives memory of its own, and two biases that are added up share one gradient.
+    dense = torch.contiguous_format
+    return [next(found).clone(memory_format=dense) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves]
 
 
 @sequence_backward.register_fake
