@@ -1,8 +1,7 @@
-"""What `mkdocs build` makes besides the pages, by running treadle itself, so that it cannot go stale: the pictures, and what
-examples print.
+"""What `mkdocs build` makes by running treadle itself, so that it cannot go stale: pictures, and what examples print.
 
-``<!-- output -->`` below a ```python fence is replaced by what that fence prints. The fences of a page run in one namespace, from
-above to below, as the tests run them (see conftest.py).
+``<!-- output -->`` below a ```python fence is replaced by what that fence prints. The fences of a page run in one
+namespace, from above to below, as the tests run them (see conftest.py).
 """
 
 import contextlib

@@ -21,7 +21,7 @@ from treadle.cells import (
 )
 from treadle.check import check_cell
 from treadle.dropin import GRU, LSTM, RNN
-from treadle.explain import Explanation, explain
+from treadle.explanation import Explanation, explain
 from treadle.gradients import FullBPTT
 from treadle.modelfile import fingerprint, load, save
 from treadle.protocol import Cell, State

@@ -49,8 +49,7 @@ class Using(nn.Module):
     def __init__(self, op):
         super().__init__()
         self.op = op
-        self.mix = nn.Linear(2 * H, H)
-        self.w, self.v = nn.Parameter(torch.randn(H, H)), nn.Parameter(torch.rand(H) + 0.5)
+        self.w, self.v, self.u = nn.Parameter(torch.randn(H, H)), nn.Parameter(torch.rand(H) + 0.5), nn.Parameter(torch.randn(H))
         self.prelu, self.norm = nn.PReLU(H), nn.LayerNorm(H)
 
     def initial_state(self, batch_size):
@@ -59,7 +58,7 @@ class Using(nn.Module):
     def forward(self, x, state):
         (h,) = state
         inside, outside = self.op(self, h).flatten(1), self.op(self, x).flatten(1)
-        new = torch.sigmoid(self.mix(torch.cat([x, h], 1))) * 1.4 + 0.2 + 0.1 * inside.mean(1, keepdim=True).tanh()
+        new = torch.sigmoid(self.v * x + self.u * h) * 1.4 + 0.2 + 0.1 * inside.mean(1, keepdim=True).tanh()
         return torch.cat([inside, outside, new], 1), (new,)
 
 
@@ -97,10 +96,9 @@ ANYWHERE = {
     "leaky relu": lambda m, x: F.leaky_relu(x, 0.2),
     "prelu": lambda m, x: m.prelu(x),
     "prelu of one": lambda m, x: F.prelu(x, m.v[:1]),
-    "rrelu in evaluation": lambda m, x: F.rrelu(x),
     "elu": lambda m, x: F.elu(x, 0.7),
     "selu": lambda m, x: F.selu(x),
-    "celu": lambda m, x: F.celu(x, 0.7),
+    "celu": lambda m, x: F.celu(x, 0.5),
     "elu of large numbers": lambda m, x: F.elu(x * 1e5),
     "gelu": lambda m, x: F.gelu(x),
     "gelu by tanh": lambda m, x: F.gelu(x, approximate="tanh"),
@@ -144,11 +142,10 @@ ANYWHERE = {
     "where of numbers": lambda m, x: torch.where(x > 0.5, 1.0, x) + torch.where(x <= 0, x, 2.0),
     "masked fill": lambda m, x: x.masked_fill(x < 0, 3.0),
     "comparisons": lambda m, x: x * ((x > 0) & (x <= 1) | ~(x >= 0) | (x == 3) | (x != x)),
-    "comparisons as numbers": lambda m, x: (x > 0.5).to(x.dtype) * x + (x < m.v).float() + (x == 0.5).double(),
+    "comparisons as numbers": lambda m, x: (x > 0.5).to(x.dtype) * x + (x < m.v).double() + (x == 0.5),
     "logical": lambda m, x: torch.logical_not(torch.logical_and(x > 0, x < 1)) * x + torch.logical_or(x > 0, x < -1) * x,
-    "a chain of comparisons": lambda m, x: torch.where(((x > 0) == (x > 1)) | (x == 0), x, -x),
+    "comparisons compared": lambda m, x: torch.where(((x > 0) == (x > 1)) | (x == 0) ^ ((x < 3) != (x > 0.5)), x, -x),
     "isnan": lambda m, x: torch.where(x.isnan(), 0.0, x),
-    "to float32 and back": lambda m, x: x.float().double(),
     "softmax": lambda m, x: F.softmax(x, 1),
     "softmax of parts": lambda m, x: F.softmax(three(x), 1) + F.softmax(three(x), 2),
     "softmax of large numbers": lambda m, x: F.softmax(x * 1e3, 1),
@@ -168,7 +165,7 @@ ANYWHERE = {
     "std": lambda m, x: (x * m.v).std(1, keepdim=True) + (x * m.v).std(1, correction=0, keepdim=True),
     "var and mean": lambda m, x: torch.cat(torch.var_mean(x * m.v, 1, keepdim=True), 1),
     "norms": lambda m, x: (x + m.v).norm(dim=1, keepdim=True) + torch.linalg.vector_norm(x, 1, 1, keepdim=True),
-    "sums of comparisons": lambda m, x: (x > 0).sum(1, keepdim=True) * x + (x > 0).double().mean(1, keepdim=True),
+    "means of comparisons": lambda m, x: (x > 0).double().mean(1, keepdim=True) * x,
     "matmul": lambda m, x: x @ m.w,
     "matmul with a part": lambda m, x: x[:, 1:4] @ m.w[:3] + x[:, ::2] @ m.w[::2],
     "matmul with a transpose": lambda m, x: x @ m.w.t() + x.mm(m.w.T),
@@ -256,6 +253,9 @@ def partly_without_gradient(m, x):
 ANYWHERE["no_grad"] = lambda m, x: no_gradient(m, x) + x
 ANYWHERE["no_grad in part"] = partly_without_gradient
 
+# In which PyTorch itself computes with a constant in float32, the sixth of a hard sigmoid's slope.
+COARSE = {"hardsigmoid": torch.float32}
+
 BORDERS = [-6.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 6.0, 0.1, -0.7, 2.3]
 
 
@@ -279,7 +279,7 @@ def test_operations_in_values_and_gradients(name):
     reference = results(cell, xs, "reference")
     for engine in ("interpreter", "cpu"):
         try:
-            assert_all_close(results(cell, xs, engine), reference)
+            assert_all_close(results(cell, xs, engine), reference, COARSE.get(name))
         except AssertionError as error:
             raise AssertionError(f"{engine}: {error}") from error
 
@@ -290,7 +290,7 @@ UNREACHABLE = set(
     " lift_fresh_copy linear log_sigmoid_backward new_empty new_empty_strided reshape scalar_tensor select_backward"
     " sigmoid_backward slice_backward square tanh_backward threshold_backward to type_as unsafe_split"
     " unsafe_split_with_sizes vdot view_as mv __and__ __or__ log_sigmoid_forward new_zeros clamp_min matmul empty_like"
-    " zeros ones_like floor_divide remainder stack zeros_like rsub new_full empty lift_fresh std logical_or".split()
+    " zeros ones_like floor_divide remainder stack zeros_like rsub new_full empty lift_fresh std logical_or logical_xor __xor__ _fused_rms_norm".split()
 )
 
 
@@ -309,6 +309,8 @@ def test_the_table_above_reaches_the_table_of_operations(monkeypatch):
 
 
 OPAQUE = {
+    "float32 among float64": lambda m, x: x.float().double(),
+    "counts": lambda m, x: (x > 0).sum(1, keepdim=True) * x,
     "cumsum": lambda m, x: x.cumsum(1),
     "cumprod": lambda m, x: x.cumprod(1),
     "sort": lambda m, x: (x * m.v).sort(1).values,
@@ -327,7 +329,7 @@ def test_operations_of_which_the_compiler_knows_that_they_treat_rows_alike(name,
     cell, xs = using(OPAQUE[name])
     reference = results(cell, xs, "reference")
     assert_all_close(results(cell, xs, "interpreter"), reference)
-    with pytest.raises(td.errors.EngineError, match=r"the loop over 0 of Using: .*test_trace\.py:\d+: aten\."):
+    with pytest.raises(td.errors.EngineError, match=r"the loop over 0 of Using: (.*test_trace\.py:\d+: aten\.|it computes in)"):
         results(cell, xs, "cpu")
     engines.say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "treadle"):
@@ -401,7 +403,8 @@ def in_place_on_a_parameter(m, x, h):
 
 
 def in_place_on_the_input(m, x, h):
-    x.data.mul_(1.0)
+    with torch.no_grad():
+        x.mul_(1.0)
     return h
 
 
@@ -461,9 +464,8 @@ REFUSED = {
     "branch": (branches, r"aten\._local_scalar_dense|aten.is_nonzero|use torch.where, which takes both ways"),
     "item": (lambda m, x, h: h * h.amax().detach().item(), "use torch.where|batch axis"),
     "item of one": (lambda m, x, h: h * m.v[0].item(), r"_local_scalar_dense: .*use torch\.where"),
-    "tolist": (lambda m, x, h: h * m.v.tolist()[0], "test_trace"),
     "tolist of rows": (lambda m, x, h: h * h.tolist()[0][0], "test_trace"),
-    "numpy": (lambda m, x, h: h + torch.from_numpy(h.detach().numpy()), "test_trace"),
+    "numpy": (lambda m, x, h: h + torch.from_numpy(h.detach().numpy()), "numpy"),
     "in place on the input": (in_place_on_the_input, r"aten\.mul_.*: .*in place"),
     "in place on the state": (in_place_on_the_state, r"aten\.add_.*changes its input state/0 in place: use the form without _"),
     "in place on a parameter": (in_place_on_a_parameter, r"aten\.mul_.*changes parameter/v in place: what a step changes must be part of the state"),
@@ -480,12 +482,12 @@ REFUSED = {
     "sum of rows, kept": (lambda m, x, h: h / h.sum(0, keepdim=True), "rows of the batch must not meet, but a sum"),
     "maximum of rows": (lambda m, x, h: h - h.amax(0), "rows of the batch must not meet, but the maximum"),
     "softmax of rows": (lambda m, x, h: h.softmax(0), r"aten\._softmax.*the softmax goes over the batch axis"),
-    "deviation of rows": (lambda m, x, h: h / h.std(0), "the variance goes over the batch axis"),
+    "deviation of rows": (lambda m, x, h: h / (h.std(0) + 1), "the variance goes over the batch axis"),
     "norm of all": (lambda m, x, h: h / h.norm(), "the norm goes over the batch axis"),
     "batch norm": (lambda m, x, h: F.batch_norm(h, None, None, training=True), r"aten\..*batch_norm"),
     "transposed": (lambda m, x, h: h + h.t().reshape(len(h), H), "it mixes the batch axis with features"),
     "flattened": (lambda m, x, h: h.reshape(-1).reshape(len(h), H), "it lays the batch axis and features into one"),
-    "pairs of rows": (lambda m, x, h: h.view(-1, 2 * H).repeat(2, 1), "test_trace"),
+    "pairs of rows": (lambda m, x, h: h.view(-1, 2 * H)[:, :H].repeat(2, 1), "it lays the batch axis and features into one"),
     "the first row": (lambda m, x, h: h + h[0], r"aten\.select.*the choice of one row: it goes over the batch axis"),
     "the last rows": (lambda m, x, h: h + h[-1:], r"aten\.slice.*it picks rows"),
     "rows backwards": (lambda m, x, h: h.flip(0), r"aten\.flip.*it goes over the batch axis"),
@@ -510,6 +512,7 @@ REFUSED = {
     "a derivative of one's own": (lambda m, x, h: Double.apply(h), "Double.* is a function with a derivative of its own"),
     "remainder of floats": (lambda m, x, h: h % 0.3, r"aten\.remainder.*the compiler knows this operation, but not of floats"),
     "an error of Python": (lambda m, x, h: h + torch.zeros(H + 1), "test_trace"),
+    "random numbers for all rows": (lambda m, x, h: h + torch.rand(H, dtype=x.dtype), "that all rows share: draw some for each row"),
     "random numbers by numbers": (lambda m, x, h: torch.bernoulli(h.sigmoid()) + h, "a distribution that depends on the input"),
 }  # fmt: skip
 
@@ -526,15 +529,15 @@ class Refused(Using):
 
     def forward(self, x, state):
         (h,) = state
-        h = torch.sigmoid(self.mix(torch.cat([x, h], 1)))
         h = self.op(self, x, h)
+        h = torch.sigmoid(self.v * x + self.u * h)
         return h, (h,)
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_program_is_refused_by_line_and_runs_as_python(name, caplog):
     op, words = REFUSED[name]
-    cell, xs = using(lambda m, x: x)
+    xs = torch.randn(4, 3, H, dtype=torch.float64)
     cell = Refused(op).double()
     engines.say_once.cache_clear()
     before = {key: value for key, value in vars(cell).items()}
@@ -547,6 +550,7 @@ def test_what_has_no_program_is_refused_by_line_and_runs_as_python(name, caplog)
     assert not cell.history
     if name == "an error of Python":
         return
+    random_in_python = "Python's" in name or "NumPy's" in name  # tracing draws some as well
 
     def run(engine):
         random.seed(3)
@@ -563,7 +567,9 @@ def test_what_has_no_program_is_refused_by_line_and_runs_as_python(name, caplog)
     assert len(caplog.records) == 1
     assert "runs step by step in Python" in caplog.text
     expected = run("reference")
-    assert_all_close({"y": ys, "h": h}, {"y": expected[0], "h": expected[1][0]})
+    if not random_in_python:
+        assert_all_close({"y": ys, "h": h}, {"y": expected[0], "h": expected[1][0]})
+
 
 
 class GrowingState(Refused):
@@ -614,13 +620,22 @@ def test_a_step_keeps_the_form_of_its_state(kind, words):
         network_of(cell, x, state)
 
 
+class Wide(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, size))
+
+    def initial_state(self, batch_size):
+        return (self.weight.new_zeros(batch_size, self.weight.shape[1]),)
+
+    def forward(self, x, state):
+        return state[0] + x @ self.weight, (state[0],)
+
+
 def test_the_batch_is_no_size_that_the_step_has():
     for size in (9973, 9967):
-        cell = nn.Linear(1, size).double()
-        cell.initial_state = lambda B: ()  # pyright: ignore
-        graph = td.Graph(1)
-        network = network_of(graph.outputs(graph.add("wide", cell, reads=graph.x)), torch.zeros(2, 1).double(), {})
-        assert network.program.outputs["y"].shape == (BATCH, size)
+        cell = Wide(size)
+        assert network_of(cell, torch.zeros(2, 1), cell.initial_state(2)).program.outputs["y"].shape == (BATCH, size)
 
 
 def test_common_subexpressions_are_one_value():
@@ -665,7 +680,6 @@ RANDOM = {
     "normal in place": lambda m, x: x + torch.zeros_like(x).normal_(0, 0.1) + x.new_empty(x.shape).uniform_(0, 0.1),
     "rand": lambda m, x: x + torch.rand(len(x), 1, dtype=x.dtype) + torch.randn(x.shape, dtype=x.dtype),
     "randint": lambda m, x: x * torch.randint(3, x.shape) + torch.randint_like(x, 4),
-    "one for all rows": lambda m, x: x + torch.rand(H, dtype=x.dtype),
     "noise of a learned width": lambda m, x: x + m.v * torch.randn_like(x),
 }  # fmt: skip
 

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Program, Value
-from treadle.errors import TraceError
 
 __all__ = ["Plan", "Section", "plan"]
 
@@ -99,9 +98,6 @@ def plan(program: Program, keep_states: bool = False) -> Plan:
     Args:
         program: inputs ``"x"``, ``"state/NAME"`` and whatever all rows share; outputs ``"y"`` and ``"state/NAME"``.
         keep_states: whether every component is wanted at every step.
-
-    Raises:
-        TraceError: random numbers whose distribution depends on the input or the state.
     """
     for _ in range(2):  # products that were split give sums, which are regrouped the second time
         program = _regroup(program, _Analysis(program))
@@ -123,11 +119,6 @@ class _Analysis:
         drawn = [v for v in self.order if v.op == "opaque" and v.attributes[3] is not None]
         self.random = tuple(sorted(drawn, key=lambda value: value.attributes[3]))  # as the step's own Python draws
         self.depends = self._dependencies()
-        for value in self.random:
-            if any(operand.op not in ("full", "input") or operand.name == "x" for operand in value.inputs):
-                raise TraceError(
-                    f"{value.source}: random numbers are drawn from a distribution that depends on the input"
-                )
         edges = {name: self.depends[self.new[name]] for name in self.old}
         self.units = _strong_components(edges)
         self.is_loop = [len(unit) > 1 or unit[0] in edges[unit[0]] for unit in self.units]

@@ -103,7 +103,7 @@ for _op in "neg abs floor ceil trunc sign sgn".split():
     handler(_op)(lambda a, op=_op: elementwise(op.replace("sgn", "sign"), a))
 for _op in "mul maximum minimum".split():
     handler(_op)(lambda a, b, op=_op: binary(op, a, b))
-for _op in "eq ne lt le gt ge".split():
+for _op in "lt le gt ge".split():
     handler(_op)(lambda a, b, op=_op: binary(op, a, b))
 for _name in ("logical_and", "bitwise_and", "__and__"):
     handler(_name)(lambda a, b: _both("and", a, b))
@@ -115,6 +115,25 @@ def _both(op: str, a: Value, b: Value) -> Value:
     if a.dtype != torch.bool or b.dtype != torch.bool:
         raise Unknown("of numbers that are not booleans")
     return elementwise(op, a, b)
+
+
+@handler("eq")
+def _eq(a: Value, b: Any) -> Value:
+    return _not(_ne(a, b)) if a.dtype == torch.bool else binary("eq", a, b)
+
+
+@handler("ne")
+def _ne(a: Value, b: Any) -> Value:
+    if a.dtype == torch.bool and isinstance(b, Value) and b.dtype == torch.bool:
+        return elementwise("and", elementwise("or", a, b), _not(elementwise("and", a, b)))
+    return binary("ne", a, b)
+
+
+@handler("logical_xor", "bitwise_xor", "__xor__")
+def _xor(a: Value, b: Value) -> Value:
+    if a.dtype != torch.bool or b.dtype != torch.bool:
+        raise Unknown("of numbers that are not booleans")
+    return _ne(a, b)
 
 
 @handler("logical_not", "bitwise_not")
@@ -266,6 +285,11 @@ def _elu(a: Value, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Valu
     below = _where(binary("gt", a, 0), 0, a)
     negative = binary("mul", unary("expm1", binary("mul", below, input_scale)), alpha)
     return binary("mul", _where(binary("gt", a, 0), a, negative), scale)
+
+
+@handler("celu")
+def _celu(a: Value, alpha: Any = 1) -> Value:
+    return _elu(a, alpha, 1, 1 / alpha)
 
 
 @handler("silu")
@@ -457,11 +481,13 @@ def _slice(value: Value, dim: int = 0, start: Any = None, end: Any = None, step:
 @handler("slice_backward")
 def _slice_backward(g: Value, sizes: Sequence[Any], dim: int, start: int, end: int, step: int) -> Value:
     dim = _axis(g, dim)
-    if step != 1:
-        raise Unknown("with a step")
     if sizes[dim] is BATCH:
         return g
     start = min(max(start + sizes[dim] if start < 0 else start, 0), sizes[dim])
+    if step != 1:
+        spread = p.pad(_unsqueeze(g, dim + 1), dim + 1, 0, step - 1)
+        spread = p.reshape(spread, (*g.shape[:dim], g.shape[dim] * step, *g.shape[dim + 1 :]))
+        g = p.slice_(spread, dim, 0, sizes[dim] - start)
     return p.pad(g, dim, start, sizes[dim] - start - g.shape[dim])
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from treadle.compiler import program as p
@@ -139,7 +140,7 @@ class Tracer(TorchDispatchMode):
             raise self._refuse(func, f"the compiler cannot take it in this form ({error})") from error
         if not self.keep_gradients and not torch.is_grad_enabled():
             cut = [p.make("detach", (v,), (), v.shape, v.dtype) for v in _listed(result)]
-            result = cut[0] if isinstance(result, Value) else tuple(cut)
+            result = cut[0] if isinstance(result, Value) else tuple(cut) if cut else result
         return result
 
     def _operands(self, tree: Any) -> Any:
@@ -218,6 +219,8 @@ class Tracer(TorchDispatchMode):
         ]
         with torch.no_grad(), _outside(self):
             out = call(func, *packed, meta, self.rows, device="meta")
+        if out is None:  # a check whose outcome is known only when there are numbers
+            return None
         single = isinstance(out, Tensor)
         results = []
         for i, tensor in enumerate([out] if single else out):
@@ -271,6 +274,27 @@ class Tracer(TorchDispatchMode):
         return TraceError(f"{_where() or 'a step'}: {str(func).removesuffix('.default')}: {why}")
 
 
+class _Products(TorchFunctionMode):
+    """Takes products of more than two axes apart, before PyTorch lays the batch and other axes into one for them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.linear and not kwargs and args[0].ndim > 2 and isinstance(args[0], Traced):
+            with self:
+                return torch.stack([func(part, *args[1:]) for part in args[0].unbind(1)], 1)
+        if func in _MATMUL and not kwargs and {type(a) for a in args} & {Traced}:
+            a, b = args[::-1] if func is Tensor.__rmatmul__ else args
+            with self:
+                if a.ndim > 2 and b.ndim == 2:
+                    return torch.stack([torch.matmul(part, b) for part in a.unbind(1)], 1)
+                if a.ndim == 2 and b.ndim > 2:
+                    return torch.matmul(b.mT, a.mT).mT
+        return func(*args, **kwargs)
+
+
+_MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__)
+
+
 class Operand:
     """The place of an operand among the arguments of an opaque call."""
 
@@ -311,7 +335,7 @@ def _outside(tracer: Tracer) -> Iterator[None]:
 
 
 def _listed(result: Any) -> list[Value]:
-    return [result] if isinstance(result, Value) else [v for v in result if isinstance(v, Value)]
+    return [result] if isinstance(result, Value) else [v for v in result or () if isinstance(v, Value)]
 
 
 def _where() -> str:
@@ -364,7 +388,8 @@ def trace_step(
             )
     for name, tensor in lifted.items():
         if tensor is not others[name] and not torch.equal(tensor, others[name]):
-            raise TraceError(f"a tensor that the step makes from outside is another whenever it is called: {tensor}")
+            line = program.inputs[name].source or "a step"
+            raise TraceError(f"{line}: a tensor that is made from numbers from outside is another whenever it is called")
     return program, lifted
 
 
@@ -377,7 +402,7 @@ def _trace_once(
     tracer = Tracer(names, avoid | sizes | {dim for v in inputs.values() for dim in v.shape if dim is not BATCH})
     kept = _Kept(cell)
     try:
-        with tracer, torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        with tracer, _Products(), torch.enable_grad(), torch.autocast("cpu", enabled=False):
             given = {name: tracer.tensor(value, requires_grad=True) for name, value in inputs.items()}
             results = step(given)
         kept.check()
@@ -405,6 +430,14 @@ def _trace_once(
             raise TraceError(
                 f"{value.source or 'a step'}: rows of the batch must not meet, but {what} goes over the batch axis"
             )
+        if value.op == "opaque" and value.attributes[3] is not None:
+            if any(operand.op not in ("full", "input") or operand.name in inputs for operand in value.inputs):
+                raise TraceError(
+                    f"{value.source}: random numbers are drawn from a distribution that depends on the input: draw from"
+                    " one that does not, and compute with what was drawn"
+                )
+            if not value.has_rows:
+                raise TraceError(f"{value.source}: random numbers are drawn that all rows share: draw some for each row")
     used = {value.name for value in p.ordered(outputs.values()) if value.op == "input"}
     placeholders = {name: value for name, value in inputs.items()}
     lifted = {name: tensor for name, tensor in tracer.lifted.items() if name in used}
@@ -484,7 +517,10 @@ def _refuse_own_derivatives(results: Mapping[str, Tensor]) -> None:
             continue
         seen.add(node)
         if isinstance(node, torch.autograd.function.BackwardCFunction):
+            function = type(node)._forward_cls  # pyright: ignore[reportAttributeAccessIssue]
+            code = function.forward.__code__
             raise TraceError(
-                f"{type(node).__name__.removesuffix('Backward')} is a function with a derivative of its own"
+                f"{Path(code.co_filename).name}:{code.co_firstlineno}: {function.__name__} is a function with a"
+                " derivative of its own, which the compiler does not look into: write its forward in the step"
             )
         waiting.extend(after for after, _ in node.next_functions if after is not None)

@@ -249,7 +249,9 @@ class _Scheduler:
 
     def _place(self, root: Root, nests: dict[Any, Nest]) -> None:
         value = root.value
-        level, reduced = self.computed_at(value), ()
+        # What is stored is computed a level before it can be read; where it goes besides, it is read from its memory.
+        own = any(s.kind == "buffer" and s.key is value for s in root.sinks)
+        level, reduced = self.computed_at(value) if own else self.ready[value], ()
         shape = value.row_shape
         if value.op in ("sum", "amax") and value in self.stored and any(s.kind == "buffer" for s in root.sinks):
             shape = value.inputs[0].row_shape

@@ -14,6 +14,7 @@ from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.cpu.contract import outer
 from treadle.engines.cpu.kernel import CompiledKernel, compiled
+from treadle.engines.cpu.memory import empty
 from treadle.engines.cpu.schedule import Kernel
 from treadle.engines.interpreter import run_section
 from treadle.engines.layout import Layout
@@ -96,7 +97,7 @@ class CompiledSection:
             # With the first state in front, the states before each step and those after it are two views of one tensor.
             for old, new, start in zip(section.old, section.new, starts, strict=True):
                 if old in backward.keeps and new not in given:
-                    storage = torch.empty(layout.batch + layout.rows, *new.row_shape, dtype=self.dtype)
+                    storage = empty(layout.batch + layout.rows, *new.row_shape, dtype=self.dtype)
                     storage[: layout.batch] = start
                     storages[old], given[new] = storage[: layout.rows], storage[layout.batch :]
         outputs, _, finals = part.run(layout, known, given, starts, fresh)
@@ -163,7 +164,7 @@ class _Part:
             outputs = {v: given.get(v) for v in self.outputs}
             for value, tensor in outputs.items():
                 if tensor is None:
-                    outputs[value] = torch.empty(layout.rows, *value.row_shape, dtype=dtype)
+                    outputs[value] = empty(layout.rows, *value.row_shape, dtype=dtype)
             # A row without steps ends as it starts.
             finishes = [start.clone() if layout.order is not None else torch.empty_like(start) for start in starts]
             sums = self.compiled.run(

@@ -248,15 +248,17 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
     Example:
         >>> import treadle as td
         >>> rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 5), td.LSTMCell(5, 5)]))
-        >>> explanation = td.explain(rnn)
-        >>> [loop.states for loop in explanation.loops]
-        [('layer0/h', 'layer0/c'), ('layer1/h', 'layer1/c')]
-        >>> [section.products for section in explanation.sections if section.before]
-        [('x @ layer0.weight_ih.T',), ('layer0.h(t) @ layer1.weight_ih.T',)]
+        >>> for section in td.explain(rnn).sections:
+        ...     print(f"{section.kind:<10} {section.place:<14} {', '.join(section.products)}".rstrip())
+        once
+        all steps  before layer0  x @ layer0.weight_ih.T
+        loop       layer0 h c     layer0.h(t-1) @ layer0.weight_hh.T
+        all steps  before layer1  layer0.h(t) @ layer1.weight_ih.T
+        loop       layer1 h c     layer1.h(t-1) @ layer1.weight_hh.T
     """
     name = type(rnn).__name__
     if hasattr(rnn, "recurrent"):
-        fused = rnn._why_not_fused(None, False) is None
+        fused = rnn._why_not_fused(None, False) is None and not rnn._is_faster_compiled(_long(rnn) if x is None else x)
         if fused or rnn.bidirectional:
             text = "" if fused else "each layer and direction by itself; explain td.Recurrent(cell) for one of them"
             return Explanation(name, "torch.nn" if fused else "reference", text)
@@ -309,6 +311,12 @@ def _example(rnn: Any) -> Tensor:
     row = (size,) if isinstance(size, int) else tuple(size)
     weight = next((w for w in rnn.cell.parameters() if w.is_floating_point()), torch.empty(0))
     return torch.zeros(1, 2, *row, dtype=weight.dtype if row else torch.long, device=weight.device)
+
+
+def _long(rnn: Any) -> Tensor:
+    """A sequence for a drop-in that is long and takes no memory: how a short one runs says little."""
+    weight = next(iter(rnn.parameters()))
+    return weight.new_zeros(1).expand(10_000, 10_000, rnn.input_size)
 
 
 def _checked(rnn: Any, x: Tensor) -> Tensor:
