@@ -16,6 +16,7 @@ from llvmlite import ir
 from torch import Tensor
 
 from treadle.engines.cpu import jit, threads
+from treadle.engines.cpu.memory import empty
 from treadle.engines.cpu.target import Target, host
 from treadle.errors import ShapeError
 
@@ -50,7 +51,7 @@ def outer(a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None
     _check(a, g, out)
     (n, k), m = a.shape, g.shape[1]
     if out is None:
-        out = a.new_empty(k, m)
+        out = empty(k, m, dtype=a.dtype)
     if not n or not k or not m:
         return out.zero_()
     target = target or host()

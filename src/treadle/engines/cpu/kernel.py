@@ -12,6 +12,7 @@ from torch import Tensor
 from treadle.compiler.program import Value
 from treadle.engines.cpu import jit, threads
 from treadle.engines.cpu.emit import BLOCK, emit
+from treadle.engines.cpu.memory import empty
 from treadle.engines.cpu.pack import pack
 from treadle.engines.cpu.schedule import DEAR, Kernel
 from treadle.engines.cpu.target import Target, host
@@ -85,7 +86,7 @@ class CompiledKernel:
         code, itemsize = self.code, self.kernel.dtype.itemsize
         size = code.fixed + capacity * code.per_row + 64
         size = -(-size // 16) * 16
-        scratch = torch.empty(len(shares) * size, dtype=self.kernel.dtype)
+        scratch = empty(len(shares) * size, dtype=self.kernel.dtype)
         memory = scratch.data_ptr()
         start = -(-memory // 64) * 64
         if code.sums_size:

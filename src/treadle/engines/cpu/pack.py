@@ -18,6 +18,7 @@ from torch import Tensor
 
 from treadle.engines.cpu import jit, threads
 from treadle.engines.cpu.emit import Packing
+from treadle.engines.cpu.memory import empty
 from treadle.engines.cpu.target import Target, host
 
 __all__ = ["pack"]
@@ -37,7 +38,7 @@ def pack(matrix: Tensor, packing: Packing, bfloat16: bool = False, target: Targe
     functions = _functions(matrix.dtype, target)
     depth, slots = packing.depth, _slots(packing.slots)
     size, panels = packing.size, packing.panels
-    packed = torch.empty(size, dtype=matrix.dtype)
+    packed = empty(size, dtype=matrix.dtype)
     fixed = (packed.data_ptr(), matrix.data_ptr(), depth, *matrix.stride(), *slots[1:], packing.vectors, packing.units)
     count = threads.count(min(panels, size // _ALONE + 1)) if size > _ALONE else 1
     if count == 1:
@@ -47,7 +48,7 @@ def pack(matrix: Tensor, packing: Packing, bfloat16: bool = False, target: Targe
         threads.share(functions["pack"], [(*fixed, a, b) for a, b in itertools.pairwise(borders) if a < b])
     if not bfloat16:
         return packed
-    pairs = torch.empty(packing.size // depth * ((depth + 1) // 2), dtype=torch.int32)
+    pairs = empty(packing.size // depth * ((depth + 1) // 2), dtype=torch.int32)
     width, last = packing.width, len(packing.slots) * packing.last_vectors * packing.lanes
     functions["halve"](pairs.data_ptr(), packed.data_ptr(), depth, width, packing.panels - 1)
     done = (packing.panels - 1) * width

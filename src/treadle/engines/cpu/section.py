@@ -268,10 +268,21 @@ class _Backward:
                 a, g = (_part_of(v, known) for v in contraction.inputs)
                 turned = contraction in self.turned and known[self.turned[contraction]].stride(0) == 1
                 # The gradient of a transposed weight is laid out like the weight: nobody has to turn it again.
-                known[contraction] = outer(g, a).t() if turned else outer(a, g)
+                known[contraction] = _turned(a, g) if turned else outer(a, g)
         shared = [g for g in d.gradients if g is not None and not g.has_rows]
         interpreter.evaluate(shared, known, layout.rows)
         return [None if g is None else known[g] for g in d.gradients], finishes, ended
+
+
+_WIDE = 512
+"""Features from which the left operand of a product over rows is better the other one: its rows are pages apart."""
+
+
+def _turned(a: Tensor, g: Tensor) -> Tensor:
+    """The product over rows, laid out as the transposed matrix."""
+    if g.shape[1] >= _WIDE and a.shape[1] < g.shape[1]:
+        return outer(a, g).t().contiguous().t()
+    return outer(g, a).t()
 
 
 def _whole(value: Value) -> Value:
