@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import treadle as td
+from treadle import engines
 from tests.tolerances import assert_close
 
 T, B, I, H = 6, 4, 3, 5
@@ -317,17 +318,23 @@ def test_options_that_exclude_each_other_are_refused():
         td.LSTM(I, H)(torch.randn(T, B, I), resets=torch.zeros(T, B, dtype=torch.bool))
 
 
-def test_says_once_when_it_cannot_use_the_fused_kernels(caplog):
-    from treadle import dropin
+class Undecided(td.GRUCell):
+    """What it does depends on numbers that no compiler can know."""
 
-    dropin._say_once.cache_clear()
-    rnn = td.GRU(I, H)
+    def forward(self, x, state=None):
+        y, state = super().forward(x, state)
+        return (y, state) if y.sum() < 1e9 else (-y, state)
+
+
+def test_says_once_when_it_steps_in_python(caplog):
+    engines.say_once.cache_clear()
+    compiled, undecided = td.GRU(I, H), td.GRU(I, H, cell=Undecided)
     for _ in range(3):
-        rnn(torch.randn(T, B, I))
-        rnn(torch.randn(T, B, I), return_states=True)
-    assert [record.message for record in caplog.records] == [
-        "GRU runs step by step in Python, much slower than PyTorch's fused kernels: return_states was asked for"
-    ]
+        compiled(torch.randn(T, B, I), return_states=True)
+        undecided(torch.randn(T, B, I))
+    (record,) = caplog.records
+    assert record.message.startswith("Stack runs step by step in Python, much slower than compiled: test_dropin.py:")
+    assert "use torch.where" in record.message
 
 
 @pytest.mark.parametrize("options", [{}, {"wiring": "dense"}, {"cell": td.PeepholeLSTMCell}])

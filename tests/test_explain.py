@@ -70,6 +70,12 @@ def test_delayed_outputs_are_shifted_sequences():
     assert ("shifted", ("x.delayed/1",)) in kinds
 
 
+def test_a_delay_may_be_longer_than_python_recurses():
+    g = td.Graph(3)
+    explanation = td.explain(td.Recurrent(g.outputs(g.add("low", td.RNNCell(3, 4), reads=g.x.delayed(1100)))))
+    assert sum(section.kind == "shifted" for section in explanation.sections) == 1100
+
+
 def test_norms_are_named():
     loop = td.explain(td.Recurrent(td.Stack([td.LayerNormLSTMCell(3, 5)]))).loops[0]
     assert sorted(loop.norms) == ["layer0.norm_cell", "layer0.norm_hidden"]

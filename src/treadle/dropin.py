@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from treadle import state as states
 from treadle.cells import GRUCell, LSTMCell, RNNCell
-from treadle.engines import choose, say_once
+from treadle.engines import choose
 from treadle.errors import EngineError, ShapeError, StateError
 from treadle.gradients import FullBPTT
 from treadle.recurrent import Recurrent
@@ -205,8 +205,12 @@ class _DropIn(nn.RNNBase):
         data = input.data if isinstance(input, PackedSequence) else input
         if type(data) is not Tensor or data.dtype not in (torch.float32, torch.float64) or data.device.type != "cpu":
             return False
-        steps = len(input.batch_sizes) if isinstance(input, PackedSequence) else data.shape[1 if self.batch_first else 0]
-        masked = self.dropout > 0 and self.training and self.num_layers > 1  # PyTorch's masks are drawn in another order
+        steps = (
+            len(input.batch_sizes) if isinstance(input, PackedSequence) else data.shape[1 if self.batch_first else 0]
+        )
+        masked = (
+            self.dropout > 0 and self.training and self.num_layers > 1
+        )  # PyTorch's masks are drawn in another order
         special = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu")
         transformed = torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
         plain = not self.bidirectional and not masked and data.dim() in (2, 3) and data.numel() > 0
@@ -216,7 +220,9 @@ class _DropIn(nn.RNNBase):
 
     def _weights_are_plain(self, data: Tensor) -> bool:
         weights = [getattr(self, name) for name in self._flat_weights_names]
-        return all(type(w) in (Tensor, nn.Parameter) and w.dtype == data.dtype and w.device.type == "cpu" for w in weights)
+        return all(
+            type(w) in (Tensor, nn.Parameter) and w.dtype == data.dtype and w.device.type == "cpu" for w in weights
+        )
 
     def _why_not_fused(self, resets: Any, return_states: bool) -> str | None:
         reasons = {

@@ -13,9 +13,8 @@ from treadle import engines
 from treadle import state as states
 from treadle.compiler import program as p
 from treadle.compiler.fission import Plan, Section
-from treadle.compiler.program import Program, Value
+from treadle.compiler.program import DEAR, Program, Value
 from treadle.engines import cpu
-from treadle.engines.cpu.schedule import DEAR
 from treadle.engines.network import Network, network_of
 from treadle.errors import ShapeError, TraceError
 

@@ -71,7 +71,9 @@ def _call(
     options = {"lengths": lengths, "resets": resets, "return_states": return_states}
     ys, end, *every = torch.func.functional_call(recurrent, given, (xs, before), options)
     tensors = [ys, *(tensor for part in (end, *every) for _, tensor in states.named_tensors(part))]
-    return [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]  # an operator gives memory of its own
+    return [
+        tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors
+    ]  # an operator gives memory of its own
 
 
 @torch.library.custom_op("treadle::sequence", mutates_args=())
@@ -160,7 +162,9 @@ def _gradients(
     pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     found = iter(
-        torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True, materialize_grads=True)
+        torch.autograd.grad(
+            [o for o, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True, materialize_grads=True
+        )
     )
     # An operator gives memory of its own, and two biases that are added up share one gradient.
     dense = torch.contiguous_format

@@ -23,7 +23,6 @@ from treadle.compiler.trace import Tracer
 __all__ = ["Derivative", "derive"]
 
 # What it costs to compute one number again, in bytes kept: a logarithm is about as dear as storing and reading a float.
-_DEAR = frozenset("exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid erf pow div reciprocal".split())
 _PRICE_DEAR, _PRICE_CHEAP = 3.6, 0.3
 
 
@@ -137,7 +136,7 @@ def _choose_saved(section: Section, gradients: Iterable[Value], cotangents: Iter
         if value.op in ("dot", "opaque"):
             flow.edge("source", ("in", value), math.inf)
         elif value.op in p.ELEMENTWISE or value.op in p.REDUCTIONS:
-            price = _PRICE_DEAR if value.op in _DEAR else _PRICE_CHEAP
+            price = _PRICE_DEAR if value.op in p.DEAR else _PRICE_CHEAP
             count = value.inputs[0].row_numel if value.op in p.REDUCTIONS else value.row_numel
             flow.edge("source", ("in", value), price * count * value.dtype.itemsize / 4)
     for value in needed:

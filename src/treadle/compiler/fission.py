@@ -317,23 +317,26 @@ def _strong_components(depends: Mapping[str, frozenset[str]]) -> list[tuple[str,
     low: dict[str, int] = {}
     stack: list[str] = []
     result: list[tuple[str, ...]] = []
-
-    def visit(name: str) -> None:
-        index[name] = low[name] = len(index)
-        stack.append(name)
-        for other in sorted(depends[name]):
-            if other not in index:
-                visit(other)
-                low[name] = min(low[name], low[other])
-            elif other in stack:
-                low[name] = min(low[name], index[other])
-        if low[name] == index[name]:
-            position = stack.index(name)
-            found = set(stack[position:])
-            del stack[position:]
-            result.append(tuple(n for n in depends if n in found))
-
-    for name in depends:
-        if name not in index:
-            visit(name)
+    for root in depends:
+        waiting = [] if root in index else [(root, iter(sorted(depends[root])))]
+        while waiting:  # a long delay is a long chain, which would be too deep for recursion
+            name, others = waiting[-1]
+            if name not in index:
+                index[name] = low[name] = len(index)
+                stack.append(name)
+            for other in others:
+                if other not in index:
+                    waiting.append((other, iter(sorted(depends[other]))))
+                    break
+                if other in stack:
+                    low[name] = min(low[name], index[other])
+            else:
+                waiting.pop()
+                if waiting:
+                    low[waiting[-1][0]] = min(low[waiting[-1][0]], low[name])
+                if low[name] == index[name]:
+                    position = stack.index(name)
+                    found = set(stack[position:])
+                    del stack[position:]
+                    result.append(tuple(n for n in depends if n in found))
     return result

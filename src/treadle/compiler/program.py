@@ -41,6 +41,8 @@ UNARY = frozenset(
 BINARY = frozenset("add sub mul div pow maximum minimum eq ne lt le gt ge and or".split())
 ELEMENTWISE = UNARY | BINARY | {"where"}
 COMPARISONS = frozenset("eq ne lt le gt ge and or not".split())
+DEAR = frozenset("exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid erf pow div reciprocal".split())
+"""What takes many times as long as a sum or a product, so that it is worth not computing twice."""
 VIEWS = frozenset("reshape permute slice expand detach".split())
 REDUCTIONS = frozenset("sum amax".split())
 # Over the rows: only the derivative has them, for what all rows share.
@@ -485,7 +487,7 @@ def show(program: Program, sources: bool = False) -> str:
         else:
             text = f"{value.op}({', '.join([*operands, *([attributes] if attributes else [])])})"
         line = f"{names[value]}: {show_shape(value.shape)} = {text}"
-        lines.append(f"{line:<60}# {value.source}" if sources and value.source else line)
+        lines.append(f"{line:<58}  # {value.source}" if sources and value.source else line)
     for value, given in outputs.items():
         lines.extend(f"{name} <- {names[value]}" for name in given)
     inputs = ", ".join(f"{name} {show_shape(value.shape)}" for name, value in program.inputs.items())

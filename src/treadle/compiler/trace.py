@@ -389,7 +389,9 @@ def trace_step(
     for name, tensor in lifted.items():
         if tensor is not others[name] and not torch.equal(tensor, others[name]):
             line = program.inputs[name].source or "a step"
-            raise TraceError(f"{line}: a tensor that is made from numbers from outside is another whenever it is called")
+            raise TraceError(
+                f"{line}: a tensor that is made from numbers from outside is another whenever it is called"
+            )
     return program, lifted
 
 
@@ -437,7 +439,9 @@ def _trace_once(
                     " one that does not, and compute with what was drawn"
                 )
             if not value.has_rows:
-                raise TraceError(f"{value.source}: random numbers are drawn that all rows share: draw some for each row")
+                raise TraceError(
+                    f"{value.source}: random numbers are drawn that all rows share: draw some for each row"
+                )
     used = {value.name for value in p.ordered(outputs.values()) if value.op == "input"}
     placeholders = {name: value for name, value in inputs.items()}
     lifted = {name: tensor for name, tensor in tracer.lifted.items() if name in used}

@@ -6,7 +6,6 @@ Rows are sorted by length, the longest first, so that those of step t are the fi
 
 import dataclasses
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor

@@ -1,8 +1,6 @@
 """A cell over a sequence, by its plan: each section in turn, by whatever engine takes it."""
 
-import dataclasses
 import threading
-import types
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -170,7 +168,15 @@ def _signature(cell: nn.Module) -> Any:
                     if tensor is None:
                         add(key)
                     else:
-                        add((key, seen.setdefault(id(tensor), len(seen)), tensor.shape, tensor.dtype, tensor.requires_grad))
+                        add(
+                            (
+                                key,
+                                seen.setdefault(id(tensor), len(seen)),
+                                tensor.shape,
+                                tensor.dtype,
+                                tensor.requires_grad,
+                            )
+                        )
             elif name in _HOOKS:
                 if value:
                     add((name, tuple(map(id, value.values()))))

@@ -20,7 +20,6 @@ from treadle.engines.cpu import math as vector_math
 from treadle.engines.cpu.schedule import (
     ROW,
     Affine,
-    Fused,
     Index,
     Kernel,
     Nest,
@@ -39,7 +38,6 @@ I64, I32, I8, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.IntType(1)
 POINTER = ir.PointerType()
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""
-
 
 
 class _BFloat(ir.Type):

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from treadle.compiler.program import Value
+from treadle.compiler.program import DEAR, Value
 from treadle.engines.cpu import jit, threads
 from treadle.engines.cpu.emit import BLOCK, emit
 from treadle.engines.cpu.memory import empty
 from treadle.engines.cpu.pack import pack
-from treadle.engines.cpu.schedule import DEAR, Kernel
+from treadle.engines.cpu.schedule import Kernel
 from treadle.engines.cpu.target import Target, host
 from treadle.engines.layout import Layout
 
@@ -37,6 +37,8 @@ class CompiledKernel:
         target = target or host()
         self.kernel, self.target = kernel, target
         self.code = emit(kernel, target)
+        self.halved = kernel.bfloat16 and kernel.dtype == torch.float32
+        self.operands = [(packing.product.inputs[1], packing) for packing in self.code.packings]
         self.library = jit.compile(self.code.text, target)
         self.address = self.library.address("run")
         self.function = _RUN(self.address)
@@ -47,8 +49,7 @@ class CompiledKernel:
 
     def pack(self, matrices: Mapping[Value, Tensor]) -> list[Tensor]:
         """The right operands of all products, in the order of ``code.packings``, as the kernel wants them."""
-        halved = self.kernel.bfloat16 and self.kernel.dtype == torch.float32
-        return [pack(matrices[x.product.inputs[1]], x, halved, self.target) for x in self.code.packings]
+        return [pack(matrices[w], packing, self.halved, self.target) for w, packing in self.operands]
 
     def run(
         self,

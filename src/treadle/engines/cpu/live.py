@@ -70,12 +70,15 @@ class LiveStep:
         self.state = [torch.zeros(batch_size, *v.row_shape, dtype=self.dtype) for v in section.old]
         self.refresh()
 
+    @torch.no_grad()
     def refresh(self) -> None:
         """Take over the weights that the network has now."""
         constants = self.network.constants()
         local = self.compiled.section.inputs
         self.known: dict[Value, Tensor] = {
-            inner: constants[outer].detach() for inner, outer in zip(local, self.inputs, strict=True) if outer in constants
+            inner: constants[outer].detach()
+            for inner, outer in zip(local, self.inputs, strict=True)
+            if outer in constants
         }
         self.invariants, self.packed = self.part.prepared(self.known)
         self._bind()
@@ -267,5 +270,3 @@ def _return(b: ir.IRBuilder, thing: ir.Value, word: ir.Type) -> None:
     """A new reference."""
     b.store(b.add(b.load(thing, typ=word), ir.Constant(word, 1)), thing)
     b.ret(thing)
-
-

@@ -32,7 +32,9 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     for size in shape:
         count *= size
     size = count * dtype.itemsize
-    if size < _SMALL or torch.utils.deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled():
+    if size < _SMALL or (
+        torch.utils.deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled()
+    ):
         return torch.empty(shape, dtype=dtype)
     block = _take(size)
     # Vectors that begin where a cache line does are read in one go.

@@ -103,9 +103,11 @@ class _Packer:
         block = b.ptrtoint(b.alloca(ir.ArrayType(self.vector, self.lanes)), I64)
         slots = b.inttoptr(slots, POINTER)
         whole_width = b.mul(b.mul(slot_count, vectors), lanes)
-        with self._panel(first, last, vectors, units) as (panel, here), self.loop(self.const(0), slot_count) as g, self.loop(
-            self.const(0), here
-        ) as q:
+        with (
+            self._panel(first, last, vectors, units) as (panel, here),
+            self.loop(self.const(0), slot_count) as g,
+            self.loop(self.const(0), here) as q,
+        ):
             width = b.mul(b.mul(slot_count, here), lanes)
             unit = b.mul(b.add(b.mul(panel, vectors), q), lanes)
             valid = b.sub(units, unit)

@@ -26,7 +26,6 @@ ROW = "row"
 Affine = tuple[int, ...]  # a constant, and a coefficient for each loop variable
 Index = tuple[Any, ...]  # an Affine, or ROW, for each axis
 
-DEAR = frozenset("exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid erf pow div reciprocal".split())
 _MOST_SLOTS = 8
 
 
@@ -300,7 +299,7 @@ class _Scheduler:
         for nest in nests.values():
             count = p.numel(nest.domain)
             for value, _ in self._touches(nest):
-                if value.op in DEAR and value.has_rows and value not in self.stored and value not in self.memory:
+                if value.op in p.DEAR and value.has_rows and value not in self.stored and value not in self.memory:
                     levels.setdefault(value, set()).add(nest.level)
                     if value.row_numel < count:
                         raise _Force(value)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from treadle.compiler import interpreter
 from treadle.compiler import program as p
-from treadle.compiler.derivative import Derivative, derive
+from treadle.compiler.derivative import derive
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.cpu.contract import outer
@@ -64,7 +64,8 @@ class CompiledSection:
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in everything):
             results = list(_Node.apply(self, layout, *everything))  # pyright: ignore
         else:
-            results = self.forward(layout, inputs, starts, fresh)[0]
+            with torch.no_grad():
+                results = self.forward(layout, inputs, starts, fresh)[0]
         count = len(self.section.outputs)
         return results[:count], results[count:]
 
@@ -89,8 +90,8 @@ class CompiledSection:
         part = self.plain if backward is None else backward.forward
         section = self.section
         known = dict(zip(section.inputs, inputs, strict=True))
-        starts = [contiguous(t.detach(), self.dtype) for t in starts]
-        fresh = starts if layout.packed_resets is None else [contiguous(t.detach(), self.dtype) for t in fresh]
+        starts = [contiguous(t, self.dtype) for t in starts]
+        fresh = starts if layout.packed_resets is None else [contiguous(t, self.dtype) for t in fresh]
         given: dict[Value, Tensor] = {}
         storages: dict[Value, Tensor] = {}
         if backward is not None and layout.order is None and layout.packed_resets is None:
@@ -127,6 +128,7 @@ class _Part:
         old = {before for before, _ in carries}
         self.streams = tuple(v for v in used if v not in old)
         self.shared, self.matrices = shared, matrices
+        self.odd_outputs = [v for v in self.outputs if v.dtype == torch.bool or v.batch_axis > 0]
         self.derived = [v for v in (*shared, *matrices) if v.op != "input"]
         self.kernel = Kernel(
             self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.dtype, reverse, owner.bfloat16
@@ -136,16 +138,14 @@ class _Part:
     def compiled(self) -> CompiledKernel:
         return compiled(self.kernel)
 
-    @torch.no_grad()
     def prepared(self, known: dict[Value, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What all rows share, as the kernel wants it."""
         prelude = known
         if self.derived:
             prelude = dict(known)
             interpreter.evaluate(self.derived, prelude, 0)
-        return [contiguous(prelude[v].detach(), self.owner.dtype) for v in self.shared], self.compiled.pack(
-            {v: prelude[v].detach() for v in self.matrices}
-        )
+        dtype = self.owner.dtype
+        return [contiguous(prelude[v], dtype) for v in self.shared], self.compiled.pack(prelude)
 
     def run(
         self,
@@ -156,26 +156,18 @@ class _Part:
         fresh: Any = (),
         prepared: Any = None,
     ) -> tuple[dict[Value, Tensor], list[Tensor], list[Tensor]]:
-        """Outputs by value, sums, and what is carried out at the end."""
-        dtype = self.owner.dtype
-        with torch.no_grad():
-            invariants, packed = prepared or self.prepared(known)
-            streams = [dense_rows(known[v].detach(), v, dtype) for v in self.streams]
-            outputs = {v: given.get(v) for v in self.outputs}
-            for value, tensor in outputs.items():
-                if tensor is None:
-                    outputs[value] = empty(layout.rows, *value.row_shape, dtype=dtype)
-            # A row without steps ends as it starts.
-            finishes = [start.clone() if layout.order is not None else torch.empty_like(start) for start in starts]
-            sums = self.compiled.run(
-                layout, streams, invariants, packed, list(outputs.values()), list(starts), finishes, list(fresh)
-            )
-            for value, tensor in outputs.items():
-                axis = value.batch_axis
-                if value.dtype == torch.bool:
-                    outputs[value] = tensor.bool()
-                if axis > 0:
-                    outputs[value] = outputs[value].movedim(0, axis)
+        """Outputs by value, sums, and what is carried out at the end; autograd must be off."""
+        dtype, rows = self.owner.dtype, layout.rows
+        invariants, packed = prepared or self.prepared(known)
+        streams = [dense_rows(known[v], v.batch_axis, dtype) for v in self.streams]
+        outputs = {v: given[v] if v in given else empty(rows, *v.row_shape, dtype=dtype) for v in self.outputs}
+        # A row without steps ends as it starts.
+        finishes = [start.clone() if layout.order is not None else torch.empty_like(start) for start in starts]
+        sums = self.compiled.run(layout, streams, invariants, packed, list(outputs.values()), starts, finishes, fresh)
+        for value in self.odd_outputs:
+            tensor = outputs[value]
+            tensor = tensor.bool() if value.dtype == torch.bool else tensor
+            outputs[value] = tensor.movedim(0, value.batch_axis)
         return outputs, sums, finishes
 
 
@@ -305,9 +297,8 @@ def contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
 
 
-def dense_rows(tensor: Tensor, value: Value, dtype: torch.dtype) -> Tensor:
+def dense_rows(tensor: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
     """[N, ...] with the rows first, each of them dense, at any distance from each other."""
-    axis = value.batch_axis
     if axis == 0 and tensor.dtype == dtype and tensor.is_contiguous():
         return tensor
     tensor = tensor.movedim(axis, 0) if axis > 0 else tensor
