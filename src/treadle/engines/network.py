@@ -1,6 +1,8 @@
 """A cell over a sequence, by its plan: each section in turn, by whatever engine takes it."""
 
+import dataclasses
 import threading
+import types
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +15,7 @@ from treadle.compiler import program as p
 from treadle.compiler.fission import Plan, Section, plan
 from treadle.compiler.program import BATCH, Value
 from treadle.compiler.trace import trace_step
+from treadle.engines.draws import masks
 from treadle.engines.interpreter import run_section
 from treadle.engines.layout import Layout
 from treadle.errors import TraceError
@@ -189,16 +192,36 @@ def _signature(cell: nn.Module) -> Any:
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 4) -> Any:
     if type(value) in _PLAIN:
         return (type(value), value)
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_plain, value))
     if isinstance(value, Tensor):
         return (value.shape, value.dtype, value.requires_grad)
-    if isinstance(value, dict):
-        return (id(value), len(value))
-    return id(value)
+    if depth:
+        if isinstance(value, (tuple, list)):
+            return (type(value), *(_plain(part, depth - 1) for part in value))
+        if isinstance(value, dict):
+            return tuple((_plain(name), _plain(part, depth - 1)) for name, part in value.items())
+        if isinstance(value, types.SimpleNamespace) or (dataclasses.is_dataclass(value) and hasattr(value, "__dict__")):
+            return (type(value), _plain(vars(value), depth - 1))
+    return _Itself(value)
+
+
+class _Itself:
+    """An object that is equal to itself alone, and not to another that comes to lie where it lay."""
+
+    def __init__(self, value: Any):
+        self.number = id(value)
+        try:
+            self.get = weakref.ref(value)
+        except TypeError:
+            self.get = lambda: value
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _Itself) and self.number == other.number and self.get() is other.get() is not None
 
 
 @torch.autocast("cpu", enabled=False)
@@ -282,16 +305,35 @@ def _draw(plan: Plan, layout: Layout, env: Any, device: torch.device) -> dict[Va
     """Random numbers, step by step in the order of the program, as the cell's own Python would draw them."""
     if not plan.random:
         return {}
-    drawn: dict[Value, list[Tensor]] = {value: [] for value in plan.random}
-    for _ in range(layout.steps):
-        known = dict(env)
-        known = {v: t for v, t in known.items() if not v.has_rows}
-        interpreter.evaluate(plan.random, known, layout.batch)
-        for value, parts in drawn.items():
-            parts.append(known[value])
     result = {}
-    for value, parts in drawn.items():
-        axis = value.batch_axis
-        whole = torch.stack([part.movedim(axis, 0) for part in parts])
-        result[value] = layout.packed(whole).movedim(0, axis)
+    for value, whole in zip(plan.random, _draw_all(plan.random, layout, env), strict=True):
+        result[value] = layout.packed(whole).movedim(0, value.batch_axis)
     return result
+
+
+def _draw_all(random: tuple[Value, ...], layout: Layout, env: Any) -> list[Tensor]:
+    """[T, B, ...] of each."""
+    axes = [value.batch_axis for value in random]
+    shares = [_share_of(value) for value in random]
+    if all(share is not None for share in shares) and len({value.dtype for value in random}) == 1:
+        # The generator gives one number after another: all steps in one call are the same numbers as step by step.
+        sizes = [layout.batch * value.row_numel for value in random]
+        row = torch.cat([torch.full((n,), p, dtype=random[0].dtype) for n, p in zip(sizes, shares, strict=True)])
+        drawn = masks(row, layout.steps).split(sizes, 1)
+        shapes = [[layout.batch if dim is BATCH else dim for dim in value.shape] for value in random]
+        return [d.reshape(layout.steps, *s).movedim(a + 1, 1) for d, s, a in zip(drawn, shapes, axes, strict=True)]
+    fixed = {value: tensor for value, tensor in env.items() if not value.has_rows}
+    interpreter.evaluate([operand for value in random for operand in value.inputs], fixed, layout.batch)
+    steps = []
+    for _ in range(layout.steps):
+        known = dict(fixed)
+        interpreter.evaluate(random, known, layout.batch)
+        steps.append([known[value].movedim(axis, 0) for value, axis in zip(random, axes, strict=True)])
+    return [torch.stack(parts) for parts in zip(*steps, strict=True)]
+
+
+def _share_of(value: Value) -> float | None:
+    """The probability of ones, where a value is drawn by `torch.bernoulli` from one that is the same everywhere."""
+    func, (given, options), _, _ = value.attributes
+    plain = func is torch.ops.aten.bernoulli.default and len(given) == 1 and not options
+    return value.inputs[0].attributes[0] if plain and value.inputs[0].op == "full" else None

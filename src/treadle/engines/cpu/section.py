@@ -356,6 +356,8 @@ def _by_interpreter(section: Section, layout: Layout, tensors: Any, needs: Any, 
     """The gradient as something that has a derivative itself."""
     count, states = len(section.inputs), len(section.old)
     with torch.enable_grad():
+        # Stand-ins: the gradient of one must not take in what reaches it through another that is made of it.
+        tensors = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]
         inputs, starts, fresh = tensors[:count], tensors[count : count + states], tensors[count + states :]
         outputs, finals = run_section(section, layout, inputs, starts, fresh)
         pairs = [
