@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import treadle as td
-from treadle import engines
 from tests.tolerances import assert_close
+from treadle import engines
 
 T, B, I, H = 6, 4, 3, 5
 LENGTHS = [6, 1, 3, 2]
@@ -382,7 +382,7 @@ def test_torchscript_takes_the_classic_ones(kind):
 
     model, x = Model(), torch.randn(T, B, I)
     expected, weights = model(x), list(model.parameters())
-    assert torch.equal(torch.jit.script(model)(x), expected)
+    assert_close(torch.jit.script(model)(x), expected)  # by PyTorch's own kernels
     assert all(a is b for a, b in zip(model.parameters(), weights, strict=True))
     with pytest.raises(td.errors.EngineError, match="wiring is 'skip'"):
         torch.jit.script(getattr(td, kind)(I, H, 2, wiring="skip"))

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level
 from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from treadle import state as states
@@ -211,8 +213,8 @@ class _DropIn(nn.RNNBase):
         masked = (
             self.dropout > 0 and self.training and self.num_layers > 1
         )  # PyTorch's masks are drawn in another order
-        special = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu")
-        transformed = torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+        special = torch.compiler.is_compiling() or is_tracing() or torch.is_autocast_enabled("cpu")
+        transformed = maybe_current_level() is not None or forward_ad._current_level >= 0
         plain = not self.bidirectional and not masked and data.dim() in (2, 3) and data.numel() > 0
         if isinstance(input, Tensor) and input.dim() == 2:
             steps = input.shape[0]

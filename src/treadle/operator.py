@@ -1,9 +1,9 @@
 """A network over time as one operator of PyTorch, for `torch.compile` and `torch.export`.
 
 Those trace what a model does with tensors that hold no numbers; our engines work on memory. So while they trace,
-`treadle.Recurrent` is the single operator ``treadle::sequence``: they see what goes in and what shapes come out, with no
-break in their graph, and the engine runs inside of it. Its derivative is the operator ``treadle::sequence_backward``,
-which runs forwards once more: no memory is handed from one to the other.
+`treadle.Recurrent` is the single operator ``treadle::sequence``: they see what goes in and what shapes come out, with
+no break in their graph, and the engine runs inside of it. Its derivative is the operator
+``treadle::sequence_backward``, which runs forwards once more: no memory is handed from one to the other.
 
 A graph names a network by a number of this process: an exported program runs in the process that exported it.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from treadle import state as states
 from treadle.engines import network
@@ -64,7 +65,7 @@ def _call(
     resets: Tensor | None,
     return_states: bool,
 ) -> list[Tensor]:
-    recurrent = _networks[handle]
+    recurrent: Any = _networks[handle]
     names = [name for name, _ in recurrent.named_parameters()]
     before = _rebuilt(recurrent.initial_state(1), state) if state else None
     given = dict(zip(names, parameters, strict=True))
@@ -109,7 +110,7 @@ def _(
 ) -> list[Tensor]:
     recurrent: Any = _networks[handle]
     row_shape, dtype = tuple(int(size) for size in xs.shape[2:]), xs.dtype
-    with torch._subclasses.fake_tensor.unset_fake_temporarily():
+    with unset_fake_temporarily():
         initial = recurrent.initial_state(1)
         floating = next((p.dtype for p in recurrent.parameters() if p.is_floating_point()), dtype)
         dtype = floating if dtype.is_floating_point else dtype

@@ -1,4 +1,4 @@
-"""From Python to a program: what is noted means what Python did, and what cannot be noted is refused by line and name."""
+"""From Python to a program: what is noted means what Python did, what cannot be noted is refused by line and name."""
 
 import logging
 import math
@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 import treadle as td
@@ -49,7 +49,8 @@ class Using(nn.Module):
     def __init__(self, op):
         super().__init__()
         self.op = op
-        self.w, self.v, self.u = nn.Parameter(torch.randn(H, H)), nn.Parameter(torch.rand(H) + 0.5), nn.Parameter(torch.randn(H))
+        self.w, self.v = nn.Parameter(torch.randn(H, H)), nn.Parameter(torch.rand(H) + 0.5)
+        self.u = nn.Parameter(torch.randn(H))
         self.prelu, self.norm = nn.PReLU(H), nn.LayerNorm(H)
 
     def initial_state(self, batch_size):
@@ -143,7 +144,9 @@ ANYWHERE = {
     "masked fill": lambda m, x: x.masked_fill(x < 0, 3.0),
     "comparisons": lambda m, x: x * ((x > 0) & (x <= 1) | ~(x >= 0) | (x == 3) | (x != x)),
     "comparisons as numbers": lambda m, x: (x > 0.5).to(x.dtype) * x + (x < m.v).double() + (x == 0.5),
-    "logical": lambda m, x: torch.logical_not(torch.logical_and(x > 0, x < 1)) * x + torch.logical_or(x > 0, x < -1) * x,
+    "logical": lambda m, x: (
+        torch.logical_not(torch.logical_and(x > 0, x < 1)) * x + torch.logical_or(x > 0, x < -1) * x
+    ),
     "comparisons compared": lambda m, x: torch.where(((x > 0) == (x > 1)) | (x == 0) ^ ((x < 3) != (x > 0.5)), x, -x),
     "isnan": lambda m, x: torch.where(x.isnan(), 0.0, x),
     "softmax": lambda m, x: F.softmax(x, 1),
@@ -188,7 +191,9 @@ ANYWHERE = {
     "chunk": lambda m, x: x.chunk(3, 1)[1] * x.chunk(2, 1)[0][:, :2],
     "split": lambda m, x: x.split(4, 1)[1] + x.split([1, 2, 3], 1)[1],
     "unbind": lambda m, x: torch.stack(x.unbind(1)[::-1], 1),
-    "select and slices": lambda m, x: x[:, 2, None] * x[:, 1:5] + x[:, -1:] + x[:, ::3].sum(1, keepdim=True) + x[:, -2][:, None],
+    "select and slices": lambda m, x: (
+        x[:, 2, None] * x[:, 1:5] + x[:, -1:] + x[:, ::3].sum(1, keepdim=True) + x[:, -2][:, None]
+    ),
     "narrow": lambda m, x: x.narrow(1, 2, 3),
     "cat": lambda m, x: torch.cat([x[:, 3:], x * 2, m.v.expand(len(x), H)], 1),
     "stack": lambda m, x: torch.stack([x, -x, x * x], 1) + torch.stack([x, x, -x], 2).transpose(1, 2),
@@ -286,11 +291,12 @@ def test_operations_in_values_and_gradients(name):
 
 # What PyTorch's Python bindings or its own decompositions never let a step call, or only derivatives do.
 UNREACHABLE = set(
-    "_reshape_alias _safe_softmax _unsafe_view alias bitwise_or bitwise_and bitwise_not concat contiguous dot empty_strided"
-    " lift_fresh_copy linear log_sigmoid_backward new_empty new_empty_strided reshape scalar_tensor select_backward"
-    " sigmoid_backward slice_backward square tanh_backward threshold_backward to type_as unsafe_split"
+    "_reshape_alias _safe_softmax _unsafe_view alias bitwise_or bitwise_and bitwise_not concat contiguous dot"
+    " empty_strided lift_fresh_copy linear log_sigmoid_backward new_empty new_empty_strided reshape scalar_tensor"
+    " select_backward sigmoid_backward slice_backward square tanh_backward threshold_backward to type_as unsafe_split"
     " unsafe_split_with_sizes vdot view_as mv __and__ __or__ log_sigmoid_forward new_zeros clamp_min matmul empty_like"
-    " zeros ones_like floor_divide remainder stack zeros_like rsub new_full empty lift_fresh std logical_or logical_xor __xor__ _fused_rms_norm".split()
+    " zeros ones_like floor_divide remainder stack zeros_like rsub new_full empty lift_fresh std logical_or logical_xor"
+    " __xor__ _fused_rms_norm".split()
 )
 
 
@@ -329,7 +335,8 @@ def test_operations_of_which_the_compiler_knows_that_they_treat_rows_alike(name,
     cell, xs = using(OPAQUE[name])
     reference = results(cell, xs, "reference")
     assert_all_close(results(cell, xs, "interpreter"), reference)
-    with pytest.raises(td.errors.EngineError, match=r"the loop over 0 of Using: (.*test_trace\.py:\d+: aten\.|it computes in)"):
+    words = r"the loop over 0 of Using: (.*test_trace\.py:\d+: aten\.|it computes in)"
+    with pytest.raises(td.errors.EngineError, match=words):
         results(cell, xs, "cpu")
     engines.say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "treadle"):
@@ -360,11 +367,13 @@ class Clockwork(nn.Module):
 
     def initial_state(self, batch_size):
         h = self.mix.weight.new_zeros(batch_size, H)
-        return {"h": h, "t": torch.zeros(batch_size, dtype=torch.long), "seen": torch.zeros(batch_size, H, dtype=torch.bool)}
+        seen = torch.zeros(batch_size, H, dtype=torch.bool)
+        return {"h": h, "t": torch.zeros(batch_size, dtype=torch.long), "seen": seen}
 
     def forward(self, x, state):
         h, t, seen = state["h"], state["t"], state["seen"]
-        now = (t[:, None] % self.period == 0) | ((t // 2)[:, None] == 3) & (torch.div(t, 2, rounding_mode="trunc") < 2)[:, None]
+        early = torch.div(t, 2, rounding_mode="trunc") < 2
+        now = (t[:, None] % self.period == 0) | ((t // 2)[:, None] == 3) & early[:, None]
         new = torch.where(now, self.mix(torch.cat([x, h], 1)).tanh(), h) + t[:, None] / 10 - (t[:, None] - 1) / 9
         seen = seen | (new > 0.5)
         return new * seen, {"h": new, "t": t + 1, "seen": seen}
@@ -467,17 +476,25 @@ REFUSED = {
     "tolist of rows": (lambda m, x, h: h * h.tolist()[0][0], "test_trace"),
     "numpy": (lambda m, x, h: h + torch.from_numpy(h.detach().numpy()), "numpy"),
     "in place on the input": (in_place_on_the_input, r"aten\.mul_.*: .*in place"),
-    "in place on the state": (in_place_on_the_state, r"aten\.add_.*changes its input state/0 in place: use the form without _"),
-    "in place on a parameter": (in_place_on_a_parameter, r"aten\.mul_.*changes parameter/v in place: what a step changes must be part of the state"),
-    "in place on a buffer": (in_place_on_a_buffer, r"aten\.add_.*changes parameter/count in place: .*part of the state"),
-    "in place on a part": (in_place_on_a_part, "it writes into part of a tensor: build the whole with torch.cat or torch.stack"),
-    "a tensor hidden in the module": (hides_a_tensor, r"keeps something in self\.last: a step remembers in its state alone"),
+    "in place on the state": (in_place_on_the_state,
+        r"aten\.add_.*changes its input state/0 in place: use the form without _"),
+    "in place on a parameter": (in_place_on_a_parameter,
+        r"aten\.mul_.*changes parameter/v in place: what a step changes must be part of the state"),
+    "in place on a buffer": (in_place_on_a_buffer,
+        r"aten\.add_.*changes parameter/count in place: .*part of the state"),
+    "in place on a part": (in_place_on_a_part,
+        "it writes into part of a tensor: build the whole with torch.cat or torch.stack"),
+    "a tensor hidden in the module": (hides_a_tensor,
+        r"keeps something in self\.last: a step remembers in its state alone"),
     "a tensor hidden in a list": (hides_a_tensor_in_a_list, r"keeps something in self\.history"),
-    "a tensor hidden in a buffer": (hides_a_tensor_in_a_buffer, r"keeps something in self\.memory|mean goes over the batch"),
+    "a tensor hidden in a buffer": (hides_a_tensor_in_a_buffer,
+        r"keeps something in self\.memory|mean goes over the batch"),
     "a counter hidden in the module": (counts, r"keeps something in self\.steps"),
-    "mean of rows": (lambda m, x, h: h - h.mean(0), r"aten\.mean.*rows of the batch must not meet, but the mean goes over the batch axis"),
+    "mean of rows": (lambda m, x, h: h - h.mean(0),
+        r"aten\.mean.*rows of the batch must not meet, but the mean goes over the batch axis"),
     "mean of all": (lambda m, x, h: h - h.mean(), "rows of the batch must not meet"),
-    "sum of rows": (lambda m, x, h: h - h.sum(0), "rows of the batch must not meet, but a sum goes over the batch axis"),
+    "sum of rows": (lambda m, x, h: h - h.sum(0),
+        "rows of the batch must not meet, but a sum goes over the batch axis"),
     "sum of all": (lambda m, x, h: h - h.sum(), "rows of the batch must not meet, but a sum"),
     "sum of rows, kept": (lambda m, x, h: h / h.sum(0, keepdim=True), "rows of the batch must not meet, but a sum"),
     "maximum of rows": (lambda m, x, h: h - h.amax(0), "rows of the batch must not meet, but the maximum"),
@@ -487,33 +504,43 @@ REFUSED = {
     "batch norm": (lambda m, x, h: F.batch_norm(h, None, None, training=True), r"aten\..*batch_norm"),
     "transposed": (lambda m, x, h: h + h.t().reshape(len(h), H), "it mixes the batch axis with features"),
     "flattened": (lambda m, x, h: h.reshape(-1).reshape(len(h), H), "it lays the batch axis and features into one"),
-    "pairs of rows": (lambda m, x, h: h.view(-1, 2 * H)[:, :H].repeat(2, 1), "it lays the batch axis and features into one"),
+    "pairs of rows": (lambda m, x, h: h.view(-1, 2 * H)[:, :H].repeat(2, 1),
+        "it lays the batch axis and features into one"),
     "the first row": (lambda m, x, h: h + h[0], r"aten\.select.*the choice of one row: it goes over the batch axis"),
     "the last rows": (lambda m, x, h: h + h[-1:], r"aten\.slice.*it picks rows"),
     "rows backwards": (lambda m, x, h: h.flip(0), r"aten\.flip.*it goes over the batch axis"),
     "rows rolled": (lambda m, x, h: h.roll(1, 0), r"the rolling goes over the batch axis"),
     "rows by number": (lambda m, x, h: h[torch.zeros(len(h), dtype=torch.long)], r"aten\.index"),
-    "rows side by side": (lambda m, x, h: torch.cat([h, h], 0)[: len(h)], r"the concatenation goes over the batch axis"),
+    "rows side by side": (lambda m, x, h: torch.cat([h, h], 0)[: len(h)],
+        r"the concatenation goes over the batch axis"),
     "rows added up": (lambda m, x, h: h.cumsum(0), r"aten\.cumsum.*it goes over the batch axis"),
     "rows sorted": (lambda m, x, h: h.sort(0).values, r"aten\.sort.*it goes over the batch axis"),
     "products of rows": (lambda m, x, h: (h @ h.t()) @ h, r"the product contracts or pairs rows"),
-    "covariance": (lambda m, x, h: h @ (h.t() @ h), "rows of the batch must not meet, but a product goes over the batch axis"),
+    "covariance": (lambda m, x, h: h @ (h.t() @ h),
+        "rows of the batch must not meet, but a product goes over the batch axis"),
     "all pairs of rows": (lambda m, x, h: (h[:, None] - h[None]).pow(2)[:, 0], "rows of one operand against features"),
     "rows numbered": (lambda m, x, h: h + torch.arange(len(h))[:, None], r"aten\.arange.*it numbers them"),
     "the number of rows": (lambda m, x, h: h * (len(h) - 1), SIZE),
     "the number of rows as a float": (lambda m, x, h: h / float(h.shape[0]), SIZE),
     "Python's random numbers": (lambda m, x, h: h * random.random(), SIZE),
-    "NumPy's random numbers": (lambda m, x, h: h * torch.from_numpy(np.random.rand(H)), "is another whenever it is called"),
+    "NumPy's random numbers": (lambda m, x, h: h * torch.from_numpy(np.random.rand(H)),
+        "is another whenever it is called"),
     "a loop over rows": (loops_over_rows, "test_trace"),
     "a loop over row numbers": (loops_over_row_numbers, "test_trace"),
-    "an operation that nobody knows": (lambda m, x, h: torch.fft.rfft(h).abs()[:, :1] + h, r"aten\._fft_r2c.*does not know this operation: write it with others, or run with engine='reference'"),
-    "an equation solved": (lambda m, x, h: torch.linalg.solve(m.w, h.unsqueeze(2)).squeeze(2), r"aten\._linalg_solve_ex"),
+    "an operation that nobody knows": (lambda m, x, h: torch.fft.rfft(h).abs()[:, :1] + h,
+        r"aten\._fft_r2c.*does not know this operation: write it with others, or run with engine='reference'"),
+    "an equation solved": (lambda m, x, h: torch.linalg.solve(m.w, h.unsqueeze(2)).squeeze(2),
+        r"aten\._linalg_solve_ex"),
     "index of the largest": (lambda m, x, h: h + h.argmax(1, keepdim=True), r"aten\.argmax"),
-    "a derivative of one's own": (lambda m, x, h: Double.apply(h), "Double.* is a function with a derivative of its own"),
-    "remainder of floats": (lambda m, x, h: h % 0.3, r"aten\.remainder.*the compiler knows this operation, but not of floats"),
+    "a derivative of one's own": (lambda m, x, h: Double.apply(h),
+        "Double.* is a function with a derivative of its own"),
+    "remainder of floats": (lambda m, x, h: h % 0.3,
+        r"aten\.remainder.*the compiler knows this operation, but not of floats"),
     "an error of Python": (lambda m, x, h: h + torch.zeros(H + 1), "test_trace"),
-    "random numbers for all rows": (lambda m, x, h: h + torch.rand(H, dtype=x.dtype), "that all rows share: draw some for each row"),
-    "random numbers by numbers": (lambda m, x, h: torch.bernoulli(h.sigmoid()) + h, "a distribution that depends on the input"),
+    "random numbers for all rows": (lambda m, x, h: h + torch.rand(H, dtype=x.dtype),
+        "that all rows share: draw some for each row"),
+    "random numbers by numbers": (lambda m, x, h: torch.bernoulli(h.sigmoid()) + h,
+        "a distribution that depends on the input"),
 }  # fmt: skip
 
 
@@ -540,7 +567,7 @@ def test_what_has_no_program_is_refused_by_line_and_runs_as_python(name, caplog)
     xs = torch.randn(4, 3, H, dtype=torch.float64)
     cell = Refused(op).double()
     engines.say_once.cache_clear()
-    before = {key: value for key, value in vars(cell).items()}
+    before = dict(vars(cell))
     with pytest.raises(td.errors.EngineError, match=words) as caught:
         td.Recurrent(cell, engine="cpu")(xs)
     assert re.search(r"test_trace\.py:\d+", str(caught.value))
@@ -571,7 +598,6 @@ def test_what_has_no_program_is_refused_by_line_and_runs_as_python(name, caplog)
         assert_all_close({"y": ys, "h": h}, {"y": expected[0], "h": expected[1][0]})
 
 
-
 class GrowingState(Refused):
     def forward(self, x, state):
         y, (h,) = super().forward(x, (state[0][:, :H],))
@@ -598,7 +624,7 @@ class RowsLast(Refused):
 
 class OneRow(Refused):
     def forward(self, x, state):
-        y, state = super().forward(x, state)
+        _, state = super().forward(x, state)
         return self.v, state
 
 
@@ -676,7 +702,9 @@ RANDOM = {
     "alpha dropout": lambda m, x: F.alpha_dropout(x, 0.4, training=True),
     "two draws": two_draws,
     "bernoulli": lambda m, x: x * torch.bernoulli(torch.full_like(x, 0.3)),
-    "bernoulli in place": lambda m, x: x * torch.empty_like(x).bernoulli_(0.3) + x * torch.empty_like(x).bernoulli_(0.7),
+    "bernoulli in place": lambda m, x: (
+        x * torch.empty_like(x).bernoulli_(0.3) + x * torch.empty_like(x).bernoulli_(0.7)
+    ),
     "normal in place": lambda m, x: x + torch.zeros_like(x).normal_(0, 0.1) + x.new_empty(x.shape).uniform_(0, 0.1),
     "rand": lambda m, x: x + torch.rand(len(x), 1, dtype=x.dtype) + torch.randn(x.shape, dtype=x.dtype),
     "randint": lambda m, x: x * torch.randint(3, x.shape) + torch.randint_like(x, 4),

@@ -28,7 +28,7 @@ LEFT_OUT = {
     "own-cell": "int64",
 }
 FAST = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
-SOME = ["lstm", "gru", "layer-norm-lstm", "slstm-two-heads", "stack-relay", "stack-feedback", "graph-nested", "graph-tokens"]
+SOME = "lstm gru layer-norm-lstm slstm-two-heads stack-relay stack-feedback graph-nested graph-tokens".split()
 
 LENGTHS = [3, 0, 7, 5]
 RESETS = torch.tensor(
@@ -247,7 +247,8 @@ def test_what_is_saved_for_the_gradient_may_not_be_overwritten():
         ys.add_(1)
         found = torch.autograd.grad(ys.sum(), rnn.cell.weight_hh)[0]
     except RuntimeError as error:
-        assert "inplace" in str(error)
+        message = str(error)
+        assert "inplace" in message
     else:
         assert_close(found, expected)
 
@@ -442,9 +443,7 @@ def test_transforms_of_torch_func_are_right(caplog):
         found = logged(caplog, lambda: torch.autograd.forward_ad.unpack_dual(rnn(dual)[0]).tangent)
     assert_close(found, expected)
     hessian = torch.autograd.functional.hessian(lambda part: rnn(part)[0].pow(2).sum(), xs[:, :1])
-    assert_close(
-        hessian, torch.autograd.functional.hessian(lambda part: reference(part)[0].pow(2).sum(), xs[:, :1])
-    )
+    assert_close(hessian, torch.autograd.functional.hessian(lambda part: reference(part)[0].pow(2).sum(), xs[:, :1]))
 
 
 def test_functional_call_uses_the_parameters_that_it_was_given():
@@ -474,7 +473,7 @@ def test_what_the_engine_does_not_take_is_said(subject, caplog):
 def test_an_engine_that_was_asked_for_by_name_says_why_it_cannot(engine):
     rnn = on(build("lstm"), engine)
     xs = sequence(rnn)
-    with pytest.raises(td.errors.EngineError, match="torch.func"):
+    with pytest.raises(td.errors.EngineError, match=r"torch\.func"):
         torch.vmap(lambda part: rnn(part)[0])(xs[None])
     handle = rnn.cell.register_forward_hook(lambda *_: None)
     with pytest.raises(td.errors.EngineError, match="LSTMCell has hooks"):
@@ -536,7 +535,9 @@ def test_training_is_the_same(make, foreach):
     assert_close(torch.stack(losses[1]), torch.stack(losses[0]))
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda rnn: pickle.loads(pickle.dumps(rnn))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda rnn: pickle.loads(pickle.dumps(rnn))], ids=["deepcopy", "pickle"]
+)
 @pytest.mark.parametrize("subject", ["lstm", "stack-feedback", "graph-nested"])
 def test_copies_have_weights_of_their_own(copied, subject):
     rnn = build(subject, engine="cpu")
@@ -634,7 +635,7 @@ def test_functions_that_come_and_go_are_not_mistaken_for_each_other():
     cell = Options().eval()
     rnn, xs = td.Recurrent(cell, engine="cpu"), torch.randn(2, 5, 3)
     for k in range(8):
-        cell.function = (lambda k: lambda h: h * k)(k)
+        cell.function = (lambda factor: lambda h: h * factor)(k)
         assert_close(rnn(xs)[0], on(rnn, "reference")(xs)[0])
 
 

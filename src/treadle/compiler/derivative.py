@@ -10,7 +10,8 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -62,7 +63,7 @@ def derive(section: Section, wanted: tuple[Value, ...]) -> Derivative:
     out_cotangents = tuple(cotangent(v, i, "output") for i, v in enumerate(section.outputs))
     new_cotangents = tuple(cotangent(v, i, "state") for i, v in enumerate(section.new))
     with tracer, torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        known = {
+        known: dict[Value, Any] = {
             v: tracer.tensor(v, requires_grad=v in wanted or v in section.old) for v in (*section.inputs, *section.old)
         }
         sources = [known[v] for v in (*wanted, *section.old)]
@@ -73,7 +74,7 @@ def derive(section: Section, wanted: tuple[Value, ...]) -> Derivative:
             if known[v].requires_grad
         ]
         differentiable = [s for s in sources if s.requires_grad]
-        found = iter(
+        found: Iterator[Any] = iter(
             torch.autograd.grad([a for a, _ in pairs], differentiable, [c for _, c in pairs], allow_unused=True)
             if pairs
             else [None] * len(differentiable)

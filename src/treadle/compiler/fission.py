@@ -1,10 +1,11 @@
 """What has to happen one step after another, and what does not.
 
 A step reads the old state and gives the new one. Which new component depends on which old one is a graph; its strongly
-connected components are the loops: nothing smaller can run over a whole sequence at once. Everything else is taken out of
-them. What a loop needs from outside is *hoisted*: computed for all steps before it, in one go. What no state depends on is
-*sunk*: computed for all steps after it. A component that does not depend on itself, such as a delayed output, is no loop
-at all but a *shifted* sequence. What depends on neither the input nor the state is *invariant*: computed once a call.
+connected components are the loops: nothing smaller can run over a whole sequence at once. Everything else is taken out
+of them. What a loop needs from outside is *hoisted*: computed for all steps before it, in one go. What no state depends
+on is *sunk*: computed for all steps after it. A component that does not depend on itself, such as a delayed output, is
+no loop at all but a *shifted* sequence. What depends on neither the input nor the state is *invariant*: computed once a
+call.
 
 So a stack falls apart into one loop a layer, and a top-down connection ties layers into one loop, and nobody says so.
 """
@@ -121,7 +122,7 @@ class _Analysis:
         self.depends = self._dependencies()
         edges = {name: self.depends[self.new[name]] for name in self.old}
         self.units = _strong_components(edges)
-        self.is_loop = [len(unit) > 1 or unit[0] in edges[unit[0]] for unit in self.units]
+        self.is_loop = [len(unit) != 1 or unit[0] in edges[unit[0]] for unit in self.units]
         self.unit_of = {name: index for index, unit in enumerate(self.units) for name in unit}
         self.loop_of = self._loops()
         self.place = self._places()
@@ -293,7 +294,7 @@ def _regroup(program: Program, analysis: _Analysis) -> Program:
 
 
 def _split_product(value: Value, analysis: _Analysis) -> Value | None:
-    """``[a, b] W`` as ``a W_a + b W_b`` where ``a`` is known before ``b``: each part of the product in its own place."""
+    """``[a, b] W`` as ``a W_a + b W_b`` where ``a`` is known before ``b``: each part of the product in its place."""
     parts, w = value.inputs[0].inputs, value.inputs[1]
     if value.inputs[0].attributes != (len(value.shape) - 1,) or len({analysis.rank(part) for part in parts}) == 1:
         return None

@@ -27,6 +27,7 @@ _FUNCTIONS |= {
     "dot": torch.matmul,
     "outer": lambda a, g: a.transpose(0, 1) @ g,
     "detach": Tensor.detach,
+    "embedding": lambda table, index: torch.nn.functional.embedding(index, table),
 }
 
 

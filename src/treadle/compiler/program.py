@@ -356,6 +356,11 @@ def dot(a: Value, w: Value) -> Value:
     return make("dot", (a, w), (), (*a.shape[:-1], w.shape[1]), a.dtype)
 
 
+def embedding(table: Value, index: Value) -> Value:
+    """The rows of ``table`` [V, D] at whole numbers, one for each row of the batch: [B, D]."""
+    return make("embedding", (table, index), (), (*index.shape, table.shape[1]), table.dtype)
+
+
 def outer(a: Value, g: Value) -> Value:
     """The sum over all rows of ``a``ᵀ ``g``: [B, K] and [B, N] give [K, N], the gradient of a matrix."""
     return make("outer", (a, g), (), (a.shape[1], g.shape[1]), a.dtype)

@@ -1,8 +1,8 @@
 """What runs a cell over time.
 
 ``reference/`` is the cell's own Python, step by step: it takes every cell. The other two run the cell's *program* (see
-`treadle.compiler`): the interpreter in plain PyTorch, ``cpu/`` as machine code. ``"auto"`` is the fastest that can do the
-work, and says why, once, where that is the reference.
+`treadle.compiler`): the interpreter in plain PyTorch, ``cpu/`` as machine code. ``"auto"`` is the fastest that can do
+the work, and says why, once, where that is the reference.
 
 An engine has a method ``run(cell, initial, xs, state, lengths, resets, return_states)``, which gets time first
 ([T, B, ...]) and arguments that `treadle.Recurrent` has checked.
@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level
 from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
 
 from treadle.engines import cpu, network, reference
 from treadle.errors import EngineError, TraceError
@@ -68,6 +70,7 @@ class _Automatic:
         """Run a cell by its program if there is one, and by its Python if not."""
         reason = _why_not(cell, xs, state, options[0]) or _why_not_cpu(xs)
         if reason is None:
+            given: list[Any]
             take, *given = _under_autocast(cpu.take, cell, initial, xs, state)
             try:
                 found = network.network_of(cell, given[1][0], given[2])
@@ -111,19 +114,19 @@ def _why_not(cell: nn.Module, xs: Tensor, state: Any, lengths: Tensor | None) ->
         reason = "there are no rows or no steps"
     elif any(type(tensor) is not Tensor and not isinstance(tensor, nn.Parameter) for tensor in tensors):
         reason = f"an input is a {next(type(t).__name__ for t in tensors if type(t) is not Tensor)}, not a plain tensor"
-    elif torch._C._functorch.maybe_current_level() is not None:
+    elif maybe_current_level() is not None:
         reason = "a transform of torch.func is at work"
     elif forward_ad._current_level >= 0:
         reason = "forward-mode differentiation is at work"
     elif _autocast(xs) and torch.get_autocast_dtype(xs.device.type) != torch.bfloat16:
         reason = f"autocast to {torch.get_autocast_dtype(xs.device.type)} is on"
-    elif torch.jit.is_tracing():
+    elif is_tracing():
         reason = "torch.jit traces"
     return reason
 
 
 def _under_autocast(take: Any, cell: nn.Module, initial: Any, xs: Tensor, state: Any) -> tuple[Any, Any, Tensor, Any]:
-    """Under autocast to bfloat16: everything stays in the precision of the weights, but products multiply in bfloat16."""
+    """Under autocast to bfloat16: everything stays in the precision of the weights, products multiply in bfloat16."""
     if not _autocast(xs):
         return take, initial, xs, state
     weight = next((p for p in cell.parameters() if p.is_floating_point()), xs)

@@ -1,12 +1,13 @@
 """Random masks for all steps at once, the very numbers that PyTorch would draw step by step, in a third of the time.
 
-PyTorch's generator on the CPU is the Mersenne Twister, drawn from number by number through several layers; NumPy has the
-same one, and fills arrays with it. So its state goes there and back. That the two agree is tried once in a process, and
-where they do not, PyTorch draws.
+PyTorch's generator on the CPU is the Mersenne Twister, drawn from number by number through several layers; NumPy has
+the same one, and fills arrays with it. So its state goes there and back. That the two agree is tried once in a process,
+and where they do not, PyTorch draws.
 """
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ _WORDS = 624
 
 
 def masks(shares: Tensor, steps: int) -> Tensor:
-    """Zeros and ones, [steps, n] in the dtype of ``shares``: what `torch.bernoulli` gives for ``shares`` [n], repeatedly.
+    """Zeros and ones, [steps, n] in the dtype of ``shares``: what `torch.bernoulli` gives for ``shares`` [n] each time.
 
     Source: Matsumoto and Nishimura, *Mersenne Twister*, 1998.
     """
@@ -36,7 +37,7 @@ def _drawn(shares: Tensor, steps: int, generator: torch.Generator) -> Tensor:
     # The state begins with the seed, how many words are left, whether it was seeded, which is next, and the words.
     left, following = numbers[8:12].view(np.int32), numbers[16:24].view(np.uint64)
     words = numbers[24 : 24 + 8 * _WORDS].view(np.uint64)
-    twister = np.random.MT19937()
+    twister: Any = np.random.MT19937()
     key = {"key": words.astype(np.uint32), "pos": _WORDS if left[0] == 1 else int(following[0])}
     twister.state = {"bit_generator": "MT19937", "state": key}
     drawn = np.random.Generator(twister).integers(0, 1 << 32, size=(steps, len(shares)), dtype=np.uint32)

@@ -6,6 +6,7 @@ Rows are sorted by length, the longest first, so that those of step t are the fi
 
 import dataclasses
 import functools
+import itertools
 
 import torch
 from torch import Tensor
@@ -81,6 +82,7 @@ class Layout:
         """A state at every step, [N, ...] as [T, B, ...]: past the end of a row it stands still."""
         if self.order is None:
             return self.padded(rows)
+        assert self.lengths is not None
         step = torch.minimum(torch.arange(self.steps)[:, None], (self.lengths - 1)[None])  # [T, B]
         place = self.batch + self.offsets[step.clamp(min=0)] + self.inverse[None]
         place = torch.where(step >= 0, place, self.inverse[None].expand_as(place))
@@ -129,7 +131,7 @@ class Layout:
             done = self.sorted.cumsum(0)
             goals = [self.rows * i / count for i in range(1, count)]
             borders = [0, *(int((done < goal).sum()) + 1 for goal in goals), self.batch]
-        pairs = zip(borders, borders[1:], strict=False)
+        pairs = itertools.pairwise(borders)
         return [(first, min(last, self.batch)) for first, last in pairs if first < min(last, self.batch)]
 
     @property

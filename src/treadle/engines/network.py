@@ -314,8 +314,8 @@ def _draw(plan: Plan, layout: Layout, env: Any, device: torch.device) -> dict[Va
 def _draw_all(random: tuple[Value, ...], layout: Layout, env: Any) -> list[Tensor]:
     """[T, B, ...] of each."""
     axes = [value.batch_axis for value in random]
-    shares = [_share_of(value) for value in random]
-    if all(share is not None for share in shares) and len({value.dtype for value in random}) == 1:
+    shares = [share for value in random if (share := _share_of(value)) is not None]
+    if len(shares) == len(random) and len({value.dtype for value in random}) == 1:
         # The generator gives one number after another: all steps in one call are the same numbers as step by step.
         sizes = [layout.batch * value.row_numel for value in random]
         row = torch.cat([torch.full((n,), p, dtype=random[0].dtype) for n, p in zip(sizes, shares, strict=True)])

@@ -126,6 +126,13 @@ def emit(kernel: Kernel, target: Target) -> Code:
 
 
 class _Emitter:
+    # llvmlite's methods have no types, and pyright infers wrong ones: hence Any.
+    entry: Any
+    b: Any
+    tile_row: Any
+    tile_vector: Any
+    tile_vectors: int
+
     def __init__(self, kernel: Kernel, target: Target):
         self.kernel, self.target = kernel, target
         self.plan = schedule(kernel)
@@ -626,7 +633,7 @@ class _Emitter:
     def _combined(self, op: str, old: ir.Value, new: ir.Value) -> ir.Value:
         return self.b.fadd(old, new) if op == "sum" else vector_math.emit(self.b, "maximum", old, new)
 
-    def _store_total(self, root: Any, nest: Nest, total: ir.Value, across: bool, valid: int) -> None:
+    def _store_total(self, root: Any, nest: Nest, total: Any, across: bool, valid: int) -> None:
         value = root.value
         inside, _ = root_index(root, nest)
         index = variables(inside.shape)
@@ -669,6 +676,8 @@ class _Emitter:
             if value.dtype == torch.bool:
                 return ir.Constant(self.mask_type, [int(number)] * self.lanes)
             return ir.Constant(self.vector, [float(number)] * self.lanes)
+        if value.op == "embedding":
+            return self._embedded(value, index)
         operands = [self.value_at(v, i) for v, i in operands_at(value, index, self.nest.domain, self.readable)]
         return self._operation(value, operands) if value.op in p.ELEMENTWISE else operands[0]
 
@@ -702,7 +711,7 @@ class _Emitter:
             return b.fcmp_ordered(_COMPARE[op], *operands)
         return vector_math.emit(b, op, *operands)
 
-    def _as_number(self, value: ir.Value) -> ir.Value:
+    def _as_number(self, value: Any) -> ir.Value:
         if value.type != self.mask_type:
             return value
         one, zero = (ir.Constant(self.vector, [x] * self.lanes) for x in (1.0, 0.0))
@@ -737,6 +746,22 @@ class _Emitter:
         column = self.b.mul(self.b.add(self.const(slot * self.tile_vectors), self.tile_vector), self.const(self.lanes))
         return self._load(self._at(self._tile_address(product), self.b.add(row, column)), self.lanes)
 
+    def _embedded(self, value: Value, index: Index) -> Any:
+        """Features of the row of a table that a whole number names; numbers outside of it read its first or last row."""
+        b = self.b
+        table, which = value.inputs
+        i = self.kernel.streams.index(which)
+        row = b.mul(b.add(self.row0, self.r), self.table["stream stride", i])
+        number = b.load(b.gep(self._pointer(("stream", i)), [row], source_etype=I64), typ=I64)
+        zero, last = self.const(0), self.const(table.shape[0] - 1)
+        number = b.select(b.icmp_signed("<", number, zero), zero, self._minimum(number, last))
+        base = self._pointer(("invariant", self.kernel.invariants.index(table)))
+        place = flat(index, value.shape, len(self.nest.domain))
+        address = self._address(self._at(base, b.mul(number, self.const(table.shape[1]))), place)
+        if self.variables and place[-1] == 1:
+            return self._load(address, self.valid)
+        return self._splat(b.load(address, typ=self.element, align=self.bytes))
+
     # The product of a tile.
 
     def _tile(self, rows: int, vectors: int) -> ir.Function:
@@ -753,7 +778,8 @@ class _Emitter:
         outer, self_entry = self.b, self.entry
         self.entry = ir.IRBuilder(function.append_basic_block("entry"))
         start = function.append_basic_block("start")
-        b = self.b = ir.IRBuilder(start)
+        self.b = ir.IRBuilder(start)
+        b = self.b
         sums = [[self._slot(self.vector) for _ in range(vectors)] for _ in range(rows)]
         for row in sums:
             for total in row:

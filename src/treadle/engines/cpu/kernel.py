@@ -90,12 +90,13 @@ class CompiledKernel:
         scratch = empty(len(shares) * size, dtype=self.kernel.dtype)
         memory = scratch.data_ptr()
         start = -(-memory // 64) * 64
+        sums = None
         if code.sums_size:
             sums = torch.as_strided(scratch, (len(shares), code.sums_size), (size, 1), (start - memory) // itemsize)
             sums.zero_()
         calls = [(address, first, last, start + i * size * itemsize) for i, (first, last) in enumerate(shares)]
         threads.share(self.function, calls)
-        if not code.sums_size:
+        if sums is None:
             return []
         total = sums.sum(0) if len(shares) != 1 else sums[0].clone()
         return [

@@ -6,6 +6,7 @@ Nothing is allocated and nothing is locked.
 """
 
 import ctypes
+import dataclasses
 import functools
 import sys
 import sysconfig
@@ -16,12 +17,14 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
+from treadle.compiler import program as p
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.cpu import jit
 from treadle.engines.cpu.section import CompiledSection, contiguous, why_not
 from treadle.engines.layout import Layout
 from treadle.engines.network import Network
+from treadle.errors import ShapeError
 
 __all__ = ["LiveStep", "reason_against"]
 
@@ -34,8 +37,16 @@ def whole_step(network: Network) -> Section:
     program = network.plan(False).program
     names = tuple(name for name in program.inputs if name.startswith("state/"))
     inputs = tuple(value for name, value in program.inputs.items() if name not in names)
-    old, new = tuple(program.inputs[n] for n in names), tuple(program.outputs[n] for n in names)
-    return Section("loop", inputs, (program.outputs["y"],), names, old, new)
+    outputs = (program.outputs["y"], *(program.outputs[n] for n in names))
+    # Live there is no derivative, which is what makes an embedding more than a look into a table.
+    looks = {v: p.embedding(*v.inputs) for v in p.ordered(outputs) if _is_embedding(v)}
+    built = p.rebuild(outputs, looks)
+    y, *new = (built[v] for v in outputs)
+    return Section("loop", inputs, (y,), names, tuple(program.inputs[n] for n in names), tuple(new))
+
+
+def _is_embedding(value: Value) -> bool:
+    return value.op == "opaque" and value.attributes[0] is torch.ops.aten.embedding.default
 
 
 def reason_against(network: Network) -> str | None:
@@ -45,7 +56,23 @@ def reason_against(network: Network) -> str | None:
     section = whole_step(network)
     if not section.old:
         return "it has no state"
+    x = network.program.inputs["x"]
+    values = section.values()
+    if not x.dtype.is_floating_point and any(x in v.inputs and v.op != "embedding" for v in (*values, *map(_Reads, section.new))):
+        return "it reads whole numbers, and not for an embedding alone"
     return why_not(section)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reads:
+    """A reader of a value."""
+
+    value: Value
+    op: str = "state"
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return (self.value,)
 
 
 class LiveStep:
@@ -67,6 +94,8 @@ class LiveStep:
         local = self.compiled.section
         self.x, self.y = local.inputs[self.inputs.index(network.program.inputs["x"])], local.outputs[0]
         self.dtype = self.compiled.dtype
+        looks = [v for v in local.values() if v.op == "embedding"]
+        self.sizes = [v.inputs[0].shape[0] for v in looks]
         self.state = [torch.zeros(batch_size, *v.row_shape, dtype=self.dtype) for v in section.old]
         self.refresh()
 
@@ -87,7 +116,8 @@ class LiveStep:
         """Lay out everything that a call needs, once."""
         kernel = self.part.compiled
         code = kernel.code
-        self.x_buffer = torch.zeros(self.batch, *self.x.row_shape, dtype=self.dtype)
+        self.x_type = self.dtype if self.x.dtype.is_floating_point else torch.int64
+        self.x_buffer = torch.zeros(self.batch, *self.x.row_shape, dtype=self.x_type)
         self.y_buffer = torch.zeros(self.batch, *self.y.row_shape, dtype=self.dtype)
         self.layout = Layout(1, self.batch)
         size = code.fixed + self.batch * code.per_row + 64
@@ -110,6 +140,7 @@ class LiveStep:
 
     def step(self, x: Tensor) -> Tensor:
         """One step on [B, ...]; the answer is the same memory every time."""
+        self._check(x)
         if not self.alone:
             y = self.steps(x[None])[0]
             return self.y_buffer.copy_(y)
@@ -121,13 +152,34 @@ class LiveStep:
 
     def steps(self, xs: Tensor) -> Tensor:
         """A block of steps on [T, B, ...]."""
+        if not xs.shape[0]:
+            return self.y_buffer.new_empty(0, *self.y_buffer.shape)
+        self._check(xs)
         layout = Layout(xs.shape[0], self.batch)
-        known = {**self.known, self.x: contiguous(layout.packed(xs), self.dtype)}
+        known = {**self.known, self.x: contiguous(layout.packed(xs), self.x_type)}
         prepared = self.invariants, self.packed
         outputs, _, finals = self.part.run(layout, known, {}, self.state, self.state, prepared)
         for kept, new in zip(self.state, finals, strict=True):
             kept.copy_(new)
         return layout.padded(outputs[self.y])
+
+    def _check(self, x: Tensor) -> None:
+        """Refuse what the kernel would misread.
+
+        Raises:
+            ShapeError: floats for tokens, or whole numbers for features.
+            IndexError: a token that an embedding does not have.
+        """
+        if x.is_floating_point() != self.x.dtype.is_floating_point:
+            if x.is_floating_point():
+                raise ShapeError(f"this network reads tokens, which are whole numbers, but x is {x.dtype}: pass x.long()")
+            raise ShapeError(
+                f"this network reads features, which are floats, but x is {x.dtype}: pass x.float(), or embed tokens"
+            )
+        if self.sizes and x.numel():
+            low, high = (int(n) for n in x.aminmax())
+            if low < 0 or high >= min(self.sizes):
+                raise IndexError(f"token {low if low < 0 else high} is not one of the {min(self.sizes)} that are embedded")
 
     def entry(self) -> Any:
         """A built-in function that takes a NumPy array and answers with one; None if this Python or network has none.
@@ -135,7 +187,7 @@ class LiveStep:
         The function answers with None, and does nothing, if the array is not exactly what the kernel reads: float of
         the right precision, dense, [B, I] (or [I] for one row).
         """
-        flat = len(self.x.row_shape) == 1 and len(self.y.row_shape) == 1
+        flat = len(self.x.row_shape) == 1 and len(self.y.row_shape) == 1 and self.x_type == self.dtype
         if not (flat and self.alone and self.reads_x and _arrays_are_known()):
             return None
         answers = [self.y_buffer.numpy(), self.y_buffer[0].numpy()]
@@ -228,7 +280,7 @@ def _entry_code() -> str:
     module = ir.Module()
     function = ir.Function(module, ir.FunctionType(pointer, [pointer, pointer]), "entry")
     context, x = function.args
-    b = ir.IRBuilder(function.append_basic_block("entry"))
+    b: Any = ir.IRBuilder(function.append_basic_block("entry"))
     refuse = function.append_basic_block("refuse")
 
     def field(base: ir.Value, offset: int, kind: ir.Type) -> ir.Value:
@@ -266,7 +318,7 @@ def _entry_code() -> str:
     return str(module)
 
 
-def _return(b: ir.IRBuilder, thing: ir.Value, word: ir.Type) -> None:
+def _return(b: Any, thing: ir.Value, word: ir.Type) -> None:
     """A new reference."""
     b.store(b.add(b.load(thing, typ=word), ir.Constant(word, 1)), thing)
     b.ret(thing)

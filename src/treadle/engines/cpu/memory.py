@@ -1,14 +1,15 @@
 """Memory for large tensors, used again.
 
-A training step asks for the same large tensors every time. The operating system clears each page of a new one when it is
-first written, which takes longer than many a kernel's own work on it. So what was freed is kept for the next that asks
-for as much, up to a limit.
+A training step asks for the same large tensors every time. The operating system clears each page of a new one when it
+is first written, which takes longer than many a kernel's own work on it. So what was freed is kept for the next that
+asks for as much, up to a limit.
 """
 
 import collections
 import ctypes
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ _SMALL = 1 << 20
 _LIMIT = 256 << 20
 """How many bytes may wait to be used again."""
 
+_deterministic: Any = torch.utils.deterministic  # a module with properties, which pyright does not know
 _free: "collections.OrderedDict[int, list[ctypes.Array[ctypes.c_char]]]" = collections.OrderedDict()
 _waiting = 0
 _lock = threading.RLock()  # a finaliser may run in the thread that holds it
@@ -32,11 +34,9 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     for size in shape:
         count *= size
     size = count * dtype.itemsize
-    if size < _SMALL or (
-        torch.utils.deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled()
-    ):
+    if size < _SMALL or (_deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled()):
         return torch.empty(shape, dtype=dtype)
-    block = _take(size)
+    block: Any = _take(size)  # NumPy takes it, but does not say so in its types
     # Vectors that begin where a cache line does are read in one go.
     view = np.frombuffer(block, dtype=np.uint8, count=size, offset=-ctypes.addressof(block) % 64)
     weakref.finalize(view, _give, size, block).atexit = False

@@ -1,8 +1,8 @@
 """Matrices laid out for products: in panels whose columns are what a tile of accumulators needs, one row after another.
 
 A panel has ``slots * vectors`` vectors; it is contiguous over K. So a product reads its right operand once, in order.
-Weights change with every step of training, and nothing says when (writing to ``.data`` leaves no trace): they are packed
-anew by every call, at the speed of the memory.
+Weights change with every step of training, and nothing says when (writing to ``.data`` leaves no trace): they are
+packed anew by every call, at the speed of the memory.
 """
 
 import contextlib
@@ -74,6 +74,8 @@ def _functions(dtype: torch.dtype, target: Target) -> dict[str, Callable[..., No
 
 
 class _Packer:
+    b: Any  # llvmlite's methods have no types, and pyright infers wrong ones
+
     def __init__(self, dtype: torch.dtype, target: Target):
         self.bytes = dtype.itemsize
         self.element = ir.FloatType() if self.bytes == 4 else ir.DoubleType()
@@ -183,7 +185,7 @@ class _Packer:
                 b.store(pair, self.at(out, place), align=4)
         b.ret_void()
 
-    def _rounded(self, x: ir.Value) -> ir.Value:
+    def _rounded(self, x: ir.Value) -> Any:
         """The bits of a float, its upper half rounded to nearest, ties to even. Infinities stay, NaN too."""
         b, kind = self.b, ir.VectorType(I32, self.lanes)
         bits = b.bitcast(x, kind)
@@ -210,7 +212,7 @@ class _Packer:
         b.branch(head)
         b.position_at_end(end)
 
-    def at(self, base: ir.Value, elements: ir.Value) -> ir.Value:
+    def at(self, base: Any, elements: ir.Value) -> ir.Value:
         pointer = self.b.inttoptr(base, POINTER) if base.type == I64 else base
         return self.b.gep(pointer, [elements], source_etype=self.element)
 
@@ -231,7 +233,7 @@ class _Packer:
         return self.b.call(function, [address, ir.Constant(I32, self.bytes), mask, self.zeros])
 
 
-def _transpose(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+def _transpose(b: Any, rows: list[ir.Value]) -> list[ir.Value]:
     """A square of vectors, turned: each round exchanges blocks of half the size between pairs of rows."""
     count = len(rows)
     size = count // 2

@@ -34,7 +34,7 @@ class Kernel:
     """What a kernel computes.
 
     Args:
-        streams: values with rows that are read from memory.
+        streams: values with rows that are read from memory; whole numbers only as indices of embeddings.
         invariants: values without rows that are read from memory.
         carries: (before, after): what goes from step to step; none in a kernel that takes all rows at once.
         outputs: values written to memory, row by row.
@@ -141,8 +141,9 @@ def schedule(kernel: Kernel) -> Schedule:
         try:
             return _Scheduler(kernel, forced).run()
         except _Force as force:
-            assert force.value not in forced, force.value
-            forced.add(force.value)
+            value = force.value
+            assert value not in forced, value
+            forced.add(value)
 
 
 class _Scheduler:
@@ -210,7 +211,7 @@ class _Scheduler:
                 buffers[value] = value.row_numel
                 if value.op != "dot":
                     want(value, "buffer", value)
-            if value.op == "dot":
+            if value.op == "dot" and value not in self.memory:
                 operand = value.inputs[0]
                 if not direct(operand, self.memory) and operand not in buffers:
                     buffers[operand] = operand.row_numel
@@ -220,7 +221,7 @@ class _Scheduler:
             for root in self._parts(value, tuple(where)):
                 self._place(root, nests)
         self._share_dear(nests, buffers)
-        products = {value: Fused(value, (0,)) for value in self.order if value.op == "dot"}
+        products = {value: Fused(value, (0,)) for value in self.order if value.op == "dot" and value not in self.memory}
         self._fuse(nests, buffers, products)
         phases = self._phases(nests, products, buffers)
         return Schedule(self.kernel, phases, buffers, products, self.stored, self.ready)
@@ -313,7 +314,7 @@ class _Scheduler:
             for value, index in self._touches(nest):
                 if value.op == "dot" and value not in self.memory:
                     readers.setdefault(value, []).append((nest, index))
-        operands = {value.inputs[0] for value in self.order if value.op == "dot"}
+        operands = {value.inputs[0] for value in self.order if value.op == "dot" and value not in self.memory}
         for product, reads in readers.items():
             nest = reads[0][0]
             same = all(other is nest for other, _ in reads)
@@ -409,7 +410,7 @@ def operands_at(value: Value, index: Index, domain: tuple[int, ...], stored: set
     """
     zero = (0,) * (len(domain) + 1)
     op, attributes = value.op, value.attributes
-    if op == "full":
+    if op in ("full", "embedding"):
         return []
     if op in p.ELEMENTWISE or op == "expand":
         found = []

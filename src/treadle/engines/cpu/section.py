@@ -21,7 +21,7 @@ from treadle.engines.layout import Layout
 
 __all__ = ["CompiledSection", "why_not"]
 
-_KNOWN = p.ELEMENTWISE | p.VIEWS | p.REDUCTIONS | {"cat", "dot", "full"}
+_KNOWN = p.ELEMENTWISE | p.VIEWS | p.REDUCTIONS | {"cat", "dot", "full", "embedding"}
 
 
 def why_not(section: Section) -> str | None:
@@ -31,12 +31,15 @@ def why_not(section: Section) -> str | None:
         if value.op not in _KNOWN:
             name = value.attributes[0] if value.op == "opaque" else value.op
             return f"{value.source}: {name} has no machine code here"
+        if value.op == "embedding" and (value.inputs[1].op != "input" or len(value.inputs[1].shape) != 1):
+            return f"{value.source}: an embedding looks up what is not the input itself"
         if value.op in ("eq", "ne") and value.inputs[0].dtype == torch.bool:
             return f"{value.source}: booleans are compared with each other"
     kept = [*values, *section.old, *section.new]
     types = {v.dtype for v in (*kept, *(v for v in section.inputs if v.dtype.is_floating_point))} - {torch.bool}
     if len(types) != 1 or not types <= {torch.float32, torch.float64}:
-        return f"it computes in {', '.join(sorted(str(t).removeprefix('torch.') for t in types))}, not in one of float32, float64"
+        names = ", ".join(sorted(str(t).removeprefix("torch.") for t in types))
+        return f"it computes in {names}, not in one of float32, float64"
     if any(v.dtype == torch.bool for v in section.new):
         return "a state is boolean"
     if any(len(v.shape) != 2 or v.batch_axis != 0 for v in values if v.op == "dot"):
@@ -128,6 +131,8 @@ class _Part:
         old = {before for before, _ in carries}
         self.streams = tuple(v for v in used if v not in old)
         self.shared, self.matrices = shared, matrices
+        looked_up = p.ordered([*self.outputs, *(new for _, new in carries)])
+        self.indices = {v.inputs[1] for v in looked_up if v.op == "embedding"}
         self.odd_outputs = [v for v in self.outputs if v.dtype == torch.bool or v.batch_axis > 0]
         self.derived = [v for v in (*shared, *matrices) if v.op != "input"]
         self.kernel = Kernel(
@@ -159,7 +164,7 @@ class _Part:
         """Outputs by value, sums, and what is carried out at the end; autograd must be off."""
         dtype, rows = self.owner.dtype, layout.rows
         invariants, packed = prepared or self.prepared(known)
-        streams = [dense_rows(known[v], v.batch_axis, dtype) for v in self.streams]
+        streams = [dense_rows(known[v], v.batch_axis, v.dtype if v in self.indices else dtype) for v in self.streams]
         outputs = {v: given[v] if v in given else empty(rows, *v.row_shape, dtype=dtype) for v in self.outputs}
         # A row without steps ends as it starts.
         finishes = [start.clone() if layout.order is not None else torch.empty_like(start) for start in starts]
@@ -205,7 +210,8 @@ class _Backward:
         self.wanted = [v for v, want in zip(section.inputs, wanted, strict=True) if want]
         d = self.derivative = derive(section, tuple(self.wanted))
         available = {
-            *owner.rows_in, *section.old, *section.new, *section.outputs, *d.saved, *d.output_cotangents, *d.state_cotangents
+            *owner.rows_in, *section.old, *section.new, *section.outputs,
+            *d.saved, *d.output_cotangents, *d.state_cotangents,
         }  # fmt: skip
         self.available = available
         outputs = [g for g in d.gradients if g is not None and g.has_rows and g not in available]
