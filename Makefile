@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test lint format docs bench clean
+.PHONY: help run test fuzz lint format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -21,6 +21,9 @@ run: .venv/.runtime ## compare the wirings on Python's own source text, in three
 
 test: .venv/.dev ## run the tests; ARGS="…" goes to pytest
 	MPLBACKEND=Agg $(VENV_PYTHON) -m pytest $(ARGS)
+
+fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the interpreter; half an hour
+	TREADLE_FUZZ=$(or $(COUNT),1000) $(VENV_PYTHON) -m pytest tests/engines/test_fuzz.py $(ARGS)
 
 # The variable spares pyright a look at the network for a newer version of itself.
 lint: .venv/.dev ## ruff (lint and format) and pyright

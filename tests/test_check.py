@@ -208,6 +208,26 @@ def test_several_mistakes_are_all_named():
     assert {line.split(":")[0] for line in lines[1:]} >= {"- rows", "- device", "- copies"}
 
 
+def test_the_program_of_a_step_is_the_step(monkeypatch):
+    from treadle.compiler import operations
+
+    assert "program" in td.check_cell(Good())
+    monkeypatch.setitem(operations.HANDLERS, "tanh", lambda a: operations.unary("sigmoid", a))
+    with pytest.raises(CellError, match="program: y of the program that was made of the step is another"):
+        td.check_cell(Good())
+
+
+def test_a_cell_without_a_program_is_slow_and_not_wrong():
+    class Sorted(Good):
+        def forward(self, x, state):
+            y, (h,) = super().forward(x, state)
+            return y + h.argmax(1, keepdim=True), (h,)
+
+    Sorted.__qualname__ = "Sorted"
+    globals()["Sorted"] = Sorted  # so that it can be pickled
+    assert "program" in td.check_cell(Sorted())
+
+
 def test_needs_to_know_what_the_cell_reads():
     class Sizeless(Good):
         input_size = None  # pyright: ignore

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError
 
 from treadle import state as states
-from treadle.errors import CellError
+from treadle.errors import CellError, EngineError
 from treadle.recurrent import Recurrent
 
 __all__ = ["check_cell"]
@@ -22,7 +22,8 @@ def check_cell(cell: Any, input_size: int | tuple[int, ...] | None = None) -> tu
 
     What is checked: the two methods and what they return; that the state has the batch as first axis and keeps its
     form; that rows do not depend on each other; that nothing is hidden in the module and nothing passed is changed;
-    that a sequence whole, in chunks and step by step is the same; gradients against finite differences in float64;
+    that a sequence whole, in chunks and step by step is the same; that the program which the compiler makes of the step
+    is the step, where it makes one (a cell without a program is slow, not wrong: it runs as Python); gradients against finite differences in float64;
     that dtype and device follow the parameters; that values are finite; that the cell can be copied and pickled.
 
     Args:
@@ -253,6 +254,39 @@ def step_is_sequence(subject: _Subject) -> None:
             )
 
 
+def program(subject: _Subject) -> None:
+    """What the compiler makes of the step does what the step's Python does, in values and gradients."""
+    cell = subject.cell(torch.float64).eval()
+    xs = torch.stack([subject.x(3, torch.float64) for _ in range(4)], 1)
+    state = subject.state(cell, 3)
+    found = []
+    for engine in ("interpreter", "reference"):
+        torch.manual_seed(3)
+        parts = [t.clone().requires_grad_(t.is_floating_point()) for _, t in states.named_tensors(state)]
+        leaves = [xs.clone().requires_grad_(xs.is_floating_point()), *parts]
+        given = iter(parts)
+        try:
+            ys, end = Recurrent(cell, engine=engine)(
+                leaves[0], states.map_state(lambda _, given=given: next(given), state)
+            )
+        except EngineError:
+            return
+        results = {"y": ys, "state": end}
+        leaves = [t for t in (*leaves, *cell.parameters()) if t.requires_grad]
+        total = sum(t.sum() for _, t in states.named_tensors(results) if t.requires_grad)
+        if isinstance(total, Tensor):
+            grads = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+            results["a gradient"] = list(grads)
+        found.append(results)
+    name = _equal(*found)
+    if name:
+        raise CellError(
+            f"{name} of the program that was made of the step is another than that of its Python: the step depends on"
+            " what is no tensor and no attribute of the module (a global variable, a file, the time), or treadle has a"
+            " bug"
+        )
+
+
 def gradients(subject: _Subject) -> None:
     """Gradients with respect to x, state and parameters equal finite differences, in float64."""
     cell = subject.cell(torch.float64)
@@ -368,5 +402,6 @@ def copies(subject: _Subject) -> None:
 
 
 CHECKS: tuple[Callable[[_Subject], None], ...] = (
-    *(contract, state_form, rows, nothing_hidden, step_is_sequence, gradients, precision, device, finite, copies),
+    *(contract, state_form, rows, nothing_hidden, step_is_sequence, program, gradients, precision, device, finite),
+    copies,
 )

@@ -1,7 +1,8 @@
 """`torch.nn`'s LSTM, GRU and RNN, to be replaced by changing one import: the same, and rewirable.
 
-They *are* `torch.nn`'s modules, with the same parameters, so whatever takes those takes these. While wiring and options
-are the classic ones, the work is handed to PyTorch's fused kernels; everything else runs on `treadle.Recurrent`.
+They *are* `torch.nn`'s modules, with the same parameters, so whatever takes those takes these. The work is done by
+`treadle.Recurrent`, whose compiled engine is the faster one, or handed to PyTorch's fused kernels where those are: for
+a few steps alone, in both directions, on other devices.
 """
 
 import copy
@@ -441,7 +442,8 @@ class LSTM(_DropIn, nn.LSTM):
         cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must give
             its hidden state ``h`` as output. Its parameters are in ``layers``.
         gradient: how gradients go back in time.
-        engine: ``"auto"`` uses PyTorch's fused kernels where they can do the work; ``"reference"`` never does.
+        engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every other
+            name is an engine that `treadle.Recurrent` takes.
         kwargs: as `torch.nn.LSTM` takes them.
 
     Called with ``(input, hx=None)`` as PyTorch's, and keyword-only:
@@ -502,7 +504,8 @@ class GRU(_DropIn, nn.GRU):
         cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must give
             its hidden state ``h`` as output. Its parameters are in ``layers``.
         gradient: how gradients go back in time.
-        engine: ``"auto"`` uses PyTorch's fused kernels where they can do the work; ``"reference"`` never does.
+        engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every other
+            name is an engine that `treadle.Recurrent` takes.
         kwargs: as `torch.nn.GRU` takes them.
 
     Called with ``(input, hx=None)`` as PyTorch's, and keyword-only:
@@ -551,7 +554,8 @@ class RNN(_DropIn, nn.RNN):
         cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must give
             its hidden state ``h`` as output. Its parameters are in ``layers``.
         gradient: how gradients go back in time.
-        engine: ``"auto"`` uses PyTorch's fused kernels where they can do the work; ``"reference"`` never does.
+        engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every other
+            name is an engine that `treadle.Recurrent` takes.
         kwargs: as `torch.nn.RNN` takes them.
 
     Called with ``(input, hx=None)`` as PyTorch's, and keyword-only:

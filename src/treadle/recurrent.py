@@ -26,13 +26,17 @@ class Recurrent(nn.Module):
         cell: any `treadle.Cell`: a cell, a `treadle.Stack`, a `treadle.Graph`, a module of your own.
         batch_first: whether sequences are [B, T, ...]; if not, [T, B, ...].
         gradient: how gradients go back in time.
-        engine: what runs the steps: ``"auto"``, or an engine's name. ``"reference"`` runs the cell's own Python.
+        engine: what runs the steps. ``"auto"`` compiles the cell to machine code where that can be done, and says once
+            why it could not. ``"cpu"`` does so or raises; ``"interpreter"`` runs the same program in PyTorch;
+            ``"reference"`` runs the cell's own Python. See `treadle.explain`. Under ``torch.autocast("cpu",
+            dtype=torch.bfloat16)`` the first two multiply in bfloat16 and add in float32; all that they give stays in
+            the precision of the weights.
         learn_initial_state: whether the initial state is a parameter, one row for all sequences, starting at the
             cell's own.
 
     Raises:
         TypeError: ``cell`` is not a cell.
-        EngineError: there is no such engine.
+        EngineError: there is no such engine; when it runs, the engine that was asked for by name cannot.
 
     Example:
         >>> import torch, treadle as td

@@ -210,7 +210,7 @@ class RandomCell(nn.Module):
                 after[name] = writer.new(f"{gate} * {name} + (1 - {gate}) * torch.tanh({inside})", width)
             else:
                 after[name] = writer.new(f"torch.tanh({value})", width)
-        parts = [writer.any() for _ in range(draw.randint(1, 2))]
+        parts = [writer.any() for _ in range(draw.randint(1, 2))] + ["x"]  # something always has a gradient
         parts = [part if writer.widths[part] < 20 else writer.fit(part, 9) for part in parts]
         self.output_size = sum(writer.widths[part] for part in parts)
         state = ", ".join(f'"{name}": {value}' for name, value in after.items())

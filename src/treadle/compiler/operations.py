@@ -617,7 +617,7 @@ def _ones(first: Any, *rest: Any, dtype: Any = None, **_: Any) -> Value:
 
 def _constant(number: Any, first: Any, rest: Sequence[Any], dtype: Any) -> Value:
     like = first if isinstance(first, Value) else None
-    shape = first if like is None else rest[0] if rest else like.shape
+    shape: Any = first if like is None else rest[0] if rest else like.shape
     dtype = dtype or (like.dtype if like is not None else torch.get_default_dtype())
     return full(number, shape, dtype)
 

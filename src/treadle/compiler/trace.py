@@ -1,7 +1,8 @@
 """From Python to a program: a step is run once, on tensors that hold no numbers, and every operation is noted.
 
 Below PyTorch's autograd, each operation of the step arrives at `_Tracer`, which looks it up in the table of
-``operations.py``. The batch is a number that nothing else has, so that it can be told from features wherever it shows up.
+``operations.py``. The batch is a number that nothing else has, so that it can be told from features wherever it shows
+up. A step is run twice, with another such number: what then comes out otherwise depends on what no program can hold.
 """
 
 import contextlib
@@ -169,7 +170,7 @@ class Tracer(TorchDispatchMode):
 
     def _tensors(self, result: Any, alias: Any) -> Any:
         if isinstance(result, Value):
-            return Traced(result, self.rows, alias=alias)
+            return Traced(result, self.rows, alias=alias)  # pyright: ignore[reportCallIssue]
         if isinstance(result, (tuple, list)):
             # As many outputs of one tensor do not overlap, but may be written into; count them as sharing.
             return type(result)(self._tensors(part, alias) for part in result)
@@ -330,7 +331,7 @@ def call(func: Any, packed: Any, options: Any, operands: list[Tensor], rows: int
 @contextlib.contextmanager
 def _outside(tracer: Tracer) -> Iterator[None]:
     """Operations in here are PyTorch's own."""
-    with torch.utils._python_dispatch._disable_current_modes():
+    with torch.utils._python_dispatch._disable_current_modes():  # pyright: ignore[reportAttributeAccessIssue]
         yield
 
 
@@ -443,7 +444,7 @@ def _trace_once(
                     f"{value.source}: random numbers are drawn that all rows share: draw some for each row"
                 )
     used = {value.name for value in p.ordered(outputs.values()) if value.op == "input"}
-    placeholders = {name: value for name, value in inputs.items()}
+    placeholders = dict(inputs)
     lifted = {name: tensor for name, tensor in tracer.lifted.items() if name in used}
     placeholders |= {name: p.placeholder(name, tensor.shape, tensor.dtype) for name, tensor in lifted.items()}
     return Program(placeholders, outputs), lifted, tracer.rows

@@ -747,7 +747,7 @@ class _Emitter:
         return self._load(self._at(self._tile_address(product), self.b.add(row, column)), self.lanes)
 
     def _embedded(self, value: Value, index: Index) -> Any:
-        """Features of the row of a table that a whole number names; numbers outside of it read its first or last row."""
+        """Features of the row of a table that a whole number names; numbers outside read its first or last row."""
         b = self.b
         table, which = value.inputs
         i = self.kernel.streams.index(which)

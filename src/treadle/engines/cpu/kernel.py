@@ -23,6 +23,7 @@ __all__ = ["CompiledKernel", "compiled"]
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
 _WORTH_A_THREAD = 60_000
+_TILES = 24
 
 
 class CompiledKernel:
@@ -114,7 +115,8 @@ class CompiledKernel:
             return [(0, rows)]
         if steps:
             return layout.shares(count)
-        step = -(-rows // (count * BLOCK)) * BLOCK if rows > count * BLOCK else -(-rows // count)
+        # Whole tiles for everybody but the last: 24 rows are tiles of 4, 6, 8 and 12 without a rest.
+        step = -(-rows // (count * _TILES)) * _TILES if rows > count * BLOCK else -(-rows // count)
         return [(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 

@@ -58,7 +58,9 @@ def reason_against(network: Network) -> str | None:
         return "it has no state"
     x = network.program.inputs["x"]
     values = section.values()
-    if not x.dtype.is_floating_point and any(x in v.inputs and v.op != "embedding" for v in (*values, *map(_Reads, section.new))):
+    if not x.dtype.is_floating_point and any(
+        x in v.inputs and v.op != "embedding" for v in (*values, *map(_Reads, section.new))
+    ):
         return "it reads whole numbers, and not for an embedding alone"
     return why_not(section)
 
@@ -172,14 +174,17 @@ class LiveStep:
         """
         if x.is_floating_point() != self.x.dtype.is_floating_point:
             if x.is_floating_point():
-                raise ShapeError(f"this network reads tokens, which are whole numbers, but x is {x.dtype}: pass x.long()")
+                raise ShapeError(
+                    f"this network reads tokens, which are whole numbers, but x is {x.dtype}: pass x.long()"
+                )
             raise ShapeError(
                 f"this network reads features, which are floats, but x is {x.dtype}: pass x.float(), or embed tokens"
             )
         if self.sizes and x.numel():
             low, high = (int(n) for n in x.aminmax())
             if low < 0 or high >= min(self.sizes):
-                raise IndexError(f"token {low if low < 0 else high} is not one of the {min(self.sizes)} that are embedded")
+                token = low if low < 0 else high
+                raise IndexError(f"token {token} is not one of the {min(self.sizes)} that are embedded")
 
     def entry(self) -> Any:
         """A built-in function that takes a NumPy array and answers with one; None if this Python or network has none.
