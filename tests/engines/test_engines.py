@@ -166,7 +166,7 @@ def test_wide(name, dtype):
     assert_all_close(outcome(whole, on(rnn, "cpu"), xs), reference, dtype)
 
 
-@pytest.mark.parametrize("H", [1, 2, 8, 9])
+@pytest.mark.parametrize("H", [1, 8, 9])
 def test_sizes_around_those_of_a_vector(H):
     for cell in (td.LSTMCell, td.SLSTMCell):
         rnn = td.Recurrent(cell(1, H)).double()
@@ -220,7 +220,7 @@ def test_gradients_that_arrive_strided_and_expanded():
         assert_close(b, a)
 
 
-@every_subject
+@pytest.mark.parametrize("subject", SOME)
 def test_arguments_stay_as_they_were(subject):
     rnn = on(build(subject), engine_of(subject))
     xs, state = sequence(rnn, 4, 7), random_state(rnn, 4)
@@ -232,7 +232,7 @@ def test_arguments_stay_as_they_were(subject):
     assert all(torch.equal(tensor, before[name]) for name, tensor in rnn.state_dict().items())
 
 
-@pytest.mark.parametrize("subject", FAST)
+@pytest.mark.parametrize("subject", [*SOME, "graph-delays", "graph-handed-over", "ind-rnn"])
 def test_results_are_memory_of_their_own(subject):
     """Writing into what a call returned changes neither the next call nor the gradient of this one."""
     rnn = on(build(subject), "cpu")

@@ -1,8 +1,8 @@
 """PyTorch's operations in terms of the program's: one table, walked by the tracer.
 
-A handler gets what the ATen operation got, with a `Value` in place of each tensor, and returns a value (or a tuple). What
-is here is what a loop may contain. `ROWWISE` names operations that treat rows alike but that the compiler knows nothing
-else about; they run as PyTorch's, outside loops.
+A handler gets what the ATen operation got, with a `Value` in place of each tensor, and returns a value (or a tuple).
+What is here is what a loop may contain. `ROWWISE` names operations that treat rows alike but that the compiler knows
+nothing else about; they run as PyTorch's, outside loops.
 """
 
 import math
