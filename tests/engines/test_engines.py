@@ -415,6 +415,35 @@ def test_saved_tensor_hooks_see_what_is_saved():
         assert_all_close(outcome(whole, rnn, xs), expected)
 
 
+class Strides(nn.Module):
+    """What a parameter gives is read in steps and turned round, so its gradient is added up in steps."""
+
+    input_size = 3
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.bias, self.other = (
+            nn.Parameter(torch.randn(3, 36)),
+            nn.Parameter(torch.randn(36)),
+            nn.Parameter(torch.randn(18)),
+        )
+
+    def initial_state(self, batch_size):
+        return (self.w.new_zeros(batch_size, 36),)
+
+    def forward(self, x, state):
+        both = x @ self.w + self.bias + state[0]
+        even, odd = both[:, 0:24:2].tanh(), both[:, 1::2] * self.other
+        turned = both.view(-1, 4, 9).transpose(1, 2).reshape(-1, 36)
+        h = (turned + torch.stack([odd, odd.sin()], 2).flatten(1) + even.repeat(1, 3)).tanh()
+        return h, (h,)
+
+
+def test_gradients_that_are_added_up_in_strides():
+    torch.manual_seed(3)
+    agree(td.Recurrent(Strides().double()), torch.randn(3, 4, 3, dtype=torch.float64))
+
+
 # What falls back
 
 

@@ -63,8 +63,8 @@ def outer(a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None
     block = -(-n // -(-n // BLOCK))
     function = _function(a.dtype, target)
     strips = _strips(k, m, lanes, threads.count(n * k * m // WORTH_A_THREAD))
-    panels = a.new_empty(len(strips), block * _vectors(target) * lanes)
-    size = a.element_size()
+    width, size = block * _vectors(target) * lanes, a.element_size()
+    panels = a.new_empty(len(strips) * width)
     threads.share(
         function,
         [
@@ -79,9 +79,9 @@ def outer(a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None
                 k_last - k_first,
                 m_last - m_first,
                 block,
-                panel.data_ptr(),
+                panels.data_ptr() + i * width * size,
             )
-            for (k_first, k_last, m_first, m_last), panel in zip(strips, panels, strict=True)
+            for i, (k_first, k_last, m_first, m_last) in enumerate(strips)
         ],
     )
     return out

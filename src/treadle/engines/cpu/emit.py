@@ -557,19 +557,21 @@ class _Emitter:
                 ("next", sink.key), lambda: self._at(self.next[sink.key], b.mul(self.r, self.const(size)))
             )
         elif sink.kind == "sum":
-            address = self._address(self._at(self.scratch, self.const(self.sums[sink.key])), affine)
-            self._store(b.fadd(self._load(address, self.valid), result), address, self.valid)
-            return
+            base = self._at(self.scratch, self.const(self.sums[sink.key]))
         else:
             base = self._cached(("buffer", sink.key), lambda: self._row_address(sink.key, self.r))
         address = self._address(base, affine)
         coefficient = affine[-1] if self.variables else 1
+        summed = sink.kind == "sum"
         if coefficient == 1:
+            result = b.fadd(self._load(address, self.valid), result) if summed else result
             self._store(result, address, self.valid)
         else:
             for lane in range(self.valid):
                 one = b.extract_element(result, ir.Constant(I32, lane))
-                b.store(one, self._at(address, self.const(coefficient * lane)), align=self.bytes)
+                place = self._at(address, self.const(coefficient * lane))
+                one = b.fadd(b.load(place, typ=self.element, align=self.bytes), one) if summed else one
+                b.store(one, place, align=self.bytes)
 
     def _output_row(self, i: int) -> ir.Value:
         row = self.b.mul(self.b.add(self.row0, self.r), self.table["output stride", i])
