@@ -25,6 +25,7 @@ HIDDEN_SIZES, TINY_SIZES = (32, 64, 128, 256, 512), (4, 7)
 BFLOAT16_AT = (256, TINY_SIZES[0])
 CALL_SECONDS = 0.5e-6
 COUNTED_STEPS, GATE_STEPS = 1000, 20
+PATIENCE = 60.0
 
 Step = Callable[[], np.ndarray]
 """One step on the x that all sides share; the answer [H]."""
@@ -113,6 +114,9 @@ def _allocations(step: Callable[[], object]) -> tuple[int, int]:
     for _ in repeat(None, COUNTED_STEPS):
         step()
     tracemalloc.start()
+    # The thread that draws the progress bar allocates too: it has to wait.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE)
     try:
         step()
         tracemalloc.reset_peak()
@@ -124,6 +128,7 @@ def _allocations(step: Callable[[], object]) -> tuple[int, int]:
         _, peak = tracemalloc.get_traced_memory()
         return blocks, peak - start
     finally:
+        sys.setswitchinterval(interval)
         tracemalloc.stop()
 
 
