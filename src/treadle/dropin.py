@@ -194,9 +194,10 @@ class _DropIn(nn.RNNBase):
         if why is None:
             return self._fused_with_lengths(input, hx, lengths)
         parts = None if hx is None else self._parts(hx, 3)
-        if self._flat_weights:
-            given = self._zeros(rows, input) if parts is None else parts
-            self.check_forward_args(input, tuple(given) if len(given) > 1 else given[0], None)  # pyright: ignore
+        if self._flat_weights and parts is None:
+            self.check_input(input, None)
+        elif self._flat_weights:
+            self.check_forward_args(input, tuple(parts) if len(parts) > 1 else parts[0], None)  # pyright: ignore
         elif parts is not None and any(part.shape[:2] != (len(self.layers), rows) for part in parts):
             wanted, given = [len(self.layers), rows, "H"], [states.shape(part) for part in parts]
             raise ShapeError(f"hx is {wanted}, a slice for each layer and direction, but is {', '.join(given)}")

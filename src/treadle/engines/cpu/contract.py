@@ -16,6 +16,7 @@ from llvmlite import ir
 from torch import Tensor
 
 from treadle.engines.cpu import jit, threads
+from treadle.engines.cpu.bfloat import multiply_pairs
 from treadle.engines.cpu.memory import empty
 from treadle.engines.cpu.target import Target, host
 from treadle.errors import ShapeError
@@ -33,7 +34,9 @@ INDEX, BIT, POINTER, VOID = ir.IntType(64), ir.IntType(1), ir.PointerType(), ir.
 ELEMENTS = {torch.float32: (ir.FloatType(), "f32", 4), torch.float64: (ir.DoubleType(), "f64", 8)}
 
 
-def outer(a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None = None) -> Tensor:
+def outer(
+    a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None = None, pairs: bool = False
+) -> Tensor:
     """aᵀ g: the sums over rows of the products of each column of ``a`` with each column of ``g``.
 
     Args:
@@ -41,6 +44,7 @@ def outer(a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None
         g: [N, M], of the same dtype.
         out: where to put the result, contiguous; a new tensor unless given.
         target: the CPU to make code for, this one unless given.
+        pairs: whether what looks like float32 are pairs of bfloat16, of two rows each (`pack.halve_rows`).
 
     Returns:
         [K, M], contiguous.
@@ -58,10 +62,10 @@ def outer(a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None
     lanes = target.lanes(a.element_size())
     if m < lanes and m < k:
         # Most lanes would idle: the transposed result fills them.
-        return out.copy_(outer(g, a, target=target).t())
+        return out.copy_(outer(g, a, target=target, pairs=pairs).t())
     a, g = _rows_in_line(a), _rows_in_line(g)
     block = -(-n // -(-n // BLOCK))
-    function = _function(a.dtype, target)
+    function = _function(a.dtype, target, pairs)
     strips = _strips(k, m, lanes, threads.count(n * k * m // WORTH_A_THREAD))
     width, size = block * _vectors(target) * lanes, a.element_size()
     panels = a.new_empty(len(strips) * width)
@@ -133,8 +137,8 @@ def _vectors(target: Target) -> int:
 
 
 @functools.cache
-def _function(dtype: torch.dtype, target: Target) -> Callable[..., object]:
-    library = jit.compile(_generate(dtype, target), target)
+def _function(dtype: torch.dtype, target: Target, pairs: bool) -> Callable[..., object]:
+    library = jit.compile(_generate(dtype, target, pairs), target)
     kinds = [ctypes.c_void_p, ctypes.c_int64] * 3 + [ctypes.c_int64] * 4 + [ctypes.c_void_p]
     return ctypes.CFUNCTYPE(None, *kinds)(library.address("outer"))
 
@@ -142,8 +146,8 @@ def _function(dtype: torch.dtype, target: Target) -> Callable[..., object]:
 # The generator. Sizes are arguments, so that there is one kernel for each dtype.
 
 
-def _generate(dtype: torch.dtype, target: Target) -> str:
-    return str(_Generator(dtype, target).module)
+def _generate(dtype: torch.dtype, target: Target, pairs: bool = False) -> str:
+    return str(_Generator(dtype, target, pairs).module)
 
 
 def _index(value: int) -> ir.Constant:
@@ -153,7 +157,8 @@ def _index(value: int) -> ir.Constant:
 class _Generator:
     """Writes the module: a function a width of panel, and one that goes over blocks of rows and over panels."""
 
-    def __init__(self, dtype: torch.dtype, target: Target):
+    def __init__(self, dtype: torch.dtype, target: Target, pairs: bool):
+        self.pairs = pairs
         self.element, self.suffix, self.size = ELEMENTS[dtype]
         self.lanes, self.vector_bytes = target.lanes(self.size), target.vector_bytes
         self.vectors = _vectors(target)
@@ -232,10 +237,15 @@ class _Generator:
             build.load(self.at(build, panel_line, _index(j * self.lanes)), typ=self.vector, align=self.vector_bytes)
             for j in range(vectors)
         ]
-        updated = []
+        updated: list[Any] = []
         for i in range(rows):
             number = self.spread(build, build.load(self.at(build, line, _index(i)), typ=self.element, align=self.size))
-            updated += [build.call(fma, [number, row[j], sums[i * vectors + j]]) for j in range(vectors)]
+            for j in range(vectors):
+                total = sums[i * vectors + j]
+                if self.pairs:
+                    updated.append(multiply_pairs(build, number, row[j], total))
+                else:
+                    updated.append(build.call(fma, [number, row[j], total]))
         following = build.add(n, _index(1))
         build.cbranch(build.icmp_signed("<", following, n_size), loop, store)
         for phi, new, old in zip([n, *sums], [following, *updated], [_index(0), *before], strict=True):

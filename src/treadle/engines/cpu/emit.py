@@ -17,6 +17,7 @@ from llvmlite import ir
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
 from treadle.engines.cpu import math as vector_math
+from treadle.engines.cpu.bfloat import BFloat, multiply_pairs
 from treadle.engines.cpu.schedule import (
     ROW,
     Affine,
@@ -38,20 +39,6 @@ I64, I32, I8, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.IntType(1)
 POINTER = ir.PointerType()
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""
-
-
-class _BFloat(ir.Type):
-    """LLVM's bfloat, which llvmlite has no name for."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: Any) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
 
 _COMPARE = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _MATH = frozenset(
@@ -379,7 +366,7 @@ class _Emitter:
         """The left operand of a product in bfloat16, all rows: it is read by every panel."""
         operand = product.inputs[0]
         count = operand.row_numel
-        half = ir.VectorType(_BFloat(), self.lanes)
+        half = ir.VectorType(BFloat(), self.lanes)
         kind = ir.FunctionType(half, [self.vector])
         name = f"llvm.x86.avx512bf16.cvtneps2bf16.{self.lanes * 32}"
         with self.loop(self.const(0), self.rows, self.const(1)) as r:
@@ -801,7 +788,9 @@ class _Emitter:
                 if not self.halved or self.pairs:
                     address = self._at(a, b.add(row, k))
                     spread = self._splat(b.load(address, typ=self.element, align=self.bytes))
-                    multiply = self._multiply_pairs if self.pairs else self._multiply_add
+                    def multiply(x: Any, w: Any, c: Any) -> Any:
+                        return multiply_pairs(b, x, w, c) if self.pairs else self._multiply_add(x, w, c)
+
                     for v in range(vectors):
                         b.store(multiply(spread, columns[v], b.load(sums[i][v], typ=self.vector)), sums[i][v])
                     continue
@@ -836,13 +825,6 @@ class _Emitter:
         name += f".v{self.lanes}f{self.bytes * 8}"
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         return self.b.call(self._declared(name, kind), [a, x, c])
-
-    def _multiply_pairs(self, a: ir.Value, w: ir.Value, c: ir.Value) -> ir.Value:
-        """``c`` plus the products of pairs of bfloat16, both of a pair."""
-        half = ir.VectorType(_BFloat(), 2 * self.lanes)
-        kind = ir.FunctionType(self.vector, [self.vector, half, half])
-        name = f"llvm.x86.avx512bf16.dpbf16ps.{self.lanes * 32}"
-        return self.b.call(self._declared(name, kind), [c, self.b.bitcast(a, half), self.b.bitcast(w, half)])
 
     def _widened(self, pairs: ir.Value, upper: bool) -> ir.Value:
         """One half of each pair of bfloat16, as float32: its bits are the upper ones of the float."""

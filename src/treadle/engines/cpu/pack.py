@@ -21,7 +21,7 @@ from treadle.engines.cpu.emit import Packing
 from treadle.engines.cpu.memory import empty
 from treadle.engines.cpu.target import Target, host
 
-__all__ = ["pack"]
+__all__ = ["halve_rows", "pack"]
 
 I64, I32, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(1)
 POINTER = ir.PointerType()
@@ -54,6 +54,23 @@ def pack(matrix: Tensor, packing: Packing, bfloat16: bool = False, target: Targe
     done = (packing.panels - 1) * width
     start = pairs.data_ptr() + 4 * done * ((depth + 1) // 2), packed.data_ptr() + 4 * done * depth
     functions["halve"](*start, depth, last, 1)
+    return pairs
+
+
+def halve_rows(matrix: Tensor, target: Target | None = None) -> Tensor:
+    """float32 rows [N, K] rounded to bfloat16 and laid together in pairs: [N / 2, K] of 32 bits, seen as float32."""
+    matrix = matrix.contiguous()
+    rows, width = matrix.shape
+    pairs = empty((rows + 1) // 2, width, dtype=torch.float32)
+    count = threads.count(min(len(pairs), matrix.numel() // _ALONE + 1))
+    borders = [i * len(pairs) // count for i in range(count + 1)]
+    out, source = pairs.data_ptr(), matrix.data_ptr()
+    shares = [
+        (out + 4 * width * a, source + 8 * width * a, min(2 * b, rows) - 2 * a, width, 1)
+        for a, b in itertools.pairwise(borders)
+        if a < b
+    ]
+    threads.share(_functions(torch.float32, target or host())["halve"], shares)
     return pairs
 
 
@@ -175,14 +192,18 @@ class _Packer:
             last = b.icmp_signed("<", b.add(even, self.const(1)), depth)
             with self.loop(self.const(0), width, lanes) as j:
                 row = b.add(b.mul(b.add(b.mul(panel, depth), even), width), j)
-                lower = self._rounded(self.load(self.at(source, row), None))
+                inside = self.below(b.sub(width, j))
+                lower = self._rounded(self.load(self.at(source, row), inside))
                 there = b.select(last, b.add(row, width), row)
-                upper = self._rounded(self.load(self.at(source, there), None))
+                upper = self._rounded(self.load(self.at(source, there), inside))
                 upper = b.select(last, upper, ir.Constant(upper.type, [0] * self.lanes))
                 shift = ir.Constant(upper.type, [16] * self.lanes)
                 pair = b.or_(b.lshr(lower, shift), b.and_(upper, ir.Constant(upper.type, [0xFFFF0000] * self.lanes)))
                 place = b.add(b.mul(b.add(b.mul(panel, pairs), i), width), j)
-                b.store(pair, self.at(out, place), align=4)
+                kind = ir.FunctionType(ir.VoidType(), [pair.type, POINTER, I32, self.mask])
+                name = f"llvm.masked.store.v{self.lanes}i32.p0"
+                store = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+                b.call(store, [pair, self.at(out, place), ir.Constant(I32, 4), inside])
         b.ret_void()
 
     def _rounded(self, x: ir.Value) -> Any:

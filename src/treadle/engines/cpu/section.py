@@ -15,7 +15,9 @@ from treadle.compiler.program import Value
 from treadle.engines.cpu.contract import outer
 from treadle.engines.cpu.kernel import CompiledKernel, compiled
 from treadle.engines.cpu.memory import empty
+from treadle.engines.cpu.pack import halve_rows
 from treadle.engines.cpu.schedule import Kernel
+from treadle.engines.cpu.target import host
 from treadle.engines.interpreter import run_section
 from treadle.engines.layout import Layout
 
@@ -56,6 +58,7 @@ class CompiledSection:
         self.dtype = next(
             v.dtype for v in (*section.values(), *section.inputs, *section.old) if v.dtype.is_floating_point
         )
+        self.pairs = bfloat16 and self.dtype == torch.float32 and host().bf16_dot
         self.rows_in = tuple(v for v in section.inputs if v.has_rows)
         self._backward: dict[tuple[bool, ...], _Backward] = {}
 
@@ -266,7 +269,7 @@ class _Backward:
                 a, g = (_part_of(v, known) for v in contraction.inputs)
                 turned = contraction in self.turned and known[self.turned[contraction]].stride(0) == 1
                 # The gradient of a transposed weight is laid out like the weight: nobody has to turn it again.
-                known[contraction] = _turned(a, g) if turned else outer(a, g)
+                known[contraction] = _over_rows(a, g, turned, self.owner.pairs)
         shared = [g for g in d.gradients if g is not None and not g.has_rows]
         interpreter.evaluate(shared, known, layout.rows)
         return [None if g is None else known[g] for g in d.gradients], finishes, ended
@@ -276,11 +279,15 @@ _WIDE = 512
 """Features from which the left operand of a product over rows is better the other one: its rows are pages apart."""
 
 
-def _turned(a: Tensor, g: Tensor) -> Tensor:
-    """The product over rows, laid out as the transposed matrix."""
+def _over_rows(a: Tensor, g: Tensor, turned: bool, pairs: bool) -> Tensor:
+    """The product over rows, aᵀ g; if ``turned``, laid out as its transpose is."""
+    if pairs:
+        a, g = halve_rows(a), halve_rows(g)
+    if not turned:
+        return outer(a, g, pairs=pairs)
     if g.shape[1] >= _WIDE and a.shape[1] < g.shape[1]:
-        return outer(a, g).t().contiguous().t()
-    return outer(g, a).t()
+        return outer(a, g, pairs=pairs).t().contiguous().t()
+    return outer(g, a, pairs=pairs).t()
 
 
 def _whole(value: Value) -> Value:
