@@ -7,8 +7,9 @@ asks for as much, up to a limit.
 
 import collections
 import ctypes
+import itertools
+import math
 import threading
-import weakref
 from typing import Any
 
 import numpy as np
@@ -22,28 +23,43 @@ _SMALL = 1 << 20
 _LIMIT = 256 << 20
 """How many bytes may wait to be used again."""
 
-_deterministic: Any = torch.utils.deterministic  # a module with properties, which pyright does not know
-_free: "collections.OrderedDict[int, list[ctypes.Array[ctypes.c_char]]]" = collections.OrderedDict()
+_free: "collections.OrderedDict[int, list[Any]]" = collections.OrderedDict()
 _waiting = 0
-_lock = threading.RLock()  # a finaliser may run in the thread that holds it
+_PAGE = 4096
+_places = itertools.count(0, 5)
+_lock = threading.RLock()  # memory may be given back in the thread that holds it
+
+
+class _Lent:
+    """Memory that NumPy and PyTorch see as an array, and that goes back when the last of them has let go."""
+
+    def __init__(self, size: int, block: Any):
+        self.size, self.block = size, block
+        # Vectors that begin where a cache line does are read in one go. Not all at the same place of a page: what is
+        # written to one would be taken for what is read from another, 4096 bytes away, and waited for.
+        address = ctypes.addressof(block)
+        place = (address + -address % 64 + next(_places) * 64 % _PAGE, False)
+        self.__array_interface__ = {"data": place, "shape": (size,), "typestr": "|u1", "version": 3}
+
+    def __del__(self) -> None:
+        _give(self.size, self.block)
 
 
 def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     """As `torch.empty` on the CPU, in memory that may have been used before."""
-    count = 1
-    for size in shape:
-        count *= size
-    size = count * dtype.itemsize
-    if size < _SMALL or (_deterministic.fill_uninitialized_memory and torch.are_deterministic_algorithms_enabled()):
+    size = math.prod(shape) * dtype.itemsize
+    if size < _SMALL or _is_to_be_filled():
         return torch.empty(shape, dtype=dtype)
-    block: Any = _take(size)  # NumPy takes it, but does not say so in its types
-    # Vectors that begin where a cache line does are read in one go.
-    view = np.frombuffer(block, dtype=np.uint8, count=size, offset=-ctypes.addressof(block) % 64)
-    weakref.finalize(view, _give, size, block).atexit = False
-    return torch.from_numpy(view).view(dtype).view(shape)
+    return torch.from_numpy(np.asarray(_Lent(size, _take(size)))).view(dtype).view(shape)
 
 
-def _take(size: int) -> "ctypes.Array[ctypes.c_char]":
+def _is_to_be_filled() -> bool:
+    """Whether PyTorch fills new memory with NaN, so that whoever reads it too early is seen."""
+    deterministic: Any = torch.utils.deterministic  # a module with properties, which pyright does not know
+    return torch.are_deterministic_algorithms_enabled() and deterministic.fill_uninitialized_memory
+
+
+def _take(size: int) -> Any:
     global _waiting
     with _lock:
         blocks = _free.get(size)
@@ -53,10 +69,10 @@ def _take(size: int) -> "ctypes.Array[ctypes.c_char]":
             if not blocks:
                 del _free[size]
             return block
-    return (ctypes.c_char * (size + 64))()
+    return (ctypes.c_char * (size + 64 + _PAGE))()
 
 
-def _give(size: int, block: "ctypes.Array[ctypes.c_char]") -> None:
+def _give(size: int, block: Any) -> None:
     global _waiting
     with _lock:
         _free.setdefault(size, []).append(block)
