@@ -39,6 +39,8 @@ I64, I32, I8, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.IntType(1)
 POINTER = ir.PointerType()
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""
+TOGETHER = 4
+"""How many rows go through one nest before the next one begins; also, how many sums a reduction keeps side by side."""
 
 _COMPARE = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _MATH = frozenset(
@@ -348,10 +350,13 @@ class _Emitter:
                 plain.append(phase)
                 continue
             if plain:
-                with self.loop(self.const(0), rows, self.const(1)) as r:
+                # A nest waits for the one before it, but rows do not wait for each other: a few rows at a time.
+                with self.loop(self.const(0), rows, self.const(TOGETHER)) as first:
+                    end = self._minimum(rows, self.b.add(first, self.const(TOGETHER)))
                     for nest in plain:
-                        self.enter_row(r)
-                        self._nest(nest)
+                        with self.loop(first, end, self.const(1)) as r:
+                            self.enter_row(r)
+                            self._nest(nest)
                 plain = []
             if isinstance(phase, Value):
                 self._product(phase)
@@ -580,14 +585,39 @@ class _Emitter:
                     variables[kept[at]] = i
                     over_kept(at + 1)
 
+        side_by_side = across and len(nest.reduced) == 1 and nest.domain[last] >= TOGETHER * self.lanes
+
         def one(valid: int) -> None:
             sums = [self._slot(self.vector) for _ in nest.roots]
             for root, total in zip(nest.roots, sums, strict=True):
                 self.b.store(self._neutral(root.value.op), total)
-            over_reduced(0, sums, valid)
+            if side_by_side:
+                in_several(sums)
+            else:
+                over_reduced(0, sums, valid)
             self.enter_vector(nest, [variables.get(n, self.const(0)) for n in range(len(nest.domain))], valid)
             for root, total in zip(nest.roots, sums, strict=True):
                 self._store_total(root, nest, self.b.load(total, typ=self.vector), across, valid)
+
+        def in_several(sums: list[Any]) -> None:
+            """Several sums at once, because one addition after another waits for the one before it."""
+            count = nest.domain[last]
+            whole = count - count % (TOGETHER * self.lanes)
+            others = [[self._slot(self.vector) for _ in nest.roots] for _ in range(TOGETHER - 1)]
+            for root, *totals in zip(nest.roots, *others, strict=True):
+                for total in totals:
+                    self.b.store(self._neutral(root.value.op), total)
+            with self.loop(self.const(0), self.const(whole), self.const(TOGETHER * self.lanes)) as j:
+                for n, totals in enumerate([sums, *others]):
+                    variables[last] = self.b.add(j, self.const(n * self.lanes))
+                    add(totals, self.lanes)
+            for start in range(whole, count, self.lanes):
+                variables[last] = self.const(start)
+                add(sums, min(self.lanes, count - start))
+            for i, root in enumerate(nest.roots):
+                for totals in others:
+                    parts = [self.b.load(total, typ=self.vector) for total in (sums[i], totals[i])]
+                    self.b.store(self._combined(root.value.op, *parts), sums[i])
 
         def over_reduced(at: int, sums: list[Any], valid: int) -> None:
             if at == len(nest.reduced):
