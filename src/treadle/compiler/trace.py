@@ -62,6 +62,11 @@ class Tracer(TorchDispatchMode):
         avoid: sizes that the batch must not be mistaken for.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Otherwise PyTorch imports its compiler, which takes a second, to keep it out of a mode that it never enters.
+        return False
+
     def __init__(self, names: Mapping[int, str] | None = None, avoid: Any = ()):
         super().__init__()
         self.rows = next(size for size in _BATCH_SIZES if size not in set(avoid))

@@ -34,9 +34,7 @@ INDEX, BIT, POINTER, VOID = ir.IntType(64), ir.IntType(1), ir.PointerType(), ir.
 ELEMENTS = {torch.float32: (ir.FloatType(), "f32", 4), torch.float64: (ir.DoubleType(), "f64", 8)}
 
 
-def outer(
-    a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None = None, pairs: bool = False
-) -> Tensor:
+def outer(a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None = None, pairs: bool = False) -> Tensor:
     """aᵀ g: the sums over rows of the products of each column of ``a`` with each column of ``g``.
 
     Args:

@@ -818,6 +818,7 @@ class _Emitter:
                 if not self.halved or self.pairs:
                     address = self._at(a, b.add(row, k))
                     spread = self._splat(b.load(address, typ=self.element, align=self.bytes))
+
                     def multiply(x: Any, w: Any, c: Any) -> Any:
                         return multiply_pairs(b, x, w, c) if self.pairs else self._multiply_add(x, w, c)
 
