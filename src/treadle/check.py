@@ -24,7 +24,8 @@ def check_cell(cell: Any, input_size: int | tuple[int, ...] | None = None) -> tu
     form; that rows do not depend on each other; that nothing is hidden in the module and nothing passed is changed;
     that a sequence whole, in chunks and step by step is the same; that the program which the compiler makes of the step
     is the step, where it makes one (a cell without a program is slow, not wrong: it runs as Python); gradients against
-    finite differences in float64; that dtype and device follow the parameters; that values are finite; that the cell can be copied and pickled.
+    finite differences in float64; that dtype and device follow the parameters; that values are finite; that the cell
+    can be copied and pickled.
 
     Args:
         cell: the cell.
