@@ -296,7 +296,10 @@ def run(
             for name, _ in named_tensors(state)
         }
         every = rebuild(state, moments)
-    return layout.padded(env[outputs["y"]]), layout.unsort(end), every
+    ys = env[outputs["y"]]
+    # The derivative may read what a loop gave, and callers may write into what they get: `ys += x`, dropout in place.
+    ys = ys.clone() if ys.requires_grad else ys
+    return layout.padded(ys), layout.unsort(end), every
 
 
 def _run_section(

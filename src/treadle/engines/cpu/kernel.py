@@ -45,7 +45,7 @@ class CompiledKernel:
         self.function = _RUN(self.address)
         lanes = target.lanes(kernel.dtype.itemsize)
         self.row_cost = sum(packing.size / lanes for packing in self.code.packings)
-        computed = {v for phase in self.code.schedule.phases for v in _evaluated(phase)}
+        computed = {v for phase in self.code.schedule.phases for v in _evaluated(phase, kernel.memory)}
         self.row_cost += sum(v.row_numel / lanes * (20 if v.op in DEAR else 1) for v in computed)
 
     def pack(self, matrices: Mapping[Value, Tensor]) -> list[Tensor]:
@@ -120,14 +120,15 @@ class CompiledKernel:
         return [(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
-def _evaluated(phase: Any) -> list[Value]:
+def _evaluated(phase: Any, memory: set[Value]) -> list[Value]:
+    """What the nests of a phase compute; what they load costs little."""
     if isinstance(phase, Value):
         return []
     seen: set[Value] = set()
     stack = [root.value for root in phase.roots]
     while stack:
         value = stack.pop()
-        if value not in seen and value.op not in ("dot", "input"):
+        if value not in seen and value not in memory and value.op != "dot":
             seen.add(value)
             stack.extend(value.inputs)
     return list(seen)
