@@ -1,6 +1,5 @@
 """A cell over a sequence, by its plan: each section in turn, by whatever engine takes it."""
 
-import collections
 import dataclasses
 import threading
 import types
@@ -129,10 +128,6 @@ def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
         TraceError: the step cannot be turned into a program; the same error whenever it is asked for again.
     """
     shapes = (x.shape[1:], x.dtype, [(name, t.shape[1:], t.dtype) for name, t in named_tensors(state)])
-    glance = _glance(cell)
-    latest = _latest.get(cell)
-    if latest is not None and latest[0] == shapes and _is_same(latest[1], glance):
-        return latest[2]
     key = (shapes[0], shapes[1], tuple(shapes[2]), _signature(cell))
     with _lock:
         kinds = _networks.setdefault(cell, {})
@@ -147,40 +142,7 @@ def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
             kinds[key] = found
     if isinstance(found, TraceError):
         raise found
-    _latest[cell] = shapes, glance, found
     return found
-
-
-_latest: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, list[Any], Network]]" = weakref.WeakKeyDictionary()
-
-
-def _glance(cell: nn.Module) -> list[Any]:
-    """Everything that `_signature` looks at, as the objects themselves, and what may change in them."""
-    seen: list[Any] = []
-    for module in cell.modules():
-        attributes = vars(module)
-        seen.extend(attributes.values())
-        for tensor in (*attributes["_parameters"].values(), *attributes["_buffers"].values()):
-            seen.append(tensor)
-            if tensor is not None:
-                seen.append(tensor.dtype)
-                seen.extend(tensor.shape)
-        for value in attributes.values():
-            if type(value) in _CHANGING:
-                seen.append(len(value))
-                if type(value) is list:
-                    seen.extend(value)
-    return seen
-
-
-_CHANGING = frozenset({dict, list, collections.OrderedDict, set})
-
-
-def _is_same(before: list[Any], now: list[Any]) -> bool:
-    """Whether both hold the same objects; equal whole numbers are the same."""
-    return len(before) == len(now) and all(
-        a is b or (type(a) is int and type(b) is int and a == b) for a, b in zip(before, now, strict=True)
-    )
 
 
 _TABLES = frozenset(
