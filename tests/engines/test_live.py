@@ -288,6 +288,15 @@ def test_a_step_allocates_nothing():
     x = np.ones(3, np.float32)
     for _ in range(100):
         session.step(x)
+    # A step that allocates does so every time; other threads of the process allocate now and then.
+    counts = [allocations(session, x) for _ in range(3)]
+    assert min(blocks for blocks, _, _ in counts) <= 2  # the numbers themselves
+    assert min(size for _, size, _ in counts) < 500
+    assert min(peak for _, _, peak in counts) < 1000
+
+
+def allocations(session, x):
+    """Of 1000 steps: blocks and bytes that are left, and the most bytes meanwhile."""
     gc.collect()
     gc.disable()
     tracemalloc.start()
@@ -300,9 +309,7 @@ def test_a_step_allocates_nothing():
     finally:
         tracemalloc.stop()
         gc.enable()
-    assert after - blocks <= 2  # the numbers above
-    assert size_after - size < 500
-    assert peak - size < 1000
+    return after - blocks, size_after - size, peak - size
 
 
 @pytest.mark.parametrize("bare", [False, True])
