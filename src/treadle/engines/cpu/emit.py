@@ -18,6 +18,7 @@ from treadle.compiler import program as p
 from treadle.compiler.program import Value
 from treadle.engines.cpu import math as vector_math
 from treadle.engines.cpu.bfloat import BFloat, multiply_pairs
+from treadle.engines.cpu.loops import counted
 from treadle.engines.cpu.schedule import (
     ROW,
     Affine,
@@ -880,23 +881,9 @@ class _Emitter:
         """Memory for one variable, which LLVM turns into a register."""
         return self.entry.alloca(kind)
 
-    @contextlib.contextmanager
-    def loop(self, start: ir.Value, stop: ir.Value, step: ir.Value) -> Iterator[ir.Value]:
+    def loop(self, start: ir.Value, stop: ir.Value, step: ir.Value) -> Any:
         """``for i in range(start, stop, step)``."""
-        b = self.b
-        before = b.block
-        head, body, end = (b.append_basic_block(name) for name in ("loop", "body", "end"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I64)
-        i.add_incoming(start, before)
-        b.cbranch(b.icmp_signed("<", i, stop), body, end)
-        b.position_at_end(body)
-        yield i
-        following = b.add(i, step)
-        i.add_incoming(following, b.block)
-        b.branch(head)
-        b.position_at_end(end)
+        return counted(self.b, start, stop, step)
 
     def _over(self, count: int, body: Callable[[ir.Value, int], Any]) -> None:
         """``body(j, valid lanes)`` for each vector of ``count`` features."""

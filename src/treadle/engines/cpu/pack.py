@@ -18,6 +18,7 @@ from torch import Tensor
 
 from treadle.engines.cpu import jit, threads
 from treadle.engines.cpu.emit import Packing
+from treadle.engines.cpu.loops import counted
 from treadle.engines.cpu.memory import empty
 from treadle.engines.cpu.target import Target, host
 
@@ -217,21 +218,8 @@ class _Packer:
     def const(self, number: int) -> ir.Constant:
         return ir.Constant(I64, number)
 
-    @contextlib.contextmanager
-    def loop(self, start: ir.Value, stop: ir.Value, step: ir.Value | None = None) -> Iterator[ir.Value]:
-        b = self.b
-        before = b.block
-        head, body, end = (b.append_basic_block(name) for name in ("loop", "body", "end"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I64)
-        i.add_incoming(start, before)
-        b.cbranch(b.icmp_signed("<", i, stop), body, end)
-        b.position_at_end(body)
-        yield i
-        i.add_incoming(b.add(i, step or self.const(1)), b.block)
-        b.branch(head)
-        b.position_at_end(end)
+    def loop(self, start: ir.Value, stop: ir.Value, step: ir.Value | None = None) -> Any:
+        return counted(self.b, start, stop, step or self.const(1))
 
     def at(self, base: Any, elements: ir.Value) -> ir.Value:
         pointer = self.b.inttoptr(base, POINTER) if base.type == I64 else base

@@ -216,7 +216,6 @@ class _Backward:
             *owner.rows_in, *section.old, *section.new, *section.outputs,
             *d.saved, *d.output_cotangents, *d.state_cotangents,
         }  # fmt: skip
-        self.available = available
         outputs = [g for g in d.gradients if g is not None and g.has_rows and g not in available]
         for contraction in d.contractions:
             if contraction.op == "outer":
