@@ -455,8 +455,12 @@ class _Reader:
             if old in keeps:
                 known[old] = new if new not in taken else self.program.inputs[section.states[local.old.index(old)]]
                 taken.add(new)
-        # All inputs are kept, so that a second derivative can be taken.
-        for value in (*(v for v in local.inputs if v.has_rows), *keeps):
+        # All that comes from outside of the node of autograd is kept, so that a second derivative can be taken.
+        stages = self.network.stages(cpu.take, False)
+        together = next((sections for sections, _ in stages if section in sections), ())
+        made = {v for other in together for v in other.outputs}
+        outside = [own for own, v in zip(local.inputs, section.inputs, strict=True) if v.has_rows and v not in made]
+        for value in (*outside, *keeps):
             key = known.get(value, (i, value))
             if key not in self.counted:
                 self.counted.add(key)

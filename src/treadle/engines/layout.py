@@ -7,6 +7,7 @@ Rows are sorted by length, the longest first, so that those of step t are the fi
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,12 @@ class Layout:
             self.packed_resets = self.packed(self.resets.cpu()).to(torch.uint8)
 
     @functools.cached_property
+    def key(self) -> tuple[Any, ...]:
+        """What of it decides where rows are and who works on them."""
+        lengths = None if self.order is None else tuple(self.sorted.tolist())
+        return self.steps, self.batch, lengths, self.packed_resets is not None
+
+    @functools.cached_property
     def places(self) -> Tensor:
         """[N]: where each packed row is in [T * B]."""
         assert self.order is not None
@@ -65,6 +72,19 @@ class Layout:
         step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
         row = torch.arange(self.rows) - self.offsets[step]
         return torch.where(step > 0, self.batch + self.offsets[(step - 1).clamp(min=0)] + row, row)
+
+    @functools.cached_property
+    def origins(self) -> Tensor:
+        """[N]: where the row that a step begins with is, in [B fresh rows, B start rows, N packed rows]."""
+        if self.packed_resets is None and self.order is None:
+            return torch.arange(self.batch, self.batch + self.rows)
+        if self.order is None:
+            origins = torch.arange(self.batch, self.batch + self.rows)
+            row = torch.arange(self.rows) % self.batch
+        else:
+            origins = self.before + self.batch
+            row = torch.arange(self.rows) - torch.repeat_interleave(self.offsets, self.counts)
+        return origins if self.packed_resets is None else torch.where(self.packed_resets.bool(), row, origins)
 
     def packed(self, sequence: Tensor) -> Tensor:
         """[T, B, ...] as [N, ...]."""

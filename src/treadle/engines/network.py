@@ -53,6 +53,8 @@ class Network:
         self.getters = {name: _getter(cell, name, tensor) for name, tensor in lifted.items()}
         self._plans: dict[bool, Plan] = {}
         self._runners: dict[tuple[Any, Section], Any] = {}
+        self._stages: dict[tuple[Any, bool], list[tuple[tuple[Section, ...], Any]]] = {}
+        self._handed_over: dict[tuple[Any, bool], bool] = {}
         self._left_out: dict[tuple[Any, bool], list[tuple[str, str]]] = {}
         self.lock = threading.RLock()
 
@@ -84,6 +86,58 @@ class Network:
             if key not in self._runners:
                 self._runners[key] = take(section)
             return self._runners[key]
+
+    def stages(self, take: Take | None, keep_states: bool) -> list[tuple[tuple[Section, ...], Any]]:
+        """The sections in order, as many together as an engine takes together, and what runs them.
+
+        That is None for what PyTorch does.
+        """
+        key = (take, keep_states)
+        with self.lock:
+            if key not in self._stages:
+                self._stages[key] = self._joined(take, keep_states)
+            return self._stages[key]
+
+    def is_handed_over(self, take: Take | None, keep_states: bool) -> bool:
+        """Whether the outputs are in memory that nobody else knows of."""
+        key = (take, keep_states)
+        if key not in self._handed_over:
+            self._handed_over[key] = self._hands_over(take, keep_states)
+        return self._handed_over[key]
+
+    def _hands_over(self, take: Take | None, keep_states: bool) -> bool:
+        plan, stages = self.plan(keep_states), self.stages(take, keep_states)
+        y, states = plan.program.outputs["y"], [v for name, v in plan.program.outputs.items() if name != "y"]
+        made = any(runner is not None and y in runner.outputs for _, runner in stages)
+        outside = {v for sections, runner in stages for v in (runner or sections[0]).inputs}
+        return made and y not in outside and not (keep_states and y in states) and y not in plan.sunk
+
+    def _joined(self, take: Take | None, keep_states: bool) -> list[tuple[tuple[Section, ...], Any]]:
+        plan = self.plan(keep_states)
+        groups: list[tuple[list[Section], list[Any]]] = []
+        ended = True
+        for section in plan.sections:
+            runner = None
+            if take is not None and section.kind in ("loop", "parallel"):
+                runner = self.runner(take, section)
+                runner = None if isinstance(runner, str) else runner
+            if runner is None or ended or not groups[-1][1] or groups[-1][1][-1].dtype != runner.dtype:
+                groups.append(([], []))
+            groups[-1][0].append(section)
+            if runner is not None:
+                groups[-1][1].append(runner)
+            # PyTorch makes the states before each step from those after it, where they are read later.
+            ended = runner is None or any(v in plan.sunk and v not in section.outputs for v in section.old)
+        stages: list[tuple[tuple[Section, ...], Any]] = []
+        for i, (sections, runners) in enumerate(groups):
+            after = [section for others, _ in groups[i + 1 :] for section in others]
+            wanted = (v for name, v in plan.program.outputs.items() if name == "y" or keep_states)
+            visible = {v for section in after for v in section.inputs}.union(wanted)
+            last = sections[-1]
+            visible |= {new for old, new in zip(last.old, last.new, strict=True) if old in plan.sunk}
+            joined = runners[0].join(sections, runners, visible) if runners else None
+            stages.append((tuple(sections), joined))
+        return stages
 
     def left_out(self, take: Take, keep_states: bool) -> list[tuple[str, str]]:
         """The loops that an engine does not take: their states, and the reason."""
@@ -247,8 +301,8 @@ def run(
     env[inputs["x"]] = layout.packed(xs)
     env.update(_draw(plan, layout, env, xs.device))
     finals: dict[str, Tensor] = {}
-    for section in plan.sections:
-        _run_section(network, take, section, layout, env, starts, fresh, finals, plan.sunk)
+    for sections, runner in network.stages(take, return_states):
+        _run_stage(sections, runner, layout, env, starts, fresh, finals, plan.sunk)
     outputs = plan.program.outputs
     end = rebuild(state, {name: finals[f"state/{name}"] for name, _ in named_tensors(state)})
     every = None
@@ -259,15 +313,15 @@ def run(
         }
         every = rebuild(state, moments)
     ys = env[outputs["y"]]
-    # The derivative may read what a loop gave, and callers may write into what they get: `ys += x`, dropout in place.
-    ys = ys.clone() if ys.requires_grad else ys
+    if ys.requires_grad and not network.is_handed_over(take, return_states):
+        # The derivative may read what was given, and callers may write into what they get: `ys += x`, for example.
+        ys = ys.clone()
     return layout.padded(ys), layout.unsort(end), every
 
 
-def _run_section(
-    network: Network,
-    take: Any,
-    section: Section,
+def _run_stage(
+    sections: tuple[Section, ...],
+    runner: Any,
     layout: Layout,
     env: Any,
     starts: Any,
@@ -275,28 +329,30 @@ def _run_section(
     finals: Any,
     sunk: Any,
 ) -> None:
-    begin = [starts[name] for name in section.states]
-    anew = [fresh[name] for name in section.states]
-    if section.kind == "shift":
-        for name, old, new, start, again in zip(section.states, section.old, section.new, begin, anew, strict=True):
+    names = [name for section in sections for name in section.states]
+    begin, anew = [starts[name] for name in names], [fresh[name] for name in names]
+    first = sections[0]
+    if first.kind == "shift":
+        for name, old, new, start, again in zip(names, first.old, first.new, begin, anew, strict=True):
             after = env[new]
             env[old] = layout.previous(after, start, again)
             finals[name] = layout.last(after, start)
         return
-    reads = [env[v] for v in section.inputs]
-    if section.kind == "invariant":
-        env.update(zip(section.inputs, reads, strict=True))
-        interpreter.evaluate(section.outputs, env, 0)
+    if first.kind == "invariant":
+        interpreter.evaluate(first.outputs, env, 0)
         return
-    runner = None if take is None or section.kind == "opaque" else network.runner(take, section)
-    if runner is None or isinstance(runner, str):
-        results, ends = run_section(section, layout, reads, begin, anew)
+    if runner is None:
+        outputs = first.outputs
+        results, ends = run_section(first, layout, [env[v] for v in first.inputs], begin, anew)
     else:
-        results, ends = runner.run(layout, reads, begin, anew)
-    env.update(zip(section.outputs, results, strict=True))
-    finals.update(zip(section.states, ends, strict=True))
-    for old, new, start, again in zip(section.old, section.new, begin, anew, strict=True):
-        if old in sunk and old not in section.outputs:
+        outputs = runner.outputs
+        results, ends = runner.run(layout, [env[v] for v in runner.inputs], begin, anew)
+    env.update(zip(outputs, results, strict=True))
+    finals.update(zip(names, ends, strict=True))
+    last = sections[-1]
+    offset = len(names) - len(last.old)
+    for old, new, start, again in zip(last.old, last.new, begin[offset:], anew[offset:], strict=True):
+        if old in sunk and old not in last.outputs:
             env[old] = layout.previous(env[new], start, again)
 
 

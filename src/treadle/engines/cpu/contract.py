@@ -5,21 +5,18 @@ a few numbers of ``a``. Rows are taken in blocks, for each of which a panel of `
 one piece that stays in the cache while all tiles below each other read it.
 """
 
-import ctypes
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from llvmlite import ir
-from torch import Tensor
 
 from treadle.engines.cpu import jit, threads
 from treadle.engines.cpu.bfloat import multiply_pairs
-from treadle.engines.cpu.memory import empty
+from treadle.engines.cpu.recipe import Number, Recipe
 from treadle.engines.cpu.target import Target, host
-from treadle.errors import ShapeError
 
 __all__ = ["outer"]
 
@@ -34,80 +31,42 @@ INDEX, BIT, POINTER, VOID = ir.IntType(64), ir.IntType(1), ir.PointerType(), ir.
 ELEMENTS = {torch.float32: (ir.FloatType(), "f32", 4), torch.float64: (ir.DoubleType(), "f64", 8)}
 
 
-def outer(a: Tensor, g: Tensor, out: Tensor | None = None, target: Target | None = None, pairs: bool = False) -> Tensor:
-    """aᵀ g: the sums over rows of the products of each column of ``a`` with each column of ``g``.
+def outer(
+    recipe: Recipe,
+    a: tuple[Number, Number],
+    g: tuple[Number, Number],
+    out: Number,
+    sizes: tuple[int, int, int],
+    dtype: torch.dtype,
+    target: Target | None = None,
+    pairs: bool = False,
+) -> None:
+    """Write down aᵀ g: the sums over rows of the products of each column of ``a`` with each column of ``g``.
 
     Args:
-        a: [N, K], float32 or float64 on the CPU.
-        g: [N, M], of the same dtype.
-        out: where to put the result, contiguous; a new tensor unless given.
-        target: the CPU to make code for, this one unless given.
+        recipe: what does it; begun after all other tasks of the phase.
+        a: [N, K]: its address, and how many numbers its rows are apart; the numbers of a row are side by side.
+        g: [N, M], likewise.
+        out: where the result [K, M] goes, dense.
+        sizes: N, K and M, none of them 0. Where M is less than a vector, the product the other way round is faster.
+        dtype: float32 or float64.
+        target: the CPU, this one unless given.
         pairs: whether what looks like float32 are pairs of bfloat16, of two rows each (`pack.halve_rows`).
-
-    Returns:
-        [K, M], contiguous.
-
-    Raises:
-        ShapeError: the sizes or dtypes do not fit each other, or ``out`` is not contiguous.
     """
-    _check(a, g, out)
-    (n, k), m = a.shape, g.shape[1]
-    if out is None:
-        out = empty(k, m, dtype=a.dtype)
-    if not n or not k or not m:
-        return out.zero_()
     target = target or host()
-    lanes = target.lanes(a.element_size())
-    if m < lanes and m < k:
-        # Most lanes would idle: the transposed result fills them.
-        return out.copy_(outer(g, a, target=target, pairs=pairs).t())
-    a, g = _rows_in_line(a), _rows_in_line(g)
+    n, k, m = sizes
+    size = dtype.itemsize
+    lanes = target.lanes(size)
     block = -(-n // -(-n // BLOCK))
-    function = _function(a.dtype, target, pairs)
+    function = _function(dtype, target, pairs)
     strips = _strips(k, m, lanes, threads.count(n * k * m // WORTH_A_THREAD))
-    width, size = block * _vectors(target) * lanes, a.element_size()
-    panels = a.new_empty(len(strips) * width)
-    threads.share(
-        function,
-        [
-            (
-                a.data_ptr() + k_first * size,
-                a.stride(0),
-                g.data_ptr() + m_first * size,
-                g.stride(0),
-                out.data_ptr() + (k_first * m + m_first) * size,
-                m,
-                n,
-                k_last - k_first,
-                m_last - m_first,
-                block,
-                panels.data_ptr() + i * width * size,
-            )
-            for i, (k_first, k_last, m_first, m_last) in enumerate(strips)
-        ],
-    )
-    return out
-
-
-def _check(a: Tensor, g: Tensor, out: Tensor | None) -> None:
-    if a.ndim != 2 or g.ndim != 2 or len(a) != len(g):
-        raise ShapeError(f"a {list(a.shape)} and g {list(g.shape)} must be matrices of as many rows: [N, K] and [N, M]")
-    if a.dtype not in ELEMENTS or a.dtype != g.dtype or not a.is_cpu or not g.is_cpu:
-        raise ShapeError(
-            f"a is {a.dtype} on {a.device} and g {g.dtype} on {g.device}: pass two of float32 or of float64, on the CPU"
-        )
-    if out is not None:
-        shape = (a.shape[1], g.shape[1])
-        if out.shape != shape or out.dtype != a.dtype or not out.is_cpu or not out.is_contiguous():
-            raise ShapeError(
-                f"out is {out.dtype} {list(out.shape)} on {out.device}, strides {list(out.stride())}: "
-                f"pass a contiguous {a.dtype} {list(shape)} on the CPU"
-            )
-
-
-def _rows_in_line(matrix: Tensor) -> Tensor:
-    """The same with each row's numbers side by side; rows may be any distance apart."""
-    return matrix if matrix.stride(1) == 1 or matrix.shape[1] == 1 else matrix.contiguous()
+    width = block * _vectors(target) * lanes * size
+    panels = recipe.scratch.room(len(strips) * width)
+    for i, (k_first, k_last, m_first, m_last) in enumerate(strips):
+        arguments = (a[0] + k_first * size, a[1], g[0] + m_first * size, g[1], out + (k_first * m + m_first) * size, m)
+        sides = k_last - k_first, m_last - m_first
+        recipe.task(function, (*arguments, n, *sides, block, panels + i * width), late=True)
+    recipe.scratch.leave(panels, len(strips) * width)
 
 
 def _strips(k: int, m: int, lanes: int, count: int) -> list[tuple[int, int, int, int]]:
@@ -135,10 +94,8 @@ def _vectors(target: Target) -> int:
 
 
 @functools.cache
-def _function(dtype: torch.dtype, target: Target, pairs: bool) -> Callable[..., object]:
-    library = jit.compile(_generate(dtype, target, pairs), target)
-    kinds = [ctypes.c_void_p, ctypes.c_int64] * 3 + [ctypes.c_int64] * 4 + [ctypes.c_void_p]
-    return ctypes.CFUNCTYPE(None, *kinds)(library.address("outer"))
+def _function(dtype: torch.dtype, target: Target, pairs: bool) -> int:
+    return jit.compile(_generate(dtype, target, pairs), target).address("outer")
 
 
 # The generator. Sizes are arguments, so that there is one kernel for each dtype.

@@ -230,6 +230,8 @@ class _Emitter:
         for name, place in self.places.items():
             address = self.entry.gep(self.arguments, [self.const(place)], source_etype=I64)
             self.table[name] = self.entry.load(address, typ=I64)
+        nothing = ir.Constant(self.vector, [0.0] * self.lanes)
+        self._over(self.sums_size, lambda j, valid: self._store(nothing, self._at(self.scratch, j), valid))
         if self.steps:
             self._all_steps()
         else:

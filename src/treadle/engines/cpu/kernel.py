@@ -1,24 +1,23 @@
-"""A kernel, compiled and run: tensors in, tensors out, rows shared out over threads."""
+"""A kernel, compiled, and how it is run: rows shared out over threads."""
 
-import array
 import ctypes
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from treadle.compiler.program import DEAR, Value
 from treadle.engines.cpu import jit, threads
 from treadle.engines.cpu.emit import BLOCK, emit
-from treadle.engines.cpu.memory import empty
-from treadle.engines.cpu.pack import pack
+from treadle.engines.cpu.pack import pack, pair_up
+from treadle.engines.cpu.recipe import Number, Recipe, Word
 from treadle.engines.cpu.schedule import Kernel
 from treadle.engines.cpu.target import Target, host
 from treadle.engines.layout import Layout
 
-__all__ = ["CompiledKernel", "compiled"]
+__all__ = ["CompiledKernel", "Sums", "compiled"]
 
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
@@ -48,62 +47,64 @@ class CompiledKernel:
         computed = {v for phase in self.code.schedule.phases for v in _evaluated(phase, kernel.memory)}
         self.row_cost += sum(v.row_numel / lanes * (20 if v.op in DEAR else 1) for v in computed)
 
-    def pack(self, matrices: Mapping[Value, Tensor]) -> list[Tensor]:
-        """The right operands of all products, in the order of ``code.packings``, as the kernel wants them."""
-        return [pack(matrices[w], packing, self.halved, self.target) for w, packing in self.operands]
+    def pack(self, recipe: Recipe, matrices: Sequence[tuple[Number, Number, Number]]) -> list[Number]:
+        """Write down how to pack the right operands (address, strides) of all products, in the order of `operands`.
 
-    def run(
+        With bfloat16 the result needs `pair_up` after the next barrier.
+        """
+        return [
+            pack(recipe, matrix, packing, self.kernel.dtype, self.target)
+            for matrix, (_, packing) in zip(matrices, self.operands, strict=True)
+        ]
+
+    def pair_up(self, recipe: Recipe, packed: Sequence[Number]) -> list[Number]:
+        """Write down how to round packed matrices, if the kernel wants them in bfloat16."""
+        if not self.halved:
+            return list(packed)
+        operands = zip(packed, self.operands, strict=True)
+        return [pair_up(recipe, matrix, packing, self.target) for matrix, (_, packing) in operands]
+
+    def write_down(
         self,
+        recipe: Recipe,
         layout: Layout,
-        streams: Sequence[Tensor],
-        invariants: Sequence[Tensor],
-        packed: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        starts: Sequence[Tensor] = (),
-        finishes: Sequence[Tensor] = (),
-        fresh: Sequence[Tensor] = (),
-    ) -> list[Tensor]:
-        """Run over all rows (or all steps); writes into ``outputs`` [N, ...] and ``finishes`` [B, ...].
+        streams: Sequence[tuple[Number, Number]],
+        invariants: Sequence[Number],
+        packed: Sequence[Number],
+        outputs: Sequence[tuple[Number, Number]],
+        carries: Sequence[tuple[Number, Number, Number]] = (),
+    ) -> "Sums":
+        """Write down a run over all rows (or all steps).
 
-        Every tensor has dense rows; streams may have any distance between them.
+        Args:
+            recipe: what does it.
+            layout: how rows lie; its counts, offsets and resets are tensors of these names.
+            streams: of each, where it is and how many numbers its rows are apart.
+            invariants, packed: where they are.
+            outputs: as streams, but written.
+            carries: of each, where it starts [B, ...], where it ends up, and what resets start from.
 
         Returns:
-            The kernel's sums.
+            Where the kernel's sums are once it has run.
         """
         shares = self._shares(layout)
         capacity = max(last - first for first, last in shares) if self.kernel.carries else BLOCK
-        table = [layout.steps, capacity, layout.counts_address, layout.offsets_address, layout.resets_address]
-        for tensor in streams:
-            table.append(tensor.data_ptr())
-            table.append(tensor.stride(0))
-        for tensor in outputs:
-            table.append(tensor.data_ptr())
-            table.append(tensor.stride(0))
-        table += [tensor.data_ptr() for tensor in invariants]
-        table += [tensor.data_ptr() for tensor in packed]
-        for group in zip(starts, finishes, fresh, strict=True):
-            table += [tensor.data_ptr() for tensor in group]
-        arguments = array.array("q", table)
-        address, _ = arguments.buffer_info()
-        code, itemsize = self.code, self.kernel.dtype.itemsize
-        size = code.fixed + capacity * code.per_row + 64
-        size = -(-size // 16) * 16
-        scratch = empty(len(shares) * size, dtype=self.kernel.dtype)
-        memory = scratch.data_ptr()
-        start = -(-memory // 64) * 64
-        sums = None
-        if code.sums_size:
-            sums = torch.as_strided(scratch, (len(shares), code.sums_size), (size, 1), (start - memory) // itemsize)
-            sums.zero_()
-        calls = [(address, first, last, start + i * size * itemsize) for i, (first, last) in enumerate(shares)]
-        threads.share(self.function, calls)
-        if sums is None:
-            return []
-        total = sums.sum(0) if len(shares) != 1 else sums[0].clone()
-        return [
-            total[begin : begin + value.row_numel].view(value.row_shape)
-            for begin, value in zip(code.sums, self.kernel.sums, strict=True)
-        ]
+        table: list[Number] = [layout.steps, capacity, recipe.tensor("counts")[0], recipe.tensor("offsets")[0]]
+        table.append(0 if layout.packed_resets is None else recipe.tensor("resets")[0])
+        for group in (*streams, *outputs):
+            table += group
+        table += [*invariants, *packed]
+        for group in carries:
+            table += group
+        arguments = recipe.table(table)
+        itemsize = self.kernel.dtype.itemsize
+        size = -(-(self.code.fixed + capacity * self.code.per_row + 64) * itemsize // 64) * 64
+        scratch = recipe.scratch.room(len(shares) * size)
+        for i, (first, last) in enumerate(shares):
+            recipe.task(self.address, (arguments, first, last, scratch + i * size))
+        if not self.kernel.sums:
+            recipe.scratch.leave(scratch, len(shares) * size)
+        return Sums(scratch, size, len(shares), self.code.sums)
 
     def _shares(self, layout: Layout) -> list[tuple[int, int]]:
         """Which rows go to which thread."""
@@ -132,6 +133,19 @@ def _evaluated(phase: Any, memory: set[Value]) -> list[Value]:
             seen.add(value)
             stack.extend(value.inputs)
     return list(seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """Where the sums of a kernel are, a part of them for each thread. Whoever has read them leaves the room."""
+
+    address: Word
+    stride: int
+    """Bytes between those of one thread and of the next."""
+    terms: int
+    """How many threads there are."""
+    begins: tuple[int, ...]
+    """Where each sum begins."""
 
 
 @functools.lru_cache(maxsize=512)

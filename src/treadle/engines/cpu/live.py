@@ -17,10 +17,12 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
+from treadle.compiler import interpreter
 from treadle.compiler import program as p
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.cpu import jit
+from treadle.engines.cpu.recipe import Recipe, begin
 from treadle.engines.cpu.section import CompiledSection, contiguous, why_not
 from treadle.engines.layout import Layout
 from treadle.engines.network import Network
@@ -29,6 +31,7 @@ from treadle.errors import ShapeError
 __all__ = ["LiveStep", "reason_against"]
 
 _ONE_THREAD = 400_000
+_MOST_BLOCKS = 16
 """Up to so many vector operations a step stays in the calling thread."""
 
 
@@ -111,8 +114,23 @@ class LiveStep:
             for inner, outer in zip(local, self.inputs, strict=True)
             if outer in constants
         }
-        self.invariants, self.packed = self.part.prepared(self.known)
+        known = dict(self.known)
+        interpreter.evaluate((*self.part.shared, *self.part.matrices), known, 0)
+        self.invariants = [contiguous(known[v], self.dtype) for v in self.part.shared]
+        self.packed, self.packed_at = self._pack(known)
+        self._recipes: dict[tuple[int, int], Recipe] = {}
         self._bind()
+
+    def _pack(self, known: dict[Value, Tensor]) -> tuple[Tensor, list[int]]:
+        """The right operands of all products as the kernel wants them: the memory, and where each is in it."""
+        kernel, recipe = self.part.compiled, Recipe()
+        recipe.scratch = recipe.kept  # it stays, for as long as the weights do
+        packed = kernel.pack(recipe, [recipe.tensor(w) for w, _ in kernel.operands])
+        recipe.barrier()
+        packed = kernel.pair_up(recipe, packed)
+        kept = recipe.follow({w: known[w] for w, _ in kernel.operands})
+        first = 0 if kept is None else begin(kept)
+        return torch.empty(0) if kept is None else kept, [first + place.plus for place in packed]  # pyright: ignore
 
     def _bind(self) -> None:
         """Lay out everything that a call needs, once."""
@@ -131,7 +149,7 @@ class LiveStep:
             table += (self.x_buffer.data_ptr(), max(self.x.row_numel, 1))
         table += (self.y_buffer.data_ptr(), self.y.row_numel)
         table += [tensor.data_ptr() for tensor in self.invariants]
-        table += [tensor.data_ptr() for tensor in self.packed]
+        table += self.packed_at
         for tensor in self.state:
             table += (tensor.data_ptr(), tensor.data_ptr(), tensor.data_ptr())
         self.table = np.array(table, dtype=np.int64)
@@ -158,12 +176,30 @@ class LiveStep:
             return self.y_buffer.new_empty(0, *self.y_buffer.shape)
         self._check(xs)
         layout = Layout(xs.shape[0], self.batch)
-        known = {**self.known, self.x: contiguous(layout.packed(xs), self.x_type)}
-        prepared = self.invariants, self.packed
-        outputs, _, finals = self.part.run(layout, known, {}, self.state, self.state, prepared)
-        for kept, new in zip(self.state, finals, strict=True):
-            kept.copy_(new)
-        return layout.padded(outputs[self.y])
+        recipe = self._recipe(layout)
+        y = torch.empty(layout.rows, *self.y.row_shape, dtype=self.dtype)
+        tensors: dict[Any, Tensor] = {"counts": layout.counts, "offsets": layout.offsets, "y": y}
+        tensors["x"] = contiguous(layout.packed(xs), self.x_type)
+        tensors.update(enumerate(self.state))
+        recipe.follow(tensors)
+        return layout.padded(y)
+
+    def _recipe(self, layout: Layout) -> Recipe:
+        """How a block of steps is done."""
+        key = layout.steps, torch.get_num_threads()
+        found = self._recipes.get(key)
+        if found is None:
+            found = Recipe()
+            streams = [(found.tensor("x")[0], max(self.x.row_numel, 1)) for _ in self.part.streams]
+            invariants = [tensor.data_ptr() for tensor in self.invariants]
+            outputs = [(found.tensor("y")[0], max(self.y.row_numel, 1))]
+            # A row's state is read before the first step and written after the last one: it may be the same memory.
+            carries = [(found.tensor(i)[0],) * 3 for i in range(len(self.state))]
+            self.part.compiled.write_down(found, layout, streams, invariants, self.packed_at, outputs, carries)
+            if len(self._recipes) >= _MOST_BLOCKS:
+                self._recipes.pop(next(iter(self._recipes)))
+            self._recipes[key] = found
+        return found
 
     def _check(self, x: Tensor) -> None:
         """Refuse what the kernel would misread.

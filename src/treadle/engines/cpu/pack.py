@@ -9,70 +9,82 @@ import contextlib
 import ctypes
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from llvmlite import ir
-from torch import Tensor
 
 from treadle.engines.cpu import jit, threads
 from treadle.engines.cpu.emit import Packing
 from treadle.engines.cpu.loops import counted
-from treadle.engines.cpu.memory import empty
-from treadle.engines.cpu.target import Target, host
+from treadle.engines.cpu.recipe import Number, Recipe
+from treadle.engines.cpu.target import Target
 
-__all__ = ["halve_rows", "pack"]
+__all__ = ["halve_rows", "pack", "pair_up"]
 
 I64, I32, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(1)
 POINTER = ir.PointerType()
 _ALONE = 1 << 17  # numbers; fewer are packed by one thread
 
 
-def pack(matrix: Tensor, packing: Packing, bfloat16: bool = False, target: Target | None = None) -> Tensor:
-    """A matrix [K, N], with any strides, in panels [K, slots, vectors * lanes]; zeros where there is no unit.
+def pack(
+    recipe: Recipe, matrix: tuple[Number, Number, Number], packing: Packing, dtype: torch.dtype, target: Target
+) -> Number:
+    """Write down how to pack the right operand of a product; gives the place where it will be.
 
-    With ``bfloat16`` the rows are rounded and come in pairs, panels of [K / 2, slots, vectors * lanes] of 32 bits: the
-    even row in the lower half, the odd one in the upper, zeros after an odd last one.
+    The panels are [K, slots, vectors * lanes], with zeros where there is no unit.
+
+    Args:
+        recipe: what does it.
+        matrix: [K, N]: its address and its strides.
+        packing: how it is to lie.
+        dtype: of the matrix.
+        target: the CPU.
     """
-    target = target or host()
-    functions = _functions(matrix.dtype, target)
+    functions = _functions(dtype, target)
     depth, slots = packing.depth, _slots(packing.slots)
-    size, panels = packing.size, packing.panels
-    packed = empty(size, dtype=matrix.dtype)
-    fixed = (packed.data_ptr(), matrix.data_ptr(), depth, *matrix.stride(), *slots[1:], packing.vectors, packing.units)
-    count = threads.count(min(panels, size // _ALONE + 1)) if size > _ALONE else 1
-    if count == 1:
-        functions["pack"](*fixed, 0, panels)
-    else:
-        borders = [i * panels // count for i in range(count + 1)]
-        threads.share(functions["pack"], [(*fixed, a, b) for a, b in itertools.pairwise(borders) if a < b])
-    if not bfloat16:
-        return packed
-    pairs = empty(packing.size // depth * ((depth + 1) // 2), dtype=torch.int32)
+    size, panels, itemsize = packing.size, packing.panels, dtype.itemsize
+    packed = recipe.scratch.room(size * itemsize)
+    count = threads.count(min(panels, size // _ALONE + 1))
+    for first, last in itertools.pairwise([i * panels // count for i in range(count + 1)]):
+        fixed = (packed, matrix[0], depth, *matrix[1:], *slots[1:], packing.vectors, packing.units)
+        recipe.task(functions["pack"], (*fixed, first, last))
+    return packed
+
+
+def pair_up(recipe: Recipe, packed: Number, packing: Packing, target: Target) -> Number:
+    """Write down how to round a packed matrix to bfloat16, its rows in pairs; after the barrier behind `pack`.
+
+    Panels are [K / 2, slots, vectors * lanes] of 32 bits: the even row in the lower half, the odd one in the upper,
+    zeros after an odd last one.
+    """
+    halve, depth = _functions(torch.float32, target)["halve"], packing.depth
+    half = (depth + 1) // 2
+    pairs = recipe.scratch.room(4 * packing.size // depth * half)
     width, last = packing.width, len(packing.slots) * packing.last_vectors * packing.lanes
-    functions["halve"](pairs.data_ptr(), packed.data_ptr(), depth, width, packing.panels - 1)
+    recipe.task(halve, (pairs, packed, depth, width, width, packing.panels - 1, 0, half))
     done = (packing.panels - 1) * width
-    start = pairs.data_ptr() + 4 * done * ((depth + 1) // 2), packed.data_ptr() + 4 * done * depth
-    functions["halve"](*start, depth, last, 1)
+    recipe.task(halve, (pairs + 4 * done * half, packed + 4 * done * depth, depth, last, last, 1, 0, half))
     return pairs
 
 
-def halve_rows(matrix: Tensor, target: Target | None = None) -> Tensor:
-    """float32 rows [N, K] rounded to bfloat16 and laid together in pairs: [N / 2, K] of 32 bits, seen as float32."""
-    matrix = matrix.contiguous()
-    rows, width = matrix.shape
-    pairs = empty((rows + 1) // 2, width, dtype=torch.float32)
-    count = threads.count(min(len(pairs), matrix.numel() // _ALONE + 1))
-    borders = [i * len(pairs) // count for i in range(count + 1)]
-    out, source = pairs.data_ptr(), matrix.data_ptr()
-    shares = [
-        (out + 4 * width * a, source + 8 * width * a, min(2 * b, rows) - 2 * a, width, 1)
-        for a, b in itertools.pairwise(borders)
-        if a < b
-    ]
-    threads.share(_functions(torch.float32, target or host())["halve"], shares)
-    return pairs
+def halve_rows(recipe: Recipe, rows: tuple[Number, Number], count: int, width: int, target: Target) -> Number:
+    """Write down how to round float32 rows [N, K] to bfloat16 and lay them together in pairs: [N / 2, K] of 32 bits.
+
+    Args:
+        recipe: what does it.
+        rows: their address, and how far they are apart.
+        count: N.
+        width: K.
+        target: the CPU.
+    """
+    halve, pairs = _functions(torch.float32, target)["halve"], (count + 1) // 2
+    out = recipe.scratch.room(4 * pairs * width)
+    shares = threads.count(min(pairs, count * width // _ALONE + 1))
+    for first, last in itertools.pairwise([i * pairs // shares for i in range(shares + 1)]):
+        recipe.task(halve, (out, rows[0], count, width, rows[1], 1, first, last))
+    return out
 
 
 @functools.cache
@@ -83,11 +95,11 @@ def _slots(slots: tuple[int, ...]) -> tuple[Any, int, int]:
 
 
 @functools.cache
-def _functions(dtype: torch.dtype, target: Target) -> dict[str, Callable[..., None]]:
+def _functions(dtype: torch.dtype, target: Target) -> dict[str, int]:
     library = jit.compile(_Packer(dtype, target).text(), target)
-    result = {"pack": ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 11)(library.address("pack"))}
+    result = {"pack": library.address("pack")}
     if dtype == torch.float32:
-        result["halve"] = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(library.address("halve"))
+        result["halve"] = library.address("halve")
     return result
 
 
@@ -185,17 +197,17 @@ class _Packer:
                         b.store(row, self.at(to, b.mul(b.add(k, i), width)), align=self.bytes)
 
     def _halve(self) -> None:
-        out, source, depth, width, panels = self._function("halve", 5)
+        out, source, depth, width, stride, panels, first, stop = self._function("halve", 8)
         b, lanes = self.b, self.const(self.lanes)
         pairs = b.sdiv(b.add(depth, self.const(1)), self.const(2))
-        with self.loop(self.const(0), panels) as panel, self.loop(self.const(0), pairs) as i:
+        with self.loop(self.const(0), panels) as panel, self.loop(first, stop) as i:
             even = b.mul(i, self.const(2))
             last = b.icmp_signed("<", b.add(even, self.const(1)), depth)
             with self.loop(self.const(0), width, lanes) as j:
-                row = b.add(b.mul(b.add(b.mul(panel, depth), even), width), j)
+                row = b.add(b.mul(b.add(b.mul(panel, depth), even), stride), j)
                 inside = self.below(b.sub(width, j))
                 lower = self._rounded(self.load(self.at(source, row), inside))
-                there = b.select(last, b.add(row, width), row)
+                there = b.select(last, b.add(row, stride), row)
                 upper = self._rounded(self.load(self.at(source, there), inside))
                 upper = b.select(last, upper, ir.Constant(upper.type, [0] * self.lanes))
                 shift = ir.Constant(upper.type, [16] * self.lanes)

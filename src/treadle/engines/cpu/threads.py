@@ -19,7 +19,7 @@ import torch
 
 from treadle.engines.cpu import jit
 
-__all__ = ["count", "share"]
+__all__ = ["count", "share", "together"]
 
 
 def count(limit: int) -> int:
@@ -46,6 +46,24 @@ def share(function: Callable[..., object], shares: Sequence[tuple[int, ...]]) ->
         _share_with_team(parallel, function, shares)
     else:
         _share_with_pool(function, shares)
+
+
+def together(function: Callable[..., object], argument: int, count: int) -> None:
+    """Call ``function(argument)`` in up to ``count`` threads at once; returns when all calls have.
+
+    The calls find out among themselves who does what, and one alone could do it all: fewer threads may come.
+
+    Args:
+        function: a ctypes function of one pointer; its result is dropped.
+        argument: an address.
+        count: how many threads, the calling one included.
+    """
+    if count == 1:
+        function(argument)
+    elif not _forked and (parallel := _openmp()):
+        parallel(ctypes.cast(function, ctypes.c_void_p).value, argument, count, 0)
+    else:
+        _share_with_pool(function, [(argument,)] * count)
 
 
 # The team: OpenMP calls our machine code in each of its threads, which then takes shares until none is left.
