@@ -48,7 +48,7 @@ def share(function: Callable[..., object], shares: Sequence[tuple[int, ...]]) ->
         _share_with_pool(function, shares)
 
 
-def together(function: Callable[..., object], argument: int, count: int) -> None:
+def together(function: Any, argument: int, count: int) -> None:
     """Call ``function(argument)`` in up to ``count`` threads at once; returns when all calls have.
 
     The calls find out among themselves who does what, and one alone could do it all: fewer threads may come.
