@@ -461,11 +461,15 @@ class _Reader:
         made = {v for other in together for v in other.outputs}
         outside = [own for own, v in zip(local.inputs, section.inputs, strict=True) if v.has_rows and v not in made]
         for value in (*outside, *keeps):
-            key = known.get(value, (i, value))
+            whole = known.get(value)
+            # What a node keeps for itself is another copy than what it gives to the next one.
+            key = (value in outside, (i, value) if whole is None else whole)
             if key not in self.counted:
                 self.counted.add(key)
-                name = self._name(key) if isinstance(key, Value) else f"{value.op} ({value.source})"
-                yield Kept(name, value.row_numel * value.dtype.itemsize)
+                name = f"{value.op} ({value.source})" if whole is None else self._name(whole)
+                # The engine keeps booleans as numbers; what it is given stays as it is.
+                itemsize = value.dtype.itemsize if value in outside else compiled.dtype.itemsize
+                yield Kept(name, value.row_numel * itemsize)
 
     # What values are called.
 

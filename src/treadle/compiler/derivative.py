@@ -75,7 +75,7 @@ def derive(section: Section, wanted: tuple[Value, ...]) -> Derivative:
         ]
         differentiable = [s for s in sources if s.requires_grad]
         found: Iterator[Any] = iter(
-            torch.autograd.grad([a for a, _ in pairs], differentiable, [c for _, c in pairs], allow_unused=True)
+            torch.autograd.grad(_Seed.apply(pairs, *(a for a, _ in pairs)), differentiable, allow_unused=True)
             if pairs
             else [None] * len(differentiable)
         )
@@ -101,6 +101,23 @@ def derive(section: Section, wanted: tuple[Value, ...]) -> Derivative:
         saved,
         contractions,
     )
+
+
+class _Seed(torch.autograd.Function):
+    """A number whose gradients with respect to tensors are their cotangents.
+
+    Given to PyTorch as such, cotangents would be compared with the tensors by means of its symbolic shapes, and
+    loading those takes longer than all else that we do.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pairs: Any, *tensors: Any) -> Any:
+        ctx.pairs = pairs
+        return torch.zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        return (None, *(c for _, c in ctx.pairs))
 
 
 def _choose_saved(section: Section, gradients: Iterable[Value], cotangents: Iterable[Value]) -> tuple[Value, ...]:

@@ -707,7 +707,7 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *from_above: Tensor | None) -> tuple[Any, ...]:
         chain, layout = ctx.chain, ctx.layout
-        count, states = len(chain.inputs), len(chain.old)
+        count = len(chain.inputs)
         tensors, kept = ctx.saved_tensors[: ctx.given], ctx.saved_tensors[ctx.given :]
         if torch.is_grad_enabled():
             return (None, None, *_by_interpreter(chain, layout, tensors, ctx.needs_input_grad[2:], from_above))

@@ -194,7 +194,8 @@ class LiveStep:
             invariants = [tensor.data_ptr() for tensor in self.invariants]
             outputs = [(found.tensor("y")[0], max(self.y.row_numel, 1))]
             # A row's state is read before the first step and written after the last one: it may be the same memory.
-            carries = [(found.tensor(i)[0],) * 3 for i in range(len(self.state))]
+            addresses = [found.tensor(i)[0] for i in range(len(self.state))]
+            carries = [(address, address, address) for address in addresses]
             self.part.compiled.write_down(found, layout, streams, invariants, self.packed_at, outputs, carries)
             if len(self._recipes) >= _MOST_BLOCKS:
                 self._recipes.pop(next(iter(self._recipes)))

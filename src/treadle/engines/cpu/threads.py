@@ -25,7 +25,7 @@ def count(limit: int) -> int:
     return max(1, min(torch.get_num_threads(), limit))
 
 
-def together(function: Callable[[int], object], argument: int, count: int) -> None:
+def together(function: Any, argument: int, count: int) -> None:
     """Call ``function(argument)`` in up to ``count`` threads at once; returns when all calls have.
 
     The calls find out among themselves who does what, and one alone could do it all: fewer threads may come. So there
