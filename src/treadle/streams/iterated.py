@@ -59,21 +59,10 @@ class Iterated:
         """Its elements from ``start`` on, after skipping those before."""
         items, at = self._items(), 0
         if not self._in_pieces:
-            if start:
-                next(itertools.islice(items, start - 1, start), None)
+            next(itertools.islice(items, start, start), None)  # steps are skipped without a look at them
             at = start
-        while True:
-            if self._in_pieces:
-                item = next(items, None)
-                if item is None:
-                    return
-                piece = self._piece(item, at)
-            else:
-                steps = list(itertools.islice(items, STEPS_AT_ONCE))
-                if not steps:
-                    return
-                # zip(*pairs) turns pairs of steps into a pair of pieces.
-                piece = self._piece(tuple(zip(*steps, strict=True)) if self.has_targets else steps, at)
+        for item in items if self._in_pieces else iter(lambda: list(itertools.islice(items, STEPS_AT_ONCE)), []):
+            piece = self._piece(item, at)
             skip, at = max(start - at, 0), at + len(piece.x)
             if skip < len(piece.x):
                 yield Piece(piece.x[skip:], None if piece.target is None else piece.target[skip:])
@@ -94,12 +83,14 @@ class Iterated:
     def _piece(self, item: Any, at: int) -> Piece:
         if not self.has_targets:
             return Piece(self._numbers(item, at))
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise DataError(
-                f"stream {self.id!r} was said to give pairs (x, target), but gave a {type(item).__name__} at"
-                f" element {at}: leave out targets=True, or give pairs"
-            )
-        return Piece(self._numbers(item[0], at), self._numbers(item[1], at))
+        for number, pair in enumerate([item] if self._in_pieces else item):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise DataError(
+                    f"stream {self.id!r} was said to give pairs (x, target), but gave a {type(pair).__name__} at"
+                    f" element {at + number}: leave out targets=True, or give pairs"
+                )
+        x, target = item if self._in_pieces else zip(*item, strict=True)
+        return Piece(self._numbers(x, at), self._numbers(target, at))
 
     def _numbers(self, values: Any, at: int) -> np.ndarray:
         try:

@@ -48,8 +48,8 @@ class StateKeeper:
         ...     state = keeper.before(batch)
         ...     ys, state = rnn(batch.x, state, lengths=batch.lengths, resets=batch.resets)
         ...     keeper.after(batch, state)
-        >>> len(keeper)  # all streams have ended
-        0
+        >>> keeper.stream_ids  # all have ended
+        []
     """
 
     def __init__(self, rnn: Any, device: Any = None):
@@ -59,9 +59,10 @@ class StateKeeper:
         self.rnn, self.device = rnn, device
         self._kept = _Kept([], [], None)
 
-    def __len__(self) -> int:
-        """How many streams have a state here."""
-        return sum(name is not None for name in self._kept.ids)
+    @property
+    def stream_ids(self) -> list[str]:
+        """The streams whose states are kept."""
+        return [name for name in self._kept.ids if name is not None]
 
     def clear(self) -> None:
         """Forget all states, as before reading from the beginning."""

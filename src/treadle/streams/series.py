@@ -15,7 +15,7 @@ from treadle.streams.table import Columns
 
 __all__ = ["Series", "series_of_table"]
 
-BYTES_AT_ONCE = 1 << 25
+BYTES_AT_ONCE = 1 << 23
 """How much of the table is sorted by series at once. More makes fewer, longer runs of interleaved series."""
 
 

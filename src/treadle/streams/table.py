@@ -12,7 +12,7 @@ from treadle.streams.stream import Piece
 
 __all__ = ["Table"]
 
-CSV_BLOCK_BYTES = 1 << 20
+CSV_BLOCK_BYTES = 1 << 18  # pyarrow reads some thirty of them ahead
 PARQUET_ROWS_AT_ONCE = 1 << 14
 PARQUET = (".parquet", ".pq")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -170,12 +170,10 @@ class Columns:
             if len(wrong):
                 self._refuse_cell(first + int(wrong[0]), self.time, "is NaN, but every row needs its time")
             return times
-        self._refuse_cell(
-            first,
-            self.time,
-            f"is {column[0].as_py()!r}, read as {kind}, no time: write ISO 8601, as 2031-05-17T08:30, or numbers",
+        raise DataError(
+            f"{self.path}, row {first + 1}, column {self.time!r}: {column[0].as_py()!r} was read as {kind}, which is no"
+            " time: write ISO 8601, as 2031-05-17T08:30, or numbers"
         )
-        raise AssertionError
 
     def check_order(self, times: Any, first: int, batch: Any, before: Any) -> None:
         """Refuse ``times`` [n] that do not grow, each beyond the one before it; ``before`` is the one before them."""
