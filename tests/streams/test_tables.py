@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from treadle.errors import DataError
 from treadle.streams import Table, Windows, count, series_of_table
 from treadle.streams import series as series_module
+from treadle.streams import table as table_module
 
 RANDOM = np.random.default_rng(0)
 
@@ -126,16 +127,27 @@ def test_times_of_parquet_have_their_own_types(tmp_path):
             whole(Table(path, time="when"))
 
 
-def test_order_is_watched_across_pieces(path):
-    day = np.arange(N)
+@pytest.fixture(params=["many rows at once", "a row at a time"])
+def portions(request, monkeypatch):
+    """Tables are read in other portions, so that what has to fit lies within one or on both sides of a border."""
+    if request.param == "a row at a time":
+        monkeypatch.setattr(table_module, "PARQUET_ROWS_AT_ONCE", 1)
+        monkeypatch.setattr(table_module, "CSV_BLOCK_BYTES", 64)
+        monkeypatch.setattr(series_module, "BYTES_AT_ONCE", 1)
+
+
+def test_order_is_watched_across_pieces(path, portions):
+    day = np.arange(60)
     day[-1] = day[-2]
-    write(path, {"day": day, "x": np.zeros(N)})
-    with pytest.raises(DataError, match=f"row {N}, column 'day': {N - 2} is a time that was there before"):
+    write(path, {"day": day, "x": np.zeros(60)})
+    with pytest.raises(DataError, match="row 60, column 'day': 58 is a time that was there before"):
         whole(Table(path, time="day"))
-    day[40_000] = 3
-    write(path, {"day": day, "x": np.zeros(N)})
-    with pytest.raises(DataError, match="row 40001, column 'day': 3 goes back in time"):
-        whole(Table(path, time="day"))
+    for row in range(20, 40):
+        day[row] = 3
+        write(path, {"day": day, "x": np.zeros(60)})
+        with pytest.raises(DataError, match=f"row {row + 1}, column 'day': 3 goes back in time"):
+            whole(Table(path, time="day"))
+        day[row] = row
 
 
 FAR = 50_000
@@ -241,26 +253,23 @@ def test_names_of_series_are_text_as_the_file_has_it(tmp_path):
     assert [series.id for series in series_of_table(write(path, coded), "who")] == ["q", "p"]
 
 
-@pytest.mark.parametrize("portion", [1, 1 << 25])
-def test_what_is_wrong_in_a_series(path, monkeypatch, portion):
-    monkeypatch.setattr(series_module, "BYTES_AT_ONCE", portion)
-    good = {"who": ["a", "b"] * 10_000, "t": np.arange(20_000) // 2, "x": RANDOM.standard_normal(20_000)}
+def test_what_is_wrong_in_a_series(path, portions):
+    good = {"who": ["a", "b"] * 50, "t": np.arange(100) // 2, "x": RANDOM.standard_normal(100)}
 
     def refused(message, **changes):
         columns = {name: list(values) for name, values in good.items()}
         for name, (row, value) in changes.items():
             columns[name][row] = value
-        write(path, columns, **({"row_group_size": 3_000} if path.suffix == ".parquet" else {}))
+        write(path, columns)
         with pytest.raises(DataError, match=message):
             series_of_table(path, id="who", time="t")
 
-    refused(
-        r"row 18002, column 't': 8999 of 'b' is a time that was there before: sort the file by 'who' and 't'",
-        t=(18_001, 8_999),
-    )
-    refused(r"row 3, column 't': 0 of 'a' is a time that was there before", t=(2, 0))
-    refused(r"row 101, column 't': 7 of 'a' goes back in time", t=(100, 7))
-    refused(r"row 12346, column 'x': the cell is ", x=(12_345, None if path.suffix == ".parquet" else float("nan")))
+    before = "is a time that was there before: sort the file by 'who' and 't'"
+    refused(f"row 92, column 't': 44 of 'b' {before}", t=(91, 44))
+    refused(f"row 3, column 't': 0 of 'a' {before}", t=(2, 0))
+    for row in range(20, 40):
+        refused(rf"row {row + 1}, column 't': 7 of '{'ab'[row % 2]}' goes back in time", t=(row, 7))
+    refused(r"row 46, column 'x': the cell is ", x=(45, None if path.suffix == ".parquet" else float("nan")))
     if path.suffix == ".parquet":
         refused(r"row 7, column 'who': the cell is empty, but every row needs the id of its series", who=(6, None))
 
@@ -283,4 +292,12 @@ def test_series_go_to_other_processes(tmp_path):
     ]
     batches = [batch.x for batch in Windows(again, 2, 8)]
     for batch, x in itertools.zip_longest(DataLoader(Windows(again, 2, 8), batch_size=None, num_workers=2), batches):
+        assert batch.x.equal(x)
+
+
+def test_tables_can_be_read_by_workers(path):
+    write(path, {"x": np.arange(30_000.0)})
+    batches = [batch.x for batch in Windows([Table(path)], 1, 4_000)]
+    loader = DataLoader(Windows([Table(path)], 1, 4_000), batch_size=None, num_workers=2)
+    for batch, x in itertools.zip_longest(loader, batches):
         assert batch.x.equal(x)

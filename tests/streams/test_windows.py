@@ -253,6 +253,7 @@ def test_data_loader_that_keeps_its_workers_goes_on_to_the_next_epoch():
     streams = streams_of([30, 22, 41, 17, 25])
     loader = DataLoader(Windows(streams, 3, 8), batch_size=None, num_workers=2, persistent_workers=True)
     expected = Windows(streams, 3, 8)
+    next(iter(loader))  # what workers have read ahead and nobody used does not count
     for _ in range(2):
         same(loader, list(expected))
 

@@ -78,8 +78,6 @@ class Cursor:
             self._check(piece)
             kept.append(piece)
             end += len(piece.x)
-            while len(kept) > 1 and self._at + len(kept[0].x) <= self.position:
-                self._at += len(kept.pop(0).x)  # passed already
         if kept:
             over = max(min(self.position - self._at, len(kept[0].x)), 0)
             self._at += over
