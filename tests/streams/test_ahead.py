@@ -18,11 +18,10 @@ def test_an_error_comes_after_all_items_before_it(depth):
         yield from range(5)
         raise KeyError("five")
 
-    seen = []
+    reader = ahead(items(), depth)
+    assert [next(reader) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(KeyError, match="five"):
-        for item in ahead(items(), depth):
-            seen.append(item)
-    assert seen == [0, 1, 2, 3, 4]
+        next(reader)
 
 
 def test_no_more_is_made_than_asked_for():

@@ -110,6 +110,23 @@ def test_any_layout(lengths, rows, steps, seed):
     check_against_each_alone(build("rnn", engine="reference"), lengths, rows, steps, seed=seed)
 
 
+def test_a_stream_may_be_read_in_two_rows_at_once():
+    rnn = build("gru", engine="reference")
+    streams, data = streams_for(rnn, [3, 30, 4])
+    keeper, twice = StateKeeper(rnn), 0
+    with torch.no_grad():
+        alone = {name: rnn(x)[0][0] for name, x in data.items()}
+        for batch in Windows(streams, 2, 5, horizon=0, seed=None, epochs=2, dtype=torch.float64):
+            ys, state = rnn(batch.x, keeper.before(batch), lengths=batch.lengths, resets=batch.resets)
+            keeper.after(batch, state)
+            twice += keeper.stream_ids == ["s1", "s1"]
+            for row, names in enumerate(batch.stream_ids):
+                segments = batch.resets[row].cumsum(0) - batch.resets[row, 0].long()
+                for t in range(int(batch.lengths[row])):
+                    assert_close(ys[row, t], alone[names[segments[t]]][batch.positions[row, t]])
+    assert twice
+
+
 def some(lengths=(30, 22, 41), rows=2, steps=5, subject="gru"):
     rnn = build(subject, engine="reference")
     streams, _ = streams_for(rnn, lengths)
@@ -230,9 +247,9 @@ def test_beginning_anew_needs_no_state_and_is_no_way_back():
 def test_the_state_of_another_network_or_batch_is_refused():
     rnn, batches = some()
     keeper, other = StateKeeper(rnn), build("lstm", engine="reference")
-    with pytest.raises(StateError, match="another network|keeps"):
+    with pytest.raises(StateError, match=r"another network|keeps"):
         keeper.after(batches[0], other.initial_state(2))
-    with pytest.raises(StateError, match="the input has 2 rows, but state h has 3"):
+    with pytest.raises(StateError, match=r"the input has 2 rows, but state h has 3"):
         keeper.after(batches[0], rnn.initial_state(3))
     run(rnn, keeper, batches[:1])
     with pytest.raises(
@@ -242,12 +259,12 @@ def test_the_state_of_another_network_or_batch_is_refused():
     wide = td.Recurrent(td.GRUCell(3, 6)).double()
     with pytest.raises(StateError, match=r"have \[2, 5\] for 'h', but this Recurrent has \[2, 6\]"):
         StateKeeper(wide).load_state_dict(keeper.state_dict())
-    with pytest.raises(StateError, match="not a state of a keeper"):
+    with pytest.raises(StateError, match=r"not a state of a keeper"):
         StateKeeper(rnn).load_state_dict({})
 
 
 def test_a_drop_in_is_sent_to_its_recurrent():
     with pytest.raises(TypeError, match=r"a GRU has no initial_state.*: pass its .recurrent\(\)"):
         StateKeeper(td.GRU(3, 4))
-    with pytest.raises(TypeError, match="a Linear has no initial_state"):
+    with pytest.raises(TypeError, match=r"a Linear has no initial_state"):
         StateKeeper(torch.nn.Linear(2, 2))

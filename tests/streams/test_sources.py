@@ -173,7 +173,7 @@ def test_a_span_asks_for_no_piece_more_than_it_needs():
 def test_a_generator_can_be_read_once():
     stream = Iterated((n for n in range(9)), id="x")
     assert len(list(Windows([stream], 1, 4))) == 2
-    with pytest.raises(DataError, match="stream 'x' is an iterator that was read before.*pass a function"):
+    with pytest.raises(DataError, match=r"stream 'x' is an iterator that was read before.*pass a function"):
         list(Windows([stream], 1, 4))
 
 
@@ -197,7 +197,7 @@ def test_what_is_no_number_is_refused_by_its_place(tmp_path, wrong):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere"):
         TextFile(tmp_path / "nowhere")
     with pytest.raises(IsADirectoryError):
         TextFile(tmp_path)
@@ -227,7 +227,7 @@ def test_a_file_that_becomes_shorter_is_noticed(tmp_path):
     (tmp_path / "text").write_bytes(bytes(1000))
     text = TextFile(tmp_path / "text")
     os.truncate(tmp_path / "text", 900)
-    with pytest.raises(DataError, match="text ends at byte 900, but had 1000 or more when it was opened"):
+    with pytest.raises(DataError, match=r"text ends at byte 900, but had 1000 or more when it was opened"):
         whole(text)
 
 

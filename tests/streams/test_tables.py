@@ -18,6 +18,12 @@ from treadle.streams import Table, Windows, count, series_of_table
 from treadle.streams import series as series_module
 from treadle.streams import table as table_module
 
+# What PyTorch says on a machine with one core, and Python from 3.12 on.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+
 RANDOM = np.random.default_rng(0)
 
 
@@ -111,9 +117,9 @@ def test_ways_to_write_a_time(tmp_path, times):
         return Table(tmp_path / "t.csv", time="when")
 
     assert len(whole(table([0, 1, 2]))[0]) == 3
-    with pytest.raises(DataError, match="t.csv, row 3, column 'when': .* goes back in time: sort the file by 'when'"):
+    with pytest.raises(DataError, match=r"t.csv, row 3, column 'when': .* goes back in time: sort the file by 'when'"):
         whole(table([0, 2, 1]))
-    with pytest.raises(DataError, match="t.csv, row 2, column 'when': .* is a time that was there before"):
+    with pytest.raises(DataError, match=r"t.csv, row 2, column 'when': .* is a time that was there before"):
         whole(table([0, 0, 1]))
 
 
@@ -140,12 +146,12 @@ def test_order_is_watched_across_pieces(path, portions):
     day = np.arange(60)
     day[-1] = day[-2]
     write(path, {"day": day, "x": np.zeros(60)})
-    with pytest.raises(DataError, match="row 60, column 'day': 58 is a time that was there before"):
+    with pytest.raises(DataError, match=r"row 60, column 'day': 58 is a time that was there before"):
         whole(Table(path, time="day"))
     for row in range(20, 40):
         day[row] = 3
         write(path, {"day": day, "x": np.zeros(60)})
-        with pytest.raises(DataError, match=f"row {row + 1}, column 'day': 3 goes back in time"):
+        with pytest.raises(DataError, match=rf"row {row + 1}, column 'day': 3 goes back in time"):
             whole(Table(path, time="day"))
         day[row] = row
 
@@ -176,7 +182,7 @@ def test_text_in_a_column_of_numbers(tmp_path, value, message, row):
 def test_no_number_in_parquet(tmp_path, value, message):
     path = write(tmp_path / "t.parquet", {"a": [1] * N, "x": [1.0] * FAR + [value] + [1.0] * (N - FAR - 1)})
     for start in (0, FAR - 1):
-        with pytest.raises(DataError, match=f"t.parquet, row {FAR + 1}, column 'x': the cell {message}"):
+        with pytest.raises(DataError, match=rf"t.parquet, row {FAR + 1}, column 'x': the cell {message}"):
             whole(Table(path), start)
 
 
@@ -199,7 +205,7 @@ def test_tables_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError):
         Table(tmp_path / "nowhere.csv")
     path = write(tmp_path / "words.parquet", {"a": [1.0], "w": ["one"]})
-    with pytest.raises(DataError, match="words.parquet, row 1, column 'w': the column holds string, such as 'one'"):
+    with pytest.raises(DataError, match=r"words.parquet, row 1, column 'w': the column holds string, such as 'one'"):
         Table(path)
     # What cannot be read of a file that has a good beginning.
     path = write(tmp_path / "cut.parquet", {"a": RANDOM.standard_normal(N)})
@@ -276,9 +282,9 @@ def test_what_is_wrong_in_a_series(path, portions):
 
 def test_a_table_without_series(path):
     write(path, {"who": np.array([], str), "x": np.array([], float)})
-    with pytest.raises(DataError, match="has no rows below its header"):
+    with pytest.raises(DataError, match=r"has no rows below its header"):
         series_of_table(path, "who")
-    with pytest.raises(DataError, match="has no column 'whom'.*did you mean 'who'"):
+    with pytest.raises(DataError, match=r"has no column 'whom'.*did you mean 'who'"):
         series_of_table(path, "whom")
 
 

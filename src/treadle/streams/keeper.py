@@ -122,7 +122,7 @@ class StateKeeper:
         state = self._away(state)
         if paused:
             others = states.select(self._kept.state, paused)
-            state = states.map_state(lambda new, old: torch.cat([new, old]), state, others)
+            state = states.map_state(lambda new, old: torch.cat([new, old.to(new.device)]), state, others)
         self._kept = _Kept(
             ids + [self._kept.ids[place] for place in paused],
             [position + 1 for position in positions] + [self._kept.positions[place] for place in paused],

@@ -88,8 +88,8 @@ def split(stream: Stream, parts: int | Sequence[float]) -> list[Span]:
         >>> learn, judge = td.streams.split(series, [0.8, 0.2])
         >>> judge.id
         'series[80:100]'
-        >>> [part.length for part in td.streams.split(learn, 3)]
-        [26, 27, 27]
+        >>> tuple(part.length for part in td.streams.split(learn, 3))
+        (26, 27, 27)
     """
     total = count(stream)
     if isinstance(parts, int):

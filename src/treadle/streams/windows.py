@@ -74,10 +74,10 @@ class Windows(IterableDataset[Batch]):
         >>> streams = [td.streams.Array(range(10 * n, 11 * n), id=f"from {10 * n}") for n in (3, 4, 6)]
         >>> windows = td.streams.Windows(streams, rows=2, steps=3, seed=None)
         >>> for batch in windows:
-        ...     print(batch.x.tolist(), batch.y[0].tolist(), batch.resets[0].tolist(), batch.stream_ids[0])
-        [[30, 31, 60], [40, 41, 42]] [31, 32, 61] [True, False, True] ('from 30', 'from 60')
-        [[61, 62, 63], [0, 0, 0]] [62, 63, 64] [False, False, False] ('from 60',)
-        [[64, 0, 0], [0, 0, 0]] [65, 0, 0] [False, False, False] ('from 60',)
+        ...     print(batch.x.tolist(), batch.lengths.tolist(), *batch.stream_ids, sep="; ")
+        [[30, 31, 60], [40, 41, 42]]; [3, 3]; ('from 30', 'from 60'); ('from 40',)
+        [[61, 62, 63], [0, 0, 0]]; [3, 0]; ('from 60',); ()
+        [[64, 0, 0], [0, 0, 0]]; [1, 0]; ('from 60',); ()
     """
 
     def __init__(
