@@ -131,7 +131,6 @@ class _Sorter:
             self.runs[series][1].append(count)
 
     def series(self) -> list[Series]:
-        # Keys that differ may read the same, such as true and "true" never do within one column's type.
         return [
             Series(str(name), self.columns, self.store, np.array(starts, np.int64), np.array(counts, np.int64))
             for name, (starts, counts) in zip(self.numbers, self.runs, strict=True)
@@ -142,14 +141,16 @@ class _Sorter:
         import pyarrow as pa
 
         column = batch.column(batch.schema.get_field_index(self.columns.series))
-        if column.null_count:
-            row = int(column.is_valid().to_numpy(zero_copy_only=False).argmin())
+        coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        names = coded.dictionary.to_pylist()
+        unnamed = codes == (names.index("") if "" in names else -1)
+        if column.null_count or unnamed.any():
+            row = int(((codes == -1) | unnamed).argmax())
             raise DataError(
                 f"{self.columns.path}, row {first + row + 1}, column {self.columns.series!r}: the cell is empty, but"
                 " every row needs the id of its series"
             )
-        coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        codes, names = coded.indices.to_numpy(zero_copy_only=False), coded.dictionary.to_pylist()
         translate = np.zeros(len(names), np.int64)
         for code in dict.fromkeys(codes[np.sort(np.unique(codes, return_index=True)[1])].tolist()):
             if names[code] not in self.numbers:

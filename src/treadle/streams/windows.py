@@ -29,6 +29,8 @@ class Windows(IterableDataset[Batch]):
     read yet, in the same window, behind a reset: no step is wasted, and every step of every stream comes once an epoch,
     in order. The streams' order is drawn anew for each epoch, steps are never shuffled.
 
+    A stream may be shorter than a window, if only it has one step.
+
     Going through the windows once gives ``epochs`` epochs; going through them again gives the next ones. One that was
     left in the middle goes on where it was left; `set_epoch` goes elsewhere.
 
