@@ -165,7 +165,8 @@ FAR = 50_000
         ("n. a.", "holds 'n. a.', which is no number"),
         ("12,5", "holds '12,5', which is no number"),
         ("", "is empty"),
-        ("NaN", "is empty or NaN|holds 'NaN'|is nan"),
+        ("NaN", "is nan"),
+        ("NA", "holds 'NA', which is no number"),
         ("inf", "is inf"),
     ],
 )

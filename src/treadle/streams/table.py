@@ -148,7 +148,7 @@ class Columns:
             row, place = map(int, wrong[0])
             name = [*self.inputs, *self.targets][place]
             valid = batch.column(batch.schema.get_field_index(name))[row].is_valid
-            self._refuse_cell(first + row, name, f"is {values[row, place]}" if valid else "is empty or NaN")
+            self._refuse_cell(first + row, name, f"is {values[row, place]}" if valid else "is empty")
         return values
 
     def times(self, batch: Any, first: int) -> Any:
@@ -279,6 +279,7 @@ class Columns:
         convert = csv.ConvertOptions(
             column_types=types,
             include_columns=list(dict.fromkeys([*types, *filter(None, [self.time, self.series])])),
+            null_values=[""],  # "n/a" and the like are refused as the text that they are
             timestamp_parsers=[csv.ISO8601, *TIME_FORMATS],
         )
         rest = start - over
