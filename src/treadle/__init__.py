@@ -1,6 +1,6 @@
 """treadle: networks with memory. A cell is one step, a wiring of cells is a cell, time is applied from outside."""
 
-from treadle import errors
+from treadle import errors, streams
 from treadle.cells import (
     ConvLSTMCell,
     ConvLSTMState,
@@ -72,5 +72,6 @@ __all__ = [
     "save",
     "save_state",
     "select",
+    "streams",
     "sum_of",
 ]

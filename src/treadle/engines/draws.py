@@ -1,65 +1,74 @@
-"""Random masks for all steps at once, the very numbers that PyTorch would draw step by step, in a third of the time.
+"""Random masks for all steps at once, the very numbers that PyTorch would draw step by step, in a fraction of the time.
 
-PyTorch's generator on the CPU is the Mersenne Twister, drawn from number by number through several layers; NumPy has
-the same one, and fills arrays with it. So its state goes there and back. That the two agree is tried once in a process,
-and where they do not, PyTorch draws.
+PyTorch's generator on the CPU is the Mersenne Twister, drawn from number by number through several layers; ours makes
+sixteen at a time. So the state goes there and back. That the two agree is tried once in a process, and where they do
+not, PyTorch draws.
 """
 
 import functools
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from treadle.errors import EngineError
+
 __all__ = ["masks"]
 
 _BITS = 24
 """Random bits of a float32 between 0 and 1."""
-_WORDS = 624
 
 
-def masks(shares: Tensor, steps: int) -> Tensor:
-    """Zeros and ones, [steps, n] in the dtype of ``shares``: what `torch.bernoulli` gives for ``shares`` [n] each time.
+def masks(shares: Sequence[float], sizes: Sequence[int], steps: int, dtype: torch.dtype) -> list[Tensor]:
+    """Zeros and ones: what `torch.bernoulli` gives step by step, and in each step result by result.
 
-    Source: Matsumoto and Nishimura, *Mersenne Twister*, 1998.
+    Args:
+        shares: of each result, the probability of a one.
+        sizes: of each result, how many numbers a step has.
+        steps: how many steps.
+        dtype: of the results.
+
+    Returns:
+        Each result, [steps, n].
     """
     generator = torch.default_generator
-    if shares.dtype == torch.float32 and _are_alike():
-        return _drawn(shares, steps, generator)
-    return torch.bernoulli(shares.expand(steps, -1).contiguous(), generator=generator)
+    if dtype == torch.float32 and _are_alike():
+        return _drawn(shares, sizes, steps, generator)
+    row = torch.cat([torch.full((n,), share, dtype=dtype) for share, n in zip(shares, sizes, strict=True)])
+    return list(torch.bernoulli(row.expand(steps, -1).contiguous(), generator=generator).split(list(sizes), 1))
 
 
-def _drawn(shares: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+def _drawn(shares: Sequence[float], sizes: Sequence[int], steps: int, generator: torch.Generator) -> list[Tensor]:
+    from treadle.engines.cpu import twister  # LLVM is loaded when it is needed
+
     state = generator.get_state()
     numbers = state.numpy()
     # The state begins with the seed, how many words are left, whether it was seeded, which is next, and the words.
     left, following = numbers[8:12].view(np.int32), numbers[16:24].view(np.uint64)
-    words = numbers[24 : 24 + 8 * _WORDS].view(np.uint64)
-    twister: Any = np.random.MT19937()
-    key = {"key": words.astype(np.uint32), "pos": _WORDS if left[0] == 1 else int(following[0])}
-    twister.state = {"bit_generator": "MT19937", "state": key}
-    drawn = np.random.Generator(twister).integers(0, 1 << 32, size=(steps, len(shares)), dtype=np.uint32)
-    key = twister.state["state"]
-    words[:] = key["key"]
-    following[0], left[0] = key["pos"], _WORDS + 1 - key["pos"]
+    words = numbers[24 : 24 + 8 * twister.WORDS].view(np.uint64)
+    before = torch.from_numpy(words.astype(np.uint32).view(np.int32))
+    position = twister.WORDS if left[0] == 1 else int(following[0])
+    # The share is compared as the float32 that it is in a tensor.
+    limits = [torch.tensor(math.ceil(float(np.float32(share)) * (1 << _BITS)), dtype=torch.int32) for share in shares]
+    drawn, after, position = twister.draw(before, position, list(zip(limits, sizes, strict=True)), steps)
+    words[:] = after.numpy().view(np.uint32)
+    following[0], left[0] = position, twister.WORDS + 1 - position
     generator.set_state(state)
-    limits = np.array([math.ceil(share * (1 << _BITS)) for share in shares.unique().tolist()], dtype=np.uint32)
-    limits = limits[torch.unique(shares, return_inverse=True)[1].numpy()]
-    drawn &= np.uint32((1 << _BITS) - 1)
-    return torch.from_numpy(drawn < limits).to(shares.dtype)
+    return drawn
 
 
 @functools.cache
 def _are_alike() -> bool:
     try:
         generator, ours = torch.Generator(), torch.Generator()
-        shares = torch.tensor([0.1, 0.5, 0.9] * 100)
+        shares, sizes = [0.1, 0.5, 0.9], [100, 7, 193]
+        row = torch.tensor([0.1] * 100 + [0.5] * 7 + [0.9] * 193)
         for _ in range(4):  # over the end of the words, too
-            expected = torch.bernoulli(shares.expand(2, -1).contiguous(), generator=generator)
-            if not torch.equal(_drawn(shares, 2, ours), expected):
+            expected = torch.bernoulli(row.expand(2, -1).contiguous(), generator=generator)
+            if not torch.equal(torch.cat(_drawn(shares, sizes, 2, ours), 1), expected):
                 return False
         return torch.equal(generator.get_state(), ours.get_state())
-    except (RuntimeError, ValueError, TypeError):
+    except (RuntimeError, ValueError, TypeError, EngineError):
         return False

@@ -373,8 +373,7 @@ def _draw_all(random: tuple[Value, ...], layout: Layout, env: Any) -> list[Tenso
     if len(shares) == len(random) and len({value.dtype for value in random}) == 1:
         # The generator gives one number after another: all steps in one call are the same numbers as step by step.
         sizes = [layout.batch * value.row_numel for value in random]
-        row = torch.cat([torch.full((n,), p, dtype=random[0].dtype) for n, p in zip(sizes, shares, strict=True)])
-        drawn = masks(row, layout.steps).split(sizes, 1)
+        drawn = masks(shares, sizes, layout.steps, random[0].dtype)
         shapes = [[layout.batch if dim is BATCH else dim for dim in value.shape] for value in random]
         return [d.reshape(layout.steps, *s).movedim(a + 1, 1) for d, s, a in zip(drawn, shapes, axes, strict=True)]
     fixed = {value: tensor for value, tensor in env.items() if not value.has_rows}

@@ -7,8 +7,13 @@ import sys
 import threading
 
 import pytest
+import torch
 
+from tests.registry import build, sequence
 from treadle.engines.cpu import cache, jit, target
+from treadle.engines.cpu.emit import emit
+from treadle.engines.cpu.section import CompiledSection, why_not
+from treadle.engines.network import network_of
 from treadle.errors import EngineError
 
 # A loop that LLVM makes a memset of, and vectors as wide as they come.
@@ -170,3 +175,52 @@ target.host()
     environment = os.environ | {"TREADLE_CPU": level}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert "EngineError: TREADLE_CPU: there is no CPU level 'abacus'" in done.stderr
+
+
+def test_a_text_is_written_only_where_its_code_is_unknown(compiled, monkeypatch):
+    written = []
+
+    def write():
+        written.append(1)
+        return TEXT
+
+    names = ("double it", "clear")
+    check(jit.recall("twice", names, write, target.host()))
+    monkeypatch.setattr(jit, "_libraries", {})  # as in another process
+    check(jit.recall("twice", names, write, target.host()))
+    assert len(written) == len(compiled) == 1
+    jit.recall("thrice", names, write, target.host())
+    assert len(written) == len(compiled) == 2
+    monkeypatch.setattr(jit, "_sources", lambda: "another version of treadle")
+    jit.recall("twice", names, write, target.host())
+    assert len(written) == len(compiled) == 3
+    monkeypatch.setattr(jit, "_sources", lambda: None)  # in an archive, say: the text itself is the key
+    jit.recall("twice", names, write, target.host())
+    jit.recall("thrice", names, write, target.host())
+    assert len(written) == 5
+    assert len(compiled) == 4
+
+
+def kernels(subject, dtype):
+    """Of all sections of a network, forwards and backwards, with and without bfloat16."""
+    rnn = build(subject, dtype)
+    x = sequence(rnn, 2, 3, dtype)[:, 0]
+    planned = network_of(rnn.cell, x, rnn.initial_state(2)).plan(False)
+    for section in planned.sections:
+        if section.kind in ("loop", "parallel") and why_not(section) is None:
+            for bfloat16 in (False, True):
+                one = CompiledSection(section, bfloat16)
+                backward = one.backward(tuple(v.dtype.is_floating_point for v in one.section.inputs))
+                for part in (one.plain, backward.forward, backward.part):
+                    if part.kernel.outputs or part.kernel.carries or part.kernel.sums:
+                        yield part.kernel
+
+
+def test_a_description_says_all_that_the_text_follows_from():
+    texts = {}
+    for subject in ("gru", "layer-norm-lstm"):
+        for dtype in (torch.float32, torch.float64):
+            for kernel in kernels(subject, dtype):
+                code = emit(kernel, target.host())
+                assert texts.setdefault(code.description, code.text) == code.text
+    assert len(texts) > 20

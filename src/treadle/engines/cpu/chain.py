@@ -19,6 +19,7 @@ from treadle.compiler.program import Value
 from treadle.engines.cpu import moves
 from treadle.engines.cpu.contract import outer
 from treadle.engines.cpu.kernel import Sums, compiled
+from treadle.engines.cpu.memory import empty
 from treadle.engines.cpu.pack import halve_rows
 from treadle.engines.cpu.recipe import Number, Recipe, Word
 from treadle.engines.cpu.schedule import Kernel
@@ -322,7 +323,7 @@ class _ForwardRecipe:
             for i, again in enumerate(fresh):
                 tensors["fresh", i] = contiguous(again, chain.dtype)
         for key, shape in self.results.items():
-            tensors[key] = torch.empty(shape, dtype=chain.dtype)
+            tensors[key] = empty(*shape, dtype=chain.dtype)
         kept = self.recipe.follow(tensors)
         results = []
         for i, value in enumerate(chain.outputs):
@@ -610,7 +611,7 @@ class _BackwardRecipe:
             tensors["end", k] = contiguous(from_above[count + k], dtype)  # pyright: ignore
         tensors["zeros",] = _zeros(self.nothing, dtype)
         for key, shape in self.results.items():
-            tensors[key] = torch.zeros(shape, dtype=dtype) if key[0] == "fresh" else torch.empty(shape, dtype=dtype)
+            tensors[key] = torch.zeros(shape, dtype=dtype) if key[0] == "fresh" else empty(*shape, dtype=dtype)
         self.recipe.follow(tensors, kept)
         gradients: list[Tensor | None] = [None] * len(chain.inputs)
         for i, value in enumerate(chain.inputs):

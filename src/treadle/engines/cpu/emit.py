@@ -97,7 +97,8 @@ class Code:
     """A kernel as LLVM IR, and what a caller has to know to run it."""
 
     kernel: Kernel
-    text: str
+    write: Callable[[], str]
+    """Writes the IR, which takes a while: where the machine code is known already, nobody needs it."""
     places: dict[Any, int]
     packings: tuple[Packing, ...]
     sums: tuple[int, ...]
@@ -108,6 +109,25 @@ class Code:
     per_row: int
     """Numbers of scratch for each row."""
     schedule: Schedule
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The IR."""
+        return self.write()
+
+    @functools.cached_property
+    def description(self) -> str:
+        """What the text follows from, beside this file and those that it uses: the kernel, value by value."""
+        kernel = self.kernel
+        groups = (kernel.streams, kernel.invariants, sum(kernel.carries, ()), kernel.outputs, kernel.sums)
+        values = p.ordered(value for group in groups for value in group)
+        number = {value: i for i, value in enumerate(values)}
+        lines = [
+            f"{v.op} {v.attributes!r} {p.show_shape(v.shape)} {v.dtype} {[number[operand] for operand in v.inputs]}"
+            for v in values
+        ]
+        lines += [str([number[value] for value in group]) for group in groups]
+        return "\n".join([*lines, f"{kernel.dtype} {kernel.reverse} {kernel.bfloat16}"])
 
 
 def emit(kernel: Kernel, target: Target) -> Code:
@@ -219,6 +239,21 @@ class _Emitter:
     # The function.
 
     def code(self) -> Code:
+        """What a caller has to know, which is known before anything is written."""
+        return Code(
+            self.kernel,
+            self.text,
+            self.places,
+            tuple(self.packings.values()),
+            tuple(self.sums),
+            self.sums_size,
+            self.fixed,
+            self.per_row,
+            self.plan,
+        )
+
+    def text(self) -> str:
+        """The module."""
         kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, POINTER])
         function = ir.Function(self.module, kind, "run")
         self.arguments, self.first, self.last, self.scratch = function.args
@@ -240,18 +275,7 @@ class _Emitter:
                 self._phases(row0, self._minimum(left, self.const(BLOCK)))
         self.b.ret_void()
         self.entry.branch(start)
-        text = str(self.module)
-        return Code(
-            self.kernel,
-            text,
-            self.places,
-            tuple(self.packings.values()),
-            tuple(self.sums),
-            self.sums_size,
-            self.fixed,
-            self.per_row,
-            self.plan,
-        )
+        return str(self.module)
 
     def _all_steps(self) -> None:
         """Time, and which rows take part in it: a row joins at its first step and leaves after its last."""

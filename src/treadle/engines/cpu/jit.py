@@ -7,20 +7,24 @@ nobody can know who still holds an address.
 """
 
 import ctypes
+import functools
 import hashlib
 import itertools
 import os
 import re
 import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import llvmlite
 import llvmlite.binding as llvm
 
+from treadle.compiler import program
 from treadle.engines.cpu import cache
 from treadle.engines.cpu.target import Target, host
 from treadle.errors import EngineError
 
-__all__ = ["Library", "compile"]
+__all__ = ["Library", "compile", "recall"]
 
 LEVEL = 2
 """How hard LLVM tries. At 3 it takes longer, and nothing is gained where vectors and blocks are explicit."""
@@ -73,8 +77,40 @@ def compile(ir_text: str, target: Target | None = None) -> Library:
     Raises:
         EngineError: LLVM refuses the text, or cannot load the code.
     """
-    target = target or host()
-    key = _key(ir_text, target)
+    return _library(_key(ir_text, target or host()), DEFINITION.findall(ir_text), lambda: ir_text, target or host())
+
+
+def recall(description: str, names: Sequence[str], write: Callable[[], str], target: Target) -> Library:
+    """The same for a text that takes long to write, and is written only where its code is not yet known.
+
+    Args:
+        description: what the text follows from, together with the sources of this engine and of programs.
+        names: the functions that it defines.
+        write: gives the text.
+        target: what to compile for.
+
+    Raises:
+        EngineError: LLVM refuses the text, or cannot load the code.
+    """
+    sources = _sources()
+    if sources is None:
+        return compile(write(), target)
+    return _library(_key(f"{sources}\0{description}", target), list(names), write, target)
+
+
+@functools.cache
+def _sources() -> str | None:
+    """A checksum of the files that decide what is written, or None where they cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(program.__file__)):
+            digest.update(path.read_bytes())
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _library(key: str, names: list[str], write: Callable[[], str], target: Target) -> Library:
     library = _libraries.get(key)
     if library is None:
         with _lock:
@@ -82,9 +118,9 @@ def compile(ir_text: str, target: Target | None = None) -> Library:
             if library is None:
                 code = cache.read(key)
                 if code is None:
-                    code = _object_code(ir_text, target)
+                    code = _object_code(write(), target)
                     cache.write(key, code)
-                library = _libraries[key] = _load(code, DEFINITION.findall(ir_text))
+                library = _libraries[key] = _load(code, names)
     return library
 
 

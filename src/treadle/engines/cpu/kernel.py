@@ -39,7 +39,7 @@ class CompiledKernel:
         self.code = emit(kernel, target)
         self.halved = kernel.bfloat16 and kernel.dtype == torch.float32
         self.operands = [(packing.product.inputs[1], packing) for packing in self.code.packings]
-        self.library = jit.compile(self.code.text, target)
+        self.library = jit.recall(self.code.description, ("run",), self.code.write, target)
         self.address = self.library.address("run")
         self.function = _RUN(self.address)
         lanes = target.lanes(kernel.dtype.itemsize)
