@@ -203,6 +203,28 @@ def test_what_has_no_gradient_from_above(subject):
                 assert_close(b, a, what=str(i))
 
 
+class Adding(nn.Module):
+    """Keeps a running total that no output is made of: the gradient of what is added is that of the state itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def initial_state(self, batch_size):
+        return {"total": self.linear.weight.new_zeros(batch_size, 4)}
+
+    def forward(self, x, state):
+        y = self.linear(x).tanh()
+        return y, {"total": 0.9 * state["total"] + y}
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("run", RUNS)
+def test_states_that_only_the_caller_reads(run):
+    rnn = td.Recurrent(Adding()).double()
+    agree(rnn, torch.randn(4, 7, 4, dtype=torch.float64), **RUNS[run])
+
+
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("subject", SOME)
 def test_what_needs_no_gradient(subject):

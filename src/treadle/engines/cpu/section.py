@@ -145,7 +145,7 @@ class Backward:
         d = self.derivative = derive(section, tuple(self.wanted))
         available = {
             *owner.rows_in, *section.old, *section.new, *section.outputs,
-            *d.saved, *d.output_cotangents, *d.state_cotangents,
+            *d.saved, *d.output_cotangents,
         }  # fmt: skip
         outputs = [g for g in d.gradients if g is not None and g.has_rows and g not in available]
         for contraction in d.contractions:
@@ -156,8 +156,7 @@ class Backward:
         outputs += [v for v in self.looked_at if v not in available]
         sums = [c.inputs[0] for c in d.contractions if c.op == "rowsum"]
         carries = tuple(zip(d.state_cotangents, d.state_gradients, strict=True))
-        streams = available - set(d.state_cotangents)
-        self.part = Part(owner, outputs, carries, sums, True, streams)
+        self.part = Part(owner, outputs, carries, sums, True, available)
         self.turned = {g: v for v, g in zip(self.wanted, d.gradients, strict=True) if g in d.contractions}
         # What has to stay alive between the passes.
         reads = {*self.part.streams, *(part_of(v)[0] for c in d.contractions if c.op == "outer" for v in c.inputs)}
