@@ -98,8 +98,6 @@ class Recipe:
         self._phases: list[list[tuple[int, Sequence[Number]]]] = [[]]
         self._late: list[tuple[int, Sequence[Number]]] = []
         self._tables: list[Number] = []
-        self._links: list[tuple[int, int]] = []
-        self.threads = 1
 
     def tensor(self, key: Any) -> tuple[Word, Word, Word]:
         """The address of a tensor that is passed when the recipe is followed, and its strides along two axes."""
@@ -115,8 +113,10 @@ class Recipe:
     def task(self, function: int, arguments: Sequence[Number], late: bool = False) -> None:
         """A call in the present phase: the address of a function of 64-bit integers and pointers, and its arguments.
 
-        ``late`` ones are begun after all others of the phase: they fill up the time of whoever is done first.
+        There are 1 to 12 of them. ``late`` tasks are begun after all others of the phase: they fill up the time of
+        whoever is done first.
         """
+        assert 1 <= len(arguments) <= _MOST_ARGUMENTS, arguments
         (self._late if late else self._phases[-1]).append((function, arguments))
 
     def barrier(self) -> None:
@@ -129,11 +129,19 @@ class Recipe:
         self.scratch.next_phase()
 
     @functools.cached_property
+    def _all_phases(self) -> list[list[tuple[int, Sequence[Number]]]]:
+        # Changes nothing: several threads may follow a recipe for the first time at once.
+        return [phase for phase in (*self._phases[:-1], self._phases[-1] + self._late) if phase]
+
+    @functools.cached_property
+    def threads(self) -> int:
+        """Most tasks of a phase: more threads would find nothing to do."""
+        return max(map(len, self._all_phases), default=0)
+
+    @functools.cached_property
     def _words(self) -> tuple[np.ndarray, np.ndarray]:
         """The table as numbers to be added, and to what: which given number."""
-        self.barrier()
-        phases = [phase for phase in self._phases if phase]
-        self.threads = max(map(len, phases), default=0)
+        phases = self._all_phases
         words: list[Number] = [len(phases), _yield_address()]
         first_task = len(words) + _PHASE * len(phases)
         first_table = first_task + _TASK * sum(map(len, phases))

@@ -1,25 +1,23 @@
-"""Shares of one piece of work on several cores.
+"""One piece of work on several cores.
 
 Machine code runs on the threads that PyTorch's own operations run on, the OpenMP team of the calling thread. They wait
 for work actively for some milliseconds after each operation of PyTorch, so they begin within microseconds, whereas
 threads of our own would have to fight them for the cores: after a product by two threads, two more of our own were as
-slow as one. Where there is no such team (PyTorch without GNU's OpenMP, a forked child, a function in Python) a pool of
-ordinary threads does the work.
+slow as one. Where there is no such team (PyTorch without GNU's OpenMP, a forked child) a pool of ordinary threads does
+the work.
 """
 
 import ctypes
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from treadle.engines.cpu import jit
-
-__all__ = ["count", "share", "together"]
+__all__ = ["count", "together"]
 
 
 def count(limit: int) -> int:
@@ -27,31 +25,11 @@ def count(limit: int) -> int:
     return max(1, min(torch.get_num_threads(), limit))
 
 
-def share(function: Callable[..., object], shares: Sequence[tuple[int, ...]]) -> None:
-    """Call ``function(*share)`` once for each share, in parallel; returns when all calls have.
-
-    The calling thread works too, and takes the shares that no other thread has begun: there is no deadlock however many
-    Python threads call this at once.
-
-    Args:
-        function: a ctypes function with ``argtypes``, pointers and 64-bit integers only; its result is dropped.
-        shares: the arguments of each call, as integers.
-
-    Raises:
-        The first exception that a share raised, after all shares have ended.
-    """
-    if len(shares) == 1:
-        function(*shares[0])
-    elif getattr(function, "argtypes", None) and not _forked and (parallel := _openmp()):
-        _share_with_team(parallel, function, shares)
-    else:
-        _share_with_pool(function, shares)
-
-
 def together(function: Any, argument: int, count: int) -> None:
     """Call ``function(argument)`` in up to ``count`` threads at once; returns when all calls have.
 
-    The calls find out among themselves who does what, and one alone could do it all: fewer threads may come.
+    The calls find out among themselves who does what, and one alone could do it all: fewer threads may come. So there
+    is no deadlock however many Python threads call this at once.
 
     Args:
         function: a ctypes function of one pointer; its result is dropped.
@@ -63,21 +41,13 @@ def together(function: Any, argument: int, count: int) -> None:
     elif not _forked and (parallel := _openmp()):
         parallel(ctypes.cast(function, ctypes.c_void_p).value, argument, count, 0)
     else:
-        _share_with_pool(function, [(argument,)] * count)
-
-
-# The team: OpenMP calls our machine code in each of its threads, which then takes shares until none is left.
-
-
-def _share_with_team(parallel: Any, function: Any, shares: Sequence[tuple[int, ...]]) -> None:
-    size = len(function.argtypes)
-    numbers = [ctypes.cast(function, ctypes.c_void_p).value, len(shares), 0]
-    for arguments in shares:
-        if len(arguments) != size:
-            raise TypeError(f"a share has {len(arguments)} arguments, but the function takes {size}: {arguments}")
-        numbers += arguments
-    work = (ctypes.c_int64 * len(numbers))(*numbers)
-    parallel(_taker(size), ctypes.addressof(work), len(shares), 0)
+        work = _Work(function, argument)
+        try:
+            _pool.offer(work, count - 1)
+            function(argument)
+        finally:
+            # After Ctrl-C too: the memory that others work on must outlive their work.
+            work.wait()
 
 
 @functools.cache
@@ -93,109 +63,41 @@ def _openmp() -> Any:
     return parallel
 
 
-@functools.cache
-def _taker(size: int) -> int:
-    """The address of a function that calls another with shares of so many arguments, until all are taken.
-
-    Its argument points to 64-bit words: the function, how many shares there are, how many are taken, their arguments.
-    """
-    loads = "\n".join(
-        f"  %place{i} = getelementptr i64, ptr %share, i64 {i}\n  %argument{i} = load i64, ptr %place{i}"
-        for i in range(size)
-    )
-    arguments = ", ".join(f"i64 %argument{i}" for i in range(size))
-    text = f"""
-define void @take(ptr %work) {{
-begin:
-  %function = load ptr, ptr %work
-  %count_place = getelementptr i64, ptr %work, i64 1
-  %count = load i64, ptr %count_place
-  %taken = getelementptr i64, ptr %work, i64 2
-  %shares = getelementptr i64, ptr %work, i64 3
-  br label %next
-next:
-  %number = atomicrmw add ptr %taken, i64 1 monotonic
-  %left = icmp slt i64 %number, %count
-  br i1 %left, label %call, label %end
-call:
-  %offset = mul i64 %number, {size}
-  %share = getelementptr i64, ptr %shares, i64 %offset
-{loads}
-  call void %function({arguments})
-  br label %next
-end:
-  ret void
-}}
-"""
-    return jit.compile(text).address("take")
-
-
 # The pool.
 
 
-def _share_with_pool(function: Callable[..., object], shares: Sequence[tuple[int, ...]]) -> None:
-    work = _Work(function, shares)
-    try:
-        _pool.offer(work, len(shares) - 1)
-        work.take_part()
-    finally:
-        # After Ctrl-C too: the buffers that others work on must outlive their work.
-        work.wait()
-    if work.errors:
-        raise work.errors[0]
-
-
 class _Work:
-    """One call's shares: those that nobody has begun, and how many threads of the pool are at one."""
+    """What one caller does, and how many threads of the pool help."""
 
-    def __init__(self, function: Callable[..., object], shares: Sequence[tuple[int, ...]]):
-        self.function = function
-        self.shares = list(shares)
-        self.errors: list[BaseException] = []
+    def __init__(self, function: Callable[[int], object], argument: int):
+        self.function, self.argument = function, argument
         self.guard = threading.Lock()
         self.helpers = 0
-        self.ended = threading.Lock()  # a signal: released by the last helper, when no share is left
+        self.over = False
+        self.ended = threading.Lock()  # a signal: released by the last helper, when the caller waits
         self.ended.acquire()
 
-    def take_part(self) -> None:
-        """Work, in the calling thread, until nothing is left to begin; the last share first."""
-        while True:
-            with self.guard:
-                if not self.shares:
-                    return
-                arguments = self.shares.pop()
-            self.call(arguments)
-
     def help(self, worker: "_Worker") -> None:
-        """The same in a thread of the pool, which the caller waits for if it came in time to begin something."""
-        helping = False
-        while True:
-            with self.guard:
-                if not self.shares:
-                    # Idle before the caller knows that all is done, or its next call would find nobody.
-                    _pool.idle.append(worker)
-                    self.helpers -= helping
-                    if helping and not self.helpers:
-                        self.ended.release()
-                    return
-                self.helpers += not helping
-                helping = True
-                arguments = self.shares.pop(0)
-            self.call(arguments)
-
-    def call(self, arguments: tuple[int, ...]) -> None:
-        try:
-            self.function(*arguments)
-        except BaseException as error:
-            self.errors.append(error)
+        """In a thread of the pool: the same call, unless the caller's own has returned before."""
+        with self.guard:
+            helping = not self.over
+            self.helpers += helping
+        if helping:
+            self.function(self.argument)
+        with self.guard:
+            # Idle before the caller knows that all is done, or its next call would find nobody.
+            _pool.idle.append(worker)
+            self.helpers -= helping
+            if helping and self.over and not self.helpers:
+                self.ended.release()
 
     def wait(self) -> None:
-        """Until no thread of the pool is at a share; nobody begins another."""
+        """Until no thread of the pool helps; nobody begins to."""
         interrupted = None
         while True:
             try:
                 with self.guard:
-                    self.shares.clear()
+                    self.over = True
                     helpers = self.helpers
                 if helpers:
                     self.ended.acquire()
@@ -225,7 +127,7 @@ class _Worker:
             work, self.work = self.work, None
             assert work is not None
             work.help(self)
-            del work  # nor does it keep buffers alive
+            del work  # nor does it keep anything alive
 
 
 class _Pool:
