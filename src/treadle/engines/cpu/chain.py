@@ -6,7 +6,7 @@ block that the backward pass reads is one tensor, the other one ends with the ca
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,26 +72,28 @@ class Chain:
 
     def forward(self, layout: Layout, needs: tuple[bool, ...] | None) -> "_ForwardRecipe":
         """The way forwards; ``needs`` says of inputs, starts and fresh states whether gradients are wanted."""
-        return self._recipe(("forward", needs), layout, lambda: _ForwardRecipe(self, layout, needs))
+        key = (needs, layout.key, torch.get_num_threads())
+        return _found(self._recipes, key, lambda: _ForwardRecipe(self, layout, needs))
 
     def backward(self, forward: "_ForwardRecipe", layout: Layout, given: tuple[bool, ...]) -> "_BackwardRecipe":
         """The way back; ``given`` says of outputs and final states whether there is a gradient from above."""
-        key = ("backward", forward.needs, given)
-        return self._recipe(key, layout, lambda: _BackwardRecipe(self, forward, layout, given))
-
-    def _recipe(self, key: Any, layout: Layout, make: Any) -> Any:
-        key = (*key, layout.key, torch.get_num_threads())
-        found = self._recipes.get(key)
-        if found is None:
-            found = make()
-            if len(self._recipes) >= _MOST_RECIPES:
-                self._recipes.pop(next(iter(self._recipes)), None)
-            self._recipes[key] = found
-        return found
+        make = lambda: _BackwardRecipe(self, forward, layout, given)  # noqa: E731
+        return _found(forward.backwards, (given, torch.get_num_threads()), make)
 
     def values_of(self, number: int) -> dict[Value, Value]:
         """Of a link: what its own inputs are in the chain."""
         return dict(zip(self.links[number].section.inputs, self.sections[number].inputs, strict=True))
+
+
+def _found(recipes: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """The recipe of that key, made if there is none; the oldest one is forgotten where there are many."""
+    found = recipes.get(key)
+    if found is None:
+        found = make()
+        if len(recipes) >= _MOST_RECIPES:
+            recipes.pop(next(iter(recipes)), None)
+        recipes[key] = found
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,10 +190,12 @@ class _ForwardRecipe:
     Attributes:
         slots: of each link, where the values are that its backward pass may read.
         active: the links that have a backward pass.
+        backwards: the recipes for the way back, which know where this one keeps what.
     """
 
     def __init__(self, chain: Chain, layout: Layout, needs: tuple[bool, ...] | None):
         self.chain, self.needs = chain, needs
+        self.backwards: dict[Any, _BackwardRecipe] = {}
         self.recipe = recipe = Recipe()
         self.reads = _Reads(chain, recipe)
         self.active: dict[int, Backward] = {} if needs is None else _active(chain, needs)
@@ -316,11 +320,15 @@ class _ForwardRecipe:
         for value, end in last.items():
             if end == i and value in self.places and self.places[value].key == "scratch":
                 leaving.append((self.places[value], value))
-        shown = {source for _, source, _ in late}
+        # What is copied in the next phase leaves after it.
+        copied = {source for _, source, _ in late} | {slots[new] for _, new, _ in gathers}
         for slot, value in leaving:
-            if slot not in shown:
+            if slot not in copied:
                 self._leave(slot, value, layout)
         recipe.barrier()
+        for slot, value in leaving:
+            if slot in copied:
+                self._leave(slot, value, layout)
         for to, source, value in late:
             size = value.row_numel * self.size
             if self.split is None:
@@ -328,9 +336,6 @@ class _ForwardRecipe:
             elif size:
                 addresses = to.at(recipe)[0], source.at(recipe)[0]
                 moves.unsplit(recipe, *addresses, layout.steps, self.split, size, self.size)
-        for slot, value in leaving:
-            if slot in shown:
-                self._leave(slot, value, layout)
         for old, new, k in gathers:
             index, size = recipe.tensor("origins")[0], new.row_numel * self.size
             rows = slots[new].at(recipe)[0]
