@@ -117,10 +117,18 @@ def checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file with a checksum over all of it, beside its place, then rename it."""
+    with replacing(path) as beside:
+        write_in_place(beside, tensors, metadata)
+
+
+def write_in_place(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file with a checksum over all of it, to a place where nothing is lost if this fails."""
     metadata = metadata | {"version": str(FORMAT)}
     metadata["checksum"] = checksum(json.dumps(metadata, sort_keys=True), tensors)
-    with replacing(path) as beside:
-        safetensors.torch.save_file(dict(tensors), beside, metadata)
+    try:
+        safetensors.torch.save_file(dict(tensors), path, metadata)
+    except safetensors.SafetensorError as error:  # what the operating system had to say, reworded
+        raise OSError(f"{path} cannot be written: {error}") from None
 
 
 def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -3,6 +3,7 @@
 ``text.py`` is what is read, ``language_model.py`` what reads it, ``fit.py`` how it learns.
 """
 
+from treadle.training.checkpoint import load_checkpoint, save_checkpoint
 from treadle.training.fit import Progress, bits_per_byte, fit
 from treadle.training.language_model import CELLS, language_model, match_hidden_size, require_language_model
 from treadle.training.text import Text, read_text, standard_library
@@ -14,8 +15,10 @@ __all__ = [
     "bits_per_byte",
     "fit",
     "language_model",
+    "load_checkpoint",
     "match_hidden_size",
     "read_text",
     "require_language_model",
+    "save_checkpoint",
     "standard_library",
 ]
