@@ -4,7 +4,16 @@ All of them derive from `TreadleError`, so that one ``except`` catches what the 
 derives from the built-in that a Python programmer would expect (`ValueError`, `TypeError`, `RuntimeError`).
 """
 
-__all__ = ["CellError", "EngineError", "ModelFileError", "ShapeError", "StateError", "TraceError", "TreadleError"]
+__all__ = [
+    "CellError",
+    "DataError",
+    "EngineError",
+    "ModelFileError",
+    "ShapeError",
+    "StateError",
+    "TraceError",
+    "TreadleError",
+]
 
 
 class TreadleError(Exception):
@@ -29,6 +38,10 @@ class EngineError(TreadleError, RuntimeError):
 
 class ModelFileError(TreadleError, ValueError):
     """A file is not one that treadle can read safely, or a network cannot be written to one."""
+
+
+class DataError(TreadleError, ValueError):
+    """Data is not what it was said to be; the message names the file, the row and the column."""
 
 
 class CellError(TreadleError, AssertionError):

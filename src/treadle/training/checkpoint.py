@@ -117,6 +117,26 @@ def load_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
     return found
 
 
+def check_same(path: str | os.PathLike[str], there: Any, here: Any) -> None:
+    """Refuse to go on with a run as if it were another.
+
+    Args:
+        path: the checkpoint.
+        there: what the run in it said of itself.
+        here: what this one says.
+
+    Raises:
+        ModelFileError: they differ, with the first difference.
+    """
+    difference = _difference(there, here)
+    if difference:
+        name, before, now = difference
+        raise ModelFileError(
+            f"{path} is the checkpoint of another run: {name or 'it'} was {before!s:.80} there, but is {now!s:.80} here:"
+            " start with the same options, or name another file"
+        )
+
+
 def previous_checkpoint(path: str | os.PathLike[str]) -> Path:
     """Where the checkpoint before the one at ``path`` is kept."""
     path = Path(path)
