@@ -67,7 +67,9 @@ class Watch:
 
     def judged(self, verdict: Verdict) -> None:
         """Log how good the network came out."""
-        for name, value in verdict.scores.items() if self._writer is not None else ():
+        if self._writer is None:
+            return
+        for name, value in verdict.scores.items():
             self._writer.add_scalar(f"test/{name}", value, self.steps)
 
 

@@ -149,7 +149,7 @@ def noticing_interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def console(stream: TextIO, quiet: bool = False) -> "Console":
-    """Where to print for people, or, for one of several processes, nowhere. What is printed is taken literally: names of files may look like markup.
+    """Where to print for people; nowhere if ``quiet``. What is printed is taken literally: names may look like markup.
 
     A pipe has no width of its own, and a narrow table is a bad one.
     """

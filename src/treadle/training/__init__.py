@@ -2,7 +2,8 @@
 
 What is read: ``text.py``, ``sequences.py`` (over ``ts_file.py``) and ``series.py`` (over ``table.py``), scaled by
 ``scaling.py`` and laid out by ``batches.py``. What reads it: ``language_model.py``, ``network.py``. ``text_task.py``,
-``sequence_task.py`` and ``series_task.py`` bring both together, as ``task.py`` says. How it learns: ``loop.py`` with ``loss.py``, ``optimiser.py``,
+``sequence_task.py`` and ``series_task.py`` bring both together, as ``task.py`` says; ``opening.py`` chooses one by the
+file. How it learns: ``run.py`` starts ``loop.py``, with ``loss.py``, ``optimiser.py``, ``budget.py``,
 ``early_stopping.py``, over ``processes.py``, kept by ``checkpoint.py``. What comes out: ``fitted.py``.
 """
 

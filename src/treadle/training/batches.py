@@ -99,8 +99,8 @@ def collate(examples: Sequence[tuple[Tensor, Tensor]]) -> Batch:
 def buckets(lengths: Sequence[int], rows: int, seed: int, epoch: int, pool: int = 16) -> list[list[int]]:
     """An epoch's batches of sequences of like length, so that little is padding: drawn by seed, all of them once.
 
-    Sequences are shuffled, ``pool`` batches of them at a time are sorted by length and cut into batches, and the batches
-    are shuffled.
+    Sequences are shuffled, ``pool`` batches of them at a time are sorted by length and cut into batches, and the
+    batches are shuffled.
 
     Example:
         >>> from treadle.training.batches import buckets

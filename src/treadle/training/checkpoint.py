@@ -132,8 +132,8 @@ def check_same(path: str | os.PathLike[str], there: Any, here: Any) -> None:
     if difference:
         name, before, now = difference
         raise ModelFileError(
-            f"{path} is the checkpoint of another run: {name or 'it'} was {before!s:.80} there, but is {now!s:.80} here:"
-            " start with the same options, or name another file"
+            f"{path} is the checkpoint of another run: {name or 'it'} was {before!s:.80} there, but is {now!s:.80}"
+            " here: start with the same options, or name another file"
         )
 
 

@@ -52,8 +52,8 @@ class Fitted:
         """A sequence in its own units, [T, I], as the network reads it; a missing value is as the one before it."""
         if xs.ndim != 2 or xs.shape[1] != len(self.inputs.names):
             raise DataError(
-                f"a sequence is [T, {len(self.inputs.names)}] ({', '.join(self.inputs.names)}), but {list(xs.shape)} was"
-                " passed"
+                f"a sequence is [T, {len(self.inputs.names)}] ({', '.join(self.inputs.names)}), but"
+                f" {list(xs.shape)} was passed"
             )
         return fill_previous(self.inputs.apply(xs))
 
@@ -91,10 +91,9 @@ class Fitted:
             DataError: a sequence has other columns, or no steps.
         """
         xs = list(xs)
-        if any(not len(one) for one in xs):
-            raise DataError(
-                f"sequence {next(i for i, one in enumerate(xs) if not len(one))} has no steps to answer after"
-            )
+        empty = [i for i, one in enumerate(xs) if not len(one)]
+        if empty:
+            raise DataError(f"sequence {empty[0]} has no steps to answer after")
         answers = [self.meaning(ys) for ys in self.outputs(xs)]
         every = self.predict == "every" or self.horizon is not None
         return answers if every else [answer[-1] for answer in answers]

@@ -70,8 +70,8 @@ def train(
     """Train a network, a step each time that the iterator is asked.
 
     Everywhere between two steps the process may be killed: started again with the same arguments it goes on from its
-    last checkpoint and takes the same steps again, bit for bit. Started by ``torchrun``, every process gets its share of
-    the rows of each batch, and all together take the step that one process with all the rows would take.
+    last checkpoint and takes the same steps again, bit for bit. Started by ``torchrun``, every process gets its share
+    of the rows of each batch, and all together take the step that one process with all the rows would take.
 
     Args:
         model: what learns, in place.

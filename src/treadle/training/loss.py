@@ -1,4 +1,4 @@
-"""What training makes small: cross-entropy for labels, squared error for numbers; steps without an answer do not count."""
+"""What training makes small: cross-entropy for labels, squared error for numbers. What has no answer does not count."""
 
 import torch
 from torch import Tensor

@@ -16,7 +16,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[
 
     Weight decay pulls towards zero. That is good for weights that multiply inputs, and wrong for slopes of `PReLU`,
     biases, and the gains and biases of norms, whose natural place is not zero; so for everything with fewer than two
-    axes, as peephole and recurrent weights that are one number a unit and learned initial states.
+    axes, such as learned initial states.
 
     Args:
         model: any network.

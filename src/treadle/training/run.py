@@ -1,4 +1,4 @@
-"""A whole fit, from a file to a trained network, as settings say. Whoever starts it (a command, Ray) shows it its own way."""
+"""A whole fit, from a file to a trained network, as settings say; whoever starts it shows how it goes."""
 
 import dataclasses
 import functools

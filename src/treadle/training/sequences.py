@@ -148,20 +148,33 @@ def read_sequences(path: str | os.PathLike[str], target: str | None = None, inpu
     for name in inputs:
         if name == target:
             raise DataError(f"{path}: column {target!r} is to be predicted, so it cannot be read as well")
-        if not table.is_list(name):
-            raise DataError(
-                f"{path}: column {name!r} has no list in each row, so it is no sequence: name the columns that have"
-                " with --inputs"
-            )
     if not inputs:
         raise DataError(f"{path}: there is no column beside {target!r} to predict it from")
     where = [table.where(row) for row in range(len(table))]
-    xs = _columns(table, inputs, where)
+    xs = _columns(table, inputs)
     answers, labels, per_step = _answers(table, target)
     for row, (x, answer) in enumerate(zip(xs, answers, strict=True)):
         if per_step and len(answer) != len(x):
             raise table.error(row, target, f"{len(answer)} answers for {len(x)} steps")
     return Sequences(str(path), xs, answers, tuple(inputs), (target,), labels, per_step, where)
+
+
+def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> list[tuple[str, Tensor]]:
+    """Sequences without their answers: the place of each in the file, and [T, I] of the columns that are named.
+
+    Raises:
+        DataError: a column is missing, or what is in it is no sequence.
+        OSError: the file cannot be read.
+    """
+    if Path(path).suffix.lower() == ".ts":
+        file = read_ts(path)
+        found = file.cases[0].shape[1]
+        if found != len(names):
+            raise DataError(f"{path} has {found} dimensions, but the network reads {len(names)}")
+        return [(f"line {line}", torch.from_numpy(case)) for line, case in zip(file.lines, file.cases, strict=True)]
+    table = Table(path, names)
+    where = [table.where(row) for row in range(len(table))]
+    return list(zip(where, _columns(table, names), strict=True))
 
 
 def _from_ts(path: str | os.PathLike[str], target: str | None, inputs: Sequence[str]) -> Sequences:
@@ -182,10 +195,15 @@ def _from_ts(path: str | os.PathLike[str], target: str | None, inputs: Sequence[
     return Sequences(str(path), inputs_, list(answers), names, ("label",), labels, False, where)
 
 
-def _columns(table: Table, names: Sequence[str], where: list[str]) -> list[Tensor]:
+def _columns(table: Table, names: Sequence[str]) -> list[Tensor]:
     lengths: list[int] = []
     columns = []
     for name in names:
+        if not table.is_list(name):
+            raise DataError(
+                f"{table.path}: column {name!r} has no list in each row, so it is no sequence: name the columns that"
+                " have with --inputs"
+            )
         lists = table.values(name)
         for row, values in enumerate(lists):
             if not values:

@@ -62,8 +62,8 @@ class Series:
             if not count:
                 rows = sum(map(len, self.inputs))
                 raise DataError(
-                    f"{self.name} has {rows} rows, of which the {part} part gets none: give more rows, or other shares"
-                    " (--validation, --test-share)"
+                    f"{self.name} has {rows} rows, of which the {part} part gets none: give more rows, or another share"
+                    " (--validation)"
                 )
         for id_, values in zip(self.ids, self.part(self.inputs, "training"), strict=True):
             if 0 < len(values) < window:
@@ -114,7 +114,7 @@ def read_series(
     """
     if not target:
         raise DataError(f"{path}: which columns are to be forecast? Name them with --target")
-    if not (0 < validation and 0 < test and validation + test < 1):
+    if min(validation, test) <= 0 or validation + test >= 1:
         raise DataError(
             f"validation and test shares are above 0 and leave something to learn from, but are {validation} and {test}"
         )
@@ -134,12 +134,7 @@ def read_series(
     for name, values in columns.items():
         if np.isnan(values).all():
             raise DataError(f"{path}: column {name!r} has no values")
-    of_rows = _ids(table, series_id)
-    ids = list(dict.fromkeys(of_rows))
-    places = {id_: place for place, id_ in enumerate(ids)}
-    number = np.array([places[id_] for id_ in of_rows])
-    order = np.argsort(number, kind="stable")
-    rows = np.split(order, np.cumsum(np.bincount(number))[:-1])
+    ids, rows = _group(table, series_id)
     clock = np.arange(len(table)) if time is None else table.times(time)
     if time is not None:
         _check_times(table, time, clock, rows)
@@ -159,6 +154,30 @@ def read_series(
         _cuts(times, time is not None, 1 - validation - test, 1 - test),
         times,
     )
+
+
+def read_inputs_of_series(
+    path: str | os.PathLike[str], names: Sequence[str], series_id: str | None = None
+) -> list[tuple[str, list[int], Tensor]]:
+    """Series without what is to be forecast: id, numbers of the rows from 1, and [N, I] of the columns that are named.
+
+    Raises:
+        DataError: a column is missing, or holds no numbers.
+        OSError: the file cannot be read.
+    """
+    table = Table(path, [*names, series_id] if series_id else names)
+    values = torch.from_numpy(np.stack([table.numbers(name) for name in names], 1).astype(np.float32))
+    ids, rows = _group(table, series_id)
+    return [(id_, (places + 1).tolist(), values[places]) for id_, places in zip(ids, rows, strict=True)]
+
+
+def _group(table: Table, series_id: str | None) -> tuple[list[str], list[np.ndarray]]:
+    """Ids of series, in the order in which they begin, and which rows are theirs."""
+    of_rows = _ids(table, series_id)
+    ids = list(dict.fromkeys(of_rows))
+    places = {id_: place for place, id_ in enumerate(ids)}
+    number = np.array([places[id_] for id_ in of_rows])
+    return ids, np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
 
 
 def _ids(table: Table, series_id: str | None) -> list[str]:
@@ -182,8 +201,9 @@ def _check_times(table: Table, time: str, clock: np.ndarray, rows: list[np.ndarr
             raise table.error(
                 row,
                 time,
-                f"{written[row]} {what} {written[before]} in {table.where(before)}: rows of a series are sorted by time,"
-                " each time once; if there are several series, name the column that tells them apart (--series-id)",
+                f"{written[row]} {what} {written[before]} in {table.where(before)}: rows of a series are sorted by"
+                " time, each time once; if there are several series, name the column that tells them apart"
+                " (--series-id)",
             )
 
 
@@ -204,8 +224,8 @@ def seasonal_naive(values: Tensor, season: int, horizon: int) -> Tensor:
         horizon: ``H``, how many steps ahead; 0 is the present step.
 
     Returns:
-        [N, H, K] (H = 1 for horizon 0): at t, the forecasts for t+1 to t+H from what is known at t; NaN where nothing is
-        known.
+        [N, H, K] (H = 1 for horizon 0): at t, the forecasts for t+1 to t+H from what is known at t; NaN where nothing
+        is known.
 
     Source: Hyndman and Athanasopoulos, *Forecasting: Principles and Practice*, 2021, section 5.2.
 

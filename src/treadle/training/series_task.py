@@ -21,12 +21,12 @@ class SeriesTask:
     """Series: at every step, a forecast of the steps that follow.
 
     The network learns from windows of the training part. Each epoch cuts it anew into pieces that do not overlap, at a
-    place that the seed says, and runs over every piece from far enough before it: the ``context``, which is half a window,
-    or a season if that is more. So each forecast is learned from once an epoch, with at least so much past, except
-    at the start of a series. It is judged as it is used: in one run over each series, from its start.
+    place that the seed says, and runs over every piece from far enough before it: the ``context``, which is half a
+    window, or a season if that is more. So each forecast is learned from once an epoch, with at least so much past,
+    except at the start of a series. It is judged as it is used: in one run over each series, from its start.
 
-    With ``predict="last"`` only the forecast at a window's end counts, in learning and in use: every step has a window of
-    its own. That costs ``window`` times as much.
+    With ``predict="last"`` only the forecast at a window's end counts, in learning and in use: every step has a window
+    of its own. That costs ``window`` times as much.
 
     Args:
         series: what is learned from, and what is judged by.
@@ -96,14 +96,12 @@ class SeriesTask:
         """[N, H * K], scaled: at t what is to be forecast then, as far as it lies in a part; NaN elsewhere."""
         start, end = self.series.bounds(i, part)
         values = self.targets.apply(self.series.targets[i])
-        values = torch.cat([values[:end].clone(), values.new_full((len(values) - end, values.shape[1]), float("nan"))])
-        values[:start] = float("nan")
+        there = torch.arange(len(values))[:, None]
+        values = torch.where((there >= start) & (there < end), values, float("nan"))
         ahead = range(1, self.horizon + 1) if self.horizon else [0]
-        shifted = [
-            torch.cat([values[k:], values.new_full((min(k, len(values)), values.shape[1]), float("nan"))])
-            for k in ahead
-        ]
-        return torch.cat([one[: len(values)] for one in shifted], 1)
+        beyond = values.new_full((max(ahead), values.shape[1]), float("nan"))
+        later = torch.cat([values, beyond])
+        return torch.cat([later[k : k + len(values)] for k in ahead], 1)
 
     def _plan(self, epoch: int) -> list[list[Any]]:
         generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) % 2**63)
@@ -139,9 +137,8 @@ class SeriesTask:
             return forecaster(*sizes, delays, differences, *layers)
 
         model = build(design.hidden_size(build))
-        examples = [
-            (x[:end], y[:end]) for x, y, (end, _) in zip(self._xs, self._training, self.series.cuts, strict=True)
-        ]
+        ends = [end for end, _ in self.series.cuts]
+        examples = [(x[:end], y[:end]) for x, y, end in zip(self._xs, self._training, ends, strict=True)]
         fit_linear(model, examples, delays)
         return model
 
@@ -181,8 +178,8 @@ class SeriesTask:
         better = 1 - error / naive_error if naive_error else float("-inf")
         than = "better" if better >= 0 else "worse"
         return Verdict(
-            f"mean absolute error {error:.4g} over {int(there.sum())} forecasts of the test part; seasonal-naive (season"
-            f" {self.season}): {naive_error:.4g}; {100 * abs(better):.1f} % {than}",
+            f"mean absolute error {error:.4g} over {int(there.sum())} forecasts of the test part; seasonal-naive"
+            f" (season {self.season}): {naive_error:.4g}; {100 * abs(better):.1f} % {than}",
             {"mean_absolute_error": error, "mean_absolute_error_of_seasonal_naive": naive_error, "better_by": better},
         )
 

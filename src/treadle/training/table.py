@@ -112,9 +112,8 @@ class Table:
             message = f"{values[wrong].as_py()!r:.40} is no time: write numbers, or times such as 2024-05-01 12:00:00"
             raise self.error(wrong, column, message)
         if values.null_count:
-            raise self.error(
-                int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))), column, "there is no time"
-            )
+            first = values.is_null().to_numpy(zero_copy_only=False).argmax()
+            raise self.error(int(first), column, "there is no time")
         values = values.cast(kind)
         return (values if kind == pa.float64() else values.cast(pa.int64())).to_numpy(zero_copy_only=False)
 

@@ -25,8 +25,8 @@ def read_ts(path: str | os.PathLike[str]) -> TsFile:
     """Read a ``.ts`` file: a header of ``@name value`` lines, then ``@data`` and a case a line.
 
     A case is its dimensions, with colons between them, each a list of numbers with commas between them (``?`` or
-    ``NaN`` is a missing value), then its label (``@classLabel true …``) or number (``@targetLabel true``). Dimensions of
-    a case are of equal length, cases need not be. Source of the format: the archive of time series at
+    ``NaN`` is a missing value), then its label (``@classLabel true …``) or number (``@targetLabel true``). Dimensions
+    of a case are of equal length, cases need not be. Source of the format: the archive of time series at
     timeseriesclassification.com (Bagnall et al., *The UEA multivariate time series classification archive*, 2018).
 
     Raises:
@@ -51,7 +51,7 @@ def read_ts(path: str | os.PathLike[str]) -> TsFile:
     """
     with open(path, encoding="utf-8", errors="replace") as file:
         lines = [(number, line.strip()) for number, line in enumerate(file, 1)]
-    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    lines = [(number, line) for number, line in lines if line and not line.startswith(("#", "%"))]
     tags: dict[str, list[str]] = {}
     data = None
     for at, (number, line) in enumerate(lines):
