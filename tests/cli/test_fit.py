@@ -142,12 +142,13 @@ def test_without_tensorboard_it_says_what_to_install(capfd, monkeypatch):
 def test_two_processes_are_one(capfd):
     options = ["--dropout", "0", "--noise", "0", *SMALL]
     assert here(capfd, "fit", "s.ts", "-o", "one.safetensors", *options)[0] == 0
-    together = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m"]
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     done = subprocess.run(
         [*together, "treadle", "fit", "s.ts", "-o", "two.safetensors", *options],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("after 6 steps") == 1  # one of them speaks

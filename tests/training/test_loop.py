@@ -33,7 +33,7 @@ def process(*arguments) -> str:
 
 @pytest.mark.parametrize("kind", ["text", "sequences"])
 def test_killed_at_random_moments_it_takes_the_same_steps_bit_for_bit(kind, tmp_path):
-    times = os.environ.get("TREADLE_KILLS", "3")
+    times = os.environ.get("TREADLE_KILLS", "2")
     assert process("killed", kind, tmp_path, times) == f"killed {times} times\n"
 
 

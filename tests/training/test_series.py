@@ -38,7 +38,9 @@ def test_parts_are_cut_by_time():
 
 
 def test_series_may_alternate_and_are_cut_at_one_time():
-    rows = "".join(f"2024-01-{day:02},{name},{day}\n" for day in range(1, 21) for name in "ab" if name == "a" or day > 10)
+    rows = "".join(
+        f"2024-01-{day:02},{name},{day}\n" for day in range(1, 21) for name in "ab" if name == "a" or day > 10
+    )
     series = read_series(write("day,who,y\n" + rows), ["y"], series_id="who", time="day", validation=0.2, test=0.2)
     assert series.ids == ["a", "b"]
     assert series.targets[1][:, 0].tolist() == list(range(11, 21))
@@ -70,7 +72,10 @@ BAD = {
     ("the same time", LINES + "4,14\n"): ({}, "line 6, column 't': 4 is the same time as 4 in line 5"),
     ("an earlier time", LINES + "2,14\n"): ({}, "line 6, column 't': 2 is earlier than 4 in line 5"),
     ("no time", LINES + ",14\n"): ({}, "line 6, column 't': there is no time"),
-    ("an odd time", LINES + "noon,14\n"): ({}, "line 2, column 't': '1' is no time|line 6, column 't': 'noon' is no time"),
+    ("an odd time", LINES + "noon,14\n"): (
+        {},
+        "line 2, column 't': '1' is no time|line 6, column 't': 'noon' is no time",
+    ),
     ("a field too many", LINES + "5,14,3\n"): ({}, r"x\.csv cannot be read as CSV: .*3"),
     ("two columns of a name", "y,y\n1,2\n"): ({}, "two columns 'y'"),
     ("no rows", "t,y\n"): ({}, "has no rows"),
@@ -106,7 +111,9 @@ def test_a_binary_file_is_no_csv():
 
 
 def test_short_series_and_empty_parts_are_refused():
-    with pytest.raises(DataError, match="has 70 rows to learn from, but a window has 71 steps: pass --window 70 or less"):
+    with pytest.raises(
+        DataError, match="has 70 rows to learn from, but a window has 71 steps: pass --window 70 or less"
+    ):
         SeriesTask(read_series(csv(), ["y"]), window=71)
     with pytest.raises(DataError, match="has 2 rows, of which the test part gets none"):
         SeriesTask(read_series(csv(2), ["y"]))
