@@ -19,7 +19,7 @@ class LastAnswer(torch.nn.Module):
         self.rnn = sequence_model(1, 2, "gru", layers=1, hidden_size=hidden_size)
 
     def forward(self, x):
-        scores, state = self.rnn(x)
+        scores, _ = self.rnn(x)
         return scores[:, -1]
 
 

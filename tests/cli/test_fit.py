@@ -174,7 +174,7 @@ BAD = {
     "fit s.ts -o m --target y": "a .ts file says itself what is to be predicted",
     "fit s.ts -o m --horizon 3": "--horizon has no meaning for s.ts, which is read as sequences",
     "fit s.ts -o m --window 3": "--window has no meaning for s.ts",
-    "fit s.ts -o m --test other.ts": "other.ts, line 4: label 'c' does not occur in what is learned from, which has a, b",
+    "fit s.ts -o m --test other.ts": "other.ts, line 4: label 'c' does not occur in what is learned from",
     "fit s.ts -o m --test nothing.ts": "nothing.ts: No such file or directory",
     "fit s.parquet -o m": "Name it with --target",
     "fit s.parquet -o m --target lvl": "no column 'lvl'",

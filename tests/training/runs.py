@@ -15,8 +15,8 @@ from torch import distributed
 
 from treadle.training import (
     EarlyStopping,
-    SequenceTask,
     Sequences,
+    SequenceTask,
     Text,
     TextTask,
     language_model,
@@ -98,7 +98,7 @@ def listen(kind: str, checkpoint: str | None) -> tuple[int, Iterator[str]]:
 
 
 def killed(kind: str, folder: Path, times: int) -> None:
-    """A run that is killed at random moments and started again: every line of it must be one of the run that was not."""
+    """A run that is killed at random moments and started again: every line must be that of the run that was not."""
     _, lines = listen(kind, None)
     wanted = dict(line.split(" ", 1) for line in lines)
     assert len(wanted) == STEPS

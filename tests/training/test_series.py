@@ -10,8 +10,8 @@ import torch
 from treadle.errors import DataError
 from treadle.training import SeriesTask, read_series
 from treadle.training.series import find_season, seasonal_naive
-from treadle.training.task import Design
 from treadle.training.table import Table
+from treadle.training.task import Design
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,10 @@ class EarlyStopping:
         >>> import torch
         >>> from treadle.training.early_stopping import EarlyStopping
         >>> model, stopping = torch.nn.Linear(1, 1), EarlyStopping(patience=2)
-        >>> [stopping.update(score, model) for score in (3.0, 2.0, 2.5, 2.1)]
-        [False, False, False, True]
+        >>> for score in (3.0, 2.0, 2.5, 2.1):
+        ...     over = stopping.update(score, model)
+        >>> over
+        True
         >>> stopping.score
         2.0
     """

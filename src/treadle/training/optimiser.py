@@ -30,8 +30,9 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[
         >>> from treadle.training import parameter_groups
         >>> rnn = td.Recurrent(td.LSTMCell(3, 5))
         >>> optimiser = torch.optim.AdamW(parameter_groups(rnn, 0.1), lr=0.01)
-        >>> [(group["weight_decay"], len(group["params"])) for group in optimiser.param_groups]
-        [(0.1, 2), (0.0, 2)]
+        >>> decaying, resting = optimiser.param_groups
+        >>> decaying["weight_decay"], resting["weight_decay"], len(resting["params"])
+        (0.1, 0.0, 2)
     """
     decaying, resting, seen = [], [], set()
     for owner in model.modules():
