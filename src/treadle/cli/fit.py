@@ -117,26 +117,29 @@ def fit(
     often = parse_length("--checkpoint-every", checkpoint_every)
 
     processes.join()
-    alone = processes.rank_and_ranks()[0] == 0  # the others learn, this one also shows and writes
+    first = processes.rank_and_ranks()[0] == 0  # the others learn, this one also shows and writes
     run = Run(settings)
     use_one_thread()
-    err = console(sys.stderr, quiet=not alone)
+    err = console(sys.stderr, quiet=not first)
     err.print(str(run))
     unit = "bytes" if settings.kind == "text" else "inputs"
-    with noticing_interrupts() as interrupted, Watch(err, unit, tensorboard if alone else None) as watch:
+    with noticing_interrupts() as interrupted, Watch(err, unit, tensorboard if first else None) as watch:
         share_done = ShareDone(**length.of(run.task.batches), start=start, stop=interrupted)
         due = every(**often.of(run.task.batches))
         shown = plot is not None or tensorboard is not None
         for step in run.steps(share_done, validated=shown, checkpoint=checkpoint, checkpoint_at=due):
             watch.follow(step)
         run.model.eval()
-        if alone:
+        answer = ""
+        if first:
             run.task.save(output, run.model)
             verdict = run.task.judge(run.model)
             watch.judged(verdict)
             if plot is not None:
                 draw_fit(plot, watch.losses, watch.scores, run.task.truth(run.model))
-            print(f"{output}: {verdict.sentence} after {watch.steps} steps")
+            answer = f"{output}: {verdict.sentence} after {watch.steps} steps"
+    if answer:
+        print(answer)
     if interrupted():
         print("treadle: interrupted; what was learned so far is saved", file=sys.stderr)
         raise typer.Exit(130)

@@ -181,7 +181,7 @@ class TextWindows:
 
     def __init__(self, text: Tensor, rows: int, window: int, seed: int = 0, share: tuple[int, int] = (0, 1)):
         offset = int(torch.randint(len(text), (), generator=torch.Generator().manual_seed(seed)))
-        self._text, self._window, self.next = text, window, 0
+        self._text, self._rows, self._window, self.next = text, rows, window, 0
         self._starts = (offset + torch.arange(rows) * len(text) // rows)[share_of(rows, *share)]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -192,6 +192,10 @@ class TextWindows:
         self.next += 1
         found = self._text[(at[:, None] + torch.arange(self._window + 1)) % len(self._text)].long()
         return Batch(found[:, :-1], found[:, 1:])
+
+    def __len__(self) -> int:
+        """Batches in which all of the text is read once."""
+        return -(-len(self._text) // (self._rows * self._window))
 
     def state_dict(self) -> dict[str, int]:
         """Which window is next."""
