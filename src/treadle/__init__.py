@@ -22,7 +22,7 @@ from treadle.cells import (
 from treadle.check import check_cell
 from treadle.dropin import GRU, LSTM, RNN
 from treadle.explanation import Explanation, explain
-from treadle.gradients import FullBPTT
+from treadle.gradients import CheckpointedBPTT, FullBPTT, History, SequenceInPieces, TruncatedBPTT
 from treadle.modelfile import fingerprint, load, save
 from treadle.protocol import Cell, State
 from treadle.recurrent import Recurrent
@@ -39,6 +39,7 @@ __all__ = [
     "RNN",
     "WIRINGS",
     "Cell",
+    "CheckpointedBPTT",
     "ConvLSTMCell",
     "ConvLSTMState",
     "CoupledLSTMCell",
@@ -47,6 +48,7 @@ __all__ = [
     "GRUCell",
     "Graph",
     "HiddenState",
+    "History",
     "IndRNNCell",
     "LSTMCell",
     "LSTMState",
@@ -58,9 +60,11 @@ __all__ = [
     "RecurrentHighwayCell",
     "SLSTMCell",
     "SLSTMState",
+    "SequenceInPieces",
     "Session",
     "Stack",
     "State",
+    "TruncatedBPTT",
     "ZoneoutLSTMCell",
     "check_cell",
     "detach",
