@@ -114,13 +114,13 @@ class History:
             for i, window in enumerate(self._windows):
                 state = window.state if i == 0 else before
                 # What runs again leaves its states behind, as the weights by now give them.
-                self._windows[i] = dataclasses.replace(window, state=states.detach(state))
+                self._windows[i] = dataclasses.replace(window, state=states.kept(state))
                 before = rnn(window.xs, state, window.lengths, window.resets)[1]
         ys, state = rnn(xs, before, lengths, resets)
         # Copies, because who reads a stream may fill the same memory again.
         kept = [None if tensor is None else tensor.detach().clone() for tensor in (xs, lengths, resets)]
-        self._windows.append(_Window(kept[0], states.detach(before), kept[1], kept[2]))  # pyright: ignore
-        self._state = states.detach(state)
+        self._windows.append(_Window(kept[0], states.kept(before), kept[1], kept[2]))  # pyright: ignore
+        self._state = states.kept(state)
         return ys, state
 
     def _recurrent(self) -> Any:

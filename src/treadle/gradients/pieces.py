@@ -10,7 +10,7 @@ from treadle.gradients.memory import as_bytes
 from treadle.gradients.schedule import backwards
 from treadle.gradients.surroundings import Generators, generators, generators_at
 from treadle.protocol import State
-from treadle.state import detach, map_state, named_tensors
+from treadle.state import kept, map_state, named_tensors
 
 __all__ = ["SequenceInPieces"]
 
@@ -68,7 +68,7 @@ class SequenceInPieces:
         self._begin(state)
 
     def _begin(self, state: State) -> None:
-        self._first, self.state = state, detach(state)
+        self._first, self.state = state, kept(state)
         """The state after the last piece."""
         self._pieces: list[tuple[Callable[[], Any], Tensor]] = []
         self._borders: dict[int, _Border] = {}
@@ -100,7 +100,7 @@ class SequenceInPieces:
             raise TypeError(f"run returns a loss, a tensor with one number, and a state, but its loss is {given}")
         if number % self._apart == 0:
             self._borders[number] = border
-        self.state = detach(state)
+        self.state = kept(state)
         self._pieces.append((read, loss.detach().clone()))
         self._most = max(1, self._memory // max(1, sum(tensor.nbytes for _, tensor in named_tensors(self.state))))
         while len(self._borders) > self._most:
@@ -120,7 +120,7 @@ class SequenceInPieces:
 
         def advance(number: int, border: _Border) -> _Border:
             with torch.no_grad(), generators_at(device, border.generators):
-                state = detach(self._run(self._pieces[number][0](), border.state)[1])
+                state = kept(self._run(self._pieces[number][0](), border.state)[1])
                 return _Border(state, generators(device, border.generators))
 
         above: list[Tensor | None] = []

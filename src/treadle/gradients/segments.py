@@ -258,7 +258,7 @@ class _Node(torch.autograd.Function):
                     ctx.borders[i] = border
                 results = given.run(i, border.state)
             _write(whole, results, begin, end, xs.shape[0], len(plan.names))
-            after = results[1 : 1 + len(plan.names)]
+            after = _own(results[1 : 1 + len(plan.names)])
             border = _Border(after, generators(device, border.generators) if plan.most is not None else ())
         outputs = _completed(whole, plan, given)
         ctx.mark_non_differentiable(*(tensor for tensor in outputs if not tensor.is_floating_point()))
@@ -295,7 +295,7 @@ class _Node(torch.autograd.Function):
                 packets = before
             state = _added(packets.get(0), pending.never_run())
             state = [g if need else None for g, need in zip(state, needs.state, strict=True)]
-            found = [sums.xs_gradient(), *state, *sums.fresh, *sums.sources]
+            found = [sums.xs_gradient(), *state, *sums.shared()]
         return (None, found[0], None, None, *found[1:])
 
 
@@ -318,7 +318,7 @@ def _graphs_backwards(ctx: Any, given: _Given, ends: Sequence[Tensor]) -> Iterat
 
     def advance(segment: int, border: _Border) -> _Border:
         with generators_at(device, border.generators), plan.surroundings.again():
-            after = given.run(segment, border.state)[1 : 1 + len(plan.names)]
+            after = _own(given.run(segment, border.state)[1 : 1 + len(plan.names)])
             return _Border(after, generators(device, border.generators))
 
     # What is used is let go of. A second pass through the same graph begins with the first state alone.
@@ -406,10 +406,15 @@ class _Sums:
         ):
             for k, part in enumerate(parts):
                 if part is not None:
-                    # Not in what was given: two biases that are added up share one gradient.
+                    # In float64, because there may be many segments.
                     total = sums[k]
-                    sums[k] = part.clone() if total is None else total.add_(part)
+                    sums[k] = part.double() if total is None else total.add_(part)
         return found[1 : 1 + states]
+
+    def shared(self) -> Found:
+        """The gradients of what all segments read."""
+        tensors = [*self.given.fresh, *self.given.sources]
+        return [None if g is None else g.to(t.dtype) for t, g in zip(tensors, [*self.fresh, *self.sources], strict=True)]
 
     def xs_gradient(self) -> Tensor | None:
         """The gradient of the inputs."""
@@ -456,6 +461,11 @@ def _needs(ctx: Any, given: _Given) -> _Needs:
 
 def _stand_in(tensor: Tensor, need: bool) -> Tensor:
     return tensor.detach().requires_grad_(need and tensor.is_floating_point())
+
+
+def _own(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies, because the state after a segment may be a view of all that it gave."""
+    return [tensor.detach().clone() for tensor in tensors]
 
 
 def _listed(results: tuple[Tensor, State, State | None]) -> list[Tensor]:
