@@ -25,6 +25,7 @@ from treadle.explanation import Explanation, explain
 from treadle.gradients import CheckpointedBPTT, FullBPTT, History, SequenceInPieces, TruncatedBPTT
 from treadle.modelfile import fingerprint, load, save
 from treadle.protocol import Cell, State
+from treadle.reach import GradientReach, gradient_reach
 from treadle.recurrent import Recurrent
 from treadle.session import Session
 from treadle.state import detach, select
@@ -46,6 +47,7 @@ __all__ = [
     "Explanation",
     "FullBPTT",
     "GRUCell",
+    "GradientReach",
     "Graph",
     "HiddenState",
     "History",
@@ -71,6 +73,7 @@ __all__ = [
     "errors",
     "explain",
     "fingerprint",
+    "gradient_reach",
     "load",
     "load_state",
     "save",

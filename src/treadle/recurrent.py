@@ -143,9 +143,7 @@ class Recurrent(nn.Module):
         lengths, resets = self.checked_lengths(lengths, xs), None if resets is None else self.checked_resets(resets, xs)
         if steps:
             engine = choose(self.engine)
-            ys, state, every = self.gradient.run(
-                engine, self.cell, initial, xs, state, lengths, resets, return_states
-            )
+            ys, state, every = self.gradient.run(engine, self.cell, initial, xs, state, lengths, resets, return_states)
         else:
             y, _ = self.cell(xs.new_zeros(xs.shape[1:]), initial)
             ys = y.new_zeros(0, *y.shape)

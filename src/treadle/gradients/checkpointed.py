@@ -5,21 +5,19 @@ import itertools
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from treadle.engines import say_once
-from treadle.gradients.memory import as_bytes, kept_by_a_step, show_bytes
+from treadle.gradients.memory import FEWEST_STEPS, as_bytes, kept_by_a_step, show_bytes
 from treadle.gradients.method import GradientMethod, is_followed
 from treadle.gradients.schedule import least_kept
 from treadle.gradients.segments import Call, Trial, run_in_segments
-from treadle.protocol import State
 from treadle.state import named_tensors
 
 __all__ = ["CheckpointedBPTT"]
 
 _WHILE_GOING_BACK = 2
 """Bytes that a segment takes while its gradient is computed, over those that it keeps for that."""
-_LARGEST_SEGMENT = 32_000_000
+_LARGEST_SEGMENT = 16_000_000
 """Bytes of a segment beyond which larger ones save no time, and no longer fit into the caches."""
 _MOST_RUNS = 64
 _GENERATOR = 5056
@@ -44,17 +42,17 @@ class CheckpointedBPTT(GradientMethod):
     """Backpropagation through all steps, exact, in as much memory as you allow: what was not kept is run again.
 
     If everything that `FullBPTT` keeps fits into ``memory``, it is kept, and nothing is run again. If not, the forward
-    pass keeps nothing but states at the borders of segments; the backward pass goes over the segments from the last to the
-    first and runs each again, through the same engine. Segments are short enough for the caches, so this takes far
+    pass keeps nothing but states at the borders of segments; the backward pass goes over the segments from the last to
+    the first and runs each again, through the same engine. Segments are short enough for the caches, so this takes far
     less than is allowed wherever possible: about the square root of T times what a step saves is needed. Where even the
-    states at the borders do not fit, fewer are kept, and what lies between is run several times, in the order that takes the
-    fewest steps.
+    states at the borders do not fit, fewer are kept, and what lies between is run several times, in the order that
+    takes the fewest steps.
 
     Memory: ``memory`` beyond inputs, outputs and their gradients. It is kept to by an estimate: what a step saves is
-    measured on the first two steps of each call. Where not even the smallest schedule fits, that one is taken, and the log
-    says how much it needs. Time: one forward and one backward pass if all fits; else one forward pass more, about a
-    third of the time; r more where C(n + r, r) segments are gone back over with n states, which only happens where memory
-    is very small or states are very large.
+    measured on the first three steps of each call. Where not even the smallest schedule fits, that one is taken, and the
+    log says how much it needs. Time: one forward and one backward pass if all fits; else one forward pass more, about a
+    third of the time; r more where C(n + r, r) segments are gone back over with n states, which only happens where
+    memory is very small or states are very large.
 
     Random masks are the same in each run, if they are drawn from PyTorch's generators. A derivative of the derivative
     is right, but keeps everything.
@@ -83,17 +81,17 @@ class CheckpointedBPTT(GradientMethod):
     def __post_init__(self) -> None:
         as_bytes(self.memory)
 
-    def run(self, engine: Any, *arguments: Any) -> tuple[Tensor, State, State | None]:
+    def run(self, engine: Any, *arguments: Any) -> Any:
         """Run a cell over a sequence."""
         call = Call(engine, *arguments)
-        if not torch.is_grad_enabled() or is_followed() or call.steps < 2:
+        if not torch.is_grad_enabled() or is_followed() or call.steps < FEWEST_STEPS:
             return call.run()
         trial = Trial(call)
         if not trial.is_differentiated:
             return call.run()
         allowed = as_bytes(self.memory)
         rows, lengths = call.xs.shape[1], call.lengths
-        running = rows if lengths is None else int((lengths > 1).sum())
+        running = rows if lengths is None else int((lengths >= FEWEST_STEPS).sum())
         step = -(-kept_by_a_step(trial.run) // running) * rows
         rows_and_steps = rows * call.steps if lengths is None else int(lengths.sum())
         if step * rows_and_steps // rows <= allowed:
@@ -102,8 +100,8 @@ class CheckpointedBPTT(GradientMethod):
         found = schedule(call.steps, step * _WHILE_GOING_BACK, state + (_GENERATOR if trial.is_random else 0), allowed)
         if found.size > allowed:
             say_once(
-                f"CheckpointedBPTT(memory={self.memory!r}) is too little for {type(call.cell).__name__} over {call.steps}"
-                f" steps: the smallest schedule, about {show_bytes(found.size)}, is taken"
+                f"CheckpointedBPTT(memory={self.memory!r}) is too little for {call.steps} steps of"
+                f" {type(call.cell).__name__}: the smallest schedule, about {show_bytes(found.size)}, is taken"
             )
         borders = [*range(0, call.steps, found.length), call.steps]
         segments = list(itertools.pairwise(borders))

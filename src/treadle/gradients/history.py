@@ -32,12 +32,12 @@ class History:
     """Runs a network over the windows of a stream, one a call, and remembers what the gradient still reaches.
 
     With ``gradient=td.TruncatedBPTT(steps, horizon)``, a window is a block: the loss of a window flows back through the
-    ``horizon - steps`` steps before it as well. These run again, from the state before them and with the weights as they
-    are by now, which may have been updated after each window. The state goes on from window to window, detached.
+    ``horizon - steps`` steps before it as well. These run again, from the state before them and with the weights as
+    they are by now, which may have been updated after each window. The state goes on from window to window, detached.
 
-    Memory: the last ``horizon - steps`` inputs (whole windows) with the state before each window; and while the gradient
-    is computed, what a step saves, times ``horizon``. Time: ``horizon / steps`` forward and backward passes. Where masks
-    are random, what runs again draws new ones.
+    Memory: the last ``horizon - steps`` inputs (whole windows) with the state before each window; and while the
+    gradient is computed, what a step saves, times ``horizon``. Time: ``horizon / steps`` forward and backward passes.
+    Where masks are random, what runs again draws new ones.
 
     Source: Williams and Peng, *An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
     Trajectories*, 1990; what they call the history buffer.
@@ -87,8 +87,8 @@ class History:
         """Run over the next window.
 
         Args:
-            xs: [B, T, I] with up to ``steps`` steps ([T, B, I] if the network is not ``batch_first``), of the same rows in
-                the same order as the last one; where another stream begins in a row, ``resets`` has to say so.
+            xs: [B, T, I] with up to ``steps`` steps ([T, B, I] if the network is not ``batch_first``), of the same rows
+                in the same order as the last one; where another stream begins in a row, ``resets`` has to say so.
             lengths, resets: as `treadle.Recurrent` takes them.
 
         Returns:
@@ -170,7 +170,9 @@ class History:
         rnn = self._recurrent()
 
         def state(prefix: str) -> State:
-            parts = {name.removeprefix(f"{prefix}/"): t for name, t in remembered.items() if name.startswith(f"{prefix}/")}
+            parts = {
+                name.removeprefix(f"{prefix}/"): t for name, t in remembered.items() if name.startswith(f"{prefix}/")
+            }
             if not parts:
                 return None
             rows = next(iter(parts.values())).shape[0]
@@ -185,7 +187,9 @@ class History:
         if missing is not None:
             raise StateError(f"what was remembered has {count} windows, but not number {missing}: it is damaged")
         windows = [
-            _Window(remembered[f"{i}/xs"], state(f"{i}/state"), *(remembered.get(f"{i}/{n}") for n in ("lengths", "resets")))
+            _Window(
+                remembered[f"{i}/xs"], state(f"{i}/state"), *(remembered.get(f"{i}/{n}") for n in ("lengths", "resets"))
+            )
             for i in range(count)
         ]
         self.state = state("state")

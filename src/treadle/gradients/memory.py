@@ -1,13 +1,13 @@
 """Memory in bytes: what may be used, and what a step takes."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["as_bytes", "kept_by_a_step", "show_bytes"]
+__all__ = ["FEWEST_STEPS", "as_bytes", "kept_by_a_step", "show_bytes"]
 
 _UNITS = {
     "": 1,
@@ -41,17 +41,22 @@ def show_bytes(size: int) -> str:
     return f"{size}B"
 
 
-def kept_by_a_step(run: Callable[[int], Any]) -> int:
+FEWEST_STEPS = 3
+"""Steps that a sequence must have to be measured."""
+
+
+def kept_by_a_step(run: Callable[[int], tuple[Any, Sequence[Tensor]]]) -> int:
     """How many bytes a step more keeps for its derivative.
 
     Args:
-        run: runs that many steps with gradients, and returns what came of them.
+        run: runs that many steps with gradients, and returns what came of them, and what they read.
     """
-    one, two = _kept(run, 1), _kept(run, 2)
-    return max(two - one, 1)
+    # A single step is another matter: much of what it keeps is a view of what it reads.
+    fewer, more = _kept(run, FEWEST_STEPS - 1), _kept(run, FEWEST_STEPS)
+    return max(more - fewer, 1)
 
 
-def _kept(run: Callable[[int], Any], steps: int) -> int:
+def _kept(run: Callable[[int], tuple[Any, Sequence[Tensor]]], steps: int) -> int:
     found: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -60,6 +65,7 @@ def _kept(run: Callable[[int], Any], steps: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        alive = run(steps)
-    del alive
+        _alive, read = run(steps)
+    for tensor in read:
+        found.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(found.values())

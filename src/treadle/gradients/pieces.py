@@ -26,14 +26,14 @@ class _Border(NamedTuple):
 class SequenceInPieces:
     """The exact gradient of a sequence that comes in pieces, each of which can be read again.
 
-    Forwards, each piece is read, run and let go of; the state before it is kept. Backwards, the pieces are read again from
-    the last to the first, run from those states, and the gradient goes on from each to the one before it: the same as
-    one backward pass through the whole sequence. Gradients add up in ``.grad``, of everything that ``run`` uses.
+    Forwards, each piece is read, run and let go of; the state before it is kept. Backwards, the pieces are read again
+    from the last to the first, run from those states, and the gradient goes on from each to the one before it: the same
+    as one backward pass through the whole sequence. Gradients add up in ``.grad``, of everything that ``run`` uses.
 
-    Memory: a piece with its gradient, and up to ``memory`` of states; inside of a piece, the network's own ``gradient=``
-    says how much is kept. Time: one forward pass more than with everything in memory, and reading twice; if there are
-    more states than ``memory`` holds, every other one is let go of, and what lies between is run again, in the order that
-    takes the fewest steps.
+    Memory: a piece with its gradient, and up to ``memory`` of states; inside of a piece, the network's own
+    ``gradient=`` says how much is kept. Time: one forward pass more than with everything in memory, and reading twice;
+    if there are more states than ``memory`` holds, every other one is let go of, and what lies between is run again, in
+    the order that takes the fewest steps.
 
     Weights may not change between `push` and `backward`. Random masks are the same in each run, if they are drawn from
     PyTorch's generators.
@@ -63,7 +63,9 @@ class SequenceInPieces:
         True
     """
 
-    def __init__(self, run: Callable[[Any, State], tuple[Tensor, State]], state: State = None, memory: int | str = "1GB"):
+    def __init__(
+        self, run: Callable[[Any, State], tuple[Tensor, State]], state: State = None, memory: int | str = "1GB"
+    ):
         self._run, self._memory = run, as_bytes(memory)
         self._begin(state)
 
@@ -114,7 +116,7 @@ class SequenceInPieces:
         That one goes on from the state that was reached, without a gradient into the past.
 
         Raises:
-            RuntimeError: a piece gives another loss than when it was pushed: it is another one, or weights have changed.
+            RuntimeError: a piece gives another loss than when it was pushed: it is another, or weights have changed.
         """
         device = self._device()
 
@@ -141,9 +143,10 @@ class SequenceInPieces:
             state = map_state(lambda t: t.detach().requires_grad_(t.is_floating_point()), state)
         with torch.enable_grad(), generators_at(self._device(), border.generators):
             loss, after = self._run(read(), state)
-        if not torch.allclose(loss.detach(), pushed, _CLOSE, _CLOSE * 1e-3, equal_nan=True):
+        now = loss.detach()
+        if not torch.allclose(now, pushed, _CLOSE, _CLOSE * 1e-3, equal_nan=True):
             raise RuntimeError(
-                f"piece {number} gave a loss of {float(pushed):.6g} when it was pushed, and gives {float(loss):.6g} now:"
+                f"piece {number} gave a loss of {float(pushed):.6g} when it was pushed, but {float(now):.6g} now:"
                 " its reader must give the same piece again, and weights may not change before backward()"
             )
         ends = [tensor for _, tensor in named_tensors(after)]

@@ -2,11 +2,12 @@
 
 A sequence is cut into pieces. The derivative needs the pieces from the last to the first, each with the state before
 it, but a state is only found by running forwards. With the states before ``most`` pieces kept at a time, and each piece
-run forwards again at most r times, C(most + r, r) pieces can be gone back over: no order takes fewer runs than this one.
+run forwards at most r times, one can go back over C(most + r, r) pieces: no order takes fewer runs than this one.
 
 Source: Griewank and Walther, *Algorithm 799: Revolve*, 2000.
 """
 
+import bisect
 import math
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -42,8 +43,8 @@ def backwards(
 
 def kept_at_first(pieces: int, most: int) -> list[int]:
     """Before which pieces to keep the state while running forwards for the first time."""
-    places = [0] if pieces else []
-    while len(places) < most and pieces - places[-1] > 1:
+    places = [0][:pieces]
+    while 0 < len(places) < most and pieces - places[-1] > 1:
         places.append(places[-1] + _ahead(pieces - places[-1], most - len(places) + 1))
     return places
 
@@ -53,16 +54,16 @@ def least_kept(pieces: int, runs: int) -> int:
 
     The first run, which gives the outputs, counts.
     """
-    most = 1
-    while math.comb(most + runs, runs) < pieces:
-        most += 1
-    return most
+    return _least(lambda most: math.comb(most + runs, runs), pieces)
 
 
 def _ahead(pieces: int, most: int) -> int:
     """How far to run from the first of some pieces, whose state is one of the ``most``, to the next that is kept."""
-    runs = 1
-    while math.comb(most + runs, runs) < pieces:
-        runs += 1
+    runs = _least(lambda runs: math.comb(most + runs, runs), pieces)
     shorter = math.comb(most + runs - 2, most) if runs > 1 else 0
     return max(1, shorter, pieces - math.comb(most + runs - 1, most - 1))
+
+
+def _least(reached: Callable[[int], int], pieces: int) -> int:
+    """The least number from 1 on with which so many pieces are reached."""
+    return bisect.bisect_left(range(pieces + 1), pieces, 1, key=reached)

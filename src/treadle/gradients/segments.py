@@ -121,7 +121,9 @@ def run_in_segments(
     results: Any = _Node.apply(plan, call.xs, call.lengths, call.resets, *tensors)  # pyright: ignore
     count = len(plan.names)
     end = rebuild(call.state, dict(zip(plan.names, results[1 : 1 + count], strict=True)))
-    every = rebuild(call.state, dict(zip(plan.names, results[1 + count :], strict=True))) if call.return_states else None
+    every = (
+        rebuild(call.state, dict(zip(plan.names, results[1 + count :], strict=True))) if call.return_states else None
+    )
     return results[0], end, every
 
 
@@ -217,9 +219,7 @@ class _Segment:
 
     def back(self, from_above: Found, keep: bool) -> Found:
         """The gradients of the leaves."""
-        pairs = [
-            (r, g) for r, g in zip(self.results, from_above, strict=True) if g is not None and r.requires_grad
-        ]
+        pairs = [(r, g) for r, g in zip(self.results, from_above, strict=True) if g is not None and r.requires_grad]
         wanted = [leaf for leaf in self.leaves if leaf.requires_grad]
         if not pairs or not wanted:
             return [None] * len(self.leaves)
@@ -246,7 +246,7 @@ class _Node(torch.autograd.Function):
         border = _Border(given.state, generators(device))
         ctx.generators = border.generators
         first = set() if plan.most is None else set(kept_at_first(len(plan.segments), plan.most))
-        ctx.borders: dict[int, _Border] = {}
+        ctx.borders = {}
         graphs: list[_Segment] = []
         whole: list[Tensor] = []
         for i, (begin, end) in enumerate(plan.segments):
@@ -307,12 +307,15 @@ def _graphs_backwards(ctx: Any, given: _Given, ends: Sequence[Tensor]) -> Iterat
             leaves, results = ctx.sizes[i]
             own, ends = ends[len(ends) - leaves - results :], ends[: len(ends) - leaves - results]
             state, fresh = len(given.state), len(given.fresh)
-            yield i, _Segment(
-                own[0],
-                list(own[1 : 1 + state]),
-                list(own[1 + state : 1 + state + fresh]),
-                list(own[1 + state + fresh : leaves]),
-                list(own[leaves:]),
+            yield (
+                i,
+                _Segment(
+                    own[0],
+                    list(own[1 : 1 + state]),
+                    list(own[1 + state : 1 + state + fresh]),
+                    list(own[1 + state + fresh : leaves]),
+                    list(own[leaves:]),
+                ),
             )
         return
 
@@ -333,8 +336,8 @@ def _graphs_backwards(ctx: Any, given: _Given, ends: Sequence[Tensor]) -> Iterat
 class _Pending:
     """What comes from above, segment by segment.
 
-    Past the end of a row its state stands still. So the gradient of the final state, and of states past the end, belongs
-    to the segment in which the row ends, wherever that is: as if the row ran alone.
+    Past the end of a row its state stands still. So the gradient of the final state, and of states past the end,
+    belongs to the segment in which the row ends, wherever that is: as if the row ran alone.
     """
 
     def __init__(self, given: _Given, from_above: Sequence[Tensor | None]):
@@ -406,15 +409,18 @@ class _Sums:
         ):
             for k, part in enumerate(parts):
                 if part is not None:
-                    # In float64, because there may be many segments.
+                    # In float64, because there may be many segments; not in what was given, because two biases that
+                    # are added up share one gradient.
                     total = sums[k]
-                    sums[k] = part.double() if total is None else total.add_(part)
+                    sums[k] = part.to(torch.float64, copy=True) if total is None else total.add_(part)
         return found[1 : 1 + states]
 
     def shared(self) -> Found:
         """The gradients of what all segments read."""
         tensors = [*self.given.fresh, *self.given.sources]
-        return [None if g is None else g.to(t.dtype) for t, g in zip(tensors, [*self.fresh, *self.sources], strict=True)]
+        return [
+            None if g is None else g.to(t.dtype) for t, g in zip(tensors, [*self.fresh, *self.sources], strict=True)
+        ]
 
     def xs_gradient(self) -> Tensor | None:
         """The gradient of the inputs."""
@@ -477,9 +483,7 @@ def _listed(results: tuple[Tensor, State, State | None]) -> list[Tensor]:
 def _write(whole: list[Tensor], results: list[Tensor], begin: int, end: int, steps: int, states: int) -> None:
     """Put what a segment gives in its place; the final states are those of the last one."""
     if not whole:
-        whole += [
-            r if 1 <= k <= states else r.new_empty(steps, *r.shape[1:]) for k, r in enumerate(results)
-        ]
+        whole += [r if 1 <= k <= states else r.new_empty(steps, *r.shape[1:]) for k, r in enumerate(results)]
     for k, result in enumerate(results):
         if 1 <= k <= states:
             whole[k] = result
@@ -506,4 +510,3 @@ def _added(a: Found | None, b: Found) -> Found:
 
 def _sum_of(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
-

@@ -16,8 +16,8 @@ Generators = tuple[Tensor, ...]
 class Surroundings:
     """The tensors of a cell, the modes of its modules, and autocast, as they are now.
 
-    Between a forward and a backward pass they may become others: `torch.func.functional_call` puts parameters in for one
-    call, ``model.eval()`` is called, autocast is over.
+    Between a forward and a backward pass they may become others: `torch.func.functional_call` puts parameters in for
+    one call, ``model.eval()`` is called, autocast is over.
 
     Args:
         cell: the cell.
@@ -77,7 +77,7 @@ def generators(device: torch.device, before: Generators | None = None) -> Genera
     now = [torch.get_rng_state()]
     if device.type not in ("cpu", "meta"):
         now.append(torch.get_device_module(device).get_rng_state(device))
-    if before is not None and all(map(torch.equal, before, now)):
+    if before is not None and len(before) == len(now) and all(map(torch.equal, before, now)):
         return before
     return tuple(now)
 

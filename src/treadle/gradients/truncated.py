@@ -1,6 +1,7 @@
 """Backpropagation that ends some steps back."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import torch
@@ -21,9 +22,9 @@ class TruncatedBPTT(GradientMethod):
 
     A sequence is cut into blocks of ``steps`` steps, counted from the beginning of the call. What the loss says about a
     block flows back through the last ``horizon`` steps up to the end of that block, and no further: to inputs,
-    parameters, and to the state that was passed, if these steps reach it. With ``horizon == steps``, the usual choice, the
-    state is detached between blocks. A larger horizon gives every step at least ``horizon - steps`` steps of the past;
-    with the smaller one, the first step of a block has none.
+    parameters, and to the state that was passed, if these steps reach it. With ``horizon == steps``, the usual choice,
+    the state is detached between blocks. A larger horizon gives every step at least ``horizon - steps`` steps of the
+    past; with the smaller one, the first step of a block has none.
 
     Memory: as `FullBPTT`, what one step saves for its derivative, times T. Time: one forward and ``horizon / steps``
     backward passes; the forward pass is not repeated. The usual gain is another: with windows of a stream, memory is
@@ -64,7 +65,7 @@ class TruncatedBPTT(GradientMethod):
                 bound = "of at least 1" if name == "steps" else f"of at least steps={self.steps}"
                 raise ValueError(f"{name} is a whole number {bound}, but is {value!r:.40}")
 
-    def run(self, engine: Any, *arguments: Any) -> tuple[Tensor, State, State | None]:
+    def run(self, engine: Any, *arguments: Any) -> Any:
         """Run a cell over a sequence."""
         call = Call(engine, *arguments)
         last = call.steps - 1 - (call.steps - 1) % self.steps
@@ -76,13 +77,13 @@ class TruncatedBPTT(GradientMethod):
         if not trial.is_differentiated:
             return call.run()
         borders = sorted({0, call.steps, *self._borders(call.steps)})
-        segments = list(zip(borders[:-1], borders[1:], strict=True))
+        segments = list(itertools.pairwise(borders))
         begins = {begin: i for i, (begin, _) in enumerate(segments)}
         reach = [begins[self._window(begin - begin % self.steps)] for begin, _ in segments]
         return run_in_segments(call, trial, segments, reach, None, self._by_detaching)
 
     def _window(self, block: int) -> int:
-        """Where the steps begin that the gradient of a block goes back through, of the block that begins at ``block``."""
+        """The first step that the gradient of a block goes back to, of the block that begins at ``block``."""
         return max(0, block + self.steps - self.horizon)
 
     def _borders(self, steps: int) -> set[int]:
@@ -109,7 +110,7 @@ class TruncatedBPTT(GradientMethod):
                 every = map_state(lambda part, skipped=begin - window: part[skipped:], every)
             if call.lengths is not None:
                 # The state of a row that has ended is the one with which it ended, gradient included.
-                lengths, ended = call.lengths, call.lengths <= begin
+                ended = call.lengths <= begin
                 end = where(ended, end, state)
                 if every is not None:
                     every = map_state(lambda part, last, ended=ended: _held(part, last, ended), every, end)
@@ -135,7 +136,7 @@ class TruncatedBPTT(GradientMethod):
         state = detach(call.state)
         initial = detach(call.initial)
         with torch.no_grad():
-            for begin, following in zip(borders[:-1], borders[1:], strict=True):
+            for begin, following in itertools.pairwise(borders):
                 state = call.part(begin, following, state, initial).run()[1]
                 before[following] = (state, generators(device))
         return before
