@@ -48,9 +48,9 @@ class GradientReach:
         return np.arange(len(self.states))
 
     def horizon(self, share: float = 0.01) -> int:
-        """The last lag at which the state's gradient is at least ``share`` of the largest one."""
-        reached = np.flatnonzero(self.states >= share * self.states.max())
-        return int(reached[-1]) if self.states.max() > 0 else 0
+        """The last lag at which the state's gradient is more than ``share`` of the largest one; 0 if there is none."""
+        reached = np.flatnonzero(self.states > share * self.states.max())
+        return int(reached[-1]) if len(reached) else 0
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Draw it, on a logarithmic scale; where no gradient is left, the curve ends.

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import treadle as td
+from tests.gradients.test_schedule import fewest
 from tests.outcome import outcome, row_by_row, whole
 from tests.registry import SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
-from tests.gradients.test_schedule import fewest
 from treadle.engines import say_once
 from treadle.gradients import checkpointed
 from treadle.gradients.memory import as_bytes, kept_by_a_step, show_bytes

@@ -133,7 +133,7 @@ def test_states_take_no_more_memory_than_they_need():
     rnn.gradient = td.TruncatedBPTT(50, 200)
     history = td.History(rnn)
     for window in sequence(rnn, 2, 200, torch.float32).split(50, 1):
-        _, state = history(window)
+        history(window)
     for kept in (history.state, *(window.state for window in history._windows if window.state is not None)):
         assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for _, tensor in named_tensors(kept))
 
@@ -143,7 +143,7 @@ def test_what_is_refused():
         td.History(build("gru"))
     rnn = network("gru", 4, 8)
     history = td.History(rnn)
-    with pytest.raises(td.errors.ShapeError, match="a window has up to 4 steps.*this one has 5"):
+    with pytest.raises(td.errors.ShapeError, match=r"a window has up to 4 steps.*this one has 5"):
         history(sequence(rnn, 2, 5))
     history(sequence(rnn, 2, 4))
     with pytest.raises(td.errors.StateError, match="the input has 3 rows, but state h has 2"):

@@ -176,7 +176,7 @@ def test_another_piece_and_other_weights_are_noticed():
 
     whole = td.SequenceInPieces(run)
     whole.push(lambda: torch.randn(2, 5, 3, dtype=torch.float64))
-    with pytest.raises(RuntimeError, match="piece 0 gave a loss of .* when it was pushed, but .* now"):
+    with pytest.raises(RuntimeError, match=r"piece 0 gave a loss of .* when it was pushed, but .* now"):
         whole.backward()
     whole, reader = td.SequenceInPieces(run), Reader(sequence(rnn, 2, T))
     whole.push(reader.piece(0))

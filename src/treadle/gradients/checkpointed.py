@@ -49,10 +49,10 @@ class CheckpointedBPTT(GradientMethod):
     takes the fewest steps.
 
     Memory: ``memory`` beyond inputs, outputs and their gradients. It is kept to by an estimate: what a step saves is
-    measured on the first three steps of each call. Where not even the smallest schedule fits, that one is taken, and the
-    log says how much it needs. Time: one forward and one backward pass if all fits; else one forward pass more, about a
-    third of the time; r more where C(n + r, r) segments are gone back over with n states, which only happens where
-    memory is very small or states are very large.
+    measured on the first three steps of each call. Where not even the smallest schedule fits, that one is taken, and
+    the log says how much it needs. Time: one forward and one backward pass if all fits; else one forward pass more,
+    about a third of the time; r more where there are up to C(n + r, r) segments and n states are kept, which only
+    happens where memory is very small or states are very large.
 
     Random masks are the same in each run, if they are drawn from PyTorch's generators. A derivative of the derivative
     is right, but keeps everything.
