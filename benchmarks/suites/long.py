@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import treadle as td
-from benchmarks.bars import at_most, bar, figures
+from benchmarks.bars import at_most
 from benchmarks.gates import Check, relative_error
 from benchmarks.race import OURS, Race
 from benchmarks.registry import Bar, Case, Measurement, Options, Result, Suite, measured
@@ -121,16 +121,12 @@ def cases(options: Options) -> list[Case]:
 
 def bars(results: list[Result]) -> list[Bar]:
     """As the issue states them."""
+    # Memory is the same whatever else the machine does.
+    memory = [r.measurement.figures[PEAK] for r in results if r.measurement and PEAK in r.measurement.figures]
     slower = [1 / m.ratios[FULL].median for _, m in measured(results, "exact")]
     return [
         at_most("exact gradient, times full backpropagation, worst precision", 1.4, slower),
-        bar(
-            "gigabytes of a process with one long tensor",
-            1.0,
-            figures(results, lambda m: m.figures.get(PEAK)),
-            max,
-            False,
-        ),
+        at_most("gigabytes of a process with one long tensor", 1.0, memory),
     ]
 
 
