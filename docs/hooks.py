@@ -54,7 +54,7 @@ def pictures() -> Iterator[tuple[str, bytes]]:
 def measured() -> dict[str, td.GradientReach]:
     """What gradients.md shows."""
     torch.manual_seed(0)
-    cell, xs = td.LSTMCell(4, 16), torch.randn(8, 200, 4)
+    cell, xs = td.LSTMCell(4, 16, forget_bias=2.0), torch.randn(8, 200, 4)
     methods = (td.FullBPTT(), td.TruncatedBPTT(steps=20, horizon=40))
     return {repr(method): td.gradient_reach(td.Recurrent(cell, gradient=method), xs) for method in methods}
 

@@ -49,7 +49,7 @@ def test_norms_are_those_of_one_backward_pass_for_each_step(subject):
     xs, state = sequence(rnn, 2, T), random_state(rnn, 2)
     steps = [1, 4, T - 1]
     weights = torch.randn(rnn(xs)[0].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    reach = td.gradient_reach(rnn, xs, lambda ys: (ys * weights).sum(2), steps, state=state)
+    reach = td.gradient_reach(rnn, xs, lambda ys: (ys * weights).sum(2), steps, T, state)
     expected = slowly(rnn, xs, lambda y, b, t: (y * weights[b, t]).sum(), steps, state)
     assert_close(torch.from_numpy(reach.states), torch.from_numpy(expected["states"]))
     if xs.is_floating_point():

@@ -53,7 +53,7 @@ class GradientReach:
         return int(reached[-1]) if len(reached) else 0
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
-        """Draw it, on a logarithmic scale; where no gradient is left, the curve ends.
+        """Draw it, on a logarithmic scale; where no gradient is left, the curve falls to the bottom.
 
         Args:
             path: where to; ``.svg`` or ``.png``.
@@ -95,7 +95,7 @@ def gradient_reach(
             ``batch_first``), each from the output of its own step. Without it, the loss is the output along a random
             direction of length one, different at each step.
         steps: which steps' losses to follow; up to 16 in the second half of the sequence, unless given.
-        lags: how far to look, K; back to the beginning, unless given.
+        lags: how far to look, K; as far as the first of the steps has a past, unless given.
         state, lengths, resets: as `treadle.Recurrent` takes them. Rows that have ended before a step say nothing of it.
 
     Raises:
@@ -125,7 +125,7 @@ def gradient_reach(
     if wrong is not None or not steps:
         what = "none was passed" if wrong is None else f"{wrong} was passed"
         raise ValueError(f"steps are numbers from 0 to {length - 1}, but {what}")
-    lags = max(steps) + 1 if lags is None else lags
+    lags = min(steps) + 1 if lags is None else lags
     if lags < 1:
         raise ValueError(f"lags is a positive whole number, but is {lags}")
     device = xs.device
