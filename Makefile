@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test fuzz lint format docs bench clean
+.PHONY: help run test fits fuzz lint format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -21,6 +21,9 @@ run: .venv/.runtime ## compare the wirings on Python's own source text, in three
 
 test: .venv/.dev ## run the tests; ARGS="…" goes to pytest
 	MPLBACKEND=Agg $(VENV_PYTHON) -m pytest $(ARGS)
+
+fits: .venv/.dev ## fit the public data sets in full, against their bars; two minutes
+	$(VENV_PYTHON) -m benchmarks.fits
 
 fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the interpreter; half an hour
 	TREADLE_FUZZ=$(or $(COUNT),1000) $(VENV_PYTHON) -m pytest tests/engines/test_fuzz.py $(ARGS)
@@ -65,6 +68,13 @@ python_problem = $(shell \
 .venv/.runtime: .venv/.created pyproject.toml constraints.txt
 	$(INSTALL) .
 	@touch $@
+
+# Of aeon the tests want nothing but the data that lies in it; its own dependencies are pinned below ours.
+.venv/.aeon: .venv/.created constraints.txt
+	$(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint constraints.txt --no-deps aeon
+	@touch $@
+
+.venv/.dev: .venv/.aeon
 
 # .dev, .docs and .bench are the extras of the same names in pyproject.toml.
 .venv/.dev .venv/.docs .venv/.bench: .venv/.%: .venv/.runtime

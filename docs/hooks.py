@@ -18,6 +18,7 @@ from mkdocs.structure.files import File, Files
 
 import treadle as td
 from treadle.show import draw_wiring
+from treadle.show.reach import draw_reach
 from treadle.wiring.named import layer_input_size
 
 MARK = "<!-- output -->"
@@ -47,6 +48,15 @@ def pictures() -> Iterator[tuple[str, bytes]]:
         for name, network in networks():
             path = draw_wiring(network, Path(folder, f"{name}.svg"))
             yield f"pictures/{name}.svg", path.read_bytes()
+        yield "pictures/reach.svg", draw_reach(Path(folder, "reach.svg"), measured()).read_bytes()
+
+
+def measured() -> dict[str, td.GradientReach]:
+    """What gradients.md shows."""
+    torch.manual_seed(0)
+    cell, xs = td.LSTMCell(4, 16, forget_bias=2.0), torch.randn(8, 200, 4)
+    methods = (td.FullBPTT(), td.TruncatedBPTT(steps=20, horizon=40))
+    return {repr(method): td.gradient_reach(td.Recurrent(cell, gradient=method), xs) for method in methods}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

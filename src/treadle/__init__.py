@@ -22,9 +22,10 @@ from treadle.cells import (
 from treadle.check import check_cell
 from treadle.dropin import GRU, LSTM, RNN
 from treadle.explanation import Explanation, explain
-from treadle.gradients import FullBPTT
+from treadle.gradients import CheckpointedBPTT, FullBPTT, History, SequenceInPieces, TruncatedBPTT
 from treadle.modelfile import fingerprint, load, save
 from treadle.protocol import Cell, State
+from treadle.reach import GradientReach, gradient_reach
 from treadle.recurrent import Recurrent
 from treadle.session import Session
 from treadle.state import detach, select
@@ -39,14 +40,17 @@ __all__ = [
     "RNN",
     "WIRINGS",
     "Cell",
+    "CheckpointedBPTT",
     "ConvLSTMCell",
     "ConvLSTMState",
     "CoupledLSTMCell",
     "Explanation",
     "FullBPTT",
     "GRUCell",
+    "GradientReach",
     "Graph",
     "HiddenState",
+    "History",
     "IndRNNCell",
     "LSTMCell",
     "LSTMState",
@@ -58,15 +62,18 @@ __all__ = [
     "RecurrentHighwayCell",
     "SLSTMCell",
     "SLSTMState",
+    "SequenceInPieces",
     "Session",
     "Stack",
     "State",
+    "TruncatedBPTT",
     "ZoneoutLSTMCell",
     "check_cell",
     "detach",
     "errors",
     "explain",
     "fingerprint",
+    "gradient_reach",
     "load",
     "load_state",
     "save",

@@ -40,7 +40,8 @@ MOST_LAYERS, MOST_MODULES, LONGEST_DELAY = 1_000, 100_000, 10_000
 def _known() -> dict[str, type]:
     own = {name: getattr(cells, name) for name in cells.__all__ if name.endswith("Cell") and name != "RecurrentCell"}
     own |= {name: getattr(dropin, name) for name in dropin.__all__}
-    own |= {"Stack": Stack, "Graph": Graph, "Recurrent": Recurrent, "FullBPTT": gradients.FullBPTT}
+    own |= {"Stack": Stack, "Graph": Graph, "Recurrent": Recurrent}
+    own |= {method.__name__: method for method in gradients.METHODS}
     return {f"treadle.{name}": kind for name, kind in own.items()} | {
         f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS
     }

@@ -21,7 +21,7 @@ from treadle import state as states
 from treadle.cells import GRUCell, LSTMCell, RNNCell
 from treadle.engines import choose
 from treadle.errors import EngineError, ShapeError, StateError
-from treadle.gradients import FullBPTT
+from treadle.gradients import FullBPTT, GradientMethod
 from treadle.recurrent import Recurrent
 from treadle.session import Session
 from treadle.wiring import WIRINGS, Stack
@@ -73,7 +73,7 @@ class _DropIn(nn.RNNBase):
         choose(engine)
         self.wiring, self.cell, self.engine = wiring, cell, engine
         self.gradient = FullBPTT() if gradient is None else gradient
-        if not isinstance(self.gradient, FullBPTT):
+        if not isinstance(self.gradient, GradientMethod):
             raise TypeError(f"gradient is a method such as td.FullBPTT(), but is {gradient!r:.60}")
         if cell is None:
             self._widen()
@@ -232,6 +232,7 @@ class _DropIn(nn.RNNBase):
         reasons = {
             f"wiring is {self.wiring!r}": self.wiring != "stack",
             "the cell is not the classic one": self.cell is not None,
+            f"gradient is {self.gradient!r}": self.gradient != FullBPTT(),
             f"engine is {self.engine!r}": self.engine != "auto",
             "resets were passed": resets is not None,
             "return_states was asked for": return_states,

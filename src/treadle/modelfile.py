@@ -15,13 +15,13 @@ from treadle.atomic import replacing
 from treadle.description import build, describe, tensors_of
 from treadle.errors import ModelFileError
 
-__all__ = ["fingerprint", "load", "save"]
+__all__ = ["fingerprint", "load", "read_notes", "save"]
 
 FORMAT = 1
 """Grows whenever files change in a way that an older treadle would misread."""
 
 
-def save(path: str | os.PathLike[str], model: nn.Module) -> None:
+def save(path: str | os.PathLike[str], model: nn.Module, notes: Mapping[str, Any] | None = None) -> None:
     """Write a network to one ``.safetensors`` file: its weights, and how it is wired.
 
     The file is written beside its place and then renamed, so that there is never half a file.
@@ -30,6 +30,7 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
         path: where to.
         model: a cell, `Stack`, `Graph`, `Recurrent` or a drop-in. Cells of your own need to keep the arguments of their
             ``__init__`` in attributes of the same names.
+        notes: what else is to be known of it, such as units of its inputs, as JSON has it; `read_notes` gives it back.
 
     Raises:
         ModelFileError: the network holds something that cannot be described.
@@ -53,7 +54,32 @@ def save(path: str | os.PathLike[str], model: nn.Module) -> None:
         "tied": json.dumps(_tied(model)),
         "frozen": json.dumps([name for name, parameter in model.named_parameters() if not parameter.requires_grad]),
     }
+    if notes is not None:
+        metadata["notes"] = json.dumps(notes)
     write(path, tensors, metadata)
+
+
+def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What was noted in a model file beside the network; nothing if nothing was.
+
+    Raises:
+        ModelFileError: the file is not a model file, is damaged, or was made by a newer treadle.
+        OSError: the file cannot be read.
+
+    Example:
+        >>> import treadle as td
+        >>> td.save("noted.safetensors", td.GRUCell(2, 3), notes={"unit": "degrees"})
+        >>> td.modelfile.read_notes("noted.safetensors")
+        {'unit': 'degrees'}
+    """
+    _, metadata = read(path, "treadle model")
+    try:
+        notes = json.loads(metadata.get("notes", "{}"))
+    except ValueError:
+        notes = None
+    if not isinstance(notes, dict):
+        raise ModelFileError(f"{path} is damaged: its notes cannot be read")
+    return notes
 
 
 def load(path: str | os.PathLike[str], cells: Iterable[type] = ()) -> Any:
@@ -117,10 +143,18 @@ def checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file with a checksum over all of it, beside its place, then rename it."""
+    with replacing(path) as beside:
+        write_in_place(beside, tensors, metadata)
+
+
+def write_in_place(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file with a checksum over all of it, to a place where nothing is lost if this fails."""
     metadata = metadata | {"version": str(FORMAT)}
     metadata["checksum"] = checksum(json.dumps(metadata, sort_keys=True), tensors)
-    with replacing(path) as beside:
-        safetensors.torch.save_file(dict(tensors), beside, metadata)
+    try:
+        safetensors.torch.save_file(dict(tensors), path, metadata)
+    except safetensors.SafetensorError as error:  # what the operating system had to say, reworded
+        raise OSError(f"{path} cannot be written: {error}") from None
 
 
 def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:

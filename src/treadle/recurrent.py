@@ -9,7 +9,7 @@ from treadle import operator
 from treadle import state as states
 from treadle.engines import choose
 from treadle.errors import ShapeError, StateError
-from treadle.gradients import FullBPTT
+from treadle.gradients import FullBPTT, GradientMethod
 from treadle.protocol import State
 from treadle.session import Session
 
@@ -25,7 +25,8 @@ class Recurrent(nn.Module):
     Args:
         cell: any `treadle.Cell`: a cell, a `treadle.Stack`, a `treadle.Graph`, a module of your own.
         batch_first: whether sequences are [B, T, ...]; if not, [T, B, ...].
-        gradient: how gradients go back in time.
+        gradient: how gradients go back in time: ``td.FullBPTT()``, ``td.TruncatedBPTT(steps, horizon)`` or
+            ``td.CheckpointedBPTT(memory)``.
         engine: what runs the steps. ``"auto"`` compiles the cell to machine code where that can be done, and says once
             why it could not. ``"cpu"`` does so or raises; ``"interpreter"`` runs the same program in PyTorch;
             ``"reference"`` runs the cell's own Python. See `treadle.explain`. Under ``torch.autocast("cpu",
@@ -68,7 +69,7 @@ class Recurrent(nn.Module):
                 f" {type(cell).__name__}"
             )
         gradient = FullBPTT() if gradient is None else gradient
-        if not isinstance(gradient, FullBPTT):
+        if not isinstance(gradient, GradientMethod):
             raise TypeError(f"gradient is a method such as td.FullBPTT(), but is {gradient!r:.60}")
         choose(engine)
         self.cell: Any = cell
@@ -141,7 +142,8 @@ class Recurrent(nn.Module):
         state = initial if state is None else self._checked_state(state, initial, steps, rows)
         lengths, resets = self.checked_lengths(lengths, xs), None if resets is None else self.checked_resets(resets, xs)
         if steps:
-            ys, state, every = choose(self.engine).run(self.cell, initial, xs, state, lengths, resets, return_states)
+            engine = choose(self.engine)
+            ys, state, every = self.gradient.run(engine, self.cell, initial, xs, state, lengths, resets, return_states)
         else:
             y, _ = self.cell(xs.new_zeros(xs.shape[1:]), initial)
             ys = y.new_zeros(0, *y.shape)

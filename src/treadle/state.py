@@ -74,6 +74,11 @@ def detach(state: State) -> State:
     return None if state is None else map_state(Tensor.detach, state)
 
 
+def kept(state: State) -> State:
+    """The same state, cut from the graph and in memory of its own: it may be a view of all that a sequence gave."""
+    return None if state is None else map_state(lambda tensor: tensor.detach().clone(), state)
+
+
 def select(state: State, rows: Any) -> State:
     """The state of some rows, in the order given.
 

@@ -9,7 +9,7 @@ import torch
 
 from treadle.errors import ShapeError
 from treadle.training import Text, read_text, standard_library
-from treadle.training.text import as_bytes, windows
+from treadle.training.text import TextWindows, as_bytes
 
 
 def text_of(training: bytes, held_out: bytes) -> Text:
@@ -18,13 +18,26 @@ def text_of(training: bytes, held_out: bytes) -> Text:
 
 def test_windows_continue_each_other_and_cover_the_text_once():
     text, rows, window = torch.arange(240), 4, 15
-    reader = windows(text, rows, window, offset=7)
-    seen = [next(reader) for _ in range(len(text) // (rows * window))]
+    reader = TextWindows(text, rows, window, seed=7)
+    seen = [next(reader) for _ in range(len(reader))]
     for before, after in itertools.pairwise(seen):
-        assert torch.equal(before[:, -1], after[:, 0])
+        assert torch.equal(before.y[:, -1], after.x[:, 0])
     for batch in seen:
-        assert torch.equal((batch[:, :-1] + 1) % len(text), batch[:, 1:])
-    assert torch.cat([batch[:, :-1].flatten() for batch in seen]).sort().values.tolist() == text.tolist()
+        assert torch.equal((batch.x + 1) % len(text), batch.y)
+    assert torch.cat([batch.x.flatten() for batch in seen]).sort().values.tolist() == text.tolist()
+
+
+def test_windows_go_on_where_they_were_and_are_dealt_out():
+    text = torch.arange(240)
+    reader, other = TextWindows(text, 5, 15, seed=7), TextWindows(text, 5, 15, seed=7)
+    next(reader)
+    other.load_state_dict(reader.state_dict())
+    wanted = next(reader)
+    assert torch.equal(next(other).x, wanted.x)
+    for rank in range(2):
+        part = TextWindows(text, 5, 15, seed=7, share=(rank, 2))
+        part.load_state_dict({"window": 1})
+        assert torch.equal(next(part).y, wanted.y[[slice(0, 2), slice(2, 5)][rank]])
 
 
 def test_the_last_tenth_of_a_file_is_held_out(tmp_path):

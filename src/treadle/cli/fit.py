@@ -1,94 +1,145 @@
-"""`treadle fit`: train one network on a text."""
+"""`treadle fit`: train one network on a text, on series or on labelled sequences."""
 
-import math
 import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from treadle.cli.options import (
     check_outputs,
+    check_picture,
     choice,
     console,
     noticing_interrupts,
-    parse_budget,
+    parse_length,
     start_of_process,
     use_one_thread,
+    words,
 )
+
+MAX_SEED = 2**63 - 1
 
 
 def fit(
-    file: Annotated[Path, typer.Argument(help="The text to learn.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="What to learn: .csv or .parquet (series), .ts or .parquet with lists (sequences), or text."
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the network goes, such as model.safetensors.")],
+    target: Annotated[str | None, typer.Option(help="Columns to predict, with commas between them.")] = None,
+    inputs: Annotated[str | None, typer.Option(help="Columns to read.", show_default="the targets")] = None,
+    horizon: Annotated[int | None, typer.Option(min=0, help="Series: steps to forecast.", show_default="1")] = None,
+    series_id: Annotated[str | None, typer.Option(help="Series: the column that tells them apart.")] = None,
+    time: Annotated[str | None, typer.Option(help="Series: the column of times.")] = None,
+    season: Annotated[int | None, typer.Option(min=1, help="Series: steps of a season.", show_default="found")] = None,
+    difference: Annotated[
+        bool | None, typer.Option(help="Series: layers read changes, not values.", show_default="if there is a trend")
+    ] = None,
+    predict: Annotated[
+        str | None, typer.Option(help="What answers: the last step, or every.", show_default="by kind of data")
+    ] = None,
+    missing: Annotated[
+        str | None, typer.Option(help="Gaps: refuse them, or read the previous value.", show_default="refuse")
+    ] = None,
+    validation: Annotated[
+        float | None, typer.Option(min=0.001, max=0.9, help="The share that says when to stop.", show_default="0.15")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="Sequences: a file of them to judge by.")] = None,
     cell: Annotated[str | None, typer.Option(help="The cell.", show_default="lstm")] = None,
     wiring: Annotated[str | None, typer.Option(help="How layers connect.", show_default="stack")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Layers.", show_default="2")] = None,
     parameters: Annotated[
-        int | None, typer.Option(min=1, max=10**9, help="Parameters, to within 2 %.", show_default="200000")
+        int | None,
+        typer.Option(min=1, max=10**9, help="Parameters, to within 2 %.", show_default="200000 for text, else fewer"),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on from this network instead of a new one.")] = None,
-    budget: Annotated[str, typer.Option(help="How long to train (90s, 2m), or how many steps (300steps).")] = "2m",
-    window: Annotated[int, typer.Option(min=1, help="Bytes over which gradients reach back.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=0, help="The highest.")] = 0.01,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the start.")] = 0,
+    resume: Annotated[Path | None, typer.Option(help="Text: go on from this network instead of a new one.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="How long: 90s, 2m, 300steps, 50epochs.", show_default="2m for text, else 100epochs"),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Text and series: steps over which gradients reach back.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="The highest.", show_default="by kind of data")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of a batch, except for text.", show_default="by kind of data")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(min=0, max=0.99, help="Between layers, except for text.")] = None,
+    noise: Annotated[float | None, typer.Option(min=0, help="On inputs while learning, except for text.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(min=0, max=0.99, help="Sequences: against overconfidence.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="Of matrices.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
+    precision: Annotated[str, typer.Option(help="Of products: float32 or bfloat16.")] = "float32",
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the start.")] = 0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Keep the run here, and go on with what is kept here already.")
+    ] = None,
+    checkpoint_every: Annotated[str, typer.Option(help="How often: 60s, 100steps.")] = "60s",
+    tensorboard: Annotated[Path | None, typer.Option(help="Write logs for TensorBoard into this folder.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the losses, and predictions beside the truth: .svg or .png.")
+    ] = None,
 ) -> None:
-    """Train one byte-level language model on a text; Ctrl-C keeps what is learned so far."""
+    """Train one network: on a text, on series, on labelled sequences. Ctrl-C keeps what is learned so far."""
     start = start_of_process()
-    import torch
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    options = dict(locals())
 
-    from treadle import WIRINGS, modelfile
-    from treadle import training as t
-    from treadle.training.fit import ROWS, start_from_frequencies
-    from treadle.training.language_model import parameter_count
+    from treadle import WIRINGS
+    from treadle.cli.fitting import Watch
+    from treadle.show.fit import draw_fit
+    from treadle.training import CELLS, processes
+    from treadle.training.budget import ShareDone, every
+    from treadle.training.run import Run, Settings
 
-    allowed = parse_budget(budget)
-    check_outputs({"--output": output}, [file])
-    given = {"--cell": cell, "--wiring": wiring, "--layers": layers, "--parameters": parameters}
-    text = t.read_text(file)
-    text.check_length(ROWS, window)
-    if resume is not None:
-        extra = [option for option, value in given.items() if value is not None]
-        if extra:
-            raise typer.BadParameter(f"{extra[0]}: what --resume goes on from has that already; leave it out")
-        model = t.require_language_model(modelfile.load(resume), str(resume))
-    else:
-        cell, wiring = choice("--cell", cell or "lstm", t.CELLS), choice("--wiring", wiring or "stack", WIRINGS)
-        hidden_size, _ = t.match_hidden_size(cell, wiring, layers or 2, parameters or 200_000)
-        torch.manual_seed(seed)
-        model = t.language_model(cell, wiring, layers or 2, hidden_size)
-        start_from_frequencies(model, text)
+    check_outputs({"--output": output, "--checkpoint": checkpoint, "--plot": plot}, [file, test])
+    if plot is not None:
+        check_picture("--plot", plot)
+    for name, known in {
+        "cell": CELLS,
+        "wiring": WIRINGS,
+        "predict": ("last", "every"),
+        "missing": ("refuse", "previous"),
+        "precision": ("float32", "bfloat16"),
+    }.items():
+        if options[name] is not None:
+            choice(f"--{name}", options[name], known)
+    options |= {name: words(options[name]) for name in ("target", "inputs")}
+    options |= {name: options[name] and str(options[name]) for name in ("file", "test", "resume")}
+    settings = Settings(**{field: options[field] for field in Settings.__dataclass_fields__})
+    length = parse_length("--budget", budget or settings.habits.budget)
+    often = parse_length("--checkpoint-every", checkpoint_every)
+
+    processes.join()
+    first = processes.rank_and_ranks()[0] == 0  # the others learn, this one also shows and writes
+    run = Run(settings)
     use_one_thread()
-    err = console(sys.stderr)
-    err.print(
-        f"A network of {parameter_count(model):,} parameters learns from {text.name} ({len(text.training):,} bytes)."
-    )
-
-    columns: list[Any] = [BarColumn(20), TextColumn("{task.fields[figures]}"), TimeRemainingColumn()]
-    with noticing_interrupts() as interrupted, Progress(*columns, TextColumn("left"), console=err) as bar:
-        task = bar.add_task("training", total=1.0, figures="")
-        steps = 0
-
-        def done(step: int) -> float:
-            """How much of the budget is used; a first step there is always."""
-            if allowed.seconds is None:
-                return step / (allowed.steps or 1)
-            return (time.monotonic() - start) / allowed.seconds if step else 0
-
-        for progress in t.fit(model, text, share_done=done, window=window, learning_rate=learning_rate, seed=seed):
-            steps = progress.step
-            bits, speed = progress.training_bits, ROWS * window / progress.seconds
-            figures = f"step {progress.step}  loss {bits * math.log(2):.3f}  {bits:.3f} bits/byte  {speed:,.0f} bytes/s"
-            bar.update(task, completed=min(done(progress.step), 1), figures=figures)
-            if not math.isfinite(bits):
-                raise typer.BadParameter(f"training diverged in step {steps}: give a smaller --learning-rate")
-            if interrupted():
-                break
-        modelfile.save(output, model.eval())
-    bits = t.bits_per_byte(model, text.scored_rows())
-    print(f"{output}: {bits:.3f} bits per byte of held-out text after {steps} steps")
+    err = console(sys.stderr, quiet=not first)
+    err.print(str(run))
+    unit = "bytes" if settings.kind == "text" else "inputs"
+    with noticing_interrupts() as interrupted, Watch(err, unit, tensorboard if first else None) as watch:
+        share_done = ShareDone(**length.of(run.task.batches), start=start, stop=interrupted)
+        due = every(**often.of(run.task.batches))
+        shown = plot is not None or tensorboard is not None
+        for step in run.steps(share_done, validated=shown, checkpoint=checkpoint, checkpoint_at=due):
+            watch.follow(step)
+        run.model.eval()
+        answer = ""
+        if first:
+            run.task.save(output, run.model)
+            verdict = run.task.judge(run.model)
+            watch.judged(verdict)
+            if plot is not None:
+                draw_fit(plot, watch.losses, watch.scores, run.task.truth(run.model))
+            answer = f"{output}: {verdict.sentence} after {watch.steps} steps"
+    if answer:
+        print(answer)
     if interrupted():
         print("treadle: interrupted; what was learned so far is saved", file=sys.stderr)
         raise typer.Exit(130)

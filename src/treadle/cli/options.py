@@ -1,12 +1,13 @@
 """What the subcommands share: reading option values, and refusing what cannot work before any time is spent on it."""
 
 import contextlib
+import re
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import typer
 
@@ -42,6 +43,39 @@ def parse_budget(text: str) -> "Budget":
         return Budget.parse(text)
     except ValueError as error:
         raise typer.BadParameter(f"--budget: {error}") from None
+
+
+class Length(NamedTuple):
+    """How long something takes: one of the three."""
+
+    seconds: float | None = None
+    steps: int | None = None
+    epochs: int | None = None
+
+    def of(self, batches: Any) -> dict[str, Any]:
+        """In steps or in seconds."""
+        if self.epochs is not None:
+            return {"steps": self.epochs * len(batches)}
+        return {"steps": self.steps} if self.steps is not None else {"seconds": self.seconds}
+
+
+def parse_length(option: str, text: str) -> Length:
+    """The value of an option that says how long: as ``--budget``, and ``50epochs``."""
+    from treadle.recipes.compare import Budget
+
+    epochs = re.fullmatch(r"(\d{1,9}) ?epochs?", text.strip())
+    if epochs and int(epochs[1]):
+        return Length(epochs=int(epochs[1]))
+    try:
+        budget = Budget.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {error}, or of epochs such as 50epochs") from None
+    return Length(budget.seconds, budget.steps)
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """The names of a list with commas."""
+    return tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
 
 
 def check_outputs(outputs: dict[str, Path | None], inputs: Collection[Path | None] = ()) -> None:
@@ -114,14 +148,16 @@ def noticing_interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def console(stream: TextIO) -> "Console":
-    """Where to print for people. What is printed is taken literally: names of files may look like markup.
+def console(stream: TextIO, quiet: bool = False) -> "Console":
+    """Where to print for people; nowhere if ``quiet``. What is printed is taken literally: names may look like markup.
 
     A pipe has no width of its own, and a narrow table is a bad one.
     """
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, markup=False, soft_wrap=True, width=None if stream.isatty() else 120)
+    return Console(
+        file=stream, quiet=quiet, highlight=False, markup=False, soft_wrap=True, width=None if stream.isatty() else 120
+    )
 
 
 def start_of_process() -> float:

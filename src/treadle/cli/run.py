@@ -1,6 +1,7 @@
-"""`treadle run`: let a trained network write."""
+"""`treadle run`: let a trained network write, or say what it thinks of data."""
 
 import codecs
+import csv
 import itertools
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ from treadle.cli.options import use_one_thread
 
 def run(
     model: Annotated[Path, typer.Argument(help="A network that treadle fit or treadle compare saved.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="For one of series or sequences: a file of these, to predict from.")
+    ] = None,
+    series_id: Annotated[str | None, typer.Option(help="Series: the column that tells them apart.")] = None,
     prompt: Annotated[str, typer.Option(help="What it goes on from.")] = "\n",
     count: Annotated[int, typer.Option("--bytes", min=0, help="How much to write.")] = 300,
     temperature: Annotated[
@@ -20,12 +25,21 @@ def run(
     ] = 0.8,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the draws: the same seed writes the same.")] = 0,
 ) -> None:
-    """Stream what a network writes, each byte as it is made; prompt first. Into a pipe go the bytes as they are."""
+    """Stream what a network writes, each byte as it is made; prompt first. Into a pipe go the bytes as they are.
+
+    With DATA: what the network predicts from it, as CSV, in the units of the data.
+    """
     from treadle import modelfile
     from treadle.recipes.generate import generate, printable
-    from treadle.training import require_language_model
+    from treadle.training import Fitted, require_language_model
+    from treadle.training.predict import check_readable, predictions
 
     use_one_thread()
+    if data is not None:
+        fitted = Fitted.load(model)
+        check_readable(data, fitted)
+        csv.writer(sys.stdout).writerows(predictions(fitted, data, series_id))
+        return
     network = require_language_model(modelfile.load(model), str(model))
     # A terminal gets text: half a character would show as rubbish, and control characters can do harm.
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace") if sys.stdout.isatty() else None

@@ -7,6 +7,7 @@ Rows are sorted by length, the longest first, so that those of step t are the fi
 import dataclasses
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from treadle.protocol import State
 from treadle.state import map_state
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "Split"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -168,6 +169,48 @@ class Layout:
     def resets_address(self) -> int:
         """Where the packed resets are; 0 if there are none."""
         return 0 if self.packed_resets is None else self.packed_resets.data_ptr()
+
+
+class Split:
+    """Another order of a layout's rows: all steps of the first rows, then all steps of the next, a run for each thread.
+
+    Threads that write next to each other slow each other down, though never to the same place: what one of them writes
+    and what is fetched ahead for it lies in the pages of the other. So each has a region of its own.
+
+    Args:
+        layout: rows that all have all steps.
+        shares: the runs of rows, in order, and together all of the batch.
+    """
+
+    def __init__(self, layout: Layout, shares: Sequence[tuple[int, int]]):
+        self.offsets, self.outside, self.usual = _split(layout.steps, layout.batch, tuple(shares))
+        self.layout = layout
+
+    @functools.cached_property
+    def packed_resets(self) -> Tensor | None:
+        """The layout's resets, in this order."""
+        resets = self.layout.packed_resets
+        return None if resets is None else resets[self.outside]
+
+    @functools.cached_property
+    def origins(self) -> Tensor:
+        """The layout's `origins`, in this order, of rows in this order."""
+        if self.packed_resets is None:
+            return self.usual
+        return torch.where(self.packed_resets.bool(), self.outside % self.layout.batch, self.usual)
+
+
+@functools.lru_cache(maxsize=64)
+def _split(steps: int, batch: int, shares: tuple[tuple[int, int], ...]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Of each run, where the rows of each step begin, less the run's first row; which row is where; and the origins."""
+    offsets = [steps * first + torch.arange(steps) * (last - first) - first for first, last in shares]
+    places = torch.arange(steps * batch).view(steps, batch)
+    outside = torch.cat([places[:, first:last].reshape(-1) for first, last in shares])
+    before = torch.cat(
+        [torch.arange(steps * (last - first)) + (steps * first - last + first) for first, last in shares]
+    )
+    origins = torch.where(outside < batch, batch + outside, 2 * batch + before)
+    return offsets, outside, origins
 
 
 @functools.lru_cache(maxsize=64)

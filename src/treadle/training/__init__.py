@@ -1,21 +1,57 @@
-"""Fitting a network to data: the texts, the models that read them, the loop, the measures.
+"""Fitting a network to data, from files to a model that says how good it is.
 
-``text.py`` is what is read, ``language_model.py`` what reads it, ``fit.py`` how it learns.
+What is read: ``text.py``, ``sequences.py`` (over ``ts_file.py``) and ``series.py`` (over ``table.py``), scaled by
+``scaling.py`` and laid out by ``batches.py``. What reads it: ``language_model.py``, ``network.py``. ``text_task.py``,
+``sequence_task.py`` and ``series_task.py`` bring both together, as ``task.py`` says; ``opening.py`` chooses one by the
+file. How it learns: ``run.py`` starts ``loop.py``, with ``loss.py``, ``optimiser.py``, ``budget.py``,
+``early_stopping.py``, over ``processes.py``, kept by ``checkpoint.py``. What comes out: ``fitted.py``.
 """
 
+from treadle.training.batches import Batch, Epochs
+from treadle.training.checkpoint import load_checkpoint, save_checkpoint
+from treadle.training.early_stopping import EarlyStopping
 from treadle.training.fit import Progress, bits_per_byte, fit
-from treadle.training.language_model import CELLS, language_model, match_hidden_size, require_language_model
+from treadle.training.fitted import Fitted
+from treadle.training.language_model import language_model, match_hidden_size, require_language_model
+from treadle.training.loop import Step, train
+from treadle.training.loss import total_loss
+from treadle.training.network import CELLS, forecaster, sequence_model
+from treadle.training.optimiser import parameter_groups
+from treadle.training.sequence_task import SequenceTask
+from treadle.training.sequences import Sequences, read_sequences
+from treadle.training.series import Series, read_series
+from treadle.training.series_task import SeriesTask
 from treadle.training.text import Text, read_text, standard_library
+from treadle.training.text_task import TextTask
 
 __all__ = [
     "CELLS",
+    "Batch",
+    "EarlyStopping",
+    "Epochs",
+    "Fitted",
     "Progress",
+    "SequenceTask",
+    "Sequences",
+    "Series",
+    "SeriesTask",
+    "Step",
     "Text",
+    "TextTask",
     "bits_per_byte",
     "fit",
+    "forecaster",
     "language_model",
+    "load_checkpoint",
     "match_hidden_size",
+    "parameter_groups",
+    "read_sequences",
+    "read_series",
     "read_text",
     "require_language_model",
+    "save_checkpoint",
+    "sequence_model",
     "standard_library",
+    "total_loss",
+    "train",
 ]

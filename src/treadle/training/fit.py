@@ -1,24 +1,19 @@
-"""How a language model learns: one loop, for one network as for many."""
+"""How a language model learns, and how it is judged."""
 
 import math
-import time
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils import clip_grad_norm_
 
 from treadle.recurrent import Recurrent
-from treadle.state import detach
-from treadle.training.text import Text, log_frequencies, windows
+from treadle.training.loop import train
+from treadle.training.text import Text, TextWindows, log_frequencies
 
 ROWS = 32
 """How many places of the text are read at the same time."""
-
-WARM_UP = 10
-"""Steps over which the learning rate rises."""
 
 
 class Progress(NamedTuple):
@@ -67,28 +62,17 @@ def fit(
     """
     text.check_length(ROWS, window)
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
-    offset = int(torch.randint(len(text.training), (), generator=torch.Generator().manual_seed(seed)))
-    state = None
-    for step, batch in enumerate(windows(text.training, ROWS, window, offset), 1):
-        share = share_done(step - 1)
-        if share >= 1:
-            return
-        start = time.perf_counter()
-        model.train()
-        rate = min(step / WARM_UP, 1) * 0.5 * (1 + math.cos(math.pi * share))
-        for group in optimiser.param_groups:
-            group["lr"] = rate * learning_rate
-        optimiser.zero_grad()
-        scores, state = model(batch[:, :-1], state)
-        state = detach(state)
-        loss = F.cross_entropy(scores.flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()
-        clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        bits = loss.item() / math.log(2)
-        seconds = time.perf_counter() - start
-        held_out_bits = bits_per_byte(model, text.scored_rows()) if step in evaluate_at else None
-        yield Progress(step, bits, held_out_bits, seconds)
+    steps = train(
+        model,
+        TextWindows(text.training, ROWS, window, seed),
+        optimiser,
+        share_done,
+        learning_rate=learning_rate,
+        carry_state=True,
+    )
+    for done in steps:
+        bits = bits_per_byte(model, text.scored_rows()) if done.step in evaluate_at else None
+        yield Progress(done.step, done.loss / math.log(2), bits, done.seconds)
 
 
 @torch.no_grad()

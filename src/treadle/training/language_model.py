@@ -1,38 +1,17 @@
 """A network that reads bytes and says, after each, which byte may come next."""
 
-import bisect
-import inspect
 from typing import Any
 
 import torch
 from torch import nn
 
-from treadle import cells
-from treadle.errors import ModelFileError, ShapeError
+from treadle.errors import ModelFileError
 from treadle.recurrent import Recurrent
-from treadle.wiring import WIRINGS, Graph, Stack
-from treadle.wiring.named import layer_input_size
-
-CELLS: dict[str, type[cells.RecurrentCell]] = {
-    "lstm": cells.LSTMCell,
-    "gru": cells.GRUCell,
-    "rnn": cells.RNNCell,
-    "peephole": cells.PeepholeLSTMCell,
-    "layernorm": cells.LayerNormLSTMCell,
-    "zoneout": cells.ZoneoutLSTMCell,
-    "coupled": cells.CoupledLSTMCell,
-    "minimal": cells.MinimalGatedCell,
-    "slstm": cells.SLSTMCell,
-    "indrnn": cells.IndRNNCell,
-    "highway": cells.RecurrentHighwayCell,
-}
-"""The cells that can be asked for by a short name: those that read rows of features."""
+from treadle.training.network import layers_of, nearest_hidden_size
+from treadle.wiring import Graph
 
 EMBEDDING_SIZE = 64
 """Features that stand for a byte. The table [256, 64] is 8 % of a network of 200,000 parameters."""
-
-TOLERANCE = 0.02
-"""How far a matched network may be from the number of parameters asked for, as a share of it."""
 
 
 def language_model(cell: str, wiring: str = "stack", layers: int = 2, hidden_size: int = 128) -> Recurrent:
@@ -61,24 +40,11 @@ def language_model(cell: str, wiring: str = "stack", layers: int = 2, hidden_siz
         >>> scores.shape
         torch.Size([1, 6, 256])
     """
-    if cell not in CELLS:
-        raise ValueError(f"there is no cell {cell!r}: choose one of {', '.join(CELLS)}")
-    if wiring not in WIRINGS:
-        raise ValueError(f"there is no wiring {wiring!r}: choose one of {', '.join(WIRINGS)}")
-    if layers < 1:
-        raise ShapeError(f"a network needs at least one layer, but layers={layers} was passed")
-    kind: Any = CELLS[cell]
-    options = {"forget_bias": 1.0} if "forget_bias" in inspect.signature(kind).parameters else {}
-    sizes = [layer_input_size(wiring, layer, EMBEDDING_SIZE, [hidden_size] * layers) for layer in range(layers)]
+    embedding = nn.Embedding(256, EMBEDDING_SIZE)
+    stack = layers_of(cell, wiring, layers, EMBEDDING_SIZE, hidden_size)
     graph = Graph(())  # a row of the input is one number, the byte
-    embedded = graph.add("embedded", nn.Embedding(256, EMBEDDING_SIZE), reads=graph.x)
-    stack = graph.add("layers", Stack([kind(size, hidden_size, **options) for size in sizes], wiring), reads=embedded)
-    return Recurrent(graph.outputs(graph.add("scores", nn.Linear(hidden_size, 256), reads=stack)))
-
-
-def parameter_count(model: nn.Module) -> int:
-    """How many numbers a network learns."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    node = graph.add("layers", stack, reads=graph.add("embedded", embedding, reads=graph.x))
+    return Recurrent(graph.outputs(graph.add("scores", nn.Linear(hidden_size, 256), reads=node)))
 
 
 def match_hidden_size(cell: str, wiring: str, layers: int, parameters: int) -> tuple[int, int]:
@@ -102,22 +68,8 @@ def match_hidden_size(cell: str, wiring: str, layers: int, parameters: int) -> t
         >>> match_hidden_size("lstm", "stack", layers=2, parameters=200_000)
         (104, 201344)
     """
-
-    def count(hidden_size: int) -> int:
-        with torch.device("meta"):  # shapes without memory
-            return parameter_count(language_model(cell, wiring, layers, hidden_size))
-
-    sizes = range(1, parameters // 256 + 2)  # the scores alone have 256 parameters for each unit of the hidden size
-    enough = sizes[min(bisect.bisect_left(sizes, parameters, key=count), len(sizes) - 1)]
-    reachable = {size: count(size) for size in (max(enough - 1, 1), enough)}
-    best = min(reachable, key=lambda size: abs(reachable[size] - parameters))
-    if abs(reachable[best] - parameters) > TOLERANCE * parameters:
-        what = f"{layers} {'layers' if layers > 1 else 'layer'} of {cell} wired as {wiring}"
-        near = " or ".join(f"{total:,} (hidden size {size})" for size, total in reachable.items())
-        raise ShapeError(
-            f"{what} cannot have {parameters:,} parameters to within {TOLERANCE:.0%}: the nearest it can have is {near}"
-        )
-    return best, reachable[best]
+    what = f"{layers} {'layers' if layers > 1 else 'layer'} of {cell} wired as {wiring}"
+    return nearest_hidden_size(lambda size: language_model(cell, wiring, layers, size), parameters, what)
 
 
 def require_language_model(model: Any, name: str = "this") -> Recurrent:

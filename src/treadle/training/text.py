@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from treadle.errors import ShapeError
+from treadle.training.batches import Batch, share_of
 
 HELD_OUT = 10
 """One part in ten is held out."""
@@ -154,7 +155,7 @@ def as_bytes(data: bytes) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
 
 
-def windows(text: Tensor, rows: int, window: int, offset: int = 0) -> Iterator[Tensor]:
+class TextWindows:
     """A text as an endless row of windows, for a state that is carried from each to the next.
 
     ``rows`` readers start at equal distances in the text and read on, each from where it stopped. The text is a circle:
@@ -164,20 +165,42 @@ def windows(text: Tensor, rows: int, window: int, offset: int = 0) -> Iterator[T
         text: bytes [N].
         rows: ``B``, how many readers.
         window: ``T``, how many bytes each reads at a time.
-        offset: where the first reader starts.
+        seed: where the first reader starts.
+        share: ``(rank, ranks)``: of the readers, only those of this process.
 
-    Yields:
-        [B, T + 1] whole numbers: the inputs are ``[:, :-1]``, what comes next is ``[:, 1:]``. The last byte of a window
-        is the first of the next.
+    Each batch has ``x`` and ``y`` [B, T], whole numbers: the bytes, and the one after each. The last of ``y`` is the
+    first of the next batch's ``x``.
 
     Example:
         >>> import torch
-        >>> from treadle.training.text import windows
-        >>> reader = windows(torch.arange(10), rows=2, window=3)
-        >>> next(reader).tolist(), next(reader).tolist()
-        ([[0, 1, 2, 3], [5, 6, 7, 8]], [[3, 4, 5, 6], [8, 9, 0, 1]])
+        >>> from treadle.training.text import TextWindows
+        >>> reader = TextWindows(torch.zeros(10, dtype=torch.uint8), rows=2, window=3, seed=0)
+        >>> next(reader).x.shape, reader.state_dict()
+        (torch.Size([2, 3]), {'window': 1})
     """
-    at = offset + torch.arange(rows) * len(text) // rows
-    while True:
-        yield text[(at[:, None] + torch.arange(window + 1)) % len(text)].long()
-        at = at + window
+
+    def __init__(self, text: Tensor, rows: int, window: int, seed: int = 0, share: tuple[int, int] = (0, 1)):
+        offset = int(torch.randint(len(text), (), generator=torch.Generator().manual_seed(seed)))
+        self._text, self._rows, self._window, self.next = text, rows, window, 0
+        self._starts = (offset + torch.arange(rows) * len(text) // rows)[share_of(rows, *share)]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        at = self._starts + self.next * self._window
+        self.next += 1
+        found = self._text[(at[:, None] + torch.arange(self._window + 1)) % len(self._text)].long()
+        return Batch(found[:, :-1], found[:, 1:])
+
+    def __len__(self) -> int:
+        """Batches in which all of the text is read once."""
+        return -(-len(self._text) // (self._rows * self._window))
+
+    def state_dict(self) -> dict[str, int]:
+        """Which window is next."""
+        return {"window": self.next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go there."""
+        self.next = state["window"]

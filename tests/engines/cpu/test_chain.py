@@ -122,17 +122,14 @@ def test_the_order_within_a_phase_does_not_matter(subject):
     agree(rnn, xs, state, lengths=LENGTHS, resets=RESETS)
 
 
-TOO_EARLY = "states after each step make room while the states before each step are still copied from them"
 ALIKE = ["gru", "zoneout-lstm", "layer-norm-lstm", "ind-rnn"]
 
 
 @pytest.mark.usefixtures("poisoned_memory", "three_threads")
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 @pytest.mark.parametrize("cell", ALIKE)
-def test_room_for_one_result_is_never_another_s_too_early(wiring, cell, request):
+def test_room_for_one_result_is_never_another_s_too_early(wiring, cell):
     """All sizes are the same, so all room that is left is used again."""
-    if request.node.callspec.params["three_threads"] == "as written" and (wiring, cell) == ("relay", "zoneout-lstm"):
-        request.applymarker(pytest.mark.xfail(reason=TOO_EARLY, strict=True))
     torch.manual_seed(1)
     rnn = td.Recurrent(stack(wiring, CELLS[cell], 4, (4, 4, 4))).double().eval()
     xs = torch.randn(4, 5, 4, dtype=torch.float64)
@@ -393,10 +390,6 @@ def test_recipes_are_written_once_a_size_and_not_kept_for_ever():
     assert len(now.keys() - before.keys()) == 1
 
 
-FORGETS = "a recipe for the way back reads the memory of one recipe forwards, but is found for another one"
-
-
-@pytest.mark.xfail(reason=FORGETS, strict=True)
 def test_a_forgotten_recipe_is_written_anew():
     xs, losses = torch.randn(5, 30, 3, dtype=torch.float64), [ys_only, end_only, both]
     for others in range(chains._MOST_RECIPES - 5, chains._MOST_RECIPES + 1):
@@ -411,7 +404,6 @@ def test_a_forgotten_recipe_is_written_anew():
             same(gradients(rnn, loss, xs), right)
 
 
-@pytest.mark.xfail(reason=FORGETS, strict=True)
 def test_the_number_of_threads_may_change_at_any_time(set_num_threads):
     rnn, xs = large(), torch.randn(5, 30, 3, dtype=torch.float64)
     expected = gradients(on(rnn, "reference"), both, xs)

@@ -6,7 +6,7 @@ block that the backward pass reads is one tensor, the other one ends with the ca
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from treadle.engines.cpu.schedule import Kernel
 from treadle.engines.cpu.section import Backward, CompiledSection, Part, contiguous, dense_rows, part_of
 from treadle.engines.cpu.target import host
 from treadle.engines.interpreter import run_section
-from treadle.engines.layout import Layout
+from treadle.engines.layout import Layout, Split
 
 __all__ = ["Chain"]
 
@@ -72,26 +72,28 @@ class Chain:
 
     def forward(self, layout: Layout, needs: tuple[bool, ...] | None) -> "_ForwardRecipe":
         """The way forwards; ``needs`` says of inputs, starts and fresh states whether gradients are wanted."""
-        return self._recipe(("forward", needs), layout, lambda: _ForwardRecipe(self, layout, needs))
+        key = (needs, layout.key, torch.get_num_threads())
+        return _found(self._recipes, key, lambda: _ForwardRecipe(self, layout, needs))
 
     def backward(self, forward: "_ForwardRecipe", layout: Layout, given: tuple[bool, ...]) -> "_BackwardRecipe":
         """The way back; ``given`` says of outputs and final states whether there is a gradient from above."""
-        key = ("backward", forward.needs, given)
-        return self._recipe(key, layout, lambda: _BackwardRecipe(self, forward, layout, given))
-
-    def _recipe(self, key: Any, layout: Layout, make: Any) -> Any:
-        key = (*key, layout.key, torch.get_num_threads())
-        found = self._recipes.get(key)
-        if found is None:
-            found = make()
-            if len(self._recipes) >= _MOST_RECIPES:
-                self._recipes.pop(next(iter(self._recipes)), None)
-            self._recipes[key] = found
-        return found
+        make = lambda: _BackwardRecipe(self, forward, layout, given)  # noqa: E731
+        return _found(forward.backwards, (given, torch.get_num_threads()), make)
 
     def values_of(self, number: int) -> dict[Value, Value]:
         """Of a link: what its own inputs are in the chain."""
         return dict(zip(self.links[number].section.inputs, self.sections[number].inputs, strict=True))
+
+
+def _found(recipes: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """The recipe of that key, made if there is none; the oldest one is forgotten where there are many."""
+    found = recipes.get(key)
+    if found is None:
+        found = make()
+        if len(recipes) >= _MOST_RECIPES:
+            recipes.pop(next(iter(recipes)), None)
+        recipes[key] = found
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,27 +190,53 @@ class _ForwardRecipe:
     Attributes:
         slots: of each link, where the values are that its backward pass may read.
         active: the links that have a backward pass.
+        backwards: the recipes for the way back, which know where this one keeps what.
     """
 
     def __init__(self, chain: Chain, layout: Layout, needs: tuple[bool, ...] | None):
         self.chain, self.needs = chain, needs
+        self.backwards: dict[Any, _BackwardRecipe] = {}
         self.recipe = recipe = Recipe()
         self.reads = _Reads(chain, recipe)
         self.active: dict[int, Backward] = {} if needs is None else _active(chain, needs)
         self.kept = self._kept()
         parts = {i: self.active[i].forward if i in self.active else link.plain for i, link in enumerate(chain.links)}
+        self.split = _split(parts.values(), layout)
         packed = _Packed(self.reads, parts)
         last = {v: i for i, section in enumerate(chain.sections) for v in section.inputs}
         self.places: dict[Value, _Slot] = {}
         self.slots: list[dict[Value, _Slot]] = []
         self.results: dict[Any, tuple[int, ...]] = {}
         self.size = chain.dtype.itemsize
+        if self.split is not None:
+            self._split_inputs(parts, layout)
         for i, part in parts.items():
             self._link(i, part, packed.of[i], layout, last)
         recipe.barrier()
 
+    def _split_inputs(self, parts: Mapping[int, Part], layout: Layout) -> None:
+        """Copy the rows of inputs to where each thread has its own."""
+        recipe, read = self.recipe, set[Value]()
+        for i, part in parts.items():
+            outside = self.chain.values_of(i)
+            read |= {outside[v] for v in part.streams if outside.get(v) in self.reads.index}
+        indices = {self.chain.values_of(i)[v] for i, part in parts.items() for v in part.indices}
+        for value in self.chain.inputs:
+            kept = value in self.kept
+            if value in read or (kept and value.has_rows):
+                source = self.reads.row_slot(value, value in indices)
+                itemsize = source.key[2].itemsize
+                size = max(value.row_numel, 1) * itemsize
+                arena = recipe.kept if kept else recipe.scratch
+                slot = _Slot("kept" if kept else "scratch", arena.room(layout.rows * size).plus, size // itemsize)
+                moves.split(
+                    recipe, slot.at(recipe)[0], source.at(recipe), layout.steps, self.split or (), size, itemsize
+                )
+                self.places[value] = slot
+        recipe.barrier()
+
     def _kept(self) -> set[Value]:
-        """Which values between links a backward pass reads."""
+        """Which values that links read a backward pass reads, too."""
         kept: set[Value] = set()
         for i, backward in self.active.items():
             outside = self.chain.values_of(i)
@@ -227,19 +255,21 @@ class _ForwardRecipe:
         backward, first = self.active.get(i), chain.first_state[i]
         slots: dict[Value, _Slot] = {}
         for local, value in zip(own.inputs, section.inputs, strict=True):
-            if value.has_rows:
-                slots[local] = self.places.get(value) or self.reads.row_slot(value, local in part.indices)
+            if value in self.places:
+                slots[local] = self.places[value]
+            elif value.has_rows and self.split is None:
+                slots[local] = self.reads.row_slot(value, local in part.indices)
         starts = [recipe.tensor(("start", first + k))[0] for k in range(len(own.old))]
         resets = layout.packed_resets is not None
         fresh = [recipe.tensor(("fresh", first + k))[0] for k in range(len(own.old))] if resets else starts
         given = dict(zip(own.outputs, section.outputs, strict=True))
-        late: list[tuple[_Slot, _Slot, Value, int]] = []  # copies: to, from, what, rows
+        late: list[tuple[_Slot, _Slot, Value]] = []  # copies: to, from, what
         gathers: list[tuple[Value, Value, int]] = []
         if backward is not None:
             for k, (old, new) in enumerate(zip(own.old, own.new, strict=True)):
                 if old not in backward.keeps:
                     continue
-                if layout.order is None and not resets and new not in slots:
+                if layout.order is None and self.split is None and not resets and new not in slots:
                     # With the first state in front, the states before each step and those after it are one memory.
                     storage = self._room(True, layout.batch + layout.rows, new)
                     slots[old] = storage
@@ -257,7 +287,7 @@ class _ForwardRecipe:
                 pass
             elif (backward is not None and local in backward.keeps) or (value is not None and value in self.kept):
                 slots[local] = self._room(True, layout.rows, local)
-            elif seen:
+            elif seen and self.split is None:
                 slots[local] = self._result(value, layout)
                 seen = False
             else:
@@ -265,7 +295,7 @@ class _ForwardRecipe:
                 if value is None or value not in last:
                     leaving.append((slots[local], local))
             if seen:
-                late.append((self._result(value, layout), slots[local], local, layout.rows))
+                late.append((self._result(value, layout), slots[local], local))
             if value is not None:
                 self.places[value] = slots[local]
         finishes = []
@@ -285,15 +315,27 @@ class _ForwardRecipe:
             packed,
             [slots[v].at(recipe) for v in part.outputs],
             list(zip(starts, finishes, fresh, strict=True)),
+            self.split,
         )
         for value, end in last.items():
             if end == i and value in self.places and self.places[value].key == "scratch":
                 leaving.append((self.places[value], value))
+        # What is copied in the next phase leaves after it.
+        copied = {source for _, source, _ in late} | {slots[new] for _, new, _ in gathers}
         for slot, value in leaving:
-            self._leave(slot, value, layout)
+            if slot not in copied:
+                self._leave(slot, value, layout)
         recipe.barrier()
-        for to, source, value, rows in late:
-            moves.copy(recipe, to.at(recipe)[0], source.at(recipe)[0], rows * value.row_numel * self.size)
+        for slot, value in leaving:
+            if slot in copied:
+                self._leave(slot, value, layout)
+        for to, source, value in late:
+            size = value.row_numel * self.size
+            if self.split is None:
+                moves.copy(recipe, to.at(recipe)[0], source.at(recipe)[0], layout.rows * size)
+            elif size:
+                addresses = to.at(recipe)[0], source.at(recipe)[0]
+                moves.unsplit(recipe, *addresses, layout.steps, self.split, size, self.size)
         for old, new, k in gathers:
             index, size = recipe.tensor("origins")[0], new.row_numel * self.size
             rows = slots[new].at(recipe)[0]
@@ -315,7 +357,7 @@ class _ForwardRecipe:
     ) -> tuple[list[Tensor], Tensor | None]:
         """Run; returns outputs and final states, and the memory that the backward pass reads."""
         chain = self.chain
-        tensors = _of_layout(layout, self.recipe)
+        tensors = _of_layout(layout, self.recipe, self.split)
         self.reads.supply(inputs, tensors)
         for i, start in enumerate(starts):
             tensors["start", i] = contiguous(start, chain.dtype)
@@ -349,12 +391,25 @@ def _active(chain: Chain, needs: tuple[bool, ...]) -> dict[int, Backward]:
     return found
 
 
-def _of_layout(layout: Layout, recipe: Recipe) -> dict[Any, Tensor]:
-    tensors = {"counts": layout.counts, "offsets": layout.offsets}
-    if layout.packed_resets is not None:
-        tensors["resets"] = layout.packed_resets
+def _split(parts: Iterable[Part], layout: Layout) -> list[tuple[int, int]] | None:
+    """The runs of rows that lie apart from each other, one for each thread; None if all are in one place."""
+    if layout.order is not None:
+        return None
+    loops = (part.compiled.shares(layout) for part in parts if part.kernel.carries)
+    shares = max(loops, key=len, default=[])
+    return shares if len(shares) > 1 else None
+
+
+def _of_layout(layout: Layout, recipe: Recipe, shares: list[tuple[int, int]] | None) -> dict[Any, Tensor]:
+    tensors: dict[Any, Tensor] = {"counts": layout.counts, "offsets": layout.offsets}
+    order: Layout | Split = layout
+    if shares is not None:
+        order = Split(layout, shares)
+        tensors.update({("offsets", i): offsets for i, offsets in enumerate(order.offsets)})
+    if order.packed_resets is not None:
+        tensors["resets"] = order.packed_resets
     if "origins" in recipe.tensors:
-        tensors["origins"] = layout.origins
+        tensors["origins"] = order.origins
     return tensors
 
 
@@ -376,9 +431,12 @@ class _BackwardRecipe:
         self.size = chain.dtype.itemsize
         count = len(chain.outputs)
         self.ends = {k for k in range(len(chain.old)) if given[count + k]}
+        self.split = forward.split
         self.cotangents = {v: [_Slot(("above", i))] for i, v in enumerate(chain.outputs) if given[i]}
         self.reached, readers = self._reached()
         self.alone = {value for value, times in readers.items() if times == 1 and value in self.reads.index}
+        if self.split is not None:  # what is given back lies otherwise
+            self.alone.clear()
         self.nothing = 1
         self.results: dict[Any, tuple[int, ...]] = {}
         self.totals: list[tuple[int, Value, Any, bool]] = []  # link, contraction, its tensor, whether that is turned
@@ -386,6 +444,8 @@ class _BackwardRecipe:
         self.rooms: dict[tuple[Any, int], list[int]] = {}  # of each: how many bytes, and how many will read it yet
         parts = {i: forward.active[i].part for i in self.reached if _has_kernel(forward.active[i])}
         packed = _Packed(self.reads, parts)
+        if self.split is not None:
+            self._split_above()
         for i in self.reached:
             self._link(i, packed.of.get(i, []))
         for value in readers:
@@ -437,6 +497,18 @@ class _BackwardRecipe:
         self.nothing = max(self.nothing, count)
         return ("zeros",)
 
+    def _split_above(self) -> None:
+        """Copy the gradients from above to where each thread has its own."""
+        recipe = self.recipe
+        for value, (source,) in list(self.cotangents.items()):
+            slot = self._room(value)
+            size = max(value.row_numel, 1) * self.size
+            moves.split(
+                recipe, slot.at(recipe)[0], source.at(recipe), self.layout.steps, self.split or (), size, self.size
+            )
+            self.cotangents[value] = [slot]
+        recipe.barrier()
+
     # A link.
 
     def _link(self, i: int, packed: list[Number]) -> None:
@@ -483,6 +555,7 @@ class _BackwardRecipe:
                 packed,
                 [slots[v].at(recipe) for v in part.outputs],
                 carries,
+                self.split,
             )
             recipe.barrier()
         self._contract(i, backward, slots, sums)
@@ -491,10 +564,13 @@ class _BackwardRecipe:
                 self.cotangents.setdefault(value, []).append(slots[gradient])
                 self._will_read(slots[gradient])
         for value in backward.looked_at:
-            key = ("shown", i, value)
-            if slots[value].key[0] == "rows":
-                key = slots[value].key
+            given = chain.values_of(i).get(value)
+            if given in self.reads.index:
+                whole_numbers = not (value.dtype.is_floating_point or value.dtype == torch.bool)
+                key = self.reads.row_slot(given, whole_numbers).key  # pyright: ignore
             else:
+                key = ("shown", i, value)
+                self._will_read(slots[value])
                 self._add([slots[value]], key, value)
             self.shown.append((i, value, key))
         for slot in (*own, *above):
@@ -530,8 +606,22 @@ class _BackwardRecipe:
             self._add(terms, key, value)
 
     def _add(self, terms: list[_Slot], key: Any, value: Value) -> None:
+        """Rows as a tensor, the sum of several."""
         self.results[key] = (self.layout.rows, *value.row_shape)
-        self._write_sum(terms, _Slot(key, 0, max(value.row_numel, 1)), value)
+        result = _Slot(key, 0, max(value.row_numel, 1))
+        if self.split is None:
+            self._write_sum(terms, result, value)
+            return
+        total = terms[0]
+        if len(terms) > 1:
+            total = self._room(value)
+            self._write_sum(terms, total, value)
+        recipe, size = self.recipe, value.row_numel * self.size
+        recipe.barrier()
+        if size:
+            addresses = result.at(recipe)[0], total.at(recipe)[0]
+            moves.unsplit(recipe, *addresses, self.layout.steps, self.split, size, self.size)
+        self._has_read(total)
 
     def _write_sum(self, terms: list[_Slot], total: _Slot, value: Value) -> None:
         recipe = self.recipe
@@ -601,7 +691,7 @@ class _BackwardRecipe:
     ) -> tuple[list[Tensor | None], list[Tensor | None], list[Tensor | None]]:
         """Gradients of the inputs, of the states before the first step, and of those at resets."""
         chain, dtype = self.chain, self.chain.dtype
-        tensors = _of_layout(layout, self.recipe)
+        tensors = _of_layout(layout, self.recipe, self.split)
         self.reads.supply(inputs, tensors)
         count = len(chain.outputs)
         for i, (value, tensor) in enumerate(zip(chain.outputs, from_above, strict=False)):

@@ -73,6 +73,7 @@ class CompiledKernel:
         packed: Sequence[Number],
         outputs: Sequence[tuple[Number, Number]],
         carries: Sequence[tuple[Number, Number, Number]] = (),
+        split: Sequence[tuple[int, int]] | None = None,
     ) -> "Sums":
         """Write down a run over all rows (or all steps).
 
@@ -83,11 +84,12 @@ class CompiledKernel:
             invariants, packed: where they are.
             outputs: as streams, but written.
             carries: of each, where it starts [B, ...], where it ends up, and what resets start from.
+            split: the runs of rows that lie apart, if they do; the offsets of each are a tensor of a run's number.
 
         Returns:
             Where the kernel's sums are once it has run.
         """
-        shares = self._shares(layout)
+        shares = self.shares(layout) if split is None or not self.kernel.carries else split
         capacity = max(last - first for first, last in shares) if self.kernel.carries else BLOCK
         table: list[Number] = [layout.steps, capacity, recipe.tensor("counts")[0], recipe.tensor("offsets")[0]]
         table.append(0 if layout.packed_resets is None else recipe.tensor("resets")[0])
@@ -96,17 +98,20 @@ class CompiledKernel:
         table += [*invariants, *packed]
         for group in carries:
             table += group
-        arguments = recipe.table(table)
+        arguments = [recipe.table(table)] * len(shares)
+        if split is not None and self.kernel.carries:
+            runs = range(len(split))
+            arguments = [recipe.table([*table[:3], recipe.tensor(("offsets", i))[0], *table[4:]]) for i in runs]
         itemsize = self.kernel.dtype.itemsize
         size = -(-(self.code.fixed + capacity * self.code.per_row + 64) * itemsize // 64) * 64
         scratch = recipe.scratch.room(len(shares) * size)
         for i, (first, last) in enumerate(shares):
-            recipe.task(self.address, (arguments, first, last, scratch + i * size))
+            recipe.task(self.address, (arguments[i], first, last, scratch + i * size))
         if not self.kernel.sums:
             recipe.scratch.leave(scratch, len(shares) * size)
         return Sums(scratch, size, len(shares), self.code.sums)
 
-    def _shares(self, layout: Layout) -> list[tuple[int, int]]:
+    def shares(self, layout: Layout) -> list[tuple[int, int]]:
         """Which rows go to which thread."""
         steps = bool(self.kernel.carries)
         rows = layout.batch if steps else layout.rows

@@ -1,10 +1,15 @@
-"""How gradients go back in time. A method is an object that says what it costs."""
+"""Backpropagation through all steps."""
 
 import dataclasses
+from typing import Any
+
+from treadle.gradients.method import GradientMethod
+
+__all__ = ["FullBPTT"]
 
 
 @dataclasses.dataclass(frozen=True)
-class FullBPTT:
+class FullBPTT(GradientMethod):
     """Backpropagation through all steps of the sequence that was passed: the exact gradient.
 
     Memory: what one step saves for its derivative, times T. Time: one forward and one backward pass.
@@ -19,3 +24,7 @@ class FullBPTT:
         >>> td.Recurrent(td.GRUCell(2, 3), gradient=td.FullBPTT()).gradient
         FullBPTT()
     """
+
+    def run(self, engine: Any, *arguments: Any) -> Any:
+        """Run a cell over a sequence, and leave the derivative to the engine."""
+        return engine.run(*arguments)

@@ -1,0 +1,117 @@
+"""Batches, by padding, epoch after epoch; what comes next is known from the seed and two numbers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from treadle.training.sequences import IGNORED
+
+
+class Batch(NamedTuple):
+    """What is learned from in one step of training."""
+
+    x: Tensor
+    """[B, T, …]"""
+    y: Tensor
+    """[B, T] labels, -100 where a step has none; or [B, T, K] numbers, NaN where there is none."""
+    lengths: Tensor | None = None
+    """[B], what of the T steps is no padding; None if all of them are not."""
+    resets: Tensor | None = None
+    """[B, T], where a row begins anew; None if nowhere."""
+
+
+class Epochs:
+    """Batches without an end, an epoch after the other, from where they were: ``state_dict`` says where that is.
+
+    Args:
+        plan: given the number of an epoch, its batches: lists of whatever ``example`` takes. The same number must
+            give the same plan, as a run that goes on asks for it again.
+        example: one item as a pair, ``x`` [T, I] and ``y``: [T] whole numbers or [T, K] floats.
+        share: ``(rank, ranks)``: of every batch, only the rows of this process.
+
+    Example:
+        >>> import torch
+        >>> from treadle.training.batches import Epochs
+        >>> def example(length):
+        ...     return torch.ones(length, 1), torch.zeros(length, dtype=torch.long)
+        >>> batches = Epochs(lambda epoch: [[1, 3], [2]], example)
+        >>> next(batches).lengths.tolist(), batches.state_dict()
+        ([1, 3], {'epoch': 0, 'next': 1})
+    """
+
+    def __init__(
+        self,
+        plan: Callable[[int], list[list[Any]]],
+        example: Callable[[Any], tuple[Tensor, Tensor]],
+        share: tuple[int, int] = (0, 1),
+    ):
+        self._plan, self._example, self._share = plan, example, share
+        self.epoch = self.next = 0
+        self._batches = plan(0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self.next == len(self._batches):
+            self.epoch, self.next = self.epoch + 1, 0
+            self._batches = self._plan(self.epoch)
+        items = self._batches[self.next]
+        own = items[share_of(len(items), *self._share)]
+        self.next += 1
+        if own:
+            return collate([self._example(item) for item in own])
+        x, y = self._example(items[0])  # this process has no row in this batch, but takes part in the step
+        return Batch(x.new_zeros(0, *x.shape), y.new_zeros(0, *y.shape))
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self._batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch is."""
+        return {"epoch": self.epoch, "next": self.next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go there."""
+        self.epoch, self.next = state["epoch"], state["next"]
+        self._batches = self._plan(self.epoch)
+
+
+def share_of(rows: int, rank: int, ranks: int) -> slice:
+    """Which of some rows are those of a process: neighbours, as many as any other process has, or one more or less."""
+    return slice(rows * rank // ranks, rows * (rank + 1) // ranks)
+
+
+def collate(examples: Sequence[tuple[Tensor, Tensor]]) -> Batch:
+    """One batch of examples of any lengths, padded at their ends."""
+    xs, ys = zip(*examples, strict=True)
+    lengths = torch.tensor([len(x) for x in xs])
+    padding = float("nan") if ys[0].is_floating_point() else IGNORED
+    x = pad_sequence(list(xs), batch_first=True)
+    y = pad_sequence(list(ys), batch_first=True, padding_value=padding)
+    return Batch(x, y, None if bool((lengths == x.shape[1]).all()) else lengths)
+
+
+def buckets(lengths: Sequence[int], rows: int, seed: int, epoch: int, pool: int = 16) -> list[list[int]]:
+    """An epoch's batches of sequences of like length, so that little is padding: drawn by seed, all of them once.
+
+    Sequences are shuffled, ``pool`` batches of them at a time are sorted by length and cut into batches, and the
+    batches are shuffled.
+
+    Example:
+        >>> from treadle.training.batches import buckets
+        >>> sorted(map(sorted, buckets([5, 9, 5, 9], rows=2, seed=0, epoch=0)))
+        [[0, 2], [1, 3]]
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    pools = [order[i : i + pool * rows] for i in range(0, len(order), pool * rows)]
+    batches = []
+    for items in pools:
+        items = sorted(items, key=lengths.__getitem__)  # stable, so equal lengths stay shuffled
+        batches += [items[i : i + rows] for i in range(0, len(items), rows)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

@@ -1,0 +1,72 @@
+"""How long training lasts: a number of steps, or a time that several runs of a process may share."""
+
+import time
+from collections.abc import Callable
+
+
+class ShareDone:
+    """How much of a training is over, from 0 to 1.
+
+    Args:
+        steps: how many there are; or
+        seconds: how long it lasts. There is always a first step.
+        start: when it began, on the clock of `time.monotonic`; now, if it is None.
+        stop: asked at each step whether to end at once.
+
+    Example:
+        >>> from treadle.training.budget import ShareDone
+        >>> share_done = ShareDone(steps=200)
+        >>> share_done(50), share_done(200)
+        (0.25, 1.0)
+    """
+
+    def __init__(
+        self,
+        steps: int | None = None,
+        seconds: float | None = None,
+        start: float | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ):
+        if (steps is None) == (seconds is None):
+            raise ValueError("a training lasts a number of steps or of seconds: pass one of the two")
+        self._steps, self._seconds, self._stop = steps, seconds, stop
+        self._start = time.monotonic() if start is None else start
+
+    def __call__(self, step: int) -> float:
+        """The share that is over when so many steps are done."""
+        if self._stop():
+            return 1.0
+        if self._steps is not None:
+            return step / self._steps
+        return (time.monotonic() - self._start) / (self._seconds or 1) if step else 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """The time that was used."""
+        return {"seconds": time.monotonic() - self._start}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Count on from there."""
+        self._start = time.monotonic() - state["seconds"]
+
+
+def every(steps: int | None = None, seconds: float | None = None) -> Callable[[int], bool]:
+    """Whether it is time again, asked after each step: after so many steps, or so many seconds.
+
+    Example:
+        >>> from treadle.training.budget import every
+        >>> due = every(steps=3)
+        >>> [step for step in range(1, 8) if due(step)]
+        [3, 6]
+    """
+    last = time.monotonic()
+
+    def due(step: int) -> bool:
+        nonlocal last
+        if steps is not None:
+            return step % steps == 0
+        if time.monotonic() - last < (seconds or 0):
+            return False
+        last = time.monotonic()
+        return True
+
+    return due

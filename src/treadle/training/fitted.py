@@ -1,0 +1,137 @@
+"""A trained network together with what its numbers mean: units, names, labels. One model file keeps both."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle import modelfile
+from treadle.errors import DataError, ModelFileError
+from treadle.recurrent import Recurrent
+from treadle.training.evaluate import outputs_of
+from treadle.training.scaling import Scaling, fill_previous
+
+
+@dataclasses.dataclass
+class Fitted:
+    """What ``treadle fit`` makes of series and labelled sequences.
+
+    Attributes:
+        model: the network: scaled inputs [B, T, I] in; scores of labels, or scaled numbers, [B, T, K] out.
+        inputs: names and scaling of the I columns that it reads.
+        targets: names and scaling of the columns that it predicts; None if it tells labels.
+        labels: that it tells apart, in the order of its scores.
+        predict: ``"every"`` step has an answer, or only the ``"last"`` one.
+        horizon: how many steps ahead it forecasts, 0 for the present step; None if its answers are no forecasts.
+        window: steps that it reads before an answer if only the last one counts and it forecasts; else None.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> from treadle.training import Fitted, sequence_model
+        >>> from treadle.training.scaling import Scaling
+        >>> xs = 20 + torch.randn(50, 1)
+        >>> fitted = Fitted(sequence_model(1, 2, hidden_size=4), Scaling.fit(["heat"], [xs]), labels=("day", "night"))
+        >>> fitted.save("day.safetensors")
+        >>> again = Fitted.load("day.safetensors")
+        >>> again.predict_all([xs])[0] in ("day", "night")
+        True
+    """
+
+    model: Recurrent
+    inputs: Scaling
+    targets: Scaling | None = None
+    labels: tuple[str, ...] = ()
+    predict: str = "last"
+    horizon: int | None = None
+    window: int | None = None
+
+    def scale(self, xs: Tensor) -> Tensor:
+        """A sequence in its own units, [T, I], as the network reads it; a missing value is as the one before it."""
+        if xs.ndim != 2 or xs.shape[1] != len(self.inputs.names):
+            raise DataError(
+                f"a sequence is [T, {len(self.inputs.names)}] ({', '.join(self.inputs.names)}), but"
+                f" {list(xs.shape)} was passed"
+            )
+        return fill_previous(self.inputs.apply(xs))
+
+    def outputs(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """What the network gives for sequences in their own units, each [T, K]; see `meaning`."""
+        scaled = [self.scale(one) for one in xs]
+        if self.window is None:
+            return outputs_of(self.model, scaled)
+        # Only last answers count, so each step needs a window of its own, from the initial state.
+        found = []
+        for one in scaled:
+            windows = [one[max(end - self.window, 0) : end] for end in range(1, len(one) + 1)]
+            found.append(torch.stack([ys[-1] for ys in outputs_of(self.model, windows)]))
+        return found
+
+    def meaning(self, ys: Tensor) -> Any:
+        """What outputs [T, K] say: T labels; or numbers in their own units, [T, K], forecasts [T, horizon, K]."""
+        if self.targets is None:
+            return [self.labels[place] for place in ys.argmax(-1).tolist()]
+        if self.horizon is not None:
+            ys = ys.unflatten(-1, (max(self.horizon, 1), len(self.targets.names)))
+        return self.targets.undo(ys)
+
+    def predict_all(self, xs: Iterable[Tensor]) -> list[Any]:
+        """Answers for sequences in their own units.
+
+        Args:
+            xs: each [T, I], float32, NaN where a value is missing.
+
+        Returns:
+            For each: with ``predict="every"`` or forecasts the answers of all steps, as `meaning` has them, else the
+            last.
+
+        Raises:
+            DataError: a sequence has other columns, or no steps.
+        """
+        xs = list(xs)
+        empty = [i for i, one in enumerate(xs) if not len(one)]
+        if empty:
+            raise DataError(f"sequence {empty[0]} has no steps to answer after")
+        answers = [self.meaning(ys) for ys in self.outputs(xs)]
+        every = self.predict == "every" or self.horizon is not None
+        return answers if every else [answer[-1] for answer in answers]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write network and meaning to one model file; `treadle.load` reads the network of it alone.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        values = {
+            "inputs": self.inputs.as_json(),
+            "targets": None if self.targets is None else self.targets.as_json(),
+            "labels": list(self.labels),
+            "predict": self.predict,
+            "horizon": self.horizon,
+            "window": self.window,
+        }
+        modelfile.save(path, self.model, {"fitted": values})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], cells: Iterable[type] = ()) -> "Fitted":
+        """Read what `save` wrote. Nothing that the file names is imported or run.
+
+        Raises:
+            ModelFileError: the file is damaged, or holds a network without what its numbers mean.
+            OSError: the file cannot be read.
+        """
+        model, notes = modelfile.load(path, cells), modelfile.read_notes(path)
+        if "fitted" not in notes or not isinstance(model, Recurrent):
+            raise ModelFileError(
+                f"{path} does not say what the numbers of its network mean: make one with 'treadle fit DATA -o MODEL'"
+            )
+        try:
+            values = notes["fitted"]
+            inputs = Scaling.from_json(values["inputs"])
+            targets = None if values["targets"] is None else Scaling.from_json(values["targets"])
+            rest = {name: values[name] for name in ("predict", "horizon", "window")}
+            return cls(model, inputs, targets, tuple(values["labels"]), **rest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{path} is damaged: what it says of its numbers does not fit ({error})") from None

@@ -1,0 +1,147 @@
+"""The loop. It is as long as a page, so that it can be copied and changed."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from treadle.recurrent import Recurrent
+from treadle.state import detach
+from treadle.training.checkpoint import check_same, load_checkpoint, previous_checkpoint, save_checkpoint
+from treadle.training.early_stopping import EarlyStopping
+from treadle.training.loss import total_loss
+from treadle.training.optimiser import warm_up_and_cosine
+from treadle.training.processes import (
+    add_gradients,
+    agree,
+    all_draws,
+    all_rows,
+    draw_apart,
+    own_rows,
+    put_draws_back,
+    rank_and_ranks,
+    sum_over_processes,
+)
+
+
+class Step(NamedTuple):
+    """What a step of training was like."""
+
+    step: int
+    """Steps done."""
+    loss: float
+    """The mean loss over this step's answers, before the step; the network is in training mode there."""
+    score: float | None
+    """The validation score, the lower the better, at the steps that were asked for."""
+    seconds: float
+    """Time of this step, without validation and checkpoint."""
+    inputs: int
+    """Steps of sequences that were read, padding not counted."""
+    learning_rate: float
+    """Of this step."""
+    share_done: float
+    """How much of the training was over before this step, from 0 to 1."""
+
+
+def train(
+    model: Recurrent,
+    batches: Any,
+    optimiser: torch.optim.Optimizer,
+    share_done: Callable[[int], float],
+    *,
+    learning_rate: float,
+    carry_state: bool = False,
+    noise: float = 0.0,
+    label_smoothing: float = 0.0,
+    clip: float = 1.0,
+    bfloat16: bool = False,
+    validate: Callable[[Recurrent], float] | None = None,
+    evaluate_at: Callable[[int], bool] = lambda step: False,
+    stopping: EarlyStopping | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_at: Callable[[int], bool] = lambda step: False,
+    about: Any = None,
+) -> Iterator[Step]:
+    """Train a network, a step each time that the iterator is asked.
+
+    Everywhere between two steps the process may be killed: started again with the same arguments it goes on from its
+    last checkpoint and takes the same steps again, bit for bit. Started by ``torchrun``, every process gets its share
+    of the rows of each batch, and all together take the step that one process with all the rows would take.
+
+    Args:
+        model: what learns, in place.
+        batches: an iterator of what has ``x``, ``y``, ``lengths`` and ``resets``, with ``state_dict``: `Epochs`,
+            `treadle.training.text.TextWindows`, windows over streams.
+        optimiser: of `torch.optim`; its learning rates are set here.
+        share_done: given how many steps are done, the share of the training that is over; at 1 it ends. If it has
+            ``state_dict``, it goes into checkpoints.
+        learning_rate: the highest; it rises over ten steps and falls along half a cosine.
+        carry_state: whether each batch goes on where the one before it ended, row by row; the gradient ends there.
+        noise: the deviation of Gaussian noise on ``x``, for as long as it learns, against learning by heart.
+        label_smoothing: see `treadle.training.total_loss`.
+        clip: the largest norm of the gradient.
+        bfloat16: whether to multiply in bfloat16 and add in float32.
+        validate: the score of the network on what it does not learn from.
+        evaluate_at: whether to ask for it after a step.
+        stopping: keeps the best weights, which the network has at the end, and may end the training early.
+        checkpoint: the file to go on from, if it is there, and to write to.
+        checkpoint_at: whether to write it after a step; it is written at the end, too.
+        about: what this run is, as numbers and words; a checkpoint of another is refused.
+
+    Yields:
+        `Step`, after each.
+
+    Raises:
+        ModelFileError: the checkpoint is of another network or of another run.
+        OSError: the checkpoint cannot be written.
+    """
+    step, state, stopping = 0, None, stopping or EarlyStopping()
+    draw_apart()
+    parts = {"optimiser": optimiser, "batches": batches, "stopping": stopping}
+    if hasattr(share_done, "state_dict"):
+        parts["share_done"] = share_done
+    if checkpoint is not None and (Path(checkpoint).exists() or previous_checkpoint(checkpoint).exists()):
+        values = load_checkpoint(checkpoint, model, **parts)
+        check_same(checkpoint, values["about"], about)
+        step, state = values["step"], own_rows(values["state"])
+        put_draws_back(values["draws"])
+
+    def save() -> None:
+        values = {"step": step, "state": all_rows(state), "draws": all_draws(), "about": about}
+        if checkpoint is not None and rank_and_ranks()[0] == 0:
+            save_checkpoint(checkpoint, model, **parts, **values)
+
+    while not stopping.is_over and (share := agree(share_done(step))) < 1:
+        start = time.perf_counter()
+        batch = next(batches)
+        model.train()
+        rate = learning_rate * warm_up_and_cosine(step + 1, share)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        x = batch.x + noise * torch.randn_like(batch.x) if noise else batch.x
+        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bfloat16):
+            ys, after = model(x, state, lengths=batch.lengths, resets=batch.resets)
+        total, count = total_loss(ys, batch.y, label_smoothing)
+        count = sum_over_processes(count).clamp(min=1)
+        optimiser.zero_grad()
+        (total / count).backward()
+        add_gradients(model.parameters())
+        clip_grad_norm_(model.parameters(), clip)
+        optimiser.step()
+        step, state = step + 1, detach(after) if carry_state else None
+        loss = (sum_over_processes(total.detach()) / count).item()
+        seconds = time.perf_counter() - start
+        score = agree(validate(model)) if validate is not None and evaluate_at(step) else None
+        if score is not None:
+            stopping.update(score, model)
+        if agree(checkpoint_at(step) and math.isfinite(loss)):
+            save()
+        inputs = batch.x.shape[0] * batch.x.shape[1] if batch.lengths is None else int(batch.lengths.sum())
+        yield Step(step, loss, score, seconds, inputs, rate, share)
+    save()
+    stopping.restore(model)

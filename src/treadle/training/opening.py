@@ -1,0 +1,86 @@
+"""From a file to something to be learned, by what the file is."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from treadle.errors import DataError
+from treadle.training.sequence_task import SequenceTask
+from treadle.training.sequences import read_sequences
+from treadle.training.series import read_series
+from treadle.training.series_task import SeriesTask
+from treadle.training.table import Table
+from treadle.training.task import Task
+from treadle.training.text import read_text
+from treadle.training.text_task import TextTask
+
+KINDS: dict[str, type[Any]] = {"text": TextTask, "sequences": SequenceTask, "series": SeriesTask}
+
+
+def kind_of(path: str | os.PathLike[str], target: Sequence[str] = (), inputs: Sequence[str] = ()) -> str:
+    """What a file holds: ``"sequences"`` in ``.ts`` and in ``.parquet`` with lists in the columns that are read,
+    ``"series"`` in ``.csv`` and other ``.parquet``, ``"text"`` in everything else.
+
+    Raises:
+        DataError: a column is missing.
+        OSError: the file cannot be read.
+    """
+    ending = Path(path).suffix.lower()
+    if ending == ".parquet":
+        table = Table(path, inputs)
+        lists = [name for name in table.names if name not in target and table.is_list(name)]
+        return "sequences" if lists else "series"
+    return {".ts": "sequences", ".csv": "series"}.get(ending, "text")
+
+
+def open_task(
+    path: str | os.PathLike[str],
+    kind: str,
+    *,
+    test: str | os.PathLike[str] | None = None,
+    target: Sequence[str] = (),
+    inputs: Sequence[str] = (),
+    validation: float = 0.15,
+    missing: str = "refuse",
+    rows: int = 32,
+    seed: int = 0,
+    share: tuple[int, int] = (0, 1),
+    series_id: str | None = None,
+    time: str | None = None,
+    **options: Any,
+) -> Task:
+    """Read a file and make of it what is to be learned.
+
+    Args:
+        path: the file.
+        kind: what it holds, of `KINDS`.
+        test: a second file with the sequences that judge.
+        target: the columns to predict; one for sequences.
+        inputs: the columns to read.
+        validation: the share that says when to stop.
+        missing: ``"refuse"`` gaps, or read the ``"previous"`` value.
+        rows: ``B``.
+        seed: of the order, and of what is drawn to judge by.
+        share: ``(rank, ranks)`` of the process.
+        series_id: the column that tells series apart.
+        time: the column of times.
+        **options: what the task of the kind takes besides.
+
+    Raises:
+        DataError: the data does not fit, with file, row and column.
+        ShapeError: a text that is too short.
+        OSError: a file cannot be read.
+    """
+    if kind == "text":
+        return TextTask(read_text(path), seed=seed, share=share, **options)
+    common = {"rows": rows, "seed": seed, "share": share, **options}
+    if kind == "series":
+        columns = {"series_id": series_id, "time": time, "missing": missing, "validation": validation}
+        return SeriesTask(read_series(path, target, inputs, **columns), **common)
+    if len(target) > 1:
+        raise DataError(f"{path}: sequences have one column of answers, but --target names {', '.join(target)}")
+    answer = target[0] if target else None
+    learned, chosen = read_sequences(path, answer, inputs).split(validation, seed)
+    judge = None if test is None else read_sequences(test, answer, inputs)
+    return SequenceTask(learned, chosen, judge, missing=missing, **common)

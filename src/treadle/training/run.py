@@ -1,0 +1,198 @@
+"""A whole fit, from a file to a trained network, as settings say; whoever starts it shows how it goes."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from treadle import modelfile
+from treadle.errors import DataError
+from treadle.training.early_stopping import EarlyStopping
+from treadle.training.language_model import require_language_model
+from treadle.training.loop import Step, train
+from treadle.training.network import parameter_count
+from treadle.training.opening import KINDS, kind_of, open_task
+from treadle.training.optimiser import parameter_groups
+from treadle.training.processes import rank_and_ranks
+from treadle.training.task import Design, Habits
+
+ONLY = {
+    "series": ("horizon", "series_id", "time", "season", "difference"),
+    "sequences": ("test",),
+    "text": ("resume",),
+}
+"""What has a meaning for one kind of data only."""
+
+NOT = {
+    "text": ("target", "inputs", "predict", "missing", "validation", "rows", "dropout", "noise", "label_smoothing"),
+    "sequences": ("window",),
+}
+"""What has none for a kind."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a fit is told. None is what suits the kind of data; see the command's help for what each means."""
+
+    file: str
+    test: str | None = None
+    target: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    horizon: int | None = None
+    series_id: str | None = None
+    time: str | None = None
+    season: int | None = None
+    difference: bool | None = None
+    predict: str | None = None
+    missing: str | None = None
+    validation: float | None = None
+    window: int | None = None
+    cell: str | None = None
+    wiring: str | None = None
+    layers: int | None = None
+    parameters: int | None = None
+    resume: str | None = None
+    learning_rate: float | None = None
+    rows: int | None = None
+    dropout: float | None = None
+    noise: float | None = None
+    label_smoothing: float | None = None
+    weight_decay: float | None = None
+    patience: int | None = None
+    precision: str = "float32"
+    seed: int = 0
+
+    @functools.cached_property
+    def kind(self) -> str:
+        """What the file holds."""
+        return kind_of(self.file, self.target, self.inputs)
+
+    @property
+    def habits(self) -> Habits:
+        """What suits it."""
+        return KINDS[self.kind].habits
+
+    def check(self) -> str:
+        """Refuse what has no meaning for the file.
+
+        Returns:
+            The kind of the file.
+
+        Raises:
+            DataError: with the option.
+        """
+        kind = self.kind
+        for name in [name for other, names in ONLY.items() if other != kind for name in names] + [*NOT.get(kind, ())]:
+            if getattr(self, name) not in (None, ()):
+                option = "--" + name.replace("_", "-")
+                raise DataError(f"{option} has no meaning for {self.file}, which is read as {kind}: leave it out")
+        if self.resume is not None:
+            for name in ("cell", "wiring", "layers", "parameters"):
+                if getattr(self, name) is not None:
+                    raise DataError(f"--{name}: what --resume goes on from has that already; leave it out")
+        return kind
+
+    def option(self, name: str) -> Any:
+        """A value, or the habit of the kind of data if there is none."""
+        value = getattr(self, name)
+        return getattr(self.habits, name) if value is None else value
+
+
+class Run:
+    """A fit that can be started.
+
+    Args:
+        settings: what is learned, and how.
+
+    Raises:
+        DataError: the data does not fit.
+        ShapeError: sizes do not.
+        ModelFileError: what it is to go on from is no such network.
+        OSError: a file cannot be read.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings, kind = settings, settings.check()
+        names = ("horizon", "series_id", "time", "season", "difference", "predict", "missing", "validation", "window")
+        given = {name: getattr(settings, name) for name in (*names, "test")}
+        options = {name: value for name, value in given.items() if value is not None}
+        if kind != "text":
+            options |= {"target": settings.target, "inputs": settings.inputs, "rows": settings.option("rows")}
+        self.task = open_task(settings.file, kind, seed=settings.seed, share=rank_and_ranks(), **options)
+        torch.manual_seed(settings.seed)
+        if settings.resume is not None:
+            self.model = require_language_model(modelfile.load(settings.resume), settings.resume)
+        else:
+            self.model = self.task.build(
+                Design(
+                    settings.cell or "lstm",
+                    settings.wiring or "stack",
+                    settings.layers or 2,
+                    settings.option("parameters"),
+                    settings.option("dropout"),
+                )
+            )
+
+    def __str__(self) -> str:
+        what = f"A network of {parameter_count(self.model):,} parameters"
+        return f"{what} learns from {self.task.name} ({self.task.size})."
+
+    def steps(
+        self,
+        share_done: Callable[[int], float],
+        *,
+        validated: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_at: Callable[[int], bool] = lambda step: False,
+    ) -> Iterator[Step]:
+        """Train, a step each time that the iterator is asked.
+
+        Args:
+            share_done: given how many steps are done, the share of the training that is over.
+            validated: whether to validate even if nothing depends on it.
+            checkpoint: the file to go on from, if it is there, and to write to.
+            checkpoint_at: whether to write it after a step.
+
+        Raises:
+            ModelFileError: the checkpoint is of another run.
+            OSError: it cannot be written.
+        """
+        patience = self.settings.option("patience")
+        optimiser = torch.optim.AdamW(
+            parameter_groups(self.model, self.settings.option("weight_decay")),
+            lr=self.settings.option("learning_rate"),
+            betas=(0.9, 0.99),
+        )
+        return train(
+            self.model,
+            self.task.batches,
+            optimiser,
+            share_done,
+            learning_rate=self.settings.option("learning_rate"),
+            carry_state=self.task.carry_state,
+            noise=self.settings.option("noise"),
+            label_smoothing=self.settings.option("label_smoothing"),
+            bfloat16=self.settings.precision == "bfloat16",
+            validate=self.task.validate if patience or validated else None,
+            evaluate_at=lambda step: step % self.task.evaluate_every == 0,
+            stopping=EarlyStopping(patience),
+            checkpoint=checkpoint,
+            checkpoint_at=checkpoint_at,
+            about=self.about(),
+        )
+
+    def about(self) -> dict[str, Any]:
+        """What this run is: settings, and what is in the files; not where they lie."""
+        said = dataclasses.asdict(self.settings)
+        for name in ("file", "test", "resume"):
+            said[name] = said[name] and _digest(said[name])
+        return said
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

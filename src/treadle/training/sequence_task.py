@@ -1,0 +1,152 @@
+"""Labelled sequences as something to be learned."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle.errors import DataError
+from treadle.recurrent import Recurrent
+from treadle.training.batches import Epochs, buckets
+from treadle.training.evaluate import mean_loss, outputs_of
+from treadle.training.fitted import Fitted
+from treadle.training.network import sequence_model
+from treadle.training.scaling import Scaling, fill_previous
+from treadle.training.sequences import IGNORED, Sequences
+from treadle.training.task import MOST_STEPS, Design, Habits, Verdict
+
+
+class SequenceTask:
+    """Labelled sequences: every one a label or numbers, or every step of it.
+
+    Args:
+        training: what is learned from.
+        validation: what says when to stop.
+        test: the judge; the validation part if there is none.
+        predict: ``"last"``: the answer after the last step counts; ``"every"``: the answers at all steps do.
+        missing: ``"refuse"`` gaps, or read the ``"previous"`` value in their place.
+        rows: ``B``.
+        seed: of the order.
+        share: ``(rank, ranks)`` of the process.
+
+    Raises:
+        DataError: gaps; a label that does not occur in the training part; other columns in another part.
+    """
+
+    carry_state = False
+    habits = Habits("100epochs", 50_000, 0.003, 32, 50, dropout=0.3, noise=0.6, label_smoothing=0.1, weight_decay=0.01)
+
+    def __init__(
+        self,
+        training: Sequences,
+        validation: Sequences,
+        test: Sequences | None = None,
+        *,
+        predict: str = "last",
+        missing: str = "refuse",
+        rows: int = 32,
+        seed: int = 0,
+        share: tuple[int, int] = (0, 1),
+    ):
+        for part in (training, validation, test) if test else (training, validation):
+            if missing == "refuse":
+                part.refuse_missing()
+            if part.input_names != training.input_names:
+                raise DataError(
+                    f"{part.name} has {len(part.input_names)} columns ({', '.join(part.input_names)}), but"
+                    f" {training.name} has {len(training.input_names)} ({', '.join(training.input_names)})"
+                )
+            if bool(part.labels) != bool(training.labels) or part.per_step != training.per_step:
+                raise DataError(f"{part.name} has answers of another kind than {training.name}")
+        if training.per_step and predict == "last":
+            raise DataError(
+                f"{training.name} has an answer for every step, so all of them can be learned: --predict every"
+            )
+        self.name, self.size = training.name, f"{len(training)} sequences"
+        self.labels, self.predict, self._test = training.occurring_labels(), predict, test or validation
+        self.judged_by = "test" if test else "validation"
+        self.inputs = Scaling.fit(training.input_names, training.inputs)
+        self.targets = None if training.labels else Scaling.fit(training.target_names, _as_rows(training.answers))
+        self._training, self._validation = self._examples(training), self._examples(validation)
+        self._judge = self._examples(self._test)
+        lengths = [len(x) for x, _ in self._training]
+        self.batches = Epochs(lambda epoch: buckets(lengths, rows, seed, epoch), self._training.__getitem__, share)
+        self.evaluate_every = min(len(self.batches), MOST_STEPS)
+
+    def _examples(self, sequences: Sequences) -> list[tuple[Tensor, Tensor]]:
+        xs = [fill_previous(self.inputs.apply(x)) for x in sequences.inputs]
+        if self.targets is None:
+            answers = sequences.encode(self.labels)
+        else:
+            answers = [self.targets.apply(answer) for answer in sequences.answers]
+        if sequences.per_step:
+            return list(zip(xs, answers, strict=True))
+        nothing = IGNORED if self.targets is None else float("nan")
+        targets = []
+        for x, answer in zip(xs, answers, strict=True):
+            y = answer.expand(len(x), *answer.shape).clone()
+            if self.predict == "last":
+                y[:-1] = nothing
+            targets.append(y)
+        return list(zip(xs, targets, strict=True))
+
+    def build(self, design: Design) -> Recurrent:
+        sizes = len(self.inputs.names), len(self.labels) if self.targets is None else len(self.targets.names)
+
+        def build(hidden_size: int) -> Recurrent:
+            return sequence_model(*sizes, design.cell, design.wiring, design.layers, hidden_size, design.dropout)
+
+        return build(design.hidden_size(build))
+
+    def validate(self, model: Recurrent) -> float:
+        xs, ys = zip(*self._validation, strict=True)
+        return mean_loss(outputs_of(model, xs), ys)
+
+    def fitted(self, model: Recurrent) -> Fitted:
+        return Fitted(model, self.inputs, self.targets, self.labels, self.predict)
+
+    def save(self, path: Any, model: Recurrent) -> None:
+        self.fitted(model).save(path)
+
+    def judge(self, model: Recurrent) -> Verdict:
+        said, true = self._answers(model)
+        if self.targets is None:
+            right = (said == true).double().mean().item()
+            what = "steps" if self._test.per_step else "sequences"
+            return Verdict(
+                f"{100 * right:.1f} % of {len(true)} {what} of the {self.judged_by} part are right",
+                {"accuracy": right},
+            )
+        error = (said - true).abs().mean().item()
+        mean = (self.targets.means.float() - true).abs().mean().item()
+        return Verdict(
+            f"mean absolute error {error:.4g} over {len(true)} answers of the {self.judged_by} part; always saying the"
+            f" mean of the training part: {mean:.4g}",
+            {"mean_absolute_error": error, "mean_absolute_error_of_the_mean": mean},
+        )
+
+    def _answers(self, model: Recurrent) -> tuple[Tensor, Tensor]:
+        """What the network says and what is true: of every step that has an answer of its own, else of the last."""
+        xs, ys = zip(*self._judge, strict=True)
+        outputs = outputs_of(model, xs)
+        if not self._test.per_step:
+            outputs, ys = [one[-1:] for one in outputs], [one[-1:] for one in ys]
+        said, true = torch.cat(outputs), torch.cat(list(ys))
+        if self.targets is None:
+            return said.argmax(-1), true
+        return self.targets.undo(said), self.targets.undo(true)
+
+    def truth(self, model: Recurrent) -> Any:
+        from treadle.show.fit import Confusion, Scatter
+
+        said, true = self._answers(model)
+        if self.targets is None:
+            counts = torch.zeros(len(self.labels), len(self.labels), dtype=torch.long)
+            counts.index_put_((true, said), torch.ones_like(true), accumulate=True)
+            return Confusion(list(self.labels), counts.tolist())
+        return Scatter(self.targets.names[0], true[:, 0].tolist(), said[:, 0].tolist())
+
+
+def _as_rows(answers: Sequence[Tensor]) -> list[Tensor]:
+    return [answer.reshape(-1, answer.shape[-1]) for answer in answers]

@@ -1,0 +1,243 @@
+"""Sequences of unequal length, each with an answer: a label or numbers, once for all of it or for every step."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from treadle.errors import DataError
+from treadle.training.table import Table
+from treadle.training.ts_file import read_ts
+
+IGNORED = -100
+"""The label of a step that has none: `torch.nn.functional.cross_entropy` leaves it out by itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """Sequences of a file, as it has them.
+
+    Attributes:
+        name: how messages call it.
+        inputs: each [T, I], float32 in its own units, NaN where a value is missing.
+        answers: of each: a label, or a list of T labels; or float32 [K], or [T, K], numbers to predict.
+        input_names: of the I columns.
+        target_names: of the K numbers, or of the one label.
+        labels: all that may occur; empty where the answers are numbers.
+        per_step: whether every step has an answer of its own.
+        where: the place of each in the file.
+    """
+
+    name: str
+    inputs: list[Tensor]
+    answers: list[Any]
+    input_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    labels: tuple[str, ...]
+    per_step: bool
+    where: list[str]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def subset(self, indices: Sequence[int]) -> "Sequences":
+        """Some of them, in the order given."""
+        inputs, answers, where = ([part[i] for i in indices] for part in (self.inputs, self.answers, self.where))
+        return dataclasses.replace(self, inputs=inputs, answers=answers, where=where)
+
+    def occurring_labels(self) -> tuple[str, ...]:
+        """The labels that do occur, in the order of ``labels``: all that can be learned."""
+        found = {label for answer in self.answers for label in (answer if self.per_step else [answer])}
+        return tuple(label for label in self.labels if label in found)
+
+    def split(self, share: float, seed: int) -> tuple["Sequences", "Sequences"]:
+        """Those to learn from, and ``share`` of them to judge by: drawn by seed, from each label as from the others.
+
+        Sequences that have a label each are drawn label by label, and of every label at least one is learned from.
+
+        Raises:
+            DataError: one of the parts would be empty.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self), generator=generator).tolist()
+        if self.labels and not self.per_step:
+            strata = [[i for i in order if self.answers[i] == label] for label in self.occurring_labels()]
+        else:
+            strata = [order]
+        taken = {i for stratum in strata for i in stratum[: min(round(share * len(stratum)), len(stratum) - 1)]}
+        learned = [i for i in range(len(self)) if i not in taken]
+        if not taken or not learned:
+            raise DataError(
+                f"{self.name} has {len(self)} sequences: {share:.0%} of them to judge by would be none; give more of"
+                " them, or a larger share"
+            )
+        return self.subset(learned), self.subset(sorted(taken))
+
+    def encode(self, labels: Sequence[str]) -> list[Tensor]:
+        """The labels as whole numbers, places in ``labels``: [] for each sequence, or [T].
+
+        Raises:
+            DataError: a label is not among them, with its place.
+        """
+        places = {label: place for place, label in enumerate(labels)}
+        for answer, where in zip(self.answers, self.where, strict=True):
+            for step, label in enumerate(answer if self.per_step else [answer], 1):
+                if label not in places:
+                    at = f", step {step}" if self.per_step else ""
+                    known = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
+                    raise DataError(
+                        f"{self.name}, {where}{at}: label {label!r} does not occur in what is learned from, which has"
+                        f" {known}"
+                    )
+        return [
+            torch.tensor([places[label] for label in answer] if self.per_step else places[answer])
+            for answer in self.answers
+        ]
+
+    def refuse_missing(self) -> None:
+        """Refuse gaps.
+
+        Raises:
+            DataError: with the place of the first.
+        """
+        for xs, where in zip(self.inputs, self.where, strict=True):
+            gaps = xs.isnan().nonzero()
+            if len(gaps):
+                step, column = gaps[0].tolist()
+                raise DataError(
+                    f"{self.name}, {where}, step {step + 1}, column {self.input_names[column]!r}: the value is missing;"
+                    " fill it, or let the one before it stand for it (--missing previous)"
+                )
+
+
+def read_sequences(path: str | os.PathLike[str], target: str | None = None, inputs: Sequence[str] = ()) -> Sequences:
+    """Read labelled sequences.
+
+    Args:
+        path: a ``.ts`` file, which says itself what is to be predicted; or a ``.parquet`` file with a sequence a row,
+            whose columns are lists.
+        target: the column of a Parquet file with the answers: words or whole numbers are labels, other numbers are
+            numbers to predict; lists have an answer for every step.
+        inputs: columns of a Parquet file with lists of numbers, one number a step; all other columns if there are none.
+
+    Raises:
+        DataError: what is in the file does not fit, with row and column.
+        OSError: it cannot be read.
+
+    Example:
+        >>> import pyarrow as pa, pyarrow.parquet as pq
+        >>> from treadle.training.sequences import read_sequences
+        >>> pq.write_table(pa.table({"x": [[1.0, 2.0, 3.0], [4.0]], "label": ["up", "down"]}), "tiny.parquet")
+        >>> found = read_sequences("tiny.parquet", "label")
+        >>> [tuple(xs.shape) for xs in found.inputs], found.labels
+        ([(3, 1), (1, 1)], ('down', 'up'))
+    """
+    if Path(path).suffix.lower() == ".ts":
+        return _from_ts(path, target, inputs)
+    if target is None:
+        raise DataError(f"{path}: which column is to be predicted? Name it with --target")
+    table = Table(path, [*inputs, target] if inputs else ())
+    if target not in table.names:
+        Table(path, [target])  # raises, with the names that there are
+    inputs = inputs or [name for name in table.names if name != target]
+    for name in inputs:
+        if name == target:
+            raise DataError(f"{path}: column {target!r} is to be predicted, so it cannot be read as well")
+    if not inputs:
+        raise DataError(f"{path}: there is no column beside {target!r} to predict it from")
+    where = [table.where(row) for row in range(len(table))]
+    xs = _columns(table, inputs)
+    answers, labels, per_step = _answers(table, target)
+    for row, (x, answer) in enumerate(zip(xs, answers, strict=True)):
+        if per_step and len(answer) != len(x):
+            raise table.error(row, target, f"{len(answer)} answers for {len(x)} steps")
+    return Sequences(str(path), xs, answers, tuple(inputs), (target,), labels, per_step, where)
+
+
+def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> list[tuple[str, Tensor]]:
+    """Sequences without their answers: the place of each in the file, and [T, I] of the columns that are named.
+
+    Raises:
+        DataError: a column is missing, or what is in it is no sequence.
+        OSError: the file cannot be read.
+    """
+    if Path(path).suffix.lower() == ".ts":
+        file = read_ts(path)
+        found = file.cases[0].shape[1]
+        if found != len(names):
+            raise DataError(f"{path} has {found} dimensions, but the network reads {len(names)}")
+        return [(f"line {line}", torch.from_numpy(case)) for line, case in zip(file.lines, file.cases, strict=True)]
+    table = Table(path, names)
+    where = [table.where(row) for row in range(len(table))]
+    return list(zip(where, _columns(table, names), strict=True))
+
+
+def _from_ts(path: str | os.PathLike[str], target: str | None, inputs: Sequence[str]) -> Sequences:
+    if target is not None or inputs:
+        raise DataError(f"{path}: a .ts file says itself what is to be predicted: leave out --target and --inputs")
+    file = read_ts(path)
+    if file.answers is None:
+        raise DataError(f"{path} has neither labels (@classLabel true) nor numbers to predict (@targetLabel true)")
+    where = [f"line {line}" for line in file.lines]
+    for case, place in zip(file.cases, where, strict=True):
+        if not len(case):
+            raise DataError(f"{path}, {place}: the sequence is empty, there is nothing to answer after it")
+    names = tuple(f"dimension {i}" for i in range(1, file.cases[0].shape[1] + 1))
+    numbers = bool(file.answers) and isinstance(file.answers[0], float | np.floating)
+    answers = [torch.tensor([answer], dtype=torch.float32) for answer in file.answers] if numbers else file.answers
+    labels = () if numbers else file.labels or tuple(sorted({str(answer) for answer in file.answers}))
+    inputs_ = [torch.from_numpy(case) for case in file.cases]
+    return Sequences(str(path), inputs_, list(answers), names, ("label",), labels, False, where)
+
+
+def _columns(table: Table, names: Sequence[str]) -> list[Tensor]:
+    lengths: list[int] = []
+    columns = []
+    for name in names:
+        if not table.is_list(name):
+            raise DataError(
+                f"{table.path}: column {name!r} has no list in each row, so it is no sequence: name the columns that"
+                " have with --inputs"
+            )
+        lists = table.values(name)
+        for row, values in enumerate(lists):
+            if not values:
+                raise table.error(row, name, "there is no sequence" if values is None else "the sequence is empty")
+            if lengths and len(values) != lengths[row]:
+                raise table.error(row, name, f"{len(values)} steps, but {names[0]!r} has {lengths[row]}")
+        lengths = lengths or [len(values) for values in lists]
+        try:
+            numbers = table.numbers(name)
+        except DataError:
+            for row, values in enumerate(lists):  # of flattened lists, only the lists say the row
+                for step, value in enumerate(values, 1):
+                    number = value is None or (isinstance(value, int | float) and not np.isinf(value))
+                    if not number:
+                        raise table.error(row, name, f"step {step}: {value!r:.40} is not a finite number") from None
+            raise
+        columns.append(torch.from_numpy(numbers.astype(np.float32)))
+    return list(torch.stack(columns, 1).split(lengths)) if lengths else []
+
+
+def _answers(table: Table, target: str) -> tuple[list[Any], tuple[str, ...], bool]:
+    values, per_step = table.values(target), table.is_list(target)
+    for row, value in enumerate(values):
+        if value is None or (per_step and any(one is None for one in value)):
+            raise table.error(row, target, "there is no answer")
+    flat = [one for value in values for one in value] if per_step else values
+    if all(isinstance(one, float) for one in flat):
+        numbers = np.array(flat, dtype=np.float32)
+        if not np.isfinite(numbers).all():
+            row = next(i for i, value in enumerate(values) if not np.isfinite(np.array(value, np.float64)).all())
+            raise table.error(row, target, "the answer is not a finite number")
+        shape = (-1, 1) if per_step else (1,)
+        return [torch.tensor(value, dtype=torch.float32).reshape(shape) for value in values], (), per_step
+    whole = all(isinstance(one, int) for one in flat)
+    labels = tuple(str(one) for one in (sorted(set(flat)) if whole else sorted({str(one) for one in flat})))
+    words = [[str(one) for one in value] if per_step else str(value) for value in values]
+    return words, labels, per_step

@@ -1,0 +1,210 @@
+"""Series as something to be learned: forecasts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle.errors import DataError
+from treadle.recurrent import Recurrent
+from treadle.training.batches import Epochs
+from treadle.training.evaluate import mean_loss
+from treadle.training.fitted import Fitted
+from treadle.training.network import fit_linear, forecaster
+from treadle.training.scaling import Scaling, fill_previous
+from treadle.training.series import Series, find_season, seasonal_naive
+from treadle.training.task import MOST_STEPS, Design, Habits, Verdict
+
+
+class SeriesTask:
+    """Series: at every step, a forecast of the steps that follow.
+
+    The network learns from windows of the training part. Each epoch cuts it anew into pieces that do not overlap, at a
+    place that the seed says, and runs over every piece from far enough before it: the ``context``, which is half a
+    window, or a season if that is more. So each forecast is learned from once an epoch, with at least so much past,
+    except at the start of a series. It is judged as it is used: in one run over each series, from its start.
+
+    With ``predict="last"`` only the forecast at a window's end counts, in learning and in use: every step has a window
+    of its own. That costs ``window`` times as much.
+
+    Args:
+        series: what is learned from, and what is judged by.
+        horizon: ``H``, steps to forecast; 0 for the present step, from inputs that are not the target.
+        window: ``T``; at least 64 and four seasons if it is None, less if the series are shorter.
+        season: steps of a season, for the linear part and for the seasonal-naive forecast; found by autocorrelation in
+            the training part if it is None.
+        difference: whether the layers read by how much the inputs change rather than what they are; if None, they do
+            where the inputs have a trend.
+        predict: ``"every"`` or ``"last"``.
+        rows: ``B``.
+        seed: of the order, and of where pieces begin.
+        share: ``(rank, ranks)`` of the process.
+
+    Raises:
+        DataError: a series is shorter than a window, a part is empty, nothing is left to forecast.
+    """
+
+    carry_state = False
+    habits = Habits("100epochs", 20_000, 0.001, 16, 20, dropout=0.3, noise=0.2, weight_decay=0.1)
+
+    def __init__(
+        self,
+        series: Series,
+        *,
+        horizon: int = 1,
+        window: int | None = None,
+        season: int | None = None,
+        difference: bool | None = None,
+        predict: str = "every",
+        rows: int = 32,
+        seed: int = 0,
+        share: tuple[int, int] = (0, 1),
+    ):
+        own = set(series.target_names) & set(series.input_names)
+        if horizon == 0 and own:
+            raise DataError(
+                f"{series.name}: with --horizon 0 the network would read {sorted(own)[0]!r}, which it is to predict:"
+                " name other --inputs, or forecast with --horizon 1 or more"
+            )
+        learned = series.part(series.targets, "training")
+        if window is None:
+            series.check(1)
+            longest = max(map(len, learned))
+            season = season or find_season(learned)
+            window = min(max(64, 4 * season), min(len(one) for one in learned if len(one)))
+            window = max(window, min(2, longest))
+        series.check(window)
+        self.series, self.horizon, self.window, self.predict = series, horizon, window, predict
+        self.season = season or find_season(learned)
+        self.inputs = Scaling.fit(series.input_names, series.part(series.inputs, "training"))
+        self.targets = Scaling.fit(series.target_names, learned)
+        self.difference = _has_trend(series.part(series.inputs, "training")) if difference is None else difference
+        self._xs = [fill_previous(self.inputs.apply(one)) for one in series.inputs]
+        self._training = [self._targets(i, "training") for i in range(len(series))]
+        if not any((~y.isnan()).any() for y in self._training):
+            raise DataError(f"{series.name}: no forecast of the training part has anything to be compared with")
+        context = window - 1 if predict == "last" else min(max(window // 2, self.season), window - 1)
+        self._piece, self._context, self._rows, self._seed = window - context, context, rows, seed
+        self.name = series.name
+        count = sum(map(len, learned))
+        self.size = f"{count} rows" + (f" of {len(series)} series" if len(series) > 1 else "")
+        self.batches = Epochs(self._plan, self._example, share)
+        self.evaluate_every = min(len(self.batches), MOST_STEPS)
+
+    def _targets(self, i: int, part: str) -> Tensor:
+        """[N, H * K], scaled: at t what is to be forecast then, as far as it lies in a part; NaN elsewhere."""
+        start, end = self.series.bounds(i, part)
+        values = self.targets.apply(self.series.targets[i])
+        there = torch.arange(len(values))[:, None]
+        values = torch.where((there >= start) & (there < end), values, float("nan"))
+        ahead = range(1, self.horizon + 1) if self.horizon else [0]
+        beyond = values.new_full((max(ahead), values.shape[1]), float("nan"))
+        later = torch.cat([values, beyond])
+        return torch.cat([later[k : k + len(values)] for k in ahead], 1)
+
+    def _plan(self, epoch: int) -> list[list[Any]]:
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) % 2**63)
+        pieces = []
+        for i in range(len(self.series)):
+            _, end = self.series.bounds(i, "training")
+            phase = int(torch.randint(self._piece, (), generator=generator))
+            starts = range(phase - self._piece if phase else 0, end, self._piece)
+            pieces += [(i, max(start, 0), min(start + self._piece, end)) for start in starts]
+        pieces = [piece for piece in pieces if not self._training[piece[0]][piece[1] : piece[2]].isnan().all()]
+        order = torch.randperm(len(pieces), generator=generator).tolist()
+        return [[pieces[k] for k in order[at : at + self._rows]] for at in range(0, len(order), self._rows)]
+
+    def _example(self, piece: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        i, start, end = piece
+        before = max(start - self._context, 0)
+        y = self._training[i][before:end].clone()
+        y[: start - before] = float("nan")
+        return self._xs[i][before:end], y
+
+    def delays(self) -> list[int]:
+        """What the linear part reads: the last ten steps, and those a season before what is forecast."""
+        seasonal = {self.season * -(-k // self.season) - k for k in range(1, self.horizon + 1)} | {self.season}
+        return sorted({*range(10), *(delay for delay in seasonal if delay <= 512)} & set(range(self.window)))
+
+    def build(self, design: Design) -> Recurrent:
+        sizes = len(self.inputs.names), max(self.horizon, 1) * len(self.targets.names)
+        delays = self.delays()
+        differences = sorted({1, self.season} & {1, *range(513)}) if self.difference else []
+
+        def build(hidden_size: int) -> Recurrent:
+            layers = design.cell, design.wiring, design.layers, hidden_size, design.dropout
+            return forecaster(*sizes, delays, differences, *layers)
+
+        model = build(design.hidden_size(build))
+        ends = [end for end, _ in self.series.cuts]
+        examples = [(x[:end], y[:end]) for x, y, end in zip(self._xs, self._training, ends, strict=True)]
+        fit_linear(model, examples, delays)
+        return model
+
+    def fitted(self, model: Recurrent) -> Fitted:
+        window = self.window if self.predict == "last" else None
+        return Fitted(model, self.inputs, self.targets, (), self.predict, self.horizon, window)
+
+    def save(self, path: Any, model: Recurrent) -> None:
+        self.fitted(model).save(path)
+
+    def _outputs(self, model: Recurrent, part: str) -> list[Tensor]:
+        """[N, H * K], scaled, at every step of each series up to the end of a part."""
+        ends = [self.series.bounds(i, part)[1] for i in range(len(self.series))]
+        return self.fitted(model).outputs([one[:end] for one, end in zip(self.series.inputs, ends, strict=True)])
+
+    def validate(self, model: Recurrent) -> float:
+        outputs = self._outputs(model, "validation")
+        targets = [self._targets(i, "validation")[: len(ys)] for i, ys in enumerate(outputs)]
+        return mean_loss(outputs, targets)
+
+    def _forecasts(self, model: Recurrent) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of each series: forecasts, seasonal-naive forecasts and the truth of the test part, [N, H, K], in units."""
+        shape = (max(self.horizon, 1), len(self.targets.names))
+        found = []
+        for i, ys in enumerate(self._outputs(model, "test")):
+            truth = self.targets.undo(self._targets(i, "test").unflatten(1, shape))
+            naive = seasonal_naive(self.series.targets[i], self.season, self.horizon)
+            found.append((self.targets.undo(ys.unflatten(1, shape)), naive, truth))
+        return found
+
+    def judge(self, model: Recurrent) -> Verdict:
+        said, naive, true = (torch.cat(parts) for parts in zip(*self._forecasts(model), strict=True))
+        there = ~true.isnan() & ~naive.isnan()
+        if not there.any():
+            raise DataError(f"{self.name}: nothing in the test part can be compared with a forecast")
+        error, naive_error = ((forecast - true)[there].abs().mean().item() for forecast in (said, naive))
+        better = 1 - error / naive_error if naive_error else float("-inf")
+        than = "better" if better >= 0 else "worse"
+        return Verdict(
+            f"mean absolute error {error:.4g} over {int(there.sum())} forecasts of the test part; seasonal-naive"
+            f" (season {self.season}): {naive_error:.4g}; {100 * abs(better):.1f} % {than}",
+            {"mean_absolute_error": error, "mean_absolute_error_of_seasonal_naive": naive_error, "better_by": better},
+        )
+
+    def truth(self, model: Recurrent) -> Any:
+        from treadle.show.fit import Forecasts
+
+        forecasts = self._forecasts(model)
+        longest = max(range(len(forecasts)), key=lambda i: int((~forecasts[i][2].isnan()).sum()))
+        said, _, _ = forecasts[longest]
+        start, end = self.series.bounds(longest, "test")
+        curves = {}
+        for ahead in dict.fromkeys([1, self.horizon]) if self.horizon else [0]:
+            at = torch.arange(start, end) - ahead
+            label = f"{ahead} {'step' if ahead == 1 else 'steps'} ahead" if ahead else "predicted"
+            curves[label] = said[at.clamp(min=0), max(ahead, 1) - 1, 0].tolist()
+        true = self.series.targets[longest][start:end, 0].tolist()
+        name = self.targets.names[0] + (f" of {self.series.ids[longest]}" if len(self.series) > 1 else "")
+        return Forecasts(name, list(range(start, end)), true, curves)
+
+
+def _has_trend(values: Sequence[Tensor]) -> bool:
+    """Whether a straight line explains more than half of how the longest series varies."""
+    column = max(values, key=len)[:, 0].double()
+    there = ~column.isnan()
+    steps = torch.arange(len(column)).double()[there]
+    if len(steps) < 3 or column[there].std() == 0:
+        return False
+    return torch.corrcoef(torch.stack([steps, column[there]]))[0, 1].item() ** 2 > 0.5

@@ -1,0 +1,89 @@
+"""What is to be learned: data as batches, the network for it, and how good it is. Each kind of data has a class."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from treadle.recurrent import Recurrent
+from treadle.training.network import nearest_hidden_size
+
+MOST_STEPS = 500
+"""Validation comes after each epoch, or after so many steps if that is sooner."""
+
+
+class Verdict(NamedTuple):
+    """How good a network is on what it never saw."""
+
+    sentence: str
+    """For people."""
+    scores: dict[str, float]
+    """The same as numbers, by name."""
+
+
+class Design(NamedTuple):
+    """What can be chosen of a network, whatever it learns."""
+
+    cell: str = "lstm"
+    wiring: str = "stack"
+    layers: int = 2
+    parameters: int = 50_000
+    dropout: float = 0.0
+
+    def hidden_size(self, build: Callable[[int], Recurrent]) -> int:
+        """The hidden size with which ``build`` makes a network of so many parameters.
+
+        Raises:
+            ShapeError: none comes near.
+        """
+        what = f"{self.layers} {'layers' if self.layers > 1 else 'layer'} of {self.cell} wired as {self.wiring}"
+        return nearest_hidden_size(build, self.parameters, what)[0]
+
+
+class Habits(NamedTuple):
+    """What usually suits a kind of data."""
+
+    budget: str
+    parameters: int
+    learning_rate: float
+    rows: int = 32
+    patience: int | None = None
+    dropout: float = 0.0
+    noise: float = 0.0
+    label_smoothing: float = 0.0
+    weight_decay: float = 0.0
+
+
+class Task(Protocol):
+    """What `treadle.training.loop.train` and the command need to know of what is learned."""
+
+    name: str
+    """How messages call the data."""
+    size: str
+    """How much of it there is to learn from, in words."""
+    batches: Any
+    """What is learned from, without an end; ``len`` says how many make an epoch."""
+    carry_state: bool
+    """Whether batches go on where those before them ended."""
+    evaluate_every: int
+    """After how many steps to validate."""
+    habits: Habits
+    """What suits this kind of data."""
+
+    def build(self, design: Design) -> Recurrent:
+        """A network to be trained."""
+        ...
+
+    def validate(self, model: Recurrent) -> float:
+        """The score that tells when to stop, the lower the better."""
+        ...
+
+    def judge(self, model: Recurrent) -> Verdict:
+        """How good the network is on what was never used."""
+        ...
+
+    def save(self, path: Any, model: Recurrent) -> None:
+        """Write the network to a file, with what its numbers mean."""
+        ...
+
+    def truth(self, model: Recurrent) -> Any:
+        """Predictions beside what came true, for a picture; None if there is nothing to show."""
+        ...

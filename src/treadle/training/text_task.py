@@ -1,0 +1,57 @@
+"""A text as something to be learned: which byte comes next."""
+
+import math
+from typing import Any
+
+from treadle import modelfile
+from treadle.recurrent import Recurrent
+from treadle.training.fit import ROWS, bits_per_byte, start_from_frequencies
+from treadle.training.language_model import language_model, match_hidden_size
+from treadle.training.task import Design, Habits, Verdict
+from treadle.training.text import Text, TextWindows
+
+
+class TextTask:
+    """A text, whose last part is held out.
+
+    Args:
+        text: what is learned from, and what is judged by.
+        window: ``T``, bytes over which gradients reach back.
+        seed: where reading starts.
+        share: ``(rank, ranks)`` of the process.
+
+    Raises:
+        ShapeError: the text is too short.
+    """
+
+    carry_state = True
+    evaluate_every = 100
+    habits = Habits("2m", 200_000, 0.01, ROWS)
+
+    def __init__(self, text: Text, *, window: int = 64, seed: int = 0, share: tuple[int, int] = (0, 1)):
+        text.check_length(ROWS, window)
+        self.text, self.name, self.size = text, text.name, f"{len(text.training):,} bytes"
+        self.batches = TextWindows(text.training, ROWS, window, seed, share)
+
+    def build(self, design: Design) -> Recurrent:
+        """A language model that begins with how frequent each byte is."""
+        cell, wiring, layers, parameters, _ = design
+        model = language_model(cell, wiring, layers, match_hidden_size(cell, wiring, layers, parameters)[0])
+        start_from_frequencies(model, self.text)
+        return model
+
+    def validate(self, model: Recurrent) -> float:
+        """Nats per byte of the held-out text."""
+        return bits_per_byte(model, self.text.scored_rows()) * math.log(2)
+
+    def judge(self, model: Recurrent) -> Verdict:
+        """Bits per byte of the held-out text."""
+        bits = bits_per_byte(model, self.text.scored_rows())
+        return Verdict(f"{bits:.3f} bits per byte of held-out text", {"bits_per_byte": bits})
+
+    def save(self, path: Any, model: Recurrent) -> None:
+        """Write the network to a model file."""
+        modelfile.save(path, model)
+
+    def truth(self, model: Recurrent) -> None:
+        """There is nothing to draw."""

@@ -1,0 +1,178 @@
+"""Small runs, to be killed and to be shared; this module is run as a process of its own, whose children they are.
+
+Children are forked from a process that has imported everything and started nothing, so that each costs no start.
+"""
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from treadle.training import (
+    EarlyStopping,
+    Sequences,
+    SequenceTask,
+    Text,
+    TextTask,
+    language_model,
+    parameter_groups,
+    sequence_model,
+    train,
+)
+from treadle.training.budget import ShareDone, every
+from treadle.training.loop import Step
+from treadle.training.processes import rank_and_ranks
+from treadle.training.text import as_bytes
+
+STEPS = 12
+PROSE = b"Now is the time for all good men to come to the aid of the party. " * 60
+
+
+def sequences(count: int = 45) -> Sequences:
+    generator = torch.Generator().manual_seed(0)
+    xs = [torch.randn(1 + i % 7, 2, generator=generator) + i % 3 for i in range(count)]
+    labels = ["abc"[i % 3] for i in range(count)]
+    return Sequences(
+        "s", xs, labels, ("p", "q"), ("label",), ("a", "b", "c"), False, [f"row {i}" for i in range(count)]
+    )
+
+
+def run(kind: str, checkpoint: str | None = None, random_masks: bool = True, **options) -> Iterator[Step]:
+    """A run with all that can differ: carried state or shuffled epochs, masks, noise, early stopping."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if kind == "text":
+        task = TextTask(Text("t", as_bytes(PROSE[:3000]), as_bytes(PROSE[3000:])), window=5, share=rank_and_ranks())
+        model = language_model("gru", "residual", hidden_size=8)
+    else:
+        whole = sequences()
+        task = SequenceTask(whole, whole.subset(range(9)), rows=11, share=rank_and_ranks())
+        model = sequence_model(2, 3, hidden_size=7, dropout=0.2 if random_masks else 0.0)
+        model.engine = "reference"  # in Python, which starts at once; the text's network is compiled
+    return train(
+        model,
+        task.batches,
+        torch.optim.AdamW(parameter_groups(model)),
+        ShareDone(steps=STEPS),
+        learning_rate=0.01,
+        carry_state=task.carry_state,
+        noise=0.1 if kind != "text" and random_masks else 0.0,
+        validate=task.validate,
+        evaluate_at=lambda step: step % 5 == 0,
+        stopping=EarlyStopping(),
+        checkpoint=checkpoint,
+        checkpoint_at=every(steps=2),
+        about={"kind": kind},
+        **options,
+    )
+
+
+def child(work: Callable[[], None]) -> int:
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def listen(kind: str, checkpoint: str | None) -> tuple[int, Iterator[str]]:
+    """A run in a child: its pid, and its lines as they come: number and bits of the loss of each step."""
+    reader, writer = os.pipe()
+
+    def work() -> None:
+        for step in run(kind, checkpoint):
+            os.write(writer, f"{step.step} {step.loss.hex()} {step.score}\n".encode())
+
+    pid = child(work)
+    os.close(writer)
+    return pid, os.fdopen(reader)
+
+
+def killed(kind: str, folder: Path, times: int) -> None:
+    """A run that is killed at random moments and started again: every line must be that of the run that was not."""
+    _, lines = listen(kind, None)
+    wanted = dict(line.split(" ", 1) for line in lines)
+    assert len(wanted) == STEPS
+    dice = random.Random(0)
+    path = str(folder / "run.checkpoint")
+    seen, kills = {}, 0
+    while len(seen) < STEPS or kills < times:
+        if kills == times:
+            last = STEPS
+        elif len(seen) == STEPS:  # it went by too fast: once more from the start
+            for file in folder.iterdir():
+                file.unlink()
+            seen.clear()
+            continue
+        else:
+            last = dice.randint(0, 4)
+        pid, lines = listen(kind, path)
+        for line in lines:
+            step, rest = line.split(" ", 1)
+            assert rest == wanted[step], f"step {step} after {kills} kills: {rest} is not {wanted[step]}"
+            seen[step] = rest
+            last -= 1
+            if last < 0 and kills < times:
+                os.kill(pid, signal.SIGKILL)  # it has gone on meanwhile: into a step, or into writing a checkpoint
+                break
+        os.waitpid(pid, 0)
+        kills += 1 if kills < times else 0
+    print("killed", kills, "times")
+
+
+def shared(kind: str, folder: Path, ranks: int, checkpoint: str | None = None, until: int = STEPS) -> list[float]:
+    """The losses of a run over several processes, up to a step."""
+    for file in folder.glob("rank*"):
+        file.unlink()
+    (folder / "meeting").unlink(missing_ok=True)
+
+    def work(rank: int) -> Callable[[], None]:
+        def inside() -> None:
+            if ranks > 1:
+                distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=ranks)
+            losses = []
+            for step in run(kind, checkpoint, random_masks=False):
+                losses.append(step.loss)
+                if step.step == until:
+                    break
+            (folder / f"rank{rank}").write_text(" ".join(map(str, losses)))
+            if ranks > 1:
+                distributed.destroy_process_group()
+
+        return inside
+
+    for pid in [child(work(rank)) for rank in range(ranks)]:
+        assert os.waitpid(pid, 0)[1] == 0
+    found = [(folder / f"rank{rank}").read_text() for rank in range(ranks)]
+    assert len(set(found)) == 1, "processes see different losses"
+    return [float(word) for word in found[0].split()]
+
+
+def several(kind: str, folder: Path) -> None:
+    """A run over one process, and one over several that goes on over one."""
+    wanted = shared(kind, folder, 1)
+    path = str(folder / "run.checkpoint")
+    got = []
+    for ranks, until in ((2 if kind == "text" else 3, 8), (1, STEPS)):
+        got += shared(kind, folder, ranks, path, until)
+    assert_close(got, wanted)
+    print("shared")
+
+
+def assert_close(got: list[float], wanted: list[float]) -> None:
+    assert len(got) == len(wanted), f"{len(got)} steps, not {len(wanted)}"
+    torch.testing.assert_close(torch.tensor(got), torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+
+
+if __name__ == "__main__":
+    what, kind, folder, *rest = sys.argv[1:]
+    {"killed": killed, "several": several}[what](kind, Path(folder), *map(int, rest))
