@@ -60,7 +60,7 @@ def test_every_network_alone_and_nested(subject, schedules):
     assert schedules[-1].most < -(-T // schedules[-1].length)  # so some segments run more than twice
 
 
-@pytest.mark.parametrize("subject", ["lstm", "gru", "slstm", "stack-feedback", "graph-delays"])
+@pytest.mark.parametrize("subject", ["lstm", "gru", "stack-feedback"])
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 def test_other_engines_and_memories(subject, engine, schedules):
     rnn = build(subject, engine=engine)
@@ -307,13 +307,13 @@ def test_nothing_is_kept_where_nothing_wants_a_gradient(schedules):
     assert not schedules
 
 
-def test_the_memory_of_a_state_is_not_that_of_a_segment(schedules):
-    """A state at a border must not keep the outputs of a segment alive, which it may be a view of."""
-    rnn = network("lstm", torch.float32)
-    small = with_memory(rnn, 10_000)
-    ys, _ = small(sequence(rnn, 1, 2_000, torch.float32))
-    borders = ys.grad_fn.next_functions[0][0].borders if hasattr(ys.grad_fn, "next_functions") else {}
-    assert borders
+@pytest.mark.parametrize("subject", ["lstm", "stack-lateral"])
+def test_the_memory_of_a_state_is_not_that_of_a_segment(subject):
+    """A delayed output, as it is at the end of a segment, is a view of all outputs: it must not keep them alive."""
+    rnn = network(subject)
+    ys, _ = with_memory(rnn, 50_000)(sequence(rnn, 1, 500))
+    borders = ys.grad_fn.next_functions[0][0].borders
+    assert len(borders) > 1
     for border in borders.values():
         assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in border.state)
 

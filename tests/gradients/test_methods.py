@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -44,9 +45,7 @@ def test_drop_ins_print_copy_and_save_it(method, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [td.CheckpointedBPTT, "full", 7])
-@pytest.mark.parametrize(
-    "make", [lambda g: td.Recurrent(td.GRUCell(2, 3), gradient=g), lambda g: td.GRU(2, 3, gradient=g)]
-)
+@pytest.mark.parametrize("make", [partial(td.Recurrent, td.GRUCell(2, 3)), partial(td.GRU, 2, 3)])
 def test_what_is_no_method(make, wrong):
     with pytest.raises(TypeError, match="gradient is a method such as"):
         make(gradient=wrong)

@@ -1,6 +1,5 @@
 """A sequence that comes in pieces has the gradient that it has whole, and is never held."""
 
-import gc
 import weakref
 
 import pytest
@@ -98,7 +97,6 @@ def test_no_more_is_kept_than_allowed_and_nothing_of_a_piece():
     whole = td.SequenceInPieces(run, memory=memory_for(rnn, 4))
     for number in range(50):
         whole.push(lambda number=number: read(number))
-        gc.collect()
         alive.append(sum(piece() is not None for piece in pieces))
         assert len(whole._borders) <= 4
     assert not any(alive)
