@@ -698,3 +698,29 @@ def test_other_instructions_give_the_same_numbers(level, subject, monkeypatch):
         reference = outcome(lengths_and_resets, fine, xs.double(), map_state(Tensor.double, state))
         assert_all_close(outcome(lengths_and_resets, on(rnn, "cpu"), xs, state), reference, dtype)
     assert made
+
+
+class HandsOn(nn.Module):
+    """A state that is the same after every step, and that nobody reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.input_size, self.output_size, self.mix = 3, 2, nn.Linear(3, 2)
+
+    def initial_state(self, batch_size):
+        return {"same": torch.zeros(batch_size, 2)}
+
+    def forward(self, x, state):
+        return self.mix(x), {"same": state["same"]}
+
+
+@pytest.mark.parametrize("engine", ["interpreter", "cpu"])
+@pytest.mark.parametrize("every", [False, True])
+def test_a_state_that_is_handed_on_and_never_read(engine, every):
+    rnn = td.Recurrent(HandsOn(), engine=engine)
+    xs, state = torch.randn(2, 5, 3), {"same": torch.randn(2, 2)}
+
+    def run(rnn, xs, state):
+        return rnn(xs, state, return_states=every)
+
+    assert_all_close(outcome(run, rnn, xs, state), outcome(run, on(rnn, "reference"), xs, state))

@@ -104,7 +104,8 @@ def plan(program: Program, keep_states: bool = False) -> Plan:
         program = _regroup(program, _Analysis(program))
     analysis = _Analysis(program)
     sections = tuple(analysis.sections(keep_states))
-    reads = {value for section in sections for value in section.inputs} | set(program.outputs.values())
+    wanted = {value for name, value in program.outputs.items() if name == "y" or keep_states}
+    reads = {value for section in sections for value in section.inputs} | wanted
     loops = {value for section in sections if section.kind == "loop" for value in section.old}
     return Plan(program, sections, analysis.random, frozenset(loops & reads))
 
