@@ -721,6 +721,7 @@ def test_a_state_that_is_handed_on_and_never_read(engine, every):
     xs, state = torch.randn(2, 5, 3), {"same": torch.randn(2, 2)}
 
     def run(rnn, xs, state):
-        return rnn(xs, state, return_states=every)
+        result = rnn(xs, state, return_states=every)
+        return result if every else (*result, ())
 
     assert_all_close(outcome(run, rnn, xs, state), outcome(run, on(rnn, "reference"), xs, state))
