@@ -19,8 +19,9 @@ help: ## list the targets
 run: .venv/.runtime ## compare the wirings on Python's own source text, in three minutes; ARGS="…" goes to treadle compare
 	.venv/bin/treadle compare $(ARGS)
 
+# One process for each core, each with one thread: the tests that are about threads ask for them.
 test: .venv/.dev ## run the tests; ARGS="…" goes to pytest
-	MPLBACKEND=Agg $(VENV_PYTHON) -m pytest $(ARGS)
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 fits: .venv/.dev ## fit the public data sets in full, against their bars; two minutes
 	$(VENV_PYTHON) -m benchmarks.fits
