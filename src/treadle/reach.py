@@ -96,7 +96,9 @@ def gradient_reach(
             direction of length one, different at each step.
         steps: which steps' losses to follow; up to 16 in the second half of the sequence, unless given.
         lags: how far to look, K; as far as the first of the steps has a past, unless given.
-        state, lengths, resets: as `treadle.Recurrent` takes them. Rows that have ended before a step say nothing of it.
+        state: as `treadle.Recurrent` takes it.
+        lengths: likewise. Rows that have ended before a step say nothing of it.
+        resets: likewise.
 
     Raises:
         ShapeError: there are no rows or steps, or a loss is not one number a step.

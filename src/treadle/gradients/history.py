@@ -89,7 +89,8 @@ class History:
         Args:
             xs: [B, T, I] with up to ``steps`` steps ([T, B, I] if the network is not ``batch_first``), of the same rows
                 in the same order as the last one; where another stream begins in a row, ``resets`` has to say so.
-            lengths, resets: as `treadle.Recurrent` takes them.
+            lengths: as `treadle.Recurrent` takes them.
+            resets: likewise.
 
         Returns:
             The outputs of this window, and the state after it (that of a `treadle.Recurrent`, of a drop-in too).

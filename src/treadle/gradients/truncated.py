@@ -48,7 +48,8 @@ class TruncatedBPTT(GradientMethod):
         >>> import torch, treadle as td
         >>> rnn = td.Recurrent(td.GRUCell(2, 3), gradient=td.TruncatedBPTT(steps=2, horizon=4))
         >>> xs = torch.randn(1, 8, 2, requires_grad=True)
-        >>> rnn(xs)[0][0, 7].sum().backward()               # in the block of steps 6 and 7
+        >>> ys, _ = rnn(xs)
+        >>> ys[0, 7].sum().backward()                       # in the block of steps 6 and 7
         >>> xs.grad[0].any(1)
         tensor([False, False, False, False,  True,  True,  True,  True])
     """
