@@ -31,6 +31,8 @@ from treadle.engines.layout import Layout, Split
 __all__ = ["Chain"]
 
 _MOST_RECIPES = 16
+_NEAR = 8192
+"""Bytes of a state in a thread's rows from which on other threads are far enough away, and copying costs more."""
 _WIDE = 512
 """Features from which the left operand of a product over rows is better the other one: its rows are pages apart."""
 
@@ -395,9 +397,12 @@ def _split(parts: Iterable[Part], layout: Layout) -> list[tuple[int, int]] | Non
     """The runs of rows that lie apart from each other, one for each thread; None if all are in one place."""
     if layout.order is not None:
         return None
-    loops = (part.compiled.shares(layout) for part in parts if part.kernel.carries)
-    shares = max(loops, key=len, default=[])
-    return shares if len(shares) > 1 else None
+    loops = [part for part in parts if part.kernel.carries]
+    shares = max((part.compiled.shares(layout) for part in loops), key=len, default=[])
+    if len(shares) < 2:
+        return None
+    widest = max(old.row_numel * part.kernel.dtype.itemsize for part in loops for old, _ in part.kernel.carries)
+    return shares if widest * max(last - first for first, last in shares) <= _NEAR else None
 
 
 def _of_layout(layout: Layout, recipe: Recipe, shares: list[tuple[int, int]] | None) -> dict[Any, Tensor]:
