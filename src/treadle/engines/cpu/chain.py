@@ -196,7 +196,7 @@ class _ForwardRecipe:
     """
 
     def __init__(self, chain: Chain, layout: Layout, needs: tuple[bool, ...] | None):
-        self.chain, self.needs = chain, needs
+        self.chain = chain
         self.backwards: dict[Any, _BackwardRecipe] = {}
         self.recipe = recipe = Recipe()
         self.reads = _Reads(chain, recipe)

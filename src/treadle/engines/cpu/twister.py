@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from treadle.engines.cpu import jit
+from treadle.engines.cpu import jit, threads
 from treadle.engines.cpu.memory import empty
 from treadle.engines.cpu.recipe import Recipe
 
@@ -46,7 +46,7 @@ def draw(
     words[:WORDS] = state
     _twist()(words.data_ptr(), WORDS * blocks)
     recipe = Recipe()
-    shares = max(1, min(torch.get_num_threads(), steps, count // _ALONE))
+    shares = threads.count(min(steps, count // _ALONE))
     borders = [i * steps // shares for i in range(shares + 1)]
     results, at = [], words.data_ptr() + 4 * position
     dense = [limit.expand(size).contiguous() for limit, size in limits]

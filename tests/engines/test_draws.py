@@ -1,0 +1,33 @@
+"""Masks of all steps at once: the numbers that PyTorch draws one after another, its generator left where it was."""
+
+import pytest
+import torch
+
+from treadle.engines import draws
+
+
+def test_the_fast_way_is_taken_here():
+    assert draws._are_alike()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "steps"),
+    [([5], 7), ([700, 3], 3), ([64, 1, 65], 9), ([1], 1), ([16, 16], 1), ([624], 2), ([4096, 4095], 40)],
+    ids=str,
+)
+@pytest.mark.parametrize("before", [0, 17, 623, 624])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_masks_are_those_of_pytorch(sizes, steps, before, dtype):
+    shares = [0.1, 0.7, 1 / 3][: len(sizes)]
+    torch.manual_seed(3)
+    torch.rand(before)
+    start = torch.get_rng_state()
+    found = draws.masks(shares, sizes, steps, dtype)
+    after = torch.rand(3)
+    torch.set_rng_state(start)
+    rows = [torch.full((n,), share, dtype=dtype) for share, n in zip(shares, sizes, strict=True)]
+    expected = [[torch.bernoulli(row) for row in rows] for _ in range(steps)]
+    for i, one in enumerate(found):
+        assert one.dtype == dtype
+        assert torch.equal(one, torch.stack([step[i] for step in expected]))
+    assert torch.equal(after, torch.rand(3))
