@@ -344,7 +344,7 @@ def test_memory_is_free_after_the_backward_pass(lent):
 
     ys, end = rnn(xs)
     (chain,) = chains_of(rnn)
-    (forward,) = (r for r in chain._recipes.values() if isinstance(r, chains._ForwardRecipe) and r.needs is not None)
+    (forward,) = (recipe for recipe in chain._recipes.values() if recipe.active)
     kept = forward.recipe.kept.size
     assert kept > 1 << 20
     assert lent() == kept + 64
