@@ -455,3 +455,28 @@ def test_parameters_are_read_anew_by_every_call():
         agree(rnn, xs)
         for parameter in rnn.parameters():
             parameter.data.add_(0.1 * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize(("B", "T"), [(1, 100_000), (100_000, 1), (7, 15_000)])
+def test_many_rows_and_steps_cost_no_precision(B, T):
+    """Numbers that are added one after another to a sum of 100,000 lose three digits."""
+
+    class Adds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias, self.weight = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.eye(3))
+
+        def initial_state(self, batch_size):
+            return (torch.zeros(batch_size, 3),)
+
+        def forward(self, x, state):
+            h = torch.tanh(state[0] / 8 + x + self.bias)
+            return h @ self.weight, (h,)
+
+    def run(dtype):
+        rnn = td.Recurrent(Adds(), engine="cpu").to(dtype)
+        ys, _ = rnn(torch.full((B, T, 3), 0.3, dtype=dtype))
+        ys.backward(torch.full_like(ys, 0.1))
+        return {name: parameter.grad for name, parameter in rnn.named_parameters()}
+
+    assert_all_close(run(torch.float32), run(torch.float64))

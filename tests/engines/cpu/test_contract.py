@@ -19,6 +19,8 @@ SIZES = [
     (513, 5, 191),
     (300, 100, 3),
     (700, 50, 200),
+    (16_385, 7, 18),
+    (33_000, 13, 5),
 ]
 
 
@@ -74,6 +76,13 @@ def test_threads_change_nothing(sizes):
     several = outer(a, g)
     torch.set_num_threads(1)
     assert torch.equal(several, outer(a, g, tasks=1))
+
+
+def test_many_rows_cost_no_precision():
+    """What is added up does not grow with every row: ones would stop to count at 2^24 of them."""
+    n = (1 << 24) + 4096
+    ones = torch.ones(1, 1).expand(n, 1)
+    assert outer(ones, ones).item() == n
 
 
 @pytest.mark.usefixtures("three_threads")

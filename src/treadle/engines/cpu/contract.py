@@ -3,11 +3,12 @@
 A tile of sums stays in registers while rows go by: each row brings a few vectors of ``g`` and, spread over all lanes,
 a few numbers of ``a``. Rows are taken in blocks, for each of which a panel of ``g``, as wide as a tile, is copied into
 one piece that stays in the cache while all tiles below each other read it.
+
+Sums are of sums of sums: a block's rows, a chunk's blocks, all chunks. Each number is then added to one not much larger
+than itself, and the rounding errors of 400,000 rows in float32 are those of a few hundred.
 """
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from llvmlite import ir
 
 from treadle.engines.cpu import jit, threads
 from treadle.engines.cpu.bfloat import multiply_pairs
-from treadle.engines.cpu.recipe import Number, Recipe
+from treadle.engines.cpu.loops import counted
+from treadle.engines.cpu.recipe import Number, Recipe, Word
 from treadle.engines.cpu.target import Target, host
 
 __all__ = ["outer"]
@@ -24,6 +26,8 @@ ROWS = 6
 """Rows of a tile: numbers of ``a`` that one row of both matrices brings."""
 BLOCK = 256
 """Most rows (of N) for which a panel is copied; sums leave the registers once a block."""
+CHUNK = 64
+"""Blocks that are added up before their sum is added to that of others."""
 WORTH_A_THREAD = 1_000_000
 """Multiplications that take a thread a few times as long as it takes to give it work."""
 
@@ -62,11 +66,17 @@ def outer(
     strips = _strips(k, m, lanes, threads.count(n * k * m // WORTH_A_THREAD))
     width = block * _vectors(target) * lanes * size
     panels = recipe.scratch.room(len(strips) * width)
+    several = n > CHUNK * block
+    chunk = recipe.scratch.room(k * m * size) if several else out
     for i, (k_first, k_last, m_first, m_last) in enumerate(strips):
-        arguments = (a[0] + k_first * size, a[1], g[0] + m_first * size, g[1], out + (k_first * m + m_first) * size, m)
+        begin = (k_first * m + m_first) * size
+        arguments = (a[0] + k_first * size, a[1], g[0] + m_first * size, g[1], out + begin, chunk + begin, m)
         sides = k_last - k_first, m_last - m_first
         recipe.task(function, (*arguments, n, *sides, block, panels + i * width), late=True)
     recipe.scratch.leave(panels, len(strips) * width)
+    if several:
+        assert isinstance(chunk, Word)
+        recipe.scratch.leave(chunk, k * m * size)
 
 
 def _strips(k: int, m: int, lanes: int, count: int) -> list[tuple[int, int, int, int]]:
@@ -124,23 +134,41 @@ class _Generator:
         self.outer()
 
     def outer(self) -> None:
-        """Blocks of rows; for each, panels from left to right, the last ones as narrow as what is left."""
-        kinds = [POINTER, INDEX, POINTER, INDEX, POINTER, INDEX, INDEX, INDEX, INDEX, INDEX, POINTER]
+        """Chunks of blocks of rows; for each block, panels from left to right, the last ones as narrow as what is left.
+
+        All chunks but the first have their sums in ``other`` before they are added to those in ``out``.
+        """
+        kinds = [POINTER, INDEX, POINTER, INDEX, POINTER, POINTER, INDEX, INDEX, INDEX, INDEX, INDEX, POINTER]
         function = ir.Function(self.module, ir.FunctionType(VOID, kinds), "outer")
-        a, a_stride, g, g_stride, out, out_stride, n_size, k_size, m_size, block, buffer = function.args
+        a, a_stride, g, g_stride, out, other, out_stride, n_size, k_size, m_size, block, buffer = function.args
         build: Any = ir.IRBuilder(function.append_basic_block())
-        with self.loop(build, n_size, block) as n:
-            left = build.sub(n_size, n)
-            rows = build.select(build.icmp_signed("<", left, block), left, block)
-            a_block = self.at(build, a, build.mul(n, a_stride))
-            g_block = self.at(build, g, build.mul(n, g_stride))
-            again = build.icmp_signed(">", n, _index(0))
-            with self.loop(build, m_size, _index(self.vectors * self.lanes)) as m:
-                columns = build.sub(m_size, m)
-                vectors = build.sdiv(build.add(columns, _index(self.lanes - 1)), _index(self.lanes))
-                arguments = [a_block, a_stride, self.at(build, g_block, m), g_stride]
-                arguments += [self.at(build, out, m), out_stride, rows, k_size, columns, buffer, again]
-                self.switch(build, vectors, self.widths, arguments)
+        chunk = build.mul(block, _index(CHUNK))
+        with self.loop(build, n_size, chunk) as first:
+            is_first = build.icmp_signed("==", first, _index(0))
+            to = build.select(is_first, out, other)
+            chunk_rows = self.least(build, build.sub(n_size, first), chunk)
+            with self.loop(build, chunk_rows, block) as start:
+                n = build.add(first, start)
+                rows = self.least(build, build.sub(chunk_rows, start), block)
+                a_block = self.at(build, a, build.mul(n, a_stride))
+                g_block = self.at(build, g, build.mul(n, g_stride))
+                again = build.icmp_signed(">", start, _index(0))
+                with self.loop(build, m_size, _index(self.vectors * self.lanes)) as m:
+                    columns = build.sub(m_size, m)
+                    vectors = build.sdiv(build.add(columns, _index(self.lanes - 1)), _index(self.lanes))
+                    arguments = [a_block, a_stride, self.at(build, g_block, m), g_stride]
+                    arguments += [self.at(build, to, m), out_stride, rows, k_size, columns, buffer, again]
+                    self.switch(build, vectors, self.widths, arguments)
+            with (
+                build.if_then(build.not_(is_first)),
+                self.loop(build, k_size, _index(1)) as k,
+                self.loop(build, m_size, _index(1)) as m,
+            ):
+                offset = build.add(build.mul(k, out_stride), m)
+                total, more = (
+                    build.load(self.at(build, base, offset), typ=self.element, align=self.size) for base in (out, other)
+                )
+                build.store(build.fadd(total, more), self.at(build, out, offset), align=self.size)
         build.ret_void()
 
     def panel(self, vectors: int) -> ir.Function:
@@ -165,22 +193,20 @@ class _Generator:
         return function
 
     def tile(self, rows: int, vectors: int) -> ir.Function:
-        """The sums of one tile over a block: new ones, or further ones on top of what is there."""
+        """The sums of one tile over a block, stored or added to what is there."""
         kinds = [POINTER, INDEX, POINTER, POINTER, INDEX, INDEX, self.mask, BIT]
         function = self.function(f"tile{rows}x{vectors}", kinds)
         a, a_stride, panel, out, out_stride, n_size, mask, again = function.args
         start = function.append_basic_block()
-        further, loop, store = (function.append_basic_block(name) for name in ("further", "loop", "store"))
+        loop, done, further, store = (
+            function.append_basic_block(name) for name in ("loop", "done", "further", "store")
+        )
         places = [(i, j) for i in range(rows) for j in range(vectors)]
         fma = self.intrinsic("llvm.fmuladd", self.vector, [self.vector] * 3)
 
         build: Any = ir.IRBuilder(start)
         lines = [self.at(build, out, build.mul(out_stride, _index(i))) for i in range(rows)]
         masks = [None] * (vectors - 1) + [mask]
-        build.cbranch(again, further, loop)
-
-        build.position_at_end(further)
-        before = [self.load(build, lines[i], j, masks[j]) for i, j in places]
         build.branch(loop)
 
         build.position_at_end(loop)
@@ -202,14 +228,23 @@ class _Generator:
                 else:
                     updated.append(build.call(fma, [number, row[j], total]))
         following = build.add(n, _index(1))
-        build.cbranch(build.icmp_signed("<", following, n_size), loop, store)
-        for phi, new, old in zip([n, *sums], [following, *updated], [_index(0), *before], strict=True):
+        build.cbranch(build.icmp_signed("<", following, n_size), loop, done)
+        for phi, new in zip([n, *sums], [following, *updated], strict=True):
             phi.add_incoming(ir.Constant(phi.type, None), start)
-            phi.add_incoming(old, further)
             phi.add_incoming(new, loop)
 
+        build.position_at_end(done)
+        build.cbranch(again, further, store)
+
+        build.position_at_end(further)
+        added = [build.fadd(self.load(build, lines[i], j, masks[j]), updated[i * vectors + j]) for i, j in places]
+        build.branch(store)
+
         build.position_at_end(store)
-        for (i, j), value in zip(places, updated, strict=True):
+        values = [build.phi(self.vector) for _ in places]
+        for (i, j), value, alone, on_top in zip(places, values, updated, added, strict=True):
+            value.add_incoming(alone, done)
+            value.add_incoming(on_top, further)
             self.store(build, value, lines[i], j, masks[j])
         build.ret_void()
         return function
@@ -225,19 +260,12 @@ class _Generator:
         """The address of an element."""
         return build.gep(base, [offset], source_etype=self.element)
 
-    @contextmanager
-    def loop(self, build: Any, end: Any, step: Any) -> Iterator[Any]:
-        """Steps from 0 up to an end that is more than 0."""
-        before, body, after = build.block, build.append_basic_block("body"), build.append_basic_block("after")
-        build.branch(body)
-        build.position_at_end(body)
-        index = build.phi(INDEX)
-        index.add_incoming(_index(0), before)
-        yield index
-        following = build.add(index, step)
-        index.add_incoming(following, build.block)
-        build.cbranch(build.icmp_signed("<", following, end), body, after)
-        build.position_at_end(after)
+    def least(self, build: Any, one: Any, other: Any) -> Any:
+        return build.select(build.icmp_signed("<", one, other), one, other)
+
+    def loop(self, build: Any, end: Any, step: Any) -> Any:
+        """Steps from 0 up to an end."""
+        return counted(build, _index(0), end, step)
 
     def switch(self, build: Any, size: Any, functions: list[ir.Function], arguments: list) -> None:
         """Call the function of a size; the last one for all that is larger, too."""

@@ -40,6 +40,9 @@ I64, I32, I8, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.IntType(1)
 POINTER = ir.PointerType()
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""
+FLUSH = 256
+"""How many steps, or a few times how many rows, are added up before their sum is added to that of those before: each
+number is then added to one not much larger than itself, and a long sequence costs no precision."""
 TOGETHER = 4
 """How many rows go through one nest before the next one begins; also, how many sums a reduction keeps side by side."""
 
@@ -103,7 +106,6 @@ class Code:
     packings: tuple[Packing, ...]
     sums: tuple[int, ...]
     """Where in the scratch each of the kernel's sums begins."""
-    sums_size: int
     fixed: int
     """Numbers of scratch that do not depend on the rows."""
     per_row: int
@@ -207,6 +209,7 @@ class _Emitter:
             self.sums.append(end)
             end += self._padded(value.row_numel)
         self.sums_size = end
+        end *= 2  # of late, and of all before
         self.tiles: dict[Value, int] = {}
         for product, packing in self.packings.items():
             if product not in self.plan.buffers:
@@ -245,8 +248,7 @@ class _Emitter:
             self.text,
             self.places,
             tuple(self.packings.values()),
-            tuple(self.sums),
-            self.sums_size,
+            tuple(self.sums_size + begin for begin in self.sums),
             self.fixed,
             self.per_row,
             self.plan,
@@ -266,13 +268,15 @@ class _Emitter:
             address = self.entry.gep(self.arguments, [self.const(place)], source_etype=I64)
             self.table[name] = self.entry.load(address, typ=I64)
         nothing = ir.Constant(self.vector, [0.0] * self.lanes)
-        self._over(self.sums_size, lambda j, valid: self._store(nothing, self._at(self.scratch, j), valid))
+        self._over(2 * self.sums_size, lambda j, valid: self._store(nothing, self._at(self.scratch, j), valid))
         if self.steps:
             self._all_steps()
         else:
             with self.loop(self.first, self.last, self.const(BLOCK)) as row0:
                 left = self.b.sub(self.last, row0)
                 self._phases(row0, self._minimum(left, self.const(BLOCK)))
+                self._flush_after(self.b.sub(row0, self.first), 6 * FLUSH // BLOCK * BLOCK)
+        self._flush()
         self.b.ret_void()
         self.entry.branch(start)
         return str(self.module)
@@ -319,6 +323,24 @@ class _Emitter:
                 for i in carries:
                     b.store(self.next[i], swap[i][0])
                     b.store(self.current[i], swap[i][1])
+            self._flush_after(s, FLUSH)
+
+    def _flush_after(self, done: Any, every: int) -> None:
+        """Flush where what is done is a multiple of that."""
+        if self.sums_size:
+            rest = self.b.srem(done, self.const(every))
+            with self.b.if_then(self.b.icmp_signed("==", rest, self.const(0)), likely=False):
+                self._flush()
+
+    def _flush(self) -> None:
+        """Add the sums of late to those of all before, and begin new ones."""
+
+        def move(j: Any, valid: int) -> None:
+            recent, total = self._at(self.scratch, j), self._at(self.scratch, self.b.add(j, self.const(self.sums_size)))
+            self._store(self.b.fadd(self._load(total, valid), self._load(recent, valid)), total, valid)
+            self._store(ir.Constant(self.vector, [0.0] * self.lanes), recent, valid)
+
+        self._over(self.sums_size, move)
 
     def _rows_at(self, t: ir.Value) -> ir.Value:
         """How many of the thread's rows take step t; rows are sorted, the longest first."""
