@@ -27,6 +27,7 @@ def test_masks_are_those_of_pytorch(sizes, steps, before, dtype):
     torch.set_rng_state(start)
     rows = [torch.full((n,), share, dtype=dtype) for share, n in zip(shares, sizes, strict=True)]
     expected = [[torch.bernoulli(row) for row in rows] for _ in range(steps)]
+    assert len(found) == len(sizes)
     for i, one in enumerate(found):
         assert one.dtype == dtype
         assert torch.equal(one, torch.stack([step[i] for step in expected]))

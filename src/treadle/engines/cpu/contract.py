@@ -4,8 +4,8 @@ A tile of sums stays in registers while rows go by: each row brings a few vector
 a few numbers of ``a``. Rows are taken in blocks, for each of which a panel of ``g``, as wide as a tile, is copied into
 one piece that stays in the cache while all tiles below each other read it.
 
-Sums are of sums of sums: a block's rows, a chunk's blocks, all chunks. Each number is then added to one not much larger
-than itself, and the rounding errors of 400,000 rows in float32 are those of a few hundred.
+Sums are sums of sums: of a block's rows, of a chunk's blocks, of all chunks. Each number is then added to one not much
+larger than itself, and the rounding errors of 400,000 rows in float32 are those of a few hundred.
 """
 
 import functools
@@ -261,6 +261,7 @@ class _Generator:
         return build.gep(base, [offset], source_etype=self.element)
 
     def least(self, build: Any, one: Any, other: Any) -> Any:
+        """The smaller of two numbers."""
         return build.select(build.icmp_signed("<", one, other), one, other)
 
     def loop(self, build: Any, end: Any, step: Any) -> Any:

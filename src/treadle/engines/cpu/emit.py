@@ -40,17 +40,13 @@ I64, I32, I8, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.IntType(1)
 POINTER = ir.PointerType()
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""
-FLUSH = 256
-"""How many steps, or a few times how many rows, are added up before their sum is added to that of those before: each
-number is then added to one not much larger than itself, and a long sequence costs no precision."""
+FLUSH_STEPS, FLUSH_ROWS = 256, 32 * BLOCK
+"""How many steps (or rows, without steps) are added up before their sum is added to that of those before: each number
+is then added to one not much larger than itself, and a long sequence costs no precision."""
 TOGETHER = 4
 """How many rows go through one nest before the next one begins; also, how many sums a reduction keeps side by side."""
 
 _COMPARE = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-_MATH = frozenset(
-    "tanh sigmoid exp expm1 log log1p sqrt rsqrt sin cos erf abs neg floor ceil round trunc sign reciprocal logsigmoid"
-    " pow maximum minimum".split()
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +271,7 @@ class _Emitter:
             with self.loop(self.first, self.last, self.const(BLOCK)) as row0:
                 left = self.b.sub(self.last, row0)
                 self._phases(row0, self._minimum(left, self.const(BLOCK)))
-                self._flush_after(self.b.sub(row0, self.first), 6 * FLUSH // BLOCK * BLOCK)
+                self._flush_after(self.b.sub(row0, self.first), FLUSH_ROWS)
         self._flush()
         self.b.ret_void()
         self.entry.branch(start)
@@ -323,7 +319,7 @@ class _Emitter:
                 for i in carries:
                     b.store(self.next[i], swap[i][0])
                     b.store(self.current[i], swap[i][1])
-            self._flush_after(s, FLUSH)
+            self._flush_after(s, FLUSH_STEPS)
 
     def _flush_after(self, done: Any, every: int) -> None:
         """Flush where what is done is a multiple of that."""
