@@ -86,7 +86,7 @@ class _Work:
             self.function(self.argument)
         with self.guard:
             # Idle before the caller knows that all is done, or its next call would find nobody.
-            _pool.idle.append(worker)
+            worker.pool.idle.append(worker)
             self.helpers -= helping
             if helping and self.over and not self.helpers:
                 self.ended.release()
@@ -111,7 +111,8 @@ class _Work:
 class _Worker:
     """A persistent thread, asleep unless it was given work. A daemon: it keeps no interpreter from ending."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: "_Pool") -> None:
+        self.pool = pool
         self.work: _Work | None = None
         self.awake = threading.Lock()  # a signal: released by whoever gives work
         self.awake.acquire()
@@ -148,7 +149,7 @@ class _Pool:
                     if not self.room:
                         return
                     self.room -= 1
-                worker = _Worker()
+                worker = _Worker(self)
             worker.give(work)
 
 
