@@ -160,7 +160,16 @@ def test_waits_for_others_when_interrupted(pool):
     assert len(pool.idle) == 1
 
 
+@pytest.fixture
+def heard_interrupts():
+    """Ctrl-C raises KeyboardInterrupt, even if these tests were started in the background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads")
+@pytest.mark.usefixtures("heard_interrupts")
 def test_waits_for_others_when_interrupted_while_it_waits(pool):
     begun, ended = threading.Event(), threading.Event()
     caller = threading.current_thread()
