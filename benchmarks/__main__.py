@@ -29,9 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_suite(suite: Suite, given: argparse.Namespace) -> int:
     """Run the cases of a suite, show and write what came of them."""
-    threads = min(given.threads, suite.max_threads or given.threads)
-    machine.confine(threads)
-    options = Options(given.engine, threads, given.quick)
+    machine.confine(given.threads)
+    options = Options(given.engine, given.threads, given.quick)
     cases = [case for case in suite.cases(options) if given.only in case.name]
     if not cases:
         console.print(f"no case of {suite.name} has {given.only!r} in its name", style="red")

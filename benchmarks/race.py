@@ -20,10 +20,12 @@ class Race:
     check: Callable[[], list[Check]]
     notes: dict[str, str] = field(default_factory=dict)
     figures: Callable[[], dict[str, float]] = dict
+    rest: float = 0.0
+    """Seconds between samples, in which the threads of a side stop waiting for more work and leave the cores."""
 
     def measure(self, options: Options) -> Measurement:
         """Median seconds of each side; ratios are taken round by round, so that a slow moment cancels."""
-        samples = interleave(self.sides, QUICK_SECONDS if options.quick else SECONDS)
+        samples = interleave(self.sides, QUICK_SECONDS if options.quick else SECONDS, self.rest)
         ratios = {
             name: Spread.of([theirs / ours for theirs, ours in zip(seconds, samples[OURS], strict=True)])
             for name, seconds in samples.items()

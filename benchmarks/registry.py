@@ -106,7 +106,6 @@ class Suite:
     about: str
     cases: Callable[[Options], list[Case]]
     bars: Callable[[list[Result]], list[Bar]]
-    max_threads: int | None = None
 
 
 def load(name: str) -> Suite:

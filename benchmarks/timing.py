@@ -40,11 +40,11 @@ def block(call: Callable[[], object]) -> Block:
     return loop
 
 
-def interleave(sides: dict[str, Block], budget: float) -> dict[str, list[float]]:
+def interleave(sides: dict[str, Block], budget: float, rest: float = 0.0) -> dict[str, list[float]]:
     """Seconds of one call, for each side and round.
 
     In every round each side takes a turn, another one first each time. There are as many rounds as fit into ``budget``
-    seconds, within limits.
+    seconds, within limits. ``rest`` seconds before each turn are not counted.
     """
     calls = {name: _calls_of_a_sample(side) for name, side in sides.items()}
     round_seconds = sum(_seconds(sides[name], calls[name]) for name in sides)
@@ -57,6 +57,9 @@ def interleave(sides: dict[str, Block], budget: float) -> dict[str, list[float]]
         for i in range(rounds):
             first = i % len(names)
             for name in names[first:] + names[:first]:
+                if rest:
+                    time.sleep(rest)
+                    sides[name](1)
                 samples[name].append(_seconds(sides[name], calls[name]) / calls[name])
     finally:
         gc.enable()

@@ -21,6 +21,10 @@ class Session:
     A session has a copy of the network in evaluation mode (no dropout, no zoneout): training on does not disturb it,
     and `refresh` fetches what was learned since.
 
+    A large network's step is shared out over as many threads as PyTorch has when the session is made (or refreshed),
+    and over fewer if it has fewer later: ``torch.set_num_threads(1)`` keeps it in the calling thread. They wait for the
+    next step actively for some milliseconds, then they sleep.
+
     Args:
         recurrent: the network over time, a `treadle.Recurrent`.
         batch_size: rows.

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 import sys
 import threading
 import tracemalloc
@@ -15,6 +16,7 @@ import treadle as td
 from tests.registry import CELLS, SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines import network
+from treadle.engines.cpu import live
 from treadle.state import named_tensors
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -51,6 +53,28 @@ def test_who_has_a_step_of_machine_code(subject):
     assert (build(subject, torch.float32).session()._live is None) == (subject in IN_PYTHON)
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def by_columns(two_threads, monkeypatch):
+    """Even the smallest step is worth several threads."""
+    monkeypatch.setattr(live, "_WORTH_A_THREAD", 1)
+
+
+@pytest.fixture(params=["by one thread", "by columns"])
+def either_way(request):
+    if request.param == "by columns":
+        request.getfixturevalue("by_columns")
+    return request.param == "by columns"
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("subject", COMPILED)
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -75,6 +99,7 @@ def test_steps_equal_the_reference(subject, B, dtype):
         assert_all_close(named(session.state), named(end))
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("name", [name for name in CELLS if not name.startswith("conv")])
 def test_odd_sizes(name):
     torch.manual_seed(1)
@@ -85,22 +110,56 @@ def test_odd_sizes(name):
     assert_close(ys, reference(rnn, xs)[0])
 
 
-def test_a_step_that_is_worth_several_threads():
-    rnn = lstm(H=400)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        session = rnn.session(batch_size=9)
-        xs = torch.randn(9, 3, 3)
-        ys = torch.stack([session.step(x).clone() for x in xs.unbind(1)], 1)
-        arrays = rnn.session(batch_size=9)
-        again = np.stack([arrays.step(x.numpy()).copy() for x in xs.unbind(1)], 1)
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("B", [1, 9, 40])
+def test_a_step_that_is_worth_several_threads(B):
+    rnn = lstm(H=200)
+    session, arrays, blocks = (rnn.session(batch_size=B) for _ in range(3))
+    assert session._live.by_columns
+    assert not lstm(H=20).session()._live.by_columns
+    xs = torch.randn(B, 5, 3)
+    ys = torch.stack([session.step(x).clone() for x in xs.unbind(1)], 1)
+    again = np.stack([arrays.step(x.numpy()).copy() for x in xs.unbind(1)], 1)
     assert_close(ys, reference(rnn, xs)[0])
     assert_close(torch.from_numpy(again), ys)
+    assert_close(torch.cat([blocks.steps(xs[:, :3]), blocks.step(xs[:, 3])[:, None], blocks.steps(xs[:, 4:])], 1), ys)
 
 
+@pytest.mark.usefixtures("by_columns")
+def test_every_thread_has_columns_of_its_own(monkeypatch):
+    """Also where more threads are called than come: one does it all, in whatever order."""
+    rnn, xs = lstm(H=100), torch.randn(1, 6, 3)
+    expected = reference(rnn, xs)[0][0]
+    for come in (2, 1):
+        session = rnn.session()
+        parts = {phase.all[0][1][1]: [task[1][2:4] for task in phase.all] for phase in phases_of(session)}
+        assert parts[0][0][0] == 0
+        assert parts[0][0][1] == parts[0][1][0]
+        torch.set_num_threads(come)
+        ys = np.stack([session.step(x.numpy()).copy() for x in xs[0]])
+        assert_close(torch.from_numpy(ys), expected)
+
+
+def phases_of(session):
+    return session._live._memory.recipe._all_phases
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.usefixtures("by_columns")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_steps_alone():
+    """It has none of its parent's threads, and must not wait for them."""
+    rnn, x = lstm(H=40), np.ones(3, np.float32)
+    session, other = rnn.session(), rnn.session()
+    expected = [session.step(x).copy() for _ in range(3)]
+    child = os.fork()
+    if not child:
+        same = [np.allclose(other.step(x), y, rtol=1e-5) for y in expected]
+        os._exit(0 if all(same) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
 def test_refresh_follows_the_weights_and_the_state_goes_on(weights):
     rnn = lstm()
@@ -147,6 +206,7 @@ def test_an_answer_outlives_its_session():
     assert np.array_equal(y, kept)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_sessions_in_several_threads():
     rnn = lstm()
     xs = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)
@@ -283,6 +343,7 @@ def test_a_row_whose_size_is_that_of_the_batch(size):
 # What a call costs
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_step_allocates_nothing():
     session = lstm(H=32).session()
     x = np.ones(3, np.float32)

@@ -17,7 +17,7 @@ from tests.tolerances import assert_all_close, assert_close
 from treadle.engines import network as networks
 from treadle.engines.cpu import chain as chains
 from treadle.engines.cpu import contract, kernel, memory, moves, pack, take, threads
-from treadle.engines.cpu.recipe import Recipe
+from treadle.engines.cpu.recipe import Phase, Recipe
 from treadle.state import named_tensors
 
 LEFT_OUT = {"conv-lstm", "conv-lstm-kernel-1", "graph-images", "own-cell"}  # what this engine does not take
@@ -108,7 +108,7 @@ def three_threads(request, monkeypatch):
         monkeypatch.setattr(module, name, 1)
     if request.param == "last task first":
         ordered = Recipe._all_phases.func
-        turned = functools.cached_property(lambda recipe: [phase[::-1] for phase in ordered(recipe)])
+        turned = functools.cached_property(lambda recipe: [Phase(phase.all[::-1]) for phase in ordered(recipe)])
         turned.__set_name__(Recipe, "_all_phases")
         monkeypatch.setattr(Recipe, "_all_phases", turned)
 

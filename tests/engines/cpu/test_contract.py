@@ -120,7 +120,7 @@ def test_several_products_in_one_phase_share_no_memory():
         at = [recipe.tensor((name, i)) for name in ("a", "g", "out")]
         contract.outer(recipe, at[0][:2], at[1][:2], at[2][0], (n, k, m), torch.float64)
     recipe.barrier()
-    tasks = recipe._phases[0]
+    tasks = recipe._phases[0].all
     recipe.follow(tensors)
     for i, product in expected.items():
         assert_close(tensors["out", i], product)

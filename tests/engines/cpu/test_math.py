@@ -103,7 +103,10 @@ def run(name, *xs, lanes=16):
 
 
 def theirs(name, *xs):
-    """PyTorch's results, as an array."""
+    """PyTorch's results, as an array; NumPy's where PyTorch's are not always the nearest."""
+    if name == "sqrt":
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(xs[0])
     function = torch.nn.functional.logsigmoid if name == "logsigmoid" else getattr(torch, name)
     return function(*map(torch.from_numpy, xs)).numpy()
 
@@ -215,8 +218,7 @@ def test_is_exact(name, dtype):
     xs = [numbers(-1e6, 1e6, dtype), numbers(-1e6, 1e6, dtype)[::-1].copy()][: 2 if name in BINARY else 1]
     if name == "sqrt":
         xs = [np.abs(xs[0])]
-    expected = np.sqrt(xs[0]) if name == "sqrt" else theirs(name, *xs)  # PyTorch's root is not always the nearest
-    np.testing.assert_array_equal(run(name, *xs), expected)
+    np.testing.assert_array_equal(run(name, *xs), theirs(name, *xs))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

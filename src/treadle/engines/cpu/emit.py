@@ -34,7 +34,7 @@ from treadle.engines.cpu.schedule import (
 )
 from treadle.engines.cpu.target import Target
 
-__all__ = ["Code", "emit"]
+__all__ = ["Code", "Emitter", "emit"]
 
 I64, I32, I8, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.IntType(1)
 POINTER = ir.PointerType()
@@ -130,10 +130,30 @@ class Code:
 
 def emit(kernel: Kernel, target: Target) -> Code:
     """The code of a kernel for a CPU."""
-    return _Emitter(kernel, target).code()
+    return Emitter(kernel, target).code()
 
 
-class _Emitter:
+def phases_of(plan: Schedule) -> list[Any]:
+    """The phases of a step: products (`Value`), nests with products in them, and lists of those without."""
+    phases: list[Any] = []
+    for phase in plan.phases:
+        if isinstance(phase, Value) or phase.fused:
+            phases.append(phase)
+        elif phases and isinstance(phases[-1], list):
+            phases[-1].append(phase)
+        else:
+            phases.append([phase])
+    return phases
+
+
+class Emitter:
+    """Writes a kernel.
+
+    Args:
+        kernel: what it computes.
+        target: for which CPU.
+    """
+
     # llvmlite's methods have no types, and pyright infers wrong ones: hence Any.
     entry: Any
     b: Any
@@ -255,14 +275,7 @@ class _Emitter:
         kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, I64, POINTER])
         function = ir.Function(self.module, kind, "run")
         self.arguments, self.first, self.last, self.scratch = function.args
-        entry = function.append_basic_block("entry")
-        start = function.append_basic_block("start")
-        self.entry = ir.IRBuilder(entry)
-        self.b = ir.IRBuilder(start)
-        self.table: dict[Any, ir.Value] = {}
-        for name, place in self.places.items():
-            address = self.entry.gep(self.arguments, [self.const(place)], source_etype=I64)
-            self.table[name] = self.entry.load(address, typ=I64)
+        start = self._begin(function)
         nothing = ir.Constant(self.vector, [0.0] * self.lanes)
         self._over(2 * self.sums_size, lambda j, valid: self._store(nothing, self._at(self.scratch, j), valid))
         if self.steps:
@@ -276,6 +289,18 @@ class _Emitter:
         self.b.ret_void()
         self.entry.branch(start)
         return str(self.module)
+
+    def _begin(self, function: ir.Function) -> ir.Block:
+        """Read the table; what follows goes into the block that this gives."""
+        entry = function.append_basic_block("entry")
+        start = function.append_basic_block("start")
+        self.entry = ir.IRBuilder(entry)
+        self.b = ir.IRBuilder(start)
+        self.table: dict[Any, ir.Value] = {}
+        for name, place in self.places.items():
+            address = self.entry.gep(self.arguments, [self.const(place)], source_etype=I64)
+            self.table[name] = self.entry.load(address, typ=I64)
+        return start
 
     def _all_steps(self) -> None:
         """Time, and which rows take part in it: a row joins at its first step and leaves after its last."""
@@ -389,24 +414,31 @@ class _Emitter:
 
     def _phases(self, row0: ir.Value, rows: ir.Value) -> None:
         self.row0, self.rows = row0, rows
-        plain: list[Nest] = []
-        for phase in [*self.plan.phases, None]:
-            if isinstance(phase, Nest) and not phase.fused:
-                plain.append(phase)
-                continue
-            if plain:
-                # A nest waits for the one before it, but rows do not wait for each other: a few rows at a time.
-                with self.loop(self.const(0), rows, self.const(TOGETHER)) as first:
-                    end = self._minimum(rows, self.b.add(first, self.const(TOGETHER)))
-                    for nest in plain:
-                        with self.loop(first, end, self.const(1)) as r:
-                            self.enter_row(r)
-                            self._nest(nest)
-                plain = []
-            if isinstance(phase, Value):
+        for phase in phases_of(self.plan):
+            if isinstance(phase, list):
+                self._plain(phase)
+            elif isinstance(phase, Value):
                 self._product(phase)
-            elif phase is not None:
+            else:
                 self._fused(phase)
+
+    def _plain(self, nests: Sequence[Nest]) -> None:
+        """Nests without products, one after the other."""
+        # A nest waits for the one before it, but rows do not wait for each other: a few rows at a time.
+        with self.loop(self.const(0), self.rows, self.const(TOGETHER)) as first:
+            end = self._minimum(self.rows, self.b.add(first, self.const(TOGETHER)))
+            for nest in nests:
+                with self.loop(first, end, self.const(1)) as r:
+                    self.enter_row(r)
+                    self._nest(nest)
+
+    def _all_panels(self, whole: int, rest: bool, panel_of: Callable[[ir.Value, bool], None]) -> None:
+        """``panel_of(panel, whether it is a whole one)`` for each panel; a last one may have fewer vectors."""
+        if whole:
+            with self.loop(self.const(0), self.const(whole), self.const(1)) as panel:
+                panel_of(panel, True)
+        if rest:
+            panel_of(self.const(whole), False)
 
     def enter_row(self, r: ir.Value) -> None:
         """What follows is about row ``r`` of the thread's rows."""
@@ -435,17 +467,15 @@ class _Emitter:
         if self.pairs:
             self._halve_left(product)
 
-        def panel_of(panel: ir.Value, vectors: int) -> None:
+        def panel_of(panel: ir.Value, is_whole: bool) -> None:
             def out(r: ir.Value) -> ir.Value:
                 return self._at(self._row_address(product, r), self.b.mul(panel, self.const(packing.width)))
 
+            vectors = packing.vectors if is_whole else packing.last_vectors
             self._all_tiles([product], panel, vectors, [out], [self.row_size[product]], None)
 
         whole = packing.panels - (packing.last_vectors < packing.vectors)
-        with self.loop(self.const(0), self.const(whole), self.const(1)) as panel:
-            panel_of(panel, packing.vectors)
-        if whole < packing.panels:
-            panel_of(self.const(whole), packing.last_vectors)
+        self._all_panels(whole, whole < packing.panels, panel_of)
 
     def _all_tiles(
         self, products: Sequence[Value], panel: Any, vectors: int, outs: Any, strides: Sequence[int], then: Any
@@ -544,11 +574,10 @@ class _Emitter:
             strides = [len(self.packings[x].slots) * len(counts) * self.lanes for x in products]
             self._all_tiles(products, panel, len(counts), outs, strides, body)
 
-        if whole:
-            with self.loop(self.const(0), self.const(whole), self.const(1)) as panel:
-                run(panel, [self.lanes] * vectors)
-        if rest:
-            run(self.const(whole), [min(self.lanes, rest - start) for start in range(0, rest, self.lanes)])
+        fewer = [min(self.lanes, rest - start) for start in range(0, rest, self.lanes)]
+        self._all_panels(
+            whole, bool(rest), lambda panel, is_whole: run(panel, [self.lanes] * vectors if is_whole else fewer)
+        )
 
     def _tile_address(self, product: Value) -> ir.Value:
         return self._at(self.scratch, self.const(self.tiles[product]))
@@ -789,7 +818,7 @@ class _Emitter:
             base, vector = self._pointer(("invariant", self.kernel.invariants.index(value))), True
         else:
             base = self._cached(value, lambda: self._row_and_stride(value, self.r)[0])
-            vector = value in self.kernel.streams
+            vector = self._is_outside(value)
         address = self._address(base, place)
         coefficient = place[-1] if self.variables else 0
         if coefficient == 1:
@@ -802,6 +831,10 @@ class _Emitter:
             one = self.b.load(self._at(address, self.const(coefficient * lane)), typ=self.element, align=self.bytes)
             result = self.b.insert_element(result, one, ir.Constant(I32, lane))
         return result
+
+    def _is_outside(self, value: Value) -> bool:
+        """Whether rows of a value are read from elsewhere than the scratch."""
+        return value in self.kernel.streams
 
     def _from_tile(self, product: Value, place: Affine) -> ir.Value:
         packing = self.packings[product]

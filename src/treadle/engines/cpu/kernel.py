@@ -17,9 +17,9 @@ from treadle.engines.cpu.schedule import Kernel
 from treadle.engines.cpu.target import Target, host
 from treadle.engines.layout import Layout
 
-__all__ = ["CompiledKernel", "Sums", "compiled"]
+__all__ = ["RUN", "CompiledKernel", "Sums", "compiled"]
 
-_RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
 _WORTH_A_THREAD = 60_000
 _TILES = 24
@@ -41,7 +41,7 @@ class CompiledKernel:
         self.operands = [(packing.product.inputs[1], packing) for packing in self.code.packings]
         self.library = jit.recall(self.code.description, ("run",), self.code.write, target)
         self.address = self.library.address("run")
-        self.function = _RUN(self.address)
+        self.function = RUN(self.address)
         lanes = target.lanes(kernel.dtype.itemsize)
         self.row_cost = sum(packing.size / lanes for packing in self.code.packings)
         computed = {v for phase in self.code.schedule.phases for v in _evaluated(phase, kernel.memory)}

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import sys
 import sysconfig
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from treadle.compiler import interpreter
 from treadle.compiler import program as p
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
-from treadle.engines.cpu import jit
+from treadle.engines.cpu import jit, threads
+from treadle.engines.cpu.columns import ByColumns
+from treadle.engines.cpu.kernel import RUN
 from treadle.engines.cpu.recipe import Recipe, begin
 from treadle.engines.cpu.section import CompiledSection, contiguous, why_not
 from treadle.engines.layout import Layout
@@ -30,9 +32,13 @@ from treadle.errors import ShapeError
 
 __all__ = ["LiveStep", "reason_against"]
 
-_ONE_THREAD = 400_000
+_WORTH_A_THREAD = 12_000
+"""Vector operations of a step, of all rows, for each thread that it is worth calling: about seven microseconds."""
+_FEW_ROWS = 4
+"""Up to so many rows for each thread, a step is rather shared out by columns."""
 _MOST_BLOCKS = 16
-"""Up to so many vector operations a step stays in the calling thread."""
+_X = 5
+"""Which word of a kernel's table says where the input is."""
 
 
 def whole_step(network: Network) -> Section:
@@ -78,6 +84,15 @@ class _Reads:
     @property
     def inputs(self) -> tuple[Value, ...]:
         return (self.value,)
+
+
+class Call(NamedTuple):
+    """How a step is called: ``function(arguments, 0, rows, memory)``, and where the kernel's table is."""
+
+    function: int
+    arguments: int
+    table: int
+    memory: int
 
 
 class LiveStep:
@@ -147,28 +162,37 @@ class LiveStep:
         self.reads_x = bool(self.part.streams)
         for _ in self.part.streams:
             table += (self.x_buffer.data_ptr(), max(self.x.row_numel, 1))
+        y = len(table)
         table += (self.y_buffer.data_ptr(), self.y.row_numel)
         table += [tensor.data_ptr() for tensor in self.invariants]
         table += self.packed_at
         for tensor in self.state:
             table += (tensor.data_ptr(), tensor.data_ptr(), tensor.data_ptr())
-        self.table = np.array(table, dtype=np.int64)
-        self.table_address = self.table.ctypes.data
-        self.scratch_address = -(-self.scratch.data_ptr() // 64) * 64
-        self.alone = kernel.row_cost * self.batch < _ONE_THREAD
-        self.x_address = self.x_buffer.data_ptr()
+        most = threads.count(int(kernel.row_cost * self.batch // _WORTH_A_THREAD))
+        self.by_columns = most > 1
+        if self.by_columns:
+            columns = ByColumns(kernel, self.batch, most, table)
+            self._memory: Any = columns
+            self.call = Call(columns.address, columns.arguments, columns.table, columns.team)
+        else:
+            self._memory = words = np.array(table, dtype=np.int64)
+            address = words.ctypes.data
+            self.call = Call(kernel.address, address, address, -(-self.scratch.data_ptr() // 64) * 64)
+        self._function = RUN(self.call.function)
+        self._x, self._y = (ctypes.c_int64.from_address(self.call.table + 8 * place) for place in (_X, y))
 
     def step(self, x: Tensor) -> Tensor:
         """One step on [B, ...]; the answer is the same memory every time."""
         self._check(x)
-        if not self.alone:
-            y = self.steps(x[None])[0]
-            return self.y_buffer.copy_(y)
         self.x_buffer.copy_(x)
-        if self.reads_x:
-            self.table[5] = self.x_address
-        self.part.compiled.function(self.table_address, 0, self.batch, self.scratch_address)
+        self._go(self.x_buffer.data_ptr())
         return self.y_buffer
+
+    def _go(self, x: int) -> None:
+        """A step on the input at that address."""
+        if self.reads_x:
+            self._x.value = x
+        self._function(self.call.arguments, 0, self.batch, self.call.memory)
 
     def steps(self, xs: Tensor) -> Tensor:
         """A block of steps on [T, B, ...]."""
@@ -176,13 +200,27 @@ class LiveStep:
             return self.y_buffer.new_empty(0, *self.y_buffer.shape)
         self._check(xs)
         layout = Layout(xs.shape[0], self.batch)
-        recipe = self._recipe(layout)
+        rows = contiguous(layout.packed(xs), self.x_type)
         y = torch.empty(layout.rows, *self.y.row_shape, dtype=self.dtype)
-        tensors: dict[Any, Tensor] = {"counts": layout.counts, "offsets": layout.offsets, "y": y}
-        tensors["x"] = contiguous(layout.packed(xs), self.x_type)
-        tensors.update(enumerate(self.state))
-        recipe.follow(tensors)
+        if self.by_columns and self.batch < _FEW_ROWS * threads.count(self.batch * _FEW_ROWS):
+            self._one_by_one(rows, y, len(xs))
+        else:
+            recipe = self._recipe(layout)
+            tensors: dict[Any, Tensor] = {"counts": layout.counts, "offsets": layout.offsets, "x": rows, "y": y}
+            tensors.update(enumerate(self.state))
+            recipe.follow(tensors)
         return layout.padded(y)
+
+    def _one_by_one(self, xs: Tensor, ys: Tensor, steps: int) -> None:
+        """A block of steps, each shared out by columns."""
+        x, y = xs.data_ptr(), ys.data_ptr()
+        x_bytes, y_bytes = (rows.numel() * rows.itemsize // steps for rows in (xs, ys))
+        try:
+            for t in range(steps):
+                self._y.value = y + t * y_bytes
+                self._go(x + t * x_bytes)
+        finally:
+            self._y.value = self.y_buffer.data_ptr()
 
     def _recipe(self, layout: Layout) -> Recipe:
         """How a block of steps is done."""
@@ -230,7 +268,7 @@ class LiveStep:
         the right precision, dense, [B, I] (or [I] for one row).
         """
         flat = len(self.x.row_shape) == 1 and len(self.y.row_shape) == 1 and self.x_type == self.dtype
-        if not (flat and self.alone and self.reads_x and _arrays_are_known()):
+        if not (flat and self.reads_x and _arrays_are_known()):
             return None
         answers = [self.y_buffer.numpy(), self.y_buffer[0].numpy()]
         dtype = np.dtype(np.float64 if self.dtype == torch.float64 else np.float32)
@@ -240,13 +278,13 @@ class LiveStep:
                 id(dtype),
                 self.batch,
                 self.x.row_shape[0],
-                self.table_address,
-                self.scratch_address,
-                self.part.compiled.address,
+                self.call.arguments,
+                self.call.memory,
+                self.call.function,
                 id(answers[0]),
                 id(answers[1]),
                 id(None),
-                self.table_address + 5 * 8,
+                self.call.table + 8 * _X,
             ],
             dtype=np.int64,
         )

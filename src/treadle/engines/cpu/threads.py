@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["count", "together"]
+__all__ = ["count", "number_address", "team", "together"]
 
 
 def count(limit: int) -> int:
@@ -53,14 +53,42 @@ def together(function: Any, argument: int, count: int) -> None:
 @functools.cache
 def _openmp() -> Any:
     """``GOMP_parallel(function, data, threads, flags)`` of the OpenMP that PyTorch uses; None if that has no such."""
+    parallel = _of_openmp("GOMP_parallel")
+    if parallel is not None:
+        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        parallel.restype = None
+    return parallel
+
+
+def _of_openmp(name: str) -> Any:
+    """A function of the OpenMP that PyTorch uses."""
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
-        parallel = ctypes.CDLL(str(library)).GOMP_parallel
+        return getattr(ctypes.CDLL(str(library)), name)
     except (OSError, AttributeError):
         return None
-    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    parallel.restype = None
-    return parallel
+
+
+def number_address() -> int:
+    """Where the function is that says which thread of a team the calling one is; 0 if there is none."""
+    return _addresses()[3]
+
+
+def team() -> "ctypes.Array[ctypes.c_int64]":
+    """What machine code needs to call several threads itself, and how many PyTorch has at that moment.
+
+    Four words: whether there is such a thing, in this process; the addresses of ``omp_get_max_threads``,
+    ``GOMP_parallel`` and ``omp_get_thread_num``.
+    """
+    return _addresses()
+
+
+@functools.cache
+def _addresses() -> "ctypes.Array[ctypes.c_int64]":
+    found = [_of_openmp(name) for name in ("omp_get_max_threads", "GOMP_parallel", "omp_get_thread_num")]
+    if None in found:
+        return (ctypes.c_int64 * 4)()
+    return (ctypes.c_int64 * 4)(not _forked, *(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in found))
 
 
 # The pool.
@@ -162,6 +190,7 @@ def _after_fork() -> None:
     global _pool, _forked
     _pool = _Pool()
     _forked = True
+    _addresses()[0] = 0
 
 
 if hasattr(os, "register_at_fork"):
