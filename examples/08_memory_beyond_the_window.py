@@ -5,7 +5,6 @@ Run: python examples/08_memory_beyond_the_window.py
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import torch
