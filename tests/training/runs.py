@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from tests import tolerances
 from treadle.training import (
     EarlyStopping,
     Sequences,
@@ -170,7 +171,7 @@ def several(kind: str, folder: Path) -> None:
 
 def assert_close(got: list[float], wanted: list[float]) -> None:
     assert len(got) == len(wanted), f"{len(got)} steps, not {len(wanted)}"
-    torch.testing.assert_close(torch.tensor(got), torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+    tolerances.assert_close(torch.tensor(got), torch.tensor(wanted))
 
 
 if __name__ == "__main__":
