@@ -215,6 +215,10 @@ def test_what_is_kept_and_what_is_handed_out_are_memory_of_their_own():
         whole.fill_(torch.nan)
         for tensor in keeper._kept.state if keeper.stream_ids else ():
             assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        kept = keeper.state_dict()
+        keeper.load_state_dict(kept)
+        for tensor in (*kept["state"].values(), *keeper.state_dict()["state"].values()):
+            tensor.fill_(torch.nan)
         if number + 1 < len(batches):
             for tensor in keeper.before(batches[number + 1]) or ():
                 tensor.fill_(torch.nan)
