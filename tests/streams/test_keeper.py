@@ -287,6 +287,10 @@ def test_the_state_of_another_network_or_batch_is_refused():
         StateError, match=r"state c is nothing .*, but this Recurrent has \[2, 5\] there.*another network"
     ):
         StateKeeper(other).load_state_dict(keeper.state_dict())
+    theirs = StateKeeper(other)
+    run(other, theirs, batches[:1])
+    with pytest.raises(StateError, match=r"state c is \[2, 5\] .*, but this Recurrent has nothing there"):
+        StateKeeper(rnn).load_state_dict(theirs.state_dict())
     wide = td.Recurrent(td.GRUCell(3, 6)).double()
     with pytest.raises(StateError, match=r"state h is \[2, 5\] in what was kept, but this Recurrent has \[2, 6\]"):
         StateKeeper(wide).load_state_dict(keeper.state_dict())
