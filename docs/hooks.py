@@ -5,8 +5,10 @@ namespace, from above to below, as the tests run them (see conftest.py).
 """
 
 import contextlib
+import functools
 import io
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +23,7 @@ from treadle.show import draw_wiring
 from treadle.show.reach import draw_reach
 from treadle.wiring.named import layer_input_size
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 MARK = "<!-- output -->"
 FENCE = re.compile(rf"^```python\n(.*?)^```\n(\n*{MARK}\n)?", re.MULTILINE | re.DOTALL)
 
@@ -49,6 +52,7 @@ def pictures() -> Iterator[tuple[str, bytes]]:
             path = draw_wiring(network, Path(folder, f"{name}.svg"))
             yield f"pictures/{name}.svg", path.read_bytes()
         yield "pictures/reach.svg", draw_reach(Path(folder, "reach.svg"), measured()).read_bytes()
+        yield "pictures/memory.svg", draw_reach(Path(folder, "memory.svg"), learned()).read_bytes()
 
 
 def measured() -> dict[str, td.GradientReach]:
@@ -57,6 +61,13 @@ def measured() -> dict[str, td.GradientReach]:
     cell, xs = td.LSTMCell(4, 16, forget_bias=2.0), torch.randn(8, 200, 4)
     methods = (td.FullBPTT(), td.TruncatedBPTT(steps=20, horizon=40))
     return {repr(method): td.gradient_reach(td.Recurrent(cell, gradient=method), xs) for method in methods}
+
+
+@functools.cache  # `mkdocs serve` builds again and again
+def learned() -> dict[str, td.GradientReach]:
+    """What endless-sequences.md shows: the example of memory beyond the window."""
+    example = runpy.run_path(str(EXAMPLES / "08_memory_beyond_the_window.py"))
+    return example["reaches"](example["learn"](carry=True), example["learn"](carry=False))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import treadle as td
 from tests.outcome import chunked, outcome, row_by_row, stepped, whole
-from tests.registry import SUBJECTS, build, random_state, sequence, stack
+from tests.registry import SUBJECTS, build, engine_of, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
 from treadle.state import map_state, named_tensors
 
@@ -176,7 +176,7 @@ def test_arguments_stay_as_they_were(subject):
 
 @every_subject
 def test_lengths_equal_every_row_alone(subject):
-    rnn = build(subject)
+    rnn = build(subject, engine=engine_of(subject))
     xs, state = sequence(rnn, 4, T), random_state(rnn, 4)
     reference = outcome(row_by_row(LENGTHS), rnn, xs, state)
 
@@ -193,7 +193,7 @@ def test_lengths_equal_every_row_alone(subject):
 @every_subject
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
 def test_resets_equal_pieces_run_apart(subject, learned):
-    rnn = build(subject, learn_initial_state=learned)
+    rnn = build(subject, learn_initial_state=learned, engine=engine_of(subject))
     xs, state = sequence(rnn, 4, T), random_state(rnn, 4)
 
     def reset(rnn, xs, state):
@@ -205,7 +205,7 @@ def test_resets_equal_pieces_run_apart(subject, learned):
 @every_subject
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_lengths_and_resets_together(subject, batch_first):
-    rnn = build(subject, learn_initial_state=True, batch_first=batch_first)
+    rnn = build(subject, learn_initial_state=True, batch_first=batch_first, engine=engine_of(subject))
     xs, state = sequence(rnn, 4, T), random_state(rnn, 4)
     reference = outcome(row_by_row(LENGTHS, RESETS), rnn, xs, state)
 

@@ -7,6 +7,7 @@ import torch
 
 import treadle as td
 from tests.registry import SUBJECTS
+from tests.tolerances import assert_close
 from treadle.errors import ModelFileError, StateError
 from treadle.state import map_state, named_tensors
 
@@ -32,7 +33,7 @@ def test_a_stream_goes_on_from_a_file_as_if_it_had_not_stopped(tmp_path):
     _, state = rnn(xs[:, :5])
     td.save_state(tmp_path / "s", state, rnn)
     rest, _ = rnn(xs[:, 5:], td.load_state(tmp_path / "s", rnn))
-    assert torch.allclose(rest, whole[:, 5:], atol=1e-6)
+    assert_close(rest, whole[:, 5:])
 
 
 def test_the_state_of_another_network_is_refused(tmp_path):

@@ -1,10 +1,10 @@
-"""Sequences without an end: exact gradients of very long ones, in time and in memory."""
+"""Sequences without an end: exact gradients of very long ones, in time and in memory; a file larger than memory."""
 
 import json
+import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,9 @@ H, ROWS, MEMORY = 64, 4, "100MB"
 EXACT = {torch.float32: 1e-6, torch.float64: 1e-12}
 """How close to full backpropagation in float64, relative to its norm: the same sums in another order."""
 PEAK, SECONDS = "peak memory (GB)", "seconds"
+STEP, SPEED = "training step (ms)", "reading alone (MB/s)"
+WAITING, READING = "waiting (% of a step)", "reading (% of a step)"
+"""Of the time of a step: with a thread that reads ahead, as ever; and where nothing is read ahead."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -81,53 +84,94 @@ class Memory:
         return [Check(OURS, error, 1e-5, where)]
 
     def _run(self, memory: str) -> dict[str, Any]:
-        given = {
-            "steps": self.steps, "memory": memory, "threads": self.options.threads, "engine": self.options.engine
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.long_sequence", json.dumps(given)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            capture_output=True,
-            text=True,
-            timeout=1800,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{self.steps} steps: {done.stderr.strip().splitlines()[-1]}")
-        return json.loads(done.stdout.splitlines()[-1])
+        return alone("benchmarks.long_sequence", self.options, steps=self.steps, memory=memory)
 
     def measure(self, options: Options) -> Measurement:
         """The process has run for the gate."""
         return Measurement(figures={PEAK: self.found["peak"] / 1e9, SECONDS: self.found["seconds"]})
 
 
-READING: list[Callable[[Options], list[Case]]] = []
-"""More cases of this suite: streams that are read while a network trains on them."""
+@dataclass
+class Reading:
+    """Windows over a text file of which next to nothing fits into the memory allowed, in a fresh process."""
+
+    size: int
+    batches: int
+    options: Options
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def check(self) -> list[Check]:
+        """The windows hold the bytes of the file, in their places, to its end."""
+        self.found = alone("benchmarks.long_text", self.options, size=self.size, batches=self.batches)
+        wrong = float(self.found["wrong"]) if self.found["walked"] else math.inf
+        return [Check(OURS, wrong, 0, "bytes of the file")]
+
+    def measure(self, options: Options) -> Measurement:
+        """The process has run for the gate."""
+        found = self.found
+        figures = {PEAK: found["peak"] / 1e9, STEP: 1e3 * found["training"], SPEED: found["speed"] / 1e6}
+        for figure, name in ((WAITING, "waiting"), (READING, "reading")):
+            figures[figure] = 100 * found[name] / (found[name] + found["training"])
+        return Measurement(figures=figures)
+
+
+def alone(module: str, options: Options, **given: Any) -> dict[str, Any]:
+    """What a module prints that runs in a process of its own.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    given |= {"threads": options.threads, "engine": options.engine}
+    done = subprocess.run(
+        [sys.executable, "-m", module, json.dumps(given)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{module}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def cases(options: Options) -> list[Case]:
     """The issue's sizes; tenths of them if it has to be quick."""
-    steps, longest = (100_000, 1_000_000) if not options.quick else (10_000, 100_000)
+    steps, longest, size, batches = 100_000, 1_000_000, 5 * 10**9, 200
+    if options.quick:
+        steps, longest, size, batches = 10_000, 100_000, 2 * 10**8, 50
     if options.tiny:
-        steps, longest = 200, 500
+        steps, longest, size, batches = 200, 500, 10**6, 2
     exactly = [
         Case(f"exact gradient T={steps:,} B={ROWS} {str(dtype).removeprefix('torch.')}", "exact",
              partial(open_race, steps, dtype, options.engine))
         for dtype in EXACT
     ]  # fmt: skip
     one_tensor = Case(f"one tensor T={longest:,} B=1", "memory", partial(Memory, longest, options))
-    return [*exactly, one_tensor, *(case for more in READING for case in more(options))]
+    text = Case(f"windows over {size / 1e9:g} GB of text", "reading", partial(Reading, size, batches, options))
+    return [*exactly, one_tensor, text]
 
 
 def bars(results: list[Result]) -> list[Bar]:
     """As the issue states them."""
     # Memory is the same whatever else the machine does.
-    memory = [r.measurement.figures[PEAK] for r in results if r.measurement and PEAK in r.measurement.figures]
+    memory = {
+        group: [r.measurement.figures[PEAK] for r in results if r.measurement and r.group == group]
+        for group in ("memory", "reading")
+    }
+    reading = [max(m.figures[WAITING], m.figures[READING]) for _, m in measured(results, "reading")]
     slower = [1 / m.ratios[FULL].median for _, m in measured(results, "exact")]
     return [
         at_most("exact gradient, times full backpropagation, worst precision", 1.4, slower),
-        at_most("gigabytes of a process with one long tensor", 1.0, memory),
+        at_most("gigabytes of a process with one long tensor", 1.0, memory["memory"]),
+        at_most("gigabytes of a process that trains on a long text", 1.0, memory["reading"]),
+        at_most("reading, percent of a training step", 5.0, reading),
     ]
 
 
-SUITE = Suite("long", "an LSTM of 64 units over very long sequences: exact gradients in little memory", cases, bars)
+SUITE = Suite(
+    "long",
+    "an LSTM of 64 units over very long sequences and texts: exact gradients, in little memory",
+    cases,
+    bars,
+)

@@ -54,6 +54,19 @@ def rebuild(like: State, tensors: Mapping[str, Tensor]) -> State:
     return map_state(lambda _: next(values), like)
 
 
+def belonging(like: State, tensors: Mapping[str, Tensor], owner: str) -> State:
+    """`rebuild`, once it is known that the tensors have the names and sizes of ``like``."""
+    expected = dict(named_tensors(like))
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected or tensors[name].shape != expected[name].shape:
+            has, needs = (shape(of[name]) if name in of else "nothing" for of in (tensors, expected))
+            raise StateError(
+                f"state {name} is {has} in what was kept, but {owner} has {needs} there: it is the state of another"
+                " network"
+            )
+    return rebuild(like, tensors)
+
+
 def detach(state: State) -> State:
     """The same state, cut from the graph that computed it: the gradient will not reach further back.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import treadle as td
 from tests.outcome import chunked, outcome, whole
-from tests.registry import CELLS, SUBJECTS, build, random_state, sequence
+from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, engine_of, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle import engines
 from treadle.engines.cpu import target
@@ -20,13 +20,6 @@ from treadle.state import map_state, named_tensors
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 every_subject = pytest.mark.parametrize("subject", SUBJECTS)
 
-# What the CPU engine does not take, and why; "auto" runs these loops step by step in PyTorch.
-LEFT_OUT = {
-    "conv-lstm": "convolution",
-    "conv-lstm-kernel-1": "convolution",
-    "graph-images": "convolution",
-    "own-cell": "int64",
-}
 FAST = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
 SOME = "lstm gru layer-norm-lstm slstm-two-heads stack-relay stack-feedback graph-nested graph-tokens".split()
 
@@ -41,10 +34,6 @@ RESETS = torch.tensor(
         [0, 1, 0, 0, 1, 1, 0],
     ]
 ).bool()
-
-
-def engine_of(subject):
-    return "auto" if subject in LEFT_OUT else "cpu"
 
 
 def on(rnn, engine):

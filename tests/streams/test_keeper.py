@@ -12,7 +12,7 @@ import treadle as td
 from tests.registry import build, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle.errors import StateError
-from treadle.state import named_tensors
+from treadle.state import named_tensors, rebuild
 from treadle.streams import Array, StateKeeper, Windows
 
 SUBJECTS = [
@@ -202,11 +202,42 @@ def test_streams_that_have_ended_are_forgotten():
         assert sorted(keeper.stream_ids) == sorted(going)
 
 
-def test_states_wait_on_another_device():
+def test_what_is_kept_and_what_is_handed_out_are_memory_of_their_own():
+    rnn, batches = some(subject="lstm")
+    expected = run(rnn, StateKeeper(rnn), batches)
+    keeper = StateKeeper(rnn)
+    for number, batch in enumerate(batches):
+        ys, state = rnn(batch.x, keeper.before(batch), lengths=batch.lengths, resets=batch.resets)
+        assert_close(ys, expected[number])
+        whole = torch.stack([tensor for _, tensor in named_tensors(state)] * 50).detach()  # as an engine's block is
+        views = rebuild(state, {name: whole[i] for i, (name, _) in enumerate(named_tensors(state))})
+        keeper.after(batch, views)
+        whole.fill_(torch.nan)
+        for tensor in keeper._kept.state if keeper.stream_ids else ():
+            assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        kept = keeper.state_dict()
+        keeper.load_state_dict(kept)
+        for tensor in (*kept["state"].values(), *keeper.state_dict()["state"].values()):
+            tensor.fill_(torch.nan)
+        if number + 1 < len(batches):
+            for tensor in keeper.before(batches[number + 1]) or ():
+                tensor.fill_(torch.nan)
+
+
+def test_states_wait_on_another_device_and_come_back_to_that_of_the_batch():
     rnn, batches = some()
     keeper = StateKeeper(rnn, device="meta")
     run(rnn, keeper, batches[:1])
     assert all(tensor.is_meta for tensor in keeper.state_dict()["state"].values())
+    keeper = StateKeeper(rnn)
+    run(rnn, keeper, batches[:1])
+    kept = keeper.state_dict()["state"]
+    elsewhere = dataclasses.replace(batches[1], x=batches[1].x.to("meta"))
+    assert all(tensor.is_meta for _, tensor in named_tensors(keeper.before(elsewhere)))
+    assert_all_close(keeper.state_dict()["state"], kept)
+    again = StateKeeper(rnn, device="meta")
+    again.load_state_dict(keeper.state_dict())
+    assert all(tensor.is_meta for tensor in again.state_dict()["state"].values())
 
 
 def test_a_stream_that_went_back_or_left_out_steps_is_refused_by_name():
@@ -253,11 +284,15 @@ def test_the_state_of_another_network_or_batch_is_refused():
         keeper.after(batches[0], rnn.initial_state(3))
     run(rnn, keeper, batches[:1])
     with pytest.raises(
-        StateError, match=r"have nothing for 'c', but this Recurrent has \[2, 5\] there.*another network"
+        StateError, match=r"state c is nothing .*, but this Recurrent has \[2, 5\] there.*another network"
     ):
         StateKeeper(other).load_state_dict(keeper.state_dict())
+    theirs = StateKeeper(other)
+    run(other, theirs, batches[:1])
+    with pytest.raises(StateError, match=r"state c is \[2, 5\] .*, but this Recurrent has nothing there"):
+        StateKeeper(rnn).load_state_dict(theirs.state_dict())
     wide = td.Recurrent(td.GRUCell(3, 6)).double()
-    with pytest.raises(StateError, match=r"have \[2, 5\] for 'h', but this Recurrent has \[2, 6\]"):
+    with pytest.raises(StateError, match=r"state h is \[2, 5\] in what was kept, but this Recurrent has \[2, 6\]"):
         StateKeeper(wide).load_state_dict(keeper.state_dict())
     with pytest.raises(StateError, match=r"not a state of a keeper"):
         StateKeeper(rnn).load_state_dict({})

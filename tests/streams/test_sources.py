@@ -223,6 +223,17 @@ def test_files_that_are_none(tmp_path):
         ArrayFile(tmp_path / "rows.npy", tmp_path / "few.npy")
 
 
+def test_files_without_elements_are_named(tmp_path):
+    (tmp_path / "text").touch()
+    np.save(tmp_path / "rows.npy", ROWS[:0])
+    for stream in (TextFile(tmp_path / "text"), ArrayFile(tmp_path / "rows.npy")):
+        assert list(stream.pieces()) == []
+        with pytest.raises(ShapeError, match=rf"stream '{stream.id}' has 0 elements, but needs 2 for a single step"):
+            Windows([stream], 1, 8)
+        with pytest.raises(ShapeError, match=rf"part 0 of 2 of stream '{stream.id}' would be empty"):
+            split(stream, 2)
+
+
 def test_a_file_that_becomes_shorter_is_noticed(tmp_path):
     (tmp_path / "text").write_bytes(bytes(1000))
     text = TextFile(tmp_path / "text")

@@ -13,7 +13,7 @@ from hypothesis import given
 from pyarrow import csv, parquet
 from torch.utils.data import DataLoader
 
-from treadle.errors import DataError
+from treadle.errors import DataError, ShapeError
 from treadle.streams import Table, Windows, count, series_of_table
 from treadle.streams import series as series_module
 from treadle.streams import table as table_module
@@ -217,6 +217,43 @@ def test_tables_that_are_none(tmp_path):
         whole(Table(path))
 
 
+def test_names_of_columns_are_text_as_the_file_has_them(tmp_path):
+    (tmp_path / "t.csv").write_bytes('\ufeff007,1e3,2031-01-01,"a\nb",größe\n1,2,3,4,5\n'.encode())
+    names = ["007", "1e3", "2031-01-01", "a\nb", "größe"]
+    assert whole(Table(tmp_path / "t.csv", inputs=names))[0].tolist() == [[1, 2, 3, 4, 5]]
+
+
+def test_text_that_is_not_utf_8(tmp_path):
+    path = tmp_path / "t.csv"
+
+    def refused(content, message, read=lambda: whole(Table(path, "x"))):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read()
+
+    refused("größe,x\n1,2\n".encode("latin-1"), r"t.csv, header, column 1: the name 'gr\\xf6\\xdfe' is not UTF-8: save")
+    refused("x\n1\n".encode("utf-16"), r"t.csv, header, column 1: .* is not UTF-8")
+    refused("x\n1\n2°\n".encode("latin-1"), r"t.csv, row 2, column 'x': the cell holds '2\\xb0', which is no number")
+    refused(
+        "town,x\nGhent,1\nMünster,2\n".encode("latin-1"),
+        r"t.csv, row 2, column 'town': the cell holds 'M\\xfcnster', which is not UTF-8",
+        lambda: series_of_table(path, "town"),
+    )
+    path.write_bytes("x,note\n1,°C\n2,\n".encode("latin-1"))  # nobody reads that column
+    assert whole(Table(path, "x"))[0].tolist() == [[1], [2]]
+    # The first cell in the file, whatever the order of the columns.
+    refused(b"x,y\n1,2\n3,b\na,4\n", "row 2, column 'y': the cell holds 'b'", lambda: whole(Table(path)))
+
+
+def test_a_table_or_a_series_that_is_too_short_is_named_with_its_file(path):
+    write(path, {"who": ["a", "a", "b"], "x": [1.0, 2, 3]})
+    with pytest.raises(ShapeError, match=rf"stream 'b' of .*{path.name} has 1 element, but needs 2 for a single"):
+        Windows(series_of_table(path, "who"), 1, 8)
+    write(path, {"x": np.array([], float)})
+    with pytest.raises(ShapeError, match=rf"stream '.*{path.name}' has 0 elements, but needs 2 for a single step"):
+        list(Windows([Table(path)], 1, 8))
+
+
 def test_the_memory_that_reading_takes_does_not_depend_on_the_file(path):
     rows = 4_000_000
     write(path, {"a": np.arange(rows), "b": np.arange(rows)})  # 64 MB as numbers, as text somewhat less
@@ -245,7 +282,7 @@ def test_series_are_put_together(tmp_path_factory, data):
             for start in range(len(expected) + 1):
                 x, targets = whole(series, start)
                 assert x.ravel().tolist() == expected[start:].tolist()
-                assert targets is None or np.allclose(targets.ravel(), 2 * expected[start:])
+                assert targets is None or targets.ravel().tolist() == (2 * expected[start:]).tolist()
 
 
 def test_names_of_series_are_text_as_the_file_has_it(tmp_path):

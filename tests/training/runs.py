@@ -3,16 +3,20 @@
 Children are forked from a process that has imported everything and started nothing, so that each costs no start.
 """
 
+import itertools
 import os
 import random
 import signal
+import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import distributed
 
+from tests import tolerances
 from treadle.training import (
     EarlyStopping,
     Sequences,
@@ -99,9 +103,12 @@ def listen(kind: str, checkpoint: str | None) -> tuple[int, Iterator[str]]:
 
 def killed(kind: str, folder: Path, times: int) -> None:
     """A run that is killed at random moments and started again: every line must be that of the run that was not."""
-    _, lines = listen(kind, None)
-    wanted = dict(line.split(" ", 1) for line in lines)
+    wanted, moments = {}, []
+    for line in listen(kind, None)[1]:
+        step, wanted[step] = line.split(" ", 1)
+        moments.append(time.perf_counter())
     assert len(wanted) == STEPS
+    step_seconds = statistics.median(after - before for before, after in itertools.pairwise(moments))
     dice = random.Random(0)
     path = str(folder / "run.checkpoint")
     seen, kills = {}, 0
@@ -122,7 +129,11 @@ def killed(kind: str, folder: Path, times: int) -> None:
             seen[step] = rest
             last -= 1
             if last < 0 and kills < times:
-                os.kill(pid, signal.SIGKILL)  # it has gone on meanwhile: into a step, or into writing a checkpoint
+                # Anywhere in what follows: in a step, or while a checkpoint is written.
+                moment = time.perf_counter() + dice.uniform(0, step_seconds)
+                while time.perf_counter() < moment:
+                    pass
+                os.kill(pid, signal.SIGKILL)
                 break
         os.waitpid(pid, 0)
         kills += 1 if kills < times else 0
@@ -170,7 +181,7 @@ def several(kind: str, folder: Path) -> None:
 
 def assert_close(got: list[float], wanted: list[float]) -> None:
     assert len(got) == len(wanted), f"{len(got)} steps, not {len(wanted)}"
-    torch.testing.assert_close(torch.tensor(got), torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+    tolerances.assert_close(torch.tensor(got), torch.tensor(wanted))
 
 
 if __name__ == "__main__":

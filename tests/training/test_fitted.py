@@ -1,10 +1,12 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import treadle as td
+from tests.tolerances import assert_close
 from treadle import modelfile
 from treadle.errors import DataError, ModelFileError
 from treadle.training import Fitted, forecaster, sequence_model
@@ -28,8 +30,14 @@ def test_scaling_there_and_back_is_the_value():
     values = torch.tensor([[1e6, 3.0, -1e-3], [1e6 + 1, 3.0, math.nan], [1e6 + 5, 3.0, 2e-3]])
     scaling = Scaling.fit("xyz", [values[:2], values[2:]])
     scaled = scaling.apply(values)
-    torch.testing.assert_close(scaled.double().nanmean(0), torch.zeros(3).double(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(scaling.undo(scaled), values, equal_nan=True, rtol=1e-6, atol=1e-6)
+    exact = values.double().numpy()
+    expected = (exact - np.nanmean(exact, 0)) / np.where(np.nanstd(exact, 0) > 0, np.nanstd(exact, 0), 1)
+    back = scaling.undo(scaled)
+    assert torch.equal(back.isnan(), values.isnan())
+    for column in range(3):
+        there = ~values[:, column].isnan()
+        assert_close(scaled[there, column], torch.from_numpy(expected)[there, column])
+        assert_close(back[there, column], values[there, column])
     assert scaled[:, 1].tolist() == [0, 0, 0]  # a constant stays finite
     again = Scaling.from_json(json.loads(json.dumps(scaling.as_json())))
     assert torch.equal(again.apply(values).nan_to_num(), scaled.nan_to_num())
@@ -58,7 +66,7 @@ def test_predictions_are_in_units_and_the_same_live():
     scaled = fitted.inputs.apply(xs)
     live = torch.stack([session.step(x).clone() for x in scaled])
     said = fitted.predict_all([xs])[0]
-    torch.testing.assert_close(said, 10 + 2 * live[..., None], rtol=1e-5, atol=1e-5)
+    assert_close(said, 10 + 2 * live[..., None])
 
 
 def test_a_window_of_its_own_for_every_step():
@@ -67,7 +75,7 @@ def test_a_window_of_its_own_for_every_step():
     said = fitted.predict_all([xs])[0]
     for t in range(9):
         ys, _ = fitted.model(fitted.inputs.apply(xs[max(t - 3, 0) : t + 1])[None])
-        torch.testing.assert_close(said[t, :, 0], 10 + 2 * ys[0, -1], rtol=1e-5, atol=1e-5)
+        assert_close(said[t, :, 0], 10 + 2 * ys[0, -1])
 
 
 def test_labels_are_said_by_name_after_the_last_step_or_every():
@@ -105,7 +113,8 @@ def test_a_forecaster_starts_as_the_best_linear_forecast():
     model = forecaster(2, 2, [0, 3], hidden_size=4)
     fit_linear(model, [(x[:200], y[:200]), (x[200:], y[200:]), (x[:2], y[:2])], [0, 3])
     ys, _ = model(x[None])
-    torch.testing.assert_close(ys[0, 8:], y[8:], rtol=0, atol=0.01)
+    # Ridge takes a thousandth off every weight, so this is the forecast within some thousandths, not to rounding.
+    assert (ys[0, 8:] - y[8:]).abs().max() < 0.01
 
 
 def test_a_forecaster_without_anything_to_learn_from_says_the_mean():

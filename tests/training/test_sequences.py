@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.tolerances import assert_close
 from treadle.errors import DataError
 from treadle.training import SequenceTask, read_sequences
 from treadle.training.sequences import IGNORED
@@ -116,8 +117,8 @@ def test_scaling_knows_only_what_is_learned_from(parquet):
     learned, judge = whole.split(0.3, seed=0)
     values = torch.cat(learned.inputs)
     task = SequenceTask(learned, judge)
-    torch.testing.assert_close(task.inputs.means, values.double().mean(0))
-    torch.testing.assert_close(task.inputs.deviations, values.double().std(0, correction=0))
+    assert_close(task.inputs.means, values.double().mean(0))
+    assert_close(task.inputs.deviations, values.double().std(0, correction=0))
 
 
 @pytest.mark.parametrize("predict", ["last", "every"])

@@ -93,7 +93,7 @@ class StateKeeper:
             spare = states.map_state(lambda initial, held: initial.to(held), self.rnn.initial_state(1), kept)
             kept = states.map_state(lambda held, one: torch.cat([held, one]), kept, spare)
             state = states.select(kept, [len(self._kept.ids) if place is None else place for place in places])
-        return states.map_state(lambda tensor: tensor.to(batch.x.device), state)
+        return states.map_state(lambda tensor: tensor.to(batch.x.device, copy=True), state)
 
     @torch.no_grad()
     def after(self, batch: Batch, state: State) -> None:
@@ -108,9 +108,7 @@ class StateKeeper:
         """
         rows = len(batch.stream_ids)
         steps = batch.x.transpose(0, 1)
-        state = states.check_state(
-            states.detach(state), states.initial_state(self.rnn, steps[0]), rows, type(self.rnn).__name__
-        )
+        state = states.check_state(state, states.initial_state(self.rnn, steps[0]), rows, type(self.rnn).__name__)
         used = {place for place in self._places(batch) if place is not None}
         here = {name for row in batch.stream_ids for name in row}
         waiting = {place for place, name in enumerate(self._kept.ids) if name is not None and name not in here}
@@ -119,7 +117,7 @@ class StateKeeper:
         over, positions = (part.gather(1, last)[:, 0].tolist() for part in (batch.ends, batch.positions))
         gone = [not length or end for length, end in zip(batch.lengths.tolist(), over, strict=True)]
         ids: list[str | None] = [None if gone[row] else batch.stream_ids[row][-1] for row in range(rows)]
-        state = self._away(state)
+        state = self._away(states.kept(state))
         if paused:
             others = states.select(self._kept.state, paused)
             state = states.map_state(lambda new, old: torch.cat([new, old.to(new.device)]), state, others)
@@ -131,12 +129,9 @@ class StateKeeper:
 
     def state_dict(self) -> dict[str, Any]:
         """All that is kept: ``stream_ids`` and ``positions``, lists for JSON, and ``state``, tensors by name."""
-        tensors = dict(states.named_tensors(self._kept.state)) if self._kept.ids else {}
-        return {
-            "stream_ids": list(self._kept.ids),
-            "positions": list(self._kept.positions),
-            "state": {name: tensor.clone() for name, tensor in tensors.items()},
-        }
+        kept = self._kept
+        tensors = dict(states.named_tensors(states.kept(kept.state))) if kept.ids else {}
+        return {"stream_ids": list(kept.ids), "positions": list(kept.positions), "state": tensors}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -147,22 +142,12 @@ class StateKeeper:
         """
         if not isinstance(state, dict) or state.keys() != {"stream_ids", "positions", "state"}:
             raise StateError("this is not a state of a keeper: pass what its state_dict() gave")
-        ids, tensors = list(state["stream_ids"]), dict(state["state"])
+        ids = list(state["stream_ids"])
         if not ids:
             self.clear()
             return
         like = self.rnn.initial_state(len(ids))
-        expected = {name: tensor.shape for name, tensor in states.named_tensors(like)}
-        owner = type(self.rnn).__name__
-        for name in sorted(expected.keys() | tensors.keys()):
-            if name not in tensors or name not in expected or tensors[name].shape != expected[name]:
-                has = states.shape(tensors[name]) if name in tensors else "nothing"
-                needs = states.shape(expected[name]) if name in expected else "nothing"
-                raise StateError(
-                    f"the kept states have {has} for {name!r}, but this {owner} has {needs} there: they are those of"
-                    " another network"
-                )
-        kept = states.rebuild(like, {name: tensor.detach().clone() for name, tensor in tensors.items()})
+        kept = states.kept(states.belonging(like, state["state"], f"this {type(self.rnn).__name__}"))
         self._kept = _Kept(ids, list(state["positions"]), self._away(kept))
 
     def _away(self, state: State) -> State:

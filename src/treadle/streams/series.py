@@ -24,11 +24,12 @@ class Series:
 
     Attributes:
         id: what the id column says, as text.
+        path: the table.
         length: its rows.
     """
 
     def __init__(self, id: str, columns: Columns, store: "_Store", starts: np.ndarray, counts: np.ndarray):
-        self.id = id
+        self.id, self.path = id, columns.path
         self._columns, self._store = columns, store
         self._starts, self._ends = starts, counts.cumsum()
         self.length = int(counts.sum())

@@ -1,6 +1,8 @@
 """Tables, Parquet or CSV: read in pieces, every cell checked, every refusal with file, row and column."""
 
+import csv
 import difflib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -207,24 +209,24 @@ class Columns:
 
         if self._parquet:
             return _parquet(self.path).schema_arrow.names
-        # The header as one row of text, because pyarrow silently merges columns of equal names.
-        from pyarrow import csv
-
-        read = csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK_BYTES, autogenerate_column_names=True)
-        try:
-            with pa.input_stream(self.path, compression="detect") as stream:
-                head = csv.open_csv(
-                    stream, read_options=read, parse_options=self._parse(invalid_row_handler=lambda row: "skip")
-                )
-                columns = head.read_next_batch().slice(0, 1).columns
-            return [str(column[0].as_py()) for column in columns]
-        except (pa.ArrowInvalid, StopIteration) as error:
-            raise DataError(f"{self.path} is not a table of text: {error}") from error
-
-    def _parse(self, **options: Any) -> Any:
-        from pyarrow import csv
-
-        return csv.ParseOptions(delimiter=self._separator, newlines_in_values=True, **options)
+        # Not with pyarrow, which merges columns of equal names, and takes a name for a number if one is below it.
+        with pa.input_stream(self.path, compression="detect") as stream:
+            text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+            try:
+                names = next(filter(None, csv.reader(text, delimiter=self._separator or ",")), [])
+            except (csv.Error, OSError) as error:
+                raise DataError(f"{self.path} is not a table of text: {error}") from error
+        if not names:
+            raise DataError(f"{self.path} is not a table of text: it has no header")
+        for number, name in enumerate(names, 1):
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                shown = _shown(name.encode(errors="surrogateescape"))
+                raise DataError(
+                    f"{self.path}, header, column {number}: the name {shown} is not UTF-8: save the file as UTF-8"
+                ) from error
+        return names
 
     def _check_parquet_types(self) -> None:
         import pyarrow as pa
@@ -270,21 +272,22 @@ class Columns:
 
     def _read_text(self, start: int, types: dict[str, Any]) -> Iterator[Any]:
         import pyarrow as pa
-        from pyarrow import csv
+        from pyarrow import csv as arrow_csv
 
         if self.series:
-            types = {**types, self.series: pa.string()}  # "007" is not 7
+            types = {self.series: pa.string(), **types}  # "007" is not 7
         over = min(start, 2**31 - 1)  # pyarrow skips a 32-bit number of rows
-        read = csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK_BYTES, skip_rows_after_names=over)
-        convert = csv.ConvertOptions(
+        read = arrow_csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK_BYTES, skip_rows_after_names=over)
+        convert = arrow_csv.ConvertOptions(
             column_types=types,
             include_columns=list(dict.fromkeys([*types, *filter(None, [self.time, self.series])])),
             null_values=[""],  # "n/a" and the like are refused as the text that they are
-            timestamp_parsers=[csv.ISO8601, *TIME_FORMATS],
+            timestamp_parsers=[arrow_csv.ISO8601, *TIME_FORMATS],
         )
+        parse = arrow_csv.ParseOptions(delimiter=self._separator, newlines_in_values=True)
         rest = start - over
         with pa.input_stream(self.path, compression="detect") as stream:
-            for batch in csv.open_csv(stream, read, self._parse(), convert):
+            for batch in arrow_csv.open_csv(stream, read, parse, convert):
                 yield batch.slice(min(rest, batch.num_rows))
                 rest -= min(rest, batch.num_rows)
 
@@ -292,32 +295,47 @@ class Columns:
         """Find the cell that pyarrow could not read: read everything again, as text."""
         import pyarrow as pa
 
-        names, first = list(dict.fromkeys([*self.inputs, *self.targets])), 0
+        numbers, first = [*self.inputs, *self.targets], 0
+        names = list(dict.fromkeys([*numbers, *filter(None, [self.series])]))
         try:
-            for batch in self._read_text(0, {name: pa.string() for name in names}):
+            for batch in self._read_text(0, {name: pa.binary() for name in names}):
                 columns = [batch.column(batch.schema.get_field_index(name)) for name in names]
-                if not all(_are_numbers(column) for column in columns):
-                    for row in range(batch.num_rows):
-                        for name, column in zip(names, columns, strict=True):
-                            text = column[row].as_py().strip()
-                            if not _are_numbers(pa.array([text])):
-                                self._refuse_cell(
-                                    first + row, name, f"holds {text!r}, which is no number" if text else "is empty"
-                                )
+                found = []
+                for place, (name, column) in enumerate(zip(names, columns, strict=True)):
+                    kind = pa.float64() if name in numbers else pa.string()
+                    if not _are(kind, column):
+                        row = next(row for row in range(batch.num_rows) if not _are(kind, column.slice(row, 1)))
+                        found.append((row, place))
+                if found:
+                    row, place = min(found)
+                    cell = columns[place][row].as_py().strip()
+                    what = "no number" if names[place] in numbers else "not UTF-8"
+                    self._refuse_cell(
+                        first + row, names[place], f"holds {_shown(cell)}, which is {what}" if cell else "is empty"
+                    )
                 first += batch.num_rows
         except pa.ArrowInvalid:
             pass  # not a cell that is no number, but a table that is no table: what was said first stands
         raise DataError(f"{self.path} cannot be read as a table: {error}") from error
 
 
-def _are_numbers(texts: Any) -> bool:
+def _are(kind: Any, column: Any) -> bool:
+    """Whether bytes are all UTF-8, and numbers if they are to be."""
     import pyarrow as pa
 
     try:
-        texts.cast(pa.float64())
+        column.cast(pa.string()).cast(kind)
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def _shown(cell: bytes) -> str:
+    """In quotes; what is not UTF-8 byte by byte."""
+    try:
+        return repr(cell.decode())
+    except UnicodeDecodeError:
+        return repr(cell)[1:]
 
 
 def _parquet(path: str) -> Any:

@@ -313,8 +313,10 @@ def check_streams(streams: Sequence[Stream]) -> None:
 
 
 def _too_short(stream: Stream, elements: int, horizon: int) -> ShapeError:
+    path = getattr(stream, "path", stream.id)  # a series of a table goes by its own name
+    name = f"{stream.id!r}{'' if path == stream.id else f' of {path}'}"
     return ShapeError(
-        f"stream {stream.id!r} has {elements} {'element' if elements == 1 else 'elements'}, but needs {horizon + 1} for"
+        f"stream {name} has {elements} {'element' if elements == 1 else 'elements'}, but needs {horizon + 1} for"
         f" a single step with horizon={horizon}: leave it out"
     )
 

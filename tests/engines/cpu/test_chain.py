@@ -12,7 +12,7 @@ from torch import nn
 
 import treadle as td
 from tests.outcome import outcome
-from tests.registry import CELLS, SUBJECTS, build, random_state, sequence, stack
+from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines import network as networks
 from treadle.engines.cpu import chain as chains
@@ -20,7 +20,6 @@ from treadle.engines.cpu import contract, kernel, memory, moves, pack, take, thr
 from treadle.engines.cpu.recipe import Phase, Recipe
 from treadle.state import named_tensors
 
-LEFT_OUT = {"conv-lstm", "conv-lstm-kernel-1", "graph-images", "own-cell"}  # what this engine does not take
 FAST = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
 SOME = ["lstm", "layer-norm-lstm", "stack-skip", "stack-dense", "stack-feedback", "graph-nested", "graph-handed-over"]
 
