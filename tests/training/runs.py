@@ -17,7 +17,6 @@ from treadle.training import (
     EarlyStopping,
     Sequences,
     SequenceTask,
-    Text,
     TextTask,
     language_model,
     parameter_groups,
@@ -27,7 +26,7 @@ from treadle.training import (
 from treadle.training.budget import ShareDone, every
 from treadle.training.loop import Step
 from treadle.training.processes import rank_and_ranks
-from treadle.training.text import as_bytes
+from treadle.training.text import text_of
 
 STEPS = 12
 PROSE = b"Now is the time for all good men to come to the aid of the party. " * 60
@@ -47,7 +46,7 @@ def run(kind: str, checkpoint: str | None = None, random_masks: bool = True, **o
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if kind == "text":
-        task = TextTask(Text("t", as_bytes(PROSE[:3000]), as_bytes(PROSE[3000:])), window=5, share=rank_and_ranks())
+        task = TextTask(text_of("t", PROSE[:3000], PROSE[3000:]), window=5, share=rank_and_ranks())
         model = language_model("gru", "residual", hidden_size=8)
     else:
         whole = sequences()

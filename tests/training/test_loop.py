@@ -46,6 +46,9 @@ class Repeated:
     def __init__(self, batches):
         self.batches, self.at = batches, 0
 
+    def __iter__(self):
+        return self
+
     def __next__(self):
         self.at += 1
         return self.batches[(self.at - 1) % len(self.batches)]

@@ -67,7 +67,7 @@ def fit(
         float | None, typer.Option(min=0, help="The highest.", show_default="by kind of data")
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows of a batch, except for text.", show_default="by kind of data")
+        int | None, typer.Option(min=1, help="Rows of a batch.", show_default="by kind of data")
     ] = None,
     dropout: Annotated[float | None, typer.Option(min=0, max=0.99, help="Between layers, except for text.")] = None,
     noise: Annotated[float | None, typer.Option(min=0, help="On inputs while learning, except for text.")] = None,
@@ -124,8 +124,8 @@ def fit(
     err.print(str(run))
     unit = "bytes" if settings.kind == "text" else "inputs"
     with noticing_interrupts() as interrupted, Watch(err, unit, tensorboard if first else None) as watch:
-        share_done = ShareDone(**length.of(run.task.batches), start=start, stop=interrupted)
-        due = every(**often.of(run.task.batches))
+        share_done = ShareDone(**length.of(run.task.epoch_steps), start=start, stop=interrupted)
+        due = every(**often.of(run.task.epoch_steps))
         shown = plot is not None or tensorboard is not None
         for step in run.steps(share_done, validated=shown, checkpoint=checkpoint, checkpoint_at=due):
             watch.follow(step)

@@ -75,8 +75,8 @@ def train(
 
     Args:
         model: what learns, in place.
-        batches: an iterator of what has ``x``, ``y``, ``lengths`` and ``resets``, with ``state_dict``: `Epochs`,
-            `treadle.training.text.TextWindows`, windows over streams.
+        batches: gives what has ``x``, ``y``, ``lengths`` and ``resets``, without an end, and has ``state_dict``:
+            `Epochs`, or `treadle.streams.Windows` with ``epochs=None``.
         optimiser: of `torch.optim`; its learning rates are set here.
         share_done: given how many steps are done, the share of the training that is over; at 1 it ends. If it has
             ``state_dict``, it goes into checkpoints.
@@ -110,6 +110,7 @@ def train(
         check_same(checkpoint, values["about"], about)
         step, state = values["step"], own_rows(values["state"])
         put_draws_back(values["draws"])
+    reading = iter(batches)
 
     def save() -> None:
         values = {"step": step, "state": all_rows(state), "draws": all_draws(), "about": about}
@@ -118,7 +119,7 @@ def train(
 
     while not stopping.is_over and (share := agree(share_done(step))) < 1:
         start = time.perf_counter()
-        batch = next(batches)
+        batch = next(reading)
         model.train()
         rate = learning_rate * warm_up_and_cosine(step + 1, share)
         for group in optimiser.param_groups:

@@ -73,7 +73,7 @@ def open_task(
         OSError: a file cannot be read.
     """
     if kind == "text":
-        return TextTask(read_text(path), seed=seed, share=share, **options)
+        return TextTask(read_text(path), rows=rows, seed=seed, share=share, **options)
     common = {"rows": rows, "seed": seed, "share": share, **options}
     if kind == "series":
         columns = {"series_id": series_id, "time": time, "missing": missing, "validation": validation}

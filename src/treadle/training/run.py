@@ -28,7 +28,7 @@ ONLY = {
 """What has a meaning for one kind of data only."""
 
 NOT = {
-    "text": ("target", "inputs", "predict", "missing", "validation", "rows", "dropout", "noise", "label_smoothing"),
+    "text": ("target", "inputs", "predict", "missing", "validation", "dropout", "noise", "label_smoothing"),
     "sequences": ("window",),
 }
 """What has none for a kind."""
@@ -121,7 +121,8 @@ class Run:
         given = {name: getattr(settings, name) for name in (*names, "test")}
         options = {name: value for name, value in given.items() if value is not None}
         if kind != "text":
-            options |= {"target": settings.target, "inputs": settings.inputs, "rows": settings.option("rows")}
+            options |= {"target": settings.target, "inputs": settings.inputs}
+        options["rows"] = settings.option("rows")
         self.task = open_task(settings.file, kind, seed=settings.seed, share=rank_and_ranks(), **options)
         torch.manual_seed(settings.seed)
         if settings.resume is not None:

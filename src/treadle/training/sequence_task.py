@@ -72,7 +72,8 @@ class SequenceTask:
         self._judge = self._examples(self._test)
         lengths = [len(x) for x, _ in self._training]
         self.batches = Epochs(lambda epoch: buckets(lengths, rows, seed, epoch), self._training.__getitem__, share)
-        self.evaluate_every = min(len(self.batches), MOST_STEPS)
+        self.epoch_steps = len(self.batches)
+        self.evaluate_every = min(self.epoch_steps, MOST_STEPS)
 
     def _examples(self, sequences: Sequences) -> list[tuple[Tensor, Tensor]]:
         xs = [fill_previous(self.inputs.apply(x)) for x in sequences.inputs]

@@ -90,7 +90,8 @@ class SeriesTask:
         count = sum(map(len, learned))
         self.size = f"{count} rows" + (f" of {len(series)} series" if len(series) > 1 else "")
         self.batches = Epochs(self._plan, self._example, share)
-        self.evaluate_every = min(len(self.batches), MOST_STEPS)
+        self.epoch_steps = len(self.batches)
+        self.evaluate_every = min(self.epoch_steps, MOST_STEPS)
 
     def _targets(self, i: int, part: str) -> Tensor:
         """[N, H * K], scaled: at t what is to be forecast then, as far as it lies in a part; NaN elsewhere."""
