@@ -55,7 +55,7 @@ def fit(
         int | None,
         typer.Option(min=1, max=10**9, help="Parameters, to within 2 %.", show_default="200000 for text, else fewer"),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Text: go on from this network instead of a new one.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on from this network instead of a new one.")] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="How long: 90s, 2m, 300steps, 50epochs.", show_default="2m for text, else 100epochs"),
@@ -81,6 +81,8 @@ def fit(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the run here, and go on with what is kept here already.")
     ] = None,
+    on: Annotated[str | None, typer.Option(help="Where: ray, on the workers of a Ray cluster.", show_default="here")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --on ray: how many.", show_default="2")] = None,
     checkpoint_every: Annotated[str, typer.Option(help="How often: 60s, 100steps.")] = "60s",
     tensorboard: Annotated[Path | None, typer.Option(help="Write logs for TensorBoard into this folder.")] = None,
     plot: Annotated[
@@ -94,7 +96,7 @@ def fit(
     from treadle import WIRINGS
     from treadle.cli.fitting import Watch
     from treadle.show.fit import draw_fit
-    from treadle.training import CELLS, processes
+    from treadle.training import CELLS, on_ray, processes
     from treadle.training.budget import ShareDone, every
     from treadle.training.run import Run, Settings
 
@@ -107,12 +109,17 @@ def fit(
         "predict": ("last", "every"),
         "missing": ("refuse", "previous"),
         "precision": ("float32", "bfloat16"),
+        "on": ("ray",),
     }.items():
         if options[name] is not None:
             choice(f"--{name}", options[name], known)
     options |= {name: words(options[name]) for name in ("target", "inputs")}
     options |= {name: options[name] and str(options[name]) for name in ("file", "test", "resume")}
     settings = Settings(**{field: options[field] for field in Settings.__dataclass_fields__})
+    if workers is not None and on is None:
+        raise typer.BadParameter("--workers has a meaning with --on ray only; torchrun --nproc-per-node starts others")
+    if on is not None:
+        on_ray.check_installed()
     length = parse_length("--budget", budget or settings.habits.budget)
     often = parse_length("--checkpoint-every", checkpoint_every)
 
@@ -124,10 +131,14 @@ def fit(
     err.print(str(run))
     unit = "bytes" if settings.kind == "text" else "inputs"
     with noticing_interrupts() as interrupted, Watch(err, unit, tensorboard if first else None) as watch:
-        share_done = ShareDone(**length.of(run.task.epoch_steps), start=start, stop=interrupted)
-        due = every(**often.of(run.task.epoch_steps))
-        shown = plot is not None or tensorboard is not None
-        for step in run.steps(share_done, validated=shown, checkpoint=checkpoint, checkpoint_at=due):
+        lasts, kept = length.of(run.task.epoch_steps), often.of(run.task.epoch_steps)
+        options = {"validated": plot is not None or tensorboard is not None, "checkpoint": checkpoint}
+        if on is None:
+            share_done = ShareDone(**lasts, start=start, stop=interrupted)
+            steps = run.steps(share_done, checkpoint_at=every(**kept), **options)
+        else:
+            steps = on_ray.steps_on_ray(run, workers or 2, length=lasts, often=kept, stop=interrupted, **options)
+        for step in steps:
             watch.follow(step)
         run.model.eval()
         answer = ""
@@ -137,9 +148,15 @@ def fit(
             watch.judged(verdict)
             if plot is not None:
                 draw_fit(plot, watch.losses, watch.scores, run.task.truth(run.model))
-            answer = f"{output}: {verdict.sentence} after {watch.steps} steps"
+            answer = f"{output}: {verdict.sentence} after {run.done} steps"
     if answer:
         print(answer)
+        if not watch.steps and not interrupted():
+            print(
+                f"treadle: {checkpoint} holds this run, which is over: no step was left to take; for more, give a longer"
+                " --budget (or a larger --patience), to begin anew, another --checkpoint",
+                file=sys.stderr,
+            )
     if interrupted():
         print("treadle: interrupted; what was learned so far is saved", file=sys.stderr)
         raise typer.Exit(130)

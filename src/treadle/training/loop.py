@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_at: Callable[[int], bool] = lambda step: False,
     about: Any = None,
-) -> Iterator[Step]:
+) -> Generator[Step, None, int]:
     """Train a network, a step each time that the iterator is asked.
 
     Everywhere between two steps the process may be killed: started again with the same arguments it goes on from its
@@ -96,8 +96,12 @@ def train(
     Yields:
         `Step`, after each.
 
+    Returns:
+        Steps done in all, those before the checkpoint included: ``done = yield from train(...)``.
+
     Raises:
         ModelFileError: the checkpoint is of another network or of another run.
+        WorkerError: another process is gone.
         OSError: the checkpoint cannot be written.
     """
     step, state, stopping = 0, None, stopping or EarlyStopping()
@@ -146,3 +150,4 @@ def train(
         yield Step(step, loss, score, seconds, inputs, rate, share)
     save()
     stopping.restore(model)
+    return step
