@@ -38,7 +38,7 @@ def test_all_of_a_text_is_read_before_anything_is_read_twice(length, rows, steps
                 seen.setdefault(id_, []).append(at)
         if windows.epoch > 1:
             break
-    places = sorted(set(sum(seen.values(), [])))
+    places = sorted({at for found in seen.values() for at in found})
     last = {int(id_.split(":")[1].rstrip("]")) - 1 for id_ in seen}  # the last byte of a part is only predicted
     assert places == [at for at in range(length) if at not in last]
 

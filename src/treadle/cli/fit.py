@@ -66,9 +66,7 @@ def fit(
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="The highest.", show_default="by kind of data")
     ] = None,
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows of a batch.", show_default="by kind of data")
-    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows of a batch.", show_default="by kind of data")] = None,
     dropout: Annotated[float | None, typer.Option(min=0, max=0.99, help="Between layers, except for text.")] = None,
     noise: Annotated[float | None, typer.Option(min=0, help="On inputs while learning, except for text.")] = None,
     label_smoothing: Annotated[
@@ -81,7 +79,9 @@ def fit(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the run here, and go on with what is kept here already.")
     ] = None,
-    on: Annotated[str | None, typer.Option(help="Where: ray, on the workers of a Ray cluster.", show_default="here")] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Where: ray, on the workers of a Ray cluster.", show_default="here")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="With --on ray: how many.", show_default="2")] = None,
     checkpoint_every: Annotated[str, typer.Option(help="How often: 60s, 100steps.")] = "60s",
     tensorboard: Annotated[Path | None, typer.Option(help="Write logs for TensorBoard into this folder.")] = None,
@@ -153,8 +153,8 @@ def fit(
         print(answer)
         if not watch.steps and not interrupted():
             print(
-                f"treadle: {checkpoint} holds this run, which is over: no step was left to take; for more, give a longer"
-                " --budget (or a larger --patience), to begin anew, another --checkpoint",
+                f"treadle: {checkpoint} holds this run, which is over: no step was left to take; for more, give a"
+                " longer --budget (or a larger --patience), to begin anew, another --checkpoint",
                 file=sys.stderr,
             )
     if interrupted():

@@ -30,7 +30,7 @@ def check_installed() -> None:
         TreadleError: it is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise TreadleError("--on ray: Ray is not installed: pip install treadle[ray]")
+        raise TreadleError("--on ray: Ray is not installed: pip install 'treadle[ray]'")
 
 
 def steps_on_ray(
@@ -65,12 +65,21 @@ def steps_on_ray(
         TreadleError: Ray is not installed; what a worker refused.
         WorkerError: a worker died.
         OSError: what a worker had to say of a file.
+
+    Example:
+        ::
+
+            run = Run(Settings("data.csv", target=("y",)))  # both of treadle.training.run
+            for step in steps_on_ray(run, workers=8, length={"steps": 500}):
+                print(step.loss)
+            run.task.save("m.safetensors", run.model)
     """
     check_installed()
     import ray
 
     with _cluster(workers), tempfile.TemporaryDirectory(prefix="treadle-") as folder:
-        line = ray.remote(num_cpus=0)(_Line).remote()
+        remote: Any = ray.remote(num_cpus=0)(_Line)
+        line = remote.remote()
         options = {"validated": validated, "checkpoint": checkpoint and os.path.abspath(checkpoint)}
         todo = {"line": line, "settings": _absolute(run.settings), "length": length, "often": often, "options": options}
         fit = threading.Thread(target=_train, args=(todo, workers, folder, line), daemon=True)
@@ -138,7 +147,8 @@ def _work(todo: dict[str, Any]) -> None:
     import ray
 
     torch.set_num_threads(1)
-    first, line, stopped = rank_and_ranks()[0] == 0, todo["line"], False
+    first, line = rank_and_ranks()[0] == 0, todo["line"]
+    stopped = False
     run = Run(todo["settings"])
     share_done = ShareDone(**todo["length"], stop=lambda: stopped)
     due = every(**todo["often"]) if todo["often"] else lambda step: False
@@ -147,7 +157,7 @@ def _work(todo: dict[str, Any]) -> None:
     for step in run.steps(share_done, checkpoint_at=due, **todo["options"]):
         untold.append(step)
         if first and time.monotonic() - told_at > TELL_EVERY:
-            stopped = ray.get(line.tell.remote(untold))
+            stopped = bool(ray.get(line.tell.remote(untold)))
             untold, told_at = [], time.monotonic()
     if first:
         end = {"done": run.done, "weights": run.model.state_dict()}

@@ -95,8 +95,7 @@ class Sequences:
                     at = f", step {step}" if self.per_step else ""
                     known = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
                     raise DataError(
-                        f"{self.name}, {where}{at}: label {label!r} does not occur in {whose}, which has"
-                        f" {known}"
+                        f"{self.name}, {where}{at}: label {label!r} does not occur in {whose}, which has {known}"
                     )
         return [
             torch.tensor([places[label] for label in answer] if self.per_step else places[answer])

@@ -72,8 +72,9 @@ class Text:
         if cuts[-1] - cuts[-2] < 2:  # of a single byte, nothing can be learned
             del cuts[-2]
         parts = [Span(self.training, *ends) for ends in itertools.pairwise(cuts)]
-        options = {"prefetch": 0, "rank": share[0], "ranks": share[1]}  # reading takes a hundredth of learning
-        return Windows(parts, rows, steps, seed=seed, epochs=None, **options)
+        rank, ranks = share
+        # Nothing is read ahead by a thread: reading takes a hundredth of the time of learning.
+        return Windows(parts, rows, steps, seed=seed, epochs=None, prefetch=0, rank=rank, ranks=ranks)
 
     def scored_rows(self) -> Tensor:
         """What networks are judged by: [R, S + 1] bytes of held-out text; all but each row's first are scored.

@@ -29,7 +29,9 @@ class TextTask:
     evaluate_every = 100
     habits = Habits("2m", 200_000, 0.01, ROWS)
 
-    def __init__(self, text: Text, *, window: int = 64, rows: int = ROWS, seed: int = 0, share: tuple[int, int] = (0, 1)):
+    def __init__(
+        self, text: Text, *, window: int = 64, rows: int = ROWS, seed: int = 0, share: tuple[int, int] = (0, 1)
+    ):
         text.check_length(rows, window)
         self.text, self.name, self.size = text, text.name, f"{text.training_bytes:,} bytes"
         self.batches = text.windows(rows, window, seed, share)
