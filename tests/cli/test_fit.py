@@ -1,5 +1,6 @@
 """`treadle fit` and `treadle run` on series and labelled sequences."""
 
+import contextlib
 import csv
 import importlib.util
 import math
@@ -283,6 +284,22 @@ def test_two_processes_are_one(capfd):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("after 6 steps") == 1  # one of them speaks
     assert_same_network("one.safetensors", "two.safetensors")
+
+
+def test_sigterm_is_one_line_and_the_run_goes_on_from_what_was_kept(capfd):
+    line = ["fit", "s.ts", "-o", "m.safetensors", *SMALL[:4], "--checkpoint", "run", "--checkpoint-every", "5steps"]
+    words = [sys.executable, "-m", "treadle", *line, "--budget", "1h", "--patience", "1000000"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        while not Path("run.previous").exists():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                assert process.wait(0.05) is None
+        process.terminate()
+        said = [one for one in process.communicate()[1].splitlines() if one.startswith("treadle: ")]
+    assert process.returncode == 2
+    assert len(said) == 1
+    assert said[0].startswith("treadle: ended by SIGTERM, which torchrun sends as soon as another")
+    assert files() - {"run.new"} == {"run", "run.previous"}
+    assert here(capfd, *line, "--budget", "1steps", "--patience", "1000000")[0] == 0
 
 
 def assert_same_network(*paths: str) -> None:

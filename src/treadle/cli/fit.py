@@ -94,7 +94,7 @@ def fit(
     options = dict(locals())
 
     from treadle import WIRINGS
-    from treadle.cli.fitting import Watch
+    from treadle.cli.fitting import Watch, noticing_termination
     from treadle.show.fit import draw_fit
     from treadle.training import CELLS, on_ray, processes
     from treadle.training.budget import ShareDone, every
@@ -130,7 +130,8 @@ def fit(
     err = console(sys.stderr, quiet=not first)
     err.print(str(run))
     unit = "bytes" if settings.kind == "text" else "inputs"
-    with noticing_interrupts() as interrupted, Watch(err, unit, tensorboard if first else None) as watch:
+    watching = Watch(err, unit, tensorboard if first else None)
+    with noticing_interrupts() as interrupted, noticing_termination(), watching as watch:
         lasts, kept = length.of(run.task.epoch_steps), often.of(run.task.epoch_steps)
         options = {"validated": plot is not None or tensorboard is not None, "checkpoint": checkpoint}
         if on is None:

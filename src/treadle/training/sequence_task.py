@@ -37,7 +37,7 @@ class SequenceTask:
     """
 
     carry_state = False
-    habits = Habits("100epochs", 50_000, 0.003, 32, 50, dropout=0.3, noise=0.6, label_smoothing=0.1, weight_decay=0.01)
+    habits = Habits("100epochs", 50_000, 0.003, 32, 50, noise=0.6, label_smoothing=0.1)  # see benchmarks/habits.py
 
     def __init__(
         self,
