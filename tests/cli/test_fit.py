@@ -237,6 +237,7 @@ def test_data_that_a_network_was_not_made_for_is_refused_by_name(words, resumabl
     assert not Path("out").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads the peak of memory from /proc")
 def test_a_text_that_is_larger_than_the_memory_may_be(tmp_path):
     """5 GB, which take no place on the disk, as only a few of its pages were ever written."""
     with open("large.txt", "wb") as file:
@@ -244,8 +245,9 @@ def test_a_text_that_is_larger_than_the_memory_may_be(tmp_path):
         for part in range(40):
             file.seek(part * (5 << 30) // 40)
             file.write(b"Now is the time for all good men to come to the aid of the party. " * 50)
-    script = "import sys, resource; from treadle.cli import main\ntry: main(sys.argv[1:])\n"
-    script += "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    script = "import sys; from treadle.cli import main\ntry: main(sys.argv[1:])\n"
+    # Not getrusage, which begins with what the process that started this one has used.
+    script += "finally: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     words = ["fit", "large.txt", "-o", "m.safetensors", "--parameters", "25000", "--budget", "3steps"]
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
