@@ -1,4 +1,4 @@
-"""How the defaults for labelled sequences were chosen: ``python -m benchmarks.habits``, a quarter of an hour on one core.
+"""How the defaults for labelled sequences were chosen: ``python -m benchmarks.habits``, half an hour on one core.
 
 Only training parts are looked at. Each is split again and again, by seed, in three quarters and a quarter; ``treadle
 fit`` learns from the three quarters, with a validation part of its own, and the quarter judges. One option after the
