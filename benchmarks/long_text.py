@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.long_sequence import most_memory
 
 HIDDEN, ROWS, STEPS = 64, 32, 128
@@ -34,7 +36,7 @@ def write(path: Path, size: int) -> int:
             f"a text of {size / 1e9:.3g} GB does not fit on the disk of {path.parent}, which has {free / 1e9:.3g} GB"
             " left: set TMPDIR to a folder on another one"
         )
-    block = standard_library().training.numpy()
+    block = np.concatenate([piece.x for piece in standard_library().training.pieces()])
     total = 0
     with open(path, "wb") as file:
         for begin in range(0, size, len(block)):

@@ -13,6 +13,7 @@ __all__ = [
     "StateError",
     "TraceError",
     "TreadleError",
+    "WorkerError",
 ]
 
 
@@ -42,6 +43,10 @@ class ModelFileError(TreadleError, ValueError):
 
 class DataError(TreadleError, ValueError):
     """Data is not what it was said to be; the message names the file, the row and the column."""
+
+
+class WorkerError(TreadleError, RuntimeError):
+    """Another process that takes part in the work failed, died or is not heard of any more."""
 
 
 class CellError(TreadleError, AssertionError):

@@ -12,7 +12,7 @@ Usage = collections.namedtuple("Usage", "total used free")
 
 
 def test_text_is_repeated_up_to_the_byte(tmp_path):
-    block = bytes(standard_library().training.tolist())
+    block = b"".join(piece.x.tobytes() for piece in standard_library().training.pieces())
     size = len(block) + 1001
     total = long_text.write(tmp_path / "text", size)
     assert (tmp_path / "text").read_bytes() == block + block[:1001]

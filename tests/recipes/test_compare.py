@@ -28,11 +28,11 @@ from treadle.recipes.compare import (
     standings,
 )
 from treadle.recipes.compare.plan import STEP_SECONDS, spread
-from treadle.training import CELLS, Text, bits_per_byte
-from treadle.training.text import as_bytes
+from treadle.training import CELLS, bits_per_byte
+from treadle.training.text import text_of
 
 PROSE = b"Now is the time for all good men to come to the aid of the party. " * 120
-TEXT = Text("prose", as_bytes(PROSE[:6000]), as_bytes(PROSE[6000:]))
+TEXT = text_of("prose", PROSE[:6000], PROSE[6000:])
 
 
 def small_plan(workers: int, steps: int = 6) -> Plan:

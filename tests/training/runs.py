@@ -17,11 +17,11 @@ import torch
 from torch import distributed
 
 from tests import tolerances
+from treadle.errors import WorkerError
 from treadle.training import (
     EarlyStopping,
     Sequences,
     SequenceTask,
-    Text,
     TextTask,
     language_model,
     parameter_groups,
@@ -31,7 +31,7 @@ from treadle.training import (
 from treadle.training.budget import ShareDone, every
 from treadle.training.loop import Step
 from treadle.training.processes import rank_and_ranks
-from treadle.training.text import as_bytes
+from treadle.training.text import text_of
 
 STEPS = 12
 PROSE = b"Now is the time for all good men to come to the aid of the party. " * 60
@@ -51,7 +51,7 @@ def run(kind: str, checkpoint: str | None = None, random_masks: bool = True, **o
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if kind == "text":
-        task = TextTask(Text("t", as_bytes(PROSE[:3000]), as_bytes(PROSE[3000:])), window=5, share=rank_and_ranks())
+        task = TextTask(text_of("t", PROSE[:3000], PROSE[3000:]), window=5, share=rank_and_ranks())
         model = language_model("gru", "residual", hidden_size=8)
     else:
         whole = sequences()
@@ -179,6 +179,42 @@ def several(kind: str, folder: Path) -> None:
     print("shared")
 
 
+def died(kind: str, folder: Path) -> None:
+    """Two processes, of which one is killed: the other ends and says why, and what was kept is good to go on from."""
+    wanted = shared(kind, folder, 1)
+    path = str(folder / "run.checkpoint")
+    (folder / "meeting").unlink(missing_ok=True)
+    reader, writer = os.pipe()
+
+    def work(rank: int) -> Callable[[], None]:
+        def inside() -> None:
+            distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+            try:
+                for step in run(kind, path, random_masks=False):
+                    if rank == 0:
+                        os.write(writer, f"{step.step}\n".encode())
+            except WorkerError as error:
+                os.write(writer, f"{error}\n".encode())
+
+        return inside
+
+    first, second = (child(work(rank)) for rank in range(2))
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        for line in lines:
+            if line == "5\n":
+                os.kill(second, signal.SIGKILL)
+                break
+        *_, last = lines
+    assert os.waitpid(second, 0)[1] == signal.SIGKILL
+    assert os.waitpid(first, 0)[1] == 0
+    assert last.startswith("process 0 of 2 does not hear of the others any more"), last
+    got = shared(kind, folder, 1, path)
+    assert STEPS - 8 <= len(got) <= STEPS - 4, f"{len(got)} steps were left"
+    assert_close(got, wanted[-len(got) :])
+    print("died")
+
+
 def assert_close(got: list[float], wanted: list[float]) -> None:
     assert len(got) == len(wanted), f"{len(got)} steps, not {len(wanted)}"
     tolerances.assert_close(torch.tensor(got), torch.tensor(wanted))
@@ -186,4 +222,4 @@ def assert_close(got: list[float], wanted: list[float]) -> None:
 
 if __name__ == "__main__":
     what, kind, folder, *rest = sys.argv[1:]
-    {"killed": killed, "several": several}[what](kind, Path(folder), *map(int, rest))
+    {"killed": killed, "several": several, "died": died}[what](kind, Path(folder), *map(int, rest))

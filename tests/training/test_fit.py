@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -7,16 +8,16 @@ from torch.nn import functional as F
 import treadle as td
 from tests.tolerances import assert_close
 from treadle.errors import ShapeError
-from treadle.training import Text, bits_per_byte, fit, language_model
+from treadle.training import bits_per_byte, fit, language_model
 from treadle.training.fit import ROWS, start_from_frequencies
-from treadle.training.text import as_bytes
+from treadle.training.text import text_of
 
 PROSE = b"Now is the time for all good men to come to the aid of the party. " * 120
 
 
 @pytest.fixture
 def text():
-    return Text("prose", as_bytes(PROSE[:6000]), as_bytes(PROSE[6000:]))
+    return text_of("prose", PROSE[:6000], PROSE[6000:])
 
 
 @pytest.fixture
@@ -50,9 +51,16 @@ def test_state_is_carried_and_gradients_stop_at_the_window(model, text):
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     got = [progress.training_bits for progress in fit(model, text, share_done=steps(2), window=10, seed=3)]
 
-    offset = int(torch.randint(6000, (), generator=torch.Generator().manual_seed(3)))
-    readers = [offset + row * 6000 // ROWS for row in range(ROWS)]
-    batches = [torch.tensor([[PROSE[(at + k * 10 + i) % 6000] for i in range(11)] for at in readers]) for k in range(2)]
+    part = 6000 // ROWS
+    cut = int(torch.randint(2, part - 1, (), generator=torch.Generator().manual_seed(3)))
+    starts = sorted({0, *(cut + row * 6000 // ROWS for row in range(ROWS))})
+    ends = [*starts[1:], 6000]
+    order = np.random.default_rng([3, 0]).permutation(len(starts))[:ROWS]
+    # No part of those that are read first may end here, or the two steps would read more than one in a row.
+    assert all(ends[i] - starts[i] > 20 for i in order)
+    batches = [
+        torch.tensor([[PROSE[starts[i] + k * 10 + step] for step in range(11)] for i in order]) for k in range(2)
+    ]
     model.load_state_dict(initial)
     state, wanted = None, []
     optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0)
@@ -90,6 +98,6 @@ def test_evaluating_does_not_change_training(model, text):
 
 
 def test_a_short_text_is_refused_before_anything_happens(model):
-    text = Text("tiny", as_bytes(bytes(100)), as_bytes(bytes(10)))
+    text = text_of("tiny", bytes(100), bytes(10))
     with pytest.raises(ShapeError, match="tiny has 110 bytes, but"):
         next(fit(model, text, share_done=steps(1)))

@@ -43,9 +43,16 @@ def test_several_processes_are_one(kind, tmp_path):
     assert process("several", kind, tmp_path) == "shared\n"
 
 
+def test_a_process_that_dies_ends_the_others_and_loses_nothing_that_was_kept(tmp_path):
+    assert process("died", "sequences", tmp_path) == "died\n"
+
+
 class Repeated:
     def __init__(self, batches):
         self.batches, self.at = batches, 0
+
+    def __iter__(self):
+        return self
 
     def __next__(self):
         self.at += 1
@@ -169,10 +176,15 @@ def test_a_run_goes_on_only_as_itself(tmp_path):
         optimiser = torch.optim.SGD(model.parameters(), 0.1)
         path = tmp_path / "run.checkpoint"
         options = {"learning_rate": 0.1, "checkpoint": path, "about": about}
-        return list(train(model, Repeated(batches()), optimiser, ShareDone(steps=3), **options))
+        found, seen = train(model, Repeated(batches()), optimiser, ShareDone(steps=3), **options), []
+        while True:
+            try:
+                seen.append(next(found).step)
+            except StopIteration as end:
+                return seen, end.value
 
-    assert len(steps({"rows": 4, "file": None})) == 3
-    assert steps({"rows": 4, "file": None}) == []  # it is over
+    assert steps({"rows": 4, "file": None}) == ([1, 2, 3], 3)
+    assert steps({"rows": 4, "file": None}) == ([], 3)  # it is over
     with pytest.raises(ModelFileError, match="the checkpoint of another run: rows was 4 there, but is 5 here"):
         steps({"rows": 5, "file": None})
 

@@ -75,9 +75,9 @@ BAD = {
     ("no time", LINES + ",14\n"): ({}, "line 6, column 't': there is no time"),
     ("an odd time", LINES + "noon,14\n"): (
         {},
-        "line 2, column 't': '1' is no time|line 6, column 't': 'noon' is no time",
+        "line 6, column 't': 'noon' is no time",
     ),
-    ("a field too many", LINES + "5,14,3\n"): ({}, r"x\.csv cannot be read as CSV: .*3"),
+    ("a field too many", LINES + "5,14,3\n"): ({}, "line 6: 3 fields, but the first line has 2 columns"),
     ("two columns of a name", "y,y\n1,2\n"): ({}, "two columns 'y'"),
     ("no rows", "t,y\n"): ({}, "has no rows"),
     ("nothing", ""): ({}, "no column 'y'"),

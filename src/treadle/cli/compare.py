@@ -139,13 +139,11 @@ def announce(out: "Console", plan: "Plan", text: "Text") -> None:
     """Say what is about to happen."""
     from treadle.training.fit import ROWS
 
-    if text.unread:
-        out.print(f"{text.name} is long: the last {text.unread:,} of its bytes are left unread.")
     kinds, seeds = len(plan.contenders), len(plan.seeds)
     seen = plan.steps * plan.window * ROWS
     out.print(
         f"{kinds} kinds of network x {seeds} seed{'s' * (seeds > 1)}, {plan.steps} steps each ({seen:,} bytes read),"
-        f" learn from {text.name} ({len(text.training):,} bytes; {len(text.held_out):,} more are held out)."
+        f" learn from {text.name} ({text.training_bytes:,} bytes; {text.held_out_bytes:,} more are held out)."
     )
 
 

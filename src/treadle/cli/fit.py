@@ -55,7 +55,7 @@ def fit(
         int | None,
         typer.Option(min=1, max=10**9, help="Parameters, to within 2 %.", show_default="200000 for text, else fewer"),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Text: go on from this network instead of a new one.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on from this network instead of a new one.")] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="How long: 90s, 2m, 300steps, 50epochs.", show_default="2m for text, else 100epochs"),
@@ -66,9 +66,7 @@ def fit(
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="The highest.", show_default="by kind of data")
     ] = None,
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows of a batch, except for text.", show_default="by kind of data")
-    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows of a batch.", show_default="by kind of data")] = None,
     dropout: Annotated[float | None, typer.Option(min=0, max=0.99, help="Between layers, except for text.")] = None,
     noise: Annotated[float | None, typer.Option(min=0, help="On inputs while learning, except for text.")] = None,
     label_smoothing: Annotated[
@@ -81,6 +79,10 @@ def fit(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the run here, and go on with what is kept here already.")
     ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Where: ray, on the workers of a Ray cluster.", show_default="here")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --on ray: how many.", show_default="2")] = None,
     checkpoint_every: Annotated[str, typer.Option(help="How often: 60s, 100steps.")] = "60s",
     tensorboard: Annotated[Path | None, typer.Option(help="Write logs for TensorBoard into this folder.")] = None,
     plot: Annotated[
@@ -92,9 +94,9 @@ def fit(
     options = dict(locals())
 
     from treadle import WIRINGS
-    from treadle.cli.fitting import Watch
+    from treadle.cli.fitting import Watch, noticing_termination
     from treadle.show.fit import draw_fit
-    from treadle.training import CELLS, processes
+    from treadle.training import CELLS, on_ray, processes
     from treadle.training.budget import ShareDone, every
     from treadle.training.run import Run, Settings
 
@@ -107,12 +109,17 @@ def fit(
         "predict": ("last", "every"),
         "missing": ("refuse", "previous"),
         "precision": ("float32", "bfloat16"),
+        "on": ("ray",),
     }.items():
         if options[name] is not None:
             choice(f"--{name}", options[name], known)
     options |= {name: words(options[name]) for name in ("target", "inputs")}
     options |= {name: options[name] and str(options[name]) for name in ("file", "test", "resume")}
     settings = Settings(**{field: options[field] for field in Settings.__dataclass_fields__})
+    if workers is not None and on is None:
+        raise typer.BadParameter("--workers has a meaning with --on ray only; torchrun --nproc-per-node starts others")
+    if on is not None:
+        on_ray.check_installed()
     length = parse_length("--budget", budget or settings.habits.budget)
     often = parse_length("--checkpoint-every", checkpoint_every)
 
@@ -123,11 +130,16 @@ def fit(
     err = console(sys.stderr, quiet=not first)
     err.print(str(run))
     unit = "bytes" if settings.kind == "text" else "inputs"
-    with noticing_interrupts() as interrupted, Watch(err, unit, tensorboard if first else None) as watch:
-        share_done = ShareDone(**length.of(run.task.batches), start=start, stop=interrupted)
-        due = every(**often.of(run.task.batches))
-        shown = plot is not None or tensorboard is not None
-        for step in run.steps(share_done, validated=shown, checkpoint=checkpoint, checkpoint_at=due):
+    watching = Watch(err, unit, tensorboard if first else None)
+    with noticing_interrupts() as interrupted, noticing_termination(), watching as watch:
+        lasts, kept = length.of(run.task.epoch_steps), often.of(run.task.epoch_steps)
+        options = {"validated": plot is not None or tensorboard is not None, "checkpoint": checkpoint}
+        if on is None:
+            share_done = ShareDone(**lasts, start=start, stop=interrupted)
+            steps = run.steps(share_done, checkpoint_at=every(**kept), **options)
+        else:
+            steps = on_ray.steps_on_ray(run, workers or 2, length=lasts, often=kept, stop=interrupted, **options)
+        for step in steps:
             watch.follow(step)
         run.model.eval()
         answer = ""
@@ -137,9 +149,15 @@ def fit(
             watch.judged(verdict)
             if plot is not None:
                 draw_fit(plot, watch.losses, watch.scores, run.task.truth(run.model))
-            answer = f"{output}: {verdict.sentence} after {watch.steps} steps"
+            answer = f"{output}: {verdict.sentence} after {run.done} steps"
     if answer:
         print(answer)
+        if not watch.steps and not interrupted():
+            print(
+                f"treadle: {checkpoint} holds this run, which is over: no step was left to take; for more, give a"
+                " longer --budget (or a larger --patience), to begin anew, another --checkpoint",
+                file=sys.stderr,
+            )
     if interrupted():
         print("treadle: interrupted; what was learned so far is saved", file=sys.stderr)
         raise typer.Exit(130)

@@ -1,11 +1,15 @@
 """What a fit shows while it lasts: a bar in the terminal, logs for TensorBoard, a picture at the end."""
 
+import contextlib
 import math
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from treadle.errors import WorkerError
 from treadle.training import Step
 from treadle.training.task import Verdict
 
@@ -71,6 +75,27 @@ class Watch:
             return
         for name, value in verdict.scores.items():
             self._writer.add_scalar(f"test/{name}", value, self.steps)
+
+
+@contextlib.contextmanager
+def noticing_termination() -> Iterator[None]:
+    """Let SIGTERM end a fit with a line that says why, and with nothing half written left behind.
+
+    Raises:
+        WorkerError: there was one.
+    """
+
+    def notice(signal_number: int, frame: object) -> None:
+        raise WorkerError(
+            "ended by SIGTERM, which torchrun sends as soon as another of its processes has died: start it again; a run"
+            " with --checkpoint goes on from what was kept last"
+        )
+
+    before = signal.signal(signal.SIGTERM, notice)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def summary_writer(folder: Path) -> Any:

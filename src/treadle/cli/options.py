@@ -52,10 +52,10 @@ class Length(NamedTuple):
     steps: int | None = None
     epochs: int | None = None
 
-    def of(self, batches: Any) -> dict[str, Any]:
-        """In steps or in seconds."""
+    def of(self, epoch_steps: int) -> dict[str, Any]:
+        """In steps or in seconds, where an epoch has so many steps."""
         if self.epochs is not None:
-            return {"steps": self.epochs * len(batches)}
+            return {"steps": self.epochs * epoch_steps}
         return {"steps": self.steps} if self.steps is not None else {"seconds": self.seconds}
 
 

@@ -4,7 +4,7 @@ What is read: ``text.py``, ``sequences.py`` (over ``ts_file.py``) and ``series.p
 ``scaling.py`` and laid out by ``batches.py``. What reads it: ``language_model.py``, ``network.py``. ``text_task.py``,
 ``sequence_task.py`` and ``series_task.py`` bring both together, as ``task.py`` says; ``opening.py`` chooses one by the
 file. How it learns: ``run.py`` starts ``loop.py``, with ``loss.py``, ``optimiser.py``, ``budget.py``,
-``early_stopping.py``, over ``processes.py``, kept by ``checkpoint.py``. What comes out: ``fitted.py``.
+``early_stopping.py``, over ``processes.py`` or ``on_ray.py``, kept by ``checkpoint.py``. What comes out: ``fitted.py``.
 """
 
 from treadle.training.batches import Batch, Epochs
@@ -16,6 +16,7 @@ from treadle.training.language_model import language_model, match_hidden_size, r
 from treadle.training.loop import Step, train
 from treadle.training.loss import total_loss
 from treadle.training.network import CELLS, forecaster, sequence_model
+from treadle.training.on_ray import steps_on_ray
 from treadle.training.optimiser import parameter_groups
 from treadle.training.sequence_task import SequenceTask
 from treadle.training.sequences import Sequences, read_sequences
@@ -52,6 +53,7 @@ __all__ = [
     "save_checkpoint",
     "sequence_model",
     "standard_library",
+    "steps_on_ray",
     "total_loss",
     "train",
 ]

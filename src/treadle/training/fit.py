@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from treadle.recurrent import Recurrent
 from treadle.training.loop import train
-from treadle.training.text import Text, TextWindows, log_frequencies
+from treadle.training.text import Text
 
 ROWS = 32
 """How many places of the text are read at the same time."""
@@ -52,7 +52,7 @@ def fit(
         evaluate_at: after which steps to measure `bits_per_byte` on the held-out text.
         window: ``T``, bytes in a window: as far as gradients reach back.
         learning_rate: the highest.
-        seed: where in the text reading starts. Networks with the same seed see the same windows.
+        seed: where the text is cut into rows. Networks with the same seed see the same windows.
 
     Yields:
         `Progress`, after each step.
@@ -64,7 +64,7 @@ def fit(
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
     steps = train(
         model,
-        TextWindows(text.training, ROWS, window, seed),
+        text.windows(ROWS, window, seed),
         optimiser,
         share_done,
         learning_rate=learning_rate,
@@ -99,4 +99,4 @@ def bits_per_byte(model: Recurrent, rows: Tensor) -> float:
 @torch.no_grad()
 def start_from_frequencies(model: Recurrent, text: Text) -> None:
     """Let a new language model begin with what is cheap to know: how frequent each byte of the training text is."""
-    model.cell.scores.bias.copy_(log_frequencies(text.training))
+    model.cell.scores.bias.copy_(text.log_frequencies())

@@ -48,6 +48,45 @@ class Fitted:
     horizon: int | None = None
     window: int | None = None
 
+    @property
+    def outputs_per_step(self) -> int:
+        """``K`` of the network: a score for each label, or a number for each target and step ahead."""
+        return len(self.labels) if self.targets is None else max(self.horizon or 1, 1) * len(self.targets.names)
+
+    def refuse_other(self, name: str, inputs: Sequence[str], targets: Sequence[str] | None) -> None:
+        """Refuse data that the network cannot go on learning from.
+
+        Args:
+            name: how messages call the data.
+            inputs: its columns, as many and in the order in which the network would read them.
+            targets: what there is to be predicted; None if it is labels.
+
+        Raises:
+            DataError: with what differs.
+        """
+
+        def words(names: Sequence[str] | None) -> str:
+            return "labels" if names is None else ", ".join(names)
+
+        ours = None if self.targets is None else self.targets.names
+        for what, here, there in (("reads", inputs, self.inputs.names), ("predicts", targets, ours)):
+            if words(here) != words(there):
+                raise DataError(
+                    f"{name}: the network that is to go on learning {what} {words(there)}, but here it would be"
+                    f" {words(here)}"
+                )
+
+    def refuse_option(self, name: str, value: Any) -> None:
+        """Refuse an option that says something else than what the network was made for.
+
+        Raises:
+            DataError: with what it was made for.
+        """
+        if value not in (None, getattr(self, name)):
+            raise DataError(
+                f"--{name} {value}: the network that goes on learning was made with {getattr(self, name)}; leave it out"
+            )
+
     def scale(self, xs: Tensor) -> Tensor:
         """A sequence in its own units, [T, I], as the network reads it; a missing value is as the one before it."""
         if xs.ndim != 2 or xs.shape[1] != len(self.inputs.names):
@@ -132,6 +171,12 @@ class Fitted:
             inputs = Scaling.from_json(values["inputs"])
             targets = None if values["targets"] is None else Scaling.from_json(values["targets"])
             rest = {name: values[name] for name in ("predict", "horizon", "window")}
-            return cls(model, inputs, targets, tuple(values["labels"]), **rest)
+            found = cls(model, inputs, targets, tuple(values["labels"]), **rest)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path} is damaged: what it says of its numbers does not fit ({error})") from None
+        if (model.input_size, model.output_size) != (len(inputs.names), found.outputs_per_step):
+            raise ModelFileError(
+                f"{path} is damaged: its network reads {model.input_size} numbers and gives {model.output_size}, but it"
+                f" says that there are {len(inputs.names)} and {found.outputs_per_step}"
+            )
+        return found

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_at: Callable[[int], bool] = lambda step: False,
     about: Any = None,
-) -> Iterator[Step]:
+) -> Generator[Step, None, int]:
     """Train a network, a step each time that the iterator is asked.
 
     Everywhere between two steps the process may be killed: started again with the same arguments it goes on from its
@@ -75,8 +75,8 @@ def train(
 
     Args:
         model: what learns, in place.
-        batches: an iterator of what has ``x``, ``y``, ``lengths`` and ``resets``, with ``state_dict``: `Epochs`,
-            `treadle.training.text.TextWindows`, windows over streams.
+        batches: gives what has ``x``, ``y``, ``lengths`` and ``resets``, without an end, and has ``state_dict``:
+            `Epochs`, or `treadle.streams.Windows` with ``epochs=None``.
         optimiser: of `torch.optim`; its learning rates are set here.
         share_done: given how many steps are done, the share of the training that is over; at 1 it ends. If it has
             ``state_dict``, it goes into checkpoints.
@@ -96,8 +96,12 @@ def train(
     Yields:
         `Step`, after each.
 
+    Returns:
+        Steps done in all, those before the checkpoint included: ``done = yield from train(...)``.
+
     Raises:
         ModelFileError: the checkpoint is of another network or of another run.
+        WorkerError: another process is gone.
         OSError: the checkpoint cannot be written.
     """
     step, state, stopping = 0, None, stopping or EarlyStopping()
@@ -110,6 +114,7 @@ def train(
         check_same(checkpoint, values["about"], about)
         step, state = values["step"], own_rows(values["state"])
         put_draws_back(values["draws"])
+    reading = iter(batches)
 
     def save() -> None:
         values = {"step": step, "state": all_rows(state), "draws": all_draws(), "about": about}
@@ -118,7 +123,7 @@ def train(
 
     while not stopping.is_over and (share := agree(share_done(step))) < 1:
         start = time.perf_counter()
-        batch = next(batches)
+        batch = next(reading)
         model.train()
         rate = learning_rate * warm_up_and_cosine(step + 1, share)
         for group in optimiser.param_groups:
@@ -145,3 +150,4 @@ def train(
         yield Step(step, loss, score, seconds, inputs, rate, share)
     save()
     stopping.restore(model)
+    return step

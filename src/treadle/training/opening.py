@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.errors import DataError
+from treadle.training.fitted import Fitted
 from treadle.training.sequence_task import SequenceTask
 from treadle.training.sequences import read_sequences
 from treadle.training.series import read_series
@@ -38,6 +39,7 @@ def open_task(
     path: str | os.PathLike[str],
     kind: str,
     *,
+    start: Fitted | None = None,
     test: str | os.PathLike[str] | None = None,
     target: Sequence[str] = (),
     inputs: Sequence[str] = (),
@@ -55,9 +57,10 @@ def open_task(
     Args:
         path: the file.
         kind: what it holds, of `KINDS`.
+        start: what is to go on learning from series or sequences.
         test: a second file with the sequences that judge.
-        target: the columns to predict; one for sequences.
-        inputs: the columns to read.
+        target: the columns to predict; one for sequences; those of ``start`` unless given.
+        inputs: the columns to read; those of ``start`` unless given.
         validation: the share that says when to stop.
         missing: ``"refuse"`` gaps, or read the ``"previous"`` value.
         rows: ``B``.
@@ -73,8 +76,11 @@ def open_task(
         OSError: a file cannot be read.
     """
     if kind == "text":
-        return TextTask(read_text(path), seed=seed, share=share, **options)
-    common = {"rows": rows, "seed": seed, "share": share, **options}
+        return TextTask(read_text(path), rows=rows, seed=seed, share=share, **options)
+    if start is not None:
+        target = target or (start.targets.names if start.targets is not None else ())
+        inputs = inputs or (() if Path(path).suffix.lower() == ".ts" else start.inputs.names)
+    common = {"start": start, "rows": rows, "seed": seed, "share": share, **options}
     if kind == "series":
         columns = {"series_id": series_id, "time": time, "missing": missing, "validation": validation}
         return SeriesTask(read_series(path, target, inputs, **columns), **common)

@@ -1,14 +1,20 @@
 """Several processes that train one network, over `torch.distributed`; with one process all of this is nothing."""
 
+import contextlib
+import datetime
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, distributed, nn
 
+from treadle.errors import WorkerError
 from treadle.protocol import State
 from treadle.state import map_state
 from treadle.training.batches import share_of
+
+SILENCE = datetime.timedelta(minutes=5)
+"""A process that is not heard of for so long, in the middle of a step, is taken for dead."""
 
 
 def rank_and_ranks() -> tuple[int, int]:
@@ -21,14 +27,32 @@ def rank_and_ranks() -> tuple[int, int]:
 def join() -> None:
     """Meet the other processes, if ``torchrun`` started this one; they talk over gloo, on any CPU."""
     if "TORCHELASTIC_RUN_ID" in os.environ and not distributed.is_initialized():
-        distributed.init_process_group("gloo")
+        distributed.init_process_group("gloo", timeout=SILENCE)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Around whatever waits for other processes.
+
+    Raises:
+        WorkerError: one of them is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of any of torch's kinds, and with gloo's own source lines in it
+        rank, ranks = rank_and_ranks()
+        raise WorkerError(
+            f"process {rank} of {ranks} does not hear of the others any more, one of them ended or its machine is gone:"
+            " start all of them again; a run with --checkpoint goes on from what was kept last"
+        ) from error
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
     """The sum of what every process passes."""
     if rank_and_ranks()[1] > 1:
         value = value.clone()
-        distributed.all_reduce(value)
+        with listening():
+            distributed.all_reduce(value)
     return value
 
 
@@ -46,7 +70,8 @@ def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     together = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(together)
+    with listening():
+        distributed.all_reduce(together)
     for gradient, part in zip(gradients, together.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 
@@ -59,11 +84,13 @@ def all_rows(state: State) -> State:
 
     def gather(tensor: Tensor) -> Tensor:
         counts = [torch.zeros((), dtype=torch.long) for _ in range(ranks)]
-        distributed.all_gather(counts, torch.tensor(len(tensor)))
+        with listening():
+            distributed.all_gather(counts, torch.tensor(len(tensor)))
         most = int(max(counts))
         padded = torch.cat([tensor, tensor.new_zeros(most - len(tensor), *tensor.shape[1:])])
         parts = [torch.empty_like(padded) for _ in range(ranks)]
-        distributed.all_gather(parts, padded)
+        with listening():
+            distributed.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, map(int, counts), strict=True)])
 
     return map_state(gather, state)
@@ -91,7 +118,8 @@ def all_draws() -> Tensor:
     if ranks == 1:
         return own[None]
     found = [torch.empty_like(own) for _ in range(ranks)]
-    distributed.all_gather(found, own)
+    with listening():
+        distributed.all_gather(found, own)
     return torch.stack(found)
 
 
@@ -110,5 +138,6 @@ def agree(value: float) -> float:
     if rank_and_ranks()[1] == 1:
         return value
     said = torch.tensor(value, dtype=torch.float64)
-    distributed.broadcast(said, 0)
+    with listening():
+        distributed.broadcast(said, 0)
     return said.item()

@@ -4,14 +4,15 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
 
 from treadle import modelfile
-from treadle.errors import DataError
+from treadle.errors import DataError, ModelFileError
 from treadle.training.early_stopping import EarlyStopping
+from treadle.training.fitted import Fitted
 from treadle.training.language_model import require_language_model
 from treadle.training.loop import Step, train
 from treadle.training.network import parameter_count
@@ -23,12 +24,11 @@ from treadle.training.task import Design, Habits
 ONLY = {
     "series": ("horizon", "series_id", "time", "season", "difference"),
     "sequences": ("test",),
-    "text": ("resume",),
 }
 """What has a meaning for one kind of data only."""
 
 NOT = {
-    "text": ("target", "inputs", "predict", "missing", "validation", "rows", "dropout", "noise", "label_smoothing"),
+    "text": ("target", "inputs", "predict", "missing", "validation", "dropout", "noise", "label_smoothing"),
     "sequences": ("window",),
 }
 """What has none for a kind."""
@@ -91,9 +91,9 @@ class Settings:
                 option = "--" + name.replace("_", "-")
                 raise DataError(f"{option} has no meaning for {self.file}, which is read as {kind}: leave it out")
         if self.resume is not None:
-            for name in ("cell", "wiring", "layers", "parameters"):
+            for name in ("cell", "wiring", "layers", "parameters", "dropout", "difference"):
                 if getattr(self, name) is not None:
-                    raise DataError(f"--{name}: what --resume goes on from has that already; leave it out")
+                    raise DataError(f"--{name}: the network of --resume {self.resume} has that already; leave it out")
         return kind
 
     def option(self, name: str) -> Any:
@@ -121,11 +121,20 @@ class Run:
         given = {name: getattr(settings, name) for name in (*names, "test")}
         options = {name: value for name, value in given.items() if value is not None}
         if kind != "text":
-            options |= {"target": settings.target, "inputs": settings.inputs, "rows": settings.option("rows")}
-        self.task = open_task(settings.file, kind, seed=settings.seed, share=rank_and_ranks(), **options)
+            options |= {"target": settings.target, "inputs": settings.inputs}
+        options["rows"] = settings.option("rows")
+        model = start = None
+        if settings.resume is not None and kind == "text":
+            model = require_language_model(modelfile.load(settings.resume), settings.resume)
+        elif settings.resume is not None:
+            start = load_to_go_on(settings.resume, kind)
+            model = start.model
+        self.task = open_task(settings.file, kind, start=start, seed=settings.seed, share=rank_and_ranks(), **options)
+        self.done = 0
+        """Steps done when it is over."""
         torch.manual_seed(settings.seed)
-        if settings.resume is not None:
-            self.model = require_language_model(modelfile.load(settings.resume), settings.resume)
+        if model is not None:
+            self.model = model
         else:
             self.model = self.task.build(
                 Design(
@@ -148,7 +157,7 @@ class Run:
         validated: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_at: Callable[[int], bool] = lambda step: False,
-    ) -> Iterator[Step]:
+    ) -> Generator[Step, None, None]:
         """Train, a step each time that the iterator is asked.
 
         Args:
@@ -167,7 +176,7 @@ class Run:
             lr=self.settings.option("learning_rate"),
             betas=(0.9, 0.99),
         )
-        return train(
+        self.done = yield from train(
             self.model,
             self.task.batches,
             optimiser,
@@ -182,17 +191,36 @@ class Run:
             stopping=EarlyStopping(patience),
             checkpoint=checkpoint,
             checkpoint_at=checkpoint_at,
-            about=self.about(),
+            about=None if checkpoint is None else self.about(),
         )
 
     def about(self) -> dict[str, Any]:
         """What this run is: settings, and what is in the files; not where they lie."""
         said = dataclasses.asdict(self.settings)
         for name in ("file", "test", "resume"):
-            said[name] = said[name] and _digest(said[name])
+            path = said.pop(name)
+            said[f"the content of {CALLED[name]}"] = "nothing" if path is None else _content(path)
         return said
 
 
-def _digest(path: str) -> str:
+CALLED = {"file": "the data", "test": "the file of --test", "resume": "the file of --resume"}
+
+
+def load_to_go_on(path: str, kind: str) -> Fitted:
+    """What a model file holds, if it is a network for series or for sequences, as it must be.
+
+    Raises:
+        ModelFileError: it is not.
+        OSError: it cannot be read.
+    """
+    fitted = Fitted.load(path)
+    found = "sequences" if fitted.horizon is None else "series"
+    if found != kind:
+        raise ModelFileError(f"{path} holds a network for {found}, which cannot go on learning from {kind}")
+    return fitted
+
+
+def _content(path: str) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{file.tell():,} bytes ({digest[:16]}…)"

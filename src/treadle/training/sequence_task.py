@@ -24,6 +24,7 @@ class SequenceTask:
         training: what is learned from.
         validation: what says when to stop.
         test: the judge; the validation part if there is none.
+        start: what is to go on learning, whose scaling, labels and ``predict`` hold; a new network if it is None.
         predict: ``"last"``: the answer after the last step counts; ``"every"``: the answers at all steps do.
         missing: ``"refuse"`` gaps, or read the ``"previous"`` value in their place.
         rows: ``B``.
@@ -31,11 +32,12 @@ class SequenceTask:
         share: ``(rank, ranks)`` of the process.
 
     Raises:
-        DataError: gaps; a label that does not occur in the training part; other columns in another part.
+        DataError: gaps; a label that does not occur in the training part; other columns in another part; what
+            ``start`` was not made for.
     """
 
     carry_state = False
-    habits = Habits("100epochs", 50_000, 0.003, 32, 50, dropout=0.3, noise=0.6, label_smoothing=0.1, weight_decay=0.01)
+    habits = Habits("100epochs", 50_000, 0.003, 32, 50, noise=0.6, label_smoothing=0.1)  # see benchmarks/habits.py
 
     def __init__(
         self,
@@ -43,7 +45,8 @@ class SequenceTask:
         validation: Sequences,
         test: Sequences | None = None,
         *,
-        predict: str = "last",
+        start: Fitted | None = None,
+        predict: str | None = None,
         missing: str = "refuse",
         rows: int = 32,
         seed: int = 0,
@@ -59,25 +62,36 @@ class SequenceTask:
                 )
             if bool(part.labels) != bool(training.labels) or part.per_step != training.per_step:
                 raise DataError(f"{part.name} has answers of another kind than {training.name}")
+        if start is not None:
+            start.refuse_other(training.name, training.input_names, None if training.labels else training.target_names)
+            start.refuse_option("predict", predict)
+            predict = start.predict
+        predict = predict or "last"
         if training.per_step and predict == "last":
             raise DataError(
                 f"{training.name} has an answer for every step, so all of them can be learned: --predict every"
             )
         self.name, self.size = training.name, f"{len(training)} sequences"
-        self.labels, self.predict, self._test = training.occurring_labels(), predict, test or validation
+        self.predict, self._test = predict, test or validation
+        self.labels = training.occurring_labels() if start is None else start.labels
         self.judged_by = "test" if test else "validation"
-        self.inputs = Scaling.fit(training.input_names, training.inputs)
-        self.targets = None if training.labels else Scaling.fit(training.target_names, _as_rows(training.answers))
+        self._whose = "what is learned from" if start is None else "what the network learned from until now"
+        if start is not None:
+            self.inputs, self.targets = start.inputs, start.targets
+        else:
+            self.inputs = Scaling.fit(training.input_names, training.inputs)
+            self.targets = None if training.labels else Scaling.fit(training.target_names, _as_rows(training.answers))
         self._training, self._validation = self._examples(training), self._examples(validation)
         self._judge = self._examples(self._test)
         lengths = [len(x) for x, _ in self._training]
         self.batches = Epochs(lambda epoch: buckets(lengths, rows, seed, epoch), self._training.__getitem__, share)
-        self.evaluate_every = min(len(self.batches), MOST_STEPS)
+        self.epoch_steps = len(self.batches)
+        self.evaluate_every = min(self.epoch_steps, MOST_STEPS)
 
     def _examples(self, sequences: Sequences) -> list[tuple[Tensor, Tensor]]:
         xs = [fill_previous(self.inputs.apply(x)) for x in sequences.inputs]
         if self.targets is None:
-            answers = sequences.encode(self.labels)
+            answers = sequences.encode(self.labels, self._whose)
         else:
             answers = [self.targets.apply(answer) for answer in sequences.answers]
         if sequences.per_step:

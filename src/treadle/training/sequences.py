@@ -78,8 +78,12 @@ class Sequences:
             )
         return self.subset(learned), self.subset(sorted(taken))
 
-    def encode(self, labels: Sequence[str]) -> list[Tensor]:
+    def encode(self, labels: Sequence[str], whose: str = "what is learned from") -> list[Tensor]:
         """The labels as whole numbers, places in ``labels``: [] for each sequence, or [T].
+
+        Args:
+            labels: all that there may be.
+            whose: how the message calls where they are from.
 
         Raises:
             DataError: a label is not among them, with its place.
@@ -91,8 +95,7 @@ class Sequences:
                     at = f", step {step}" if self.per_step else ""
                     known = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
                     raise DataError(
-                        f"{self.name}, {where}{at}: label {label!r} does not occur in what is learned from, which has"
-                        f" {known}"
+                        f"{self.name}, {where}{at}: label {label!r} does not occur in {whose}, which has {known}"
                     )
         return [
             torch.tensor([places[label] for label in answer] if self.per_step else places[answer])

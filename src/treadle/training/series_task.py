@@ -30,19 +30,21 @@ class SeriesTask:
 
     Args:
         series: what is learned from, and what is judged by.
-        horizon: ``H``, steps to forecast; 0 for the present step, from inputs that are not the target.
+        start: what is to go on learning, whose scaling, ``horizon`` and ``predict`` hold; a new network if it is None.
+        horizon: ``H``, steps to forecast; 1 if it is None; 0 for the present step, from inputs that are not the target.
         window: ``T``; at least 64 and four seasons if it is None, less if the series are shorter.
         season: steps of a season, for the linear part and for the seasonal-naive forecast; found by autocorrelation in
             the training part if it is None.
         difference: whether the layers read by how much the inputs change rather than what they are; if None, they do
             where the inputs have a trend.
-        predict: ``"every"`` or ``"last"``.
+        predict: ``"every"``, the usual way, or ``"last"``.
         rows: ``B``.
         seed: of the order, and of where pieces begin.
         share: ``(rank, ranks)`` of the process.
 
     Raises:
-        DataError: a series is shorter than a window, a part is empty, nothing is left to forecast.
+        DataError: a series is shorter than a window, a part is empty, nothing is left to forecast; what ``start`` was
+            not made for.
     """
 
     carry_state = False
@@ -52,15 +54,25 @@ class SeriesTask:
         self,
         series: Series,
         *,
-        horizon: int = 1,
+        start: Fitted | None = None,
+        horizon: int | None = None,
         window: int | None = None,
         season: int | None = None,
         difference: bool | None = None,
-        predict: str = "every",
+        predict: str | None = None,
         rows: int = 32,
         seed: int = 0,
         share: tuple[int, int] = (0, 1),
     ):
+        if start is not None:
+            start.refuse_other(series.name, series.input_names, series.target_names)
+            for name, value in (("horizon", horizon), ("predict", predict)):
+                start.refuse_option(name, value)
+            horizon, predict = start.horizon, start.predict
+            if predict == "last":
+                start.refuse_option("window", window)
+                window = start.window
+        horizon, predict = 1 if horizon is None else horizon, predict or "every"
         own = set(series.target_names) & set(series.input_names)
         if horizon == 0 and own:
             raise DataError(
@@ -77,8 +89,8 @@ class SeriesTask:
         series.check(window)
         self.series, self.horizon, self.window, self.predict = series, horizon, window, predict
         self.season = season or find_season(learned)
-        self.inputs = Scaling.fit(series.input_names, series.part(series.inputs, "training"))
-        self.targets = Scaling.fit(series.target_names, learned)
+        self.inputs = start.inputs if start else Scaling.fit(series.input_names, series.part(series.inputs, "training"))
+        self.targets = (start and start.targets) or Scaling.fit(series.target_names, learned)
         self.difference = _has_trend(series.part(series.inputs, "training")) if difference is None else difference
         self._xs = [fill_previous(self.inputs.apply(one)) for one in series.inputs]
         self._training = [self._targets(i, "training") for i in range(len(series))]
@@ -90,7 +102,8 @@ class SeriesTask:
         count = sum(map(len, learned))
         self.size = f"{count} rows" + (f" of {len(series)} series" if len(series) > 1 else "")
         self.batches = Epochs(self._plan, self._example, share)
-        self.evaluate_every = min(len(self.batches), MOST_STEPS)
+        self.epoch_steps = len(self.batches)
+        self.evaluate_every = min(self.epoch_steps, MOST_STEPS)
 
     def _targets(self, i: int, part: str) -> Tensor:
         """[N, H * K], scaled: at t what is to be forecast then, as far as it lies in a part; NaN elsewhere."""

@@ -46,6 +46,8 @@ class Table:
                     raise DataError(f"{path} has no column {column!r}: it has {', '.join(names)}{hint}")
             self._table = _read(self.path, self.is_csv, list(columns) or names)
         except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+            if self.is_csv and "Expected" in str(error):
+                _refuse_ragged(self.path)
             raise DataError(f"{path} cannot be read as {'CSV' if self.is_csv else 'Parquet'}: {error}") from None
         if not len(self):
             raise DataError(f"{path} has no rows")
@@ -104,17 +106,19 @@ class Table:
         import pyarrow as pa
 
         values = self._flat(column)
-        kind = pa.float64() if _first_failure(values, pa.float64()) is None else pa.timestamp("us")
+        # What the first value is, the others are to be: a wrong one among numbers is the wrong one.
+        first = values.drop_null()[:1]
+        kind = pa.float64() if _first_failure(first, pa.float64()) is None else pa.timestamp("us")
         if pa.types.is_temporal(values.type):
             kind = pa.timestamp("us", tz=getattr(values.type, "tz", None))
         wrong = _first_failure(values, kind)
         if wrong is not None:
             message = f"{values[wrong].as_py()!r:.40} is no time: write numbers, or times such as 2024-05-01 12:00:00"
             raise self.error(wrong, column, message)
-        if values.null_count:
-            first = values.is_null().to_numpy(zero_copy_only=False).argmax()
-            raise self.error(int(first), column, "there is no time")
         values = values.cast(kind)
+        nothing = values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+        if nothing.any():
+            raise self.error(int(nothing.argmax()), column, "there is no time")
         return (values if kind == pa.float64() else values.cast(pa.int64())).to_numpy(zero_copy_only=False)
 
     def error(self, row: int, column: str | None, message: str) -> DataError:
@@ -151,6 +155,17 @@ def _names(path: Path, is_csv: bool) -> list[str]:
     if twice:
         raise DataError(f"{path} has two columns {twice[0]!r}: give each a name of its own in the first line")
     return names
+
+
+def _refuse_ragged(path: Path) -> None:
+    """Refuse a CSV file whose lines have more or fewer fields than the first: pyarrow does not say where."""
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        lines = csv.reader(file)
+        columns = next(len(fields) for fields in lines if fields)
+        for fields in lines:
+            if fields and len(fields) != columns:
+                count = f"{len(fields)} field" + "s" * (len(fields) != 1)
+                raise DataError(f"{path}, line {lines.line_num}: {count}, but the first line has {columns} columns")
 
 
 def _read(path: Path, is_csv: bool, columns: list[str]) -> "pa.Table":

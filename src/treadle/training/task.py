@@ -60,7 +60,9 @@ class Task(Protocol):
     size: str
     """How much of it there is to learn from, in words."""
     batches: Any
-    """What is learned from, without an end; ``len`` says how many make an epoch."""
+    """What is learned from, without an end."""
+    epoch_steps: int
+    """How many batches make an epoch."""
     carry_state: bool
     """Whether batches go on where those before them ended."""
     evaluate_every: int

@@ -1,80 +1,131 @@
-"""Text to learn from, as bytes: read, split into what is learned and what judges, laid out in windows."""
+"""Text to learn from, as streams of bytes of any length, split into what is learned and what judges."""
 
 import dataclasses
-import gzip
 import hashlib
+import itertools
 import math
 import os
+import stat
 import sysconfig
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from treadle.errors import ShapeError
-from treadle.training.batches import Batch, share_of
+from treadle.errors import DataError, ShapeError
+from treadle.streams import Array, Span, Stream, TextFile, Windows, count
+from treadle.streams.cursor import Cursor
 
 HELD_OUT = 10
 """One part in ten is held out."""
 
-MOST_BYTES = 64_000_000
-"""More than this of one file is left unread: it would only fill memory, no budget gets through it."""
-
 ROWS, ROW_BYTES = 64, 128
 """The held-out text is judged by this many rows of this many bytes, spread evenly over it."""
+
+SAMPLE = 1 << 24
+"""Of longer texts, so many bytes say how frequent each byte is, and how well gzip packs: both would take minutes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A text in two parts.
+    """A text in two parts, which may be larger than the memory.
 
     Attributes:
         name: how messages call it.
-        training: what is learned from, uint8 [N].
-        held_out: what is never trained on, uint8 [M].
-        unread: bytes at the end of the file that were too many to read.
+        training: what is learned from, a stream of bytes.
+        held_out: what is never trained on, another.
     """
 
     name: str
-    training: Tensor
-    held_out: Tensor
-    unread: int = 0
+    training: Stream
+    held_out: Stream
+
+    @property
+    def training_bytes(self) -> int:
+        """How many bytes there are to learn from."""
+        return count(self.training)
+
+    @property
+    def held_out_bytes(self) -> int:
+        """How many are held out."""
+        return count(self.held_out)
+
+    def windows(self, rows: int, steps: int, seed: int = 0, share: tuple[int, int] = (0, 1)) -> Windows:
+        """What is learned from, without an end, for a state that is carried from each window to the next.
+
+        The text is cut into ``rows`` equal parts, which are read side by side; all of it is read before anything is
+        read twice. The first cut lies where the seed says, so that other seeds see other windows.
+
+        Args:
+            rows: ``B``.
+            steps: ``T``, bytes that each row reads at a time.
+            seed: where the text is cut, and in which order the parts are read.
+            share: ``(rank, ranks)``: of the rows, only those of this process.
+        """
+        length = self.training_bytes
+        part = length // rows
+        first = int(torch.randint(2, part - 1, (), generator=torch.Generator().manual_seed(seed))) if part > 3 else 0
+        cuts = sorted({0, *(first + length * row // rows for row in range(rows)), length})
+        if cuts[-1] - cuts[-2] < 2:  # of a single byte, nothing can be learned
+            del cuts[-2]
+        parts = [Span(self.training, *ends) for ends in itertools.pairwise(cuts)]
+        rank, ranks = share
+        # Nothing is read ahead by a thread: reading takes a hundredth of the time of learning.
+        return Windows(parts, rows, steps, seed=seed, epochs=None, prefetch=0, rank=rank, ranks=ranks)
 
     def scored_rows(self) -> Tensor:
         """What networks are judged by: [R, S + 1] bytes of held-out text; all but each row's first are scored.
 
         64 rows of 128 scored bytes, fewer rows where the held-out text is short.
         """
-        rows = min(ROWS, len(self.held_out) // (ROW_BYTES + 1))
-        starts = torch.arange(rows) * (len(self.held_out) - ROW_BYTES - 1) // max(rows - 1, 1)
-        return self.held_out[starts[:, None] + torch.arange(ROW_BYTES + 1)].long()
+        length = self.held_out_bytes
+        rows = min(ROWS, length // (ROW_BYTES + 1))
+        starts = [row * (length - ROW_BYTES - 1) // max(rows - 1, 1) for row in range(rows)]
+        found = [Cursor(self.held_out, 0, start).read(ROW_BYTES + 1)[0] for start in starts]
+        return torch.from_numpy(np.stack(found)).long()
 
     def unigram_bits(self) -> float:
         """Bits per byte of the scored text for a model that knows how frequent each byte is, and nothing else."""
         scored = self.scored_rows()[:, 1:].flatten()
-        return -log_frequencies(self.training)[scored].mean().item() / math.log(2)
+        return -self.log_frequencies()[scored].mean().item() / math.log(2)
+
+    def log_frequencies(self) -> Tensor:
+        """The natural logarithm of how often each of the 256 bytes is in the training text, float64 [256].
+
+        Each is counted once too often, which keeps bytes that did not occur from being impossible. Of a text of more
+        than 16 MB, pieces are counted that are spread evenly over it.
+        """
+        counts, length, pieces = np.ones(256), self.training_bytes, 256
+        if length <= SAMPLE:
+            parts = (piece.x for piece in self.training.pieces())
+        else:
+            starts = (length * piece // pieces for piece in range(pieces))
+            parts = (Cursor(self.training, 0, start).read(SAMPLE // pieces)[0] for start in starts)
+        for part in parts:
+            counts += np.bincount(part, minlength=256)
+        return torch.from_numpy(np.log(counts / counts.sum()))
 
     def gzip_bits(self) -> float:
-        """Bits per byte of the whole held-out text as ``gzip -9`` packs it.
+        """Bits per byte of the held-out text as ``gzip -9`` packs it; of more than 16 MB, the first.
 
         The whole, not the scored rows: in short pieces, gzip has nothing to look back to.
         """
-        return 8 * len(gzip.compress(self.held_out.numpy().tobytes(), 9, mtime=0)) / len(self.held_out)
+        packer = zlib.compressobj(9, wbits=31)  # 31: gzip's own format
+        length = min(self.held_out_bytes, SAMPLE)
+        size = sum(len(packer.compress(part)) for part in _parts(Span(self.held_out, 0, length)))
+        return 8 * (size + len(packer.flush())) / length
 
     def fingerprint(self) -> str:
         """SHA-256 of both parts: equal for equal texts."""
         digest = hashlib.sha256()
-        for part in (self.training, self.held_out):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part.numpy().data)
+        for stream in (self.training, self.held_out):
+            digest.update(count(stream).to_bytes(8, "little"))
+            for part in _parts(stream):
+                digest.update(part)
         return digest.hexdigest()
-
-    def __reduce__(self) -> Any:
-        # As bytes. On its way to another process torch would put a tensor into shared memory, which containers lack.
-        parts = (self.training.numpy().tobytes(), self.held_out.numpy().tobytes())
-        return _from_bytes, (self.name, *parts, self.unread)
 
     def check_length(self, rows: int, window: int) -> None:
         """Refuse a text that is too short for windows of ``window`` bytes in ``rows`` rows.
@@ -82,31 +133,28 @@ class Text:
         Raises:
             ShapeError: with the arithmetic.
         """
-        learned, judged = rows * window + 1, ROW_BYTES + 1
+        learned, judged = rows * (window + 1), ROW_BYTES + 1
         needed = max(learned + (learned - 1) // (HELD_OUT - 1), judged * HELD_OUT)
-        if len(self.training) < learned or len(self.held_out) < judged:
+        if self.training_bytes < learned or self.held_out_bytes < judged:
             raise ShapeError(
-                f"{self.name} has {len(self.training) + len(self.held_out):,} bytes, but {needed:,} are needed:"
-                f" {rows} rows x {window} bytes + 1 = {learned:,} to learn from, which are {HELD_OUT - 1} parts in"
+                f"{self.name} has {self.training_bytes + self.held_out_bytes:,} bytes, but {needed:,} are needed:"
+                f" {rows} rows x ({window} bytes + 1) = {learned:,} to learn from, which are {HELD_OUT - 1} parts in"
                 f" {HELD_OUT}, and {ROW_BYTES} + 1 = {judged} held out"
             )
 
 
-def _from_bytes(name: str, training: bytes, held_out: bytes, unread: int) -> Text:
-    return Text(name, as_bytes(training), as_bytes(held_out), unread)
+def _parts(stream: Stream) -> Iterator[bytes]:
+    return (piece.x.tobytes() for piece in stream.pieces())
 
 
-def log_frequencies(text: Tensor) -> Tensor:
-    """The natural logarithm of how often each of the 256 bytes occurs, float64 [256]; each is counted once too often.
-
-    That keeps bytes which did not occur from being impossible.
-    """
-    counts = torch.bincount(text, minlength=256).double() + 1
-    return (counts / counts.sum()).log()
+def text_of(name: str, training: bytes, held_out: bytes) -> Text:
+    """A text that lies in memory."""
+    parts = zip(("training", "held out"), (training, held_out), strict=True)
+    return Text(name, *(Array(np.frombuffer(part, np.uint8), id=id_) for id_, part in parts))
 
 
 def read_text(path: str | os.PathLike[str]) -> Text:
-    """A file as a text. Its last tenth is held out.
+    """A file as a text. Its last tenth is held out; nothing of it is read yet, so it may be larger than the memory.
 
     By position, never at random: a random part would have its own surroundings in the training text.
 
@@ -116,14 +164,27 @@ def read_text(path: str | os.PathLike[str]) -> Text:
     Raises:
         OSError: it cannot be read.
         ShapeError: it is empty.
+        DataError: it is a pipe or a device, which can be read once only, and not from the middle.
+
+    Example:
+        >>> import pathlib
+        >>> from treadle.training import read_text
+        >>> _ = pathlib.Path("long.txt").write_text("Now is the time for all good men to come. " * 1000)
+        >>> text = read_text("long.txt")
+        >>> text.training_bytes, text.held_out_bytes
+        (37800, 4200)
+        >>> batch = next(iter(text.windows(rows=4, steps=16)))
+        >>> batch.x.shape, bool((batch.x[:, 1:] == batch.y[:, :-1]).all())
+        (torch.Size([4, 16]), True)
     """
-    with open(path, "rb") as file:
-        data = file.read(MOST_BYTES)
-        unread = max(os.fstat(file.fileno()).st_size - len(data), 0)
-    if not data:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(f"{path} is a pipe or a device, which cannot be read twice: write it to a file first")
+    whole = TextFile(path, id="text")  # not by its path, so that a run goes on with a file that was moved
+    if not whole.length:
         raise ShapeError(f"{path} is empty: pass a text file")
-    cut = len(data) - len(data) // HELD_OUT
-    return _from_bytes(str(path), data[:cut], data[cut:], unread)
+    cut = whole.length - whole.length // HELD_OUT
+    return Text(str(path), Span(whole, 0, cut), Span(whole, cut))
 
 
 def standard_library() -> Text:
@@ -147,60 +208,4 @@ def standard_library() -> Text:
             f"this Python has no source text of its standard library ({len(paths)} files): pass a text file"
         )
     name = f"the source text of Python {sysconfig.get_python_version()}'s standard library"
-    return _from_bytes(name, bytes(training), bytes(held_out), 0)
-
-
-def as_bytes(data: bytes) -> Tensor:
-    """Bytes as uint8 [N]."""
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-
-
-class TextWindows:
-    """A text as an endless row of windows, for a state that is carried from each to the next.
-
-    ``rows`` readers start at equal distances in the text and read on, each from where it stopped. The text is a circle:
-    a reader who comes to the end goes on at the beginning. Together they read all of it before anything is read twice.
-
-    Args:
-        text: bytes [N].
-        rows: ``B``, how many readers.
-        window: ``T``, how many bytes each reads at a time.
-        seed: where the first reader starts.
-        share: ``(rank, ranks)``: of the readers, only those of this process.
-
-    Each batch has ``x`` and ``y`` [B, T], whole numbers: the bytes, and the one after each. The last of ``y`` is the
-    first of the next batch's ``x``.
-
-    Example:
-        >>> import torch
-        >>> from treadle.training.text import TextWindows
-        >>> reader = TextWindows(torch.zeros(10, dtype=torch.uint8), rows=2, window=3, seed=0)
-        >>> next(reader).x.shape, reader.state_dict()
-        (torch.Size([2, 3]), {'window': 1})
-    """
-
-    def __init__(self, text: Tensor, rows: int, window: int, seed: int = 0, share: tuple[int, int] = (0, 1)):
-        offset = int(torch.randint(len(text), (), generator=torch.Generator().manual_seed(seed)))
-        self._text, self._rows, self._window, self.next = text, rows, window, 0
-        self._starts = (offset + torch.arange(rows) * len(text) // rows)[share_of(rows, *share)]
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        at = self._starts + self.next * self._window
-        self.next += 1
-        found = self._text[(at[:, None] + torch.arange(self._window + 1)) % len(self._text)].long()
-        return Batch(found[:, :-1], found[:, 1:])
-
-    def __len__(self) -> int:
-        """Batches in which all of the text is read once."""
-        return -(-len(self._text) // (self._rows * self._window))
-
-    def state_dict(self) -> dict[str, int]:
-        """Which window is next."""
-        return {"window": self.next}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go there."""
-        self.next = state["window"]
+    return text_of(name, bytes(training), bytes(held_out))

@@ -8,7 +8,7 @@ from treadle.recurrent import Recurrent
 from treadle.training.fit import ROWS, bits_per_byte, start_from_frequencies
 from treadle.training.language_model import language_model, match_hidden_size
 from treadle.training.task import Design, Habits, Verdict
-from treadle.training.text import Text, TextWindows
+from treadle.training.text import Text
 
 
 class TextTask:
@@ -17,7 +17,8 @@ class TextTask:
     Args:
         text: what is learned from, and what is judged by.
         window: ``T``, bytes over which gradients reach back.
-        seed: where reading starts.
+        rows: ``B``, places of the text that are read side by side.
+        seed: where it is cut into rows.
         share: ``(rank, ranks)`` of the process.
 
     Raises:
@@ -28,10 +29,13 @@ class TextTask:
     evaluate_every = 100
     habits = Habits("2m", 200_000, 0.01, ROWS)
 
-    def __init__(self, text: Text, *, window: int = 64, seed: int = 0, share: tuple[int, int] = (0, 1)):
-        text.check_length(ROWS, window)
-        self.text, self.name, self.size = text, text.name, f"{len(text.training):,} bytes"
-        self.batches = TextWindows(text.training, ROWS, window, seed, share)
+    def __init__(
+        self, text: Text, *, window: int = 64, rows: int = ROWS, seed: int = 0, share: tuple[int, int] = (0, 1)
+    ):
+        text.check_length(rows, window)
+        self.text, self.name, self.size = text, text.name, f"{text.training_bytes:,} bytes"
+        self.batches = text.windows(rows, window, seed, share)
+        self.epoch_steps = -(-text.training_bytes // (rows * window))
 
     def build(self, design: Design) -> Recurrent:
         """A language model that begins with how frequent each byte is."""

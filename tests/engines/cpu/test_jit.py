@@ -177,6 +177,27 @@ target.host()
     assert "EngineError: TREADLE_CPU: there is no CPU level 'abacus'" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it needs to know where the system puts maps")
+def test_code_reaches_its_constants_however_full_the_address_space_is():
+    """Holes of a page above 64 GB that are taken: sections that are laid apart are too far from each other."""
+    program = """
+import mmap, torch, treadle as td
+rnn = td.Recurrent(td.LSTMCell(3, 5))
+xs = torch.randn(2, 7, 3)
+ys, _ = td.Recurrent(rnn.cell, engine="reference")(xs)
+wanted = torch.autograd.grad(ys.sum(), list(rnn.parameters()))
+options = {"flags": mmap.MAP_PRIVATE | 0x4000, "prot": mmap.PROT_READ}  # MAP_NORESERVE
+large = [mmap.mmap(-1, 1 << 36, **options)]
+pages = [mmap.mmap(-1, mmap.PAGESIZE) for _ in range(4000)]
+large.append(mmap.mmap(-1, 1 << 36, **options))
+for page in pages[::2]:
+    page.close()
+torch.testing.assert_close(torch.autograd.grad(rnn(xs)[0].sum(), list(rnn.parameters())), wanted)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_text_is_written_only_where_its_code_is_unknown(compiled, monkeypatch):
     written = []
 

@@ -1,9 +1,9 @@
 """From LLVM IR to the address of machine code: optimise, make object code (or find it in the cache), load.
 
-LLVM's ORC loads the objects: it links a cached object in a fraction of a millisecond without compiling anything. Code
-and constants of one object lie in one block of memory, so the small code model is safe, and it is the fast one: a
-constant is an operand, not an address in a register. Code that is loaded stays until the process ends, because
-nobody can know who still holds an address.
+LLVM's ORC loads the objects, with JITLink: it links a cached object in a fraction of a millisecond without compiling
+anything. Code and constants of one object lie in one block of memory, so the small code model is safe, and it is the
+fast one: a constant is an operand, not an address in a register. Code that is loaded stays until the process ends,
+because nobody can know who still holds an address.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -159,7 +160,11 @@ def _object_code(ir_text: str, target: Target) -> bytes:
 def _load(code: bytes, names: list[str]) -> Library:
     global _linker
     if _linker is None:
-        _linker = llvm.create_lljit_compiler()  # prints the names of missing symbols, which its errors leave out
+        # LLVM's older linker puts each section where there is room, and code cannot reach its constants over 2 GB:
+        # beside large maps, such as Ray's, it then ends the process. On Windows JITLink is not complete.
+        _linker = llvm.create_lljit_compiler(
+            use_jit_link=sys.platform != "win32"
+        )  # prints the names of missing symbols, which its errors leave out
     builder = llvm.JITLibraryBuilder().add_object_img(code)
     for name, function in RUNTIME.items():
         address = ctypes.cast(function, ctypes.c_void_p).value

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from treadle.errors import TreadleError
+from treadle.errors import WorkerError
 from treadle.recipes.compare.plan import Plan
 from treadle.training.fit import Progress, fit, start_from_frequencies
 from treadle.training.language_model import language_model
@@ -23,10 +23,6 @@ from treadle.training.text import Text
 
 TELL_EVERY = 0.2
 """Seconds between a worker's messages about steps."""
-
-
-class WorkerError(TreadleError, RuntimeError):
-    """A worker process failed or died."""
 
 
 class Stepped(NamedTuple):

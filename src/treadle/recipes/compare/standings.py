@@ -224,8 +224,8 @@ def as_json(
         "text": {
             "name": text.name,
             "sha256": text.fingerprint(),
-            "training_bytes": len(text.training),
-            "held_out_bytes": len(text.held_out),
+            "training_bytes": text.training_bytes,
+            "held_out_bytes": text.held_out_bytes,
             "scored_bytes": text.scored_rows()[:, 1:].numel(),
         },
         "settings": {

@@ -1,0 +1,192 @@
+"""The same fit on many machines: each worker of Ray Train runs the loop, and the first one tells how it goes."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import torch
+
+from treadle.errors import TreadleError, WorkerError
+from treadle.training.budget import ShareDone, every
+from treadle.training.loop import Step
+from treadle.training.processes import SILENCE, rank_and_ranks
+from treadle.training.run import Run, Settings
+
+TELL_EVERY = 0.2
+"""Seconds between two messages of the first worker."""
+
+
+def check_installed() -> None:
+    """Refuse to begin without Ray.
+
+    Raises:
+        TreadleError: it is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise TreadleError("--on ray: Ray is not installed: pip install 'treadle[ray]'")
+
+
+def steps_on_ray(
+    run: Run,
+    workers: int,
+    *,
+    length: dict[str, Any],
+    stop: Callable[[], bool] = lambda: False,
+    validated: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    often: dict[str, Any] | None = None,
+) -> Generator[Step, None, None]:
+    """Train ``run.model`` by workers of Ray Train, each of which gets its share of the rows of every batch.
+
+    They meet in ``torch.distributed`` over gloo, so that the steps are those of ``torchrun``, and of one process. Each
+    reads the data, and all read the checkpoint that the first one writes, so these lie where all machines see them. It
+    goes to the cluster that Ray finds (``RAY_ADDRESS``, or one that runs on this machine), or starts one here.
+
+    Args:
+        run: what is to be trained; it has the trained weights in the end.
+        workers: how many; each has a core.
+        length: what `ShareDone` takes; seconds count from when the workers have started.
+        stop: asked several times a second whether to end early.
+        validated: as in `Run.steps`.
+        checkpoint: as in `Run.steps`.
+        often: what `every` takes: how often to keep it.
+
+    Yields:
+        `Step`, after each.
+
+    Raises:
+        TreadleError: Ray is not installed; what a worker refused.
+        WorkerError: a worker died.
+        OSError: what a worker had to say of a file.
+
+    Example:
+        ::
+
+            run = Run(Settings("data.csv", target=("y",)))  # both of treadle.training.run
+            for step in steps_on_ray(run, workers=8, length={"steps": 500}):
+                print(step.loss)
+            run.task.save("m.safetensors", run.model)
+    """
+    check_installed()
+    import ray
+
+    with _cluster(workers), tempfile.TemporaryDirectory(prefix="treadle-") as folder:
+        remote: Any = ray.remote(num_cpus=0)(_Line)
+        line = remote.remote()
+        options = {"validated": validated, "checkpoint": checkpoint and os.path.abspath(checkpoint)}
+        todo = {"line": line, "settings": _absolute(run.settings), "length": length, "often": often, "options": options}
+        fit = threading.Thread(target=_train, args=(todo, workers, folder, line), daemon=True)
+        fit.start()
+        while True:
+            over = not fit.is_alive()  # asked first, so that its last words are heard
+            for said in ray.get(line.hear.remote(stop())):
+                if isinstance(said, Exception):
+                    raise said
+                if isinstance(said, dict):
+                    run.done = said["done"]
+                    run.model.load_state_dict(said["weights"])
+                else:
+                    yield said
+            if over:
+                return
+            fit.join(TELL_EVERY)
+
+
+class _Line:
+    """What the first worker has said and the caller has not heard yet; and whether the caller wants to stop."""
+
+    def __init__(self):
+        self.said: list[Any] = []
+        self.stopped = False
+
+    def tell(self, said: list[Any]) -> bool:
+        self.said += said
+        return self.stopped
+
+    def hear(self, stop: bool) -> list[Any]:
+        self.stopped |= stop
+        said, self.said = self.said, []
+        return said
+
+
+def _train(todo: dict[str, Any], workers: int, folder: str, line: Any) -> None:
+    """Let Ray Train do it; what goes wrong is said like everything else."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config=todo,
+        torch_config=TorchConfig(backend="gloo", timeout_s=int(SILENCE.total_seconds())),
+        scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=0)),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        # A worker says itself what it refuses, but the others may fail for it, and sooner: so that is looked for here.
+        failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+        causes = [getattr(one, "cause", None) or one for one in failures]
+        known = [one for one in causes if isinstance(one, TreadleError | OSError)]
+        known.sort(key=lambda one: isinstance(one, WorkerError))  # that another one is gone is the last of reasons
+        first = " ".join(str(causes[0]).split())[:300]
+        said = known[0] if known else WorkerError(f"--on ray: a worker ended: {first}")
+        ray.get(line.tell.remote([said]))
+
+
+def _work(todo: dict[str, Any]) -> None:
+    """A worker: one of several processes that have met already."""
+    import ray
+
+    torch.set_num_threads(1)
+    first, line = rank_and_ranks()[0] == 0, todo["line"]
+    stopped = False
+    run = Run(todo["settings"])
+    share_done = ShareDone(**todo["length"], stop=lambda: stopped)
+    due = every(**todo["often"]) if todo["often"] else lambda step: False
+    untold: list[Any] = []
+    told_at = time.monotonic()
+    for step in run.steps(share_done, checkpoint_at=due, **todo["options"]):
+        untold.append(step)
+        if first and time.monotonic() - told_at > TELL_EVERY:
+            stopped = bool(ray.get(line.tell.remote(untold)))
+            untold, told_at = [], time.monotonic()
+    if first:
+        end = {"done": run.done, "weights": run.model.state_dict()}
+        ray.get(line.tell.remote([*untold, end]))
+
+
+def _absolute(settings: Settings) -> Settings:
+    """The same where the working directory is another."""
+    paths = {name: getattr(settings, name) for name in ("file", "test", "resume")}
+    return dataclasses.replace(settings, **{name: path and os.path.abspath(path) for name, path in paths.items()})
+
+
+@contextlib.contextmanager
+def _cluster(workers: int) -> Iterator[None]:
+    """Ray, without its own words about how it goes; one that is started here ends here."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will be; until then Ray warns of it
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
+    except ConnectionError:
+        if "RAY_ADDRESS" in os.environ:
+            raise
+        ray.init(address="local", num_cpus=max(workers, os.cpu_count() or 1), include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
