@@ -153,7 +153,7 @@ def _describe_graph(graph: Graph, names: Mapping[type, str]) -> dict[str, Any]:
                 "size": _describe(graph._handles[name].size, names),
                 "module": _describe(module, names) if shared == name else {"same_as": shared},
                 "reads": [_describe_read(read) for read in connection.reads],
-                "previous": {field: _describe_read(read) for field, read in connection.previous.items()},
+                "previous": {field: _describe_read(read) for field, read in connection.previous},
             }
         )
     outputs = [_describe_read(read) for read in graph._outputs]

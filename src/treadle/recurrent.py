@@ -10,7 +10,7 @@ from treadle import state as states
 from treadle.engines import choose
 from treadle.errors import ShapeError, StateError
 from treadle.gradients import FullBPTT, GradientMethod
-from treadle.protocol import State
+from treadle.protocol import State, first_weight
 from treadle.session import Session
 
 __all__ = ["Recurrent"]
@@ -203,7 +203,8 @@ class Recurrent(nn.Module):
             alone = row is not None and x.ndim == leading - 1 + len(row) and self.batch_first and leading == 2
             hint = "; one sequence alone needs a batch of one: xs[None]" if alone else ""
             raise ShapeError(f"{self._name()} takes a {what} of [{wanted}], but was given {states.shape(x)}{hint}")
-        weight = next((p for p in self.cell.parameters() if p.is_floating_point()), x)
+        weight = first_weight(self.cell)
+        weight = x if weight is None else weight
         if x.is_floating_point() and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(
                 f"{self._name()} has weights of {weight.dtype}, but the {what} is {x.dtype}: convert one, with"
@@ -217,7 +218,7 @@ class Recurrent(nn.Module):
         try:
             return states.check_state(state, initial, rows, self._name())
         except StateError:
-            if steps in (None, rows) or states.batch_size_of(state) != steps:
+            if steps in (None, rows) or not states.has_rows(state, steps):
                 raise
         order = "[B, T, ...]" if self.batch_first else "[T, B, ...]"
         raise StateError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from treadle import state as states
 from treadle.engines import live_step
 from treadle.errors import ShapeError
-from treadle.protocol import State
+from treadle.protocol import State, first_weight
 
 __all__ = ["Session"]
 
@@ -67,7 +67,7 @@ class Session:
         tensors = [part for module in source.modules() for part in vars(module).values() if isinstance(part, Tensor)]
         self._recurrent = copy.deepcopy(source, {id(tensor): tensor.detach().clone() for tensor in tensors})
         self._recurrent.eval().requires_grad_(False).zero_grad()  # gradients were copied as well
-        weight = next((p for p in source.parameters() if p.is_floating_point()), None)
+        weight = first_weight(source)
         self._dtype = None if weight is None else weight.dtype
         self._device = None if weight is None else weight.device
         if self.weights == "bfloat16":

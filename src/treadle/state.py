@@ -4,7 +4,7 @@ A state is a tensor, a (named) tuple or a dict of states; a wiring's state is a 
 state. Nothing in treadle knows more about states than the functions of this file.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,37 +20,50 @@ def map_state(function: Callable[..., Tensor], state: State, *others: State) -> 
     """Apply ``function`` to every tensor of ``state`` (with the tensors at the same places of ``others``)."""
     if isinstance(state, Tensor):
         return function(state, *others)
-    if isinstance(state, Mapping):
-        return {name: map_state(function, part, *(other[name] for other in others)) for name, part in state.items()}
     if isinstance(state, (tuple, list)):
         parts = [map_state(function, *group) for group in zip(state, *others, strict=True)]
         # A named tuple's constructor takes its fields one by one, a plain tuple's takes them all.
         return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+    if isinstance(state, Mapping):
+        return {name: map_state(function, part, *(other[name] for other in others)) for name, part in state.items()}
     raise StateError(
         f"a state is made of tensors, tuples, named tuples and dicts, but this one holds {type(state).__name__}"
         f" ({state!r:.60}): turn it into a tensor whose first axis is the batch"
     )
 
 
-def named_tensors(state: State, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def named_tensors(state: State) -> list[tuple[str, Tensor]]:
     """Every tensor of a state with its name: ``"layer0/h"``, ``"h"``, or ``"0"`` in a plain tuple."""
     if isinstance(state, Tensor):
-        yield path or "state", state
-        return
-    if isinstance(state, Mapping):
-        parts = list(state.items())
-    elif isinstance(state, (tuple, list)):
-        parts = list(zip(getattr(state, "_fields", None) or map(str, range(len(state))), state, strict=True))
+        return [("state", state)]
+    found: list[tuple[str, Tensor]] = []
+    _collect(state, "", found)
+    return found
+
+
+def _collect(state: State, before: str, found: list[tuple[str, Tensor]]) -> None:
+    if isinstance(state, (tuple, list)):
+        parts = zip(getattr(state, "_fields", None) or map(str, range(len(state))), state, strict=True)
+    elif isinstance(state, Mapping):
+        parts = state.items()
     else:
         map_state(lambda tensor: tensor, state)  # raises, with the explanation
         raise AssertionError
     for name, part in parts:
-        yield from named_tensors(part, f"{path}/{name}" if path else str(name))
+        if isinstance(part, Tensor):
+            found.append((f"{before}{name}", part))
+        else:
+            _collect(part, f"{before}{name}/", found)
 
 
 def rebuild(like: State, tensors: Mapping[str, Tensor]) -> State:
     """The inverse of `named_tensors`: a state of the structure of ``like`` from tensors by name."""
-    values = iter([tensors[name] for name, _ in named_tensors(like)])
+    return with_tensors(like, [tensors[name] for name, _ in named_tensors(like)])
+
+
+def with_tensors(like: State, tensors: Iterable[Tensor]) -> State:
+    """A state of the structure of ``like`` from tensors in the order of `named_tensors`."""
+    values = iter(tensors)
     return map_state(lambda _: next(values), like)
 
 
@@ -140,6 +153,14 @@ def batch_size_of(state: State) -> int:
             raise StateError(f"state {name} has no axes: the first axis of every tensor of a state is the batch")
         return tensor.shape[0]
     return 0
+
+
+def has_rows(state: State, rows: int | None) -> bool:
+    """Whether a state has so many rows; what is no state has none."""
+    try:
+        return batch_size_of(state) == rows
+    except StateError:
+        return False
 
 
 def where(mask: Tensor, chosen: State, other: State) -> State:

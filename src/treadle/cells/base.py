@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle.errors import ShapeError, StateError
+from treadle.protocol import first_weight
 
 
 class RecurrentCell(nn.Module):
@@ -44,7 +45,8 @@ class RecurrentCell(nn.Module):
 
     def initial_state(self, batch_size: int) -> Any:
         """Zeros for ``batch_size`` rows, on the device and in the dtype of the parameters."""
-        parameter = next(self.parameters(), torch.empty(0))
+        parameter = first_weight(self)
+        parameter = torch.empty(0) if parameter is None else parameter
         return self.State(*(parameter.new_zeros(batch_size, *self.state_shape(field)) for field in self.State._fields))
 
     def checked(self, x: Tensor, state: Any) -> Any:

@@ -3,7 +3,7 @@
 Every engine has to agree with this file.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from treadle.compiler.program import BATCH, Program, Value
 from treadle.compiler.trace import Traced, call
 
-__all__ = ["evaluate", "run"]
+__all__ = ["Line", "evaluate", "run"]
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     name: getattr(torch, name)
@@ -38,27 +38,46 @@ def run(program: Program, inputs: Mapping[str, Tensor], rows: int) -> dict[str, 
     return {name: known[value] for name, value in program.outputs.items()}
 
 
-def evaluate(values: Any, known: dict[Value, Tensor], rows: int) -> None:
+def evaluate(values: Iterable[Value], known: dict[Value, Tensor], rows: int) -> None:
     """Compute ``values`` and what they are made of, into ``known``."""
-    calls: dict[Any, Any] = {}
-    stack = list(values)[::-1]  # in their order: random numbers are drawn as they come
-    while stack:
-        value = stack[-1]
-        if value in known:
+    Line(values, known).run(known, rows)
+
+
+class Line:
+    """What is to be computed, one operation after another, found once and done many times.
+
+    Args:
+        values: what is wanted; also the attribute ``outputs``.
+        given: what will be known; also an attribute.
+    """
+
+    def __init__(self, values: Iterable[Value], given: Iterable[Value]):
+        self.outputs, self.given = tuple(values), given
+        self._steps: list[tuple[Value, Callable[..., Tensor] | None, tuple[Value, ...]]] = []
+        there = set(given)
+        stack = list(self.outputs)[::-1]  # in their order: random numbers are drawn as they come
+        while stack:
+            value = stack[-1]
+            if value in there:
+                stack.pop()
+                continue
+            missing = [operand for operand in value.inputs if operand not in there]
+            if missing:
+                stack.extend(missing)
+                continue
             stack.pop()
-            continue
-        missing = [operand for operand in value.inputs if operand not in known]
-        if missing:
-            stack.extend(missing)
-            continue
-        stack.pop()
-        known[value] = _one(value, [known[operand] for operand in value.inputs], rows, known, calls)
+            there.add(value)
+            self._steps.append((value, _FUNCTIONS.get(value.op), value.inputs))
+
+    def run(self, known: dict[Value, Tensor], rows: int) -> None:
+        """Compute them, into ``known``."""
+        calls: dict[Any, Any] = {}
+        for value, function, inputs in self._steps:
+            operands = [known[operand] for operand in inputs]
+            known[value] = function(*operands) if function else _one(value, operands, rows, known, calls)
 
 
 def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Tensor], calls: dict[Any, Any]) -> Tensor:
-    function = _FUNCTIONS.get(value.op)
-    if function is not None:
-        return function(*operands)
     shape = [rows if dim is BATCH else dim for dim in value.shape]
     match value.op:
         case "cast":

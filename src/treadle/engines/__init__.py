@@ -20,6 +20,7 @@ from torch.jit._trace import is_tracing
 
 from treadle.engines import cpu, network, reference
 from treadle.errors import EngineError, TraceError
+from treadle.protocol import first_weight
 from treadle.state import map_state, named_tensors
 
 __all__ = ["ENGINES", "choose", "live_step", "say_once"]
@@ -129,7 +130,8 @@ def _under_autocast(take: Any, cell: nn.Module, initial: Any, xs: Tensor, state:
     """Under autocast to bfloat16: everything stays in the precision of the weights, products multiply in bfloat16."""
     if not _autocast(xs):
         return take, initial, xs, state
-    weight = next((p for p in cell.parameters() if p.is_floating_point()), xs)
+    weight = first_weight(cell)
+    weight = xs if weight is None else weight
 
     def widened(tensor: Tensor) -> Tensor:
         return tensor.to(weight.dtype) if tensor.is_floating_point() else tensor
@@ -158,7 +160,7 @@ def live_step(recurrent: Any, batch_size: int, state: Any, bfloat16: bool) -> An
     if recurrent.engine not in ("auto", "cpu"):
         return None
     cell = recurrent.cell
-    weight = next((p for p in cell.parameters() if p.is_floating_point()), None)
+    weight = first_weight(cell)
     size = recurrent.input_size
     if weight is None or size is None:
         reason: str | None = "the cell does not say what it reads, or has no weights"

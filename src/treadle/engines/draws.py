@@ -51,7 +51,7 @@ def _drawn(shares: Sequence[float], sizes: Sequence[int], steps: int, generator:
     before = torch.from_numpy(words.astype(np.uint32).view(np.int32))
     position = twister.WORDS if left[0] == 1 else int(following[0])
     # The share is compared as the float32 that it is in a tensor.
-    limits = [torch.tensor(math.ceil(float(np.float32(share)) * (1 << _BITS)), dtype=torch.int32) for share in shares]
+    limits = [math.ceil(float(np.float32(share)) * (1 << _BITS)) for share in shares]
     drawn, after, position = twister.draw(before, position, list(zip(limits, sizes, strict=True)), steps)
     words[:] = after.numpy().view(np.uint32)
     following[0], left[0] = position, twister.WORDS + 1 - position

@@ -1,8 +1,6 @@
 """A cell over a sequence, by its plan: each section in turn, by whatever engine takes it."""
 
-import dataclasses
 import threading
-import types
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,9 +16,10 @@ from treadle.compiler.trace import trace_step
 from treadle.engines.draws import masks
 from treadle.engines.interpreter import run_section
 from treadle.engines.layout import Layout
+from treadle.engines.signature import HOOKS, signature_of
 from treadle.errors import TraceError
 from treadle.protocol import State
-from treadle.state import named_tensors, rebuild
+from treadle.state import named_tensors, rebuild, with_tensors
 
 __all__ = ["Network", "network_of", "run"]
 
@@ -33,7 +32,7 @@ class Network:
 
     def __init__(self, cell: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype, state: State):
         names = dict(named_tensors(state))
-        hooked = next((m for m in cell.modules() if any(vars(m)[hooks] for hooks in _HOOKS)), None)
+        hooked = next((m for m in cell.modules() if any(vars(m)[hooks] for hooks in HOOKS)), None)
         if hooked is not None:
             raise TraceError(f"{type(hooked).__name__} has hooks, which are called at every step")
         inputs = {"x": p.placeholder("x", (BATCH, *row_shape), dtype)}
@@ -90,7 +89,7 @@ class Network:
     def stages(self, take: Take | None, keep_states: bool) -> list[tuple[tuple[Section, ...], Any]]:
         """The sections in order, as many together as an engine takes together, and what runs them.
 
-        That is None for what PyTorch does.
+        That is None for what PyTorch does step by step.
         """
         key = (take, keep_states)
         with self.lock:
@@ -109,7 +108,7 @@ class Network:
         plan, stages = self.plan(keep_states), self.stages(take, keep_states)
         y, states = plan.program.outputs["y"], [v for name, v in plan.program.outputs.items() if name != "y"]
         made = any(runner is not None and y in runner.outputs for _, runner in stages)
-        outside = {v for sections, runner in stages for v in (runner or sections[0]).inputs}
+        outside = {v for sections, runner in stages for v in (runner.given if runner else sections[0].inputs)}
         return made and y not in outside and not (keep_states and y in states) and y not in plan.sunk
 
     def _joined(self, take: Take | None, keep_states: bool) -> list[tuple[tuple[Section, ...], Any]]:
@@ -129,13 +128,24 @@ class Network:
             # PyTorch makes the states before each step from those after it, where they are read later.
             ended = runner is None or any(v in plan.sunk and v not in section.outputs for v in section.old)
         stages: list[tuple[tuple[Section, ...], Any]] = []
+        before: Section | None = None
         for i, (sections, runners) in enumerate(groups):
             after = [section for others, _ in groups[i + 1 :] for section in others]
-            wanted = (v for name, v in plan.program.outputs.items() if name == "y" or keep_states)
+            wanted = {v for name, v in plan.program.outputs.items() if name == "y" or keep_states}
             visible = {v for section in after for v in section.inputs}.union(wanted)
             last = sections[-1]
+            if last.kind == "invariant":
+                # What the sections after it alone read, they compute themselves.
+                later = [section for others, _ in groups[i + 2 :] for section in others]
+                elsewhere = {v for section in later for v in section.inputs}.union(wanted)
+                if i + 1 < len(groups) and groups[i + 1][1] and elsewhere.isdisjoint(last.outputs):
+                    before = last
+                else:
+                    stages.append((tuple(sections), interpreter.Line(last.outputs, last.inputs)))
+                continue
             visible |= {new for old, new in zip(last.old, last.new, strict=True) if old in plan.sunk}
-            joined = runners[0].join(sections, runners, visible) if runners else None
+            joined = runners[0].join(sections, runners, visible, before) if runners else None
+            before = None
             stages.append((tuple(sections), joined))
         return stages
 
@@ -160,14 +170,9 @@ def _getter(cell: nn.Module, name: str, tensor: Tensor) -> Callable[[], Tensor]:
     if not name.startswith("parameter/"):
         return lambda: tensor
     *path, last = name.removeprefix("parameter/").split(".")
-    module = cell.get_submodule(".".join(path))
     # Weak, because the cell's networks are kept with the cell and must not keep it alive.
-    reference = weakref.ref(module)
-
-    def get() -> Tensor:
-        return getattr(reference(), last)
-
-    return get
+    reference = weakref.ref(cell.get_submodule(".".join(path)))
+    return lambda: getattr(reference(), last)
 
 
 _networks: "weakref.WeakKeyDictionary[nn.Module, dict[Any, Network | TraceError]]" = weakref.WeakKeyDictionary()
@@ -181,8 +186,8 @@ def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
     Raises:
         TraceError: the step cannot be turned into a program; the same error whenever it is asked for again.
     """
-    shapes = (x.shape[1:], x.dtype, [(name, t.shape[1:], t.dtype) for name, t in named_tensors(state)])
-    key = (shapes[0], shapes[1], tuple(shapes[2]), _signature(cell))
+    parts = tuple([(name, t.shape[1:], t.dtype) for name, t in named_tensors(state)])
+    key = (x.shape[1:], x.dtype, parts, signature_of(cell))
     with _lock:
         kinds = _networks.setdefault(cell, {})
         found = kinds.get(key)
@@ -199,83 +204,21 @@ def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
     return found
 
 
-_TABLES = frozenset(
-    "_parameters _buffers _modules _non_persistent_buffers_set _backward_pre_hooks _backward_hooks _forward_hooks"
-    " _forward_hooks_with_kwargs _forward_hooks_always_called _forward_pre_hooks _forward_pre_hooks_with_kwargs"
-    " _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks"
-    " _is_full_backward_hook".split()
-)
-_HOOKS = frozenset({"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"})
+def run(network: Network, *arguments: Any) -> tuple[Tensor, State, State | None]:
+    """Run a cell over a sequence by its plan.
+
+    Args:
+        network: the cell's program.
+        arguments: the engine, None for the interpreter; then initial, xs, state, lengths, resets, return_states, as
+            every engine gets them.
+    """
+    if not torch.is_autocast_enabled("cpu"):  # the context alone takes as long as a short step
+        return _run(network, *arguments)
+    with torch.autocast("cpu", enabled=False):
+        return _run(network, *arguments)
 
 
-def _signature(cell: nn.Module) -> Any:
-    """Everything about a module that its program may depend on: attributes, and the shapes and sharing of tensors."""
-    parts: list[Any] = []
-    add = parts.append
-    seen: dict[int, int] = {}
-    for module in cell.modules():
-        add(type(module))
-        for name, value in vars(module).items():
-            if name == "_parameters" or name == "_buffers":
-                for key, tensor in value.items():
-                    if tensor is None:
-                        add(key)
-                    else:
-                        add(
-                            (
-                                key,
-                                seen.setdefault(id(tensor), len(seen)),
-                                tensor.shape,
-                                tensor.dtype,
-                                tensor.requires_grad,
-                            )
-                        )
-            elif name in _HOOKS:
-                if value:
-                    add((name, tuple(map(id, value.values()))))
-            elif name not in _TABLES:
-                kind = type(value)
-                add((name, kind, value) if kind in _PLAIN else (name, _plain(value)))
-    return tuple(parts)
-
-
-_PLAIN = frozenset({bool, int, float, str, type(None)})
-
-
-def _plain(value: Any, depth: int = 4) -> Any:
-    if type(value) in _PLAIN:
-        return (type(value), value)
-    if isinstance(value, Tensor):
-        return (value.shape, value.dtype, value.requires_grad)
-    if depth:
-        if isinstance(value, (tuple, list)):
-            return (type(value), *(_plain(part, depth - 1) for part in value))
-        if isinstance(value, dict):
-            return tuple((_plain(name), _plain(part, depth - 1)) for name, part in value.items())
-        if isinstance(value, types.SimpleNamespace) or (dataclasses.is_dataclass(value) and hasattr(value, "__dict__")):
-            return (type(value), _plain(vars(value), depth - 1))
-    return _Itself(value)
-
-
-class _Itself:
-    """An object that is equal to itself alone, and not to another that comes to lie where it lay."""
-
-    def __init__(self, value: Any):
-        self.number = id(value)
-        try:
-            self.get = weakref.ref(value)
-        except TypeError:
-            self.get = lambda: value
-
-    def __hash__(self) -> int:
-        return self.number
-
-    def __eq__(self, other: Any) -> bool:
-        return isinstance(other, _Itself) and self.number == other.number and self.get() is other.get() is not None
-
-
-@torch.autocast("cpu", enabled=False)
-def run(
+def _run(
     network: Network,
     take: Take | None,
     initial: State,
@@ -285,13 +228,6 @@ def run(
     resets: Tensor | None,
     return_states: bool,
 ) -> tuple[Tensor, State, State | None]:
-    """Run a cell over a sequence by its plan.
-
-    Args:
-        network: the cell's program.
-        take: the engine, None for the interpreter.
-        initial, xs, state, lengths, resets, return_states: as every engine gets them.
-    """
     plan = network.plan(return_states)
     layout = Layout(xs.shape[0], xs.shape[1], None if lengths is None else lengths.cpu(), resets)
     starts = {f"state/{name}": t for name, t in named_tensors(layout.sort(state))}
@@ -304,14 +240,10 @@ def run(
     for sections, runner in network.stages(take, return_states):
         _run_stage(sections, runner, layout, env, starts, fresh, finals, plan.sunk)
     outputs = plan.program.outputs
-    end = rebuild(state, {name: finals[f"state/{name}"] for name, _ in named_tensors(state)})
+    end = with_tensors(state, [finals[name] for name in starts])
     every = None
     if return_states:
-        moments = {
-            name: layout.held(env[outputs[f"state/{name}"]], starts[f"state/{name}"])
-            for name, _ in named_tensors(state)
-        }
-        every = rebuild(state, moments)
+        every = with_tensors(state, [layout.held(env[outputs[name]], start) for name, start in starts.items()])
     ys = env[outputs["y"]]
     if ys.requires_grad and not network.is_handed_over(take, return_states):
         # The derivative may read what was given, and callers may write into what they get: `ys += x`, for example.
@@ -339,14 +271,14 @@ def _run_stage(
             finals[name] = layout.last(after, start)
         return
     if first.kind == "invariant":
-        interpreter.evaluate(first.outputs, env, 0)
+        runner.run(env, 0)
         return
     if runner is None:
         outputs = first.outputs
         results, ends = run_section(first, layout, [env[v] for v in first.inputs], begin, anew)
     else:
         outputs = runner.outputs
-        results, ends = runner.run(layout, [env[v] for v in runner.inputs], begin, anew)
+        results, ends = runner.run(layout, [env[v] for v in runner.given], begin, anew)
     env.update(zip(outputs, results, strict=True))
     finals.update(zip(names, ends, strict=True))
     last = sections[-1]

@@ -144,7 +144,7 @@ class _Walk:
         self.stands_for[f"{prefix}x"] = x
         for name, connection in graph.connections.items():
             reads = [self.end(graph, prefix, read) for read in connection.reads]
-            previous = {field: self.end(graph, prefix, read) for field, read in connection.previous.items()}
+            previous = {field: self.end(graph, prefix, read) for field, read in connection.previous}
             self.add(f"{prefix}{name}", graph.get_submodule(name), reads, previous)
         self.stands_for[path] = [self.end(graph, prefix, read) for read in graph._outputs]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle.errors import ShapeError, StateError
-from treadle.protocol import State
+from treadle.protocol import State, first_weight
 from treadle.wiring.sizes import Size, as_number, as_size, concatenated, is_cell, output_size, words
 
 
@@ -123,7 +123,7 @@ class Connection:
 
     name: str
     reads: tuple[Read, ...]
-    previous: dict[str, Read]
+    previous: tuple[tuple[str, Read], ...]
     has_memory: bool
 
 
@@ -168,7 +168,7 @@ class Graph(nn.Module):
         self._handles: dict[str, Node] = {"x": self.x}  # nodes that may be read, those of later() included
         self._outputs: tuple[Read, ...] = ()
         self._delays: dict[str, int] = {}  # how many past outputs are kept, by node
-        self._state_names: set[str] = set()
+        self._state_names: frozenset[str] = frozenset()
 
     @property
     def input_size(self) -> Any:
@@ -245,7 +245,7 @@ class Graph(nn.Module):
         node = promised or Node(name, size)
         self.add_module(name, module)
         self._handles[name] = node
-        self.connections[name] = Connection(name, reads, previous, is_cell(module))
+        self.connections[name] = Connection(name, reads, tuple(previous.items()), is_cell(module))
         return node
 
     def outputs(self, *reads: Read) -> Graph:
@@ -261,12 +261,12 @@ class Graph(nn.Module):
         checked = self._checked_reads("the outputs", reads)
         concatenated([read.size for read in checked], f"the outputs read {describe(checked)}")
         self._outputs = checked
-        everything = [read for c in self.connections.values() for read in (*c.reads, *c.previous.values())]
+        everything = [read for c in self.connections.values() for read in (*c.reads, *(read for _, read in c.previous))]
         for leaf in leaves([*everything, *self._outputs]):
             if isinstance(leaf, Delayed):
                 self._delays[leaf.name] = max(self._delays.get(leaf.name, 0), leaf.k)
         with_memory = {name for name, connection in self.connections.items() if connection.has_memory}
-        self._state_names = with_memory | {f"{name}.delayed" for name in self._delays}
+        self._state_names = frozenset(with_memory | {f"{name}.delayed" for name in self._delays})
         return self
 
     def initial_state(self, batch_size: int) -> dict[str, State]:
@@ -274,7 +274,8 @@ class Graph(nn.Module):
         state = {
             name: self._cell(name).initial_state(batch_size) for name, c in self.connections.items() if c.has_memory
         }
-        parameter = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
+        parameter = first_weight(self) if self._delays else None
+        parameter = torch.empty(0) if parameter is None else parameter
         for name, k in self._delays.items():
             size = self._handles[name].size or ()
             dtype = torch.long if name == "x" and size == () else parameter.dtype  # x of that size is a token
@@ -306,7 +307,7 @@ class Graph(nn.Module):
                 continue
             before = state[name]
             if connection.previous:
-                handed = {field: _value(r, values, state, after) for field, r in connection.previous.items()}
+                handed = {field: _value(r, values, state, after) for field, r in connection.previous}
                 if not hasattr(before, "_replace"):
                     raise StateError(
                         f"state {name} must be the cell's own named tuple, but is a {type(before).__name__}"
@@ -329,7 +330,7 @@ class Graph(nn.Module):
         """Who reads what, for ``print``."""
         lines = []
         for name, c in self.connections.items():
-            steps_from = "".join(f", {field} from {label(read)}" for field, read in c.previous.items())
+            steps_from = "".join(f", {field} from {label(read)}" for field, read in c.previous)
             lines.append(f"{name} reads {', '.join(map(label, c.reads))}{steps_from}")
         return "\n".join([*lines, f"gives {', '.join(map(label, self._outputs))}"] if self._outputs else lines)
 

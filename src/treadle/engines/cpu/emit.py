@@ -484,8 +484,11 @@ class Emitter:
         b = self.b
         widths = [len(self.packings[product].slots) * vectors for product in products]
         most = min(map(self._tile_rows, widths))
-        with self.loop(self.const(0), self.rows, self.const(most)) as first:
-            count = self._minimum(b.sub(self.rows, first), self.const(most))
+        # Of ten rows twice five, not six and four: the fewer rows, the longer each waits for the weights.
+        tiles = b.sdiv(b.add(self.rows, self.const(most - 1)), self.const(most))
+        with self.loop(self.const(0), tiles, self.const(1)) as n:
+            first = b.sdiv(b.mul(n, self.rows), tiles)
+            count = b.sub(b.sdiv(b.mul(b.add(n, self.const(1)), self.rows), tiles), first)
             for product, width, out, stride in zip(products, widths, outs, strides, strict=True):
                 packing = self.packings[product]
                 if self.pairs:

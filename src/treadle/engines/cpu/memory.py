@@ -18,7 +18,7 @@ from torch import Tensor
 
 __all__ = ["empty"]
 
-_SMALL = 1 << 20
+_SMALL = 1 << 18
 """Bytes below which the C library keeps memory itself."""
 _LIMIT = 256 << 20
 """How many bytes may wait to be used again."""

@@ -164,6 +164,12 @@ class Recipe:
         pairs = np.array([split(number) for number in words], np.int64).reshape(-1, 2)
         return pairs[:, 0].copy(), pairs[:, 1].copy()
 
+    @functools.cached_property
+    def _given(self) -> list[tuple[Any, bool]]:
+        """The tensors in the order of their numbers, and whether any of their strides is read."""
+        read = set(self._words[1].tolist())
+        return [(key, not read.isdisjoint((5 + 3 * i, 6 + 3 * i))) for i, key in enumerate(self.tensors)]
+
     def place_in(self, table: Word) -> int:
         """Which word of a call's table of numbers a table of `table` begins at."""
         return len(self._words[0]) - len(self._tables) + table.plus
@@ -177,12 +183,10 @@ class Recipe:
         words = np.empty(len(plus), np.int64)
         address = words.__array_interface__["data"][0]
         given = [0, address, 0 if kept is None else begin(kept), 0 if scratch is None else begin(scratch)]
-        for key in self.tensors:
+        for key, strided in self._given:
             tensor = tensors[key]
-            strides = tensor.stride()
-            given.append(tensor.data_ptr())
-            given.append(strides[0] if strides else 0)
-            given.append(strides[1] if len(strides) > 1 else 1)
+            strides = tensor.stride() if strided else ()
+            given += (tensor.data_ptr(), strides[0] if strides else 0, strides[1] if len(strides) > 1 else 1)
         np.take(np.array(given, np.int64), which, out=words)
         words += plus
         return Call(words, address, kept, scratch)

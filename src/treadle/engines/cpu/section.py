@@ -56,11 +56,18 @@ class CompiledSection:
         self.rows_in = tuple(v for v in section.inputs if v.has_rows)
         self._backward: dict[tuple[bool, ...], Backward] = {}
 
-    def join(self, sections: Sequence[Section], compiled: Sequence["CompiledSection"], visible: Any) -> Any:
-        """Sections that follow each other as one: see `treadle.engines.cpu.chain.Chain`."""
+    def join(
+        self,
+        sections: Sequence[Section],
+        compiled: Sequence["CompiledSection"],
+        visible: Any,
+        before: Section | None = None,
+    ) -> Any:
+        """Sections that follow each other as one, and what they alone read: see `treadle.engines.cpu.chain.Chain`."""
         from treadle.engines.cpu.chain import Chain
+        from treadle.engines.cpu.once import Once
 
-        return Chain(sections, compiled, visible)
+        return Chain(sections, compiled, visible, None if before is None else Once(before))
 
     @functools.cached_property
     def plain(self) -> "Part":

@@ -26,37 +26,48 @@ _ALONE = 1 << 16  # numbers; fewer are compared by one thread
 
 
 def draw(
-    state: Tensor, position: int, limits: Sequence[tuple[Tensor, int]], steps: int
+    state: Tensor, position: int, limits: Sequence[tuple[int, int]], steps: int
 ) -> tuple[list[Tensor], Tensor, int]:
     """Zeros and ones, one where the lower 24 bits of the next word are below a limit.
 
     Args:
         state: [624] words, int32.
         position: which word of the state comes next, up to 624.
-        limits: of each result, one limit (int32) for all its numbers or as many as there are, and how many there are.
+        limits: of each result, the limit, and how many numbers there are.
         steps: how often all the results are gone through.
 
     Returns:
         The numbers, of each result [steps, n], float32; the state and the position after them.
     """
-    row = sum(size for _, size in limits)
-    count = steps * row
+    count = steps * sum(size for _, size in limits)
     blocks = max(0, -(-(position + count - WORDS) // WORDS))
     words = empty(WORDS * (1 + blocks), dtype=torch.int32)
     words[:WORDS] = state
     _twist()(words.data_ptr(), WORDS * blocks)
-    recipe = Recipe()
-    shares = threads.count(min(steps, count // _ALONE))
-    borders = [i * steps // shares for i in range(shares + 1)]
-    results, at = [], words.data_ptr() + 4 * position
-    dense = [limit.expand(size).contiguous() for limit, size in limits]
-    for limit, (_, size) in zip(dense, limits, strict=True):
-        results.append(empty(steps, size, dtype=torch.float32))
-        for first, last in itertools.pairwise(borders):
-            recipe.task(_compare(), (at, row, limit.data_ptr(), size, results[-1].data_ptr(), first, last))
-        at += 4 * size
-    recipe.follow({})
+    recipe = _comparison(tuple(limits), steps, threads.count(min(steps, count // _ALONE)))
+    results = [empty(steps, size, dtype=torch.float32) for _, size in limits]
+    tensors = {limit: _repeated(*limit) for limit in limits}
+    recipe.follow({**tensors, **dict(enumerate(results)), "words": words[position:]})
     return results, words[WORDS * blocks :], position + count - WORDS * blocks
+
+
+@functools.lru_cache(maxsize=64)
+def _comparison(limits: tuple[tuple[int, int], ...], steps: int, shares: int) -> Recipe:
+    """How words become zeros and ones."""
+    recipe, row, before = Recipe(), sum(size for _, size in limits), 0
+    borders = [i * steps // shares for i in range(shares + 1)]
+    words, _, _ = recipe.tensor("words")
+    for i, (limit, size) in enumerate(limits):
+        places = recipe.tensor((limit, size))[0], size, recipe.tensor(i)[0]
+        for first, last in itertools.pairwise(borders):
+            recipe.task(_compare(), (words + 4 * before, row, *places, first, last))
+        before += size
+    return recipe
+
+
+@functools.lru_cache(maxsize=64)
+def _repeated(limit: int, size: int) -> Tensor:
+    return torch.full((size,), limit, dtype=torch.int32)
 
 
 @functools.cache
