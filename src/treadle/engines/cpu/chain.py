@@ -51,9 +51,9 @@ class Chain:
         made = {value for section in sections for value in section.outputs}
         visible = set(visible)
         self.inputs = tuple(dict.fromkeys(v for section in sections for v in section.inputs if v not in made))
-        computed = () if once is None else once.outputs
+        self.computed = () if once is None else tuple(v for v in once.outputs if v in self.inputs)
         self.given = tuple(
-            dict.fromkeys([*(v for v in self.inputs if v not in computed), *(once.inputs if once else ())])
+            dict.fromkeys([*(v for v in self.inputs if v not in self.computed), *(once.inputs if once else ())])
         )
         self.outputs = tuple(dict.fromkeys(v for section in sections for v in section.outputs if v in visible))
         self.states = tuple(name for section in sections for name in section.states)
@@ -75,13 +75,21 @@ class Chain:
         count = len(self.outputs)
         return results[:count], results[count:]
 
-    def completed(self, given: Sequence[Tensor]) -> list[Tensor]:
-        """The inputs, from what a run takes."""
+    def completed(self, given: Sequence[Tensor], made: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The inputs, from what a run takes; ``made`` is what was computed once, if it was."""
         if self.once is None:
             return list(given)
         known = dict(zip(self.given, given, strict=True))
-        self.once.forward(known)
+        if made is None:
+            self.once.forward(known)
+        else:
+            known.update(zip(self.computed, made, strict=True))
         return [known[v] for v in self.inputs]
+
+    def made(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Of the inputs, what was computed once."""
+        known = dict(zip(self.inputs, inputs, strict=True)) if self.computed else {}
+        return [known[v] for v in self.computed]
 
     def needs(self, given: Sequence[bool]) -> tuple[bool, ...]:
         """Which gradients of inputs, starts and fresh states are wanted, if these of what a run takes are."""
@@ -149,21 +157,21 @@ class _Node(torch.autograd.Function):
         results, kept = recipe.follow(layout, inputs, starts, fresh)
         ctx.chain, ctx.layout, ctx.recipe = chain, layout, recipe
         ctx.set_materialize_grads(False)
-        # What was computed once is no tensor of anybody else's: it stays with the node as it is.
-        ctx.inputs = inputs if chain.once is not None else None
-        ctx.save_for_backward(*tensors, *(() if kept is None else (kept,)))
-        ctx.count = len(tensors)
+        made = chain.made(inputs)
+        ctx.save_for_backward(*tensors, *made, *(() if kept is None else (kept,)))
+        ctx.counts = len(tensors), len(made)
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *from_above: Tensor | None) -> tuple[Any, ...]:
         chain, layout, needs = ctx.chain, ctx.layout, ctx.needs_input_grad[2:]
-        tensors, kept = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        (count, others), saved = ctx.counts, ctx.saved_tensors
+        tensors, made, kept = saved[:count], saved[count : count + others], saved[count + others :]
         if torch.is_grad_enabled():
             return (None, None, *_by_interpreter(chain, layout, tensors, needs, from_above))
         recipe = chain.backward(ctx.recipe, layout, tuple(g is not None for g in from_above))
         given = tensors[: len(chain.given)]
-        inputs = given if ctx.inputs is None else ctx.inputs
+        inputs = chain.completed(given, made)
         gradients, to_starts, to_fresh = recipe.follow(layout, inputs, from_above, kept[0] if kept else None)
         return (None, None, *chain.handed_back(given, needs, gradients), *to_starts, *to_fresh)
 
