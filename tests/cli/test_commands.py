@@ -323,7 +323,7 @@ BAD = {
     "fit prose.txt -o m.safetensors --cell lsmt": "--cell: there is no 'lsmt'; choose one of lstm, gru",
     "fit prose.txt -o m.safetensors --resume prose.txt": "prose.txt is not a whole safetensors file",
     "fit prose.txt -o m.safetensors --resume cell.safetensors": "cell.safetensors is not a byte-level language model",
-    "fit prose.txt -o m.safetensors --resume cell.safetensors --layers 3": "--layers: the network of --resume cell.safetensors has that already",
+    "fit prose.txt -o m.safetensors --resume cell.safetensors --layers 3": "--layers: the network of --resume",
     "run nothing.safetensors": "nothing.safetensors: No such file or directory",
     "run .": ".: Is a directory",
     "run prose.txt": "prose.txt is not a whole safetensors file",
