@@ -129,16 +129,16 @@ def _choose_saved(section: Section, gradients: Iterable[Value], cotangents: Iter
         if value in from_above or any(operand in backward for operand in value.inputs):
             backward.add(value)
     given = {*section.inputs, *section.old, *section.new, *section.outputs}
-    needed = {
+    # In an order that is the same in every process: kernels are kept on disk by what they compute, in order.
+    needed = dict.fromkeys(
         operand
         for value in everything
         if value in backward
         for operand in value.inputs
         if operand not in backward and operand.has_rows and operand not in given
-    }
-    needed |= {
-        v for v in everything if v.op in p.CONTRACTIONS and v not in backward for v in v.inputs if v not in given
-    }
+    )
+    contractions = [value for value in everything if value.op in p.CONTRACTIONS and value not in backward]
+    needed |= dict.fromkeys(v for value in contractions for v in value.inputs if v not in given)
     if not needed:
         return ()
     flow = _Flow()
