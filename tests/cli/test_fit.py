@@ -315,7 +315,7 @@ def assert_same_network(*paths: str) -> None:
     reason="Ray is not installed: pip install 'treadle[ray]' -c constraints.txt",
 )
 def test_a_run_goes_to_ray_and_back(capfd):
-    """Three steps here, three by two workers, two more here; and what a worker refuses is said here."""
+    """Some steps here, those up to the sixth by two workers, two more here."""
     line = ["fit", "s.ts", "--dropout", "0", "--noise", "0", *SMALL[:4], "--checkpoint-every", "1steps"]
     assert here(capfd, *line, "-o", "one.safetensors", "--budget", "6steps")[0] == 0
     line += ["--checkpoint", "run"]
