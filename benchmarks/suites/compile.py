@@ -38,10 +38,12 @@ def first_calls(cells: list[str], steps: int, options: Options, cache: str) -> d
     """
     engines = {cell: "auto" if cell in IN_PYTORCH else options.engine for cell in cells}
     given = {"engines": engines, "steps": steps, "threads": options.threads}
+    # With byte code on disk, as installers leave it: what is measured is not Python's own compiler.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.first_call", json.dumps(given)],
         cwd=ROOT,
-        env=os.environ | {"TREADLE_CACHE": cache},
+        env=environment | {"TREADLE_CACHE": cache},
         capture_output=True,
         text=True,
         timeout=600,
