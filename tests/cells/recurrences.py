@@ -55,6 +55,16 @@ def rnn(activation):
     return step
 
 
+def with_slopes(cell):
+    """A cell that is bent by PReLU."""
+
+    def step(p, x, h):
+        slope = p["nonlinearity.weight"]
+        return cell(lambda a: np.where(a > 0, a, slope * a))(p, x, h)
+
+    return step
+
+
 def relu(a):
     return np.maximum(a, 0)
 
@@ -182,6 +192,7 @@ RECURRENCES = {
     "rnn": rnn(np.tanh),
     "rnn-no-bias": rnn(np.tanh),
     "rnn-relu": rnn(relu),
+    "rnn-prelu": with_slopes(rnn),
     "layer-norm-lstm": layer_norm_lstm,
     "layer-norm-lstm-forget-bias": layer_norm_lstm,
     "peephole-lstm": peephole_lstm,
@@ -195,6 +206,7 @@ RECURRENCES = {
     "slstm-two-heads": slstm,
     "ind-rnn": ind_rnn(relu),
     "ind-rnn-tanh": ind_rnn(np.tanh),
+    "ind-rnn-prelu-of-one-slope": with_slopes(ind_rnn),
     "recurrent-highway": recurrent_highway,
     "recurrent-highway-depth-1": recurrent_highway,
     "conv-lstm": conv_lstm,

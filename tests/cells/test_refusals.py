@@ -78,6 +78,8 @@ def test_options_that_contradict_each_other():
 def test_nonlinearities_that_do_not_exist(kind):
     with pytest.raises(ValueError, match=r"nonlinearity is .*, but 'sigmoid' was passed"):
         kind(3, 5, nonlinearity="sigmoid")
+    with pytest.raises(ShapeError, match=r"PReLU\(4\) has 4 slopes, but the cell has 5 units: pass PReLU\(5\)"):
+        kind(3, 5, nonlinearity=torch.nn.PReLU(4))
 
 
 def test_depths_and_kernels():

@@ -4,7 +4,7 @@ Nothing here is needed to be a cell; see `treadle.Cell`.
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +79,14 @@ class RecurrentCell(nn.Module):
         return state
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, uniformly from ±1/√H, as `torch.nn.LSTM` does."""
-        uniform(self.parameters(), self.hidden_size)
+        """Draw the cell's own parameters anew, uniformly from ±1/√H, as `torch.nn.LSTM` does.
+
+        Modules in it start as they say themselves: a slope of `PReLU` that was drawn around zero would be no slope.
+        """
+        uniform(self.parameters(recurse=False), self.hidden_size)
+        for module in self.children():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
 
     def extra_repr(self) -> str:
         """The sizes, for ``print``."""
@@ -92,6 +98,36 @@ def positive(name: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ShapeError(f"{name} must be a positive whole number, but is {value!r}")
     return value
+
+
+Nonlinearity: TypeAlias = Literal["tanh", "relu"] | nn.Module
+"""What bends the units of a cell: by name, or a module of one input, such as `torch.nn.PReLU`."""
+
+
+def check_nonlinearity(nonlinearity: Any, hidden_size: int) -> None:
+    """Refuse what cannot bend ``hidden_size`` units.
+
+    Raises:
+        ValueError: it is neither a known name nor a module.
+        ShapeError: a `torch.nn.PReLU` with another number of slopes.
+    """
+    if not isinstance(nonlinearity, nn.Module) and nonlinearity not in ("tanh", "relu"):
+        raise ValueError(
+            f"nonlinearity is 'tanh', 'relu' or a module such as torch.nn.PReLU({hidden_size}), but"
+            f" {nonlinearity!r:.60} was passed"
+        )
+    if isinstance(nonlinearity, nn.PReLU) and nonlinearity.num_parameters not in (1, hidden_size):
+        raise ShapeError(
+            f"PReLU({nonlinearity.num_parameters}) has {nonlinearity.num_parameters} slopes, but the cell has"
+            f" {hidden_size} units: pass PReLU({hidden_size}), a slope for each, or PReLU(), one for all"
+        )
+
+
+def bend(nonlinearity: nn.Module | str, x: Tensor) -> Tensor:
+    """What a nonlinearity makes of ``x`` [B, H]."""
+    if isinstance(nonlinearity, nn.Module):
+        return nonlinearity(x)
+    return x.tanh() if nonlinearity == "tanh" else x.relu()
 
 
 def empty(*sizes: int, device: Any = None, dtype: torch.dtype | None = None) -> nn.Parameter:

@@ -1,19 +1,19 @@
 """The recurrent network whose units see only their own past."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.cells.base import RecurrentCell, empty, uniform
+from treadle.cells.base import Nonlinearity, RecurrentCell, bend, check_nonlinearity, empty
 from treadle.cells.rnn import HiddenState
 
 
 class IndRNNCell(RecurrentCell):
     """Independently recurrent network: the recurrent weight is one number per unit.
 
-        h' = relu(W_ih x + u h + b)             or tanh instead of relu
+        h' = relu(W_ih x + u h + b)             or tanh instead of relu, or what a module makes of it
         y  = h'
 
     Units mix only from layer to layer, so it is meant to be stacked, several layers deep.
@@ -24,12 +24,12 @@ class IndRNNCell(RecurrentCell):
     Args:
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden state.
-        nonlinearity: ``"relu"`` or ``"tanh"``.
+        nonlinearity: ``"relu"``, ``"tanh"``, or a module, such as ``nn.PReLU(H)`` for a learned slope per unit.
         device: where the parameters live.
         dtype: their precision.
 
     Raises:
-        ShapeError: a size that is not positive.
+        ShapeError: a size that is not positive, or slopes for another number of units.
         ValueError: another nonlinearity.
 
     Source: Li et al., *Independently Recurrent Neural Network (IndRNN)*, 2018 (arXiv:1803.04831).
@@ -48,14 +48,13 @@ class IndRNNCell(RecurrentCell):
         self,
         input_size: int,
         hidden_size: int,
-        nonlinearity: Literal["relu", "tanh"] = "relu",
+        nonlinearity: Nonlinearity = "relu",
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__(input_size, hidden_size)
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity is 'relu' or 'tanh', but {nonlinearity!r} was passed")
+        check_nonlinearity(nonlinearity, hidden_size)
         self.nonlinearity = nonlinearity
         of = {"device": device, "dtype": dtype}
         self.weight_ih = empty(hidden_size, input_size, **of)
@@ -65,7 +64,7 @@ class IndRNNCell(RecurrentCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        uniform((self.weight_ih, self.bias), self.hidden_size)
+        super().reset_parameters()
         with torch.no_grad():
             self.weight_hh.uniform_(0, 1)
 
@@ -73,5 +72,5 @@ class IndRNNCell(RecurrentCell):
         """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
         (h,) = self.checked(x, state)
         h = F.linear(x, self.weight_ih, self.bias) + self.weight_hh * h
-        h = h.relu() if self.nonlinearity == "relu" else h.tanh()
+        h = bend(self.nonlinearity, h)
         return h, HiddenState(h)

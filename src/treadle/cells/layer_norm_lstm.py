@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from treadle.cells.base import RecurrentCell, empty, uniform
+from treadle.cells.base import RecurrentCell, empty
 from treadle.cells.lstm import LSTMState
 
 
@@ -68,9 +68,7 @@ class LayerNormLSTMCell(RecurrentCell):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew, set gains to 1 and shifts to 0."""
-        uniform((self.weight_ih, self.weight_hh, self.bias), self.hidden_size)
-        for norm in (self.norm_input, self.norm_hidden, self.norm_cell):
-            norm.reset_parameters()
+        super().reset_parameters()
         if self.forget_bias is not None:
             with torch.no_grad():
                 self.bias[self.hidden_size : 2 * self.hidden_size] = self.forget_bias

@@ -1,12 +1,12 @@
 """The simple recurrent network."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.cells.base import RecurrentCell, empty
+from treadle.cells.base import Nonlinearity, RecurrentCell, bend, check_nonlinearity, empty
 
 
 class HiddenState(NamedTuple):
@@ -19,7 +19,7 @@ class HiddenState(NamedTuple):
 class RNNCell(RecurrentCell):
     """The simple recurrent network, as `torch.nn.RNN` defines it.
 
-        h' = tanh(W_ih x + b_ih + W_hh h + b_hh)        or relu instead of tanh
+        h' = tanh(W_ih x + b_ih + W_hh h + b_hh)        or relu instead of tanh, or what a module makes of it
         y  = h'
 
     Parameters: ``weight_ih`` [H, I], ``weight_hh`` [H, H], ``bias_ih`` and ``bias_hh`` [H], uniform in ±1/√H, drawn in
@@ -29,12 +29,12 @@ class RNNCell(RecurrentCell):
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden state.
         bias: whether there are biases.
-        nonlinearity: ``"tanh"`` or ``"relu"``.
+        nonlinearity: ``"tanh"``, ``"relu"``, or a module, such as ``nn.PReLU(H)`` for a learned slope per unit.
         device: where the parameters live.
         dtype: their precision.
 
     Raises:
-        ShapeError: a size that is not positive.
+        ShapeError: a size that is not positive, or slopes for another number of units.
         ValueError: another nonlinearity.
 
     Source: Elman, *Finding Structure in Time*, 1990.
@@ -53,14 +53,13 @@ class RNNCell(RecurrentCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        nonlinearity: Nonlinearity = "tanh",
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__(input_size, hidden_size)
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity is 'tanh' or 'relu', but {nonlinearity!r} was passed")
+        check_nonlinearity(nonlinearity, hidden_size)
         self.bias, self.nonlinearity = bias, nonlinearity
         of = {"device": device, "dtype": dtype}
         self.weight_ih = empty(hidden_size, input_size, **of)
@@ -73,5 +72,5 @@ class RNNCell(RecurrentCell):
         """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
         (h,) = self.checked(x, state)
         h = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
-        h = h.tanh() if self.nonlinearity == "tanh" else h.relu()
+        h = bend(self.nonlinearity, h)
         return h, HiddenState(h)
