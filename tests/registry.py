@@ -32,6 +32,7 @@ CELLS: dict[str, Callable[[int, int], Any]] = {
     "peephole-lstm-forget-bias": partial(td.PeepholeLSTMCell, forget_bias=1.0),
     "zoneout-lstm": td.ZoneoutLSTMCell,
     "zoneout-lstm-forget-bias": partial(td.ZoneoutLSTMCell, forget_bias=1.0, zoneout_hidden=0.3),
+    "noisy-state": lambda I, H: td.NoisyStateCell(td.LSTMCell(I, H), 0.2),
     "coupled-lstm": td.CoupledLSTMCell,
     "minimal-gated": td.MinimalGatedCell,
     "slstm": td.SLSTMCell,
