@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 from treadle.errors import DataError
 
-__all__ = ["BLANK", "Action", "Controller", "Machine", "parse_machine", "read_machine"]
+__all__ = ["BLANK", "MACHINES", "Action", "Controller", "Machine", "find_machine", "parse_machine", "read_machine"]
 
 BLANK = "_"
 MOVES = {"l": -1, "r": 1, "*": 0}
 ANY = "*"
+_OWN = Path(__file__).parent / "machines"
+MACHINES = {"increment": "01", "palindrome": "ab", "copy": "ab", "beaver4": "_1", "beaver5": "_1"}
+"""The machines that come with the recipe, and what tapes for them are written in."""
 MOST_SYMBOLS = 255
 """A cell of the tape is a byte."""
 MOST_RULES = 100_000
@@ -67,6 +70,19 @@ class Machine:
         """For each state and reading, the action and the next state by number, -1 for an end."""
         self.first = place.get(start, -1)
 
+    @property
+    def letters(self) -> str:
+        """What tapes to learn from are written in, if nobody says: what rules read and do not write over another.
+
+        That is a guess: whether a symbol is a mark of the machine's own cannot be seen in its rules.
+        """
+        if self.name in MACHINES:
+            return MACHINES[self.name]
+        read = {read for _, read in self.rules} - {BLANK}
+        marks = {action.write for (_, read), (action, _) in self.rules.items() if action.write != read}
+        letters = sorted(read - marks) or sorted(read)
+        return "".join(letters if len(letters) > 1 else [BLANK, *letters])
+
     def controller(self) -> "Controller":
         """The machine without its tape: from readings to actions."""
         return Controller(self)
@@ -109,6 +125,23 @@ class Controller:
 def is_end(state: str) -> bool:
     """Whether a machine halts in a state."""
     return state.lower().startswith("halt")
+
+
+def find_machine(name: str) -> Machine:
+    """A machine that comes with the recipe, by its name, or else one from a file.
+
+    Raises:
+        DataError: the file is not a machine.
+        OSError: it cannot be read.
+    """
+    if name in MACHINES:
+        return parse_machine((_OWN / f"{name}.txt").read_text(encoding="utf-8"), name)
+    try:
+        return read_machine(name)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"there is no file {name}, and no machine of that name: those that come along are {', '.join(MACHINES)}"
+        ) from None
 
 
 def read_machine(path: Path | str) -> Machine:
