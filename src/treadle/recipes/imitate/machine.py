@@ -235,8 +235,8 @@ def _without_wildcards(given: dict[tuple[str, str], tuple[str, int, str]]) -> It
     """The rules for every state and symbol, the most particular of those that fit."""
     symbols = {BLANK, *(s for (_, read), (write, _, _) in given.items() for s in (read, write) if s != ANY)}
     states = {s for (state, _), (_, _, after) in given.items() for s in (state, after) if s != ANY and not is_end(s)}
-    for state in states:
-        for symbol in symbols:
+    for state in sorted(states):
+        for symbol in sorted(symbols):
             fitting = ((state, symbol), (state, ANY), (ANY, symbol), (ANY, ANY))
             found = next((given[key] for key in fitting if key in given), None)
             if found is not None:
