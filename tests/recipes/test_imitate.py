@@ -141,7 +141,7 @@ def test_random_tapes_have_what_chance_alone_does_not():
 @pytest.fixture(scope="module")
 def learned() -> tuple[td.ClosedLoop, imitate.Machine, Settings]:
     machine = find_machine("increment")
-    settings = Settings("01", longest=8, traces=128, trace_steps=60, hidden_size=20, noise=0.1, steps=250)
+    settings = Settings("01", longest=8, traces=128, trace_steps=60, hidden_size=20, noise=0.1, steps=400)
     loop = imitate.imitator(machine, settings)
     for _ in imitate.learn(loop, imitate.demonstrations(machine, settings), settings):
         pass

@@ -23,15 +23,15 @@ class Settings(NamedTuple):
     """What tapes to learn from are written in."""
     longest: int = 16
     """The longest tape to learn from, in cells."""
-    traces: int = 512
+    traces: int = 2048
     """How many runs of the machine are seen."""
     trace_steps: int = 500
     """So much of each run is seen at most."""
-    hidden_size: int = 32
+    hidden_size: int = 48
     """Of the network's GRU."""
-    noise: float = 0.3
+    noise: float = 0.1
     """Deviation of the noise on its state while it learns."""
-    steps: int = 800
+    steps: int = 1500
     """Steps of training."""
     rows: int = 32
     """Traces in a batch."""
