@@ -12,7 +12,6 @@ from treadle.cells import (
     LSTMCell,
     LSTMState,
     MinimalGatedCell,
-    NoisyStateCell,
     PeepholeLSTMCell,
     RecurrentHighwayCell,
     RNNCell,
@@ -32,7 +31,7 @@ from treadle.recurrent import Recurrent
 from treadle.session import Session
 from treadle.state import detach, select
 from treadle.statefile import load_state, save_state
-from treadle.wiring import WIRINGS, Graph, Stack, sum_of
+from treadle.wiring import WIRINGS, Graph, NoisyStateCell, Stack, sum_of
 
 __version__ = "0.1.0"
 

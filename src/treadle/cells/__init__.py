@@ -11,7 +11,6 @@ from treadle.cells.independent_rnn import IndRNNCell
 from treadle.cells.layer_norm_lstm import LayerNormLSTMCell
 from treadle.cells.lstm import LSTMCell, LSTMState
 from treadle.cells.minimal_gated import MinimalGatedCell
-from treadle.cells.noisy_state import NoisyStateCell
 from treadle.cells.peephole_lstm import PeepholeLSTMCell
 from treadle.cells.recurrent_highway import RecurrentHighwayCell
 from treadle.cells.rnn import HiddenState, RNNCell
@@ -29,7 +28,6 @@ __all__ = [
     "LSTMState",
     "LayerNormLSTMCell",
     "MinimalGatedCell",
-    "NoisyStateCell",
     "PeepholeLSTMCell",
     "RNNCell",
     "RecurrentCell",

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from treadle.cells import GRUCell, NoisyStateCell
+from treadle.cells import GRUCell
 from treadle.control import ClosedLoop, Discrete, Trace, record
 from treadle.errors import DataError
 from treadle.recipes.imitate.machine import Machine
 from treadle.recipes.imitate.tape import RandomTapes, Tape
 from treadle.training import Step, parameter_groups, trace_batches, train
+from treadle.wiring import NoisyStateCell
 
 __all__ = ["Imitated", "Judgement", "Settings", "demonstrations", "imitator", "judge", "learn", "same_run"]
 

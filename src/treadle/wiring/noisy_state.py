@@ -10,7 +10,7 @@ from treadle.state import map_state
 
 
 class NoisyStateCell(nn.Module):
-    """Any cell, with Gaussian noise on its state while training.
+    """Any cell or wiring, with Gaussian noise on its state while training.
 
         s~ = s + deviation ε,  ε ~ N(0, 1)      for each row and number of the state
         y, s' = cell(x, s~)
