@@ -11,10 +11,10 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test fits kills fuzz lint format docs bench clean
+.PHONY: help run test fits imitations busy-beaver kills fuzz lint format docs bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 run: .venv/.runtime ## compare the wirings on Python's own source text, in three minutes; ARGS="…" goes to treadle compare
 	.venv/bin/treadle compare $(ARGS)
@@ -25,6 +25,12 @@ test: .venv/.dev ## run the tests; ARGS="…" goes to pytest
 
 fits: .venv/.dev ## fit the public data sets in full, against their bars; two minutes
 	$(VENV_PYTHON) -m benchmarks.fits
+
+imitations: .venv/.runtime ## learn machines from short tapes, run them free on a thousand long ones
+	$(VENV_PYTHON) -m benchmarks.imitations
+
+busy-beaver: .venv/.runtime ## learn the busy beaver of 5 states, run it free for its 47 million steps
+	$(VENV_PYTHON) -m benchmarks.imitations beaver5
 
 kills: .venv/.dev ## kill two runs twenty times each at random moments, and compare what they go on to; two minutes
 	TREADLE_KILLS=$(or $(COUNT),20) $(VENV_PYTHON) -m pytest tests/training/test_loop.py -k killed $(ARGS)

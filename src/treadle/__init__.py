@@ -1,6 +1,6 @@
 """treadle: networks with memory. A cell is one step, a wiring of cells is a cell, time is applied from outside."""
 
-from treadle import errors, streams
+from treadle import control, errors, streams
 from treadle.cells import (
     ConvLSTMCell,
     ConvLSTMState,
@@ -20,6 +20,7 @@ from treadle.cells import (
     ZoneoutLSTMCell,
 )
 from treadle.check import check_cell
+from treadle.control import ClosedLoop, Continuous, Discrete, Environment
 from treadle.dropin import GRU, LSTM, RNN
 from treadle.explanation import Explanation, explain
 from treadle.gradients import CheckpointedBPTT, FullBPTT, History, SequenceInPieces, TruncatedBPTT
@@ -30,7 +31,7 @@ from treadle.recurrent import Recurrent
 from treadle.session import Session
 from treadle.state import detach, select
 from treadle.statefile import load_state, save_state
-from treadle.wiring import WIRINGS, Graph, Stack, sum_of
+from treadle.wiring import WIRINGS, Graph, NoisyStateCell, Stack, sum_of
 
 __version__ = "0.1.0"
 
@@ -41,9 +42,13 @@ __all__ = [
     "WIRINGS",
     "Cell",
     "CheckpointedBPTT",
+    "ClosedLoop",
+    "Continuous",
     "ConvLSTMCell",
     "ConvLSTMState",
     "CoupledLSTMCell",
+    "Discrete",
+    "Environment",
     "Explanation",
     "FullBPTT",
     "GRUCell",
@@ -56,6 +61,7 @@ __all__ = [
     "LSTMState",
     "LayerNormLSTMCell",
     "MinimalGatedCell",
+    "NoisyStateCell",
     "PeepholeLSTMCell",
     "RNNCell",
     "Recurrent",
@@ -69,6 +75,7 @@ __all__ = [
     "TruncatedBPTT",
     "ZoneoutLSTMCell",
     "check_cell",
+    "control",
     "detach",
     "errors",
     "explain",

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from treadle import cells, dropin, gradients
+from treadle.control.loop import ClosedLoop
+from treadle.control.spaces import Continuous, Discrete, Likeliest
 from treadle.errors import ModelFileError, TreadleError
 from treadle.recurrent import Recurrent
 from treadle.wiring.graph import Delayed, Graph, Node, Read, StateField, Sum
+from treadle.wiring.noisy_state import NoisyStateCell
 from treadle.wiring.sizes import as_number
 from treadle.wiring.stack import Stack
 
@@ -41,6 +44,8 @@ def _known() -> dict[str, type]:
     own = {name: getattr(cells, name) for name in cells.__all__ if name.endswith("Cell") and name != "RecurrentCell"}
     own |= {name: getattr(dropin, name) for name in dropin.__all__}
     own |= {"Stack": Stack, "Graph": Graph, "Recurrent": Recurrent}
+    own |= {"ClosedLoop": ClosedLoop, "Discrete": Discrete, "Continuous": Continuous, "Likeliest": Likeliest}
+    own |= {"NoisyStateCell": NoisyStateCell}
     own |= {method.__name__: method for method in gradients.METHODS}
     return {f"treadle.{name}": kind for name, kind in own.items()} | {
         f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS

@@ -16,6 +16,7 @@ from treadle import __version__
 from treadle.cli.cache import cache
 from treadle.cli.compare import compare
 from treadle.cli.fit import fit
+from treadle.cli.imitate import imitate
 from treadle.cli.run import run
 from treadle.cli.show import show
 from treadle.errors import TreadleError
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(compare)
 app.command()(fit)
+app.command()(imitate)
 app.command()(run)
 app.command()(show)
 app.command()(cache)

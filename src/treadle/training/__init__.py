@@ -3,8 +3,9 @@
 What is read: ``text.py``, ``sequences.py`` (over ``ts_file.py``) and ``series.py`` (over ``table.py``), scaled by
 ``scaling.py`` and laid out by ``batches.py``. What reads it: ``language_model.py``, ``network.py``. ``text_task.py``,
 ``sequence_task.py`` and ``series_task.py`` bring both together, as ``task.py`` says; ``opening.py`` chooses one by the
-file. How it learns: ``run.py`` starts ``loop.py``, with ``loss.py``, ``optimiser.py``, ``budget.py``,
-``early_stopping.py``, over ``processes.py`` or ``on_ray.py``, kept by ``checkpoint.py``. What comes out: ``fitted.py``.
+file. ``traces.py`` lays out what networks that act learn from. How it learns: ``run.py`` starts ``loop.py``, with
+``loss.py``, ``optimiser.py``, ``budget.py``, ``early_stopping.py``, over ``processes.py`` or ``on_ray.py``, kept by
+``checkpoint.py``. What comes out: ``fitted.py``.
 """
 
 from treadle.training.batches import Batch, Epochs
@@ -24,6 +25,7 @@ from treadle.training.series import Series, read_series
 from treadle.training.series_task import SeriesTask
 from treadle.training.text import Text, read_text, standard_library
 from treadle.training.text_task import TextTask
+from treadle.training.traces import trace_batches
 
 __all__ = [
     "CELLS",
@@ -55,5 +57,6 @@ __all__ = [
     "standard_library",
     "steps_on_ray",
     "total_loss",
+    "trace_batches",
     "train",
 ]

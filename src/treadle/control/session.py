@@ -1,0 +1,111 @@
+"""A closed loop, live, against what it acts upon."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from treadle.errors import ShapeError
+from treadle.session import Session
+
+__all__ = ["Acted", "Environment", "LoopSession"]
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """What a network acts upon. Any object with these two methods is one.
+
+    A reading or an action is a whole number where it is discrete, and an array of numbers [n] where it is continuous.
+    """
+
+    def reset(self) -> Any:
+        """Begin anew; the first reading."""
+        ...
+
+    def apply(self, action: Any) -> tuple[Any, bool]:
+        """Do what was decided; the next reading, and whether this was the last action that there is."""
+        ...
+
+
+class Acted(NamedTuple):
+    """A step in an environment."""
+
+    reading: Any
+    """What was read."""
+    action: Any
+    """What was done then."""
+    done: bool
+    """Whether that was the last."""
+
+
+class LoopSession(Session):
+    """A session that takes readings and gives actions, as an environment has them; made by `ClosedLoop.session`.
+
+    Example:
+        >>> import treadle as td
+        >>> class Corridor:                      # five cells; action 1 goes on, action 0 stays
+        ...     def reset(self):
+        ...         self.cell = 0
+        ...         return self.cell
+        ...     def apply(self, action):
+        ...         self.cell += action
+        ...         return self.cell, self.cell == 4
+        >>> loop = td.ClosedLoop(td.GRUCell(5 + 2, 8), td.Discrete(5), td.Discrete(2))
+        >>> session = loop.session()
+        >>> for number, acted in enumerate(session.run(Corridor())):
+        ...     if number == 100:                # a network that has learned nothing may stay for ever
+        ...         break
+        >>> acted.action in (0, 1)
+        True
+    """
+
+    def __init__(self, loop: Any, batch_size: int = 1, weights: str = "float32"):
+        super().__init__(loop, batch_size, weights)
+        self._read = loop.readings.reader(self.batch_size, self._dtype)
+        self._write = loop.actions.writer(self.batch_size)
+
+    def act(self, reading: Any) -> Any:
+        """One step: read, and decide; the action goes into the state.
+
+        Args:
+            reading: a whole number or [n] numbers; with several rows an array of [B] or [B, n].
+
+        Returns:
+            The action, likewise.
+
+        Raises:
+            DataError: a reading that there is not, or one that is not finite. The state is as it was before.
+            ModelFileError: the network's weights are not finite.
+        """
+        y = self.step(self._read(reading))
+        return self._write(y if self.batch_size > 1 or y.ndim == 1 else y[0])
+
+    def run(self, environment: Environment, reading: Any = None) -> Iterator[Acted]:
+        """Act in an environment, for as long as somebody asks, or until it is done.
+
+        What the environment raises comes out here. The session is as it was after its last decision then, which was not
+        carried out: it can go on, from a reading, or begin anew.
+
+        Args:
+            environment: see `Environment`.
+            reading: go on from this reading, with the state that there is; by default, both begin anew.
+
+        Yields:
+            `Acted`, after each step.
+
+        Raises:
+            ShapeError: the session has several rows.
+        """
+        if self.batch_size != 1:
+            raise ShapeError(
+                f"an environment is run in one row, but this session has {self.batch_size}: use loop.session(), or"
+                " act() on the readings of all rows"
+            )
+        if reading is None:
+            reading = environment.reset()
+            self.reset()
+        act, apply = self.act, environment.apply
+        done = False
+        while not done:
+            action = act(reading)
+            before = reading
+            reading, done = apply(action)
+            yield Acted(before, action, done)

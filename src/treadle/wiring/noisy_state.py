@@ -1,0 +1,72 @@
+"""A cell that learns to remember in spite of noise."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from treadle.protocol import State
+from treadle.state import map_state
+
+
+class NoisyStateCell(nn.Module):
+    """Any cell or wiring, with Gaussian noise on its state while training.
+
+        s~ = s + deviation ε,  ε ~ N(0, 1)      for each row and number of the state
+        y, s' = cell(x, s~)
+
+    What must be told apart later then has to lie far apart in the state, and what must not has to be drawn together
+    again at each step: a network that works like a machine of finitely many states gets states that are stable for
+    any number of steps. In evaluation there is no noise. Randomness comes from torch's default generator.
+
+    Args:
+        cell: the cell; its state is the state.
+        deviation: the standard deviation of the noise.
+
+    Raises:
+        ValueError: a deviation that is negative or not a number.
+
+    Source: Jim, Giles and Horne, *An Analysis of Noise in Recurrent Neural Networks: Convergence and Generalization*,
+    1996.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> cell = td.NoisyStateCell(td.GRUCell(3, 5), deviation=0.3)
+        >>> x = torch.randn(2, 3)
+        >>> torch.equal(cell(x, cell.initial_state(2))[0], cell(x, cell.initial_state(2))[0])
+        False
+        >>> cell.eval()(x, cell.initial_state(2))[1].h.shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, cell: Any, deviation: float):
+        super().__init__()
+        if not isinstance(deviation, int | float) or not 0 <= deviation < float("inf"):
+            raise ValueError(f"deviation is 0 or a positive number, but {deviation!r} was passed")
+        self.cell: Any = cell
+        self.deviation = deviation
+
+    @property
+    def input_size(self) -> Any:
+        """That of the cell."""
+        return getattr(self.cell, "input_size", None)
+
+    @property
+    def output_size(self) -> Any:
+        """That of the cell."""
+        return getattr(self.cell, "output_size", None)
+
+    def initial_state(self, batch_size: int) -> State:
+        """That of the cell."""
+        return self.cell.initial_state(batch_size)
+
+    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """One step: ``x`` [B, I] and the state give the cell's output and state."""
+        state = self.initial_state(x.shape[0]) if state is None else state
+        if self.training and self.deviation:
+            state = map_state(lambda s: s + self.deviation * torch.randn_like(s) if s.is_floating_point() else s, state)
+        return self.cell(x, state)
+
+    def extra_repr(self) -> str:
+        """The noise, for ``print``."""
+        return f"deviation={self.deviation}"
