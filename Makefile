@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test fits kills fuzz lint format docs bench clean
+.PHONY: help run test fits translate kills fuzz lint format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -25,6 +25,9 @@ test: .venv/.dev ## run the tests; ARGS="…" goes to pytest
 
 fits: .venv/.dev ## fit the public data sets in full, against their bars; two minutes
 	$(VENV_PYTHON) -m benchmarks.fits
+
+translate: .venv/.dev ## learn dates, reversing and sorting in full, with accuracy by length; half an hour
+	$(VENV_PYTHON) -m benchmarks.translate $(ARGS)
 
 kills: .venv/.dev ## kill two runs twenty times each at random moments, and compare what they go on to; two minutes
 	TREADLE_KILLS=$(or $(COUNT),20) $(VENV_PYTHON) -m pytest tests/training/test_loop.py -k killed $(ARGS)

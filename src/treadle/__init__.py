@@ -27,6 +27,7 @@ from treadle.modelfile import fingerprint, load, save
 from treadle.protocol import Cell, State
 from treadle.reach import GradientReach, gradient_reach
 from treadle.recurrent import Recurrent
+from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
 from treadle.session import Session
 from treadle.state import detach, select
 from treadle.statefile import load_state, save_state
@@ -39,11 +40,14 @@ __all__ = [
     "LSTM",
     "RNN",
     "WIRINGS",
+    "Attention",
+    "Bidirectional",
     "Cell",
     "CheckpointedBPTT",
     "ConvLSTMCell",
     "ConvLSTMState",
     "CoupledLSTMCell",
+    "EncoderDecoder",
     "Explanation",
     "FullBPTT",
     "GRUCell",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from treadle import cells, dropin, gradients
 from treadle.errors import ModelFileError, TreadleError
 from treadle.recurrent import Recurrent
+from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
 from treadle.wiring.graph import Delayed, Graph, Node, Read, StateField, Sum
 from treadle.wiring.sizes import as_number
 from treadle.wiring.stack import Stack
@@ -41,6 +42,7 @@ def _known() -> dict[str, type]:
     own = {name: getattr(cells, name) for name in cells.__all__ if name.endswith("Cell") and name != "RecurrentCell"}
     own |= {name: getattr(dropin, name) for name in dropin.__all__}
     own |= {"Stack": Stack, "Graph": Graph, "Recurrent": Recurrent}
+    own |= {kind.__name__: kind for kind in (EncoderDecoder, Bidirectional, Attention)}
     own |= {method.__name__: method for method in gradients.METHODS}
     return {f"treadle.{name}": kind for name, kind in own.items()} | {
         f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS

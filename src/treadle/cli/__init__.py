@@ -18,6 +18,7 @@ from treadle.cli.compare import compare
 from treadle.cli.fit import fit
 from treadle.cli.run import run
 from treadle.cli.show import show
+from treadle.cli.translate import translate
 from treadle.errors import TreadleError
 
 __all__ = ["app", "main"]
@@ -33,6 +34,7 @@ app.command()(compare)
 app.command()(fit)
 app.command()(run)
 app.command()(show)
+app.command()(translate)
 app.command()(cache)
 
 
