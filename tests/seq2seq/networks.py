@@ -115,8 +115,8 @@ def look(attention, q, memory, t):
             score = attention.weigh.weight[0] @ asked.tanh()
         if attention.reach:
             R = attention.reach
-            score = score + attention.from_start[min(max(t - s, -R), R) + R]
-            score = score + attention.from_end[min(max(t - (len(memory) - 1 - s), -R), R) + R]
+            score = score + 10 * attention.from_start[min(max(t - s, -R), R) + R]
+            score = score + 10 * attention.from_end[min(max(t - (len(memory) - 1 - s), -R), R) + R]
         scores.append(score)
     weights = torch.stack(scores).exp()
     return (weights / weights.sum()) @ memory

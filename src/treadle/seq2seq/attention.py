@@ -8,6 +8,10 @@ from torch import Tensor, nn
 
 from treadle.cells.base import positive
 
+_PACE = 10
+"""By how much the numbers for places count. An optimiser moves all parameters at one pace, and a score of contents is
+moved by hundreds of them at once: without this, places are learned so late that nothing is left to learn from them."""
+
 
 class Attention(nn.Module):
     """Reads from a memory what a query asks for: the mean of its steps, weighted by how well each fits.
@@ -18,10 +22,10 @@ class Attention(nn.Module):
         a(t, ·)     = softmax of e(t, ·) over the steps s of the row
         context(t)  = Σ_s a(t, s) m(s)
 
-    With a ``reach`` R it also learns *where* to look, from the distance of places: e(t, s) gets a number for t - s, and
-    one for t - (S - 1 - s), the distance when the memory is counted from its end; each is a table of 2R + 1 numbers
-    that start at 0, and distances beyond ±R count as ±R. What it learns so, such as to follow the input, or to read it
-    backwards, holds for sequences of any length.
+    With a ``reach`` R it also learns *where* to look, from the distance of places: e(t, s) gets ten times a number for
+    t - s, and ten times one for t - (S - 1 - s), the distance when the memory is counted from its end; each is from a
+    table of 2R + 1 numbers that start at 0, and distances beyond ±R count as ±R. What it learns so, such as to follow
+    the input, or to read it backwards, can hold for sequences of any length.
 
     A row's memory ends where its length says; without any steps its context is zero.
 
@@ -120,4 +124,4 @@ class Attention(nn.Module):
         return self.key(memory)
 
     def _told(self, table: Tensor, distance: Tensor) -> Tensor:
-        return table[distance.clamp(-self.reach, self.reach) + self.reach]
+        return _PACE * table[distance.clamp(-self.reach, self.reach) + self.reach]
