@@ -28,6 +28,7 @@ from treadle.modelfile import fingerprint, load, save
 from treadle.protocol import Cell, State
 from treadle.reach import GradientReach, gradient_reach
 from treadle.recurrent import Recurrent
+from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
 from treadle.session import Session
 from treadle.state import detach, select
 from treadle.statefile import load_state, save_state
@@ -40,6 +41,8 @@ __all__ = [
     "LSTM",
     "RNN",
     "WIRINGS",
+    "Attention",
+    "Bidirectional",
     "Cell",
     "CheckpointedBPTT",
     "ClosedLoop",
@@ -49,6 +52,7 @@ __all__ = [
     "CoupledLSTMCell",
     "Discrete",
     "Environment",
+    "EncoderDecoder",
     "Explanation",
     "FullBPTT",
     "GRUCell",

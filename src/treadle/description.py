@@ -19,6 +19,7 @@ from treadle.control.loop import ClosedLoop
 from treadle.control.spaces import Continuous, Discrete, Likeliest
 from treadle.errors import ModelFileError, TreadleError
 from treadle.recurrent import Recurrent
+from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
 from treadle.wiring.graph import Delayed, Graph, Node, Read, StateField, Sum
 from treadle.wiring.noisy_state import NoisyStateCell
 from treadle.wiring.sizes import as_number
@@ -45,7 +46,7 @@ def _known() -> dict[str, type]:
     own |= {name: getattr(dropin, name) for name in dropin.__all__}
     own |= {"Stack": Stack, "Graph": Graph, "Recurrent": Recurrent}
     own |= {"ClosedLoop": ClosedLoop, "Discrete": Discrete, "Continuous": Continuous, "Likeliest": Likeliest}
-    own |= {"NoisyStateCell": NoisyStateCell}
+    own |= {kind.__name__: kind for kind in (NoisyStateCell, EncoderDecoder, Bidirectional, Attention)}
     own |= {method.__name__: method for method in gradients.METHODS}
     return {f"treadle.{name}": kind for name, kind in own.items()} | {
         f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS

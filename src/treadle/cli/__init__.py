@@ -19,6 +19,7 @@ from treadle.cli.fit import fit
 from treadle.cli.imitate import imitate
 from treadle.cli.run import run
 from treadle.cli.show import show
+from treadle.cli.translate import translate
 from treadle.errors import TreadleError
 
 __all__ = ["app", "main"]
@@ -35,6 +36,7 @@ app.command()(fit)
 app.command()(imitate)
 app.command()(run)
 app.command()(show)
+app.command()(translate)
 app.command()(cache)
 
 

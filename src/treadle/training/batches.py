@@ -31,6 +31,7 @@ class Epochs:
             give the same plan, as a run that goes on asks for it again.
         example: one item as a pair, ``x`` [T, I] and ``y``: [T] whole numbers or [T, K] floats.
         share: ``(rank, ranks)``: of every batch, only the rows of this process.
+        batch_of: makes a batch of a list of what ``example`` gives; None pads pairs of ``x`` and ``y``.
 
     Example:
         >>> import torch
@@ -45,17 +46,19 @@ class Epochs:
     def __init__(
         self,
         plan: Callable[[int], list[list[Any]]],
-        example: Callable[[Any], tuple[Tensor, Tensor]],
+        example: Callable[[Any], Any],
         share: tuple[int, int] = (0, 1),
+        batch_of: Callable[[list[Any]], Any] | None = None,
     ):
         self._plan, self._example, self._share = plan, example, share
+        self._batch_of = batch_of or collate
         self.epoch = self.next = 0
         self._batches = plan(0)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         if self.next == len(self._batches):
             self.epoch, self.next = self.epoch + 1, 0
             self._batches = self._plan(self.epoch)
@@ -63,7 +66,7 @@ class Epochs:
         own = items[share_of(len(items), *self._share)]
         self.next += 1
         if own:
-            return collate([self._example(item) for item in own])
+            return self._batch_of([self._example(item) for item in own])
         x, y = self._example(items[0])  # this process has no row in this batch, but takes part in the step
         return Batch(x.new_zeros(0, *x.shape), y.new_zeros(0, *y.shape))
 

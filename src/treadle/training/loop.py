@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from treadle.recurrent import Recurrent
 from treadle.state import detach
 from treadle.training.checkpoint import check_same, load_checkpoint, previous_checkpoint, save_checkpoint
 from treadle.training.early_stopping import EarlyStopping
@@ -48,8 +48,13 @@ class Step(NamedTuple):
     """How much of the training was over before this step, from 0 to 1."""
 
 
+def run_batch(model: Any, batch: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """What a network over time gives for a batch of sequences, and the state after it."""
+    return model(x, state, lengths=batch.lengths, resets=batch.resets)
+
+
 def train(
-    model: Recurrent,
+    model: Any,
     batches: Any,
     optimiser: torch.optim.Optimizer,
     share_done: Callable[[int], float],
@@ -58,9 +63,10 @@ def train(
     carry_state: bool = False,
     noise: float = 0.0,
     label_smoothing: float = 0.0,
+    run: Callable[[Any, Any, Tensor, Any], tuple[Tensor, Any]] = run_batch,
     clip: float = 1.0,
     bfloat16: bool = False,
-    validate: Callable[[Recurrent], float] | None = None,
+    validate: Callable[[Any], float] | None = None,
     evaluate_at: Callable[[int], bool] = lambda step: False,
     stopping: EarlyStopping | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -84,6 +90,8 @@ def train(
         carry_state: whether each batch goes on where the one before it ended, row by row; the gradient ends there.
         noise: the deviation of Gaussian noise on ``x``, for as long as it learns, against learning by heart.
         label_smoothing: see `treadle.training.total_loss`.
+        run: given the network, the batch, its ``x`` (with noise) and the state before it: the outputs and the state
+            after it.
         clip: the largest norm of the gradient.
         bfloat16: whether to multiply in bfloat16 and add in float32.
         validate: the score of the network on what it does not learn from.
@@ -130,7 +138,7 @@ def train(
             group["lr"] = rate
         x = batch.x + noise * torch.randn_like(batch.x) if noise else batch.x
         with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bfloat16):
-            ys, after = model(x, state, lengths=batch.lengths, resets=batch.resets)
+            ys, after = run(model, batch, x, state)
         total, count = total_loss(ys, batch.y, label_smoothing)
         count = sum_over_processes(count).clamp(min=1)
         optimiser.zero_grad()

@@ -1,0 +1,129 @@
+"""`treadle translate`: learn to turn strings into strings from pairs of them, and do it."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from treadle.cli.options import (
+    check_outputs,
+    check_picture,
+    choice,
+    console,
+    noticing_interrupts,
+    parse_length,
+    start_of_process,
+    use_one_thread,
+)
+
+MAX_SEED = 2**63 - 1
+
+
+def translate(
+    pairs: Annotated[
+        str,
+        typer.Argument(
+            help="Pairs to learn from, SOURCE<TAB>TARGET, a line each; or the name of a task: dates, reverse, sort."
+            " With --model: sources to translate, a line each; - is standard input."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where the network goes, such as model.safetensors.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Translate with this network instead of learning.")] = None,
+    beams: Annotated[
+        int, typer.Option(min=1, max=1000, help="Beginnings that are kept while it translates; 1 is greedy.")
+    ] = 1,
+    test: Annotated[Path | None, typer.Option(help="Pairs to judge by.", show_default="a share of the pairs")] = None,
+    words: Annotated[
+        str, typer.Option(help="What is read as words instead of characters: neither, source, target, both.")
+    ] = "neither",
+    budget: Annotated[str, typer.Option(help="How long to learn: 90s, 2m, 300steps, 50epochs.")] = "5m",
+    cell: Annotated[str, typer.Option(help="The cell.")] = "lstm",
+    layers: Annotated[int, typer.Option(min=1, max=100, help="Layers of encoder and decoder.")] = 1,
+    hidden_size: Annotated[int, typer.Option(min=1, max=10_000, help="Units of each layer.")] = 128,
+    attention: Annotated[str, typer.Option(help="dot, additive or none.")] = "dot",
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="While learning.")] = 0.1,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="Against overconfidence.")] = 0.0,
+    learning_rate: Annotated[float, typer.Option(min=0, help="The highest.")] = 0.003,
+    rows: Annotated[int, typer.Option(min=1, help="Pairs of a batch.")] = 64,
+    validation: Annotated[float, typer.Option(min=0.001, max=0.9, help="The share that judges.")] = 0.1,
+    patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the start.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw how many are right by the length of the source: .svg or .png.")
+    ] = None,
+) -> None:
+    """Learn to turn strings into strings from pairs of them; with --model, do it. Ctrl-C keeps what is learned."""
+    start = start_of_process()
+    if (output is None) == (model is None):
+        raise typer.BadParameter("pass '--output' MODEL to learn from pairs, or '--model' MODEL to translate with it")
+
+    from treadle.recipes.translate import TASKS, Learning, Translator, make_pairs, read_pairs, read_sources, split
+    from treadle.recipes.translate.tasks import COUNTS
+
+    use_one_thread()
+    if model is not None:
+        translator = Translator.load(model)
+        sources, targets = read_sources(pairs)
+        name = "standard input" if pairs == "-" else pairs
+        said = translator.translate(sources, beams, name)
+        for text in said:
+            print(text)
+        if targets is not None:
+            right = sum(a == translator.plain(b) for a, b in zip(said, targets, strict=True))
+            share = 100 * right / len(said)
+            print(f"treadle: {share:.1f} % of {len(said)} translations are exactly the target", file=sys.stderr)
+        return
+
+    import torch
+
+    from treadle.cli.fitting import Watch
+    from treadle.show.lengths import draw_accuracy_by_length
+    from treadle.training import CELLS
+    from treadle.training.budget import ShareDone
+
+    assert output is not None
+    made = pairs in TASKS and not Path(pairs).exists()
+    check_outputs({"--output": output, "--plot": plot}, [None if made else Path(pairs), test])
+    if plot is not None:
+        check_picture("--plot", plot)
+    choice("--cell", cell, CELLS)
+    choice("--attention", attention, ("dot", "additive", "none"))
+    choice("--words", words, ("neither", "source", "target", "both"))
+    length = parse_length("--budget", budget)
+    found = make_pairs(pairs, COUNTS[pairs], seed) if made else read_pairs(pairs)
+    training, held_out = split(found, validation, seed)
+    judges = read_pairs(test) if test is not None else make_pairs(pairs, 2_000, seed, True) if made else held_out
+    torch.manual_seed(seed)
+    design = {"hidden_size": hidden_size, "cell": cell, "layers": layers, "attention": attention, "dropout": dropout}
+    units = ["words" if words in (side, "both") else "characters" for side in ("source", "target")]
+    translator = Translator.new(found, *units, **design)
+    if test is not None:
+        for i, pair in enumerate(judges, start=1):
+            translator.reads(pair.source, f"{test}, line {i}: ")
+    options = {"rows": rows, "learning_rate": learning_rate, "label_smoothing": label_smoothing}
+    learning = Learning(translator, training, held_out, patience=patience, seed=seed, **options)
+    size = sum(parameter.numel() for parameter in translator.model.parameters())
+    err = console(sys.stderr)
+    err.print(
+        f"A network of {size:,} parameters learns from {pairs} ({len(training):,} pairs; {len(held_out):,} judge it)."
+    )
+    with noticing_interrupts() as interrupted, Watch(err, "tokens", None) as watch:
+        lasts = length.of(len(learning.batches))
+        for step in learning.steps(ShareDone(**lasts, start=start, stop=interrupted)):
+            watch.follow(step)
+    translator.save(output)
+    right = translator.exact(judges, beams)
+    if plot is not None:
+        lengths = [len(translator.source.encode(pair.source)) for pair in judges]
+        longest = max(len(translator.source.encode(pair.source)) for pair in training)
+        draw_accuracy_by_length(plot, {pairs if made else Path(pairs).name: (lengths, right)}, longest)
+    whose = "pairs of the test" if test is not None or made else "pairs that it did not learn from"
+    share = 100 * math.fsum(right) / len(right)
+    print(f"{output}: {share:.1f} % of {len(right):,} {whose} exactly right after {learning.done} steps")
+    if interrupted():
+        print("treadle: interrupted; what was learned so far is saved", file=sys.stderr)
+        raise typer.Exit(130)

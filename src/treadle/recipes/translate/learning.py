@@ -1,0 +1,128 @@
+"""Learning from pairs: batches of them, with the true target a step late as what the decoder reads."""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from treadle.recipes.translate.pairs import Pair
+from treadle.recipes.translate.translator import Translator
+from treadle.recipes.translate.vocabulary import END, START
+from treadle.training.batches import Epochs, buckets
+from treadle.training.early_stopping import EarlyStopping
+from treadle.training.loop import Step, train
+from treadle.training.loss import total_loss
+from treadle.training.optimiser import parameter_groups
+from treadle.training.sequences import IGNORED
+
+MOST_VALIDATED = 2_000
+"""Pairs that are looked at after each epoch."""
+MOST_STEPS = 200
+"""Steps after which they are looked at, if an epoch takes longer."""
+
+
+class PairBatch(NamedTuple):
+    """What is learned from in one step."""
+
+    x: Tensor
+    """Sources [B, S]."""
+    read: Tensor
+    """What the decoder reads [B, U]: a start, and then the target."""
+    y: Tensor
+    """What it is to say [B, U]: the target, and then the end; -100 behind that."""
+    lengths: Tensor
+    """Of sources [B]."""
+    target_lengths: Tensor
+    """Of what is read and said [B]."""
+
+
+def pair_batch(examples: Sequence[tuple[Tensor, Tensor]]) -> PairBatch:
+    """Pairs of sources and targets, padded."""
+    sources, targets = zip(*examples, strict=True)
+    ends, starts = torch.tensor([END]), torch.tensor([START])
+    y = pad_sequence([torch.cat([t, ends]) for t in targets], batch_first=True, padding_value=IGNORED)
+    read = pad_sequence([torch.cat([starts, t]) for t in targets], batch_first=True)
+    lengths, target_lengths = (torch.tensor([len(one) for one in side]) for side in (sources, targets))
+    return PairBatch(pad_sequence(list(sources), batch_first=True), read, y, lengths, target_lengths + 1)
+
+
+def run_pairs(model: Any, batch: PairBatch, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """What the network says to a batch when it is told the truth until then (teacher forcing)."""
+    return model(x, batch.read, batch.lengths, batch.target_lengths)
+
+
+class Learning:
+    """A translator that learns.
+
+    Args:
+        translator: what learns, in place.
+        training: pairs to learn from.
+        validation: pairs that say which weights are the best.
+        rows: of a batch.
+        learning_rate: the highest.
+        weight_decay: of matrices.
+        label_smoothing: how much of each token's weight goes to all tokens alike.
+        patience: validations without a new best, to stop after; None never stops before the time is over.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        translator: Translator,
+        training: Sequence[Pair],
+        validation: Sequence[Pair],
+        *,
+        rows: int = 64,
+        learning_rate: float = 0.003,
+        weight_decay: float = 0.01,
+        label_smoothing: float = 0.0,
+        patience: int | None = None,
+        seed: int = 0,
+    ):
+        self.translator, self.learning_rate, self.label_smoothing = translator, learning_rate, label_smoothing
+        examples = [self._example(pair) for pair in training]
+        self._validation = [self._example(pair) for pair in validation[:MOST_VALIDATED]]
+        sizes = [len(source) * 1_000 + len(target) for source, target in examples]
+        self.batches = Epochs(
+            lambda epoch: buckets(sizes, rows, seed, epoch), examples.__getitem__, batch_of=pair_batch
+        )
+        self.stopping = EarlyStopping(patience)
+        self.evaluate_every = min(len(self.batches), MOST_STEPS)
+        self.optimiser = torch.optim.AdamW(
+            parameter_groups(translator.model, weight_decay), lr=learning_rate, betas=(0.9, 0.99)
+        )
+        self.done = 0
+        """Steps done when it is over."""
+
+    def _example(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        return self.translator.reads(pair.source), self.translator.target.encode(pair.target)
+
+    @torch.no_grad()
+    def validate(self, model: Any) -> float:
+        """The mean loss over tokens of the validation pairs."""
+        model.eval()
+        total = count = 0.0
+        for first in range(0, len(self._validation), 64):
+            batch = pair_batch(self._validation[first : first + 64])
+            ys, _ = run_pairs(model, batch, batch.x, None)
+            loss, terms = total_loss(ys, batch.y)
+            total, count = total + loss.item(), count + terms.item()
+        return total / count
+
+    def steps(self, share_done: Callable[[int], float]) -> Generator[Step, None, None]:
+        """Train, a step each time that the iterator is asked; the best weights are there at the end."""
+        self.done = yield from train(
+            self.translator.model,
+            self.batches,
+            self.optimiser,
+            share_done,
+            learning_rate=self.learning_rate,
+            label_smoothing=self.label_smoothing,
+            run=run_pairs,
+            validate=self.validate,
+            evaluate_at=lambda step: step % self.evaluate_every == 0,
+            stopping=self.stopping,
+        )
+        self.translator.model.eval()

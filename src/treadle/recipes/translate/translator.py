@@ -1,0 +1,173 @@
+"""A network and the meaning of its tokens: what ``treadle translate`` makes, and translates with."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from treadle import modelfile
+from treadle.errors import ModelFileError, ShapeError
+from treadle.recipes.translate.pairs import Pair
+from treadle.recipes.translate.vocabulary import END, START, UNITS, Vocabulary
+from treadle.seq2seq import EncoderDecoder
+from treadle.seq2seq.decoding import beam_search, greedy
+
+ROWS = 64
+"""Rows that are decoded side by side."""
+MARGIN = 8
+"""Tokens by which an answer may be longer than any that was learned, besides what its source is longer by."""
+
+
+@dataclasses.dataclass
+class Translator:
+    """What was learned from pairs.
+
+    Attributes:
+        model: the network.
+        source: the symbols that it reads.
+        target: the symbols that it says.
+        longest: tokens of the longest target that it learned from.
+        ratio: the most tokens of a target for each of its source that it learned from.
+
+    Example:
+        >>> from treadle.recipes.translate import Pair, Translator
+        >>> translator = Translator.new([Pair("abc", "CBA")], hidden_size=4)
+        >>> [text] = translator.translate(["cab"])
+        >>> set(text) <= set("ABC")
+        True
+    """
+
+    model: EncoderDecoder
+    source: Vocabulary
+    target: Vocabulary
+    longest: int
+    ratio: float
+
+    @classmethod
+    def new(
+        cls, pairs: Sequence[Pair], source_unit: str = "characters", target_unit: str = "characters", **design: object
+    ) -> "Translator":
+        """One that knows the symbols of pairs, and nothing else yet.
+
+        Args:
+            pairs: what is to be learned.
+            source_unit: ``"characters"`` or ``"words"``.
+            target_unit: the same.
+            design: options of `translation_model`.
+        """
+        from treadle.recipes.translate.network import translation_model
+
+        source = Vocabulary.of((pair.source for pair in pairs), source_unit)
+        target = Vocabulary.of((pair.target for pair in pairs), target_unit)
+        sizes = [(len(source.encode(pair.source)), len(target.encode(pair.target))) for pair in pairs]
+        model = translation_model(len(source), len(target), **design)  # pyright: ignore[reportArgumentType]
+        return cls(model, source, target, max(t for _, t in sizes), max(t / s for s, t in sizes))
+
+    def reads(self, text: str, where: str = "") -> Tensor:
+        """What the encoder reads: a text between its start and its end, so that both can be seen.
+
+        Raises:
+            DataError: it has a symbol that was not learned.
+        """
+        return torch.cat([torch.tensor([START]), self.source.encode(text, where), torch.tensor([END])])
+
+    def translate(self, texts: Sequence[str], beams: int = 1, name: str = "") -> list[str]:
+        """Translations of texts.
+
+        Args:
+            texts: any number.
+            beams: how many beginnings are kept at each step.
+            name: where they are from, for messages: ``name``, line so-and-so.
+
+        Raises:
+            DataError: one has a symbol that was not learned; nothing is translated then.
+            ShapeError: no beams.
+        """
+        return [text for text, _ in self.hypotheses(texts, beams, name)]
+
+    def hypotheses(self, texts: Sequence[str], beams: int = 1, name: str = "") -> Iterator[tuple[str, float]]:
+        """Translations with the logarithms of their probabilities, in the order of the texts."""
+        if beams < 1:
+            raise ShapeError(f"beams is a positive whole number, but {beams!r} was passed")
+        tokens = [self.reads(text, f"{name}, line {i}: " if name else "") for i, text in enumerate(texts, start=1)]
+        order = sorted(range(len(texts)), key=lambda i: len(tokens[i]))
+        rows = min(max(ROWS // beams, 1), len(texts))
+        session = self.model.session(rows * beams) if rows else None
+        found: dict[int, tuple[str, float]] = {}
+        for first in range(0, len(order), rows or 1):
+            own = order[first : first + rows]
+            filled = own + own[-1:] * (rows - len(own))
+            lengths = torch.tensor([len(tokens[i]) for i in filled])
+            source = torch.nn.utils.rnn.pad_sequence([tokens[i] for i in filled], batch_first=True)
+            steps = max(self.longest, math.ceil(self.ratio * source.shape[1])) + MARGIN
+            if beams == 1:
+                said = greedy(session, source, lengths, START, END, steps)  # pyright: ignore[reportArgumentType]
+            else:
+                said = beam_search(session, source, lengths, START, END, steps, beams)  # pyright: ignore[reportArgumentType]
+            for i, row, score in zip(own, said.tokens, said.scores.tolist(), strict=False):
+                found[i] = (self.target.decode(row), score)
+        yield from (found[i] for i in range(len(texts)))
+
+    def exact(self, pairs: Sequence[Pair], beams: int = 1) -> list[bool]:
+        """Whether the translation of each pair's source is one of the targets that it has in these pairs."""
+        right: dict[str, set[str]] = {}
+        for pair in pairs:
+            right.setdefault(pair.source, set()).add(self.plain(pair.target))
+        sources = list(right)
+        good = {
+            source: text in right[source] for source, text in zip(sources, self.translate(sources, beams), strict=True)
+        }
+        return [good[pair.source] for pair in pairs]
+
+    def plain(self, target: str) -> str:
+        """A target as the translator would write it: words with one space between them."""
+        return " ".join(target.split()) if self.target.unit == "words" else target
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write network and vocabularies to one model file.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        values = {
+            "source": dataclasses.asdict(self.source),
+            "target": dataclasses.asdict(self.target),
+            "longest": self.longest,
+            "ratio": self.ratio,
+        }
+        modelfile.save(path, self.model, {"translator": values})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Translator":
+        """Read what `save` wrote. Nothing that the file names is imported or run.
+
+        Raises:
+            ModelFileError: the file is damaged, or holds something else.
+            OSError: the file cannot be read.
+        """
+        notes, model = modelfile.read_notes(path), modelfile.load(path)
+        if "translator" not in notes or not isinstance(model, EncoderDecoder):
+            raise ModelFileError(
+                f"{path} holds no network that translates: make one with 'treadle translate PAIRS.tsv -o MODEL'"
+            )
+        try:
+            values = notes["translator"]
+            source, target = (_vocabulary(values[side]) for side in ("source", "target"))
+            found = cls(model, source, target, int(values["longest"]), float(values["ratio"]))
+            with torch.no_grad():
+                scores, _ = model.eval()(torch.arange(len(source))[None], torch.arange(len(target))[None])
+            if scores.shape[2] != len(target) or not 0 < found.longest < 10**6 or not 0 < found.ratio < 10**6:
+                raise ValueError("sizes")
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise ModelFileError(f"{path} is damaged: its symbols do not fit its network ({error})") from None
+        return found
+
+
+def _vocabulary(values: dict[str, object]) -> Vocabulary:
+    symbols, unit = values["symbols"], values["unit"]
+    if unit not in UNITS or not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+        raise ValueError("symbols")
+    return Vocabulary(tuple(symbols), str(unit))

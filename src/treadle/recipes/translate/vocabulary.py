@@ -1,0 +1,74 @@
+"""Strings as tokens: characters, or words between spaces."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from treadle.errors import DataError
+
+START, END = 0, 1
+"""The tokens before the first and behind the last."""
+FIRST = 2
+"""The token of the first symbol."""
+UNITS = ("characters", "words")
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The symbols that one side of the pairs is made of.
+
+    Attributes:
+        symbols: in the order of their tokens, which begin at 2.
+        unit: whether a symbol is a character, or a word, that is what lies between spaces.
+
+    Example:
+        >>> from treadle.recipes.translate import Vocabulary
+        >>> vocabulary = Vocabulary.of(["abba", "cab"])
+        >>> vocabulary.decode(vocabulary.encode("bac"))
+        'bac'
+    """
+
+    symbols: tuple[str, ...]
+    unit: str = "characters"
+
+    @classmethod
+    def of(cls, texts: Iterable[str], unit: str = "characters") -> "Vocabulary":
+        """All symbols of some texts."""
+        return cls(tuple(sorted({symbol for text in texts for symbol in symbols_of(text, unit)})), unit)
+
+    def __len__(self) -> int:
+        return FIRST + len(self.symbols)
+
+    def encode(self, text: str, where: str = "") -> Tensor:
+        """Tokens of a text, without start and end.
+
+        Raises:
+            DataError: a symbol that is not in it; ``where`` the text is goes before.
+        """
+        if not hasattr(self, "_tokens"):
+            tokens = {symbol: token for token, symbol in enumerate(self.symbols, start=FIRST)}
+            object.__setattr__(self, "_tokens", tokens)
+        known: dict[str, int] = self._tokens  # pyright: ignore[reportAttributeAccessIssue]
+        found = symbols_of(text, self.unit)
+        strange = next((symbol for symbol in found if symbol not in known), None)
+        if strange is not None:
+            joint = "" if self.unit == "characters" else " "
+            knows = joint.join(self.symbols)
+            knows = knows if len(knows) <= 200 else f"{knows[:200]}… ({len(self.symbols):,} {self.unit})"
+            raise DataError(
+                f"{where}{text[:60]!r} has {strange!r}, which was nowhere in the pairs that the network learned from;"
+                f" it knows: {knows}"
+            )
+        return torch.tensor([known[symbol] for symbol in found], dtype=torch.long)
+
+    def decode(self, tokens: Tensor | Sequence[int]) -> str:
+        """The text of tokens; start and end are nothing in it."""
+        joint = "" if self.unit == "characters" else " "
+        return joint.join(self.symbols[int(token) - FIRST] for token in tokens if int(token) >= FIRST)
+
+
+def symbols_of(text: str, unit: str) -> Sequence[str]:
+    """What a text is made of."""
+    return text if unit == "characters" else text.split()

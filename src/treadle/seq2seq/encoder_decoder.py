@@ -1,0 +1,248 @@
+"""One network reads, another goes on from what it has understood."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from treadle import state as states
+from treadle.errors import ShapeError
+from treadle.protocol import State
+from treadle.seq2seq.attention import Attention
+from treadle.seq2seq.bidirectional import Bidirectional, over_time
+from treadle.seq2seq.bridge import Bridge
+from treadle.seq2seq.decoding import DecodingSession, Hypotheses, beam_search, greedy
+from treadle.wiring.sizes import is_cell
+
+
+class Encoded(NamedTuple):
+    """What an encoder made of a batch of sequences."""
+
+    memory: Tensor
+    """Its outputs [B, S, M]."""
+    lengths: Tensor
+    """Steps of each row [B]."""
+    state: State
+    """What the decoder begins from."""
+    keys: Tensor | None
+    """What the memory is compared by, if there is attention."""
+
+
+class EncoderDecoder(nn.Module):
+    """Two networks, of which the second begins in the state in which the first ended.
+
+        memory, end = encoder(source)
+        state(0)    = bridge(end)
+        y(t), state = decoder(target(t), state)
+        context(t)  = attention(y(t), memory)                   if there is attention
+        out(t)      = head(y(t) beside context(t))              if there is a head
+
+    The encoder's final state, of every layer and of both directions, becomes the decoder's initial state through a
+    `treadle.seq2seq.Bridge`. Attention reads no state and the decoder reads no context, so that the decoder runs over a
+    whole target at once, compiled (teacher forcing), and all contexts are found at once after it. A head with memory,
+    such as another layer, runs over all of them at once again: it is what turns contexts into a course of its own.
+
+    The networks read what their cells read: features, or tokens where a graph begins with an `Embedding`. Between
+    networks of equal layers nothing is learned by the bridge: then this is the handing over of a whole state from one
+    network to the next, which may well read the same sequence.
+
+    Args:
+        encoder: a cell, a `treadle.Recurrent` or a `treadle.Bidirectional`.
+        decoder: a cell or a `treadle.Recurrent`.
+        head: what reads the decoder's output, with the context behind it: a module without memory, or a cell, which
+            starts from its own initial state.
+        attention: ``"dot"``, ``"additive"``, or a `treadle.Attention`.
+        bridge: a module of yours that takes the list of final states, one for each direction, and the decoder's own
+            initial state, and gives the one to begin from.
+
+    Raises:
+        TypeError: a part is nothing of that kind.
+        ShapeError: sizes do not fit, or a network wants time first.
+        StateError: the encoder has no state to hand over.
+
+    Source: Sutskever, Vinyals and Le, *Sequence to Sequence Learning with Neural Networks*, 2014; the attention is
+    Luong, Pham and Manning's (2015), without input feeding; a head with memory on it is as the upper layers of Wu et
+    al., *Google's Neural Machine Translation System*, 2016.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> def reads_tokens(tokens, hidden_size):
+        ...     g = td.Graph(())
+        ...     embedded = g.add("embedded", torch.nn.Embedding(tokens, 8), reads=g.x)
+        ...     return g.outputs(g.add("layers", td.LSTMCell(8, hidden_size), reads=embedded))
+        >>> encoder = td.Bidirectional(reads_tokens(10, 16), reads_tokens(10, 16))
+        >>> model = td.EncoderDecoder(encoder, reads_tokens(12, 16), torch.nn.Linear(16 + 32, 12), attention="dot")
+        >>> source, target = torch.randint(10, (4, 9)), torch.randint(12, (4, 6))
+        >>> scores, state = model(source, target, [9, 3, 0, 5], [6, 2, 4, 0])
+        >>> scores.shape
+        torch.Size([4, 6, 12])
+        >>> model.generate(source, start=0, end=1, steps=20, beams=4).tokens[0].ndim
+        1
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        decoder: Any,
+        head: nn.Module | None = None,
+        *,
+        attention: str | Attention | None = None,
+        bridge: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.encoder, self.decoder = over_time(encoder, "the encoder"), over_time(decoder, "the decoder")
+        if isinstance(self.decoder, Bidirectional):
+            raise TypeError("a decoder goes forward only, as what comes after is not known yet: pass a cell")
+        if head is not None and not isinstance(head, nn.Module):
+            raise TypeError(f"head is a module or a cell, but is a {type(head).__name__}")
+        self.head: Any = over_time(head, "the head") if head is not None and is_cell(head) else head
+        if isinstance(attention, str):
+            sizes = {"the decoder": self.decoder.output_size, "the encoder": self.encoder.output_size}
+            for role, size in sizes.items():
+                if not isinstance(size, int):
+                    raise ShapeError(
+                        f"attention compares features, but {role} gives rows of {size or 'unknown size'}: give its cell"
+                        " an output_size, or pass a td.Attention"
+                    )
+            attention = Attention(*sizes.values(), score=attention)  # pyright: ignore[reportArgumentType]
+        self.attention: Any = attention
+        self.bridge: Any = bridge or Bridge(self._directions(self.encoder.initial_state(1)), self._begins(1))
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the head has a state of its own."""
+        return self.head is not None and is_cell(self.head)
+
+    def _directions(self, state: State) -> list[State]:
+        return list(state.values()) if isinstance(self.encoder, Bidirectional) else [state]
+
+    def _begins(self, rows: int) -> State:
+        return self.decoder.initial_state(rows)
+
+    def encode(self, source: Tensor, lengths: Any = None) -> Encoded:
+        """Read.
+
+        Args:
+            source: [B, S, …], what the encoder reads.
+            lengths: [B] whole numbers from 0 to S; all S if None.
+
+        Raises:
+            ShapeError: they do not fit.
+        """
+        memory, end = self.encoder(source, lengths=lengths)
+        rows, steps = source.shape[:2]
+        lengths = torch.full((rows,), steps) if lengths is None else torch.as_tensor(lengths).long()
+        state = self.bridge(self._directions(end), self._begins(rows))
+        keys = None if self.attention is None else self.attention.prepare(memory)
+        return Encoded(memory, lengths.to(memory.device), state, keys)
+
+    def initial_state(self, encoded: Encoded) -> dict[str, State]:
+        """The state before the decoder's first step: that of the bridge, the head's own, and no steps done."""
+        rows = len(encoded.lengths)
+        state = {"decoder": encoded.state, "steps": torch.zeros(rows, dtype=torch.long, device=encoded.lengths.device)}
+        if self.has_memory:
+            state["head"] = self.head.initial_state(rows)
+        return state
+
+    def decode(self, target: Tensor, encoded: Encoded, state: Any = None, lengths: Any = None) -> tuple[Tensor, Any]:
+        """Go on from what was read, over a whole target or a part of one.
+
+        Args:
+            target: [B, U, …], what the decoder reads: where it is to say what comes next, that is a start symbol and
+                then the true outputs, each a step late (teacher forcing).
+            encoded: what `encode` gave.
+            state: what an earlier part ended in; ``None`` begins.
+            lengths: [B] whole numbers from 0 to U; all U if None.
+
+        Returns:
+            ``ys, state``: outputs [B, U, K], zero past a row's end, and the state after each row's last step.
+
+        Raises:
+            ShapeError: they do not fit.
+            StateError: the state is of another network or batch.
+        """
+        state = self._checked(state, encoded)
+        ys, end = self.decoder(target, state["decoder"], lengths=lengths)
+        lengths = self.decoder.checked_lengths(lengths, target.transpose(0, 1))
+        if self.attention is not None:
+            memory = (encoded.memory, encoded.lengths, state["steps"], encoded.keys)
+            ys = torch.cat([ys, self.attention(ys, *memory)[0]], -1)
+        after = {"decoder": end, "steps": state["steps"] + (target.shape[1] if lengths is None else lengths)}
+        if self.has_memory:
+            ys, after["head"] = self.head(ys, state["head"], lengths=lengths)
+        elif self.head is not None:
+            ys = self.head(ys)
+        if lengths is not None and not self.has_memory and (self.head is not None or self.attention is not None):
+            inside = torch.arange(ys.shape[1], device=ys.device) < lengths[:, None]
+            ys = torch.where(inside.reshape(*inside.shape, *[1] * (ys.ndim - 2)), ys, 0)
+        return ys, after
+
+    def forward(
+        self, source: Tensor, target: Tensor, source_lengths: Any = None, target_lengths: Any = None
+    ) -> tuple[Tensor, Any]:
+        """Read a source, then a target from there: `encode` and `decode`.
+
+        Args:
+            source: [B, S, …].
+            target: [B, U, …], what the decoder reads.
+            source_lengths: [B] whole numbers from 0 to S.
+            target_lengths: [B] whole numbers from 0 to U.
+
+        Returns:
+            ``ys, state``: outputs [B, U, K], and the state after each row's last step.
+
+        Raises:
+            ShapeError: they do not fit, or there are not as many targets as sources.
+        """
+        if len(source) != len(target):
+            raise ShapeError(f"there are {len(source)} sources, but {len(target)} targets: pass one for each")
+        return self.decode(target, self.encode(source, source_lengths), lengths=target_lengths)
+
+    def _checked(self, state: Any, encoded: Encoded) -> Any:
+        initial = self.initial_state(encoded)
+        if state is None:
+            return initial
+        return states.check_state(state, initial, len(encoded.lengths), "EncoderDecoder")
+
+    def session(self, batch_size: int = 1) -> DecodingSession:
+        """Run the decoder live, one step a call: see `treadle.seq2seq.DecodingSession`.
+
+        Args:
+            batch_size: rows.
+        """
+        return DecodingSession(self, batch_size)
+
+    def generate(
+        self, source: Tensor, lengths: Any = None, *, start: int, end: int, steps: int, beams: int = 1
+    ) -> Hypotheses:
+        """Say what the decoder makes of sources, each token fed back as the next step's input.
+
+        The network is one that reads and scores tokens: what it gives is a score (logit) for each.
+
+        Args:
+            source: [B, S, …].
+            lengths: [B] whole numbers from 0 to S.
+            start: the token that it reads first.
+            end: the token that ends a sequence.
+            steps: how many tokens there may be, the end included.
+            beams: how many beginnings are kept at each step; 1 takes the likeliest token each time.
+
+        Raises:
+            ShapeError: sizes do not fit; no steps, or no beams.
+            StateError: the scores are not finite.
+        """
+        for name, value in (("steps", steps), ("beams", beams)):
+            if not isinstance(value, int) or value < 1:
+                raise ShapeError(f"{name} is a positive whole number, but {value!r} was passed")
+        if not len(source):
+            return Hypotheses([], torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+        session = self.session(len(source) * beams)
+        if beams == 1:
+            return greedy(session, source, lengths, start, end, steps)
+        return beam_search(session, source, lengths, start, end, steps, beams)
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """For model files. A bridge that was made here is made again."""
+        own = None if type(self.bridge) is Bridge else self.bridge
+        parts = {"encoder": self.encoder, "decoder": self.decoder, "head": self.head, "attention": self.attention}
+        return parts | {"bridge": own}

@@ -1,0 +1,61 @@
+"""How many answers are right, by the length of what was asked."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from treadle.show.files import save_figure
+
+
+def accuracy_by_length(lengths: Sequence[int], right: Sequence[bool]) -> list[tuple[int, float]]:
+    """The share that is right of each length that there is, the shortest first.
+
+    Example:
+        >>> from treadle.show.lengths import accuracy_by_length
+        >>> accuracy_by_length([3, 1, 3], [True, True, False])
+        [(1, 1.0), (3, 0.5)]
+    """
+    found: dict[int, list[bool]] = {}
+    for length, one in zip(lengths, right, strict=True):
+        found.setdefault(length, []).append(one)
+    return [(length, sum(found[length]) / len(found[length])) for length in sorted(found)]
+
+
+def draw_accuracy_by_length(
+    path: str | os.PathLike[str],
+    answers: Mapping[str, tuple[Sequence[int], Sequence[bool]]],
+    longest: int | None = None,
+) -> Path:
+    """Draw how many answers are right, by length.
+
+    Args:
+        path: where to; ``.svg`` or ``.png``.
+        answers: by name, the length of each question and whether its answer is right.
+        longest: the length of the longest that was learned from, for a line there.
+
+    Returns:
+        The path. The file appears there complete or not at all.
+
+    Raises:
+        ValueError: a path with another suffix.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> from treadle.show.lengths import draw_accuracy_by_length
+        >>> draw_accuracy_by_length("lengths.svg", {"reverse": ([1, 2, 2], [True, True, False])}, longest=1).name
+        'lengths.svg'
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, (lengths, right) in answers.items():
+        axes.plot(*zip(*accuracy_by_length(lengths, right), strict=True), marker="o", markersize=3, label=name)
+    if longest is not None:
+        axes.axvline(longest, color="gray", linestyle="--", linewidth=1, label="longest that was learned from")
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("tokens of the source")
+    axes.set_ylabel("exactly right")
+    axes.grid(alpha=0.2)
+    axes.legend(frameon=False)
+    return save_figure(figure, path)
