@@ -153,10 +153,23 @@ def test_what_no_state_needs_is_sunk():
     assert made.program.inputs["state/a"] in made.sunk
 
 
-def test_normalised_inputs_are_hoisted():
+def test_of_normalised_inputs_the_product_alone_is_hoisted():
     made = plan_of(td.LayerNormLSTMCell(3, 4))
-    before = [s for s in made.sections if s.kind == "parallel"]
-    assert any(v.op == "rsqrt" for s in before for v in s.values())
+    (before,) = [s for s in made.sections if s.kind == "parallel"]
+    assert [v.op for v in before.outputs] == ["dot"]
+    assert all(v.op == "dot" or v.op in p.VIEWS for v in before.values())
+
+
+def test_what_several_loops_read_of_a_product_is_computed_before_them():
+    made = plan_of(Two(lambda m, x, a, b: (a @ m.u, (a @ m.u + (x @ m.w).exp()).tanh(), (b + (x @ m.w).exp()).tanh())))
+    before = next(s for s in made.sections if s.kind == "parallel")
+    assert [v.op for v in before.outputs] == ["exp"]
+
+
+def test_what_is_smaller_than_its_product_is_computed_before_the_loop():
+    made = plan_of(Two(lambda m, x, a, b: (a, (a @ m.u + (x @ m.w).square().sum(1, keepdim=True)).tanh(), b)))
+    before = next(s for s in made.sections if s.kind == "parallel")
+    assert [v.op for v in before.outputs] == ["sum"]
 
 
 def test_masks_are_drawn_outside():

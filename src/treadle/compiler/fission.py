@@ -2,7 +2,8 @@
 
 A step reads the old state and gives the new one. Which new component depends on which old one is a graph; its strongly
 connected components are the loops: nothing smaller can run over a whole sequence at once. Everything else is taken out
-of them. What a loop needs from outside is *hoisted*: computed for all steps before it, in one go. What no state depends
+of them. What a loop needs from outside is *hoisted*: computed for all steps before it, in one go; all but what would
+only take memory there. What no state depends
 on is *sunk*: computed for all steps after it. A component that does not depend on itself, such as a delayed output, is
 no loop at all but a *shifted* sequence. What depends on neither the input nor the state is *invariant*: computed once a
 call.
@@ -103,6 +104,7 @@ def plan(program: Program, keep_states: bool = False) -> Plan:
     for _ in range(2):  # products that were split give sums, which are regrouped the second time
         program = _regroup(program, _Analysis(program))
     analysis = _Analysis(program)
+    analysis.take_in()
     sections = tuple(analysis.sections(keep_states))
     wanted = {value for name, value in program.outputs.items() if name == "y" or keep_states}
     reads = {value for section in sections for value in section.inputs} | wanted
@@ -147,6 +149,34 @@ class _Analysis:
                     if value.op != "input" and not self.depends[value].isdisjoint(unit):
                         loop_of[value] = index
         return loop_of
+
+    def take_in(self) -> None:
+        """Take into a loop what lies between a product and nothing but that loop, and is more than a sum.
+
+        To normalise a product, say, before the loop takes one more value of the product's size in memory, and the
+        derivative reads the product anyway: within the loop only the product crosses its border, there and back.
+        """
+        readers: dict[Value, list[Value]] = {}
+        for value in self.order:
+            for operand in value.inputs:
+                readers.setdefault(operand, []).append(value)
+        outputs = set(self.program.outputs.values())
+        between: dict[Value, int] = {}
+        for value in reversed(self.order):
+            loops = {self.loop_of.get(reader, between.get(reader, -1)) for reader in readers.get(value, ())}
+            movable = value.op in p.ELEMENTWISE or value.op in p.REDUCTIONS or value.op in p.VIEWS
+            fixed = value in self.loop_of or value in outputs or not value.has_rows
+            if movable and not fixed and len(loops) == 1 and -1 not in loops:
+                between[value] = loops.pop()
+        for group in _connected(between):
+            before = dict.fromkeys(v for value in group for v in value.inputs if v.has_rows and v not in between)
+            crossing = [value for value in group if any(reader in self.loop_of for reader in readers[value])]
+            if (
+                all(v.op == "dot" for v in before)
+                and sum(v.row_numel for v in before) <= sum(v.row_numel for v in crossing)
+                and any(_is_curved(value) for value in group)
+            ):
+                self.loop_of.update((value, between[value]) for value in group)
 
     def _places(self) -> dict[Value, tuple[int, int]]:
         """(stage, level) of each value outside loops: it runs before the unit of that number; (-1, 0) if invariant.
@@ -311,6 +341,26 @@ def _split_product(value: Value, analysis: _Analysis) -> Value | None:
         one = p.dot(p.cat([part for part, _ in group], axis), p.cat([rows for _, rows in group], 0))
         total = one if total is None else p.elementwise("add", total, one)
     return total
+
+
+def _connected(values: Iterable[Value]) -> list[list[Value]]:
+    """Groups of values that read each other, in no particular direction."""
+    group_of: dict[Value, list[Value]] = {value: [value] for value in values}
+    for value in group_of:
+        for operand in value.inputs:
+            if operand in group_of and group_of[operand] is not group_of[value]:
+                mine, other = group_of[value], group_of[operand]
+                mine.extend(other)
+                for v in other:
+                    group_of[v] = mine
+    return list({id(group): group for group in group_of.values()}.values())
+
+
+def _is_curved(value: Value) -> bool:
+    """Whether the derivative of an operation reads values of the forward pass."""
+    if value.op in p.DEAR or value.op == "amax":
+        return True
+    return value.op == "mul" and all(operand.has_rows for operand in value.inputs)
 
 
 def _strong_components(depends: Mapping[str, frozenset[str]]) -> list[tuple[str, ...]]:
