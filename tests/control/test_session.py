@@ -112,3 +112,5 @@ def test_weights_that_are_no_numbers_are_said_to_be():
         loop.cell.decision.bias.fill_(float("nan"))
     with pytest.raises(td.errors.ModelFileError, match="diverged"):
         loop.session().act(0)
+    with pytest.raises(td.errors.ModelFileError, match="diverged"):
+        loop.session(batch_size=2).act(np.array([0, 1]))

@@ -127,6 +127,14 @@ def test_tapes_with_unknown_symbols_are_refused():
         RandomTapes(parse_machine(FLIP), "", 3)
 
 
+def test_actions_that_there_are_not_are_refused():
+    tape = Tape(parse_machine(FLIP), "01")
+    for action in (-1, len(tape.machine.actions), None):
+        with pytest.raises(td.errors.DataError, match=f"action {action} is not one of the"):
+            tape.apply(action)
+    assert (str(tape), tape.steps) == ("01", 0)
+
+
 def test_random_tapes_have_what_chance_alone_does_not():
     tapes = RandomTapes(find_machine("palindrome"), "ab", 16, seed=3)
     drawn = [tapes.draw() for _ in range(500)]

@@ -97,10 +97,18 @@ class Discrete:
         def one(scores: np.ndarray) -> int:
             action = int(scores.argmax())
             if scores[action] != scores[action]:
-                raise ModelFileError("the network's scores are not numbers: its training diverged; train it again")
+                raise diverged()
             return action
 
-        return one if rows == 1 else lambda scores: scores.argmax(1)
+        def several(scores: np.ndarray) -> np.ndarray:
+            if np.isnan(scores).any():
+                raise diverged()
+            return scores.argmax(1)
+
+        def diverged() -> ModelFileError:
+            return ModelFileError("the network's scores are not numbers: its training diverged; train it again")
+
+        return one if rows == 1 else several
 
     def taken(self) -> nn.Module:
         """From scores to the features of the action."""

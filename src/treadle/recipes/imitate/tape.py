@@ -35,7 +35,8 @@ class Tape:
     def __init__(self, machine: Machine, content: str = "", budget: int | None = None):
         self.machine, self.content, self.budget = machine, machine.encode(content), budget
         number = {symbol: i for i, symbol in enumerate(machine.symbols)}
-        self._effects = [(number[action.write], action.move, action.halts) for action in machine.actions]
+        effects = [(number[action.write], action.move, action.halts) for action in machine.actions]
+        self._effects = dict(enumerate(effects))  # not a list, in which -1 would be the last
         self.reset()
 
     def reset(self) -> int:
@@ -46,8 +47,18 @@ class Tape:
         return self._cells[self._head]
 
     def apply(self, action: int) -> tuple[int, bool]:
-        """Write and move; the symbol under the head, and whether it is over."""
-        write, move, self.halted = self._effects[action]
+        """Write and move; the symbol under the head, and whether it is over.
+
+        Raises:
+            DataError: an action that there is not. The tape is as it was.
+        """
+        try:
+            write, move, self.halted = self._effects[action]
+        except (KeyError, TypeError):
+            raise DataError(
+                f"action {action!r:.40} is not one of the {len(self._effects)} of {self.machine.name},"
+                f" 0 to {len(self._effects) - 1}"
+            ) from None
         self._cells[self._head] = write
         self._head += move
         self.steps += 1
