@@ -78,7 +78,7 @@ def test_a_delay_may_be_longer_than_python_recurses():
 
 def test_norms_are_named():
     loop = td.explain(td.Recurrent(td.Stack([td.LayerNormLSTMCell(3, 5)]))).loops[0]
-    assert sorted(loop.norms) == ["layer0.norm_cell", "layer0.norm_hidden"]
+    assert sorted(loop.norms) == ["layer0.norm_cell", "layer0.norm_hidden", "layer0.norm_input"]
     assert loop.functions == {"sigmoid": 3, "tanh": 2}
 
 
