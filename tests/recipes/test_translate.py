@@ -119,9 +119,9 @@ def test_padding_changes_nothing_that_is_learned():
     pairs = [Pair("abc", "x"), Pair("a", "xyz")]
     translator = Translator.new(pairs, hidden_size=5, embedding_size=3, dropout=0.0)
     examples = [(translator.reads(p.source), translator.target.encode(p.target)) for p in pairs]
-    together, _ = run_pairs(translator.model, batch := pair_batch(examples), batch.x, None)
+    together = run_pairs(translator.model, pair_batch(examples))
     for row, example in enumerate(examples):
-        alone, _ = run_pairs(translator.model, one := pair_batch([example]), one.x, None)
+        alone = run_pairs(translator.model, one := pair_batch([example]))
         assert_close(together[row, : one.y.shape[1]], alone[0])
 
 

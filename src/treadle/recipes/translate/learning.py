@@ -48,9 +48,22 @@ def pair_batch(examples: Sequence[tuple[Tensor, Tensor]]) -> PairBatch:
     return PairBatch(pad_sequence(list(sources), batch_first=True), read, y, lengths, target_lengths + 1)
 
 
-def run_pairs(model: Any, batch: PairBatch, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """What the network says to a batch when it is told the truth until then (teacher forcing)."""
-    return model(x, batch.read, batch.lengths, batch.target_lengths)
+def run_pairs(model: Any, batch: PairBatch, forgetting: float = 0.0) -> Tensor:
+    """What the network says to a batch when it is told the truth until then (teacher forcing).
+
+    Args:
+        model: the network.
+        batch: pairs.
+        forgetting: the share of rows that forget now and then, each at a rate of its own.
+    """
+    resets = [forgetful(side, forgetting) if forgetting else None for side in (batch.x, batch.read)]
+    return model(batch.x, batch.read, batch.lengths, batch.target_lengths, *resets)[0]
+
+
+def forgetful(x: Tensor, share: float) -> Tensor:
+    """Where rows of x [B, T] begin anew, at random: a share of them do, each at hardly any or nearly all of its steps."""
+    rates = torch.rand(len(x), 1) * (torch.rand(len(x), 1) < share)
+    return torch.rand(x.shape) < rates
 
 
 class Learning:
@@ -63,6 +76,8 @@ class Learning:
         rows: of a batch.
         learning_rate: the highest.
         weight_decay: of matrices.
+        forgetting: the share of rows, of sources and of targets, that forget what was before at random steps: against
+            relying on what is counted, which holds for no length that was not learned from.
         label_smoothing: how much of each token's weight goes to all tokens alike.
         patience: validations without a new best, to stop after; None never stops before the time is over.
         seed: of the order.
@@ -77,11 +92,13 @@ class Learning:
         rows: int = 64,
         learning_rate: float = 0.003,
         weight_decay: float = 0.01,
+        forgetting: float = 0.3,
         label_smoothing: float = 0.0,
         patience: int | None = None,
         seed: int = 0,
     ):
         self.translator, self.learning_rate, self.label_smoothing = translator, learning_rate, label_smoothing
+        self.forgetting = forgetting
         examples = [self._example(pair) for pair in training]
         self._validation = [self._example(pair) for pair in validation[:MOST_VALIDATED]]
         sizes = [len(source) * 1_000 + len(target) for source, target in examples]
@@ -106,8 +123,7 @@ class Learning:
         total = count = 0.0
         for first in range(0, len(self._validation), 64):
             batch = pair_batch(self._validation[first : first + 64])
-            ys, _ = run_pairs(model, batch, batch.x, None)
-            loss, terms = total_loss(ys, batch.y)
+            loss, terms = total_loss(run_pairs(model, batch), batch.y)
             total, count = total + loss.item(), count + terms.item()
         return total / count
 
@@ -120,7 +136,7 @@ class Learning:
             share_done,
             learning_rate=self.learning_rate,
             label_smoothing=self.label_smoothing,
-            run=run_pairs,
+            run=lambda model, batch, x, state: (run_pairs(model, batch, self.forgetting), None),
             validate=self.validate,
             evaluate_at=lambda step: step % self.evaluate_every == 0,
             stopping=self.stopping,
