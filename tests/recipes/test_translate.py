@@ -177,6 +177,15 @@ def test_it_learns_what_it_has_not_seen(learned):
     assert not translator.model.training
 
 
+def test_the_score_counts_pairs_that_are_not_said_exactly(learned):
+    translator, validation, _, learning = learned
+    wrong = sum(not right for right in translator.exact(validation))
+    assert wrong <= learning.validate(translator.model) * len(validation) < wrong + 1
+    untaught = Translator.new(validation, hidden_size=3)
+    score = Learning(untaught, validation, validation).validate(untaught.model)
+    assert 1 <= score < 1 + 1 / len(validation)
+
+
 def test_answers_come_in_order_whatever_the_batches(learned):
     translator, validation, _, _ = learned
     sources = [pair.source for pair in validation] * 2

@@ -61,7 +61,7 @@ def run_pairs(model: Any, batch: PairBatch, forgetting: float = 0.0) -> Tensor:
 
 
 def forgetful(x: Tensor, share: float) -> Tensor:
-    """Where rows of x [B, T] begin anew, at random: a share of them do, each at hardly any or nearly all of its steps."""
+    """Where rows of x [B, T] begin anew, at random: a share of them do, at hardly any or nearly all of their steps."""
     rates = torch.rand(len(x), 1) * (torch.rand(len(x), 1) < share)
     return torch.rand(x.shape) < rates
 
@@ -118,14 +118,21 @@ class Learning:
 
     @torch.no_grad()
     def validate(self, model: Any) -> float:
-        """The mean loss over tokens of the validation pairs."""
+        """The share of the validation pairs that are not exactly right; between equal shares, the loss decides.
+
+        Where the truth until then is told and every likeliest token is right, there it is what is said greedily. Loss
+        alone would stop too soon: it rises where a network grows too sure of mistakes, while it makes fewer of them.
+        """
         model.eval()
-        total = count = 0.0
+        wrong = total = count = 0.0
         for first in range(0, len(self._validation), 64):
             batch = pair_batch(self._validation[first : first + 64])
-            loss, terms = total_loss(run_pairs(model, batch), batch.y)
+            ys = run_pairs(model, batch)
+            loss, terms = total_loss(ys, batch.y)
             total, count = total + loss.item(), count + terms.item()
-        return total / count
+            wrong += ((ys.argmax(-1) != batch.y) & (batch.y != IGNORED)).any(1).sum().item()
+        loss = total / count
+        return (wrong + loss / (1 + loss)) / len(self._validation)
 
     def steps(self, share_done: Callable[[int], float]) -> Generator[Step, None, None]:
         """Train, a step each time that the iterator is asked; the best weights are there at the end."""
