@@ -19,8 +19,12 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 import treadle as td
+from treadle.recipes.translate import Learning, Translator, make_pairs, split
+from treadle.recipes.translate.tasks import LONGEST
 from treadle.show import draw_wiring
+from treadle.show.lengths import draw_accuracy_by_length
 from treadle.show.reach import draw_reach
+from treadle.training.budget import ShareDone
 from treadle.wiring.named import layer_input_size
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -53,6 +57,8 @@ def pictures() -> Iterator[tuple[str, bytes]]:
             yield f"pictures/{name}.svg", path.read_bytes()
         yield "pictures/reach.svg", draw_reach(Path(folder, "reach.svg"), measured()).read_bytes()
         yield "pictures/memory.svg", draw_reach(Path(folder, "memory.svg"), learned()).read_bytes()
+        drawn = draw_accuracy_by_length(Path(folder, "lengths.svg"), translated(), LONGEST)
+        yield "pictures/lengths.svg", drawn.read_bytes()
 
 
 def measured() -> dict[str, td.GradientReach]:
@@ -68,6 +74,20 @@ def learned() -> dict[str, td.GradientReach]:
     """What endless-sequences.md shows: the example of memory beyond the window."""
     example = runpy.run_path(str(EXAMPLES / "08_memory_beyond_the_window.py"))
     return example["reaches"](example["learn"](carry=True), example["learn"](carry=False))
+
+
+@functools.cache
+def translated() -> dict[str, tuple[list[int], list[bool]]]:
+    """What translate.md shows: sequences of up to twice the length that was learned from, right or not."""
+    found = {}
+    for task in ("reverse", "sort"):
+        torch.manual_seed(0)
+        pairs = make_pairs(task, 50_000)
+        translator = Translator.new(pairs)
+        list(Learning(translator, *split(pairs, 0.02)).steps(ShareDone(steps=300)))
+        test = make_pairs(task, 2_000, test=True)
+        found[task] = ([len(pair.source) for pair in test], translator.exact(test))
+    return found
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

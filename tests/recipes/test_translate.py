@@ -20,7 +20,7 @@ from treadle.recipes.translate import (
     read_sources,
     split,
 )
-from treadle.recipes.translate.learning import pair_batch, run_pairs
+from treadle.recipes.translate.learning import forgetful, pair_batch, run_pairs
 from treadle.recipes.translate.tasks import FORMATS, LONGEST, ordinal
 from treadle.recipes.translate.vocabulary import END, START
 from treadle.training.budget import ShareDone
@@ -119,9 +119,9 @@ def test_padding_changes_nothing_that_is_learned():
     pairs = [Pair("abc", "x"), Pair("a", "xyz")]
     translator = Translator.new(pairs, hidden_size=5, embedding_size=3, dropout=0.0)
     examples = [(translator.reads(p.source), translator.target.encode(p.target)) for p in pairs]
-    together, _ = run_pairs(translator.model, batch := pair_batch(examples), batch.x, None)
+    together = run_pairs(translator.model, pair_batch(examples))
     for row, example in enumerate(examples):
-        alone, _ = run_pairs(translator.model, one := pair_batch([example]), one.x, None)
+        alone = run_pairs(translator.model, one := pair_batch([example]))
         assert_close(together[row, : one.y.shape[1]], alone[0])
 
 
@@ -175,6 +175,51 @@ def test_it_learns_what_it_has_not_seen(learned):
     right = translator.exact(validation)
     assert sum(right) > 0.9 * len(right)
     assert not translator.model.training
+
+
+def test_a_share_of_the_rows_forgets_each_at_its_own_rate():
+    torch.manual_seed(0)
+    resets = forgetful(torch.zeros(4000, 50), 0.3)
+    rates = resets.float().mean(1)
+    assert (rates > 0).float().mean().item() == pytest.approx(0.3, abs=0.03)
+    forgets = rates[rates > 0]
+    assert forgets.mean().item() == pytest.approx(0.5, abs=0.05)
+    assert forgets.std().item() > 0.25  # as even as the numbers from 0 to 1, whose deviation is 0.29
+    assert not forgetful(torch.zeros(100, 9), 0.0).any()
+
+
+def test_only_learning_forgets():
+    pairs = [Pair("abcdef", "fedcba")]
+    translator = Translator.new(pairs, hidden_size=5, dropout=0.0)
+    batch = pair_batch([(translator.reads("abcdef"), translator.target.encode("fedcba"))] * 20)
+    plain, forgetting = run_pairs(translator.model, batch), run_pairs(translator.model, batch, 1.0)
+    assert torch.equal(plain, run_pairs(translator.model, batch))
+    assert (plain != forgetting).flatten(1).any(1).all()
+    learning = Learning(translator, pairs * 4, pairs, forgetting=1.0)
+    assert learning.validate(translator.model) == learning.validate(translator.model)
+
+
+def test_an_order_holds_for_twice_the_length():
+    """Which a network that counts what it has read does not get right once."""
+    torch.manual_seed(1)
+    drawn = random.Random(1)
+    sources = ["".join(drawn.choices("abcde", k=drawn.randint(1, 6))) for _ in range(3000)]
+    pairs = [Pair(source, "".join(sorted(source))) for source in sorted(set(sources))]
+    translator = Translator.new(pairs, hidden_size=24, embedding_size=16, dropout=0.0)
+    learning = Learning(translator, *split(pairs, 0.1), learning_rate=0.01)
+    list(learning.steps(ShareDone(steps=150)))
+    longer = ["".join(drawn.choices("abcde", k=12)) for _ in range(100)]
+    right = translator.exact([Pair(source, "".join(sorted(source))) for source in longer])
+    assert sum(right) > 40
+
+
+def test_the_score_counts_pairs_that_are_not_said_exactly(learned):
+    translator, validation, _, learning = learned
+    wrong = sum(not right for right in translator.exact(validation))
+    assert wrong <= learning.validate(translator.model) * len(validation) < wrong + 1
+    untaught = Translator.new(validation, hidden_size=3)
+    score = Learning(untaught, validation, validation).validate(untaught.model)
+    assert 1 <= score < 1 + 1 / len(validation)
 
 
 def test_answers_come_in_order_whatever_the_batches(learned):

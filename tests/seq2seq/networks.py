@@ -19,13 +19,13 @@ def lstms(input_size, *sizes):
     return td.Stack([td.LSTMCell(i, h, dtype=torch.float64) for i, h in zip(reads, sizes, strict=False)])
 
 
-def model(kind="dot", directions=2, head="linear", reach=0, decoder=(4, 5), engine="auto"):
+def model(kind="dot", directions=2, head="linear", decoder=(4, 5), engine="auto", **looks):
     torch.manual_seed(3)
     encoder = td.Recurrent(reads_tokens(lstms(3, 4, 5)), engine=engine)
     if directions == 2:
         encoder = td.Bidirectional(encoder, td.Recurrent(reads_tokens(lstms(3, 3, 2)), engine=engine))
     memory = 7 if directions == 2 else 5
-    attention = kind and td.Attention(decoder[-1], memory, kind, hidden_size=3, reach=reach)
+    attention = kind and td.Attention(decoder[-1], memory, kind, hidden_size=3, **looks)
     size = decoder[-1] + (memory if kind else 0)
     heads = {
         "linear": lambda: nn.Linear(size, TOKENS),
@@ -91,8 +91,11 @@ def by_hand(network, source, target):
         assert starts[-1][0].shape == (cell.hidden_size,)
     ys, _ = reader(network.decoder.cell, target, starts)
     if network.attention is not None:
-        found = [look(network.attention, y, memory, t) for t, y in enumerate(ys)]
-        ys = torch.cat([ys, torch.stack(found) if found else ys.new_zeros(0, memory.shape[1])], 1)
+        found, looked = ys.new_zeros(0, memory.shape[1]), []
+        for y in ys:
+            looked.append(look(network.attention, y, memory, looked))
+            found = torch.cat([found, (looked[-1] @ memory)[None]])
+        ys = torch.cat([ys, found], 1)
     if isinstance(network.head, nn.Linear):
         ys = ys @ network.head.weight.T + network.head.bias
     elif network.head is not None:
@@ -102,21 +105,41 @@ def by_hand(network, source, target):
     return ys
 
 
-def look(attention, q, memory, t):
-    """One query at one memory."""
-    if not len(memory):
-        return memory.new_zeros(memory.shape[1])
-    scores = []
+def look(attention, q, memory, looked):
+    """The weights of one query at one memory, and those of the queries before it."""
+    t, scores = len(looked), []
     for s, m in enumerate(memory):
         if attention.score == "dot":
             score = q @ (attention.key.weight @ m) / len(q) ** 0.5
         else:
             asked = attention.query.weight @ q + attention.key.weight @ m + attention.key.bias
             score = attention.weigh.weight[0] @ asked.tanh()
+        if attention.priority:
+            score = score + attention.prior.weight[0] @ m
         if attention.reach:
             R = attention.reach
             score = score + 10 * attention.from_start[min(max(t - s, -R), R) + R]
             score = score + 10 * attention.from_end[min(max(t - (len(memory) - 1 - s), -R), R) + R]
+        if attention.window and looked:
+            K = attention.window
+            for other in range(max(s - K, 0), min(s + K, len(memory) - 1) + 1):
+                score = score + 10 * looked[-1][other] * attention.from_last[s - other + K]
         scores.append(score)
-    weights = torch.stack(scores).exp()
-    return (weights / weights.sum()) @ memory
+    if not scores:
+        return memory.new_zeros(0)
+    scores = torch.stack(scores)
+    if not attention.fertility:
+        return scores.exp() / scores.exp().sum()
+    left = torch.stack([(attention.fertile.weight[0] @ m).exp() for m in memory])
+    return capped(scores, left - sum(looked))
+
+
+def capped(scores, left):
+    """What is capped is found one by one: whoever would get more than is left of it gets that, until nobody would."""
+    weights, caps = scores.exp() / scores.exp().sum(), torch.zeros_like(scores, dtype=torch.bool)
+    while (over := ~caps & (weights > left)).any():
+        caps = caps | over
+        shares = torch.where(caps, 0, scores.exp())
+        rest = (1 - left[caps].sum()) / shares.sum() if not caps.all() else 0
+        weights = torch.where(caps, left, shares * rest)
+    return weights

@@ -1,5 +1,7 @@
 """A sequence in both directions, against one direction at a time."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -63,3 +65,19 @@ def test_tokens_and_no_steps():
     ys, state = network(torch.zeros(2, 0, dtype=torch.long))
     assert ys.shape == (2, 0, 6)
     assert not state["backward"]["layer"].h.any()
+
+
+def test_what_begins_anew_is_as_if_alone_in_both_directions():
+    network, xs = both(), torch.randn(4, 7, 3, dtype=torch.float64)
+    resets = torch.zeros(4, 7, dtype=torch.bool)
+    resets[0, 0] = resets[0, 3] = resets[1, [2, 3, 6]] = resets[2, 1] = True
+    ys, state = network(xs, lengths=LENGTHS, resets=resets)
+    for row, length in enumerate(LENGTHS):
+        borders = [0, *(t for t in range(1, length) if resets[row, t]), length]
+        for start, end in itertools.pairwise(borders):
+            alone, ends = network(xs[row : row + 1, start:end])
+            assert_close(ys[row, start:end], alone[0])
+            if end == length:
+                assert_close(state["forward"].h[row], ends["forward"].h[0])
+            if start == 0 and length:
+                assert_close(state["backward"].h[row], ends["backward"].h[0])

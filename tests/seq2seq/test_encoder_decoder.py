@@ -1,6 +1,7 @@
 """Encoder and decoder against their equations, ragged against alone, in parts, and live."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -10,12 +11,18 @@ import treadle as td
 from tests.seq2seq.networks import TOKENS, by_hand, lstms, model
 from tests.tolerances import assert_all_close, assert_close
 from treadle.errors import ModelFileError, ShapeError, StateError
+from treadle.seq2seq.attention import capped_softmax
 
 NETWORKS = {
     "dot": {},
     "additive": {"kind": "additive"},
     "dot, knowing places": {"reach": 2},
     "additive, knowing places": {"kind": "additive", "reach": 3},
+    "dot, with priorities": {"priority": True},
+    "dot, minding where it looked last": {"window": 2},
+    "dot, using up": {"fertility": True},
+    "everything at once": {"kind": "additive", "priority": True, "reach": 2, "window": 9, "fertility": True},
+    "everything, and a head with memory": {"priority": True, "window": 1, "fertility": True, "head": "cell"},
     "no attention": {"kind": None},
     "no attention, no head": {"kind": None, "head": "none"},
     "no head": {"head": "none"},
@@ -83,14 +90,12 @@ def test_ragged_rows_are_as_if_alone_and_padding_is_never_read(name):
         alone, end = network(source[row : row + 1, :s], target[row : row + 1, :t])
         assert_close(ys[row, :t], alone[0])
         assert not ys[row, t:].any()
-        assert int(state["steps"][row]) == t
-        for (field, whole), (_, one) in zip(named(state), named(end), strict=True):
+        for (field, whole), (_, one) in zip(td.state.named_tensors(state), td.state.named_tensors(end), strict=True):
+            if field in ("attention/last", "attention/coverage"):
+                assert not whole[row, s:].any()
+                whole = whole[:, :s]
             assert_close(whole[row : row + 1], one, what=field)
     assert torch.equal(network(other_source, other_target, SOURCE_LENGTHS, TARGET_LENGTHS)[0], ys)
-
-
-def named(state):
-    return td.state.named_tensors({name: part for name, part in state.items() if name != "steps"})
 
 
 @every_network
@@ -105,17 +110,88 @@ def test_whole_in_parts_and_live_are_one_function(name, rows):
     second, state = network.decode(target[:, 2:2], encoded, state)
     third, state = network.decode(target[:, 2:], encoded, state)
     assert_close(torch.cat([first, second, third], 1), ys)
-    for (field, whole), (_, parts) in zip(named(end), named(state), strict=True):
+    for (field, whole), (_, parts) in zip(td.state.named_tensors(end), td.state.named_tensors(state), strict=True):
         assert_close(parts, whole, what=field)
     session = network.session(rows)
     session.start(source, lengths)
     live = torch.stack([session.step(x).clone() for x in target.unbind(1)], 1)
     assert_close(live, ys)
-    assert torch.equal(session.state["steps"], torch.full((rows,), 6))
+    for (field, whole), (_, stepped) in zip(
+        td.state.named_tensors(end), td.state.named_tensors(session.state), strict=True
+    ):
+        assert_close(stepped, whole, what=field)
+
+
+@every_network
+def test_where_a_decoder_forgets_attention_does_not(name):
+    network = model(**NETWORKS[name])
+    source, target, lengths = tokens(3, 5), tokens(3, 6), torch.tensor([3, 5, 1])
+    resets = torch.zeros(3, 6, dtype=torch.bool)
+    resets[:, 4] = True
+    ys, end = network(source, target, lengths, target_resets=resets)
+    encoded = network.encode(source, lengths)
+    first, state = network.decode(target[:, :4], encoded)
+    for part, runs in (("decoder", network.decoder), ("head", network.head)):
+        if part in state:
+            state[part] = runs.initial_state(3)
+    second, state = network.decode(target[:, 4:], encoded, state)
+    assert_close(torch.cat([first, second], 1), ys)
+    for (field, whole), (_, parts) in zip(td.state.named_tensors(end), td.state.named_tensors(state), strict=True):
+        assert_close(parts, whole, what=field)
+
+
+def test_an_encoder_forgets():
+    network, source, resets = model(), tokens(2, 5), torch.zeros(2, 5, dtype=torch.bool)
+    resets[:, 3] = True
+    encoded = network.encode(source, resets=resets)
+    assert_close(encoded.memory[:, 3:], network.encode(source[:, 3:]).memory)
+    ys, _ = network(source, tokens(2, 4), source_resets=resets)
+    assert ys.shape == (2, 4, TOKENS)
+
+
+def test_what_is_used_up_is_not_looked_at_again_and_when_all_is_there_is_no_more():
+    """Of three steps, the highest score first, each once: the order of a sort; a fourth query finds nothing left."""
+    attention = td.Attention(1, 1, priority=True, fertility=True).double()
+    memory = torch.tensor([[[1.0], [3.0], [2.0], [9.0]]], dtype=torch.float64)
+    with torch.no_grad():
+        attention.key.weight.zero_()
+        attention.prior.weight.fill_(100.0)
+    context, weights, state = attention(torch.zeros(1, 4, 1).double(), memory, torch.tensor([3]))
+    assert_close(context[0, :, 0], torch.tensor([3.0, 2.0, 1.0, 0.0]).double())
+    assert_close(weights.sum(2)[0], torch.tensor([1.0, 1.0, 1.0, 0.0]).double())
+    assert_close(state.coverage[0], torch.tensor([1.0, 1.0, 1.0, 0.0]).double())
+    with torch.no_grad():
+        attention.fertile.weight.fill_(math.log(2.5) / 3)  # the step of 3 has 2.5 looks
+    context, _, _ = attention(torch.zeros(1, 3, 1).double(), memory, torch.tensor([3]))
+    assert_close(context[0, :, 0], torch.tensor([3.0, 3.0, 0.5 * 3 + 0.5 * 2]).double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0, 1000.0])
+def test_limits_hold_whatever_the_scores(dtype, scale):
+    scores = (scale * torch.randn(200, 9, dtype=torch.float64)).to(dtype).requires_grad_()
+    most = (torch.rand(200, 9).pow(4) * 2 * (torch.rand(200, 9) > 0.2)).to(dtype).requires_grad_()
+    weights = capped_softmax(scores, most)
+    assert (weights <= most + 1e-6).all()
+    assert_close(weights.sum(1), most.sum(1).clamp(max=1))
+    free = weights < most - 1e-5  # among these, as the softmax has it
+    for row in range(200):
+        if scale <= 1 and free[row].any():
+            share = scores[row][free[row]].softmax(0) * weights[row][free[row]].sum()
+            assert_close(weights[row][free[row]], share)
+    (weights * torch.randn_like(weights)).sum().backward()
+    assert scores.grad.isfinite().all()
+    assert most.grad.isfinite().all()
+
+
+def test_the_gradient_of_limits():
+    scores = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    most = (1.5 * torch.rand(6, 5, dtype=torch.float64).pow(2)).requires_grad_()
+    assert torch.autograd.gradcheck(capped_softmax, (scores, most))
 
 
 def test_a_session_goes_on_from_other_rows():
-    network = model(head="cell", reach=2).eval()
+    network = model(head="cell", reach=2, window=1, fertility=True).eval()
     source = tokens(1, 5).expand(3, 5)
     session, x = network.session(3), torch.tensor([0, 1, 2])
     session.start(source)
@@ -140,12 +216,14 @@ def test_a_session_does_not_see_training_go_on():
     assert_close(session.step(torch.tensor([0, 1])), before)
 
 
-def test_weights_of_attention_add_up_over_the_memory_of_each_row():
-    attention = td.Attention(4, 3, "additive", reach=2)
+@pytest.mark.parametrize("window", [0, 1])
+def test_weights_of_attention_add_up_over_the_memory_of_each_row(window):
+    attention = td.Attention(4, 3, "additive", reach=2, window=window)
     with torch.no_grad():
-        attention.from_end.normal_()
+        for parameter in attention.parameters():
+            parameter.normal_()
     lengths = torch.tensor([5, 2, 0])
-    context, weights = attention(torch.randn(3, 4, 4), torch.randn(3, 5, 3), lengths)
+    context, weights, _ = attention(torch.randn(3, 4, 4), torch.randn(3, 5, 3), lengths)
     assert_close(weights.sum(2), (lengths > 0).float()[:, None].expand(3, 4))
     assert all(not weights[row, :, n:].any() for row, n in enumerate(lengths))
     assert not context[2].any()
@@ -236,6 +314,8 @@ def test_what_is_refused():
         td.EncoderDecoder(cell, td.GRUCell(2, 4), attention="cosine")
     with pytest.raises(ValueError, match="reach is how far"):
         td.Attention(2, 3, reach=-1)
+    with pytest.raises(ValueError, match="window is how far"):
+        td.Attention(2, 3, window=1.5)
     network = td.EncoderDecoder(cell, td.GRUCell(2, 4))
     with pytest.raises(ShapeError, match="there are 3 sources, but 2 targets"):
         network(xs, xs[:2])

@@ -46,6 +46,9 @@ def translate(
     hidden_size: Annotated[int, typer.Option(min=1, max=10_000, help="Units of each layer.")] = 128,
     attention: Annotated[str, typer.Option(help="dot, additive or none.")] = "dot",
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="While learning.")] = 0.1,
+    forgetting: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of rows that forget now and then while learning.")
+    ] = 0.3,
     label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="Against overconfidence.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(min=0, help="The highest.")] = 0.003,
     rows: Annotated[int, typer.Option(min=1, help="Pairs of a batch.")] = 64,
@@ -105,6 +108,7 @@ def translate(
         for i, pair in enumerate(judges, start=1):
             translator.reads(pair.source, f"{test}, line {i}: ")
     options = {"rows": rows, "learning_rate": learning_rate, "label_smoothing": label_smoothing}
+    options |= {"forgetting": forgetting}
     learning = Learning(translator, training, held_out, patience=patience, seed=seed, **options)
     size = sum(parameter.numel() for parameter in translator.model.parameters())
     err = console(sys.stderr)

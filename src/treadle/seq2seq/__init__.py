@@ -5,10 +5,19 @@ reads in both directions, ``attention.py`` looks back at what the encoder gave. 
 what it says itself.
 """
 
-from treadle.seq2seq.attention import Attention
+from treadle.seq2seq.attention import Attention, AttentionState
 from treadle.seq2seq.bidirectional import Bidirectional
 from treadle.seq2seq.bridge import Bridge
 from treadle.seq2seq.decoding import DecodingSession, Hypotheses
 from treadle.seq2seq.encoder_decoder import Encoded, EncoderDecoder
 
-__all__ = ["Attention", "Bidirectional", "Bridge", "DecodingSession", "Encoded", "EncoderDecoder", "Hypotheses"]
+__all__ = [
+    "Attention",
+    "AttentionState",
+    "Bidirectional",
+    "Bridge",
+    "DecodingSession",
+    "Encoded",
+    "EncoderDecoder",
+    "Hypotheses",
+]

@@ -60,26 +60,32 @@ class Bidirectional(nn.Module):
         """The states before the first step of each direction."""
         return {"forward": self.ahead.initial_state(batch_size), "backward": self.back.initial_state(batch_size)}
 
-    def forward(self, xs: Tensor, state: Any = None, lengths: Any = None) -> tuple[Tensor, dict[str, State]]:
+    def forward(
+        self, xs: Tensor, state: Any = None, lengths: Any = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, State]]:
         """Run over a sequence, which is all there: the second direction begins at its end.
 
         Args:
             xs: [B, T, I].
             state: ``{"forward": …, "backward": …}``, what each direction starts from; ``None`` for the initial ones.
             lengths: [B] whole numbers: a row is read backwards from its own end.
+            resets: [B, T] booleans: where true, a row begins anew. Neither direction knows, on one side of the border
+                in front of that step, what is on the other.
 
         Returns:
             ``ys, state``: outputs [B, T, H of both], each at the step that it has read last, and the state in which
             each direction ended: the backward one's is the state after the first step.
 
         Raises:
-            ShapeError: ``xs`` or ``lengths`` do not fit.
+            ShapeError: ``xs``, ``lengths`` or ``resets`` do not fit.
             StateError: ``state`` is of another network or batch.
         """
         state = state or {"forward": None, "backward": None}
-        ahead, end = self.ahead(xs, state["forward"], lengths=lengths)
+        ahead, end = self.ahead(xs, state["forward"], lengths=lengths, resets=resets)
         lengths = self.ahead.checked_lengths(lengths, xs.transpose(0, 1))
-        back, start = self.back(reverse(xs, lengths), state["backward"], lengths=lengths)
+        if resets is not None:  # the step in front of a border is the first behind it for whoever comes from the end
+            resets = reverse(torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], 1), lengths)
+        back, start = self.back(reverse(xs, lengths), state["backward"], lengths=lengths, resets=resets)
         return torch.cat([ahead, reverse(back, lengths)], -1), {"forward": end, "backward": start}
 
 

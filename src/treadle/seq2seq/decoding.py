@@ -56,7 +56,7 @@ class DecodingSession:
         self._decoder: Session = self._model.decoder.session(batch_size)
         self._head = self._model.head.session(batch_size) if model.has_memory else self._model.head
         self._encoded: Any = None
-        self._steps: Any = None
+        self._looked: Any = None
 
     @torch.no_grad()
     def start(self, source: Tensor, lengths: Any = None, repeats: int = 1) -> None:
@@ -90,7 +90,9 @@ class DecodingSession:
     def state(self) -> dict[str, Any]:
         """The state after the last step, as a copy."""
         self._check_started()
-        state = {"decoder": self._decoder.state, "steps": self._steps.clone()}
+        state = {"decoder": self._decoder.state}
+        if self._looked is not None:
+            state["attention"] = states.map_state(torch.clone, self._looked)
         return state | ({"head": self._head.state} if self._model.has_memory else {})
 
     def load(self, state: dict[str, Any]) -> None:
@@ -104,7 +106,8 @@ class DecodingSession:
         self._decoder.load(state["decoder"])
         if self._model.has_memory:
             self._head.load(state["head"])
-        self._steps = state["steps"].clone()
+        looked = state.get("attention")
+        self._looked = None if looked is None else states.map_state(torch.clone, looked)
 
     def select(self, rows: Tensor) -> None:
         """Go on from the state of other rows, which have to be of the same sources: [B] row numbers.
@@ -132,8 +135,8 @@ class DecodingSession:
         y = self._decoder.step(x)
         if self._model.attention is not None:
             memory, lengths, _, keys = self._encoded
-            y = torch.cat([y, self._model.attention(y[:, None], memory, lengths, self._steps, keys)[0][:, 0]], 1)
-        self._steps += 1
+            context, _, self._looked = self._model.attention(y[:, None], memory, lengths, self._looked, keys=keys)
+            y = torch.cat([y, context[:, 0]], 1)
         if self._model.has_memory:
             return self._head.step(y)
         return y if self._head is None else self._head(y)

@@ -38,9 +38,9 @@ class EncoderDecoder(nn.Module):
         out(t)      = head(y(t) beside context(t))              if there is a head
 
     The encoder's final state, of every layer and of both directions, becomes the decoder's initial state through a
-    `treadle.seq2seq.Bridge`. Attention reads no state and the decoder reads no context, so that the decoder runs over a
-    whole target at once, compiled (teacher forcing), and all contexts are found at once after it. A head with memory,
-    such as another layer, runs over all of them at once again: it is what turns contexts into a course of its own.
+    `treadle.seq2seq.Bridge`. The decoder reads no context, so that it runs over a whole target at once, compiled
+    (teacher forcing), and all contexts are found after it. A head with memory, such as another layer, runs over all of
+    them at once again: it is what turns contexts into a course of its own.
 
     The networks read what their cells read: features, or tokens where a graph begins with an `Embedding`. Between
     networks of equal layers nothing is learned by the bridge: then this is the handing over of a whole state from one
@@ -119,17 +119,18 @@ class EncoderDecoder(nn.Module):
     def _begins(self, rows: int) -> State:
         return self.decoder.initial_state(rows)
 
-    def encode(self, source: Tensor, lengths: Any = None) -> Encoded:
+    def encode(self, source: Tensor, lengths: Any = None, resets: Tensor | None = None) -> Encoded:
         """Read.
 
         Args:
             source: [B, S, …], what the encoder reads.
             lengths: [B] whole numbers from 0 to S; all S if None.
+            resets: [B, S] booleans, where the encoder begins anew.
 
         Raises:
             ShapeError: they do not fit.
         """
-        memory, end = self.encoder(source, lengths=lengths)
+        memory, end = self.encoder(source, lengths=lengths, resets=resets)
         rows, steps = source.shape[:2]
         lengths = torch.full((rows,), steps) if lengths is None else torch.as_tensor(lengths).long()
         state = self.bridge(self._directions(end), self._begins(rows))
@@ -137,14 +138,23 @@ class EncoderDecoder(nn.Module):
         return Encoded(memory, lengths.to(memory.device), state, keys)
 
     def initial_state(self, encoded: Encoded) -> dict[str, State]:
-        """The state before the decoder's first step: that of the bridge, the head's own, and no steps done."""
+        """The state before the first step: that of the bridge for the decoder, and those of attention and head."""
         rows = len(encoded.lengths)
-        state = {"decoder": encoded.state, "steps": torch.zeros(rows, dtype=torch.long, device=encoded.lengths.device)}
+        state = {"decoder": encoded.state}
+        if self.attention is not None:
+            state["attention"] = self.attention.initial_state(encoded.memory)
         if self.has_memory:
             state["head"] = self.head.initial_state(rows)
         return state
 
-    def decode(self, target: Tensor, encoded: Encoded, state: Any = None, lengths: Any = None) -> tuple[Tensor, Any]:
+    def decode(
+        self,
+        target: Tensor,
+        encoded: Encoded,
+        state: Any = None,
+        lengths: Any = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
         """Go on from what was read, over a whole target or a part of one.
 
         Args:
@@ -153,6 +163,9 @@ class EncoderDecoder(nn.Module):
             encoded: what `encode` gave.
             state: what an earlier part ended in; ``None`` begins.
             lengths: [B] whole numbers from 0 to U; all U if None.
+            resets: [B, U] booleans: where true, decoder and head forget all, what was read too, and go on from initial
+                states of their own. Attention remembers where it looked. Learning so, now and then, teaches a network
+                not to rely on what it has counted, which holds for no length that it has not learned from.
 
         Returns:
             ``ys, state``: outputs [B, U, K], zero past a row's end, and the state after each row's last step.
@@ -162,14 +175,16 @@ class EncoderDecoder(nn.Module):
             StateError: the state is of another network or batch.
         """
         state = self._checked(state, encoded)
-        ys, end = self.decoder(target, state["decoder"], lengths=lengths)
+        ys, end = self.decoder(target, state["decoder"], lengths=lengths, resets=resets)
         lengths = self.decoder.checked_lengths(lengths, target.transpose(0, 1))
+        after = {"decoder": end}
         if self.attention is not None:
-            memory = (encoded.memory, encoded.lengths, state["steps"], encoded.keys)
-            ys = torch.cat([ys, self.attention(ys, *memory)[0]], -1)
-        after = {"decoder": end, "steps": state["steps"] + (target.shape[1] if lengths is None else lengths)}
+            context, _, after["attention"] = self.attention(
+                ys, encoded.memory, encoded.lengths, state["attention"], keys=encoded.keys, query_lengths=lengths
+            )
+            ys = torch.cat([ys, context], -1)
         if self.has_memory:
-            ys, after["head"] = self.head(ys, state["head"], lengths=lengths)
+            ys, after["head"] = self.head(ys, state["head"], lengths=lengths, resets=resets)
         elif self.head is not None:
             ys = self.head(ys)
         if lengths is not None and not self.has_memory and (self.head is not None or self.attention is not None):
@@ -178,7 +193,13 @@ class EncoderDecoder(nn.Module):
         return ys, after
 
     def forward(
-        self, source: Tensor, target: Tensor, source_lengths: Any = None, target_lengths: Any = None
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_lengths: Any = None,
+        target_lengths: Any = None,
+        source_resets: Tensor | None = None,
+        target_resets: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """Read a source, then a target from there: `encode` and `decode`.
 
@@ -187,6 +208,8 @@ class EncoderDecoder(nn.Module):
             target: [B, U, …], what the decoder reads.
             source_lengths: [B] whole numbers from 0 to S.
             target_lengths: [B] whole numbers from 0 to U.
+            source_resets: [B, S] booleans: see `encode`.
+            target_resets: [B, U] booleans: see `decode`.
 
         Returns:
             ``ys, state``: outputs [B, U, K], and the state after each row's last step.
@@ -196,7 +219,8 @@ class EncoderDecoder(nn.Module):
         """
         if len(source) != len(target):
             raise ShapeError(f"there are {len(source)} sources, but {len(target)} targets: pass one for each")
-        return self.decode(target, self.encode(source, source_lengths), lengths=target_lengths)
+        encoded = self.encode(source, source_lengths, source_resets)
+        return self.decode(target, encoded, lengths=target_lengths, resets=target_resets)
 
     def _checked(self, state: Any, encoded: Encoded) -> Any:
         initial = self.initial_state(encoded)

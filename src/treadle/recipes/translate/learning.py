@@ -48,9 +48,22 @@ def pair_batch(examples: Sequence[tuple[Tensor, Tensor]]) -> PairBatch:
     return PairBatch(pad_sequence(list(sources), batch_first=True), read, y, lengths, target_lengths + 1)
 
 
-def run_pairs(model: Any, batch: PairBatch, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """What the network says to a batch when it is told the truth until then (teacher forcing)."""
-    return model(x, batch.read, batch.lengths, batch.target_lengths)
+def run_pairs(model: Any, batch: PairBatch, forgetting: float = 0.0) -> Tensor:
+    """What the network says to a batch when it is told the truth until then (teacher forcing).
+
+    Args:
+        model: the network.
+        batch: pairs.
+        forgetting: the share of rows that forget now and then, each at a rate of its own.
+    """
+    resets = [forgetful(side, forgetting) if forgetting else None for side in (batch.x, batch.read)]
+    return model(batch.x, batch.read, batch.lengths, batch.target_lengths, *resets)[0]
+
+
+def forgetful(x: Tensor, share: float) -> Tensor:
+    """Where rows of x [B, T] begin anew, at random: a share of them do, at hardly any or nearly all of their steps."""
+    rates = torch.rand(len(x), 1) * (torch.rand(len(x), 1) < share)
+    return torch.rand(x.shape) < rates
 
 
 class Learning:
@@ -63,6 +76,8 @@ class Learning:
         rows: of a batch.
         learning_rate: the highest.
         weight_decay: of matrices.
+        forgetting: the share of rows, of sources and of targets, that forget what was before at random steps: against
+            relying on what is counted, which holds for no length that was not learned from.
         label_smoothing: how much of each token's weight goes to all tokens alike.
         patience: validations without a new best, to stop after; None never stops before the time is over.
         seed: of the order.
@@ -77,11 +92,13 @@ class Learning:
         rows: int = 64,
         learning_rate: float = 0.003,
         weight_decay: float = 0.01,
+        forgetting: float = 0.3,
         label_smoothing: float = 0.0,
         patience: int | None = None,
         seed: int = 0,
     ):
         self.translator, self.learning_rate, self.label_smoothing = translator, learning_rate, label_smoothing
+        self.forgetting = forgetting
         examples = [self._example(pair) for pair in training]
         self._validation = [self._example(pair) for pair in validation[:MOST_VALIDATED]]
         sizes = [len(source) * 1_000 + len(target) for source, target in examples]
@@ -101,15 +118,21 @@ class Learning:
 
     @torch.no_grad()
     def validate(self, model: Any) -> float:
-        """The mean loss over tokens of the validation pairs."""
+        """The share of the validation pairs that are not exactly right; between equal shares, the loss decides.
+
+        Where the truth until then is told and every likeliest token is right, there it is what is said greedily. Loss
+        alone would stop too soon: it rises where a network grows too sure of mistakes, while it makes fewer of them.
+        """
         model.eval()
-        total = count = 0.0
+        wrong = total = count = 0.0
         for first in range(0, len(self._validation), 64):
             batch = pair_batch(self._validation[first : first + 64])
-            ys, _ = run_pairs(model, batch, batch.x, None)
+            ys = run_pairs(model, batch)
             loss, terms = total_loss(ys, batch.y)
             total, count = total + loss.item(), count + terms.item()
-        return total / count
+            wrong += ((ys.argmax(-1) != batch.y) & (batch.y != IGNORED)).any(1).sum().item()
+        loss = total / count
+        return (wrong + loss / (1 + loss)) / len(self._validation)
 
     def steps(self, share_done: Callable[[int], float]) -> Generator[Step, None, None]:
         """Train, a step each time that the iterator is asked; the best weights are there at the end."""
@@ -120,7 +143,7 @@ class Learning:
             share_done,
             learning_rate=self.learning_rate,
             label_smoothing=self.label_smoothing,
-            run=run_pairs,
+            run=lambda model, batch, x, state: (run_pairs(model, batch, self.forgetting), None),
             validate=self.validate,
             evaluate_at=lambda step: step % self.evaluate_every == 0,
             stopping=self.stopping,

@@ -8,6 +8,8 @@ from treadle.wiring import Graph
 
 REACH = 8
 """How far attention tells places apart: what is farther counts as just as far."""
+WINDOW = 2
+"""How far it may go on from where it looked last, as a habit."""
 
 
 def translation_model(
@@ -21,6 +23,9 @@ def translation_model(
     dropout: float = 0.1,
 ) -> EncoderDecoder:
     """A network from tokens to scores of tokens: read in both directions, attend, then a layer and a linear head.
+
+    What attention looks at is each token's own embedding beside what the encoder knows of it, as that holds wherever
+    the token is, and however long the source.
 
     Args:
         source_tokens: how many the encoder reads.
@@ -45,23 +50,26 @@ def translation_model(
         torch.Size([2, 5, 12])
     """
 
-    def reader(tokens: int) -> Graph:
+    def reader(tokens: int, beside: bool = False) -> Graph:
         graph = Graph(())
         node = graph.add("embedded", nn.Embedding(tokens, embedding_size), reads=graph.x)
         if dropout:
             node = graph.add("dropout", nn.Dropout(dropout), reads=node)
         stack = layers_of(cell, "stack", layers, embedding_size, hidden_size, dropout)
-        return graph.outputs(graph.add("layers", stack, reads=node))
+        top = graph.add("layers", stack, reads=node)
+        return graph.outputs(graph.add("beside", nn.Identity(), reads=[top, node]) if beside else top)
 
     if attention not in ("dot", "additive", "none"):
         raise ValueError(f"attention is dot, additive or none, but {attention!r} was passed")
-    found = 0 if attention == "none" else 2 * hidden_size
-    look = Attention(hidden_size, found, attention, hidden_size, REACH) if found else None  # pyright: ignore
+    attends = attention != "none"
+    found = 2 * hidden_size + embedding_size if attends else 0
+    rules = {"priority": True, "reach": REACH, "window": WINDOW, "fertility": True}
+    look = Attention(hidden_size, found, attention, hidden_size, **rules) if attends else None  # pyright: ignore
     head = Graph(hidden_size + found)
     node = head.add("layers", layers_of(cell, "stack", 1, hidden_size + found, hidden_size), reads=head.x)
     reads = [node, head.x]  # what attention has found needs no memory to be said
     if dropout:
         reads = [head.add("dropout", nn.Dropout(dropout), reads=reads)]
     head.outputs(head.add("scores", nn.Linear(2 * hidden_size + found, target_tokens), reads=reads))
-    encoder = Bidirectional(reader(source_tokens), reader(source_tokens))
+    encoder = Bidirectional(reader(source_tokens, attends), reader(source_tokens))
     return EncoderDecoder(encoder, reader(target_tokens), head, attention=look)
