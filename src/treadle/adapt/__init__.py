@@ -5,20 +5,28 @@
 """
 
 from treadle.adapt.bilinear import bilinear_upsampling_
+from treadle.adapt.difference import Difference, TensorDifference, diff
 from treadle.adapt.freezing import Thaw, freeze, unfreeze_gradually
+from treadle.adapt.gradient_report import GradientReport, LayerGradient, gradient_report
 from treadle.adapt.groups import parameter_groups
 from treadle.adapt.transplant import Copy, Crop, Fresh, Transplanted, TransplantReport, Widen, transplant
 
 __all__ = [
     "Copy",
     "Crop",
+    "Difference",
     "Fresh",
+    "GradientReport",
+    "LayerGradient",
+    "TensorDifference",
     "Thaw",
     "TransplantReport",
     "Transplanted",
     "Widen",
     "bilinear_upsampling_",
+    "diff",
     "freeze",
+    "gradient_report",
     "parameter_groups",
     "transplant",
     "unfreeze_gradually",
