@@ -69,7 +69,7 @@ def test_cells_have_more_units(name):
 
 @pytest.mark.parametrize("name", sorted(NORMED))
 def test_a_norm_over_the_units_is_refused(name):
-    with pytest.raises(AdaptError, match="cannot be given more units without a change .* norm"):
+    with pytest.raises(AdaptError, match=r"cannot be given more units without a change .* norm"):
         grow_hidden(build(name), 8)
 
 
@@ -215,7 +215,7 @@ def test_one_layer_of_a_wiring(name):
 
 
 def test_one_layer_where_sizes_belong_together():
-    with pytest.raises(AdaptError, match="'layer1' steps from layer0.h .* grow them together"):
+    with pytest.raises(AdaptError, match=r"'layer1' steps from layer0.h .* grow them together"):
         grow_hidden(stack("relay"), 8, at="layer0")
     with pytest.raises(AdaptError, match="whose parts have one size"):
         grow_hidden(stack("residual"), 8, at="layer0")

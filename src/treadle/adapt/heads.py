@@ -32,8 +32,8 @@ def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) ->
 
     Args:
         network: any network.
-        head: how many outputs a new layer of the same kind has, with fresh weights; or a module to take its place, which
-            has to read as many features.
+        head: how many outputs a new layer of the same kind has, with fresh weights; or a module to take its place,
+            which has to read as many features.
         at: the path of the head. By default the part of a `treadle.Graph` whose output is the output, or the last layer
             with weights of a `torch.nn.Sequential`; in a module of your own it has to be named.
 

@@ -1,7 +1,7 @@
 """Another layer in a trained network, which at first does nothing."""
 
 import copy
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,12 +14,10 @@ from treadle.errors import AdaptError
 from treadle.recurrent import Recurrent
 from treadle.wiring import Graph, NoisyStateCell
 from treadle.wiring.graph import Delayed, Node, Sum, leaves, sum_of
-from treadle.wiring.sizes import as_number, is_cell, output_size
-
-M = TypeVar("M", bound=nn.Module)
+from treadle.wiring.sizes import is_cell, output_size
 
 
-def insert_layer(network: M, at: str, layer: nn.Module | None = None, *, name: str = "inserted") -> M:
+def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *, name: str = "inserted") -> Any:
     """A copy of a network with one layer more, behind the part at ``at``; at first the network does what it did.
 
     In a wiring, the new layer is added to what it reads through a linear map that starts at zero (a convolution of one
@@ -27,18 +25,18 @@ def insert_layer(network: M, at: str, layer: nn.Module | None = None, *, name: s
 
         y_at + out(layer(y_at))         out = 0 at first
 
-    so it may be anything, a cell or a module without memory, of any size. The map gets a gradient from the first step on,
-    the layer itself from the second, once the map is not zero. Whoever read the part, now or late, reads the sum.
+    so it may be anything, a cell or a module without memory, of any size. The map gets a gradient from the first step
+    on, the layer itself from the second, once the map is not zero. Whoever read the part, now or late, reads the sum.
     Everything keeps its name, so states do too; a `treadle.Stack` becomes a `treadle.Graph`, as does a cell alone.
 
-    In a `torch.nn.Sequential`, the layer itself starts as the identity: linear layers and convolutions (of odd kernels that
-    keep the size) with ones on the diagonal, slopes of `PReLU` at one. Parts behind it have a number one higher. It
-    gets gradients from the first step on.
+    In a `torch.nn.Sequential`, the layer itself starts as the identity: linear layers and convolutions (of odd kernels
+    that keep the size) with ones on the diagonal, slopes of `PReLU` at one. Parts behind it have a number one higher.
+    It gets gradients from the first step on.
 
     Args:
         network: a wiring, a `treadle.Recurrent`, a `torch.nn.Sequential`, or any network that holds one.
-        at: the path of the part behind which the layer comes: ``"cell.layer0"``, ``"features.3"``; the node ``"x"`` of a
-            graph is its input. Of a cell alone, it is ``""``.
+        at: the path of the part behind which the layer comes: ``"cell.layer0"``, ``"features.3"``; the node ``"x"`` of
+            a graph is its input. Of a cell alone, it is ``""``.
         layer: the layer. By default, behind a cell one of the same class, behind a linear layer or a convolution one
             of the same kind.
         name: what the new nodes of a wiring are called: this, and with ``_out`` and ``_sum`` behind.
@@ -47,8 +45,8 @@ def insert_layer(network: M, at: str, layer: nn.Module | None = None, *, name: s
         AdaptError: there is no such part, nobody reads it (under the wiring ``"relay"`` layers hand on states, so only
             the last one can be followed), or the layer cannot start as the identity.
 
-    Source: a residual branch that starts at zero is from Zhang, Dauphin and Ma, *Fixup Initialization*, 2019; the identity
-    from Chen, Goodfellow and Shlens, *Net2Net*, 2016.
+    Source: a residual branch that starts at zero is from Zhang, Dauphin and Ma, *Fixup Initialization*, 2019; the
+    identity from Chen, Goodfellow and Shlens, *Net2Net*, 2016.
 
     Example:
         >>> import torch, treadle as td
@@ -116,7 +114,7 @@ def _in_graph(graph: Graph, at: str, last: str, layer: nn.Module | None, name: s
     sizes = {n: handle.size for n, handle in graph._handles.items()}
 
     def insert(node: Node) -> None:
-        module = _made(graph._modules.get(last), at, layer, size)
+        module = _made(graph, graph._modules.get(last), at, layer, size)
         read = new.add(name, module, reads=node)
         given = output_size(module, size)
         if given is None or len(given) != len(size) or given[1:] != size[1:]:
@@ -162,14 +160,13 @@ def _behind_cell(cell: Any, layer: nn.Module | None, name: str) -> Graph:
     return _in_graph(alone, "layer0", "layer0", layer, name)
 
 
-def _made(before: Any, at: str, layer: nn.Module | None, size: tuple[int, ...]) -> Any:
+def _made(graph: Graph, before: Any, at: str, layer: nn.Module | None, size: tuple[int, ...]) -> Any:
     if layer is not None:
-        like = next(layer.parameters(), None)
-        return copy.deepcopy(layer) if like is None or before is None else _alike(copy.deepcopy(layer), before)
+        return _alike(copy.deepcopy(layer), graph)
     if not isinstance(before, RecurrentCell):
         kind = type(before).__name__ if before is not None else "the input"
         raise AdaptError(f"{at!r} is {kind}, which does not say what kind of layer is wanted behind it: pass layer=")
-    return rebuilt(at, before, as_number(size)[0] if len(size) > 1 else size[0])
+    return rebuilt(at, before, size[0], size[0])
 
 
 def _alike(layer: nn.Module, before: nn.Module) -> nn.Module:
