@@ -383,7 +383,7 @@ def test_learned_initial_states_and_frozen_weights_and_modes_are_kept(tmp_path):
     assert torch.equal(td.load(tmp_path / "larger.safetensors")(xs)[0], larger(xs)[0])
 
 
-def test_a_closed_loop():
+def test_a_closed_loop(tmp_path):
     loop = td.ClosedLoop(td.GRUCell(3 + 2, 4), td.Continuous(3), td.Continuous(2)).double()
     xs = torch.randn(2, 7, 3, dtype=torch.float64)
     assert_close(grow_hidden(loop, 6)(xs)[0], loop(xs)[0])
@@ -392,6 +392,8 @@ def test_a_closed_loop():
     assert_close(wider(widened(xs, 2))[0], loop(xs)[0])
     actions = torch.randn(2, 7, 2, dtype=torch.float64)
     assert_close(grow_hidden(loop, 6).follow(xs, actions)[0], loop.follow(xs, actions)[0])
+    td.save(tmp_path / "wider.safetensors", grow_hidden(wider, 6))
+    assert td.load(tmp_path / "wider.safetensors").readings == td.Continuous(5)
 
 
 def test_a_compiled_network_stays_one():

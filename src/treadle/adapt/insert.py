@@ -1,6 +1,8 @@
 """Another layer in a trained network, which at first does nothing."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from treadle import state as states
 from treadle.adapt.carry import CONVOLUTIONS, HANDING_ON, at_path, features_out
 from treadle.adapt.resize import rebuilt
 from treadle.cells import RecurrentCell
+from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
 from treadle.recurrent import Recurrent
 from treadle.wiring import Graph, NoisyStateCell
@@ -69,14 +72,17 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
             f"{at!r}: an LSTM of torch.nn's form has no place for a layer that starts as the identity; insert it into"
             " td.LSTM(…).recurrent(), a network of the same layers that has"
         )
-    if isinstance(owner, Graph) and last in owner._handles:
+    around: Any = whole.get_submodule(owner_path.rpartition(".")[0])
+    if isinstance(around, ClosedLoop) and owner is around.cell and last != "controller":
+        raise AdaptError(f"{at!r}: of a closed loop, its controller can be followed: pass at='cell.controller'")
+    if isinstance(owner, Graph) and last in owner._handles and not isinstance(around, ClosedLoop):
         path, new = owner_path, _in_graph(owner, at, last, layer, name)
-        renamed = {f"{last}|delayed": f"{name}_sum|delayed"}
+        before = partial(_read_late_before, last, f"{name}_sum")
     elif isinstance(owner, nn.Sequential):
-        path, new, renamed = owner_path, _in_sequential(owner, at, last, layer), {}
+        path, new, before = owner_path, _in_sequential(owner, at, last, layer), lambda name: []
     elif is_cell(part) and not isinstance(part, Recurrent | Graph | NoisyStateCell):
         path, new = at, _behind_cell(part, layer, name)
-        renamed = dict.fromkeys(states_of(part), "layer0/")
+        before = _alone_before
     else:
         raise AdaptError(
             f"{at!r} is a {type(part).__name__} in a {type(owner).__name__}: a layer can be inserted behind a node of a"
@@ -86,9 +92,9 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
         return new
     outer, _, place = path.rpartition(".")
     whole.get_submodule(outer)._modules[place] = new
-    for around in whole.modules():
-        if isinstance(around, Recurrent) and around.learn_initial_state:
-            _learn_more(around, renamed)
+    for module in whole.modules():
+        if isinstance(module, Recurrent) and module.learn_initial_state:
+            _learn_more(module, before)
     return whole
 
 
@@ -183,20 +189,27 @@ def _zeros(given: tuple[int, ...], wanted: tuple[int, ...], graph: Graph) -> nn.
     return _alike(module, graph)
 
 
-def _learn_more(around: Recurrent, renamed: dict[str, str]) -> None:
-    """A learned initial state, with what is new in it as it begins by itself."""
-    kept = dict(around.initial.items())
-    for old, new in renamed.items():
-        for name in [name for name in kept if name.startswith(old)]:
-            kept[new + (name if new.endswith("/") else name.removeprefix(old))] = kept.pop(name)
+def _read_late_before(node: str, total: str, name: str) -> list[str]:
+    """What a state was called before a sum came behind a node."""
+    return ["/".join(f"{node}|delayed" if part == f"{total}|delayed" else part for part in name.split("/"))]
+
+
+def _alone_before(name: str) -> list[str]:
+    """What a state was called before its cell became the first layer of a graph."""
+    parts = name.split("/")
+    return ["/".join(parts[:k] + parts[k + 1 :]) for k, part in enumerate(parts) if part == "layer0"]
+
+
+def _learn_more(around: Recurrent, before: Callable[[str], list[str]]) -> None:
+    """A learned initial state, with what is new in it as it begins by itself; ``before`` says how names were."""
     rows = states.named_tensors(around.cell.initial_state(1))
-    begun = {n.replace(".", "|"): row[0].detach().clone() for n, row in rows if row.is_floating_point()}
-    around.initial = nn.ParameterDict({n: kept.get(n, nn.Parameter(row)) for n, row in begun.items()})
-
-
-def states_of(cell: Any) -> list[str]:
-    """The names of the tensors that a cell remembers."""
-    return [name for name, _ in states.named_tensors(cell.initial_state(1))]
+    learned: dict[str, nn.Parameter] = {}
+    for name, row in rows:
+        key = name.replace(".", "|")
+        if row.is_floating_point():
+            kept = next((around.initial[was] for was in (key, *before(key)) if was in around.initial), None)
+            learned[key] = nn.Parameter(row[0].detach().clone()) if kept is None else kept
+    around.initial = nn.ParameterDict(learned)
 
 
 def _in_sequential(owner: nn.Sequential, at: str, last: str, layer: nn.Module | None) -> nn.Sequential:

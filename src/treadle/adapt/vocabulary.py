@@ -54,7 +54,8 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
         >>> model = td.Recurrent(g.outputs(scores))
         >>> larger = td.adapt.grow_vocabulary(model, 12)
         >>> tokens = torch.randint(10, (2, 7))
-        >>> torch.allclose(larger(tokens)[0][..., :10], model(tokens)[0], atol=1e-6), larger.cell.output_size
+        >>> (ys, _), (new_ys, _) = model(tokens), larger(tokens)
+        >>> torch.allclose(new_ys[..., :10], ys, atol=1e-6), larger.cell.output_size
         (True, 12)
     """
     if start not in ("mean", "zeros", "xavier"):
