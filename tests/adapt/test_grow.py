@@ -396,6 +396,15 @@ def test_a_closed_loop(tmp_path):
     assert td.load(tmp_path / "wider.safetensors").readings == td.Continuous(5)
 
 
+def test_both_directions():
+    both = td.Bidirectional(td.GRUCell(3, 4), stack("skip", hidden_sizes=(5, 2))).double()
+    xs = torch.randn(2, 7, 3, dtype=torch.float64)
+    ys, _ = both(xs, lengths=[7, 4])
+    assert_close(unchanged(both, lambda both: grow_inputs(both, 5))(widened(xs, 2), lengths=[7, 4])[0], ys)
+    new_ys, _ = unchanged(both, lambda both: grow_hidden(both, 6))(xs, lengths=[7, 4])
+    assert_close(torch.cat([new_ys[..., :4], new_ys[..., 6:8]], 2), ys)
+
+
 def test_a_compiled_network_stays_one():
     rnn = td.Recurrent(stack("dense"), engine="cpu")
     larger = grow_hidden(grow_inputs(rnn, 5), 8)
@@ -416,9 +425,12 @@ REFUSED = {
     "no number": (lambda: grow_hidden(nn.LSTM(3, 4), "8"), "positive whole number"),
     "own module": (
         lambda: grow_inputs(Tagger(nn.GRU(3, 4), 4), 5),
-        "module of your own.*at='rnn' or another of rnn, head, other",
+        "which part of this Tagger reads the input: pass at='rnn' or another of rnn, head, other",
     ),
-    "own module, hidden": (lambda: grow_hidden(Tagger(nn.GRU(3, 4), 4), 5), "which of its parts grows: pass at='rnn'"),
+    "own module, hidden": (
+        lambda: grow_hidden(Tagger(nn.GRU(3, 4), 4), 5),
+        "which part of this Tagger grows: pass at='rnn'",
+    ),
     "no reader": (
         lambda: grow_hidden(Tagger(nn.GRU(3, 4), 4), 5, at="rnn"),
         r"will give 5 features instead of 4: say who.*readers=\['head'\]",
@@ -494,3 +506,15 @@ def test_it_can_be_copied_and_trained_on():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["minimal-gated", "recurrent-highway", "gru", "peephole-lstm", "slstm", "rnn"])
+def test_nothing_is_zero_but_what_leads_from_new_units_to_old_ones(name):
+    cell = grow_hidden(build(name), 8).cell
+    for parameter, value in cell.named_parameters():
+        zero = value == 0
+        if parameter == "weight_hh":
+            crossing = zero.reshape(-1, 8, 8)
+            assert crossing[:, :5, 5:].all()
+            crossing[:, :5, 5:] = False
+        assert not zero.any(), parameter
