@@ -50,7 +50,7 @@ class Translator:
     def new(
         cls, pairs: Sequence[Pair], source_unit: str = "characters", target_unit: str = "characters", **design: object
     ) -> "Translator":
-        """One that knows the symbols of pairs, and how many of them a target has for each of its source; nothing else yet.
+        """One that knows the symbols of pairs, and how many a target has for each of its source; nothing else yet.
 
         Args:
             pairs: what is to be learned.
