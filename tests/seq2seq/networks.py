@@ -130,7 +130,7 @@ def look(attention, q, memory, looked):
     scores = torch.stack(scores)
     if not attention.fertility:
         return scores.exp() / scores.exp().sum()
-    left = torch.stack([(attention.fertile.weight[0] @ m).exp() for m in memory])
+    left = torch.stack([attention.fertility * (attention.fertile.weight[0] @ m).exp() for m in memory])
     return capped(scores, left - sum(looked))
 
 

@@ -20,9 +20,9 @@ NETWORKS = {
     "additive, knowing places": {"kind": "additive", "reach": 3},
     "dot, with priorities": {"priority": True},
     "dot, minding where it looked last": {"window": 2},
-    "dot, using up": {"fertility": True},
-    "everything at once": {"kind": "additive", "priority": True, "reach": 2, "window": 9, "fertility": True},
-    "everything, and a head with memory": {"priority": True, "window": 1, "fertility": True, "head": "cell"},
+    "dot, using up": {"fertility": 1},
+    "everything at once": {"kind": "additive", "priority": True, "reach": 2, "window": 9, "fertility": 0.7},
+    "everything, and a head with memory": {"priority": True, "window": 1, "fertility": 1, "head": "cell"},
     "no attention": {"kind": None},
     "no attention, no head": {"kind": None, "head": "none"},
     "no head": {"head": "none"},
@@ -151,7 +151,7 @@ def test_an_encoder_forgets():
 
 def test_what_is_used_up_is_not_looked_at_again_and_when_all_is_there_is_no_more():
     """Of three steps, the highest score first, each once: the order of a sort; a fourth query finds nothing left."""
-    attention = td.Attention(1, 1, priority=True, fertility=True).double()
+    attention = td.Attention(1, 1, priority=True, fertility=1).double()
     memory = torch.tensor([[[1.0], [3.0], [2.0], [9.0]]], dtype=torch.float64)
     with torch.no_grad():
         attention.key.weight.zero_()
@@ -191,7 +191,7 @@ def test_the_gradient_of_limits():
 
 
 def test_a_session_goes_on_from_other_rows():
-    network = model(head="cell", reach=2, window=1, fertility=True).eval()
+    network = model(head="cell", reach=2, window=1, fertility=1).eval()
     source = tokens(1, 5).expand(3, 5)
     session, x = network.session(3), torch.tensor([0, 1, 2])
     session.start(source)
@@ -314,6 +314,8 @@ def test_what_is_refused():
         td.EncoderDecoder(cell, td.GRUCell(2, 4), attention="cosine")
     with pytest.raises(ValueError, match="reach is how far"):
         td.Attention(2, 3, reach=-1)
+    with pytest.raises(ValueError, match="fertility is how many looks"):
+        td.Attention(2, 3, fertility=-1)
     with pytest.raises(ValueError, match="window is how far"):
         td.Attention(2, 3, window=1.5)
     network = td.EncoderDecoder(cell, td.GRUCell(2, 4))

@@ -47,10 +47,10 @@ class Attention(nn.Module):
       weights a(t - 1, ·), of a number for the distance to s, from a table of 2K + 1 numbers that start at 0; beyond
       there is none.
 
-    With ``fertility`` there is only so much to be had of each step: in all, exp(f·m(s)), which is 1 at the start of
-    training, one look. What is taken is gone:
+    With a ``fertility`` F there is only so much to be had of each step: in all, F exp(f·m(s)), which is F looks at the
+    start of training. What is taken is gone:
 
-        left(t, s)  = exp(f·m(s)) - a(0, s) - … - a(t - 1, s)
+        left(t, s)  = F exp(f·m(s)) - a(0, s) - … - a(t - 1, s)
         a(t, s)     = the smaller one of left(t, s) and z(t) exp(e(t, s)), with the z(t) that makes them add up to 1
 
     or all that is left, if that is less than 1. A mere loss of score for what was taken would have to outweigh every
@@ -67,11 +67,11 @@ class Attention(nn.Module):
         priority: whether steps have one.
         reach: ``R``; 0 for none.
         window: ``K``; 0 for none.
-        fertility: whether steps can be used up.
+        fertility: ``F``, looks that there are of each step at the start of training; 0 for no limit.
 
     Raises:
         ShapeError: a size that is not positive.
-        ValueError: another score, or a reach or window below 0.
+        ValueError: another score, or a reach, window or fertility below 0.
 
     Source: Luong, Pham and Manning, *Effective Approaches to Attention-based Neural Machine Translation*, 2015 (dot:
     there "general"); Bahdanau, Cho and Bengio, *Neural Machine Translation by Jointly Learning to Align and Translate*,
@@ -83,7 +83,7 @@ class Attention(nn.Module):
 
     Example:
         >>> import torch, treadle as td
-        >>> attention = td.Attention(4, 6, window=1, fertility=True)
+        >>> attention = td.Attention(4, 6, window=1, fertility=1)
         >>> context, weights, state = attention(torch.randn(2, 3, 4), torch.randn(2, 5, 6), torch.tensor([5, 2]))
         >>> context.shape, weights[1, 0, 2:].tolist()
         (torch.Size([2, 3, 6]), [0.0, 0.0, 0.0])
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         priority: bool = False,
         reach: int = 0,
         window: int = 0,
-        fertility: bool = False,
+        fertility: float = 0.0,
     ):
         super().__init__()
         if score not in ("dot", "additive"):
@@ -108,11 +108,13 @@ class Attention(nn.Module):
         for name, value in (("reach", reach), ("window", window)):
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name} is how far places are told apart, 0 or more steps, but {value!r} was passed")
+        if not 0 <= fertility < math.inf:
+            raise ValueError(f"fertility is how many looks there are of a step, 0 for any number, but is {fertility!r}")
         self.query_size = positive("query_size", query_size)
         self.memory_size = positive("memory_size", memory_size)
         self.hidden_size = positive("hidden_size", hidden_size)
         self.score, self.reach, self.window = score, reach, window
-        self.priority, self.fertility = bool(priority), bool(fertility)
+        self.priority, self.fertility = bool(priority), float(fertility)
         if score == "dot":
             self.key = nn.Linear(memory_size, query_size, bias=False)
         else:
@@ -213,7 +215,7 @@ class Attention(nn.Module):
         every, last, coverage = [], state.last, state.coverage
         most = None
         if self.fertility:
-            most = self.fertile(memory)[..., 0].clamp(-_MOST, _MOST).exp() * inside
+            most = self.fertility * self.fertile(memory)[..., 0].clamp(-_MOST, _MOST).exp() * inside
         for t, score in enumerate(scores.unbind(1) if scores.shape[2] else ()):
             if self.window:
                 near = F.pad(last, (self.window, self.window)).unfold(1, 2 * self.window + 1, 1)  # [B, S, 2K + 1]

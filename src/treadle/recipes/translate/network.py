@@ -21,6 +21,7 @@ def translation_model(
     layers: int = 1,
     attention: str = "dot",
     dropout: float = 0.1,
+    fertility: float = 1.0,
 ) -> EncoderDecoder:
     """A network from tokens to scores of tokens: read in both directions, attend, then a layer and a linear head.
 
@@ -35,6 +36,7 @@ def translation_model(
         cell: a name in `treadle.training.CELLS`.
         layers: in each direction of the encoder, and below the attention in the decoder; one more is above it.
         attention: ``"dot"``, ``"additive"`` or ``"none"``.
+        fertility: looks of attention that there are of each token, at the start of training.
         dropout: of embeddings and before the scores, while training.
 
     Raises:
@@ -63,7 +65,7 @@ def translation_model(
         raise ValueError(f"attention is dot, additive or none, but {attention!r} was passed")
     attends = attention != "none"
     found = 2 * hidden_size + embedding_size if attends else 0
-    rules = {"priority": True, "reach": REACH, "window": WINDOW, "fertility": True}
+    rules = {"priority": True, "reach": REACH, "window": WINDOW, "fertility": fertility}
     look = Attention(hidden_size, found, attention, hidden_size, **rules) if attends else None  # pyright: ignore
     head = Graph(hidden_size + found)
     node = head.add("layers", layers_of(cell, "stack", 1, hidden_size + found, hidden_size), reads=head.x)

@@ -50,7 +50,7 @@ class Translator:
     def new(
         cls, pairs: Sequence[Pair], source_unit: str = "characters", target_unit: str = "characters", **design: object
     ) -> "Translator":
-        """One that knows the symbols of pairs, and nothing else yet.
+        """One that knows the symbols of pairs, and how many a target has for each of its source; nothing else yet.
 
         Args:
             pairs: what is to be learned.
@@ -63,6 +63,8 @@ class Translator:
         source = Vocabulary.of((pair.source for pair in pairs), source_unit)
         target = Vocabulary.of((pair.target for pair in pairs), target_unit)
         sizes = [(len(source.encode(pair.source)), len(target.encode(pair.target))) for pair in pairs]
+        looks = sum(t for _, t in sizes) / sum(s for s, _ in sizes)
+        design = {"fertility": max(looks, 1.0)} | design
         model = translation_model(len(source), len(target), **design)  # pyright: ignore[reportArgumentType]
         return cls(model, source, target, max(t for _, t in sizes), max(t / s for s, t in sizes))
 
