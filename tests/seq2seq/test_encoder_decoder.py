@@ -166,6 +166,19 @@ def test_what_is_used_up_is_not_looked_at_again_and_when_all_is_there_is_no_more
     assert_close(context[0, :, 0], torch.tensor([3.0, 3.0, 0.5 * 3 + 0.5 * 2]).double())
 
 
+@pytest.mark.parametrize("steps", [1, 6, 60])
+def test_priority_and_a_limit_sort_whatever_the_length(steps):
+    attention = td.Attention(1, 5, priority=True, fertility=1.0)
+    with torch.no_grad():
+        attention.key.weight.zero_()
+        attention.prior.weight.copy_(torch.arange(100.0, 0.0, -20.0))
+    letters = torch.randint(5, (3, steps))
+    memory = nn.functional.one_hot(letters, 5).float()
+    context, _, _ = attention(torch.randn(3, steps, 1), memory, torch.full((3,), steps))
+    assert torch.equal(context.argmax(-1), letters.sort(1).values)
+    assert_close(context.sum(-1), torch.ones(3, steps))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0, 1000.0])
 def test_limits_hold_whatever_the_scores(dtype, scale):
