@@ -174,7 +174,7 @@ GRAPHS: dict[str, Callable[[], Any]] = {
     "graph-images": images,
     "stack-with-dropout": partial(stack, "relay", dropout=0.5),
     "stack-of-stacks": lambda: td.Stack([stack("feedback", td.RNNCell), stack("dense", td.GRUCell, 4)]),
-    "noisy-state": lambda: td.NoisyStateCell(stack("relay", td.LSTMCell), 0.2),
+    "noisy-state": lambda: td.NoisyStateCell(stack("relay", td.LSTMCell), 0.2, dropout=0.1),
     "closed-loop": lambda: td.ClosedLoop(td.GRUCell(3 + 2, 4), td.Continuous(3), td.Continuous(2)).cell,
     "closed-loop-discrete": lambda: td.ClosedLoop(td.LSTMCell(3 + 5, 4), td.Discrete(3), td.Discrete(5)).cell,
     "own-cell": CountingCell,

@@ -1,4 +1,4 @@
-"""Noise on the state, while training and not otherwise."""
+"""Noise on the state and gaps in it, while training and not otherwise."""
 
 import pytest
 import torch
@@ -25,6 +25,23 @@ def test_each_step_and_row_has_noise_of_its_own():
     assert len(ys[0, :, 0].unique()) == 40
     still, _ = rnn.eval()(torch.zeros(2, 40, 3))
     assert torch.allclose(still[0], still[1])
+
+
+def test_a_share_of_the_state_is_lost_and_the_rest_is_as_it_was():
+    inner = td.GRUCell(3, 4)
+    cell, x, seen = td.NoisyStateCell(inner, 0, dropout=0.25), torch.randn(5000, 3), []
+    inner.register_forward_pre_hook(lambda _, given: seen.append(given[1].h))
+    cell(x, td.HiddenState(torch.full((5000, 4), 0.5)))
+    assert set(seen[0].unique().tolist()) == {0.0, 0.5}
+    assert abs((seen[0] == 0).float().mean() - 0.25) < 0.02
+    cell.eval()(x, td.HiddenState(torch.full((5000, 4), 0.5)))
+    assert (seen[1] == 0.5).all()
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1, float("nan"), "much"])
+def test_a_share_is_below_one(dropout):
+    with pytest.raises(ValueError, match="dropout is a share"):
+        td.NoisyStateCell(td.GRUCell(3, 4), 0.1, dropout)
 
 
 @pytest.mark.parametrize("deviation", [-0.1, float("nan"), float("inf"), "much"])

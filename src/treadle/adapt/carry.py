@@ -177,7 +177,7 @@ def _recurrent(carrier: Carrier, path: str, module: Recurrent, places: Places) -
 
 def _noisy(carrier: Carrier, path: str, module: NoisyStateCell, places: Places) -> tuple[Any, Places]:
     cell, gives = carrier.carry(_within(path, "cell"), module.cell, places)
-    return NoisyStateCell(cell, module.deviation), gives
+    return NoisyStateCell(cell, module.deviation, module.dropout), gives
 
 
 def _both_ways(carrier: Carrier, path: str, module: Bidirectional, places: Places) -> tuple[Any, Places]:

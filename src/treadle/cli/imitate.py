@@ -31,6 +31,7 @@ def imitate(
     trace_steps: Annotated[int, typer.Option(min=1, max=10**6, help="How much of each, at most.")] = 500,
     hidden: Annotated[int, typer.Option(min=1, max=4096, help="Units of the network.")] = 48,
     noise: Annotated[float, typer.Option(min=0, max=10, help="On the network's state while it learns.")] = 0.1,
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="The share of its state that is lost then.")] = 0.1,
     steps: Annotated[int, typer.Option(min=1, help="Of training.")] = 1500,
     tests: Annotated[int, typer.Option(min=0, help="Random tapes to run it free on.")] = 100,
     test_cells: Annotated[int, typer.Option(min=1, max=100_000, help="The longest of them.")] = 256,
@@ -57,7 +58,7 @@ def imitate(
     letters = box.letters if letters is None else letters
     free = Tape(box, tape, budget) if tape is not None else None
     exam = RandomTapes(box, letters, test_cells, budget, seed + 1)
-    settings = Settings(letters, cells, traces, trace_steps, hidden, noise, steps, seed=seed)
+    settings = Settings(letters, cells, traces, trace_steps, hidden, noise, dropout, steps, seed=seed)
     err = console(sys.stderr)
     with noticing_interrupts() as interrupted:
         if model is not None:

@@ -1,4 +1,4 @@
-"""A cell that learns to remember in spite of noise."""
+"""A cell that learns to remember in spite of noise and of gaps."""
 
 from typing import Any
 
@@ -10,24 +10,28 @@ from treadle.state import map_state
 
 
 class NoisyStateCell(nn.Module):
-    """Any cell or wiring, with Gaussian noise on its state while training.
+    """Any cell or wiring, with noise on its state, and gaps in it, while training.
 
-        s~ = s + deviation ε,  ε ~ N(0, 1)      for each row and number of the state
+        s~ = m s + deviation ε,  ε ~ N(0, 1),  m = 0 with probability dropout, else 1    for each row and number
         y, s' = cell(x, s~)
 
     What must be told apart later then has to lie far apart in the state, and what must not has to be drawn together
     again at each step: a network that works like a machine of finitely many states gets states that are stable for
-    any number of steps. In evaluation there is no noise. Randomness comes from torch's default generator.
+    any number of steps. Noise of independent numbers averages out over many units, so that what is lost slowly may go
+    unnoticed; with gaps, the share ``dropout`` of all that is remembered is lost at each step unless the other units
+    restore it. In evaluation there is neither; nothing is rescaled, since the whole state is what steps tend to.
+    Randomness comes from torch's default generator.
 
     Args:
         cell: the cell; its state is the state.
         deviation: the standard deviation of the noise.
+        dropout: the share of the state's numbers that is 0 instead.
 
     Raises:
-        ValueError: a deviation that is negative or not a number.
+        ValueError: a deviation that is negative or not a number; a share that is not from 0 to below 1.
 
     Source: Jim, Giles and Horne, *An Analysis of Noise in Recurrent Neural Networks: Convergence and Generalization*,
-    1996.
+    1996; Moon et al., *RNNDROP: A Novel Dropout for RNNs in ASR*, 2015, for gaps in the state.
 
     Example:
         >>> import torch, treadle as td
@@ -39,12 +43,14 @@ class NoisyStateCell(nn.Module):
         torch.Size([2, 5])
     """
 
-    def __init__(self, cell: Any, deviation: float):
+    def __init__(self, cell: Any, deviation: float, dropout: float = 0.0):
         super().__init__()
         if not isinstance(deviation, int | float) or not 0 <= deviation < float("inf"):
             raise ValueError(f"deviation is 0 or a positive number, but {deviation!r} was passed")
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a share, from 0 to below 1, but {dropout!r} was passed")
         self.cell: Any = cell
-        self.deviation = deviation
+        self.deviation, self.dropout = deviation, dropout
 
     @property
     def input_size(self) -> Any:
@@ -63,10 +69,15 @@ class NoisyStateCell(nn.Module):
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """One step: ``x`` [B, I] and the state give the cell's output and state."""
         state = self.initial_state(x.shape[0]) if state is None else state
-        if self.training and self.deviation:
-            state = map_state(lambda s: s + self.deviation * torch.randn_like(s) if s.is_floating_point() else s, state)
+        if self.training:
+            state = map_state(lambda s: self._disturbed(s) if s.is_floating_point() else s, state)
         return self.cell(x, state)
 
+    def _disturbed(self, s: Tensor) -> Tensor:
+        if self.dropout:
+            s = s * torch.bernoulli(torch.full_like(s, 1 - self.dropout))
+        return s + self.deviation * torch.randn_like(s) if self.deviation else s
+
     def extra_repr(self) -> str:
-        """The noise, for ``print``."""
-        return f"deviation={self.deviation}"
+        """The noise and the gaps, for ``print``."""
+        return f"deviation={self.deviation}, dropout={self.dropout}"

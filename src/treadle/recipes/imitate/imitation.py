@@ -32,6 +32,8 @@ class Settings(NamedTuple):
     """Of the network's GRU."""
     noise: float = 0.1
     """Deviation of the noise on its state while it learns."""
+    dropout: float = 0.1
+    """The share of its state that is lost at each step while it learns."""
     steps: int = 1500
     """Steps of training."""
     rows: int = 32
@@ -57,7 +59,7 @@ def imitator(machine: Machine, settings: Settings) -> ClosedLoop:
     torch.manual_seed(settings.seed)
     readings, actions = Discrete(len(machine.symbols)), Discrete(len(machine.actions))
     cell = GRUCell(readings.n + actions.n, settings.hidden_size)
-    return ClosedLoop(NoisyStateCell(cell, settings.noise), readings, actions)
+    return ClosedLoop(NoisyStateCell(cell, settings.noise, settings.dropout), readings, actions)
 
 
 def learn(
