@@ -3,7 +3,8 @@
 ``grow.py`` gives it more inputs or units, ``vocabulary.py`` more tokens, ``heads.py`` another head, ``insert.py``
 another layer; ``resize.py`` does so for one cell of any class, ``carry.py`` for a network around it. ``transplant.py``
 fills a network with the weights of one that has other shapes. ``freezing.py`` says what learns, ``groups.py`` how fast,
-``gradient_report.py`` whether it would learn anything, ``difference.py`` what changed.
+``gradient_report.py`` whether it would learn anything, ``difference.py`` what changed. ``online.py`` learns while it
+runs, one step at a time.
 """
 
 from treadle.adapt.bilinear import bilinear_upsampling_
@@ -14,6 +15,7 @@ from treadle.adapt.groups import parameter_groups
 from treadle.adapt.grow import grow_hidden, grow_inputs
 from treadle.adapt.heads import replace_head
 from treadle.adapt.insert import insert_layer
+from treadle.adapt.online import Online
 from treadle.adapt.transplant import Copy, Crop, Fresh, Transplanted, TransplantReport, Widen, transplant
 from treadle.adapt.vocabulary import grow_vocabulary
 
@@ -24,6 +26,7 @@ __all__ = [
     "Fresh",
     "GradientReport",
     "LayerGradient",
+    "Online",
     "TensorDifference",
     "Thaw",
     "TransplantReport",

@@ -15,6 +15,7 @@ import typer
 from treadle import __version__
 from treadle.cli.cache import cache
 from treadle.cli.compare import compare
+from treadle.cli.decode import decode
 from treadle.cli.fit import fit
 from treadle.cli.imitate import imitate
 from treadle.cli.run import run
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(compare)
+app.command()(decode)
 app.command()(fit)
 app.command()(imitate)
 app.command()(run)

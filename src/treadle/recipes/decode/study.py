@@ -1,0 +1,106 @@
+"""What decoders reach: many users, one after the other, each of whom changes all meanings half-way."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from random import Random
+from typing import Any, NamedTuple
+
+from treadle.recipes.decode.decoder import KeyDecoder, information, load_network
+from treadle.recipes.decode.user import Press, UserModel
+from treadle.recipes.decode.world import SITUATIONS, World
+from treadle.recipes.decode.yardsticks import Counting, Informed, Perceptron
+
+__all__ = ["Followed", "follow", "study"]
+
+EVERY = 25
+"""Presses between two looks at the mutual information."""
+
+
+class Followed(NamedTuple):
+    """One decoder, with one user."""
+
+    right: list[bool]
+    """For each press, whether what was done was what was wanted."""
+    information: list[float]
+    """Mutual information of keys and what they are decoded to, in bits, after 0, 25, 50, … presses."""
+
+
+def follow(decoder: Any, world: World, users: list[tuple[UserModel, list[Press]]], seed: int) -> Followed:
+    """Let a user press keys, a decoder guess, and the world say what came of it.
+
+    Args:
+        decoder: any `Decoder`; an `Informed` one is told when the meanings change.
+        world: which says whether outcomes are good.
+        users: the user, with what they press, before and after each change of meanings.
+        seed: of the outcomes.
+    """
+    draw = Random(f"outcomes {seed}")
+    right: list[bool] = []
+    bits: list[float] = []
+    for user, presses in users:
+        if isinstance(decoder, Informed):
+            decoder.user = user
+        first = [user.first_keys(situation) for situation in range(SITUATIONS)]
+        for press in presses:
+            if not right:
+                bits.append(information(first, decoder.table(list(range(user.keys)))))
+            command = decoder.press(press.situation, press.key)
+            right.append(command == press.wanted)
+            decoder.learn(draw.random() < world.good(press.situation, command, press.wanted))
+            if len(right) % EVERY == 0:
+                bits.append(information(first, decoder.table(list(range(user.keys)))))
+    return Followed(right, bits)
+
+
+def study_user(seed: int, presses: int, model: str | None, learning_rate: float) -> dict[str, Followed]:
+    """All decoders with one user, who presses the same keys in the same situations each time."""
+    import torch
+
+    torch.set_num_threads(1)
+    world, user = World(seed), UserModel.random(seed)
+    later = user.changed(seed)
+    parts = [(user, list(user.presses(presses, 2 * seed))[:presses])]
+    parts += [(later, list(later.presses(presses, 2 * seed + 1))[:presses])]
+    decoders = {
+        "attainable": Informed(user),
+        "decoder": KeyDecoder(load_network(model), learning_rate, seed=seed),
+        "memory alone": KeyDecoder(load_network(model), 0.0, seed=seed),
+        "counting": Counting(world),
+        "perceptron": Perceptron(user.keys, seed),
+    }
+    return {name: follow(decoder, world, parts, seed) for name, decoder in decoders.items()}
+
+
+def study(
+    users: int = 100,
+    presses: int = 300,
+    model: str | os.PathLike[str] | None = None,
+    learning_rate: float = 0.0001,
+    processes: int | None = None,
+) -> Iterator[tuple[int, dict[str, Followed]]]:
+    """All decoders with many users, as they get ready: the number of the user, and the decoders by name.
+
+    Args:
+        users: how many; user number n is always the same one.
+        presses: before the meanings change, and again after that.
+        model: a network in place of that which comes along.
+        learning_rate: with which that goes on learning.
+        processes: how many users are followed at the same time; by default one a core.
+    """
+    options = presses, None if model is None else os.fspath(model), learning_rate
+    count = min(processes or os.cpu_count() or 1, users)
+    if count == 1:
+        for seed in range(users):
+            yield seed, study_user(seed, *options)
+        return
+    with ProcessPoolExecutor(count, get_context("spawn")) as pool:
+        waiting = {pool.submit(study_user, seed, *options): seed for seed in range(users)}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        finally:
+            with contextlib.suppress(Exception):
+                pool.shutdown(wait=False, cancel_futures=True)

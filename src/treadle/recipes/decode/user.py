@@ -1,0 +1,138 @@
+"""Who presses keys: what each means, what is wanted when, and how often the wrong key is hit."""
+
+from collections.abc import Iterator
+from random import Random
+from typing import NamedTuple
+
+from treadle.errors import DataError
+from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT
+
+__all__ = ["Press", "UserModel"]
+
+Way = tuple[int, ...]
+"""The keys that mean a command, one after the other: one, or two."""
+
+
+class Press(NamedTuple):
+    """A key that was pressed."""
+
+    situation: int
+    key: int
+    wanted: int
+    """What it was to mean: a command, or `WAIT` if another press belongs to it. No decoder is told."""
+    begins: bool
+    """Whether it is the first press of a command."""
+
+
+class UserModel:
+    """A user, of whom a decoder sees situations and keys.
+
+    Again and again: the situation is one of all, at random; the user wants a command, by their habits in this
+    situation; takes one of the ways to say it; and at each press hits another key instead, now and then, without
+    noticing. What came of the last command changes nothing of this.
+
+    Args:
+        ways: for each command that the user has, the keys that mean it: each way is one key or two, and no way is the
+            beginning of another.
+        habits: for each situation, how often which command is wanted, in the order of ``ways``.
+        mistakes: how probable it is that another key is hit.
+        keys: how many keys there are.
+
+    Raises:
+        DataError: a way is not one or two keys that there are, or one is the beginning of another.
+
+    Example:
+        >>> from treadle.recipes.decode import UserModel
+        >>> user = UserModel.random(seed=3)
+        >>> presses = list(user.presses(5, seed=0))
+        >>> all(0 <= press.key < user.keys for press in presses)
+        True
+    """
+
+    def __init__(self, ways: dict[int, list[Way]], habits: list[list[float]], mistakes: float, keys: int):
+        every = [way for some in ways.values() for way in some]
+        for way in every:
+            if len(way) not in (1, 2) or not all(0 <= key < keys for key in way):
+                raise DataError(f"a way is one or two of the keys 0 to {keys - 1}, but {way!r:.40} was passed")
+        if len(set(every)) < len(every) or any((first,) in every for first, *rest in every if rest):
+            raise DataError("a way is the beginning of another, or the same: nobody could tell which is meant")
+        self.ways, self.habits, self.mistakes, self.keys = ways, habits, mistakes, keys
+        self.meaning = {way: command for command, some in ways.items() for way in some}
+        """What each way means."""
+        self.meaning |= {(way[0],): WAIT for way in every if len(way) == 2}
+
+    @classmethod
+    def random(cls, seed: int, keys: int | None = None) -> "UserModel":
+        """A user at random: 5 to 12 keys, mistakes in 2 to 10 % of the presses.
+
+        Every other user has a key that begins commands of two presses, two or three of them. Single keys mean different
+        commands as long as these last, but for one in three users, two of whose keys mean the same.
+
+        Args:
+            seed: of the user; the same one is the same user.
+            keys: how many keys.
+        """
+        draw = Random(f"user {seed}")
+        keys = draw.randint(5, 12) if keys is None else keys
+        user = cls._drawn(draw, keys, draw.uniform(0.02, 0.10), draw.random() < 0.5)
+        return user
+
+    def changed(self, seed: int) -> "UserModel":
+        """The same user, after all keys have got new meanings: the same number, habits drawn anew, mistakes as before.
+
+        Args:
+            seed: of the meanings.
+        """
+        draw = Random(f"change {seed}")
+        pairs = any(len(way) == 2 for some in self.ways.values() for way in some)
+        return self._drawn(draw, self.keys, self.mistakes, pairs)
+
+    @classmethod
+    def _drawn(cls, draw: Random, keys: int, mistakes: float, pairs: bool) -> "UserModel":
+        order = draw.sample(range(keys), keys)
+        ways: list[Way] = [(key,) for key in order[pairs:]]
+        if pairs:
+            ways += [(order[0], second) for second in draw.sample(range(keys), draw.randint(2, 3))]
+        commands = draw.sample(range(COMMANDS), COMMANDS)
+        if draw.random() < 1 / 3:
+            commands.insert(1, commands[0])
+        commands += [draw.randrange(COMMANDS) for _ in ways]
+        meant: dict[int, list[Way]] = {}
+        for way, command in zip(ways, commands, strict=False):
+            meant.setdefault(command, []).append(way)
+        habits = []
+        for _ in range(SITUATIONS):
+            taste = [draw.gammavariate(0.5, 1.0) for _ in meant]
+            total = sum(taste)
+            habits.append([0.5 / len(meant) + 0.5 * one / total for one in taste])
+        return cls(meant, habits, mistakes, keys)
+
+    def presses(self, count: int, seed: int) -> Iterator[Press]:
+        """What this user presses; a command of two presses is not broken off.
+
+        Args:
+            count: presses, at least.
+            seed: of situations, wishes and mistakes.
+        """
+        draw = Random(f"presses {seed}")
+        commands = list(self.ways)
+        made = 0
+        while made < count:
+            situation = draw.randrange(SITUATIONS)
+            command = draw.choices(commands, self.habits[situation])[0]
+            way = draw.choice(self.ways[command])
+            for i, key in enumerate(way):
+                hit = key
+                if draw.random() < self.mistakes:
+                    hit = draw.choice([other for other in range(self.keys) if other != key])
+                yield Press(situation, hit, WAIT if i + 1 < len(way) else command, i == 0)
+            made += len(way)
+
+    def first_keys(self, situation: int) -> list[float]:
+        """How often which key is the first that is hit in a situation."""
+        meant = [0.0] * self.keys
+        for (_, ways), habit in zip(self.ways.items(), self.habits[situation], strict=True):
+            for way in ways:
+                meant[way[0]] += habit / len(ways)
+        others = self.mistakes / (self.keys - 1)
+        return [one * (1 - self.mistakes) + (1 - one) * others for one in meant]

@@ -1,0 +1,54 @@
+"""The world: situations in which commands turn out good or bad for the user."""
+
+import random
+
+__all__ = ["COMMANDS", "SITUATIONS", "WAIT", "World"]
+
+COMMANDS = 10
+"""What a user may want."""
+WAIT = COMMANDS
+"""One thing more that may be done after a press: nothing yet, as it was the first of two."""
+SITUATIONS = 8
+
+
+class World:
+    """Says whether a command turned out good for the user. Its rules are these, and there are no others:
+
+    - What the user wanted turns out good with a probability of 0.95.
+    - In each situation there are two commands that usually turn out good, wanted or not: one with a probability of 0.8
+      to 0.95, one with 0.3 to 0.6. Whoever does the former all the time is right about the situation, and deaf.
+    - Anything else that was not wanted turns out good with a probability of 0.05: by chance.
+    - To wait turns out good if there is a second press to come (0.95), and seldom else (0.05).
+
+    So an outcome says something of what was wanted, and never all of it.
+
+    Args:
+        seed: of which commands are usually good where.
+
+    Attributes:
+        luck: for each situation, how probable it is that a command which was not wanted turns out good, `WAIT` last.
+
+    Example:
+        >>> from treadle.recipes.decode import World
+        >>> world = World(seed=0)
+        >>> sorted(world.luck[0])[:9]
+        [0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05]
+    """
+
+    wanted = 0.95
+    """How probable it is that what was wanted turns out good."""
+    chance = 0.05
+    """The same, of what was not wanted, and is not usually good."""
+
+    def __init__(self, seed: int):
+        draw = random.Random(f"world {seed}")
+        self.luck: list[list[float]] = []
+        for _ in range(SITUATIONS):
+            usual, sometimes = draw.sample(range(COMMANDS), 2)
+            row = [self.chance] * (COMMANDS + 1)
+            row[usual], row[sometimes] = draw.uniform(0.8, 0.95), draw.uniform(0.3, 0.6)
+            self.luck.append(row)
+
+    def good(self, situation: int, command: int, wanted: int) -> float:
+        """How probable it is that a command turns out good for a user who wanted one."""
+        return self.wanted if command == wanted else self.luck[situation][command]

@@ -1,0 +1,96 @@
+"""`treadle decode`, as people use it."""
+
+import builtins
+import io
+import json
+import os
+
+import pytest
+
+from tests.cli.test_commands import WIDE, Terminal, command
+from tests.cli.test_translate import run
+from treadle.recipes.decode import Game, load_network
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_study_says_what_came_of_it(capsys, folder):
+    options = ["--users", "2", "--presses", "25", "--processes", "1", "-o", "study.json", "--plot", "study.svg"]
+    code, out, _ = run(capsys, "decode", "--study", *options)
+    assert code == 0
+    assert "2 users: right, of what is attainable on the same 50 presses" in out
+    for name in ("attainable", "decoder", "memory alone", "counting", "perceptron"):
+        assert name in out
+    found = json.loads((folder / "study.json").read_text())
+    assert sorted(found) == ["0", "1"]
+    assert len(found["1"]["decoder"]["right"]) == 50
+    assert (folder / "study.svg").read_text().startswith("<?xml")
+
+
+def test_a_network_is_learned_and_used(capsys, folder, monkeypatch):
+    monkeypatch.setattr("treadle.recipes.decode.learning.PRESSES", 100)
+    monkeypatch.setattr("treadle.recipes.decode.learning.Random.randint", lambda self, a, b: 50)
+    code, out, _ = run(capsys, "decode", "--learn", "network.safetensors", "--rounds", "1")
+    assert code == 0
+    assert out.startswith("network.safetensors: after 1 rounds, ")
+    assert load_network("network.safetensors").cell.actions == 11
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--study", "--learn", "n.safetensors"], "--study and --learn are two commands"),
+        (["--plot", "study.svg"], "--plot: there is something to write with --study only"),
+        (["--study", "--plot", "study.gif"], "--plot: study.gif must end in"),
+        (["--study", "--save", "game"], "--save keeps a game"),
+        (["--study", "-o", "nowhere/study.json"], "--output: there is no folder nowhere"),
+        (["--study", "--model", "none.safetensors"], "none.safetensors: No such file"),
+        (["--study", "--model", "text"], "text is not a whole safetensors file"),
+        (["--save", "text"], "text is not a whole safetensors file"),
+        ([], "the game needs a terminal"),
+    ],
+)
+def test_what_cannot_be_is_one_line(capsys, folder, arguments, message, monkeypatch):
+    (folder / "text").write_text("no")
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, out, err = run(capsys, "decode", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_without_textual_it_says_what_to_install(capsys, monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *rest):
+        if name.startswith("textual") or name == "treadle.recipes.decode.app":
+            raise ModuleNotFoundError("No module named 'textual'", name="textual")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    code, _, err = run(capsys, "decode")
+    assert code == 2
+    assert "pip install 'treadle[play]'" in err
+
+
+def test_the_game_is_kept_from_one_time_to_the_next(folder):
+    for presses in (3, 6):
+        terminal = Terminal()
+        process = command(
+            "decode", "--save", "game", stdin=terminal.writer, stdout=terminal.writer, stderr=terminal.writer, env=WIDE
+        )
+        terminal.until(lambda seen: b"want" in seen)
+        for key in b"abc":
+            os.write(terminal.reader, bytes([key]))
+        terminal.until(lambda seen: b" presses" in seen)
+        os.write(terminal.reader, b"\x11")  # Ctrl+Q
+        terminal.until(lambda seen: b"goes on from here" in seen)
+        assert process.wait(timeout=60) == 0
+        game = Game()
+        game.restore("game")
+        assert len(game.right) <= presses
+        assert set(game.known) == set("abc")
