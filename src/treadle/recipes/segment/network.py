@@ -105,27 +105,33 @@ class ClickFCN(nn.Module):
                 f"the network reads [B, {3 + MAPS}, H, W], an image and {MAPS} maps of distances, but was given"
                 f" {list(x.shape)}"
             )
-        return self.after_first(self.first(x[:, :3], x[:, 3:]), x.shape[2:])
-
-    def first(self, image: Tensor, maps: Tensor) -> Tensor:
-        """What conv1_1 gives, before its rectifier."""
-        return self.features[0](torch.cat([normalised(image), self.scaled(maps)], 1))
+        y = self.features[0](torch.cat([normalised(x[:, :3]), self.scaled(x[:, 3:])], 1))
+        return self._after_first(y, x.shape[2:])
 
     def scaled(self, maps: Tensor) -> Tensor:
         """Distances as the network reads them: from -2 at a click to 2, where all is far, like a pixel of ImageNet."""
         return maps.clamp(max=self.cut_off) * (4 / self.cut_off) - 2
 
-    def first_of_image(self, image: Tensor) -> Tensor:
-        """What conv1_1 gives of the image alone: it is linear, so that a new click leaves this part as it was."""
-        convolution = self.features[0]
-        return F.conv2d(normalised(image), convolution.weight[:, :3], convolution.bias, padding=convolution.padding)
+    def see(self, images: Tensor) -> Tensor:
+        """What conv1_1 gives of the images alone: it is linear, so that a click leaves this part as it was.
 
-    def first_of_maps(self, maps: Tensor) -> Tensor:
-        """What conv1_1 gives of the maps alone."""
+        Nothing behind conv1_1 is so: this is all that an FCN with five channels can keep from click to click.
+        """
         convolution = self.features[0]
-        return F.conv2d(self.scaled(maps), convolution.weight[:, 3:], None, padding=convolution.padding)
+        return F.conv2d(normalised(images), convolution.weight[:, :3], convolution.bias, padding=convolution.padding)
 
-    def after_first(self, y: Tensor, size: tuple[int, ...]) -> Tensor:
+    def compare(self, seen: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
+        """Nothing: this network learns of clicks from their maps only."""
+        return ()
+
+    def answer(self, seen: Tensor, maps: Tensor, similar: tuple[Tensor, ...] = ()) -> Tensor:
+        """Scores [B, outputs, H, W] for what was seen and clicked."""
+        convolution = self.features[0]
+        padding = convolution.padding
+        y = seen + F.conv2d(self.scaled(maps), convolution.weight[:, 3:], None, padding=padding)
+        return self._after_first(y, maps.shape[2:])
+
+    def _after_first(self, y: Tensor, size: tuple[int, ...]) -> Tensor:
         """All behind conv1_1: scores of the size of the image."""
         grid = Grid().through(self.features[0])
         pooled = []

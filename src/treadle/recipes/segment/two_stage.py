@@ -1,0 +1,156 @@
+"""The variant in two stages: VGG-16 looks at the image once, and a light head answers each click."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from treadle.errors import ShapeError
+from treadle.recipes.segment.network import CUT_OFF, MAPS
+from treadle.recipes.segment.vgg import BLOCK_ENDS, CHANNELS, normalised, vgg_features
+
+REACHES = (4.0, 12.0, 36.0)
+"""Pixels over which the closeness to a click falls to a third, for the head to see where clicks are."""
+
+
+class Seen(NamedTuple):
+    """What the first stage has seen in images; no click changes it."""
+
+    image: Tensor
+    """[B, 3, H, W], normalised."""
+    levels: tuple[Tensor, ...]
+    """Features of the second to the fifth block, [B, C, h, w] each: how each position differs from the mean of its
+    image, as a direction of length 1."""
+
+
+class TwoStageNetwork(nn.Module):
+    """A VGG-16 that sees the image once, and a light head that answers each click.
+
+    The first stage is VGG-16's convolutions on red, green and blue. Before a click its features are compared with those of
+    every other position of the image: how similar each place is to the clicked ones is what the head reads, beside
+    features, the closeness of clicks and the pixels. So a click costs a product and a few small convolutions.
+
+    It reads what `ClickFCN` reads and gives what it gives.
+
+    Args:
+        outputs: 2 for softmax over background and object; 1 for one number that a Euclidean loss takes to 0 or 1.
+        channels: of VGG's five blocks.
+        width: channels of the head.
+        cut_off: pixels from which distances are all the same.
+
+    Raises:
+        ShapeError: ``outputs`` is neither 1 nor 2.
+
+    Example:
+        >>> import torch
+        >>> from treadle.recipes.segment import TwoStageNetwork
+        >>> network = TwoStageNetwork(channels=(4, 4, 8, 8, 8), width=8)
+        >>> network(torch.rand(2, 5, 61, 97) * 255).shape
+        torch.Size([2, 2, 61, 97])
+    """
+
+    def __init__(
+        self, outputs: int = 2, channels: tuple[int, ...] = CHANNELS, width: int = 32, cut_off: float = CUT_OFF
+    ):
+        super().__init__()
+        if outputs not in (1, 2):
+            raise ShapeError(f"outputs is 2 (softmax) or 1 (Euclidean), but {outputs!r} was passed")
+        self.outputs, self.channels, self.width, self.cut_off = outputs, tuple(channels), width, cut_off
+        self.features = vgg_features(3, self.channels)
+        levels, places = len(BLOCK_ENDS) - 1, MAPS * (len(REACHES) + 1)
+        self.reduce = nn.ModuleList([nn.Conv2d(size, width, 1) for size in self.channels[1:]])
+        self.coarse = nn.Sequential(
+            nn.Conv2d((levels - 1) * width + MAPS * levels + places, 2 * width, 3, padding=1),
+            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=2, dilation=2)),
+            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=4, dilation=4)),
+            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=8, dilation=8)),
+            nn.ReLU(),
+        )
+        self.middle = nn.Sequential(nn.Conv2d(3 * width + MAPS + places, width, 3, padding=1), nn.ReLU())
+        self.fine = nn.Sequential(
+            *(nn.Conv2d(width + 3 + places, width // 2, 3, padding=1), nn.ReLU()),
+            nn.Conv2d(width // 2, outputs, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores for an image and its clicks.
+
+        Args:
+            x: [B, 5, H, W]: red, green and blue from 0 to 255, and the maps of `distance_maps`, which are 0 at clicks.
+
+        Returns:
+            [B, outputs, H, W].
+
+        Raises:
+            ShapeError: another number of axes or channels, or no pixel.
+        """
+        if x.ndim != 4 or x.shape[1] != 3 + MAPS or 0 in x.shape[2:]:
+            raise ShapeError(
+                f"the network reads [B, {3 + MAPS}, H, W], an image and {MAPS} maps of distances, but was given"
+                f" {list(x.shape)}"
+            )
+        seen, maps = self.see(x[:, :3]), x[:, 3:]
+        return self.answer(seen, maps, self.compare(seen, maps))
+
+    def see(self, images: Tensor) -> Seen:
+        """The first stage: images [B, 3, H, W] from 0 to 255, without clicks."""
+        image = y = normalised(images)
+        levels = []
+        for i, module in enumerate(self.features[: BLOCK_ENDS[-1] + 1]):
+            y = module(y)
+            if i in BLOCK_ENDS[1:]:
+                levels.append(F.normalize(y - y.mean((2, 3), keepdim=True), dim=1, eps=1e-6))
+        return Seen(image, tuple(levels))
+
+    def compare(self, seen: Seen, maps: Tensor) -> tuple[Tensor, ...]:
+        """How similar each position is to the most similar clicked one, on the object and on the background.
+
+        Args:
+            seen: what `see` gave.
+            maps: [B, 2, H, W], 0 at clicks.
+
+        Returns:
+            A map of cosines [B, 2, h, w] for each level; 0 where there is no click.
+        """
+        found = [level.new_zeros(len(level), MAPS, *level.shape[2:]) for level in seen.levels]
+        clicks = (maps == 0).nonzero()
+        for row in range(len(maps)):
+            for sign in range(MAPS):
+                rows, columns = clicks[(clicks[:, 0] == row) & (clicks[:, 1] == sign), 2:].T
+                if len(rows):
+                    for level, similar in zip(seen.levels, found, strict=True):
+                        similar[row, sign] = similar_to(level[row], maps.shape[2:], rows, columns)
+        return tuple(found)
+
+    def answer(self, seen: Seen, maps: Tensor, similar: tuple[Tensor, ...]) -> Tensor:
+        """The second stage: scores [B, outputs, H, W] for what was seen and clicked."""
+        sizes = [seen.image.shape[2:], *(level.shape[2:] for level in seen.levels)]
+        places = torch.cat([(-maps / reach).exp() for reach in REACHES] + [maps.clamp(max=self.cut_off) / 128], 1)
+        second, fourth = (F.avg_pool2d(places, n, n, ceil_mode=True) for n in (2, 4))
+        reduced = [layer(level * level.shape[1] ** 0.5) for layer, level in zip(self.reduce, seen.levels, strict=True)]
+        at_fourth = [laid_over(one, sizes[2]) for one in reduced[1:] + list(similar[1:])]
+        at_fourth.append(F.avg_pool2d(similar[0], 2, 2, ceil_mode=True))
+        y = self.coarse(torch.cat([*at_fourth, fourth], 1))
+        y = self.middle(torch.cat([laid_over(y, sizes[1]), reduced[0], similar[0], second], 1))
+        return self.fine(torch.cat([laid_over(y, sizes[0]), seen.image, places], 1))
+
+
+def similar_to(level: Tensor, size: tuple[int, ...], rows: Tensor, columns: Tensor) -> Tensor:
+    """The cosine between each position [C, h, w] and the most similar of some pixels of an image of a size."""
+    stride = -(-size[0] // level.shape[1]), -(-size[1] // level.shape[2])
+    clicked = level[:, rows // stride[0], columns // stride[1]]
+    return (clicked.T @ level.flatten(1)).amax(0).view(level.shape[1:])
+
+
+def laid_over(y: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A map made denser, by 2 as often as it takes to reach a size, and cropped there.
+
+    Poolings round up, so the map may reach beyond the size, at the bottom and on the right.
+    """
+    factor = 1
+    while y.shape[2] * factor < size[0] or y.shape[3] * factor < size[1]:
+        factor *= 2
+    if factor > 1:
+        y = F.interpolate(y, scale_factor=factor, mode="bilinear", align_corners=False)
+    return y[..., : size[0], : size[1]]
