@@ -1,6 +1,6 @@
 """treadle: networks with memory. A cell is one step, a wiring of cells is a cell, time is applied from outside."""
 
-from treadle import control, errors, streams
+from treadle import adapt, control, errors, streams
 from treadle.cells import (
     ConvLSTMCell,
     ConvLSTMState,
@@ -78,6 +78,7 @@ __all__ = [
     "State",
     "TruncatedBPTT",
     "ZoneoutLSTMCell",
+    "adapt",
     "check_cell",
     "control",
     "detach",

@@ -5,6 +5,7 @@ derives from the built-in that a Python programmer would expect (`ValueError`, `
 """
 
 __all__ = [
+    "AdaptError",
     "CellError",
     "DataError",
     "EngineError",
@@ -43,6 +44,10 @@ class ModelFileError(TreadleError, ValueError):
 
 class DataError(TreadleError, ValueError):
     """Data is not what it was said to be; the message names the file, the row and the column."""
+
+
+class AdaptError(TreadleError, ValueError):
+    """A network cannot be changed as was asked; the message names the part, the reason and what to write instead."""
 
 
 class WorkerError(TreadleError, RuntimeError):

@@ -1,0 +1,127 @@
+"""Which parts of a network learn, and when."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
+
+from torch import nn
+
+from treadle.adapt.patterns import chosen
+from treadle.errors import AdaptError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def freeze(model: M, except_: Iterable[str] | str = ()) -> M:
+    """A copy of a network of which nothing learns but what is named.
+
+    The network that was passed stays as it was and learns as before: train the one that is returned. Only parameters
+    are frozen; what a `BatchNorm` counts goes on being counted in training mode, unless ``.eval()`` is called on it.
+    `gradient_report` says whether what still learns gets a gradient.
+
+    Args:
+        model: any network.
+        except_: patterns of what learns: names of parts (``"head"``) or parameters, with ``*`` for anything. What they
+            name learns even if it was frozen before.
+
+    Raises:
+        AdaptError: a pattern that names no parameter.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+        >>> tuned = td.adapt.freeze(model, except_="2")
+        >>> [name for name, parameter in tuned.named_parameters() if parameter.requires_grad]
+        ['2.weight', '2.bias']
+        >>> all(parameter.requires_grad for parameter in model.parameters())
+        True
+    """
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    learning = {name for found in chosen(except_, names).values() for name in found}
+    frozen = copy.deepcopy(model)
+    frozen.requires_grad_(False)
+    for name, parameter in frozen.named_parameters(remove_duplicate=False):
+        if name in learning:
+            parameter.requires_grad_(True)
+    return frozen
+
+
+def unfreeze_gradually(model: M, stages: Sequence[Iterable[str] | str], every: int) -> "Thaw[M]":
+    """A frozen copy of a network that learns stage by stage, most often from the head down.
+
+    What has just been put on a trained network begins with large gradients; layers below it that learn from the first
+    step are spoiled by them. So the head learns alone first, then the layer below it too, and so on.
+
+    Args:
+        model: any network.
+        stages: the patterns of what begins to learn at each stage: ``["head", "cell.layer1", "cell.layer0"]``. What no
+            stage names stays frozen.
+        every: steps of training from one stage to the next.
+
+    Returns:
+        A `Thaw`: its ``network`` is the copy, and its ``step()`` is called after each step of training.
+
+    Raises:
+        AdaptError: a pattern that names no parameter, no stages, or no steps.
+
+    Source: Howard and Ruder, *Universal Language Model Fine-tuning for Text Classification*, 2018.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+        >>> thaw = td.adapt.unfreeze_gradually(model, ["2", "0"], every=100)
+        >>> optimiser = torch.optim.AdamW(td.adapt.parameter_groups(thaw.network, frozen=True), lr=0.01)
+        >>> for _ in range(100):
+        ...     optimiser.zero_grad()
+        ...     thaw.network(torch.randn(4, 3)).square().mean().backward()
+        ...     optimiser.step()
+        ...     begun = thaw.step()
+        >>> begun
+        ['0.weight', '0.bias']
+    """
+    stages = [stages] if isinstance(stages, str) else list(stages)
+    if not stages:
+        raise AdaptError("there are no stages: pass the patterns of what learns first, second, …")
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise AdaptError(f"every is how many steps a stage has, a positive whole number, but {every!r} was passed")
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    found = [list(dict.fromkeys(n for group in chosen(stage, names).values() for n in group)) for stage in stages]
+    return Thaw(freeze(model, found[0]), found, every)
+
+
+class Thaw(Generic[M]):
+    """A network that learns stage by stage; made by `unfreeze_gradually`.
+
+    Its optimiser has to know all parameters from the beginning: ``parameter_groups(thaw.network, frozen=True)``.
+
+    Args:
+        network: the network, of which the first stage learns.
+        stages: the names of the parameters that begin to learn at each stage.
+        every: steps of training from one stage to the next.
+    """
+
+    def __init__(self, network: M, stages: list[list[str]], every: int):
+        self.network, self.stages, self.every, self.steps = network, stages, every, 0
+
+    @property
+    def stage(self) -> int:
+        """Which stage has begun last, from 0."""
+        return min(self.steps // self.every, len(self.stages) - 1)
+
+    def step(self) -> list[str]:
+        """Say that a step of training is done.
+
+        Returns:
+            The names of the parameters that learn from now on and did not before.
+        """
+        before, self.steps = self.stage, self.steps + 1
+        if self.stage == before:
+            return []
+        parameters = dict(self.network.named_parameters(remove_duplicate=False))
+        begun = [name for name in self.stages[self.stage] if not parameters[name].requires_grad]
+        for name in begun:
+            parameters[name].requires_grad_(True)
+        return begun
+
+    def __repr__(self) -> str:
+        return f"Thaw(stage {self.stage + 1} of {len(self.stages)}, {self.steps} steps done)"
