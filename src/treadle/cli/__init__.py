@@ -18,6 +18,7 @@ from treadle.cli.compare import compare
 from treadle.cli.fit import fit
 from treadle.cli.imitate import imitate
 from treadle.cli.run import run
+from treadle.cli.segment import segment
 from treadle.cli.show import show
 from treadle.cli.translate import translate
 from treadle.errors import TreadleError
@@ -35,6 +36,7 @@ app.command()(compare)
 app.command()(fit)
 app.command()(imitate)
 app.command()(run)
+app.add_typer(segment, name="segment")
 app.command()(show)
 app.command()(translate)
 app.command()(cache)

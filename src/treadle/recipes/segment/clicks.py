@@ -169,9 +169,7 @@ class ClickSampling:
         within = depth > margin
         return within if within.any() else region
 
-    def _strewn(
-        self, where: NDArray[np.bool_], count: int, random: np.random.Generator, positive: bool
-    ) -> list[Click]:
+    def _strewn(self, where: NDArray[np.bool_], count: int, random: np.random.Generator, positive: bool) -> list[Click]:
         rows, columns = np.nonzero(where)
         free = np.ones(len(rows), dtype=bool)
         clicks: list[Click] = []
@@ -271,7 +269,7 @@ def check_same_size(mask: Sequence[int], image: Sequence[int], name: str = "the 
         )
 
 
-def scipy_ndimage():  # noqa: ANN201
+def scipy_ndimage():
     """`scipy.ndimage`, or what to install.
 
     Raises:

@@ -46,6 +46,30 @@ class Examples(Sequence[Example]):
         return Examples([self.items[i] for i in indices], self.make)
 
 
+def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
+    """Examples to learn from, and a share of the images to judge by: the objects of an image stay together.
+
+    Raises:
+        DataError: all are of one image.
+
+    Example:
+        >>> from treadle.recipes.segment import scenes, split
+        >>> training, held_out = split(scenes(10), 0.2, seed=0)
+        >>> len(training), len(held_out)
+        (8, 2)
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, item in enumerate(examples.items):
+        groups.setdefault(id(item[0]) if isinstance(item, tuple) else item, []).append(i)
+    if len(groups) < 2:
+        raise DataError("all examples are of one image, so that none is left to judge by: add another image")
+    order = np.random.default_rng([seed, 4]).permutation(len(groups))
+    count = min(max(1, round(share * len(groups))), len(groups) - 1)
+    chosen = [list(groups.values())[i] for i in order]
+    judges, rest = (sorted(i for group in part for i in group) for part in (chosen[:count], chosen[count:]))
+    return examples.chosen(rest), examples.chosen(judges)
+
+
 def scenes(count: int, size: int = 128, seed: int = 0, test: bool = False) -> Examples:
     """Generated scenes; see `make_scene`.
 
@@ -89,7 +113,9 @@ def read_folder(folder: str | os.PathLike[str], longest: int | None = None) -> E
     images, masks = found["images"], found["masks"]
     for stem in sorted(images.keys() ^ masks.keys()):
         there, missing = (images, "masks") if stem in images else (masks, "images")
-        raise DataError(f"{there[stem]} has no counterpart in {folder / missing}: add one of the same name, or remove it")
+        raise DataError(
+            f"{there[stem]} has no counterpart in {folder / missing}: add one of the same name, or remove it"
+        )
     if not images:
         raise DataError(f"{folder / 'images'} has no image: it needs files that end in {', '.join(SUFFIXES)}")
     items = []
@@ -137,7 +163,9 @@ def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str], long
         annotations: dict[Any, list[Any]] = {}
         for annotation in content["annotations"]:
             annotations.setdefault(annotation["image_id"], []).append(annotation)
-        names = {key: (str(image["file_name"]), int(image["height"]), int(image["width"])) for key, image in files.items()}
+        names = {
+            key: (str(image["file_name"]), int(image["height"]), int(image["width"])) for key, image in files.items()
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is not a COCO file of instances, with 'images' and 'annotations'"
@@ -256,7 +284,7 @@ def _polygon(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.
 
 
 def _uncompressed(text: str) -> list[int]:
-    """Runs from COCO's string: numbers of 5 bits a character, lowest first, each from the third less the one two before."""
+    """Runs from COCO's string: 5 bits a character, the lowest first; from the fourth, less the one two before."""
     runs: list[int] = []
     i = 0
     while i < len(text):

@@ -55,8 +55,8 @@ class Example:
 def read_image(source: str | os.PathLike[str] | bytes, name: str = "") -> Tensor:
     """Read an image: JPEG, PNG and what else Pillow reads.
 
-    Grey images become three equal channels, palettes colours, and what is transparent is dropped; the orientation that a
-    camera notes is followed.
+    Grey images become three equal channels, palettes colours, and what is transparent is dropped; the orientation that
+    a camera notes is followed.
 
     Args:
         source: a path, or what is in the file.

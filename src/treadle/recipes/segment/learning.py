@@ -1,6 +1,5 @@
 """Learning to segment by clicks: drawn clicks, then clicks into the network's own errors."""
 
-import fnmatch
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from treadle.adapt import freeze, parameter_groups
 from treadle.errors import DataError
 from treadle.recipes.segment.augmentation import augment
 from treadle.recipes.segment.clicks import IGNORED, Click, ClickSampling, add_click, distance_maps, next_click
@@ -20,7 +20,6 @@ from treadle.training.batches import Epochs
 from treadle.training.early_stopping import EarlyStopping
 from treadle.training.loop import Step, train
 from treadle.training.loss import total_loss
-from treadle.training.optimiser import parameter_groups
 from treadle.training.sequences import IGNORED as UNANSWERED
 
 PAPER_SIZE = 500
@@ -57,16 +56,18 @@ class Learning:
     Half of the steps learn from clicks as the paper draws them. In the others up to three more follow, each in the
     middle of the network's largest error, as in use.
 
-    If the first stage of a `TwoStageNetwork` is frozen, what it sees in an image is computed once and kept in memory; each
-    example is then learned from in four fixed views rather than in a new one each time.
+    If the first stage of a `TwoStageNetwork` is frozen, what it sees in an image is computed once and kept in memory;
+    each example is then learned from in four fixed views rather than in a new one each time.
 
     Args:
-        model: a `ClickFCN` or a `TwoStageNetwork`, in place; what of it is frozen stays as it is.
+        model: a `ClickFCN` or a `TwoStageNetwork`; what of it is frozen stays as it is. It learns in place, unless
+            ``trunk_rate`` is 0: then a copy of it does, whose trunk is frozen. ``learning.model`` is what learns.
         examples: what is learned from.
         validation: examples that say which weights are the best; of the size that is learned at.
         size: pixels of a side of what is learned from.
         rows: examples of a batch.
         learning_rate: the highest.
+        trunk_rate: how fast VGG's convolutions learn, compared with the rest; 0 freezes them.
         weight_decay: of kernels.
         refine: whether to click into errors, too.
         patience: validations without a new best, to stop after.
@@ -85,6 +86,7 @@ class Learning:
         size: int = 128,
         rows: int = 8,
         learning_rate: float = 1e-3,
+        trunk_rate: float = 1.0,
         weight_decay: float = 1e-4,
         refine: bool = True,
         patience: int | None = None,
@@ -92,16 +94,24 @@ class Learning:
     ):
         if not examples:
             raise DataError("there is no example to learn from")
+        if trunk_rate == 0:
+            model = freeze(model, [name for name, part in model.named_children() if name != "features"])
         self.model, self.size, self.learning_rate, self.seed = model, size, learning_rate, seed
         self._examples, self._refine, self._rows = examples, refine, rows
         self._sampling = ClickSampling().scaled(size / PAPER_SIZE)
-        self._keeps = isinstance(model, TwoStageNetwork) and not any(p.requires_grad for p in model.features.parameters())
+        self._keeps = isinstance(model, TwoStageNetwork) and not any(
+            p.requires_grad for p in model.features.parameters()
+        )
         self._kept: dict[tuple[int, int], Seen] = {}
         self._bytes = 0
         self.batches = Epochs(self._plan, self._example, batch_of=self._batch)
-        self._validation = [self._drawn(example, np.random.default_rng([seed, 1, i])) for i, example in enumerate(validation)]
+        self._validation = [
+            self._drawn(example, np.random.default_rng([seed, 1, i])) for i, example in enumerate(validation)
+        ]
         self.stopping = EarlyStopping(patience)
-        self.optimiser = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, betas=(0.9, 0.99))
+        rates = {"features": learning_rate * trunk_rate} if trunk_rate else None
+        groups = parameter_groups(model, weight_decay, rates=rates)
+        self.optimiser = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
         self.done = 0
         """Steps done when it is over."""
 
@@ -223,9 +233,3 @@ class Learning:
             about=about,
         )
         self.model.eval()
-
-
-def freeze_all_but(model: torch.nn.Module, patterns: Sequence[str]) -> None:
-    """PLACEHOLDER until td.adapt."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(fnmatch.fnmatch(name, pattern) for pattern in patterns))

@@ -1,14 +1,13 @@
 """Deep interactive object selection: a fully convolutional VGG-16 that reads an image and where a user has clicked."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from treadle.adapt import bilinear_upsampling_
 from treadle.errors import ShapeError
 from treadle.recipes.segment.grid import Grid
-from treadle.recipes.segment.vgg import BLOCK_ENDS, CHANNELS, normalised, vgg_features
+from treadle.recipes.segment.vgg import CHANNELS, normalised, vgg_features
 
 CUT_OFF = 255.0
 """Pixels from a click beyond which all are equally far."""
@@ -19,11 +18,11 @@ MAPS = 2
 class ClickFCN(nn.Module):
     """Deep interactive object selection: an FCN on VGG-16 with five input channels, and two maps of scores.
 
-    It reads red, green and blue from 0 to 255 and two maps of Euclidean distances, to the nearest click on the object and
-    on the background, cut off at 255. ``features`` is VGG-16 with torchvision's numbers, whose first convolution has five
-    input channels; ``fc6`` has VGG's 7x7 kernel; ``score`` gives two maps in place of 21 classes; ``upscore`` brings
-    them to the size of the image. Where a map has to be cropped follows from kernels, strides and paddings (`Grid`),
-    and is right for every size of image.
+    It reads red, green and blue from 0 to 255 and two maps of Euclidean distances, to the nearest click on the object
+    and on the background, cut off at 255. ``features`` is VGG-16 with torchvision's numbers, whose first convolution
+    has five input channels; ``fc6`` has VGG's 7x7 kernel; ``score`` gives two maps in place of 21 classes; ``upscore``
+    brings them to the size of the image. Where a map has to be cropped follows from kernels, strides and paddings
+    (`Grid`), and is right for every size of image.
 
     Args:
         skips: False is FCN-32s; True adds the scores of the third and fourth pooling, which is FCN-8s.
@@ -38,8 +37,8 @@ class ClickFCN(nn.Module):
     Raises:
         ShapeError: ``outputs`` is neither 1 nor 2.
 
-    Source: Xu, Price, Cohen, Yang and Huang, *Deep interactive object selection*, CVPR 2016; Long, Shelhamer and Darrell,
-    *Fully convolutional networks for semantic segmentation*, CVPR 2015.
+    Source: Xu, Price, Cohen, Yang and Huang, *Deep interactive object selection*, CVPR 2016; Long, Shelhamer and
+    Darrell, *Fully convolutional networks for semantic segmentation*, CVPR 2015.
 
     Example:
         >>> import torch
@@ -75,7 +74,7 @@ class ClickFCN(nn.Module):
         nn.init.zeros_(self.score.bias)  # pyright: ignore[reportArgumentType]
 
         def upsampling(factor: int) -> nn.ConvTranspose2d:
-            return bilinear(nn.ConvTranspose2d(outputs, outputs, 2 * factor, factor, bias=False))
+            return bilinear_upsampling_(nn.ConvTranspose2d(outputs, outputs, 2 * factor, factor, bias=False))
 
         if skips:
             self.upscore2, self.upscore_pool4, self.upscore = upsampling(2), upsampling(2), upsampling(8)
@@ -162,30 +161,3 @@ class ClickFCN(nn.Module):
             other = other[..., -first:, -first:]
         height, width = (min(a, b) for a, b in zip(y.shape[2:], other.shape[2:], strict=True))
         return y[..., :height, :width] + other[..., :height, :width], grid
-
-
-def bilinear(layer: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
-    """PLACEHOLDER until td.adapt."""
-    k, s = layer.kernel_size[0], layer.stride[0]
-    centre = (k - 1) / 2
-    line = 1 - (torch.arange(k) - centre).abs() / s
-    with torch.no_grad():
-        layer.weight.zero_()
-        for c in range(layer.in_channels):
-            layer.weight[c, c] = line[:, None] * line[None]
-    return layer
-
-
-def trunk_for_clicks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A VGG-16's state dict under the names of `ClickFCN`: its fully connected layers become fc6 and fc7."""
-    found = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
-    for fc, name in (("fc6", "classifier.0"), ("fc7", "classifier.3")):
-        if f"{name}.weight" in state:
-            weight = state[f"{name}.weight"]
-            side = 7 if fc == "fc6" else 1
-            found[f"{fc}.weight"] = weight.view(len(weight), -1, side, side)
-            found[f"{fc}.bias"] = state[f"{name}.bias"]
-    return found
-
-
-__all__ = ["BLOCK_ENDS", "CUT_OFF", "MAPS", "ClickFCN", "bilinear", "trunk_for_clicks"]

@@ -101,8 +101,8 @@ class Answer(NamedTuple):
 class ClickSession:
     """An image and the clicks so far. Each click is a step from one state to the next.
 
-    What does not depend on clicks (what the network sees in the image) is computed once; what a click does not change of
-    the rest (distances to other clicks, what is similar to them) is kept; undoing goes back to the state before. The
+    What does not depend on clicks (what the network sees in the image) is computed once; what a click does not change
+    of the rest (distances to other clicks, what is similar to them) is kept; undoing goes back to the state before. The
     state has no tensors of gradients.
     """
 
@@ -187,7 +187,5 @@ def probabilities(scores: Tensor) -> Tensor:
 
 def scaled_position(click: Click, size: Sequence[int], to: Sequence[int]) -> tuple[int, int]:
     """The pixel of an image of another size that holds the middle of a clicked one."""
-    row, column = (
-        int((at + 0.5) * b / a) for at, a, b in zip((click.row, click.column), size, to, strict=True)
-    )
+    row, column = (int((at + 0.5) * b / a) for at, a, b in zip((click.row, click.column), size, to, strict=True))
     return min(row, to[0] - 1), min(column, to[1] - 1)

@@ -27,8 +27,8 @@ class Seen(NamedTuple):
 class TwoStageNetwork(nn.Module):
     """A VGG-16 that sees the image once, and a light head that answers each click.
 
-    The first stage is VGG-16's convolutions on red, green and blue. Before a click its features are compared with those of
-    every other position of the image: how similar each place is to the clicked ones is what the head reads, beside
+    The first stage is VGG-16's convolutions on red, green and blue. Before a click its features are compared with those
+    of every other position of the image: how similar each place is to the clicked ones is what the head reads, beside
     features, the closeness of clicks and the pixels. So a click costs a product and a few small convolutions.
 
     It reads what `ClickFCN` reads and gives what it gives.
