@@ -203,11 +203,11 @@ def click(
 ) -> None:
     """Select objects on a page: left click the object, right click the background. Ctrl-C ends it."""
     from treadle.recipes.segment import Segmenter, read_image
-    from treadle.recipes.segment.page import app, serve
+    from treadle.recipes.segment.page import application, serve
 
     segmenter = Segmenter.load(model)
-    application = app(segmenter, None if image is None else read_image(image))
-    serve(application, port, lambda address: print(f"Open {address} in a browser. Ctrl-C ends it.", flush=True))
+    answers = application(segmenter, None if image is None else read_image(image))
+    serve(answers, port, lambda address: print(f"Open {address} in a browser. Ctrl-C ends it.", flush=True))
 
 
 def _data(data: str, images: Path | None, size: int, count: int, seed: int, test: bool = False) -> "Examples":

@@ -30,6 +30,7 @@ def draw_iou_by_clicks(
         'clicks.svg'
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -38,7 +39,7 @@ def draw_iou_by_clicks(
     for target in targets:
         axes.axhline(target, color="gray", linestyle="--", linewidth=1)
     axes.set_ylim(0, 1.02)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("clicks")
     axes.set_ylabel("mean IoU")
     axes.grid(alpha=0.2)

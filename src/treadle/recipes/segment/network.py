@@ -63,7 +63,7 @@ class ClickFCN(nn.Module):
             raise ShapeError(f"outputs is 2 (softmax) or 1 (Euclidean), but {outputs!r} was passed")
         self.skips, self.outputs, self.channels, self.fc_channels = skips, outputs, tuple(channels), fc_channels
         self.margin, self.dropout, self.cut_off = margin, dropout, cut_off
-        self.features = vgg_features(3 + MAPS, self.channels, 100 if margin else 1)
+        self.features: nn.Sequential = vgg_features(3 + MAPS, self.channels, 100 if margin else 1)
         self.fc6 = nn.Conv2d(self.channels[-1], fc_channels, 7, padding=0 if margin else 3)
         self.fc7 = nn.Conv2d(fc_channels, fc_channels, 1)
         self.score = nn.Conv2d(fc_channels, outputs, 1)
@@ -116,8 +116,7 @@ class ClickFCN(nn.Module):
 
         Nothing behind conv1_1 is so: this is all that an FCN with five channels can keep from click to click.
         """
-        convolution = self.features[0]
-        return F.conv2d(normalised(images), convolution.weight[:, :3], convolution.bias, padding=convolution.padding)
+        return self._first(normalised(images), slice(3), bias=True)
 
     def compare(self, seen: Tensor, maps: Tensor) -> tuple[Tensor, ...]:
         """Nothing: this network learns of clicks from their maps only."""
@@ -125,16 +124,19 @@ class ClickFCN(nn.Module):
 
     def answer(self, seen: Tensor, maps: Tensor, similar: tuple[Tensor, ...] = ()) -> Tensor:
         """Scores [B, outputs, H, W] for what was seen and clicked."""
-        convolution = self.features[0]
-        padding = convolution.padding
-        y = seen + F.conv2d(self.scaled(maps), convolution.weight[:, 3:], None, padding=padding)
-        return self._after_first(y, maps.shape[2:])
+        return self._after_first(seen + self._first(self.scaled(maps), slice(3, None)), maps.shape[2:])
+
+    def _first(self, x: Tensor, channels: slice, bias: bool = False) -> Tensor:
+        """What conv1_1 gives of some of its channels."""
+        first = self.features[0]
+        assert isinstance(first, nn.Conv2d)
+        return F.conv2d(x, first.weight[:, channels], first.bias if bias else None, padding=first.padding)
 
     def _after_first(self, y: Tensor, size: tuple[int, ...]) -> Tensor:
         """All behind conv1_1: scores of the size of the image."""
         grid = Grid().through(self.features[0])
         pooled = []
-        for module in self.features[1:]:
+        for module in list(self.features)[1:]:
             y, grid = module(y), grid.through(module)
             if isinstance(module, nn.MaxPool2d):
                 pooled.append((y, grid))

@@ -57,7 +57,7 @@ class TwoStageNetwork(nn.Module):
         if outputs not in (1, 2):
             raise ShapeError(f"outputs is 2 (softmax) or 1 (Euclidean), but {outputs!r} was passed")
         self.outputs, self.channels, self.width, self.cut_off = outputs, tuple(channels), width, cut_off
-        self.features = vgg_features(3, self.channels)
+        self.features: nn.Sequential = vgg_features(3, self.channels)
         levels, places = len(BLOCK_ENDS) - 1, MAPS * (len(REACHES) + 1)
         self.reduce = nn.ModuleList([nn.Conv2d(size, width, 1) for size in self.channels[1:]])
         self.coarse = nn.Sequential(
@@ -97,7 +97,7 @@ class TwoStageNetwork(nn.Module):
         """The first stage: images [B, 3, H, W] from 0 to 255, without clicks."""
         image = y = normalised(images)
         levels = []
-        for i, module in enumerate(self.features[: BLOCK_ENDS[-1] + 1]):
+        for i, module in enumerate(list(self.features)[: BLOCK_ENDS[-1] + 1]):
             y = module(y)
             if i in BLOCK_ENDS[1:]:
                 levels.append(F.normalize(y - y.mean((2, 3), keepdim=True), dim=1, eps=1e-6))

@@ -13,7 +13,7 @@ def serve(application: Any, port: int = 0, ready: Callable[[str], None] = lambda
     """Serve an application to this machine until Ctrl-C.
 
     Args:
-        application: what `treadle.recipes.segment.page.app` made.
+        application: what `treadle.recipes.segment.page.application` made.
         port: 0 takes any that is free.
         ready: told the page's address as soon as it can be opened.
 

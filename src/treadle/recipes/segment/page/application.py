@@ -90,7 +90,7 @@ class Sessions:
         return {"clicks": clicks, "milliseconds": milliseconds, "mask": _text(_png(overlay)) if clicks else None}
 
 
-def app(segmenter: Segmenter, image: Tensor | None = None) -> Any:
+def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
     """A Starlette application for a network.
 
     Args:
