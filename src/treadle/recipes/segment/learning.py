@@ -11,7 +11,15 @@ from torch import Tensor
 from treadle.adapt import freeze, parameter_groups
 from treadle.errors import DataError
 from treadle.recipes.segment.augmentation import augment
-from treadle.recipes.segment.clicks import IGNORED, Click, ClickSampling, add_click, distance_maps, next_click
+from treadle.recipes.segment.clicks import (
+    IGNORED,
+    Click,
+    ClickSampling,
+    add_click,
+    distance_maps,
+    next_click,
+    no_clicks,
+)
 from treadle.recipes.segment.images import Example
 from treadle.recipes.segment.network import ClickFCN
 from treadle.recipes.segment.segmenter import probabilities
@@ -24,8 +32,8 @@ from treadle.training.sequences import IGNORED as UNANSWERED
 
 PAPER_SIZE = 500
 """Pixels of a side of the images for which the paper gives lengths."""
-ROUNDS = 3
-"""The most clicks into errors before a step."""
+ROUNDS = 8
+"""The most clicks of a simulated user before a step; fewer are likelier."""
 VIEWS = 4
 """Views of an example that are learned from, where features are kept."""
 MOST_KEPT = 2 * 2**30
@@ -53,8 +61,8 @@ class ClickBatch(NamedTuple):
 class Learning:
     """A network that learns to segment by clicks.
 
-    Half of the steps learn from clicks as the paper draws them. In the others up to three more follow, each in the
-    middle of the network's largest error, as in use.
+    Half of the steps learn from clicks as the paper draws them, the others from those of a simulated user: one in the
+    middle of the object, and up to seven more, each in the middle of the network's largest error.
 
     If the first stage of a `TwoStageNetwork` is frozen, what it sees in an image is computed once and kept in memory;
     each example is then learned from in four fixed views rather than in a new one each time.
@@ -69,7 +77,7 @@ class Learning:
         learning_rate: the highest.
         trunk_rate: how fast VGG's convolutions learn, compared with the rest; 0 freezes them.
         weight_decay: of kernels.
-        refine: whether to click into errors, too.
+        refine: whether to learn from a simulated user's clicks, too.
         patience: validations without a new best, to stop after.
         seed: of views, clicks and order.
 
@@ -171,17 +179,19 @@ class Learning:
         maps = batch.maps
         seen = batch.seen if batch.seen is not None else model.see(x)
         if self._refine and torch.rand(()) < 0.5:
-            maps = self._refined(batch, seen, int(torch.randint(1, ROUNDS + 1, ())))
+            fewer = 1 / torch.arange(1.0, ROUNDS + 1)
+            maps = self._clicked(batch, seen, 1 + int(torch.multinomial(fewer, 1)))
         return self._scores(seen, maps).flatten(2).movedim(1, 2), None
 
     @torch.no_grad()
-    def _refined(self, batch: ClickBatch, seen: Any, rounds: int) -> Tensor:
-        """Maps with more clicks, each in the middle of the largest error."""
-        maps = batch.maps
+    def _clicked(self, batch: ClickBatch, seen: Any, rounds: int) -> Tensor:
+        """Maps of the clicks of a simulated user."""
+        maps = torch.stack([no_clicks(mask.shape) for mask in batch.masks])
+        predicted = np.zeros(batch.masks.shape, bool)
         self.model.eval()
-        for _ in range(rounds):
-            predicted = (probabilities(self._scores(seen, maps)) > 0.5).numpy()
-            maps = maps.clone()
+        for i in range(rounds):
+            if i:
+                predicted = (probabilities(self._scores(seen, maps)) > 0.5).numpy()
             for row, (one, mask) in enumerate(zip(predicted, batch.masks, strict=True)):
                 click = next_click(one, mask)
                 if click is not None:

@@ -14,6 +14,10 @@ REACHES = (4.0, 12.0, 36.0)
 """Pixels over which the closeness to a click falls to a third, for the head to see where clicks are."""
 
 
+GRIP = 3.0
+"""Pixels over which a click's own say falls to a third."""
+
+
 class Seen(NamedTuple):
     """What the first stage has seen in images; no click changes it."""
 
@@ -29,7 +33,9 @@ class TwoStageNetwork(nn.Module):
 
     The first stage is VGG-16's convolutions on red, green and blue. Before a click its features are compared with those
     of every other position of the image: how similar each place is to the clicked ones is what the head reads, beside
-    features, the closeness of clicks and the pixels. So a click costs a product and a few small convolutions.
+    features, the closeness of clicks and the pixels. So a click costs a product and a few small convolutions. What was
+    clicked is right: ``grip``, which is learned, is how much a click adds to its own pixel's score, and less and less
+    to those around it. Without it a network may not follow a click, and the next one would be the same.
 
     It reads what `ClickFCN` reads and gives what it gives.
 
@@ -72,6 +78,7 @@ class TwoStageNetwork(nn.Module):
             *(nn.Conv2d(width + 3 + places, width // 2, 3, padding=1), nn.ReLU()),
             nn.Conv2d(width // 2, outputs, 3, padding=1),
         )
+        self.grip = nn.Parameter(torch.tensor(10.0 if outputs == 2 else 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores for an image and its clicks.
@@ -133,7 +140,10 @@ class TwoStageNetwork(nn.Module):
         at_fourth.append(F.avg_pool2d(similar[0], 2, 2, ceil_mode=True))
         y = self.coarse(torch.cat([*at_fourth, fourth], 1))
         y = self.middle(torch.cat([laid_over(y, sizes[1]), reduced[0], similar[0], second], 1))
-        return self.fine(torch.cat([laid_over(y, sizes[0]), seen.image, places], 1))
+        scores = self.fine(torch.cat([laid_over(y, sizes[0]), seen.image, places], 1))
+        near = (-maps / GRIP).exp()
+        said = self.grip * (near[:, :1] - near[:, 1:])
+        return torch.cat([scores[:, :-1], scores[:, -1:] + said], 1)
 
 
 def similar_to(level: Tensor, size: tuple[int, ...], rows: Tensor, columns: Tensor) -> Tensor:

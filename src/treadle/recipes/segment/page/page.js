@@ -58,6 +58,7 @@ function draw() {
     context.strokeStyle = "white";
     context.stroke();
   }
+  canvas.dataset.clicks = clicks.length;
   for (const id of ["undo", "clear", "save"]) at(id).disabled = !clicks.length;
 }
 
