@@ -112,14 +112,14 @@ def _describe(value: Any, names: Mapping[type, str]) -> Any:
     if isinstance(value, nn.Module) or name is not None:
         return {
             "type": name or type(value).__name__,
-            "arguments": {k: _describe(v, names) for k, v in _arguments(value).items()},
+            "arguments": {k: _describe(v, names) for k, v in arguments_of(value).items()},
         }
     raise ModelFileError(
         f"a model file cannot hold {value!r:.60} (a {type(value).__name__}): only numbers, words, lists and modules"
     )
 
 
-def _arguments(module: Any) -> dict[str, Any]:
+def arguments_of(module: Any) -> dict[str, Any]:
     """The arguments that would construct the module again."""
     if hasattr(module, "constructor_arguments"):
         return module.constructor_arguments()

@@ -1,25 +1,44 @@
 """Changing a trained network: every operation gives a new network and leaves the old one as it was.
 
-``transplant.py`` fills a network with the weights of one that has other shapes; ``freezing.py`` says what learns,
-``groups.py`` how fast; ``bilinear.py`` starts a transposed convolution as what enlarges an image.
+``grow.py`` gives it more inputs or units, ``vocabulary.py`` more tokens, ``heads.py`` another head, ``insert.py`` another
+layer; ``resize.py`` does so for one cell of any class, ``carry.py`` for a network around it. ``transplant.py`` fills a
+network with the weights of one that has other shapes. ``freezing.py`` says what learns, ``groups.py`` how fast,
+``gradient_report.py`` whether it would learn anything, ``difference.py`` what changed.
 """
 
 from treadle.adapt.bilinear import bilinear_upsampling_
+from treadle.adapt.difference import Difference, TensorDifference, diff
 from treadle.adapt.freezing import Thaw, freeze, unfreeze_gradually
+from treadle.adapt.gradient_report import GradientReport, LayerGradient, gradient_report
 from treadle.adapt.groups import parameter_groups
+from treadle.adapt.grow import grow_hidden, grow_inputs
+from treadle.adapt.heads import replace_head
+from treadle.adapt.insert import insert_layer
 from treadle.adapt.transplant import Copy, Crop, Fresh, Transplanted, TransplantReport, Widen, transplant
+from treadle.adapt.vocabulary import grow_vocabulary
 
 __all__ = [
     "Copy",
     "Crop",
+    "Difference",
     "Fresh",
+    "GradientReport",
+    "LayerGradient",
+    "TensorDifference",
     "Thaw",
     "TransplantReport",
     "Transplanted",
     "Widen",
     "bilinear_upsampling_",
+    "diff",
     "freeze",
+    "gradient_report",
+    "grow_hidden",
+    "grow_inputs",
+    "grow_vocabulary",
+    "insert_layer",
     "parameter_groups",
+    "replace_head",
     "transplant",
     "unfreeze_gradually",
 ]

@@ -1,0 +1,266 @@
+"""Another layer in a trained network, which at first does nothing."""
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from treadle import state as states
+from treadle.adapt.carry import CONVOLUTIONS, HANDING_ON, at_path, features_out
+from treadle.adapt.resize import rebuilt
+from treadle.cells import RecurrentCell
+from treadle.errors import AdaptError
+from treadle.recurrent import Recurrent
+from treadle.wiring import Graph, NoisyStateCell
+from treadle.wiring.graph import Delayed, Node, Sum, leaves, sum_of
+from treadle.wiring.sizes import as_number, is_cell, output_size
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def insert_layer(network: M, at: str, layer: nn.Module | None = None, *, name: str = "inserted") -> M:
+    """A copy of a network with one layer more, behind the part at ``at``; at first the network does what it did.
+
+    In a wiring, the new layer is added to what it reads through a linear map that starts at zero (a convolution of one
+    pixel for images):
+
+        y_at + out(layer(y_at))         out = 0 at first
+
+    so it may be anything, a cell or a module without memory, of any size. The map gets a gradient from the first step on,
+    the layer itself from the second, once the map is not zero. Whoever read the part, now or late, reads the sum.
+    Everything keeps its name, so states do too; a `treadle.Stack` becomes a `treadle.Graph`, as does a cell alone.
+
+    In a `torch.nn.Sequential`, the layer itself starts as the identity: linear layers and convolutions (of odd kernels that
+    keep the size) with ones on the diagonal, slopes of `PReLU` at one. Parts behind it have a number one higher. It
+    gets gradients from the first step on.
+
+    Args:
+        network: a wiring, a `treadle.Recurrent`, a `torch.nn.Sequential`, or any network that holds one.
+        at: the path of the part behind which the layer comes: ``"cell.layer0"``, ``"features.3"``; the node ``"x"`` of a
+            graph is its input. Of a cell alone, it is ``""``.
+        layer: the layer. By default, behind a cell one of the same class, behind a linear layer or a convolution one
+            of the same kind.
+        name: what the new nodes of a wiring are called: this, and with ``_out`` and ``_sum`` behind.
+
+    Raises:
+        AdaptError: there is no such part, nobody reads it (under the wiring ``"relay"`` layers hand on states, so only
+            the last one can be followed), or the layer cannot start as the identity.
+
+    Source: a residual branch that starts at zero is from Zhang, Dauphin and Ma, *Fixup Initialization*, 2019; the identity
+    from Chen, Goodfellow and Shlens, *Net2Net*, 2016.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 8), td.GRUCell(8, 8)]))
+        >>> deeper = td.adapt.insert_layer(rnn, "cell.layer0")
+        >>> xs = torch.randn(2, 7, 3)
+        >>> torch.allclose(deeper(xs)[0], rnn(xs)[0], atol=1e-6)
+        True
+        >>> sorted(deeper.initial_state(1))
+        ['inserted', 'layer0', 'layer1']
+    """
+    owner_path, _, last = at.rpartition(".") if isinstance(at, str) else ("", "", at)
+    if last != "x":
+        at_path(network, at)
+    whole = copy.deepcopy(network)
+    owner: Any = whole.get_submodule(at_path(network, owner_path))
+    part: Any = owner if last == "x" else whole.get_submodule(at)
+    if isinstance(owner, nn.RNNBase) or isinstance(part, nn.RNNBase):
+        raise AdaptError(
+            f"{at!r}: an LSTM of torch.nn's form has no place for a layer that starts as the identity; insert it into"
+            " td.LSTM(…).recurrent(), a network of the same layers that has"
+        )
+    if isinstance(owner, Graph) and last in owner._handles:
+        path, new = owner_path, _in_graph(owner, at, last, layer, name)
+        renamed = {f"{last}|delayed": f"{name}_sum|delayed"}
+    elif isinstance(owner, nn.Sequential):
+        path, new, renamed = owner_path, _in_sequential(owner, at, last, layer), {}
+    elif is_cell(part) and not isinstance(part, Recurrent | Graph | NoisyStateCell):
+        path, new = at, _behind_cell(part, layer, name)
+        renamed = dict.fromkeys(states_of(part), "layer0/")
+    else:
+        raise AdaptError(
+            f"{at!r} is a {type(part).__name__} in a {type(owner).__name__}: a layer can be inserted behind a node of a"
+            " Graph or Stack, behind a part of a Sequential, or behind a cell alone"
+        )
+    if not path:
+        return new
+    outer, _, place = path.rpartition(".")
+    whole.get_submodule(outer)._modules[place] = new
+    for around in whole.modules():
+        if isinstance(around, Recurrent) and around.learn_initial_state:
+            _learn_more(around, renamed)
+    return whole
+
+
+def _in_graph(graph: Graph, at: str, last: str, layer: nn.Module | None, name: str) -> Graph:
+    everything = [r for c in graph.connections.values() for r in (*c.reads, *(read for _, read in c.previous))]
+    if not any(
+        leaf.name == last and isinstance(leaf, Node | Delayed) for leaf in leaves([*everything, *graph._outputs])
+    ):
+        raise AdaptError(
+            f"nobody reads what {at!r} gives: under 'relay' layers hand on their states, so a layer can come"
+            " behind the last of them only"
+        )
+    out, total = f"{name}_out", f"{name}_sum"
+    taken = [n for n in (name, out, total) if n in graph._handles]
+    if taken:
+        raise AdaptError(f"there is a node {taken[0]!r} already: pass another name=")
+    size = graph._handles[last].size
+    if not size:
+        what = "reads tokens" if last == "x" else "is of unknown size"
+        raise AdaptError(f"{at!r} {what}, so nothing can be added to it: insert behind a part that gives features")
+    new = Graph(graph.input_size)
+    there: dict[str, Any] = {}
+    sizes = {n: handle.size for n, handle in graph._handles.items()}
+
+    def insert(node: Node) -> None:
+        module = _made(graph._modules.get(last), at, layer, size)
+        read = new.add(name, module, reads=node)
+        given = output_size(module, size)
+        if given is None or len(given) != len(size) or given[1:] != size[1:]:
+            raise AdaptError(
+                f"the layer makes {given} of rows of {size}: pass one that keeps all axes but the features"
+            )
+        added = new.add(out, _zeros(given, size, graph), reads=read)
+        there[last] = new.add(total, nn.Identity(), reads=sum_of(node, added))
+
+    def moved(read: Any) -> Any:
+        match read:
+            case Sum():
+                return sum_of(*map(moved, read.parts))
+            case Delayed():
+                known = there.get(read.name) or new.later(
+                    total if read.name == last else read.name, sizes[read.name] or ()
+                )
+                return known.delayed(read.k)
+            case Node():
+                return there[read.name]
+        return nodes[read.name].state(read.field)
+
+    nodes: dict[str, Node] = {"x": new.x}
+    if last == "x":
+        insert(new.x)
+    else:
+        there["x"] = new.x
+    for n, connection in graph.connections.items():
+        previous = {field: moved(read) for field, read in connection.previous}
+        nodes[n] = there[n] = new.add(n, graph.get_submodule(n), [moved(read) for read in connection.reads], previous)
+        if n == last:
+            insert(nodes[n])
+    new.outputs(*map(moved, graph._outputs)).training = graph.training
+    for n in (name, out, total):
+        new.get_submodule(n).train(graph.training)
+    return new
+
+
+def _behind_cell(cell: Any, layer: nn.Module | None, name: str) -> Graph:
+    """A cell alone as a graph in which it is the first node, called ``layer0`` as in a stack."""
+    alone = Graph(getattr(cell, "input_size", None))
+    alone.outputs(alone.add("layer0", cell, reads=alone.x)).training = cell.training
+    return _in_graph(alone, "layer0", "layer0", layer, name)
+
+
+def _made(before: Any, at: str, layer: nn.Module | None, size: tuple[int, ...]) -> Any:
+    if layer is not None:
+        like = next(layer.parameters(), None)
+        return copy.deepcopy(layer) if like is None or before is None else _alike(copy.deepcopy(layer), before)
+    if not isinstance(before, RecurrentCell):
+        kind = type(before).__name__ if before is not None else "the input"
+        raise AdaptError(f"{at!r} is {kind}, which does not say what kind of layer is wanted behind it: pass layer=")
+    return rebuilt(at, before, as_number(size)[0] if len(size) > 1 else size[0])
+
+
+def _alike(layer: nn.Module, before: nn.Module) -> nn.Module:
+    like = next((p for p in before.parameters() if p.is_floating_point()), None)
+    return layer if like is None else layer.to(device=like.device, dtype=like.dtype)
+
+
+def _zeros(given: tuple[int, ...], wanted: tuple[int, ...], graph: Graph) -> nn.Module:
+    kinds = {1: nn.Linear, 2: nn.Conv1d, 3: nn.Conv2d, 4: nn.Conv3d}
+    kernel = () if len(given) == 1 else (1,)
+    module = kinds[len(given)](given[0], wanted[0], *kernel)
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return _alike(module, graph)
+
+
+def _learn_more(around: Recurrent, renamed: dict[str, str]) -> None:
+    """A learned initial state, with what is new in it as it begins by itself."""
+    kept = dict(around.initial.items())
+    for old, new in renamed.items():
+        for name in [name for name in kept if name.startswith(old)]:
+            kept[new + (name if new.endswith("/") else name.removeprefix(old))] = kept.pop(name)
+    rows = states.named_tensors(around.cell.initial_state(1))
+    begun = {n.replace(".", "|"): row[0].detach().clone() for n, row in rows if row.is_floating_point()}
+    around.initial = nn.ParameterDict({n: kept.get(n, nn.Parameter(row)) for n, row in begun.items()})
+
+
+def states_of(cell: Any) -> list[str]:
+    """The names of the tensors that a cell remembers."""
+    return [name for name, _ in states.named_tensors(cell.initial_state(1))]
+
+
+def _in_sequential(owner: nn.Sequential, at: str, last: str, layer: nn.Module | None) -> nn.Sequential:
+    parts = list(owner.named_children())
+    place = [n for n, _ in parts].index(last)
+    size, shaper = _gives([part for _, part in parts[: place + 1]], at)
+    if layer is None:
+        like: Any = shaper
+        of = {"device": like.weight.device, "dtype": like.weight.dtype}
+        layer = (
+            type(like)(size, size, 3, padding=1, **of)
+            if isinstance(like, CONVOLUTIONS)
+            else nn.Linear(size, size, **of)
+        )
+    new = _as_identity(copy.deepcopy(layer))
+    shape = (2, size, *[5] * (CONVOLUTIONS.index(type(shaper)) + 1)) if isinstance(shaper, CONVOLUTIONS) else (2, size)
+    like = next(new.parameters(), torch.zeros(0))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+    try:
+        with torch.no_grad():
+            y = copy.deepcopy(new).eval()(x)
+    except RuntimeError as error:
+        raise AdaptError(
+            f"the layer cannot read what {at!r} gives, {size} features: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(y, torch.Tensor) or y.shape != x.shape or not torch.allclose(y, x, atol=1e-6):
+        raise AdaptError(
+            f"{type(new).__name__} cannot start as the identity on {size} features: pass linear layers or convolutions"
+            " that keep all sizes, with PReLU between them"
+        )
+    modules = [part for _, part in parts]
+    grown = nn.Sequential(*modules[: place + 1], new.train(owner.training), *modules[place + 1 :])
+    grown.training = owner.training
+    return grown
+
+
+def _gives(parts: list[nn.Module], at: str) -> tuple[int, Any]:
+    """How many features come out of the last of some parts, and the linear layer or convolution that made them."""
+    for part in reversed(parts):
+        if isinstance(part, nn.Sequential):
+            return _gives(list(part), at)
+        if isinstance(part, (nn.Linear, *CONVOLUTIONS)):
+            return features_out(part) or 0, part
+        norm = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+        if not isinstance(part, (*HANDING_ON, nn.PReLU, *norm)):
+            break
+    raise AdaptError(f"nobody knows how many features {at!r} gives: insert behind a linear layer or a convolution")
+
+
+@torch.no_grad()
+def _as_identity(layer: nn.Module) -> nn.Module:
+    for module in layer.modules():
+        if isinstance(module, nn.Linear) and module.in_features == module.out_features:
+            nn.init.eye_(module.weight)
+        elif isinstance(module, CONVOLUTIONS) and module.in_channels == module.out_channels:
+            nn.init.dirac_(module.weight, module.groups)
+        elif isinstance(module, nn.PReLU):
+            nn.init.ones_(module.weight)
+            continue
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    return layer
