@@ -70,7 +70,7 @@ class ClickFCN(nn.Module):
         for layer in (self.fc6, self.fc7):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # pyright: ignore[reportArgumentType]
-        nn.init.zeros_(self.score.weight)
+        nn.init.xavier_uniform_(self.score.weight)  # zeros would keep all gradients from the layers below
         nn.init.zeros_(self.score.bias)  # pyright: ignore[reportArgumentType]
 
         def upsampling(factor: int) -> nn.ConvTranspose2d:
