@@ -111,6 +111,7 @@ class Learning:
             p.requires_grad for p in model.features.parameters()
         )
         self._kept: dict[tuple[int, int], Seen] = {}
+        self._views: dict[tuple[int, int], Example] = {}
         self._bytes = 0
         self.batches = Epochs(self._plan, self._example, batch_of=self._batch)
         self._validation = [
@@ -130,9 +131,14 @@ class Learning:
 
     def _example(self, item: tuple[int, int]) -> tuple[Example, list[Click], tuple[int, int]]:
         epoch, i = item
-        view = epoch % VIEWS if self._keeps else epoch
-        found = augment(self._examples[i], self.size, np.random.default_rng([self.seed, 2, view, i]))
-        return *self._drawn(found, np.random.default_rng([self.seed, 3, epoch, i])), (view, i)
+        key = view, _ = epoch % VIEWS if self._keeps else epoch, i
+        found = self._views.get(key)
+        if found is None:
+            found = augment(self._examples[i], self.size, np.random.default_rng([self.seed, 2, view, i]))
+            if self._keeps and self._bytes < MOST_KEPT:
+                self._views[key] = found
+                self._bytes += found.image.nbytes + found.instances.nbytes
+        return *self._drawn(found, np.random.default_rng([self.seed, 3, epoch, i])), key
 
     def _drawn(self, example: Example, random: np.random.Generator) -> tuple[Example, list[Click]]:
         try:

@@ -14,7 +14,7 @@ REACHES = (4.0, 12.0, 36.0)
 """Pixels over which the closeness to a click falls to a third, for the head to see where clicks are."""
 
 
-GRIP = 3.0
+GRIP = 1.5
 """Pixels over which a click's own say falls to a third."""
 
 
