@@ -69,7 +69,7 @@ def test_cells_have_more_units(name):
 
 @pytest.mark.parametrize("name", sorted(NORMED))
 def test_a_norm_over_the_units_is_refused(name):
-    with pytest.raises(AdaptError, match="cannot be given more units without a change .* norm"):
+    with pytest.raises(AdaptError, match=r"cannot be given more units without a change .* norm"):
         grow_hidden(build(name), 8)
 
 
@@ -215,7 +215,7 @@ def test_one_layer_of_a_wiring(name):
 
 
 def test_one_layer_where_sizes_belong_together():
-    with pytest.raises(AdaptError, match="'layer1' steps from layer0.h .* grow them together"):
+    with pytest.raises(AdaptError, match=r"'layer1' steps from layer0.h .* grow them together"):
         grow_hidden(stack("relay"), 8, at="layer0")
     with pytest.raises(AdaptError, match="whose parts have one size"):
         grow_hidden(stack("residual"), 8, at="layer0")
@@ -383,7 +383,7 @@ def test_learned_initial_states_and_frozen_weights_and_modes_are_kept(tmp_path):
     assert torch.equal(td.load(tmp_path / "larger.safetensors")(xs)[0], larger(xs)[0])
 
 
-def test_a_closed_loop():
+def test_a_closed_loop(tmp_path):
     loop = td.ClosedLoop(td.GRUCell(3 + 2, 4), td.Continuous(3), td.Continuous(2)).double()
     xs = torch.randn(2, 7, 3, dtype=torch.float64)
     assert_close(grow_hidden(loop, 6)(xs)[0], loop(xs)[0])
@@ -392,6 +392,8 @@ def test_a_closed_loop():
     assert_close(wider(widened(xs, 2))[0], loop(xs)[0])
     actions = torch.randn(2, 7, 2, dtype=torch.float64)
     assert_close(grow_hidden(loop, 6).follow(xs, actions)[0], loop.follow(xs, actions)[0])
+    td.save(tmp_path / "wider.safetensors", grow_hidden(wider, 6))
+    assert td.load(tmp_path / "wider.safetensors").readings == td.Continuous(5)
 
 
 def test_a_compiled_network_stays_one():

@@ -50,6 +50,10 @@ def test_in_a_sequence_and_in_a_module_of_ones_own():
         (lambda: replace_head(graph(), 0), "positive number of outputs"),
         (lambda: replace_head(graph(), "two"), "a number of outputs or a module"),
         (lambda: replace_head(td.Recurrent(td.GRUCell(2, 3)), 2), "is no linear layer: name the head"),
+        (
+            lambda: replace_head(td.ClosedLoop(td.GRUCell(5, 4), td.Continuous(3), td.Continuous(2)), 3),
+            "decides about 2 actions of a closed loop, but the new head gives 3",
+        ),
         (lambda: replace_head(nn.Linear(2, 3), 2), "has no head of its own"),
         (lambda: replace_head(graph(), td.GRUCell(4, 2)), "has no state, unlike the new head"),
         (lambda: replace_head(Tagger(nn.GRU(3, 4), 4), 5, at="rnn"), "pass a module"),

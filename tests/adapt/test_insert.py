@@ -84,6 +84,20 @@ def test_learned_initial_states_go_on(tmp_path):
         assert torch.equal(td.load(tmp_path / "deeper.safetensors")(xs)[0], deeper(xs)[0])
 
 
+@pytest.mark.parametrize("cell", [lambda: td.GRUCell(5, 4), lambda: td.Stack([td.GRUCell(5, 4)])])
+def test_behind_the_controller_of_a_closed_loop(cell, tmp_path):
+    loop = td.ClosedLoop(cell(), td.Continuous(3), td.Continuous(2), learn_initial_state=True).double()
+    with torch.no_grad():
+        for parameter in loop.initial.parameters():
+            parameter.normal_()
+    at = "cell.controller.layer0" if isinstance(loop.cell.controller, td.Stack) else "cell.controller"
+    deeper = unchanged(loop, lambda loop: insert_layer(loop, at))
+    xs = torch.randn(2, 7, 3, dtype=torch.float64)
+    assert_close(deeper(xs)[0], loop(xs)[0])
+    td.save(tmp_path / "deeper.safetensors", deeper)
+    assert torch.equal(td.load(tmp_path / "deeper.safetensors")(xs)[0], deeper(xs)[0])
+
+
 def test_in_a_sequence():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
     x = torch.randn(2, 3, 6, 7, dtype=torch.float64)
@@ -117,6 +131,10 @@ def test_in_a_module_of_ones_own():
 
 
 REFUSED = {
+    "decision": (
+        lambda: insert_layer(td.ClosedLoop(td.GRUCell(5, 4), td.Continuous(3), td.Continuous(2)), "cell.decision"),
+        "pass at='cell.controller'",
+    ),
     "relay": (
         lambda: insert_layer(STACKS["stack-relay"](), "layer0"),
         "nobody reads what 'layer0' gives.*the last of them",

@@ -70,7 +70,7 @@ def test_the_two_vocabularies_of_an_encoder_decoder():
 
 
 def test_refusals():
-    with pytest.raises(AdaptError, match="no torch.nn.Embedding"):
+    with pytest.raises(AdaptError, match=r"no torch\.nn\.Embedding"):
         grow_vocabulary(nn.LSTM(3, 4), 9)
     with pytest.raises(AdaptError, match=r"different numbers of tokens: 0 \(5\), 1 \(6\)"):
         grow_vocabulary(nn.ModuleList([nn.Embedding(5, 2), nn.Embedding(6, 2)]), 9)
@@ -85,3 +85,22 @@ def test_refusals():
         grow_vocabulary(Own(True), 9, at="words")
     with pytest.raises(AdaptError, match="mean, zeros or xavier"):
         grow_vocabulary(Own(True), 9, start="ones")
+
+
+def test_an_embedding_inside_of_a_cell_of_ones_own():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedded, self.inner = nn.Embedding(7, 4), td.GRUCell(4, 3)
+
+        def initial_state(self, batch_size):
+            return self.inner.initial_state(batch_size)
+
+        def forward(self, token, state):
+            return self.inner(self.embedded(token), state)
+
+    rnn = td.Recurrent(Reads())
+    larger = unchanged(rnn, lambda rnn: grow_vocabulary(rnn, 9))
+    tokens = torch.randint(7, (2, 5))
+    assert_close(larger(tokens)[0], rnn(tokens)[0])
+    larger(tokens + 2)

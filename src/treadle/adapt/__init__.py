@@ -1,8 +1,8 @@
 """Changing a trained network: every operation gives a new network and leaves the old one as it was.
 
-``grow.py`` gives it more inputs or units, ``vocabulary.py`` more tokens, ``heads.py`` another head, ``insert.py`` another
-layer; ``resize.py`` does so for one cell of any class, ``carry.py`` for a network around it. ``transplant.py`` fills a
-network with the weights of one that has other shapes. ``freezing.py`` says what learns, ``groups.py`` how fast,
+``grow.py`` gives it more inputs or units, ``vocabulary.py`` more tokens, ``heads.py`` another head, ``insert.py``
+another layer; ``resize.py`` does so for one cell of any class, ``carry.py`` for a network around it. ``transplant.py``
+fills a network with the weights of one that has other shapes. ``freezing.py`` says what learns, ``groups.py`` how fast,
 ``gradient_report.py`` whether it would learn anything, ``difference.py`` what changed.
 """
 

@@ -1,8 +1,8 @@
 """A change of one layer, carried through a network: whoever reads a wider row gets weights for the new features.
 
-A module that mixes features (a cell, a linear layer, a convolution) reads wider rows with new weights that start as they
-are told to, most often at zero, and gives what it gave. A module that treats every feature alike hands them on. So a
-network that is a wiring of both goes on doing what it did.
+A module that mixes features (a cell, a linear layer, a convolution) reads wider rows with new weights that start as
+they are told to, most often at zero, and gives what it gave. A module that treats every feature alike hands them on.
+So a network that is a wiring of both goes on doing what it did.
 """
 
 import copy
@@ -21,6 +21,7 @@ from treadle.control.loop import ClosedLoop
 from treadle.dropin import GRU, LSTM, RNN
 from treadle.errors import AdaptError
 from treadle.recurrent import Recurrent
+from treadle.seq2seq import Bidirectional, EncoderDecoder
 from treadle.wiring import Graph, NoisyStateCell, Stack
 from treadle.wiring.graph import Delayed, Node, Read, StateField, Sum, label
 from treadle.wiring.sizes import as_number, as_size, is_cell, output_size
@@ -68,28 +69,23 @@ class Carrier:
                     " give each a module of its own first"
                 )
             return new, gives
-        for kinds, carried in _CARRIED:
-            if isinstance(module, kinds):
-                new, gives = carried(self, path, module, places)
-                break
-        else:
-            new, gives = self._leaf(path, module, places)
+        changed = self.change(path, module, places)
+        carried = next((carried for kinds, carried in _CARRIED if isinstance(module, kinds)), _part)
+        new, gives = carried(self, path, module, places) if changed is None else changed
         self._done[id(module)] = (module, places, new, gives)
         return new, gives
-
-    def _leaf(self, path: str, module: nn.Module, places: Places) -> tuple[Any, Places]:
-        changed = self.change(path, module, places)
-        if changed is not None:
-            return changed
-        if is_cell(module):
-            return (copy.deepcopy(module) if places is None else resized_inputs(path, module, places, self.start)), None
-        return read_wider(path, module, places, self.start)
 
     def again(self) -> "Carrier":
         """One that has made no more than this one so far."""
         other = Carrier(self.start, self.change)
         other._done = dict(self._done)
         return other
+
+
+def _part(carrier: Carrier, path: str, module: nn.Module, places: Places) -> tuple[Any, Places]:
+    if is_cell(module):
+        return (copy.deepcopy(module) if places is None else resized_inputs(path, module, places, carrier.start)), None
+    return read_wider(path, module, places, carrier.start)
 
 
 def read_wider(path: str, module: Any, places: Places, start: Start) -> tuple[Any, Places]:
@@ -164,7 +160,7 @@ def _recurrent(carrier: Carrier, path: str, module: Recurrent, places: Places) -
     if isinstance(new, ClosedLoop):
         new._followers = {}
         if places is not None:
-            new.readings = type(module.readings)(len(places))
+            new.readings = type(new.readings)(len(places))
     if new.learn_initial_state:
         begins = {name.replace(".", "|"): row[0] for name, row in states.named_tensors(cell.initial_state(1))}
         for name, row in module.initial.items():
@@ -189,6 +185,7 @@ def _graph(carrier: Carrier, path: str, graph: Graph, places: Places) -> tuple[A
         raise AdaptError(f"{path!r} is a {type(graph).__name__}, a Graph of your own: build it anew and transplant")
     # What is read late from further up is known once it is there; what a node gives follows from what it reads.
     gives: dict[str, Places] = {}
+    nodes: dict[str, Any] = {}
     for _ in range(len(graph.connections) + 1):
         attempt = carrier.again()
         nodes, found = _nodes(attempt, path, graph, places, gives)
@@ -197,13 +194,18 @@ def _graph(carrier: Carrier, path: str, graph: Graph, places: Places) -> tuple[A
         if settled:
             carrier._done |= attempt._done
             break
+    else:
+        raise AdaptError(
+            f"{path or 'the graph'!r} feeds features back to where they come from, so there is no end to them"
+        )
     sizes = {name: _size_after(handle.size, gives.get(name)) for name, handle in graph._handles.items() if name != "x"}
     x_size = _size_after(graph.x.size, places)
     if isinstance(graph, Stack):
         new: Graph = Stack([nodes[f"layer{k}"] for k in range(graph.num_layers)], graph.wiring, dropout=graph.dropout)
         if _structure(new) != _structure(graph):
             raise AdaptError(
-                f"{path or 'the stack'!r} is wired {graph.wiring!r}, where layers of equal size add up: these sizes would"
+                f"{path or 'the stack'!r} is wired {graph.wiring!r}, where layers of equal size add up: these sizes"
+                " would"
                 " connect it otherwise than before; grow its layers together"
             )
     else:
@@ -228,7 +230,8 @@ def _nodes(
             handed, own = sums.places(name, read), _field_places(module, nodes[name], field)
             if not same(handed, own):
                 raise AdaptError(
-                    f"layer {name!r} steps from {label(read)} as its previous {field}, so both grow or neither: grow them"
+                    f"layer {name!r} steps from {label(read)} as its previous {field}, so both grow or neither: grow"
+                    " them"
                     " together, to one size"
                 )
     return nodes, gives
@@ -385,7 +388,8 @@ def finished(old: nn.Module, new: Any) -> Any:
                 continue
             if one.shape != other.shape:
                 raise AdaptError(
-                    f"{first} and {name} are one weight, but would be {list(one.shape)} and {list(other.shape)}: untie them"
+                    f"{first} and {name} are one weight, but would be {list(one.shape)} and {list(other.shape)}:"
+                    " untie them"
                     " first, or change both in one way"
                 )
             owner, _, attribute = name.rpartition(".")
@@ -443,7 +447,10 @@ def features_out(module: Any) -> int | None:
 
 def is_known(module: nn.Module) -> bool:
     """Whether it is known how the parts of a module are connected, or whether it is a part itself."""
-    return isinstance(module, KNOWN) or is_cell(module) or not any(True for _ in module.children())
+    own = isinstance(module, EncoderDecoder | Bidirectional) or (
+        not is_cell(module) and next(module.children(), None) is not None
+    )
+    return isinstance(module, KNOWN) or not own
 
 
 def outermost(network: nn.Module, path: str) -> str:

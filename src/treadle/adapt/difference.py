@@ -144,7 +144,7 @@ def _tensors(source: Any) -> dict[str, Tensor]:
 
 
 def _compared(name: str, before: Tensor | None, after: Tensor | None) -> TensorDifference:
-    shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (before, after)]
+    shapes = (None if before is None else tuple(before.shape), None if after is None else tuple(after.shape))
     if before is None or after is None:
         return TensorDifference(name, "added" if before is None else "removed", *shapes, None)
     if before.shape != after.shape:

@@ -31,7 +31,8 @@ def freeze(model: M, except_: Iterable[str] | str = ()) -> M:
         >>> import torch, treadle as td
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
         >>> tuned = td.adapt.freeze(model, except_="2")
-        >>> [name for name, parameter in tuned.named_parameters() if parameter.requires_grad]
+        >>> learning = [name for name, parameter in tuned.named_parameters() if parameter.requires_grad]
+        >>> learning
         ['2.weight', '2.bias']
         >>> all(parameter.requires_grad for parameter in model.parameters())
         True

@@ -52,8 +52,12 @@ def parameter_groups(
         (0.1, 0.0, 2)
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.PReLU(5), torch.nn.Linear(5, 2))
         >>> groups = td.adapt.parameter_groups(model, rates={"2": 1e-2, "*": 1e-4})
-        >>> [(group["lr"], group["weight_decay"], len(group["params"])) for group in groups]
-        [(0.01, 0.01, 1), (0.01, 0.0, 1), (0.0001, 0.01, 1), (0.0001, 0.0, 2)]
+        >>> for group in groups:
+        ...     print(group["lr"], group["weight_decay"], len(group["params"]))
+        0.01 0.01 1
+        0.01 0.0 1
+        0.0001 0.01 1
+        0.0001 0.0 2
     """
     rates = dict(rates or {})
     for pattern, rate in rates.items():

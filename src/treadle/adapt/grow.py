@@ -7,6 +7,7 @@ from torch import nn
 
 from treadle.adapt.carry import (
     CONVOLUTIONS,
+    KNOWN,
     TRANSPOSED,
     Carrier,
     at_path,
@@ -34,14 +35,14 @@ M = TypeVar("M", bound=nn.Module)
 def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") -> M:
     """A copy of a network that reads ``size`` features, or channels; the new ones come behind the old.
 
-    Whatever reads the input gets weights for what is new. With ``start="zeros"`` the outputs are what they were, whatever
-    the new inputs hold, and the new weights get a gradient from the first step on. Otherwise they are what they were
-    only while the new inputs are zero.
+    Whatever reads the input gets weights for what is new. With ``start="zeros"`` the outputs are what they were,
+    whatever the new inputs hold, and the new weights get a gradient from the first step on. Otherwise they are what
+    they were only while the new inputs are zero.
 
     Args:
         network: a cell, a wiring, a `treadle.Recurrent`, a drop-in or `torch.nn`'s LSTM, GRU and RNN, a linear layer, a
-            convolution, or a `torch.nn.Sequential` of these. For a module of your own, say with ``at`` which of its parts
-            reads the input.
+            convolution, or a `torch.nn.Sequential` of these. For a module of your own, say with ``at`` which of its
+            parts reads the input.
         size: features (channels of images) from now on.
         at: the path of the part that is to read more: ``"rnn"``, ``"features"``.
         start: how the new weights start: ``"zeros"``, ``"xavier"`` or ``"mean"``; see `treadle.adapt.Widen`.
@@ -83,8 +84,8 @@ def grow_hidden(
     gradient from the first step on; those that lead into them from the second on, once there is a way out.
 
     Inside a network whose connections are known, whoever reads the grown cells is given weights for the new units, and
-    the output stays as it was. Where nobody does, because the cells are the last thing there is, the output grows by the
-    new units, behind the old.
+    the output stays as it was. Where nobody does, because the cells are the last thing there is, the output grows by
+    the new units, behind the old.
 
     Args:
         network: a cell, a wiring, a `treadle.Recurrent`, a drop-in or `torch.nn`'s LSTM, GRU and RNN, or a
@@ -98,7 +99,8 @@ def grow_hidden(
 
     Raises:
         AdaptError: the size is smaller, a cell cannot grow without a change (as with a norm over its units, or units
-            divided into heads), sizes would not fit any more (residual sums, relayed states), or nobody knows who reads.
+            divided into heads), sizes would not fit any more (residual sums, relayed states), or nobody knows who
+            reads.
 
     Source: the idea of growing without a change of the function is from Chen, Goodfellow and Shlens, *Net2Net*, 2016;
     zeros on the way out, rather than copies of units, are in Evci et al., *GradMax*, 2022.
@@ -165,7 +167,7 @@ def _grown(part: nn.Module, path: str, size: int, patterns: list[str] | None) ->
 
     def change(path: str, module: Any, places: Places) -> tuple[Any, Places] | None:
         layer = isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED))
-        if not (is_cell(module) or (layer and patterns is not None)):
+        if isinstance(module, KNOWN) or not (is_cell(module) or (layer and patterns is not None)):
             return None
         seen.append(path)
         named = {pattern for pattern in patterns or () if names_it(pattern, path)}

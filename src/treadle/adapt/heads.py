@@ -18,6 +18,7 @@ from treadle.adapt.carry import (
     with_part,
 )
 from treadle.adapt.places import Places
+from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
 from treadle.recurrent import Recurrent
 from treadle.wiring import Graph, NoisyStateCell
@@ -32,8 +33,8 @@ def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) ->
 
     Args:
         network: any network.
-        head: how many outputs a new layer of the same kind has, with fresh weights; or a module to take its place, which
-            has to read as many features.
+        head: how many outputs a new layer of the same kind has, with fresh weights; or a module to take its place,
+            which has to read as many features.
         at: the path of the head. By default the part of a `treadle.Graph` whose output is the output, or the last layer
             with weights of a `torch.nn.Sequential`; in a module of your own it has to be named.
 
@@ -64,6 +65,12 @@ def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) ->
     if is_cell(new) != is_cell(old):
         raise AdaptError(f"{path!r} has {'a' if is_cell(old) else 'no'} state, unlike the new head: pass one alike")
     gives = features_out(new)
+    loop: Any = network.get_submodule(path.rpartition(".cell.")[0] if ".cell." in path else "")
+    if isinstance(loop, ClosedLoop) and gives != loop.actions.size:
+        raise AdaptError(
+            f"{path!r} decides about {loop.actions.size} actions of a closed loop, but the new head gives {gives}:"
+            " build another ClosedLoop around its controller"
+        )
     places = None if gives is None or gives == features_out(old) else torch.full((gives,), -1)
 
     def change(where: str, module: Any, _: Places) -> tuple[Any, Places] | None:

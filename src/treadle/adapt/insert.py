@@ -1,7 +1,9 @@
 """Another layer in a trained network, which at first does nothing."""
 
 import copy
-from typing import Any, TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,16 +12,15 @@ from treadle import state as states
 from treadle.adapt.carry import CONVOLUTIONS, HANDING_ON, at_path, features_out
 from treadle.adapt.resize import rebuilt
 from treadle.cells import RecurrentCell
+from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
 from treadle.recurrent import Recurrent
 from treadle.wiring import Graph, NoisyStateCell
 from treadle.wiring.graph import Delayed, Node, Sum, leaves, sum_of
-from treadle.wiring.sizes import as_number, is_cell, output_size
-
-M = TypeVar("M", bound=nn.Module)
+from treadle.wiring.sizes import is_cell, output_size
 
 
-def insert_layer(network: M, at: str, layer: nn.Module | None = None, *, name: str = "inserted") -> M:
+def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *, name: str = "inserted") -> Any:
     """A copy of a network with one layer more, behind the part at ``at``; at first the network does what it did.
 
     In a wiring, the new layer is added to what it reads through a linear map that starts at zero (a convolution of one
@@ -27,18 +28,18 @@ def insert_layer(network: M, at: str, layer: nn.Module | None = None, *, name: s
 
         y_at + out(layer(y_at))         out = 0 at first
 
-    so it may be anything, a cell or a module without memory, of any size. The map gets a gradient from the first step on,
-    the layer itself from the second, once the map is not zero. Whoever read the part, now or late, reads the sum.
+    so it may be anything, a cell or a module without memory, of any size. The map gets a gradient from the first step
+    on, the layer itself from the second, once the map is not zero. Whoever read the part, now or late, reads the sum.
     Everything keeps its name, so states do too; a `treadle.Stack` becomes a `treadle.Graph`, as does a cell alone.
 
-    In a `torch.nn.Sequential`, the layer itself starts as the identity: linear layers and convolutions (of odd kernels that
-    keep the size) with ones on the diagonal, slopes of `PReLU` at one. Parts behind it have a number one higher. It
-    gets gradients from the first step on.
+    In a `torch.nn.Sequential`, the layer itself starts as the identity: linear layers and convolutions (of odd kernels
+    that keep the size) with ones on the diagonal, slopes of `PReLU` at one. Parts behind it have a number one higher.
+    It gets gradients from the first step on.
 
     Args:
         network: a wiring, a `treadle.Recurrent`, a `torch.nn.Sequential`, or any network that holds one.
-        at: the path of the part behind which the layer comes: ``"cell.layer0"``, ``"features.3"``; the node ``"x"`` of a
-            graph is its input. Of a cell alone, it is ``""``.
+        at: the path of the part behind which the layer comes: ``"cell.layer0"``, ``"features.3"``; the node ``"x"`` of
+            a graph is its input. Of a cell alone, it is ``""``.
         layer: the layer. By default, behind a cell one of the same class, behind a linear layer or a convolution one
             of the same kind.
         name: what the new nodes of a wiring are called: this, and with ``_out`` and ``_sum`` behind.
@@ -47,8 +48,8 @@ def insert_layer(network: M, at: str, layer: nn.Module | None = None, *, name: s
         AdaptError: there is no such part, nobody reads it (under the wiring ``"relay"`` layers hand on states, so only
             the last one can be followed), or the layer cannot start as the identity.
 
-    Source: a residual branch that starts at zero is from Zhang, Dauphin and Ma, *Fixup Initialization*, 2019; the identity
-    from Chen, Goodfellow and Shlens, *Net2Net*, 2016.
+    Source: a residual branch that starts at zero is from Zhang, Dauphin and Ma, *Fixup Initialization*, 2019; the
+    identity from Chen, Goodfellow and Shlens, *Net2Net*, 2016.
 
     Example:
         >>> import torch, treadle as td
@@ -71,14 +72,17 @@ def insert_layer(network: M, at: str, layer: nn.Module | None = None, *, name: s
             f"{at!r}: an LSTM of torch.nn's form has no place for a layer that starts as the identity; insert it into"
             " td.LSTM(…).recurrent(), a network of the same layers that has"
         )
-    if isinstance(owner, Graph) and last in owner._handles:
+    around: Any = whole.get_submodule(owner_path.rpartition(".")[0])
+    if isinstance(around, ClosedLoop) and owner is around.cell and last != "controller":
+        raise AdaptError(f"{at!r}: of a closed loop, its controller can be followed: pass at='cell.controller'")
+    if isinstance(owner, Graph) and last in owner._handles and not isinstance(around, ClosedLoop):
         path, new = owner_path, _in_graph(owner, at, last, layer, name)
-        renamed = {f"{last}|delayed": f"{name}_sum|delayed"}
+        before = partial(_read_late_before, last, f"{name}_sum")
     elif isinstance(owner, nn.Sequential):
-        path, new, renamed = owner_path, _in_sequential(owner, at, last, layer), {}
+        path, new, before = owner_path, _in_sequential(owner, at, last, layer), lambda name: []
     elif is_cell(part) and not isinstance(part, Recurrent | Graph | NoisyStateCell):
         path, new = at, _behind_cell(part, layer, name)
-        renamed = dict.fromkeys(states_of(part), "layer0/")
+        before = _alone_before
     else:
         raise AdaptError(
             f"{at!r} is a {type(part).__name__} in a {type(owner).__name__}: a layer can be inserted behind a node of a"
@@ -88,9 +92,9 @@ def insert_layer(network: M, at: str, layer: nn.Module | None = None, *, name: s
         return new
     outer, _, place = path.rpartition(".")
     whole.get_submodule(outer)._modules[place] = new
-    for around in whole.modules():
-        if isinstance(around, Recurrent) and around.learn_initial_state:
-            _learn_more(around, renamed)
+    for module in whole.modules():
+        if isinstance(module, Recurrent) and module.learn_initial_state:
+            _learn_more(module, before)
     return whole
 
 
@@ -116,7 +120,7 @@ def _in_graph(graph: Graph, at: str, last: str, layer: nn.Module | None, name: s
     sizes = {n: handle.size for n, handle in graph._handles.items()}
 
     def insert(node: Node) -> None:
-        module = _made(graph._modules.get(last), at, layer, size)
+        module = _made(graph, graph._modules.get(last), at, layer, size)
         read = new.add(name, module, reads=node)
         given = output_size(module, size)
         if given is None or len(given) != len(size) or given[1:] != size[1:]:
@@ -162,14 +166,13 @@ def _behind_cell(cell: Any, layer: nn.Module | None, name: str) -> Graph:
     return _in_graph(alone, "layer0", "layer0", layer, name)
 
 
-def _made(before: Any, at: str, layer: nn.Module | None, size: tuple[int, ...]) -> Any:
+def _made(graph: Graph, before: Any, at: str, layer: nn.Module | None, size: tuple[int, ...]) -> Any:
     if layer is not None:
-        like = next(layer.parameters(), None)
-        return copy.deepcopy(layer) if like is None or before is None else _alike(copy.deepcopy(layer), before)
+        return _alike(copy.deepcopy(layer), graph)
     if not isinstance(before, RecurrentCell):
         kind = type(before).__name__ if before is not None else "the input"
         raise AdaptError(f"{at!r} is {kind}, which does not say what kind of layer is wanted behind it: pass layer=")
-    return rebuilt(at, before, as_number(size)[0] if len(size) > 1 else size[0])
+    return rebuilt(at, before, size[0], size[0])
 
 
 def _alike(layer: nn.Module, before: nn.Module) -> nn.Module:
@@ -186,20 +189,27 @@ def _zeros(given: tuple[int, ...], wanted: tuple[int, ...], graph: Graph) -> nn.
     return _alike(module, graph)
 
 
-def _learn_more(around: Recurrent, renamed: dict[str, str]) -> None:
-    """A learned initial state, with what is new in it as it begins by itself."""
-    kept = dict(around.initial.items())
-    for old, new in renamed.items():
-        for name in [name for name in kept if name.startswith(old)]:
-            kept[new + (name if new.endswith("/") else name.removeprefix(old))] = kept.pop(name)
+def _read_late_before(node: str, total: str, name: str) -> list[str]:
+    """What a state was called before a sum came behind a node."""
+    return ["/".join(f"{node}|delayed" if part == f"{total}|delayed" else part for part in name.split("/"))]
+
+
+def _alone_before(name: str) -> list[str]:
+    """What a state was called before its cell became the first layer of a graph."""
+    parts = name.split("/")
+    return ["/".join(parts[:k] + parts[k + 1 :]) for k, part in enumerate(parts) if part == "layer0"]
+
+
+def _learn_more(around: Recurrent, before: Callable[[str], list[str]]) -> None:
+    """A learned initial state, with what is new in it as it begins by itself; ``before`` says how names were."""
     rows = states.named_tensors(around.cell.initial_state(1))
-    begun = {n.replace(".", "|"): row[0].detach().clone() for n, row in rows if row.is_floating_point()}
-    around.initial = nn.ParameterDict({n: kept.get(n, nn.Parameter(row)) for n, row in begun.items()})
-
-
-def states_of(cell: Any) -> list[str]:
-    """The names of the tensors that a cell remembers."""
-    return [name for name, _ in states.named_tensors(cell.initial_state(1))]
+    learned: dict[str, nn.Parameter] = {}
+    for name, row in rows:
+        key = name.replace(".", "|")
+        if row.is_floating_point():
+            kept = next((around.initial[was] for was in (key, *before(key)) if was in around.initial), None)
+            learned[key] = nn.Parameter(row[0].detach().clone()) if kept is None else kept
+    around.initial = nn.ParameterDict(learned)
 
 
 def _in_sequential(owner: nn.Sequential, at: str, last: str, layer: nn.Module | None) -> nn.Sequential:

@@ -1,10 +1,10 @@
 """A cell at another size, whatever its class: how its parameters are laid out is found out, and then put to the test.
 
-A cell is described by the arguments of its constructor, so it can be built at any size. Which axes of its parameters grow
-with the size, and in how many blocks (the gates), shows when it is built at both. Old numbers go to their places in the
-blocks; then both cells are run, and what the new one makes of the old features has to be what the old one makes of them.
-So there is no case for any class, a cell of one's own is grown like the library's, and a cell that cannot be grown
-without a change, such as one that normalises over its units, is refused because it was seen to change.
+A cell is described by the arguments of its constructor, so it can be built at any size. Which axes of its parameters
+grow with the size, and in how many blocks (the gates), shows when it is built at both. Old numbers go to their places
+in the blocks; then both cells are run, and what the new one makes of the old features has to be what the old one makes
+of them. So there is no case for any class, a cell of one's own is grown like the library's, and a cell that cannot be
+grown without a change, such as one that normalises over its units, is refused because it was seen to change.
 """
 
 import copy
@@ -81,19 +81,21 @@ def resized_hidden(path: str, cell: Any, size: int) -> Any:
             return new
     raise AdaptError(
         f"{_called(path, cell)} cannot be given more units without a change of what the old ones do: they act on each"
-        " other in other ways than by weights, as through a norm over all of them; replace it by a new one, or transplant"
+        " other in other ways than by weights, as through a norm over all of them; replace it by a new one, or"
+        " transplant"
         " its weights"
     )
 
 
-def rebuilt(path: str, cell: Any, input_size: int, hidden_size: int | None = None) -> Any:
-    """A cell of the same class and options, with fresh weights."""
+def rebuilt(path: str, cell: Any, input_size: int, output_size: int) -> Any:
+    """A cell of the same class and options, with fresh weights; of ``output_size`` units, or of as many as there were
+    where the output is a projection of them."""
     _, make = _maker(path, cell, "input")
     new = make(input_size)
-    if hidden_size is not None:
-        _, make = _maker(path, new, "hidden")
-        new = make(hidden_size)
-    return new
+    if getattr(new, "proj_size", 0):
+        return new
+    _, make = _maker(path, new, "hidden")
+    return make(output_size)
 
 
 def _called(path: str, module: Any) -> str:
@@ -149,8 +151,10 @@ def _axes(
             others = short - blocks * old_size
             if rest or others < 0:
                 raise AdaptError(
-                    f"{_called(path, cell)} cannot be grown from {old_size} to {new_size}: axis {axis} of {name} goes from"
-                    f" {short} to {long}, which are not whole blocks of these sizes, as where units are divided into heads"
+                    f"{_called(path, cell)} cannot be grown from {old_size} to {new_size}: axis {axis} of {name}"
+                    " goes from"
+                    f" {short} to {long}, which are not whole blocks of these sizes, as where units are divided into"
+                    " heads"
                 )
             parts: list[tuple[Places, int]] = [(places, old_size)] * blocks
             whole = joined([*parts, (None, others)] if order == "first" else [(None, others), *parts])

@@ -34,8 +34,8 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
     Args:
         network: any network with a `torch.nn.Embedding`.
         size: tokens from now on.
-        at: patterns of the embeddings and the scoring layers; by default all embeddings, and the one layer that scores as
-            many tokens, or shares weights with an embedding.
+        at: patterns of the embeddings and the scoring layers; by default all embeddings, and the one layer that scores
+            as many tokens, or shares weights with an embedding.
         start: how a new token starts: as the ``"mean"`` of all old ones, which scores as an average token does, as
             ``"zeros"``, or ``"xavier"``.
 
@@ -54,7 +54,8 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
         >>> model = td.Recurrent(g.outputs(scores))
         >>> larger = td.adapt.grow_vocabulary(model, 12)
         >>> tokens = torch.randint(10, (2, 7))
-        >>> torch.allclose(larger(tokens)[0][..., :10], model(tokens)[0], atol=1e-6), larger.cell.output_size
+        >>> (ys, _), (new_ys, _) = model(tokens), larger(tokens)
+        >>> torch.allclose(new_ys[..., :10], ys, atol=1e-6), larger.cell.output_size
         (True, 12)
     """
     if start not in ("mean", "zeros", "xavier"):
@@ -73,7 +74,7 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
             "there is no torch.nn.Embedding in this network, so nobody knows what its tokens are: pass at="
         )
     if at is not None:
-        sizes |= {features_out(candidates[p]) for p in named if p not in embeddings}
+        sizes |= {features_out(candidates[p]) or 0 for p in named if p not in embeddings}
     if len(sizes) != 1:
         listed = ", ".join(f"{path} ({module.num_embeddings})" for path, module in embeddings.items())
         raise AdaptError(f"these know different numbers of tokens: {listed or sizes}; say with at= which are to grow")
@@ -93,12 +94,14 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
             )
     growing = {*embeddings, *scoring}
     ids = {id(candidates[path]) for path in growing}
+    left = set(ids)
 
     def change(path: str, module: Any, places: Places) -> tuple[Any, Places] | None:
         if isinstance(module, nn.Softmax | nn.LogSoftmax):
             return copy.deepcopy(module), places  # it has a share for every token
         if id(module) not in ids:
             return None
+        left.discard(id(module))
         if not isinstance(module, nn.Embedding):
             return grown_layer(read_wider(path, module, places, "zeros")[0], size, start)
         new, rows = copy.deepcopy(module), appended(old, size)
@@ -110,4 +113,7 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
     for path in dict.fromkeys(outermost(network, path) for path in modules if path in growing):
         new, _ = carrier.carry(path, network.get_submodule(path), None)
         result = with_part(result, path, new)
+    for path in growing:
+        if id(candidates[path]) in left:  # inside a cell of a user's own, which calls it as it likes
+            result = with_part(result, path, carrier.carry(path, candidates[path], None)[0])
     return finished(network, result)
