@@ -57,7 +57,7 @@ softmax over two classes, bilinear upsampling."""
 CLICKS: dict[str, dict[str, Any]] = {
     "two-stage, ImageNet trunk": {"trunk_rate": 0.0},
     "two-stage, random trunk that stays": {"trunk": "random", "trunk_rate": 0.0},
-    "two-stage, random trunk that learns": {"trunk": "random", "trunk_rate": 1.0},
+    "two-stage, random trunk that learns": {"trunk": "random", "trunk_rate": 0.3},
 }
 
 
@@ -111,7 +111,7 @@ def clicks(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> 
     network = TwoStageNetwork()
     if how.get("trunk") != "random":
         network, _ = start_from(network, weights)
-    settings = {"size": options.size, "learning_rate": 2e-3, "seed": seed, "trunk_rate": how["trunk_rate"]}
+    settings = {"size": options.size, "learning_rate": 1e-3, "seed": seed, "trunk_rate": how["trunk_rate"]}
     learning = Learning(network, scenes(options.scenes, options.size, seed), **settings)
     for _ in learning.steps(ShareDone(steps=options.click_steps)):
         pass

@@ -54,7 +54,7 @@ def fit(
             min=0,
             max=1,
             help="How fast the trunk learns; 1 is as fast as the rest, 0 not at all.",
-            show_default="0 for two-stage, 0.1 for an fcn with --trunk, else 1",
+            show_default="with --trunk 0, 0.1 for an fcn; else 0.3, 1",
         ),
     ] = None,
     width: Annotated[
@@ -71,7 +71,7 @@ def fit(
     budget: Annotated[str, typer.Option(help="How long to learn: 90s, 10m, 300steps, 20epochs.")] = "10m",
     rows: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 8,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0, help="The highest.", show_default="0.002, 0.0002 for an fcn")
+        float | None, typer.Option(min=0, help="The highest.", show_default="0.001, 0.0002 for an fcn")
     ] = None,
     validation: Annotated[float, typer.Option(min=0.001, max=0.9, help="The share of images that judges.")] = 0.1,
     patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
@@ -118,14 +118,16 @@ def fit(
             err.print(str(became) if report else "; ".join(f"{n} tensors {what}" for what, n in became.counts.items()))
     fcn = not hasattr(model, "reduce")
     if trunk_rate is None:
-        trunk_rate = (0.1 if trunk or resume else 1.0) if fcn else 0.0
+        trunk_rate = {(True, True): 0.1, (True, False): 1.0, (False, True): 0.0, (False, False): 0.3}[
+            fcn, bool(trunk or resume)
+        ]
     learning = Learning(
         model,
         training,
         [held_out[i] for i in range(min(len(held_out), 4 * JUDGES))],
         size=size,
         rows=rows,
-        learning_rate=learning_rate if learning_rate is not None else 2e-4 if fcn else 2e-3,
+        learning_rate=learning_rate if learning_rate is not None else 2e-4 if fcn else 1e-3,
         trunk_rate=trunk_rate,
         patience=patience,
         seed=seed,
