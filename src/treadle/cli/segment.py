@@ -15,7 +15,6 @@ from treadle.cli.options import (
     noticing_interrupts,
     parse_length,
     start_of_process,
-    use_one_thread,
     write_text,
 )
 
@@ -67,7 +66,7 @@ def fit(
     size: Annotated[
         int, typer.Option(min=16, max=1024, help="Pixels of the longer side at which it sees images.")
     ] = 128,
-    scenes: Annotated[int, typer.Option(min=1, max=10**7, help="How many are generated.")] = 500,
+    scenes: Annotated[int, typer.Option(min=1, max=10**7, help="How many are generated.")] = 400,
     budget: Annotated[str, typer.Option(help="How long to learn: 90s, 10m, 300steps, 20epochs.")] = "10m",
     rows: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 8,
     learning_rate: Annotated[
@@ -99,7 +98,6 @@ def fit(
     from treadle.recipes.segment import Learning, Segmenter, evaluate, read_trunk, split, start_from, summary
     from treadle.training.budget import ShareDone, every
 
-    use_one_thread()
     torch.manual_seed(seed)
     err = console(sys.stderr)
     examples, judges = _data(data, images, size, scenes, seed), None
@@ -124,7 +122,7 @@ def fit(
     learning = Learning(
         model,
         training,
-        [held_out[i] for i in range(min(len(held_out), 4 * JUDGES))],
+        [held_out[i] for i in range(min(len(held_out), 2 * JUDGES))],
         size=size,
         rows=rows,
         learning_rate=learning_rate if learning_rate is not None else 2e-4 if fcn else 1e-3,
@@ -186,7 +184,6 @@ def evaluate_(
     from treadle.recipes.segment.evaluation import TARGETS
     from treadle.show.clicks import draw_iou_by_clicks
 
-    use_one_thread()
     segmenter = Segmenter.load(model)
     examples = _data(data, images, segmenter.size if data == "scenes" else longest, limit, seed, test=True)
     result = _judged(console(sys.stderr), evaluate, segmenter, examples[:limit], clicks)

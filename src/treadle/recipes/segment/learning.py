@@ -34,7 +34,7 @@ PAPER_SIZE = 500
 """Pixels of a side of the images for which the paper gives lengths."""
 ROUNDS = 8
 """The most clicks of a simulated user before a step; fewer are likelier."""
-VIEWS = 4
+VIEWS = 2
 """Views of an example that are learned from, where features are kept."""
 MOST_KEPT = 2 * 2**30
 """Bytes of features that are kept in memory."""
@@ -65,7 +65,7 @@ class Learning:
     middle of the object, and up to seven more, each in the middle of the network's largest error.
 
     If the first stage of a `TwoStageNetwork` is frozen, what it sees in an image is computed once and kept in memory;
-    each example is then learned from in four fixed views rather than in a new one each time.
+    each example is then learned from in two fixed views rather than in a new one each time.
 
     Args:
         model: a `ClickFCN` or a `TwoStageNetwork`; what of it is frozen stays as it is. It learns in place, unless
@@ -150,22 +150,23 @@ class Learning:
         batch = self._collate([(example, clicks) for example, clicks, _ in items])
         if not self._keeps:
             return batch
-        found = [self._see(key, batch.x[i : i + 1]) for i, (_, _, key) in enumerate(items)]
-        image = torch.cat([seen.image for seen in found]).float()
-        levels = tuple(torch.cat(parts).float() for parts in zip(*(seen.levels for seen in found), strict=True))
+        found = [self._seen(key, batch.x[i : i + 1]) for i, (_, _, key) in enumerate(items)]
+        image = torch.cat([seen.image for seen in found])
+        levels = tuple(torch.cat(parts) for parts in zip(*(seen.levels for seen in found), strict=True))
         return batch._replace(seen=Seen(image, levels))
 
     @torch.no_grad()
-    def _see(self, key: tuple[int, int], image: Tensor) -> Seen:
-        if key in self._kept:
-            return self._kept[key]
-        seen = self.model.see(image)
-        assert isinstance(seen, Seen)
-        kept = Seen(seen.image, tuple(level.bfloat16() for level in seen.levels))
-        size = sum(tensor.nbytes for tensor in (kept.image, *kept.levels))
-        if self._bytes + size <= MOST_KEPT:
-            self._kept[key], self._bytes = kept, self._bytes + size
-        return kept
+    def _seen(self, key: tuple[int, int], image: Tensor) -> Seen:
+        """What the frozen trunk has seen in a view, kept in half the precision if there is room."""
+        kept = self._kept.get(key)
+        if kept is None:
+            seen = self.model.see(image)
+            assert isinstance(seen, Seen)
+            kept = Seen(seen.image, tuple(level.bfloat16() for level in seen.levels))
+            size = sum(tensor.nbytes for tensor in (kept.image, *kept.levels))
+            if self._bytes + size <= MOST_KEPT:
+                self._kept[key], self._bytes = kept, self._bytes + size
+        return Seen(kept.image, tuple(level.float() for level in kept.levels))
 
     def _collate(self, items: Sequence[tuple[Example, list[Click]]]) -> ClickBatch:
         x = torch.stack([example.image for example, _ in items]).float()
@@ -210,9 +211,10 @@ class Learning:
         """The mean loss over pixels of the validation examples, with clicks that are always the same."""
         model.eval()
         total = count = 0.0
-        for example, clicks in self._validation:
+        for i, (example, clicks) in enumerate(self._validation):
             batch = self._collate([(example, clicks)])
-            ys = model(torch.cat([batch.x, batch.maps], 1)).flatten(2).movedim(1, 2)
+            seen = self._seen((-1, i), batch.x) if self._keeps else model.see(batch.x)
+            ys = self._scores(seen, batch.maps).flatten(2).movedim(1, 2)
             loss, terms = total_loss(ys, batch.y)
             total, count = total + loss.item(), count + terms.item()
         return total / count
