@@ -15,7 +15,7 @@ from treadle.errors import DataError, ModelFileError, ShapeError
 from treadle.recipes.segment.clicks import Click, add_click, check_click, no_clicks
 from treadle.recipes.segment.images import fitting_size, resize_image
 from treadle.recipes.segment.network import ClickFCN
-from treadle.recipes.segment.two_stage import TwoStageNetwork, similar_to
+from treadle.recipes.segment.two_stage import TwoStageNetwork
 
 NETWORKS = (ClickFCN, TwoStageNetwork)
 """What a model file may hold."""
@@ -160,15 +160,9 @@ class ClickSession:
     def _similar(self, before: tuple[Tensor, ...], click: Click) -> tuple[Tensor, ...]:
         if isinstance(self.model, ClickFCN):
             return before
-        found, sign = [], 0 if click.positive else 1
-        position = torch.tensor([click.row]), torch.tensor([click.column])
         first = all(other.positive != click.positive for other in self.clicks)
-        for level, similar in zip(self._seen.levels, before, strict=True):  # pyright: ignore
-            new = similar_to(level[0], self._inner, *position)
-            similar = similar.clone()
-            similar[0, sign] = new if first else torch.maximum(similar[0, sign], new)
-            found.append(similar)
-        return tuple(found)
+        sign = 0 if click.positive else 1
+        return self.model.compare_one(self._seen, before, (click.row, click.column), sign, first)  # pyright: ignore
 
     def undo(self) -> None:
         """Take the last click back. Nothing is computed; without a click nothing happens."""
