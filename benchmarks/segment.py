@@ -3,7 +3,7 @@
 ``benchmarks.imagenet_trunk`` makes ``vgg16.pth``. Three parts, one or more of which can be named:
 
 - ``choices``: how to change a trained VGG-16 into the network with five channels, one choice at a time, the rest as it
-is; - ``clicks``: clicks to 85 % IoU from ImageNet's weights and from random ones, drawn as ``iou-by-clicks.svg``;
+is; - ``clicks``: clicks to 85 % IoU from ImageNet's weights and from random ones, after as much time on one core;
 - ``cost``: what a click costs after the first look at the image.
 
 Every finished run is kept in ``--results``, a JSON file, and not done again: whatever ends it, start it again.
@@ -90,7 +90,7 @@ def choice(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> 
             layer.reset_parameters()
     if "learns" in how:
         network = freeze(network, except_=how["learns"])
-    size, settings = options.size, {"rows": 8, "learning_rate": 5e-4, "refine": False, "seed": seed}
+    size, settings = options.size, {"rows": 4, "learning_rate": 5e-4, "refine": False, "seed": seed}
     training = scenes(1_000, size, seed)
     learning = Learning(network, training, size=size, trunk_rate=how.get("trunk_rate", 0.1), **settings)
     for _ in learning.steps(ShareDone(steps=options.steps)):
@@ -111,8 +111,9 @@ def clicks(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> 
     network = TwoStageNetwork()
     if how.get("trunk") != "random":
         network, _ = start_from(network, weights)
-    settings = {"size": options.size, "learning_rate": 1e-3, "seed": seed, "trunk_rate": how["trunk_rate"]}
-    learning = Learning(network, scenes(options.scenes, options.size, seed), **settings)
+    size = options.click_size
+    settings = {"size": size, "learning_rate": 1e-3, "seed": seed, "trunk_rate": how["trunk_rate"]}
+    learning = Learning(network, scenes(options.scenes, size, seed), **settings)
     for _ in learning.steps(ShareDone(steps=options.click_steps)):
         pass
     return evaluate(
@@ -145,9 +146,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("segment.json"))
     parser.add_argument("--plot", type=Path, default=Path("iou-by-clicks.svg"))
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--size", type=int, default=64, help="pixels of a side of scenes")
-    parser.add_argument("--steps", type=int, default=80, help="of each choice, of 8 scenes")
-    parser.add_argument("--click-steps", type=int, default=300)
+    parser.add_argument("--size", type=int, default=48, help="pixels of a side of scenes, for choices")
+    parser.add_argument("--steps", type=int, default=80, help="of each choice, of 4 scenes")
+    parser.add_argument("--click-size", type=int, default=96, help="the same, for clicks")
+    parser.add_argument("--click-seconds", type=float, default=240, help="of a core, of training")
     parser.add_argument("--scenes", type=int, default=400, help="that clicks are learned from")
     parser.add_argument("--judges", type=int, default=60, help="unseen scenes")
     options = parser.parse_args()
@@ -163,7 +165,7 @@ def main() -> None:
             found = [results.found[f"{name}, {ran}, seed {seed}"] for seed in range(options.seeds)]
             print(f"| {name} | {statistics.mean(found):.1%} | {', '.join(f'{value:.1%}' for value in found)} |")
     if "clicks" in options.parts:
-        ran, curves = f"{options.click_steps} steps at {options.size}", {}
+        ran, curves = f"{options.click_seconds:g} s at {options.click_size}", {}
         for seed in range(options.seeds):
             for name, how in CLICKS.items():
                 results.of(f"{name}, {ran}, seed {seed}", lambda s=seed, h=how: clicks(weights, s, options, **h))
