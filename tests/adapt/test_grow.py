@@ -37,7 +37,7 @@ def widened(xs, extra, axis=2):
 
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_read_more(name):
-    rnn = build(name)
+    rnn = build(name, engine="reference")
     xs = sequence(rnn)
     wider = unchanged(rnn, lambda rnn: grow_inputs(rnn, 5))
     ys, state = rnn(xs)
@@ -51,7 +51,7 @@ def test_cells_read_more(name):
 
 @pytest.mark.parametrize("name", [name for name in CELLS if name not in NORMED | IN_HEADS])
 def test_cells_have_more_units(name):
-    rnn = build(name)
+    rnn = build(name, engine="reference")
     xs = sequence(rnn)
     larger = unchanged(rnn, lambda rnn: grow_hidden(rnn, 8))
     (ys, state), (new_ys, new_state) = rnn(xs), larger(xs)
@@ -70,12 +70,12 @@ def test_cells_have_more_units(name):
 @pytest.mark.parametrize("name", sorted(NORMED))
 def test_a_norm_over_the_units_is_refused(name):
     with pytest.raises(AdaptError, match=r"cannot be given more units without a change .* norm"):
-        grow_hidden(build(name), 8)
+        grow_hidden(build(name, engine="reference"), 8)
 
 
 def test_units_in_heads_are_refused():
     with pytest.raises(AdaptError, match="divided into heads"):
-        grow_hidden(build("slstm-two-heads"), 12)
+        grow_hidden(build("slstm-two-heads", engine="reference"), 12)
 
 
 class Leaky(nn.Module):
@@ -191,11 +191,11 @@ def test_torch_s_networks_and_the_drop_ins(name, dtype):
 
 @pytest.mark.parametrize("name", STACKS)
 def test_wirings(name):
-    rnn = build(name)
+    rnn = build(name, engine="reference")
     xs = sequence(rnn)
     assert_close(unchanged(rnn, lambda rnn: grow_inputs(rnn, 5))(widened(xs, 2))[0], rnn(xs)[0])
     if name == "stack-residual":  # its uppermost layer is no part of the sum, and must not become one
-        rnn = td.Recurrent(stack("residual", hidden_sizes=(4, 4, 4))).double()
+        rnn = td.Recurrent(stack("residual", hidden_sizes=(4, 4, 4)), engine="reference").double()
     larger = unchanged(rnn, lambda rnn: grow_hidden(rnn, 8))
     ys, new_ys = rnn(xs)[0], larger(xs)[0]
     assert type(larger.cell) is td.Stack
@@ -206,7 +206,7 @@ def test_wirings(name):
 
 @pytest.mark.parametrize("name", [n for n in STACKS if not n.endswith(("relay", "residual"))])
 def test_one_layer_of_a_wiring(name):
-    rnn = build(name)
+    rnn = build(name, engine="reference")
     xs = sequence(rnn)
     for layer in range(2):
         larger = unchanged(rnn, lambda rnn, at=f"cell.layer{layer}": grow_hidden(rnn, 8, at=at))
@@ -240,7 +240,7 @@ READ_MORE = {n: GRAPHS[n] for n in GRAPHS if n not in NOT_WITH_MORE and "loop" n
 
 @pytest.mark.parametrize("name", READ_MORE)
 def test_any_wiring_reads_more(name):
-    rnn = td.Recurrent(READ_MORE[name]()).double().eval()
+    rnn = td.Recurrent(READ_MORE[name](), engine="reference").double().eval()
     xs = sequence(rnn)
     ys = rnn(xs)[0]
     new_ys = unchanged(rnn, lambda rnn: grow_inputs(rnn, 5))(widened(xs, 2))[0]
@@ -269,7 +269,7 @@ SIDE_BY_SIDE = {
 
 @pytest.mark.parametrize("name", HAVE_MORE)
 def test_any_wiring_has_more_units(name):
-    rnn = td.Recurrent(HAVE_MORE[name]()).double().eval()
+    rnn = td.Recurrent(HAVE_MORE[name](), engine="reference").double().eval()
     xs = sequence(rnn)
     ys = rnn(xs)[0]
     larger = unchanged(rnn, lambda rnn: grow_hidden(rnn, 8))
@@ -285,7 +285,7 @@ def test_any_wiring_has_more_units(name):
 def test_images():
     g = td.Graph((2, 3, 5))
     g.outputs(g.add("low", td.ConvLSTMCell(4, 2, image_size=(3, 5)), reads=[g.x, g.x.delayed()]))
-    rnn = td.Recurrent(g).double()
+    rnn = td.Recurrent(g, engine="reference").double()
     xs = torch.randn(2, 4, 2, 3, 5, dtype=torch.float64)
     assert_close(grow_inputs(rnn, 3)(widened(xs, 1))[0], rnn(xs)[0])
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
@@ -334,7 +334,7 @@ class Tagger(nn.Module):
     [
         lambda: Tagger(nn.LSTM(3, 4, bidirectional=True, batch_first=True), 8),
         lambda: Tagger(td.GRU(3, 4, 2, batch_first=True), 4),
-        lambda: Tagger(td.Recurrent(stack("lateral", hidden_sizes=(4, 5))), 5),
+        lambda: Tagger(td.Recurrent(stack("lateral", hidden_sizes=(4, 5)), engine="reference"), 5),
     ],
 )
 def test_a_module_of_ones_own(make):
@@ -368,7 +368,7 @@ def test_new_parts_learn_from_the_first_step_or_from_the_second():
 
 
 def test_learned_initial_states_and_frozen_weights_and_modes_are_kept(tmp_path):
-    rnn = td.Recurrent(stack("feedback"), learn_initial_state=True).double().eval()
+    rnn = td.Recurrent(stack("feedback"), learn_initial_state=True, engine="reference").double().eval()
     with torch.no_grad():
         for parameter in rnn.initial.parameters():
             parameter.normal_()
@@ -396,6 +396,15 @@ def test_a_closed_loop(tmp_path):
     assert td.load(tmp_path / "wider.safetensors").readings == td.Continuous(5)
 
 
+def test_both_directions():
+    both = td.Bidirectional(td.GRUCell(3, 4), stack("skip", hidden_sizes=(5, 2))).double()
+    xs = torch.randn(2, 7, 3, dtype=torch.float64)
+    ys, _ = both(xs, lengths=[7, 4])
+    assert_close(unchanged(both, lambda both: grow_inputs(both, 5))(widened(xs, 2), lengths=[7, 4])[0], ys)
+    new_ys, _ = unchanged(both, lambda both: grow_hidden(both, 6))(xs, lengths=[7, 4])
+    assert_close(torch.cat([new_ys[..., :4], new_ys[..., 6:8]], 2), ys)
+
+
 def test_a_compiled_network_stays_one():
     rnn = td.Recurrent(stack("dense"), engine="cpu")
     larger = grow_hidden(grow_inputs(rnn, 5), 8)
@@ -404,7 +413,7 @@ def test_a_compiled_network_stays_one():
 
 
 def test_the_same_size_is_a_copy():
-    rnn = build("stack-skip")
+    rnn = build("stack-skip", engine="reference")
     xs = sequence(rnn)
     assert torch.equal(grow_inputs(rnn, 3)(xs)[0], rnn(xs)[0])
     assert torch.equal(grow_hidden(rnn, 5, at="cell.layer0")(xs)[0], rnn(xs)[0])
@@ -416,9 +425,12 @@ REFUSED = {
     "no number": (lambda: grow_hidden(nn.LSTM(3, 4), "8"), "positive whole number"),
     "own module": (
         lambda: grow_inputs(Tagger(nn.GRU(3, 4), 4), 5),
-        "module of your own.*at='rnn' or another of rnn, head, other",
+        "which part of this Tagger reads the input: pass at='rnn' or another of rnn, head, other",
     ),
-    "own module, hidden": (lambda: grow_hidden(Tagger(nn.GRU(3, 4), 4), 5), "which of its parts grows: pass at='rnn'"),
+    "own module, hidden": (
+        lambda: grow_hidden(Tagger(nn.GRU(3, 4), 4), 5),
+        "which part of this Tagger grows: pass at='rnn'",
+    ),
     "no reader": (
         lambda: grow_hidden(Tagger(nn.GRU(3, 4), 4), 5, at="rnn"),
         r"will give 5 features instead of 4: say who.*readers=\['head'\]",
@@ -471,7 +483,7 @@ def test_tied_weights_that_would_come_apart():
 
 @pytest.mark.parametrize("start", ["xavier", "mean"])
 def test_other_starts_change_nothing_while_the_new_inputs_are_zero(start):
-    rnn = build("stack-dense")
+    rnn = build("stack-dense", engine="reference")
     xs = sequence(rnn)
     wider = grow_inputs(rnn, 5, start=start)
     zeros = torch.zeros(*xs.shape[:2], 2, dtype=xs.dtype)
@@ -483,7 +495,7 @@ def test_other_starts_change_nothing_while_the_new_inputs_are_zero(start):
 
 
 def test_it_can_be_copied_and_trained_on():
-    larger = copy.deepcopy(grow_hidden(build("stack-stack"), 8))
+    larger = copy.deepcopy(grow_hidden(build("stack-stack", engine="reference"), 8))
     optimiser = torch.optim.SGD(larger.parameters(), lr=0.1)
     xs = sequence(larger)
     losses = []
@@ -494,3 +506,15 @@ def test_it_can_be_copied_and_trained_on():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["minimal-gated", "recurrent-highway", "gru", "peephole-lstm", "slstm", "rnn"])
+def test_nothing_is_zero_but_what_leads_from_new_units_to_old_ones(name):
+    cell = grow_hidden(build(name, engine="reference"), 8).cell
+    for parameter, value in cell.named_parameters():
+        zero = value == 0
+        if parameter == "weight_hh":
+            crossing = zero.reshape(-1, 8, 8)
+            assert crossing[:, :5, 5:].all()
+            crossing[:, :5, 5:] = False
+        assert not zero.any(), parameter

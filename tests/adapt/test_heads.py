@@ -39,6 +39,8 @@ def test_in_a_sequence_and_in_a_module_of_ones_own():
     tagger = Tagger(nn.GRU(3, 4), 4)
     new = unchanged(tagger, lambda model: replace_head(model, 5, at="head"))
     assert new(torch.randn(2, 7, 3)).shape == (2, 7, 8)
+    new = replace_head(freeze(tagger), 5, at="head")
+    assert {n for n, p in new.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
     assert replace_head(tagger, nn.Identity(), at="other").other.__class__ is nn.Identity
 
 

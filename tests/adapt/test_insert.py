@@ -29,7 +29,7 @@ PLACES = {name: ["cell.layer0", "cell.layer2"] for name in STACKS if name != "st
 
 @pytest.mark.parametrize(("name", "at"), [(name, at) for name, places in PLACES.items() for at in places])
 def test_it_starts_as_the_identity_and_learns(name, at):
-    rnn = build(name)
+    rnn = build(name, engine="reference")
     xs = sequence(rnn)
     deeper = unchanged(rnn, lambda rnn: insert_layer(rnn, at))
     assert sum(p.numel() for p in deeper.parameters()) > sum(p.numel() for p in rnn.parameters())
@@ -60,7 +60,7 @@ def test_the_new_layer_by_hand():
 
 
 def test_before_everything_and_with_a_module_without_memory():
-    rnn = build("stack-skip")
+    rnn = build("stack-skip", engine="reference")
     xs = sequence(rnn)
     deeper = unchanged(rnn, lambda rnn: insert_layer(rnn, "cell.x", nn.Sequential(nn.Linear(3, 6), nn.Tanh())))
     assert_close(deeper(xs)[0], rnn(xs)[0])
@@ -73,7 +73,7 @@ def test_learned_initial_states_go_on(tmp_path):
         (lambda: td.Stack([td.GRUCell(5, 4), td.GRUCell(4, 2)], "feedback"), "cell.layer1"),
         (lambda: td.LSTMCell(3, 4), "cell"),
     ):
-        rnn = td.Recurrent(make(), learn_initial_state=True).double()
+        rnn = td.Recurrent(make(), learn_initial_state=True, engine="reference").double()
         with torch.no_grad():
             for parameter in rnn.initial.parameters():
                 parameter.normal_()

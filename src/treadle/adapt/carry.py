@@ -23,7 +23,7 @@ from treadle.errors import AdaptError
 from treadle.recurrent import Recurrent
 from treadle.seq2seq import Bidirectional, EncoderDecoder
 from treadle.wiring import Graph, NoisyStateCell, Stack
-from treadle.wiring.graph import Delayed, Node, Read, StateField, Sum, label
+from treadle.wiring.graph import Delayed, Node, Read, StateField, Sum, label, leaves
 from treadle.wiring.sizes import as_number, as_size, is_cell, output_size
 
 HANDING_ON = (
@@ -39,7 +39,7 @@ HANDING_ON = (
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 DROP_INS = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
-KNOWN = (Recurrent, Graph, NoisyStateCell, nn.Sequential, nn.RNNBase)
+KNOWN = (Recurrent, Bidirectional, Graph, NoisyStateCell, nn.Sequential, nn.RNNBase)
 """Networks of parts whose connections are known."""
 
 Change = Callable[[str, nn.Module, Any], tuple[nn.Module, Places] | None]
@@ -180,16 +180,24 @@ def _noisy(carrier: Carrier, path: str, module: NoisyStateCell, places: Places) 
     return NoisyStateCell(cell, module.deviation), gives
 
 
+def _both_ways(carrier: Carrier, path: str, module: Bidirectional, places: Places) -> tuple[Any, Places]:
+    ahead, gives_ahead = carrier.carry(_within(path, "ahead"), module.ahead, places)
+    back, gives_back = carrier.carry(_within(path, "back"), module.back, places)
+    sizes = [features_out(part) or 0 for part in (module.ahead, module.back)]
+    return Bidirectional(ahead, back), joined([(gives_ahead, sizes[0]), (gives_back, sizes[1])])
+
+
 def _graph(carrier: Carrier, path: str, graph: Graph, places: Places) -> tuple[Any, Places]:
     if type(graph) not in (Graph, Stack):
         raise AdaptError(f"{path!r} is a {type(graph).__name__}, a Graph of your own: build it anew and transplant")
     # What is read late from further up is known once it is there; what a node gives follows from what it reads.
+    late = _read_before_they_come(graph)
     gives: dict[str, Places] = {}
     nodes: dict[str, Any] = {}
     for _ in range(len(graph.connections) + 1):
         attempt = carrier.again()
         nodes, found = _nodes(attempt, path, graph, places, gives)
-        settled = all(same(found.get(name), gives.get(name)) for name in graph.connections)
+        settled = all(same(found[name], gives.get(name)) for name in late)
         gives = found
         if settled:
             carrier._done |= attempt._done
@@ -212,6 +220,16 @@ def _graph(carrier: Carrier, path: str, graph: Graph, places: Places) -> tuple[A
         new = _wired(graph, nodes, sizes, as_number(x_size))
     sums = _Reads(graph, gives | {"x": places}, nodes)
     return new, joined([(sums.places("the outputs", read), _first(read.size)) for read in graph._outputs])
+
+
+def _read_before_they_come(graph: Graph) -> list[str]:
+    """The nodes that others read, late, which come before them; or that read themselves."""
+    found, there = [], {"x"}
+    for name, connection in graph.connections.items():
+        read = leaves([*connection.reads, *(read for _, read in connection.previous)])
+        found += [leaf.name for leaf in read if leaf.name not in there]
+        there.add(name)
+    return found
 
 
 def _nodes(
@@ -355,6 +373,7 @@ _CARRIED: tuple[tuple[Any, Callable[..., tuple[Any, Places]]], ...] = (
     (nn.RNNBase, _over_time),
     (nn.Sequential, _sequential),
     (Recurrent, _recurrent),
+    (Bidirectional, _both_ways),
     (NoisyStateCell, _noisy),
     (Graph, _graph),
 )
@@ -447,9 +466,7 @@ def features_out(module: Any) -> int | None:
 
 def is_known(module: nn.Module) -> bool:
     """Whether it is known how the parts of a module are connected, or whether it is a part itself."""
-    own = isinstance(module, EncoderDecoder | Bidirectional) or (
-        not is_cell(module) and next(module.children(), None) is not None
-    )
+    own = isinstance(module, EncoderDecoder) or (not is_cell(module) and next(module.children(), None) is not None)
     return isinstance(module, KNOWN) or not own
 
 

@@ -203,8 +203,8 @@ def _existing(network: nn.Module, at: str) -> str:
 def _say_where(module: nn.Module, what: str) -> str:
     names = [name for name, _ in module.named_children()]
     return (
-        f"{type(module).__name__} is a module of your own, so nobody knows which of its parts {what}: pass"
-        f" at={names[0] if names else ''!r}" + (f" or another of {', '.join(names)}" if len(names) > 1 else "")
+        f"it is not known which part of this {type(module).__name__} {what}: pass at={names[0] if names else ''!r}"
+        + (f" or another of {', '.join(names)}" if len(names) > 1 else "")
     )
 
 

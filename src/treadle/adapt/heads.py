@@ -77,9 +77,9 @@ def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) ->
         return (new, places) if module is old else None
 
     around = outermost(network, path)
-    if around == path:
-        return finished(network, with_part(network, path, new))
-    whole, _ = Carrier(change=change).carry(around, network.get_submodule(around), None)
+    whole = new
+    if around != path:
+        whole, _ = Carrier(change=change).carry(around, network.get_submodule(around), None)
     result = finished(network, with_part(network, around, whole))
     for name, parameter in result.named_parameters():
         if name.startswith(f"{path}."):

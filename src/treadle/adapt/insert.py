@@ -86,7 +86,7 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
     else:
         raise AdaptError(
             f"{at!r} is a {type(part).__name__} in a {type(owner).__name__}: a layer can be inserted behind a node of a"
-            " Graph or Stack, behind a part of a Sequential, or behind a cell alone"
+            " Graph or Stack, behind a part of a Sequential, or behind a cell alone, such as at='cell' of a Recurrent"
         )
     if not path:
         return new
