@@ -122,19 +122,19 @@ def clicks(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> 
 
 
 def cost(side: int) -> dict[str, list[float]]:
-    """Milliseconds of opening an image, and of a click (the median of five)."""
+    """Milliseconds of a core for opening an image, and for a click (the median of five)."""
     image, found = make_scene(0, side).image, {}
     for name, network in {"FCN-32s": ClickFCN(fc_channels=512), "two-stage": TwoStageNetwork()}.items():
         segmenter = Segmenter(network, side)
         segmenter.session(image).click(Click(1, 1))
-        start = time.perf_counter()
+        start = time.process_time()
         session = segmenter.session(image)
-        opened = time.perf_counter() - start
+        opened = time.process_time() - start
         times = []
         for i in range(5):
-            start = time.perf_counter()
+            start = time.process_time()
             session.click(Click(side // 3 + i, side // 2, i % 2 == 0))
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         found[name] = [1000 * opened, 1000 * statistics.median(times)]
     return found
 
