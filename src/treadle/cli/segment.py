@@ -100,7 +100,8 @@ def fit(
 
     torch.manual_seed(seed)
     err = console(sys.stderr)
-    examples, judges = _data(data, images, size, scenes, seed), None
+    # Views are pieces of images, so that these may have more pixels than what is learned from.
+    examples, judges = _data(data, images, size if data == "scenes" else 3 * size, scenes, seed), None
     training, held_out = split(examples, validation, seed)
     if data == "scenes":
         judges = _data("scenes", None, size, JUDGES, seed, test=True)

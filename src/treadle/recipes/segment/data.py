@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from treadle.errors import DataError
 from treadle.recipes.segment.clicks import IGNORED
-from treadle.recipes.segment.images import SUFFIXES, Example, fitting_size, read_image, read_mask, resize
+from treadle.recipes.segment.images import SUFFIXES, Example, fitted, read_image, read_mask
 from treadle.recipes.segment.scenes import make_scene
 
 SMALLEST_OBJECT = 16
@@ -131,14 +131,7 @@ def read_folder(folder: str | os.PathLike[str], longest: int | None = None) -> E
 
 
 def _example(path: Path, mask: NDArray[np.uint8], target: int, longest: int | None) -> Example:
-    return _fitted(Example(read_image(path), mask, target, f"{path}, object {target}"), longest)
-
-
-def _fitted(example: Example, longest: int | None) -> Example:
-    if longest is None:
-        return example
-    size = example.instances.shape
-    return resize(example, fitting_size((size[0], size[1]), longest))
+    return fitted(Example(read_image(path), mask, target, f"{path}, object {target}"), longest)
 
 
 def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str], longest: int | None = None) -> Examples:
@@ -186,7 +179,7 @@ def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str], long
         items += [(found, i) for i in found.objects()]
     if not items:
         raise DataError(f"{path} has no object of {SMALLEST_OBJECT} pixels or more")
-    return Examples(items, lambda item: _fitted(item[0].example(item[1]), longest))
+    return Examples(items, lambda item: fitted(item[0].example(item[1]), longest))
 
 
 @dataclasses.dataclass(frozen=True)

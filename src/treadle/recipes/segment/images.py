@@ -164,6 +164,12 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     return floats.round().clamp(0, 255).to(torch.uint8)
 
 
+def fitted(example: Example, longest: int | None) -> Example:
+    """An example whose longer side is not longer than ``longest``; as it is, if there is no limit."""
+    height, width = example.instances.shape
+    return example if longest is None else resize(example, fitting_size((height, width), longest))
+
+
 def fitting_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """A size [H, W] of the same shape, whose longer side is not longer than ``longest``."""
     factor = min(1.0, longest / max(size))

@@ -20,7 +20,7 @@ from treadle.recipes.segment.clicks import (
     next_click,
     no_clicks,
 )
-from treadle.recipes.segment.images import Example
+from treadle.recipes.segment.images import Example, fitted
 from treadle.recipes.segment.network import ClickFCN
 from treadle.recipes.segment.segmenter import probabilities
 from treadle.recipes.segment.two_stage import Seen, TwoStageNetwork
@@ -71,7 +71,7 @@ class Learning:
         model: a `ClickFCN` or a `TwoStageNetwork`; what of it is frozen stays as it is. It learns in place, unless
             ``trunk_rate`` is 0: then a copy of it does, whose trunk is frozen. ``learning.model`` is what learns.
         examples: what is learned from.
-        validation: examples that say which weights are the best; of the size that is learned at.
+        validation: examples that say which weights are the best; scaled down to the size that is learned at.
         size: pixels of a side of what is learned from.
         rows: examples of a batch.
         learning_rate: the highest.
@@ -115,7 +115,8 @@ class Learning:
         self._bytes = 0
         self.batches = Epochs(self._plan, self._example, batch_of=self._batch)
         self._validation = [
-            self._drawn(example, np.random.default_rng([seed, 1, i])) for i, example in enumerate(validation)
+            self._drawn(fitted(example, size), np.random.default_rng([seed, 1, i]))
+            for i, example in enumerate(validation)
         ]
         self.stopping = EarlyStopping(patience)
         rates = {"features": learning_rate * trunk_rate} if trunk_rate else None

@@ -192,15 +192,15 @@ class TwoStageNetwork(nn.Module):
         """The second stage: scores [B, outputs, H, W] for what was seen and clicked."""
         sizes = [seen.image.shape[2:], *(level.shape[2:] for level in seen.levels)]
         places = torch.cat([(-maps / reach).exp() for reach in REACHES] + [maps.clamp(max=self.cut_off) / 128], 1)
-        *similar, votes = similar
+        *cosines, votes = similar
         odds = votes[:, :1] - torch.logaddexp(votes[:, 1:], self.background.expand_as(votes[:, 1:]))
         vote = (odds / 4).tanh()
         second, fourth = (F.avg_pool2d(places, n, n, ceil_mode=True) for n in (2, 4))
         reduced = [layer(level * level.shape[1] ** 0.5) for layer, level in zip(self.reduce, seen.levels, strict=True)]
-        at_fourth = [laid_over(one, sizes[2]) for one in reduced[1:] + similar[1:]]
-        at_fourth.append(F.avg_pool2d(torch.cat([similar[0], vote], 1), 2, 2, ceil_mode=True))
+        at_fourth = [laid_over(one, sizes[2]) for one in reduced[1:] + cosines[1:]]
+        at_fourth.append(F.avg_pool2d(torch.cat([cosines[0], vote], 1), 2, 2, ceil_mode=True))
         y = self.coarse(torch.cat([*at_fourth, fourth], 1))
-        y = self.middle(torch.cat([laid_over(y, sizes[1]), reduced[0], similar[0], vote, second], 1))
+        y = self.middle(torch.cat([laid_over(y, sizes[1]), reduced[0], cosines[0], vote, second], 1))
         scores = self.fine(torch.cat([laid_over(y, sizes[0]), laid_over(vote, sizes[0]), seen.image, places], 1))
         near = (-maps / GRIP).exp()
         said = self.grip * (near[:, :1] - near[:, 1:]) + self.odds * laid_over(4 * vote, sizes[0])
