@@ -705,6 +705,7 @@ def test_a_frozen_trunk_looks_once_and_stays():
     after = list(learning.model.features.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert learning.model is not network
+    assert all(p.requires_grad for name, p in learning.model.named_parameters() if not name.startswith("features."))
 
 
 def test_the_trunk_learns_slower():

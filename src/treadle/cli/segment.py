@@ -66,7 +66,7 @@ def fit(
     size: Annotated[
         int, typer.Option(min=16, max=1024, help="Pixels of the longer side at which it sees images.")
     ] = 128,
-    scenes: Annotated[int, typer.Option(min=1, max=10**7, help="How many are generated.")] = 400,
+    scenes: Annotated[int, typer.Option(min=1, max=10**7, help="How many are generated.")] = 1000,
     budget: Annotated[str, typer.Option(help="How long to learn: 90s, 10m, 300steps, 20epochs.")] = "10m",
     rows: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 8,
     learning_rate: Annotated[

@@ -103,7 +103,7 @@ class Learning:
         if not examples:
             raise DataError("there is no example to learn from")
         if trunk_rate == 0:
-            model = freeze(model, [name for name, part in model.named_children() if name != "features"])
+            model = freeze(model, [name for name, _ in model.named_parameters() if not name.startswith("features.")])
         self.model, self.size, self.learning_rate, self.seed = model, size, learning_rate, seed
         self._examples, self._refine, self._rows = examples, refine, rows
         self._sampling = ClickSampling().scaled(size / PAPER_SIZE)

@@ -86,11 +86,12 @@ class TwoStageNetwork(nn.Module):
             *(nn.Conv2d(width + 3 + places + 1, width // 2, 3, padding=1), nn.ReLU()),
             nn.Conv2d(width // 2, outputs, 3, padding=1),
         )
-        self.similarity = nn.Parameter(torch.full((levels,), 3.0))
-        self.closeness = nn.Parameter(torch.tensor(0.05))
-        self.background = nn.Parameter(torch.tensor(5.0))
-        self.odds = nn.Parameter(torch.tensor(0.5 if outputs == 2 else 0.1))
-        self.grip = nn.Parameter(torch.tensor(10.0 if outputs == 2 else 1.0))
+        # All of these begin at 1, in units in which that is a good beginning, so that one learning rate suits them.
+        self.similarity = nn.Parameter(torch.ones(levels))
+        self.closeness = nn.Parameter(torch.ones(()))
+        self.background = nn.Parameter(torch.ones(()))
+        self.odds = nn.Parameter(torch.ones(()))
+        self.grip = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores for an image and its clicks.
@@ -183,9 +184,9 @@ class TwoStageNetwork(nn.Module):
         height, width = cosines[0].shape[1:]
         y = 2 * torch.arange(height) + 0.5 - rows[:, None]
         x = 2 * torch.arange(width) + 0.5 - columns[:, None]
-        votes = -self.closeness * (y[:, :, None].square() + x[:, None].square()).sqrt()
+        votes = -0.05 * self.closeness * (y[:, :, None].square() + x[:, None].square()).sqrt()
         for weight, cosine in zip(self.similarity, cosines, strict=True):
-            votes = votes + weight * laid_over(cosine[None], (height, width))[0]
+            votes = votes + 3 * weight * laid_over(cosine[None], (height, width))[0]
         return votes
 
     def answer(self, seen: Seen, maps: Tensor, similar: tuple[Tensor, ...]) -> Tensor:
@@ -193,7 +194,7 @@ class TwoStageNetwork(nn.Module):
         sizes = [seen.image.shape[2:], *(level.shape[2:] for level in seen.levels)]
         places = torch.cat([(-maps / reach).exp() for reach in REACHES] + [maps.clamp(max=self.cut_off) / 128], 1)
         *cosines, votes = similar
-        odds = votes[:, :1] - torch.logaddexp(votes[:, 1:], self.background.expand_as(votes[:, 1:]))
+        odds = votes[:, :1] - torch.logaddexp(votes[:, 1:], (5 * self.background).expand_as(votes[:, 1:]))
         vote = (odds / 4).tanh()
         second, fourth = (F.avg_pool2d(places, n, n, ceil_mode=True) for n in (2, 4))
         reduced = [layer(level * level.shape[1] ** 0.5) for layer, level in zip(self.reduce, seen.levels, strict=True)]
@@ -203,7 +204,9 @@ class TwoStageNetwork(nn.Module):
         y = self.middle(torch.cat([laid_over(y, sizes[1]), reduced[0], cosines[0], vote, second], 1))
         scores = self.fine(torch.cat([laid_over(y, sizes[0]), laid_over(vote, sizes[0]), seen.image, places], 1))
         near = (-maps / GRIP).exp()
-        said = self.grip * (near[:, :1] - near[:, 1:]) + self.odds * laid_over(4 * vote, sizes[0])
+        said = 10 * self.grip * (near[:, :1] - near[:, 1:]) + 2 * self.odds * laid_over(vote, sizes[0])
+        if self.outputs == 1:
+            said = said / 10  # numbers from 0 to 1 instead of logarithms
         return torch.cat([scores[:, :-1], scores[:, -1:] + said], 1)
 
 
