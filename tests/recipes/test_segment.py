@@ -694,7 +694,8 @@ def test_it_learns(make, outputs):
     assert learning.validate(learning.model) < 0.9 * before
 
 
-def test_a_frozen_trunk_looks_once_and_stays():
+def test_a_frozen_trunk_looks_once_and_stays(monkeypatch):
+    monkeypatch.setattr("treadle.recipes.segment.learning.VIEWS", 6)
     network = two_stage()
     before = [parameter.clone() for parameter in network.features.parameters()]
     learning = Learning(network, scenes(3, 32), size=32, rows=2, trunk_rate=0.0)

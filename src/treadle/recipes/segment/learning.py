@@ -34,8 +34,8 @@ PAPER_SIZE = 500
 """Pixels of a side of the images for which the paper gives lengths."""
 ROUNDS = 8
 """The most clicks of a simulated user before a step; fewer are likelier."""
-VIEWS = 2
-"""Views of an example that are learned from, where features are kept."""
+VIEWS = 1_000
+"""Views of examples that are learned from, where features are kept: several of each, if there are fewer examples."""
 MOST_KEPT = 2 * 2**30
 """Bytes of features that are kept in memory."""
 
@@ -64,8 +64,8 @@ class Learning:
     Half of the steps learn from clicks as the paper draws them, the others from those of a simulated user: one in the
     middle of the object, and up to seven more, each in the middle of the network's largest error.
 
-    If the first stage of a `TwoStageNetwork` is frozen, what it sees in an image is computed once and kept in memory;
-    each example is then learned from in two fixed views rather than in a new one each time.
+    If the first stage of a `TwoStageNetwork` is frozen, what it sees in an image is computed once and kept in memory:
+    about a thousand views of the examples are then learned from again and again, rather than a new one each time.
 
     Args:
         model: a `ClickFCN` or a `TwoStageNetwork`; what of it is frozen stays as it is. It learns in place, unless
@@ -132,7 +132,8 @@ class Learning:
 
     def _example(self, item: tuple[int, int]) -> tuple[Example, list[Click], tuple[int, int]]:
         epoch, i = item
-        key = view, _ = epoch % VIEWS if self._keeps else epoch, i
+        view = epoch % max(1, VIEWS // len(self._examples)) if self._keeps else epoch
+        key = view, i
         found = self._views.get(key)
         if found is None:
             found = augment(self._examples[i], self.size, np.random.default_rng([self.seed, 2, view, i]))
