@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test fits imitations busy-beaver translate decode kills fuzz lint format docs bench clean
+.PHONY: help run test fits imitations busy-beaver translate decode segment kills fuzz lint format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -37,6 +37,9 @@ translate: .venv/.dev ## learn dates, reversing and sorting in full, with accura
 
 decode: .venv/.runtime ## follow 100 simulated users whose keys are found out, beside yardsticks; ten minutes on two cores
 	.venv/bin/treadle decode --study $(ARGS)
+
+segment: .venv/.dev ## measure what the page about segmenting says; ARGS="vgg16.pth", which benchmarks/imagenet_trunk.py makes
+	$(VENV_PYTHON) -m benchmarks.segment $(ARGS)
 
 kills: .venv/.dev ## kill two runs twenty times each at random moments, and compare what they go on to; two minutes
 	TREADLE_KILLS=$(or $(COUNT),20) $(VENV_PYTHON) -m pytest tests/training/test_loop.py -k killed $(ARGS)

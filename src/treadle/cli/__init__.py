@@ -19,6 +19,7 @@ from treadle.cli.decode import decode
 from treadle.cli.fit import fit
 from treadle.cli.imitate import imitate
 from treadle.cli.run import run
+from treadle.cli.segment import segment
 from treadle.cli.show import show
 from treadle.cli.translate import translate
 from treadle.errors import TreadleError
@@ -37,6 +38,7 @@ app.command()(decode)
 app.command()(fit)
 app.command()(imitate)
 app.command()(run)
+app.add_typer(segment, name="segment")
 app.command()(show)
 app.command()(translate)
 app.command()(cache)

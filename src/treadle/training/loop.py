@@ -83,7 +83,8 @@ def train(
         model: what learns, in place.
         batches: gives what has ``x``, ``y``, ``lengths`` and ``resets``, without an end, and has ``state_dict``:
             `Epochs`, or `treadle.streams.Windows` with ``epochs=None``.
-        optimiser: of `torch.optim`; its learning rates are set here.
+        optimiser: of `torch.optim`; its learning rates are set here. A group that had another one than the optimiser
+            keeps learning so many times as fast.
         share_done: given how many steps are done, the share of the training that is over; at 1 it ends. If it has
             ``state_dict``, it goes into checkpoints.
         learning_rate: the highest; it rises over ten steps and falls along half a cosine.
@@ -114,6 +115,8 @@ def train(
     """
     step, state, stopping = 0, None, stopping or EarlyStopping()
     draw_apart()
+    usual = optimiser.defaults["lr"]
+    factors = [group["lr"] / usual if usual else 1.0 for group in optimiser.param_groups]
     parts = {"optimiser": optimiser, "batches": batches, "stopping": stopping}
     if hasattr(share_done, "state_dict"):
         parts["share_done"] = share_done
@@ -134,8 +137,8 @@ def train(
         batch = next(reading)
         model.train()
         rate = learning_rate * warm_up_and_cosine(step + 1, share)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        for group, factor in zip(optimiser.param_groups, factors, strict=True):
+            group["lr"] = rate * factor
         x = batch.x + noise * torch.randn_like(batch.x) if noise else batch.x
         with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bfloat16):
             ys, after = run(model, batch, x, state)

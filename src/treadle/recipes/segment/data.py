@@ -1,0 +1,296 @@
+"""Where examples come from: folders of images and masks, COCO's JSON, generated scenes."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treadle.errors import DataError
+from treadle.recipes.segment.clicks import IGNORED
+from treadle.recipes.segment.images import SUFFIXES, Example, fitted, read_image, read_mask
+from treadle.recipes.segment.scenes import make_scene
+
+SMALLEST_OBJECT = 16
+"""Pixels that an object has at least, to be an example."""
+
+
+class Examples(Sequence[Example]):
+    """Examples that are read or made when they are asked for.
+
+    Args:
+        items: one for each.
+        make: the example of an item.
+    """
+
+    def __init__(self, items: Sequence[Any], make: Any):
+        self.items, self.make = items, make
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Examples(self.items[index], self.make)
+        return self.make(self.items[index])
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self.make(item) for item in self.items)
+
+    def chosen(self, indices: Sequence[int]) -> "Examples":
+        """Some of them."""
+        return Examples([self.items[i] for i in indices], self.make)
+
+
+def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
+    """Examples to learn from, and a share of the images to judge by: the objects of an image stay together.
+
+    Raises:
+        DataError: all are of one image.
+
+    Example:
+        >>> from treadle.recipes.segment import scenes, split
+        >>> training, held_out = split(scenes(10), 0.2, seed=0)
+        >>> len(training), len(held_out)
+        (8, 2)
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, item in enumerate(examples.items):
+        groups.setdefault(id(item[0]) if isinstance(item, tuple) else item, []).append(i)
+    if len(groups) < 2:
+        raise DataError("all examples are of one image, so that none is left to judge by: add another image")
+    order = np.random.default_rng([seed, 4]).permutation(len(groups))
+    count = min(max(1, round(share * len(groups))), len(groups) - 1)
+    chosen = [list(groups.values())[i] for i in order]
+    judges, rest = (sorted(i for group in part for i in group) for part in (chosen[:count], chosen[count:]))
+    return examples.chosen(rest), examples.chosen(judges)
+
+
+def scenes(count: int, size: int = 128, seed: int = 0, test: bool = False) -> Examples:
+    """Generated scenes; see `make_scene`.
+
+    Example:
+        >>> from treadle.recipes.segment import scenes
+        >>> len(scenes(10, 64))
+        10
+    """
+    return Examples([(seed << 32) + i for i in range(count)], lambda item: make_scene(item, size, test))
+
+
+def read_folder(folder: str | os.PathLike[str], longest: int | None = None) -> Examples:
+    """Images with masks: ``images/NAME.jpg`` and ``masks/NAME.png`` in a folder.
+
+    Every object of a mask is an example. What masks look like, `read_mask` says. All of them are read here, and so
+    refused before anything is learned.
+
+    Args:
+        folder: that has the folders ``images`` and ``masks``.
+        longest: larger images are scaled down until their longer side has so many pixels.
+
+    Raises:
+        DataError: an image without a mask or a mask without an image, one of another size than the other, a damaged
+            file, nothing at all.
+        OSError: a folder cannot be read.
+    """
+    folder = Path(folder)
+    found = {}
+    for kind in ("images", "masks"):
+        if not (folder / kind).is_dir():
+            raise DataError(
+                f"{folder} has no folder {kind!r}: it needs images/NAME.jpg (or .png, …) and masks/NAME.png, or"
+                " name a COCO file that ends in .json"
+            )
+        found[kind] = {}
+        for path in sorted((folder / kind).iterdir()):
+            if path.suffix.lower() in SUFFIXES:
+                if path.stem in found[kind]:
+                    raise DataError(f"{path} and {found[kind][path.stem]} have the same name: rename one")
+                found[kind][path.stem] = path
+    images, masks = found["images"], found["masks"]
+    for stem in sorted(images.keys() ^ masks.keys()):
+        there, missing = (images, "masks") if stem in images else (masks, "images")
+        raise DataError(
+            f"{there[stem]} has no counterpart in {folder / missing}: add one of the same name, or remove it"
+        )
+    if not images:
+        raise DataError(f"{folder / 'images'} has no image: it needs files that end in {', '.join(SUFFIXES)}")
+    items = []
+    for stem in sorted(images):
+        mask = read_mask(masks[stem])
+        counts = np.bincount(mask.ravel(), minlength=256)
+        names = [name for name in range(1, IGNORED) if counts[name] >= SMALLEST_OBJECT]
+        if not names:
+            raise DataError(f"{masks[stem]} has no object of {SMALLEST_OBJECT} pixels or more")
+        _example(images[stem], mask, names[0], longest)  # sizes and the image itself
+        items += [(images[stem], masks[stem], name) for name in names]
+    return Examples(items, lambda item: _example(item[0], read_mask(item[1]), item[2], longest))
+
+
+def _example(path: Path, mask: NDArray[np.uint8], target: int, longest: int | None) -> Example:
+    return fitted(Example(read_image(path), mask, target, f"{path}, object {target}"), longest)
+
+
+def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str], longest: int | None = None) -> Examples:
+    """Images with objects as COCO's JSON has them: polygons, or runs, compressed or not.
+
+    Every annotation is an example, but for crowds, whose pixels do not count, and objects of fewer than 16 pixels.
+
+    Args:
+        path: the JSON file.
+        images: the folder of its images.
+        longest: larger images are scaled down until their longer side has so many pixels.
+
+    Raises:
+        DataError: the file is not what COCO has, names an image that is not there or of another size, or one outside
+            the folder.
+        OSError: a file cannot be read.
+    """
+    path, folder = Path(path), Path(images)
+    try:
+        content = json.loads(path.read_bytes())
+        files = {image["id"]: image for image in content["images"]}
+        annotations: dict[Any, list[Any]] = {}
+        for annotation in content["annotations"]:
+            annotations.setdefault(annotation["image_id"], []).append(annotation)
+        names = {
+            key: (str(image["file_name"]), int(image["height"]), int(image["width"])) for key, image in files.items()
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not a COCO file of instances, with 'images' and 'annotations'"
+            f" ({type(error).__name__}: {str(error)[:80]})"
+        ) from None
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder} with the images of {path}: pass it with --images")
+    items = []
+    for key, of_image in annotations.items():
+        if key not in names:
+            raise DataError(f"{path} has an annotation of image {key!r}, which it does not list")
+        name, height, width = names[key]
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{path} names the image {name!r}, which lies outside {folder}")
+        if not (folder / name).is_file():
+            raise DataError(f"{path} names the image {name!r}, which is not in {folder}")
+        found = CocoImage(path, folder / name, (height, width), tuple(of_image))
+        items += [(found, i) for i in found.objects()]
+    if not items:
+        raise DataError(f"{path} has no object of {SMALLEST_OBJECT} pixels or more")
+    return Examples(items, lambda item: fitted(item[0].example(item[1]), longest))
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoImage:
+    """An image and its annotations."""
+
+    source: Path
+    path: Path
+    size: tuple[int, int]
+    annotations: tuple[Any, ...]
+
+    def region(self, index: int) -> NDArray[np.bool_]:
+        """The pixels of an annotation [H, W].
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        annotation = self.annotations[index]
+        try:
+            return coco_region(annotation["segmentation"], self.size)
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            name = annotation.get("id", index) if isinstance(annotation, dict) else index
+            raise DataError(f"{self.source}: the segmentation of annotation {name!r} is damaged ({error})") from None
+
+    def objects(self) -> list[int]:
+        """The annotations that are examples."""
+        return [
+            i
+            for i, annotation in enumerate(self.annotations)
+            if not annotation.get("iscrowd") and self.region(i).sum() >= SMALLEST_OBJECT
+        ]
+
+    def example(self, index: int) -> Example:
+        """The example of one annotation: its pixels are 1, other objects have numbers of their own."""
+        instances = np.zeros(self.size, np.uint8)
+        for i, annotation in enumerate(self.annotations):
+            if i != index:
+                instances[self.region(i)] = IGNORED if annotation.get("iscrowd") else min(i + 2, IGNORED - 1)
+        instances[self.region(index)] = 1
+        name = f"{self.path}, annotation {self.annotations[index].get('id', index)}"
+        return Example(read_image(self.path), instances, 1, name)
+
+
+def coco_region(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels of a segmentation as COCO has it: a list of polygons, or runs.
+
+    A pixel is of a polygon if its middle is; corners are given in pixels from the upper left corner of the image. Runs
+    go down the columns, of pixels outside and inside by turns.
+
+    Args:
+        segmentation: ``[[x, y, x, y, …], …]``, or ``{"size": [H, W], "counts": …}`` with numbers or COCO's string.
+        size: [H, W].
+
+    Raises:
+        ValueError: it is neither, or runs do not fill the image.
+
+    Example:
+        >>> from treadle.recipes.segment.data import coco_region
+        >>> coco_region([[1, 0, 3, 0, 3, 2, 1, 2]], (3, 4)).astype(int).tolist()
+        [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+        >>> coco_region({"size": [2, 2], "counts": [1, 2, 1]}, (2, 2)).astype(int).tolist()
+        [[0, 1], [1, 0]]
+    """
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        if tuple(segmentation["size"]) != size:
+            raise ValueError(f"runs of {segmentation['size']} pixels in an image of {list(size)}")
+        runs = np.array(_uncompressed(counts) if isinstance(counts, str) else counts, dtype=np.int64)
+        if (runs < 0).any() or runs.sum() != size[0] * size[1]:
+            raise ValueError(f"runs of {runs.sum()} pixels in an image of {size[0] * size[1]}")
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T
+    found = np.zeros(size, bool)
+    if not isinstance(segmentation, list) or not segmentation:
+        raise ValueError("neither polygons nor runs")
+    for polygon in segmentation:
+        corners = np.array(polygon, dtype=np.float64)
+        if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
+            raise ValueError("a polygon needs x and y of three corners or more")
+        found |= _polygon(corners.reshape(-1, 2), size)
+    return found
+
+
+def _polygon(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels whose middle lies inside, where a line to the left crosses the edge an odd number of times."""
+    height, width = size
+    inside = np.zeros(size, bool)
+    for (x, y), (x2, y2) in zip(corners, np.roll(corners, -1, 0), strict=True):
+        low, high = sorted((y, y2))
+        first, last = (int(np.clip(np.ceil(at - 0.5), 0, height)) for at in (low, high))
+        rows = np.arange(first, last)  # whose middles lie between both ends
+        if len(rows):
+            crossing = x + (rows + 0.5 - y) * (x2 - x) / (y2 - y)
+            inside[rows] ^= np.arange(width) + 0.5 >= crossing[:, None]
+    return inside
+
+
+def _uncompressed(text: str) -> list[int]:
+    """Runs from COCO's string: 5 bits a character, the lowest first; from the fourth, less the one two before."""
+    runs: list[int] = []
+    i = 0
+    while i < len(text):
+        value = shift = 0
+        while True:
+            bits = ord(text[i]) - 48
+            if not 0 <= bits < 64:
+                raise ValueError(f"the character {text[i]!r} in runs")
+            value |= (bits & 31) << shift
+            shift, i = shift + 5, i + 1
+            if not bits & 32:
+                break
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return runs

@@ -1,0 +1,176 @@
+"""Images and masks from files, and what is refused."""
+
+import dataclasses
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from treadle.errors import DataError
+from treadle.recipes.segment.clicks import IGNORED, check_same_size
+from treadle.recipes.segment.needs import need
+
+MOST_PIXELS = 50_000_000
+"""Of an image or mask that is read."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""What is taken for an image in a folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An image and an object in it.
+
+    Attributes:
+        image: [3, H, W], red, green and blue as bytes.
+        instances: [H, W], bytes: another number for each object, 0 for none of them, 255 where nothing counts.
+        target: the number of the object that is meant.
+        name: where it is from.
+    """
+
+    image: Tensor
+    instances: NDArray[np.uint8]
+    target: int = 1
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_same_size(self.instances.shape, self.image.shape[1:], f"the mask of {self.name or 'an example'}")
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """[H, W]: 1 on the object, 0 elsewhere, 255 where nothing counts."""
+        return np.where(self.instances == IGNORED, IGNORED, self.instances == self.target).astype(np.uint8)
+
+    @property
+    def others(self) -> NDArray[np.uint8]:
+        """[H, W]: the other objects."""
+        return np.where(self.instances == self.target, 0, self.instances)
+
+
+def read_image(source: str | os.PathLike[str] | bytes, name: str = "") -> Tensor:
+    """Read an image: JPEG, PNG and what else Pillow reads.
+
+    Grey images become three equal channels, palettes colours, and what is transparent is dropped; the orientation that
+    a camera notes is followed.
+
+    Args:
+        source: a path, or what is in the file.
+        name: what to call it in messages.
+
+    Returns:
+        [3, H, W] bytes.
+
+    Raises:
+        DataError: it is damaged or no image, has 16 or more bits a channel, or more than 50 million pixels.
+        OSError: the file cannot be read.
+    """
+    image = _open(source, name)
+    return torch.from_numpy(np.array(image.convert("RGB"))).movedim(2, 0).contiguous()
+
+
+def read_mask(source: str | os.PathLike[str] | bytes, name: str = "") -> NDArray[np.uint8]:
+    """Read a mask: an image of one channel, or with a palette, in which each object has a number of its own.
+
+    0 is the background, and 255 is where nothing counts, as in PASCAL VOC. If a mask has no other values than 0 and
+    255, or than 0, 128 and 255 as in GrabCut's, 255 is the object, and 128 is where nothing counts.
+
+    Returns:
+        [H, W]: numbers of objects.
+
+    Raises:
+        DataError: as for images; and it has colours, or no object.
+        OSError: the file cannot be read.
+    """
+    name = name or _name_of(source)
+    image = _open(source, name)
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode not in ("L", "P"):
+        values = np.array(image.convert("RGB"))
+        if (values != values[..., :1]).any():
+            raise DataError(
+                f"{name} has colours, but the values of a mask are numbers of objects: save it with one channel of 8"
+                " bits, or with a palette"
+            )
+        image = image.convert("RGB").getchannel(0)
+    values = np.array(image)
+    found = set(np.unique(values).tolist())
+    if 255 in found and found <= {0, 128, 255}:
+        values = np.select([values == 255, values == 128], [1, IGNORED], 0).astype(np.uint8)
+    if not set(np.unique(values).tolist()) - {0, IGNORED}:
+        raise DataError(f"{name} has no object: some of its pixels must have another value than 0")
+    return values
+
+
+def _open(source: str | os.PathLike[str] | bytes, name: str) -> Any:
+    pillow = need("PIL.Image", "pillow")
+    operations = need("PIL.ImageOps", "pillow")
+    name = name or _name_of(source)
+    if not isinstance(source, bytes):
+        source = Path(source).read_bytes()
+    try:
+        with pillow.open(io.BytesIO(source)) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise DataError(
+                    f"{name} is {width:,}x{height:,} pixels, more than {MOST_PIXELS:,} in all: scale it down"
+                )
+            deep = any("16" in str(tile[3]) for tile in image.tile)
+            if image.mode.startswith(("I", "F")) or deep:
+                raise DataError(
+                    f"{name} has more than 8 bits a channel, and nobody knows which of them matter: convert it to 8"
+                    " bits, with the brightness that you want to see"
+                )
+            image.load()
+            return operations.exif_transpose(image)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever they stumble over
+        if isinstance(error, MemoryError):
+            raise
+        raise DataError(f"{name} is damaged, or no image that Pillow reads ({type(error).__name__}: {error})") from None
+
+
+def _name_of(source: object) -> str:
+    return "the image" if isinstance(source, bytes) else str(source)
+
+
+def encode_png(mask: NDArray[Any]) -> bytes:
+    """A mask [H, W] of truth as a PNG file: 255 on the object, 0 elsewhere."""
+    stream = io.BytesIO()
+    need("PIL.Image", "pillow").fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def resize(example: Example, size: tuple[int, int]) -> Example:
+    """An example of another size [H, W]; its mask keeps its numbers."""
+    if tuple(size) == example.instances.shape:
+        return example
+    instances = torch.from_numpy(example.instances)[None, None].float()
+    instances = F.interpolate(instances, size, mode="nearest-exact")[0, 0].to(torch.uint8).numpy()
+    return dataclasses.replace(example, image=resize_image(example.image, size), instances=instances)
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bytes [3, H, W] of another size."""
+    if tuple(size) == tuple(image.shape[1:]):
+        return image
+    floats = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+    return floats.round().clamp(0, 255).to(torch.uint8)
+
+
+def fitted(example: Example, longest: int | None) -> Example:
+    """An example whose longer side is not longer than ``longest``; as it is, if there is no limit."""
+    height, width = example.instances.shape
+    return example if longest is None else resize(example, fitting_size((height, width), longest))
+
+
+def fitting_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """A size [H, W] of the same shape, whose longer side is not longer than ``longest``."""
+    factor = min(1.0, longest / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

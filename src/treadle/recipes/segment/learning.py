@@ -1,0 +1,255 @@
+"""Learning to segment by clicks: drawn clicks, then clicks into the network's own errors."""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from treadle.adapt import freeze, parameter_groups
+from treadle.errors import DataError
+from treadle.recipes.segment.augmentation import augment
+from treadle.recipes.segment.clicks import (
+    IGNORED,
+    Click,
+    ClickSampling,
+    add_click,
+    distance_maps,
+    next_click,
+    no_clicks,
+)
+from treadle.recipes.segment.images import Example, fitted
+from treadle.recipes.segment.network import ClickFCN
+from treadle.recipes.segment.segmenter import probabilities
+from treadle.recipes.segment.two_stage import Seen, TwoStageNetwork
+from treadle.training.batches import Epochs
+from treadle.training.early_stopping import EarlyStopping
+from treadle.training.loop import Step, train
+from treadle.training.loss import total_loss
+from treadle.training.sequences import IGNORED as UNANSWERED
+
+PAPER_SIZE = 500
+"""Pixels of a side of the images for which the paper gives lengths."""
+ROUNDS = 8
+"""The most clicks of a simulated user before a step; fewer are likelier."""
+VIEWS = 1_000
+"""Views of examples that are learned from, where features are kept: several of each, if there are fewer examples."""
+MOST_KEPT = 2 * 2**30
+"""Bytes of features that are kept in memory."""
+
+
+class ClickBatch(NamedTuple):
+    """What is learned from in one step."""
+
+    x: Tensor
+    """Images [B, 3, H, W] from 0 to 255."""
+    maps: Tensor
+    """Distances to the drawn clicks [B, 2, H, W]."""
+    y: Tensor
+    """[B, H*W] labels, -100 where nothing counts; or [B, H*W, 1] numbers, NaN where nothing counts."""
+    masks: NDArray[np.uint8]
+    """[B, H, W]"""
+    seen: Any
+    """What the first stage has seen in the images, if that is kept."""
+    lengths: Tensor
+    """[B], pixels."""
+    resets: None = None
+
+
+class Learning:
+    """A network that learns to segment by clicks.
+
+    Half of the steps learn from clicks as the paper draws them, the others from those of a simulated user: one in the
+    middle of the object, and up to seven more, each in the middle of the network's largest error.
+
+    If the first stage of a `TwoStageNetwork` is frozen, what it sees in an image is computed once and kept in memory:
+    about a thousand views of the examples are then learned from again and again, rather than a new one each time.
+
+    Args:
+        model: a `ClickFCN` or a `TwoStageNetwork`; what of it is frozen stays as it is. It learns in place, unless
+            ``trunk_rate`` is 0: then a copy of it does, whose trunk is frozen. ``learning.model`` is what learns.
+        examples: what is learned from.
+        validation: examples that say which weights are the best; scaled down to the size that is learned at.
+        size: pixels of a side of what is learned from.
+        rows: examples of a batch.
+        learning_rate: the highest.
+        trunk_rate: how fast VGG's convolutions learn, compared with the rest; 0 freezes them.
+        weight_decay: of kernels.
+        refine: whether to learn from a simulated user's clicks, too.
+        patience: validations without a new best, to stop after.
+        seed: of views, clicks and order.
+
+    Raises:
+        DataError: there is no example, or one without an object.
+    """
+
+    def __init__(
+        self,
+        model: ClickFCN | TwoStageNetwork,
+        examples: Sequence[Example],
+        validation: Sequence[Example] = (),
+        *,
+        size: int = 128,
+        rows: int = 8,
+        learning_rate: float = 1e-3,
+        trunk_rate: float = 1.0,
+        weight_decay: float = 1e-4,
+        refine: bool = True,
+        patience: int | None = None,
+        seed: int = 0,
+    ):
+        if not examples:
+            raise DataError("there is no example to learn from")
+        if trunk_rate == 0:
+            model = freeze(model, [name for name, _ in model.named_parameters() if not name.startswith("features.")])
+        self.model, self.size, self.learning_rate, self.seed = model, size, learning_rate, seed
+        self._examples, self._refine, self._rows = examples, refine, rows
+        self._sampling = ClickSampling().scaled(size / PAPER_SIZE)
+        self._keeps = isinstance(model, TwoStageNetwork) and not any(
+            p.requires_grad for p in model.features.parameters()
+        )
+        self._kept: dict[tuple[int, int], Seen] = {}
+        self._views: dict[tuple[int, int], Example] = {}
+        self._bytes = 0
+        self.batches = Epochs(self._plan, self._example, batch_of=self._batch)
+        self._validation = [
+            self._drawn(fitted(example, size), np.random.default_rng([seed, 1, i]))
+            for i, example in enumerate(validation)
+        ]
+        self.stopping = EarlyStopping(patience)
+        rates = {"features": learning_rate * trunk_rate} if trunk_rate else None
+        groups = parameter_groups(model, weight_decay, rates=rates)
+        self.optimiser = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
+        self.done = 0
+        """Steps done when it is over."""
+
+    def _plan(self, epoch: int) -> list[list[tuple[int, int]]]:
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self._examples)).tolist()
+        items = [(epoch, i) for i in order]
+        return [items[i : i + self._rows] for i in range(0, len(items), self._rows)]
+
+    def _example(self, item: tuple[int, int]) -> tuple[Example, list[Click], tuple[int, int]]:
+        epoch, i = item
+        view = epoch % max(1, VIEWS // len(self._examples)) if self._keeps else epoch
+        key = view, i
+        found = self._views.get(key)
+        if found is None:
+            found = augment(self._examples[i], self.size, np.random.default_rng([self.seed, 2, view, i]))
+            if self._keeps and self._bytes < MOST_KEPT:
+                self._views[key] = found
+                self._bytes += found.image.nbytes + found.instances.nbytes
+        return *self._drawn(found, np.random.default_rng([self.seed, 3, epoch, i])), key
+
+    def _drawn(self, example: Example, random: np.random.Generator) -> tuple[Example, list[Click]]:
+        try:
+            return example, self._sampling.draw(example.mask, example.others, random)
+        except DataError as error:
+            raise DataError(f"{example.name or 'an example'}: {error}") from None
+
+    def _batch(self, items: list[tuple[Example, list[Click], tuple[int, int]]]) -> ClickBatch:
+        batch = self._collate([(example, clicks) for example, clicks, _ in items])
+        if not self._keeps:
+            return batch
+        found = [self._seen(key, batch.x[i : i + 1]) for i, (_, _, key) in enumerate(items)]
+        image = torch.cat([seen.image for seen in found])
+        levels = tuple(torch.cat(parts) for parts in zip(*(seen.levels for seen in found), strict=True))
+        return batch._replace(seen=Seen(image, levels))
+
+    @torch.no_grad()
+    def _seen(self, key: tuple[int, int], image: Tensor) -> Seen:
+        """What the frozen trunk has seen in a view, kept in half the precision if there is room."""
+        kept = self._kept.get(key)
+        if kept is None:
+            seen = self.model.see(image)
+            assert isinstance(seen, Seen)
+            kept = Seen(seen.image, tuple(level.bfloat16() for level in seen.levels))
+            size = sum(tensor.nbytes for tensor in (kept.image, *kept.levels))
+            if self._bytes + size <= MOST_KEPT:
+                self._kept[key], self._bytes = kept, self._bytes + size
+        return Seen(kept.image, tuple(level.float() for level in kept.levels))
+
+    def _collate(self, items: Sequence[tuple[Example, list[Click]]]) -> ClickBatch:
+        x = torch.stack([example.image for example, _ in items]).float()
+        maps = torch.stack([distance_maps(clicks, x.shape[2:]) for _, clicks in items])
+        masks = np.stack([example.mask for example, _ in items])
+        labels = torch.from_numpy(masks).flatten(1).long()
+        if self.model.outputs == 2:
+            y = labels.masked_fill(labels == IGNORED, UNANSWERED)
+        else:
+            y = labels.float().masked_fill(labels == IGNORED, float("nan"))[..., None]
+        return ClickBatch(x, maps, y, masks, None, torch.full((len(items),), labels.shape[1]))
+
+    def _scores(self, seen: Any, maps: Tensor) -> Tensor:
+        return self.model.answer(seen, maps, self.model.compare(seen, maps))
+
+    def _run(self, model: Any, batch: ClickBatch, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        maps = batch.maps
+        seen = batch.seen if batch.seen is not None else model.see(x)
+        if self._refine and torch.rand(()) < 0.5:
+            fewer = 1 / torch.arange(1.0, ROUNDS + 1)
+            maps = self._clicked(batch, seen, 1 + int(torch.multinomial(fewer, 1)))
+        return self._scores(seen, maps).flatten(2).movedim(1, 2), None
+
+    @torch.no_grad()
+    def _clicked(self, batch: ClickBatch, seen: Any, rounds: int) -> Tensor:
+        """Maps of the clicks of a simulated user."""
+        maps = torch.stack([no_clicks(mask.shape) for mask in batch.masks])
+        predicted = np.zeros(batch.masks.shape, bool)
+        self.model.eval()
+        for i in range(rounds):
+            if i:
+                predicted = (probabilities(self._scores(seen, maps)) > 0.5).numpy()
+            for row, (one, mask) in enumerate(zip(predicted, batch.masks, strict=True)):
+                click = next_click(one, mask)
+                if click is not None:
+                    maps[row] = add_click(maps[row], click)
+        self.model.train()
+        return maps
+
+    @torch.no_grad()
+    def validate(self, model: Any) -> float:
+        """The mean loss over pixels of the validation examples, with clicks that are always the same."""
+        model.eval()
+        total = count = 0.0
+        for i, (example, clicks) in enumerate(self._validation):
+            batch = self._collate([(example, clicks)])
+            seen = self._seen((-1, i), batch.x) if self._keeps else model.see(batch.x)
+            ys = self._scores(seen, batch.maps).flatten(2).movedim(1, 2)
+            loss, terms = total_loss(ys, batch.y)
+            total, count = total + loss.item(), count + terms.item()
+        return total / count
+
+    def steps(
+        self,
+        share_done: Callable[[int], float],
+        *,
+        checkpoint: Any = None,
+        checkpoint_at: Callable[[int], bool] = lambda step: False,
+        about: Any = None,
+    ) -> Generator[Step, None, None]:
+        """Train, a step each time that the iterator is asked; the best weights are there at the end.
+
+        Args:
+            share_done: given how many steps are done, the share of the training that is over.
+            checkpoint: the file to go on from, if it is there, and to write to.
+            checkpoint_at: whether to write it after a step.
+            about: what this run is; a checkpoint of another is refused.
+        """
+        every = max(min(len(self.batches), 200), 20)
+        self.done = yield from train(
+            self.model,
+            self.batches,
+            self.optimiser,
+            share_done,
+            learning_rate=self.learning_rate,
+            run=self._run,
+            validate=self.validate if self._validation else None,
+            evaluate_at=lambda step: step % every == 0,
+            stopping=self.stopping,
+            checkpoint=checkpoint,
+            checkpoint_at=checkpoint_at,
+            about=about,
+        )
+        self.model.eval()

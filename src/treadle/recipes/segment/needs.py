@@ -1,0 +1,20 @@
+"""Packages that only images need."""
+
+import importlib
+from typing import Any
+
+from treadle.errors import TreadleError
+
+
+def need(module: str, package: str, extra: str = "vision") -> Any:
+    """Import a module of a package that treadle does not always install.
+
+    Raises:
+        TreadleError: the package is not installed, with what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise TreadleError(
+            f"this needs the package {package}, which is not installed: pip install 'treadle[{extra}]'"
+        ) from None

@@ -1,0 +1,233 @@
+"""What answers the page's requests."""
+
+import base64
+import collections
+import functools
+import importlib.resources
+import json
+import secrets
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from treadle.errors import DataError
+from treadle.recipes.segment.clicks import Click
+from treadle.recipes.segment.images import encode_png, read_image
+from treadle.recipes.segment.needs import need
+from treadle.recipes.segment.scenes import make_scene
+from treadle.recipes.segment.segmenter import ClickSession, Segmenter
+
+MOST_BYTES = 30_000_000
+"""Of an image that is sent."""
+MOST_SESSIONS = 8
+"""Images that are kept, for as many tabs; the one that was not used for the longest goes first."""
+MOST_CLICKS = 200
+"""In one image: each keeps its mask, so that it can be undone."""
+HOSTS = ["127.0.0.1", "localhost"]
+"""What this machine calls itself: a page of somebody else's cannot have its own name lead here."""
+FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Sessions:
+    """The images that are open, by secret names, and the lock that lets one of them think at a time."""
+
+    def __init__(self, segmenter: Segmenter):
+        self.segmenter, self._lock = segmenter, threading.Lock()
+        self._open: collections.OrderedDict[str, ClickSession] = collections.OrderedDict()
+
+    def begin(self, image: Tensor) -> dict[str, Any]:
+        """Open an image: its session, and the image as the browser is to show it."""
+        start = time.perf_counter()
+        with self._lock:
+            session = self.segmenter.session(image)
+            name = secrets.token_urlsafe(16)
+            self._open[name] = session
+            while len(self._open) > MOST_SESSIONS:
+                self._open.popitem(last=False)
+        milliseconds = 1000 * (time.perf_counter() - start)
+        height, width = session.size
+        said = {"session": name, "width": width, "height": height, "milliseconds": milliseconds}
+        return said | {"image": _text(_png(image.movedim(0, 2).numpy()))}
+
+    def get(self, name: object) -> ClickSession:
+        """An open image.
+
+        Raises:
+            DataError: there is none of that name.
+        """
+        with self._lock:
+            if not isinstance(name, str) or name not in self._open:
+                raise DataError("this image is not open any more: open it again")
+            self._open.move_to_end(name)
+            return self._open[name]
+
+    def change(self, name: object, how: Callable[[ClickSession], object]) -> dict[str, Any]:
+        """Change the clicks of an image: its clicks and its mask after that."""
+        session = self.get(name)
+        with self._lock:
+            start = time.perf_counter()
+            how(session)
+            milliseconds = 1000 * (time.perf_counter() - start)
+            clicks = [click._asdict() for click in session.clicks]
+            mask = session.mask
+        overlay = np.zeros((*mask.shape, 2), np.uint8)
+        overlay[..., 1] = mask * np.uint8(140)
+        return {"clicks": clicks, "milliseconds": milliseconds, "mask": _text(_png(overlay)) if clicks else None}
+
+
+def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
+    """A Starlette application for a network.
+
+    Args:
+        segmenter: what selects.
+        image: [3, H, W] bytes, for the page to begin with.
+
+    Raises:
+        TreadleError: Starlette is not installed.
+    """
+    applications = need("starlette.applications", "starlette", "serve")
+    middleware = need("starlette.middleware", "starlette", "serve")
+    hosts = need("starlette.middleware.trustedhost", "starlette", "serve")
+    responses = need("starlette.responses", "starlette", "serve")
+    routing = need("starlette.routing", "starlette", "serve")
+    in_thread = need("starlette.concurrency", "starlette", "serve").run_in_threadpool
+    sessions = Sessions(segmenter)
+    folder = importlib.resources.files(__package__ or "")
+    files = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
+
+    def answering(answer: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+        @functools.wraps(answer)
+        async def endpoint(request: Any) -> Any:
+            origin = request.headers.get("origin")
+            if origin is not None and origin != f"http://{request.headers.get('host')}":
+                return refusal("requests of other pages are not answered", 403)
+            try:
+                return responses.JSONResponse(await answer(request), headers=HEADERS)
+            except TooLargeError as error:
+                return refusal(str(error), 413)
+            except DataError as error:
+                return refusal(str(error), 400)
+
+        return endpoint
+
+    def refusal(text: str, status: int) -> Any:
+        return responses.JSONResponse({"error": text}, status, headers=HEADERS)
+
+    async def file(request: Any) -> Any:
+        content, kind = files[request.url.path]
+        return responses.Response(content, media_type=kind, headers=HEADERS)
+
+    async def start(request: Any) -> dict[str, Any]:
+        return {"session": None} if image is None else await in_thread(sessions.begin, image)
+
+    async def scene(request: Any) -> dict[str, Any]:
+        made = await in_thread(make_scene, secrets.randbelow(2**31), 384, True)
+        return await in_thread(sessions.begin, made.image)
+
+    async def upload(request: Any) -> dict[str, Any]:
+        content = await body(request, MOST_BYTES)
+        return await in_thread(sessions.begin, await in_thread(read_image, content, "the image"))
+
+    async def click(request: Any) -> dict[str, Any]:
+        values = await json_body(request)
+        row, column, positive = (values.get(name) for name in ("row", "column", "positive"))
+        if type(row) is not int or type(column) is not int or type(positive) is not bool:
+            raise DataError("a click has a row and a column, whole numbers, and is positive or not")
+
+        def how(session: ClickSession) -> None:
+            if len(session.clicks) >= MOST_CLICKS:
+                raise DataError(f"this image has {MOST_CLICKS} clicks already: undo some of them")
+            session.click(Click(row, column, positive))
+
+        return await in_thread(sessions.change, values.get("session"), how)
+
+    async def undo(request: Any) -> dict[str, Any]:
+        values = await json_body(request)
+        return await in_thread(sessions.change, values.get("session"), ClickSession.undo)
+
+    async def clear(request: Any) -> dict[str, Any]:
+        values = await json_body(request)
+        return await in_thread(sessions.change, values.get("session"), ClickSession.clear)
+
+    async def mask(request: Any) -> Any:
+        try:
+            session = sessions.get(request.query_params.get("session"))
+        except DataError as error:
+            return refusal(str(error), 400)
+        headers = HEADERS | {"Content-Disposition": 'attachment; filename="mask.png"'}
+        return responses.Response(encode_png(session.mask), media_type="image/png", headers=headers)
+
+    posts = {"start": start, "scene": scene, "image": upload, "click": click, "undo": undo, "clear": clear}
+    routes = [routing.Route(path, file) for path in FILES]
+    routes += [routing.Route(f"/{name}", answering(answer), methods=["POST"]) for name, answer in posts.items()]
+    routes.append(routing.Route("/mask.png", mask))
+    trusted = middleware.Middleware(hosts.TrustedHostMiddleware, allowed_hosts=HOSTS)
+    return applications.Starlette(routes=routes, middleware=[trusted])
+
+
+class TooLargeError(DataError):
+    """A request has more bytes than are read."""
+
+
+async def body(request: Any, most: int) -> bytes:
+    """What a request sends, read only as far as it is allowed to go.
+
+    Raises:
+        TooLargeError: it is more.
+    """
+    said = request.headers.get("content-length", "0")
+    parts, size = [], int(said) if said.isdigit() else 0
+    if size <= most:
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                break
+            parts.append(part)
+    if size > most:
+        raise TooLargeError(f"this is larger than {most / 1e6:g} MB, the most that is read: scale the image down")
+    return b"".join(parts)
+
+
+async def json_body(request: Any) -> dict[str, Any]:
+    """A JSON object that a request sends.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        values = json.loads(await body(request, 10_000))
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        values = None
+    if not isinstance(values, dict):
+        raise DataError("the request is no JSON object")
+    return values
+
+
+def _png(pixels: Any) -> bytes:
+    import io
+
+    stream = io.BytesIO()
+    need("PIL.Image", "pillow").fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -1,0 +1,223 @@
+"""The variant in two stages: VGG-16 looks at the image once, and a light head answers each click."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from treadle.errors import ShapeError
+from treadle.recipes.segment.network import CUT_OFF, MAPS
+from treadle.recipes.segment.vgg import BLOCK_ENDS, CHANNELS, normalised, vgg_features
+
+REACHES = (4.0, 12.0, 36.0)
+"""Pixels over which the closeness to a click falls to a third, for the head to see where clicks are."""
+
+
+GRIP = 1.5
+"""Pixels over which a click's own say falls to a third."""
+
+
+SILENCE = -30.0
+"""The logarithm of the votes of no click."""
+
+
+class Seen(NamedTuple):
+    """What the first stage has seen in images; no click changes it."""
+
+    image: Tensor
+    """[B, 3, H, W], normalised."""
+    levels: tuple[Tensor, ...]
+    """Features of the second to the fifth block, [B, C, h, w] each: how each position differs from the mean of its
+    image, as a direction of length 1."""
+
+
+class TwoStageNetwork(nn.Module):
+    """A VGG-16 that sees the image once, and a light head that answers each click.
+
+    The first stage is VGG-16's convolutions on red, green and blue. Before a click its features are compared with those
+    of every other position of the image: how similar each place is to the clicked ones is what the head reads, beside
+    features, the closeness of clicks and the pixels. So a click costs a product and a few small convolutions.
+
+    Clicks also vote: each says what it is of, object or background, to every position as strongly as that is similar
+    and close to it, against a background that is there without a click. How much similarity at each level and closeness
+    count is learned. The odds of this vote are what the head begins with. What was
+    clicked is right: ``grip``, which is learned, is how much a click adds to its own pixel's score, and less and less
+    to those around it. Without it a network may not follow a click, and the next one would be the same.
+
+    It reads what `ClickFCN` reads and gives what it gives.
+
+    Args:
+        outputs: 2 for softmax over background and object; 1 for one number that a Euclidean loss takes to 0 or 1.
+        channels: of VGG's five blocks.
+        width: channels of the head.
+        cut_off: pixels from which distances are all the same.
+
+    Raises:
+        ShapeError: ``outputs`` is neither 1 nor 2.
+
+    Example:
+        >>> import torch
+        >>> from treadle.recipes.segment import TwoStageNetwork
+        >>> network = TwoStageNetwork(channels=(4, 4, 8, 8, 8), width=8)
+        >>> network(torch.rand(2, 5, 61, 97) * 255).shape
+        torch.Size([2, 2, 61, 97])
+    """
+
+    def __init__(
+        self, outputs: int = 2, channels: tuple[int, ...] = CHANNELS, width: int = 32, cut_off: float = CUT_OFF
+    ):
+        super().__init__()
+        if outputs not in (1, 2):
+            raise ShapeError(f"outputs is 2 (softmax) or 1 (Euclidean), but {outputs!r} was passed")
+        self.outputs, self.channels, self.width, self.cut_off = outputs, tuple(channels), width, cut_off
+        self.features: nn.Sequential = vgg_features(3, self.channels)
+        levels, places = len(BLOCK_ENDS) - 1, MAPS * (len(REACHES) + 1)
+        self.reduce = nn.ModuleList([nn.Conv2d(size, width, 1) for size in self.channels[1:]])
+        self.coarse = nn.Sequential(
+            nn.Conv2d((levels - 1) * width + MAPS * levels + places + 1, 2 * width, 3, padding=1),
+            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=2, dilation=2)),
+            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=4, dilation=4)),
+            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=8, dilation=8)),
+            nn.ReLU(),
+        )
+        self.middle = nn.Sequential(nn.Conv2d(3 * width + MAPS + places + 1, width, 3, padding=1), nn.ReLU())
+        self.fine = nn.Sequential(
+            *(nn.Conv2d(width + 3 + places + 1, width // 2, 3, padding=1), nn.ReLU()),
+            nn.Conv2d(width // 2, outputs, 3, padding=1),
+        )
+        # All of these begin at 1, in units in which that is a good beginning, so that one learning rate suits them.
+        self.similarity = nn.Parameter(torch.ones(levels))
+        self.closeness = nn.Parameter(torch.ones(()))
+        self.background = nn.Parameter(torch.ones(()))
+        self.odds = nn.Parameter(torch.ones(()))
+        self.grip = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores for an image and its clicks.
+
+        Args:
+            x: [B, 5, H, W]: red, green and blue from 0 to 255, and the maps of `distance_maps`, which are 0 at clicks.
+
+        Returns:
+            [B, outputs, H, W].
+
+        Raises:
+            ShapeError: another number of axes or channels, or no pixel.
+        """
+        if x.ndim != 4 or x.shape[1] != 3 + MAPS or 0 in x.shape[2:]:
+            raise ShapeError(
+                f"the network reads [B, {3 + MAPS}, H, W], an image and {MAPS} maps of distances, but was given"
+                f" {list(x.shape)}"
+            )
+        seen, maps = self.see(x[:, :3]), x[:, 3:]
+        return self.answer(seen, maps, self.compare(seen, maps))
+
+    def see(self, images: Tensor) -> Seen:
+        """The first stage: images [B, 3, H, W] from 0 to 255, without clicks."""
+        image = y = normalised(images)
+        levels = []
+        for i, module in enumerate(list(self.features)[: BLOCK_ENDS[-1] + 1]):
+            y = module(y)
+            if i in BLOCK_ENDS[1:]:
+                levels.append(F.normalize(y - y.mean((2, 3), keepdim=True), dim=1, eps=1e-6))
+        return Seen(image, tuple(levels))
+
+    def compare(self, seen: Seen, maps: Tensor) -> tuple[Tensor, ...]:
+        """How similar each position is to clicked ones, on the object and on the background.
+
+        Args:
+            seen: what `see` gave.
+            maps: [B, 2, H, W], 0 at clicks.
+
+        Returns:
+            For each level a map [B, 2, h, w] of the cosine with the most similar click, 0 where there is none; and how
+            strongly clicks vote, the logarithm of their sum [B, 2, h, w], at the size of the first level.
+        """
+        found = [level.new_zeros(len(level), MAPS, *level.shape[2:]) for level in seen.levels]
+        votes = []
+        clicks = (maps == 0).nonzero()
+        for row in range(len(maps)):
+            levels = [level[row] for level in seen.levels]
+            for sign in range(MAPS):
+                rows, columns = clicks[(clicks[:, 0] == row) & (clicks[:, 1] == sign), 2:].T
+                if len(rows):
+                    cosines = self._cosines(levels, maps.shape[2:], rows, columns)
+                    for cosine, similar in zip(cosines, found, strict=True):
+                        similar[row, sign] = cosine.amax(0)
+                    votes.append(self._votes(cosines, rows, columns).logsumexp(0))
+                else:
+                    votes.append(levels[0].new_full(levels[0].shape[1:], SILENCE))
+        return *found, torch.stack(votes).unflatten(0, (len(maps), MAPS))
+
+    def compare_one(
+        self, seen: Seen, similar: tuple[Tensor, ...], click: tuple[int, int], sign: int, first: bool
+    ) -> tuple[Tensor, ...]:
+        """What `compare` gives with one more click in the only image: it alone is compared.
+
+        Args:
+            seen: what `see` gave of one image.
+            similar: what there was before the click.
+            click: row and column.
+            sign: 0 for the object, 1 for the background.
+            first: whether it is the first of its sign.
+        """
+        rows, columns = (torch.tensor([at]) for at in click)
+        cosines = self._cosines([level[0] for level in seen.levels], seen.image.shape[2:], rows, columns)
+        found = [one.clone() for one in similar]
+        for cosine, one in zip(cosines, found[:-1], strict=True):
+            one[0, sign] = cosine[0] if first else torch.maximum(one[0, sign], cosine[0])
+        found[-1][0, sign] = torch.logaddexp(found[-1][0, sign], self._votes(cosines, rows, columns)[0])
+        return tuple(found)
+
+    def _cosines(self, levels: list[Tensor], size: tuple[int, ...], rows: Tensor, columns: Tensor) -> list[Tensor]:
+        """Of each level [C, h, w], the cosines of its positions with clicked ones, [clicks, h, w]."""
+        found = []
+        for level in levels:
+            stride = -(-size[0] // level.shape[1]), -(-size[1] // level.shape[2])
+            clicked = level[:, rows // stride[0], columns // stride[1]]
+            found.append((clicked.T @ level.flatten(1)).unflatten(1, level.shape[1:]))
+        return found
+
+    def _votes(self, cosines: list[Tensor], rows: Tensor, columns: Tensor) -> Tensor:
+        """How strongly each click votes at each position of the first level, as a logarithm [clicks, h, w]."""
+        height, width = cosines[0].shape[1:]
+        y = 2 * torch.arange(height) + 0.5 - rows[:, None]
+        x = 2 * torch.arange(width) + 0.5 - columns[:, None]
+        votes = -0.05 * self.closeness * (y[:, :, None].square() + x[:, None].square()).sqrt()
+        for weight, cosine in zip(self.similarity, cosines, strict=True):
+            votes = votes + 3 * weight * laid_over(cosine[None], (height, width))[0]
+        return votes
+
+    def answer(self, seen: Seen, maps: Tensor, similar: tuple[Tensor, ...]) -> Tensor:
+        """The second stage: scores [B, outputs, H, W] for what was seen and clicked."""
+        sizes = [seen.image.shape[2:], *(level.shape[2:] for level in seen.levels)]
+        places = torch.cat([(-maps / reach).exp() for reach in REACHES] + [maps.clamp(max=self.cut_off) / 128], 1)
+        *cosines, votes = similar
+        odds = votes[:, :1] - torch.logaddexp(votes[:, 1:], (5 * self.background).expand_as(votes[:, 1:]))
+        vote = (odds / 4).tanh()
+        second, fourth = (F.avg_pool2d(places, n, n, ceil_mode=True) for n in (2, 4))
+        reduced = [layer(level * level.shape[1] ** 0.5) for layer, level in zip(self.reduce, seen.levels, strict=True)]
+        at_fourth = [laid_over(one, sizes[2]) for one in reduced[1:] + cosines[1:]]
+        at_fourth.append(F.avg_pool2d(torch.cat([cosines[0], vote], 1), 2, 2, ceil_mode=True))
+        y = self.coarse(torch.cat([*at_fourth, fourth], 1))
+        y = self.middle(torch.cat([laid_over(y, sizes[1]), reduced[0], cosines[0], vote, second], 1))
+        scores = self.fine(torch.cat([laid_over(y, sizes[0]), laid_over(vote, sizes[0]), seen.image, places], 1))
+        near = (-maps / GRIP).exp()
+        said = 10 * self.grip * (near[:, :1] - near[:, 1:]) + 2 * self.odds * laid_over(vote, sizes[0])
+        if self.outputs == 1:
+            said = said / 10  # numbers from 0 to 1 instead of logarithms
+        return torch.cat([scores[:, :-1], scores[:, -1:] + said], 1)
+
+
+def laid_over(y: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A map made denser, by 2 as often as it takes to reach a size, and cropped there.
+
+    Poolings round up, so the map may reach beyond the size, at the bottom and on the right.
+    """
+    factor = 1
+    while y.shape[2] * factor < size[0] or y.shape[3] * factor < size[1]:
+        factor *= 2
+    if factor > 1:
+        y = F.interpolate(y, scale_factor=factor, mode="bilinear", align_corners=False)
+    return y[..., : size[0], : size[1]]
