@@ -1,9 +1,9 @@
 """What decoders reach: many users, one after the other, each of whom changes all meanings half-way."""
 
-import contextlib
+import functools
 import os
+import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from random import Random
 from typing import Any, NamedTuple
@@ -96,11 +96,10 @@ def study(
         for seed in range(users):
             yield seed, study_user(seed, *options)
         return
-    with ProcessPoolExecutor(count, get_context("spawn")) as pool:
-        waiting = {pool.submit(study_user, seed, *options): seed for seed in range(users)}
-        try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
-        finally:
-            with contextlib.suppress(Exception):
-                pool.shutdown(wait=False, cancel_futures=True)
+    run = functools.partial(_numbered, options=options)
+    with get_context("spawn").Pool(count, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        yield from pool.imap_unordered(run, range(users))  # whoever stops listening ends them all
+
+
+def _numbered(seed: int, options: tuple[int, str | None, float]) -> tuple[int, dict[str, Followed]]:
+    return seed, study_user(seed, *options)
