@@ -1,5 +1,6 @@
 """The variant in two stages: VGG-16 looks at the image once, and a light head answers each click."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -43,11 +44,11 @@ class TwoStageNetwork(nn.Module):
     Args:
         outputs: 2 for softmax over background and object; 1 for one number that a Euclidean loss takes to 0 or 1.
         channels: of VGG's five blocks.
-        width: channels of the head.
+        width: channels of the head, 4 or more.
         cut_off: pixels from which distances are all the same.
 
     Raises:
-        ShapeError: ``outputs`` is neither 1 nor 2.
+        ShapeError: ``outputs`` is neither 1 nor 2, or ``width`` is less than 4.
 
     Example:
         >>> import torch
@@ -63,21 +64,19 @@ class TwoStageNetwork(nn.Module):
         super().__init__()
         if outputs not in (1, 2):
             raise ShapeError(f"outputs is 2 (softmax) or 1 (Euclidean), but {outputs!r} was passed")
+        if width < 4:
+            raise ShapeError(f"the head has 4 channels or more, but width={width!r} was passed")
         self.outputs, self.channels, self.width, self.cut_off = outputs, tuple(channels), width, cut_off
         self.features: nn.Sequential = vgg_features(3, self.channels)
         levels, places = len(BLOCK_ENDS) - 1, MAPS * (len(REACHES) + 1)
         self.reduce = nn.ModuleList([nn.Conv2d(size, width, 1) for size in self.channels[1:]])
         self.coarse = nn.Sequential(
-            nn.Conv2d((levels - 1) * width + MAPS * levels + places, 2 * width, 3, padding=1),
-            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=2, dilation=2)),
-            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=4, dilation=4)),
-            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=8, dilation=8)),
-            nn.ReLU(),
+            *convolved((levels - 1) * width + MAPS * levels + places, 2 * width),
+            *(part for dilation in (2, 4, 8) for part in convolved(2 * width, 2 * width, dilation)),
         )
-        self.middle = nn.Sequential(nn.Conv2d(3 * width + MAPS + places, width, 3, padding=1), nn.ReLU())
+        self.middle = nn.Sequential(*convolved(3 * width + MAPS + places, width))
         self.fine = nn.Sequential(
-            *(nn.Conv2d(width + 3 + places, width // 2, 3, padding=1), nn.ReLU()),
-            nn.Conv2d(width // 2, outputs, 3, padding=1),
+            *convolved(width + 3 + places, width // 2), nn.Conv2d(width // 2, outputs, 3, padding=1)
         )
         self.grip = nn.Parameter(torch.ones(()))
 
@@ -165,6 +164,12 @@ class TwoStageNetwork(nn.Module):
         # In units of a good beginning: of logarithms of odds, or of numbers from 0 to 1.
         said = (10 if self.outputs == 2 else 1) * self.grip * (near[:, :1] - near[:, 1:])
         return torch.cat([scores[:, :-1], scores[:, -1:] + said], 1)
+
+
+def convolved(takes: int, gives: int, dilation: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the size, a norm over groups of channels (the head learns faster), a rectifier."""
+    convolution = nn.Conv2d(takes, gives, 3, padding=dilation, dilation=dilation)
+    return [convolution, nn.GroupNorm(math.gcd(gives // 2, 8), gives), nn.ReLU()]
 
 
 def similar_to(level: Tensor, size: tuple[int, ...], rows: Tensor, columns: Tensor) -> Tensor:
