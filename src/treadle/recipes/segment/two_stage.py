@@ -1,5 +1,6 @@
 """The variant in two stages: VGG-16 looks at the image once, and a light head answers each click."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,10 +17,6 @@ REACHES = (4.0, 12.0, 36.0)
 
 GRIP = 1.5
 """Pixels over which a click's own say falls to a third."""
-
-
-SILENCE = -30.0
-"""The logarithm of the votes of no click."""
 
 
 class Seen(NamedTuple):
@@ -39,22 +36,19 @@ class TwoStageNetwork(nn.Module):
     of every other position of the image: how similar each place is to the clicked ones is what the head reads, beside
     features, the closeness of clicks and the pixels. So a click costs a product and a few small convolutions.
 
-    Clicks also vote: each says what it is of, object or background, to every position as strongly as that is similar
-    and close to it, against a background that is there without a click. How much similarity at each level and closeness
-    count is learned. The odds of this vote are what the head begins with. What was
-    clicked is right: ``grip``, which is learned, is how much a click adds to its own pixel's score, and less and less
-    to those around it. Without it a network may not follow a click, and the next one would be the same.
+    What was clicked is right: ``grip``, which is learned, says how much a click adds to its own pixel's score, and less
+    and less to those around it. A network that did not follow a click would be clicked at the same place again.
 
     It reads what `ClickFCN` reads and gives what it gives.
 
     Args:
         outputs: 2 for softmax over background and object; 1 for one number that a Euclidean loss takes to 0 or 1.
         channels: of VGG's five blocks.
-        width: channels of the head.
+        width: channels of the head, 4 or more.
         cut_off: pixels from which distances are all the same.
 
     Raises:
-        ShapeError: ``outputs`` is neither 1 nor 2.
+        ShapeError: ``outputs`` is neither 1 nor 2, or ``width`` is less than 4.
 
     Example:
         >>> import torch
@@ -70,27 +64,20 @@ class TwoStageNetwork(nn.Module):
         super().__init__()
         if outputs not in (1, 2):
             raise ShapeError(f"outputs is 2 (softmax) or 1 (Euclidean), but {outputs!r} was passed")
+        if width < 4:
+            raise ShapeError(f"the head has 4 channels or more, but width={width!r} was passed")
         self.outputs, self.channels, self.width, self.cut_off = outputs, tuple(channels), width, cut_off
         self.features: nn.Sequential = vgg_features(3, self.channels)
         levels, places = len(BLOCK_ENDS) - 1, MAPS * (len(REACHES) + 1)
         self.reduce = nn.ModuleList([nn.Conv2d(size, width, 1) for size in self.channels[1:]])
         self.coarse = nn.Sequential(
-            nn.Conv2d((levels - 1) * width + MAPS * levels + places + 1, 2 * width, 3, padding=1),
-            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=2, dilation=2)),
-            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=4, dilation=4)),
-            *(nn.ReLU(), nn.Conv2d(2 * width, 2 * width, 3, padding=8, dilation=8)),
-            nn.ReLU(),
+            *convolved((levels - 1) * width + MAPS * levels + places, 2 * width),
+            *(part for dilation in (2, 4, 8) for part in convolved(2 * width, 2 * width, dilation)),
         )
-        self.middle = nn.Sequential(nn.Conv2d(3 * width + MAPS + places + 1, width, 3, padding=1), nn.ReLU())
+        self.middle = nn.Sequential(*convolved(3 * width + MAPS + places, width))
         self.fine = nn.Sequential(
-            *(nn.Conv2d(width + 3 + places + 1, width // 2, 3, padding=1), nn.ReLU()),
-            nn.Conv2d(width // 2, outputs, 3, padding=1),
+            *convolved(width + 3 + places, width // 2), nn.Conv2d(width // 2, outputs, 3, padding=1)
         )
-        # All of these begin at 1, in units in which that is a good beginning, so that one learning rate suits them.
-        self.similarity = nn.Parameter(torch.ones(levels))
-        self.closeness = nn.Parameter(torch.ones(()))
-        self.background = nn.Parameter(torch.ones(()))
-        self.odds = nn.Parameter(torch.ones(()))
         self.grip = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,31 +111,24 @@ class TwoStageNetwork(nn.Module):
         return Seen(image, tuple(levels))
 
     def compare(self, seen: Seen, maps: Tensor) -> tuple[Tensor, ...]:
-        """How similar each position is to clicked ones, on the object and on the background.
+        """How similar each position is to the most similar clicked one, on the object and on the background.
 
         Args:
             seen: what `see` gave.
             maps: [B, 2, H, W], 0 at clicks.
 
         Returns:
-            For each level a map [B, 2, h, w] of the cosine with the most similar click, 0 where there is none; and how
-            strongly clicks vote, the logarithm of their sum [B, 2, h, w], at the size of the first level.
+            A map of cosines [B, 2, h, w] for each level; 0 where there is no click.
         """
         found = [level.new_zeros(len(level), MAPS, *level.shape[2:]) for level in seen.levels]
-        votes = []
         clicks = (maps == 0).nonzero()
         for row in range(len(maps)):
-            levels = [level[row] for level in seen.levels]
             for sign in range(MAPS):
                 rows, columns = clicks[(clicks[:, 0] == row) & (clicks[:, 1] == sign), 2:].T
                 if len(rows):
-                    cosines = self._cosines(levels, maps.shape[2:], rows, columns)
-                    for cosine, similar in zip(cosines, found, strict=True):
-                        similar[row, sign] = cosine.amax(0)
-                    votes.append(self._votes(cosines, rows, columns).logsumexp(0))
-                else:
-                    votes.append(levels[0].new_full(levels[0].shape[1:], SILENCE))
-        return *found, torch.stack(votes).unflatten(0, (len(maps), MAPS))
+                    for level, similar in zip(seen.levels, found, strict=True):
+                        similar[row, sign] = similar_to(level[row], maps.shape[2:], rows, columns)
+        return tuple(found)
 
     def compare_one(
         self, seen: Seen, similar: tuple[Tensor, ...], click: tuple[int, int], sign: int, first: bool
@@ -163,51 +143,40 @@ class TwoStageNetwork(nn.Module):
             first: whether it is the first of its sign.
         """
         rows, columns = (torch.tensor([at]) for at in click)
-        cosines = self._cosines([level[0] for level in seen.levels], seen.image.shape[2:], rows, columns)
         found = [one.clone() for one in similar]
-        for cosine, one in zip(cosines, found[:-1], strict=True):
-            one[0, sign] = cosine[0] if first else torch.maximum(one[0, sign], cosine[0])
-        found[-1][0, sign] = torch.logaddexp(found[-1][0, sign], self._votes(cosines, rows, columns)[0])
+        for level, one in zip(seen.levels, found, strict=True):
+            new = similar_to(level[0], seen.image.shape[2:], rows, columns)
+            one[0, sign] = new if first else torch.maximum(one[0, sign], new)
         return tuple(found)
-
-    def _cosines(self, levels: list[Tensor], size: tuple[int, ...], rows: Tensor, columns: Tensor) -> list[Tensor]:
-        """Of each level [C, h, w], the cosines of its positions with clicked ones, [clicks, h, w]."""
-        found = []
-        for level in levels:
-            stride = -(-size[0] // level.shape[1]), -(-size[1] // level.shape[2])
-            clicked = level[:, rows // stride[0], columns // stride[1]]
-            found.append((clicked.T @ level.flatten(1)).unflatten(1, level.shape[1:]))
-        return found
-
-    def _votes(self, cosines: list[Tensor], rows: Tensor, columns: Tensor) -> Tensor:
-        """How strongly each click votes at each position of the first level, as a logarithm [clicks, h, w]."""
-        height, width = cosines[0].shape[1:]
-        y = 2 * torch.arange(height) + 0.5 - rows[:, None]
-        x = 2 * torch.arange(width) + 0.5 - columns[:, None]
-        votes = -0.05 * self.closeness * (y[:, :, None].square() + x[:, None].square()).sqrt()
-        for weight, cosine in zip(self.similarity, cosines, strict=True):
-            votes = votes + 3 * weight * laid_over(cosine[None], (height, width))[0]
-        return votes
 
     def answer(self, seen: Seen, maps: Tensor, similar: tuple[Tensor, ...]) -> Tensor:
         """The second stage: scores [B, outputs, H, W] for what was seen and clicked."""
         sizes = [seen.image.shape[2:], *(level.shape[2:] for level in seen.levels)]
         places = torch.cat([(-maps / reach).exp() for reach in REACHES] + [maps.clamp(max=self.cut_off) / 128], 1)
-        *cosines, votes = similar
-        odds = votes[:, :1] - torch.logaddexp(votes[:, 1:], (5 * self.background).expand_as(votes[:, 1:]))
-        vote = (odds / 4).tanh()
         second, fourth = (F.avg_pool2d(places, n, n, ceil_mode=True) for n in (2, 4))
         reduced = [layer(level * level.shape[1] ** 0.5) for layer, level in zip(self.reduce, seen.levels, strict=True)]
-        at_fourth = [laid_over(one, sizes[2]) for one in reduced[1:] + cosines[1:]]
-        at_fourth.append(F.avg_pool2d(torch.cat([cosines[0], vote], 1), 2, 2, ceil_mode=True))
+        at_fourth = [laid_over(one, sizes[2]) for one in reduced[1:] + list(similar[1:])]
+        at_fourth.append(F.avg_pool2d(similar[0], 2, 2, ceil_mode=True))
         y = self.coarse(torch.cat([*at_fourth, fourth], 1))
-        y = self.middle(torch.cat([laid_over(y, sizes[1]), reduced[0], cosines[0], vote, second], 1))
-        scores = self.fine(torch.cat([laid_over(y, sizes[0]), laid_over(vote, sizes[0]), seen.image, places], 1))
+        y = self.middle(torch.cat([laid_over(y, sizes[1]), reduced[0], similar[0], second], 1))
+        scores = self.fine(torch.cat([laid_over(y, sizes[0]), seen.image, places], 1))
         near = (-maps / GRIP).exp()
-        said = 10 * self.grip * (near[:, :1] - near[:, 1:]) + 2 * self.odds * laid_over(vote, sizes[0])
-        if self.outputs == 1:
-            said = said / 10  # numbers from 0 to 1 instead of logarithms
+        # In units of a good beginning: of logarithms of odds, or of numbers from 0 to 1.
+        said = (10 if self.outputs == 2 else 1) * self.grip * (near[:, :1] - near[:, 1:])
         return torch.cat([scores[:, :-1], scores[:, -1:] + said], 1)
+
+
+def convolved(takes: int, gives: int, dilation: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the size, a norm over groups of channels (the head learns faster), a rectifier."""
+    convolution = nn.Conv2d(takes, gives, 3, padding=dilation, dilation=dilation)
+    return [convolution, nn.GroupNorm(math.gcd(gives // 2, 8), gives), nn.ReLU()]
+
+
+def similar_to(level: Tensor, size: tuple[int, ...], rows: Tensor, columns: Tensor) -> Tensor:
+    """The cosine between each position [C, h, w] and the most similar of some pixels of an image of a size."""
+    stride = -(-size[0] // level.shape[1]), -(-size[1] // level.shape[2])
+    clicked = level[:, rows // stride[0], columns // stride[1]]
+    return (clicked.T @ level.flatten(1)).amax(0).view(level.shape[1:])
 
 
 def laid_over(y: Tensor, size: tuple[int, ...]) -> Tensor:
