@@ -34,7 +34,6 @@ def test_a_study_says_what_came_of_it(capsys, folder):
 
 def test_a_network_is_learned_and_used(capsys, folder, monkeypatch):
     monkeypatch.setattr("treadle.recipes.decode.learning.PRESSES", 100)
-    monkeypatch.setattr("treadle.recipes.decode.learning.Random.randint", lambda self, a, b: 50)
     code, out, _ = run(capsys, "decode", "--learn", "network.safetensors", "--rounds", "1")
     assert code == 0
     assert out.startswith("network.safetensors: after 1 rounds, ")

@@ -63,6 +63,8 @@ def test_a_change_is_one_of_all_keys_and_of_nothing_else():
         assert list(later.ways) == list(user.ways)  # habits are in this order
         assert sorted(map(len, later.meaning)) == sorted(map(len, user.meaning))
         assert not later.meaning.items() & user.meaning.items()
+    many = UserModel.random(0, keys=50)  # of ten commands
+    assert len(many.changed(0).meaning.items() & many.meaning.items()) < 5
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ SHARPNESSES = (2.0, 4.0, 8.0)
 
 
 class Crowd:
-    """Users who press keys side by side, as rows of a batch; each changes all meanings at some time.
+    """Users who press keys side by side, as rows of a batch; four in five change all meanings at some time.
+
+    There is no time by which a change is to be expected: a network would learn that, and forget what it knows.
 
     Args:
         seeds: of the users.
@@ -47,7 +49,7 @@ class Crowd:
         self._rows = [Rows(cell.keys) for _ in seeds]
         self._presses = []
         for seed, draw in zip(seeds, self._draws, strict=True):
-            user, change = UserModel.random(seed), draw.randint(150, 300)
+            user, change = UserModel.random(seed), min(draw.randint(100, 600), PRESSES)
             before = itertools.islice(user.presses(change, seed), change)
             after = itertools.islice(user.changed(seed).presses(PRESSES, seed + 1), PRESSES - change)
             self._presses.append([*before, *after])
