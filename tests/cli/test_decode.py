@@ -10,6 +10,7 @@ import pytest
 from tests.cli.test_commands import WIDE, Terminal, command
 from tests.cli.test_translate import run
 from treadle.recipes.decode import Game, load_network
+from treadle.recipes.decode.learning import new_network
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def test_a_study_says_what_came_of_it(capsys, folder):
     code, out, _ = run(capsys, "decode", "--study", *options)
     assert code == 0
     assert "2 users: right, of what is attainable on the same 50 presses" in out
-    for name in ("attainable", "decoder", "memory alone", "counting", "perceptron"):
+    for name in ("attainable", "decoder", "memory alone", "Bayes", "perceptron"):
         assert name in out
     found = json.loads((folder / "study.json").read_text())
     assert sorted(found) == ["0", "1"]
@@ -33,11 +34,18 @@ def test_a_study_says_what_came_of_it(capsys, folder):
 
 def test_a_network_is_learned_and_used(capsys, folder, monkeypatch):
     monkeypatch.setattr("treadle.recipes.decode.learning.PRESSES", 100)
-    monkeypatch.setattr("treadle.recipes.decode.learning.Random.randint", lambda self, a, b: 50)
     code, out, _ = run(capsys, "decode", "--learn", "network.safetensors", "--rounds", "1")
     assert code == 0
     assert out.startswith("network.safetensors: after 1 rounds, ")
-    assert load_network("network.safetensors").cell.actions == 11
+    first = load_network("network.safetensors")
+    assert first.cell.actions == 11
+    shown = "--learn", "again.safetensors", "--rounds", "1", "--model", "network.safetensors"
+    assert run(capsys, "decode", *shown)[0] == 0
+    on, new = load_network("again.safetensors"), new_network()
+    moved = [
+        sum((a - b).abs().sum() for a, b in zip(on.parameters(), of.parameters(), strict=True)) for of in (first, new)
+    ]
+    assert 0 < moved[0] < moved[1]  # it went on from the first
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from treadle.recipes.decode import (
     COMMANDS,
     SITUATIONS,
     WAIT,
-    Counting,
+    Bayes,
     EvidenceCell,
     Followed,
     Game,
@@ -49,10 +49,22 @@ def test_users_are_those_that_the_rules_describe():
         assert {key for some in user.ways.values() for way in some for key in way} == set(range(user.keys))
         for habit in user.habits:
             assert sum(habit) == pytest.approx(1)
-            assert min(habit) >= 0.5 / len(user.ways) - 1e-12
+            assert min(habit) >= 0.1 / len(user.ways) - 1e-12
     assert UserModel.random(3).ways == UserModel.random(3).ways
-    assert UserModel.random(3).changed(0).ways != UserModel.random(3).ways
-    assert UserModel.random(3).changed(0).keys == UserModel.random(3).keys
+    most = [sum(sorted(habit)[-3:]) for user in users for habit in user.habits]
+    assert np.mean(np.array(most) > 0.75) > 0.7  # in most situations it is nearly always one to three commands
+
+
+def test_a_change_is_one_of_all_keys_and_of_nothing_else():
+    for seed in range(100):
+        user = UserModel.random(seed)
+        later = user.changed(seed)
+        assert (later.keys, later.mistakes, later.habits) == (user.keys, user.mistakes, user.habits)
+        assert list(later.ways) == list(user.ways)  # habits are in this order
+        assert sorted(map(len, later.meaning)) == sorted(map(len, user.meaning))
+        assert not later.meaning.items() & user.meaning.items()
+    many = UserModel.random(0, keys=50)  # of ten commands
+    assert len(many.changed(0).meaning.items() & many.meaning.items()) < 5
 
 
 @pytest.mark.parametrize(
@@ -144,7 +156,38 @@ def test_a_press_without_an_outcome_teaches_nothing():
     _, state = td.Recurrent(cell, engine="reference")(
         encoded(cell, [(2, 1, False, None, None), (2, 1, False, 3, None), (0, 0, False, None, None)])
     )
-    assert not any(part.any() for part in state[:6])
+    assert not any(part.any() for part in state[:8])
+
+
+def test_wishes_are_what_outcomes_make_probable():
+    """The table of wishes, and how well commands fit by it, written out."""
+    cell = EvidenceCell(keys=4, situations=3, actions=5, hidden_size=6)
+    run = td.Recurrent(cell, engine="reference")
+    ys, before = run(encoded(cell, [(2, 1, False, None, None)]))
+    _, state = run(encoded(cell, [(0, 1, False, 3, True)]), before)
+    meaning, wanted = ys[0, 0, :5].exp(), torch.sigmoid(cell.wanted)
+    good = before.unasked[0, 3].repeat(5)
+    good[3] = wanted
+    expected = meaning * good / (meaning * good).sum()
+    assert_close(state.wishes[0, 2, 1], expected)
+    assert state.wishes.sum().item() == pytest.approx(1)
+    fit = torch.log(3 * (expected + 1) / (expected + 3))  # one press is added to each situation, to begin with
+    assert_close(state.fit[0, :4], fit[:4])
+    assert state.fit[0, 4] == 0  # to wait is no wish
+    _, state = run(encoded(cell, [(2, 1, False, 0, False)]), state)
+    place = state.wishes[0, 0, 1]
+    assert place.sum().item() == pytest.approx(1)
+    assert_close(state.fit[0, :4], torch.log(3 * (place + 1) / (place + 3))[:4])  # of key 2, by key 0 alone
+
+
+def test_a_key_knows_what_has_changed_since_it_was_pressed():
+    cell = EvidenceCell(keys=4, situations=3, actions=5, hidden_size=6)
+    run = td.Recurrent(cell, engine="reference")
+    _, state = run(encoded(cell, [(2, 1, False, None, None), (1, 1, False, 3, True)]))
+    then = state.lately_h.clone()
+    assert_close(state.lately_then[0, 1], then[0])
+    _, state = run(encoded(cell, [(2, 0, False, 2, False), (1, 2, False, 2, False)]), state)
+    assert_close(state.since, state.lately_h - then)
 
 
 def test_keys_have_rows_and_the_oldest_is_given_up():
@@ -248,21 +291,34 @@ def test_summaries_are_those_of_the_presses_before():
     assert summarise(found, "decoder", 75).share == 0.5
 
 
-def test_yardsticks_learn_by_rules_written_elsewhere():
-    """Counting, of one key and one command that is done again and again, against Bayes' rule by hand."""
+def test_bayes_rule_is_that_of_a_textbook():
+    """Of one key, without habits, against the rule by hand."""
     world = World(0)
-    counting = Counting(world)
-    counting.forgets = 0.0
+    bayes = Bayes(world, habits=False)
     beliefs = np.full(COMMANDS + 1, 1 / (COMMANDS + 1))
     for good in (False, True, True, False):
-        action = counting.press(3, "k")
-        luck = world.luck[3][action]
-        chance = np.full(COMMANDS + 1, 0.994 * luck + 0.006 * 0.95)
-        chance[action] = 0.94 * 0.95 + 0.06 * luck
-        beliefs = beliefs * (chance if good else 1 - chance)
-        counting.learn(good)
-        kept = np.exp(counting._beliefs[("k",)])
-        np.testing.assert_allclose(kept / kept.sum(), beliefs / beliefs.sum())
+        action = bayes.press(3, "k")
+        outcome = np.full(COMMANDS + 1, world.luck[3][action])
+        outcome[action] = 0.95
+        outcome = outcome if good else 1 - outcome
+        beliefs = beliefs * (0.94 / (COMMANDS + 1) * outcome + 0.06 / COMMANDS * outcome[:COMMANDS].mean())
+        bayes.learn(good)
+    kept = np.exp(bayes._said[0, 0])
+    np.testing.assert_allclose(kept / kept.sum(), beliefs / beliefs.sum())
+
+
+def test_bayes_goes_by_habits_after_a_change():
+    """Two commands, each wanted in its own situations: when keys change places, the first presses say it."""
+    habits = [[1.0, 0.0], [0.0, 1.0]] * (SITUATIONS // 2)
+    user = UserModel({4: [(0,)], 7: [(1,)]}, habits, 0.0, 2)
+    later = user.changed(0)
+    assert later.ways == {4: [(1,)], 7: [(0,)]}
+    right = {}
+    for with_habits in (True, False):
+        followed = follow(Bayes(World(1), with_habits), World(1), parts(user, later, 100), 0)
+        assert np.mean(followed.right[50:100]) > 0.95
+        right[with_habits] = np.mean(followed.right[100:115])
+    assert right[True] > right[False] + 0.2
 
 
 def test_a_perceptron_makes_good_likelier():

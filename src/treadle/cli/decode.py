@@ -15,7 +15,10 @@ def decode(
         Path | None, typer.Option(help="Learn how users are from simulated ones, and write the network here.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Use this network, made with --learn, instead of the one that comes along.")
+        Path | None,
+        typer.Option(
+            help="Use this network, made with --learn, not the one that comes along. With --learn: go on from it."
+        ),
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep the game here, and go on with it next time.")] = None,
     users: Annotated[int, typer.Option(min=1, max=10_000, help="How many, with --study.")] = 100,
@@ -48,20 +51,21 @@ def decode(
         check_picture("--plot", plot)
     use_one_thread()
     if learn is not None:
-        learn_network(learn, rounds, seed)
+        learn_network(learn, model, rounds, seed)
     elif study:
         follow_users(users, presses, model, learning_rate, processes, output, plot)
     else:
         play(model, save, learning_rate, seed)
 
 
-def learn_network(path: Path, rounds: int, seed: int) -> None:
+def learn_network(path: Path, model: Path | None, rounds: int, seed: int) -> None:
     """Learn from simulated users; what was learned is kept if interrupted."""
     from treadle import modelfile
     from treadle.cli.imitate import bar
+    from treadle.recipes.decode import load_network
     from treadle.recipes.decode.learning import learn_users, new_network
 
-    network = new_network(seed=seed)
+    network = new_network(seed=seed) if model is None else load_network(model)
     with noticing_interrupts() as interrupted, bar("learning", rounds) as (progress, task):
         number, right = 0, 0.0
         for done in learn_users(network, rounds, seed=seed):

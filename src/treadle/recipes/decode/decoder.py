@@ -132,7 +132,7 @@ class KeyDecoder:
         self,
         network: Recurrent | None = None,
         learning_rate: float = 0.0001,
-        sharpness: float = 4.0,
+        sharpness: float = 8.0,
         seed: int = 0,
     ):
         network = load_network() if network is None else network

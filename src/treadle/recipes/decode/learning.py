@@ -25,16 +25,18 @@ FIRST_SEED = 10**6
 """Of simulated users to learn from: those of the study are others."""
 ROWS_TO_LEARN, ROWS_TO_USE = 20, 40
 """Memories of keys. The weights are the same for any number, and fewer are quicker."""
-PRESSES = 400
+PRESSES = 500
 """Of each user."""
 WINDOW = 100
 """Presses after which a step of training is taken."""
-SHARPNESSES = (1.0, 2.0, 4.0)
+SHARPNESSES = (2.0, 4.0, 8.0)
 """How surely the likeliest is done; by turns, so that the network has seen all of them."""
 
 
 class Crowd:
-    """Users who press keys side by side, as rows of a batch; each changes all meanings at some time.
+    """Users who press keys side by side, as rows of a batch; four in five change all meanings at some time.
+
+    There is no time by which a change is to be expected: a network would learn that, and forget what it knows.
 
     Args:
         seeds: of the users.
@@ -47,7 +49,7 @@ class Crowd:
         self._rows = [Rows(cell.keys) for _ in seeds]
         self._presses = []
         for seed, draw in zip(seeds, self._draws, strict=True):
-            user, change = UserModel.random(seed), draw.randint(120, 300)
+            user, change = UserModel.random(seed), min(draw.randint(100, 600), PRESSES)
             before = itertools.islice(user.presses(change, seed), change)
             after = itertools.islice(user.changed(seed).presses(PRESSES, seed + 1), PRESSES - change)
             self._presses.append([*before, *after])
@@ -106,7 +108,8 @@ def learn_users(network: Recurrent, rounds: int = 150, users: int = 24, seed: in
     cell = EvidenceCell(ROWS_TO_LEARN, SITUATIONS, COMMANDS + 1, network.cell.hidden_size)
     for name, module in network.cell.named_children():
         setattr(cell, name, module)  # the same weights, with fewer rows
-    cell.wanted = network.cell.wanted
+    for name, parameter in network.cell.named_parameters(recurse=False):
+        setattr(cell, name, parameter)
     optimiser = torch.optim.Adam(network.parameters(), lr=0.003)
     random = torch.Generator().manual_seed(seed)
     sharpness = torch.tensor([SHARPNESSES[i % len(SHARPNESSES)] for i in range(users)])[:, None]

@@ -23,6 +23,12 @@ class EvidenceState(NamedTuple):
     lately_h: Tensor
     """Of the memory of how well it has gone lately: [B, H]."""
     lately_c: Tensor
+    lately_then: Tensor
+    """The same as each key found it when it was last pressed [B, K, H]; zeros before."""
+    wishes: Tensor
+    """How often each key was pressed in which situation for which command, as far as that is known [B, K, S, A]."""
+    fits: Tensor
+    """How well each command fits the situations in which each key was pressed lately [B, K, A]."""
     beliefs: Tensor
     """For each key how probable each meaning was when it was last pressed [B, K, A]; zeros before."""
     key: Tensor
@@ -34,6 +40,10 @@ class EvidenceState(NamedTuple):
     """How probable a good outcome of each action was in the last situation, had it not been meant [B, A]."""
     others: Tensor
     """The logarithm of how probable it was that no other key means each action [B, A]."""
+    fit: Tensor
+    """How well each command fitted the last situation, by habit [B, A]."""
+    since: Tensor
+    """How things have changed lately since the last key had been pressed before [B, H]."""
 
 
 class EvidenceCell(nn.Module):
@@ -43,13 +53,21 @@ class EvidenceCell(nn.Module):
     every pair of a situation and a command. A step first learns from the outcome of the last press, then says what the
     present one may mean::
 
-        memory[k, a]    = LSTM([a was done?, good?, …], memory[k, a])           of the last key k, for all a
-        meaning(a)      = softmax(score(memory[key, a], whether other keys mean a, lately))
+        memory[k, a]    = LSTM([a was done?, good?, fit(a), …], memory[k, a])   of the last key k, for all a
+        wishes[k, s, a] = … + P(a was wanted | outcome)                         of the last key and situation
+        fit(a)          = log P(s | a) − log P(s)                               by wishes of all other keys
+        meaning(a)      = softmax(score(memory[key, a], fit(a), whether other keys mean a, lately))
         unasked(a)      = sigmoid(head(memory[situation, a]))                   sees no key
         P(good | do a)  = meaning(a) · wanted + (1 − meaning(a)) · unasked(a)
 
     Trained on outcomes alone, the last line leaves to the key only what the situation does not explain: a command
     that is good here whatever is pressed makes ``unasked`` high and says nothing of ``meaning``.
+
+    What is wanted where is the user's habit, and outlives the meanings of the keys: after these change, each press of a
+    key in a situation says something of every command, whatever is done then. By habit a command is compared with
+    itself in other situations, and a key never with what it was taken for itself: it would prove itself right.
+
+    As all memories of keys may be outdated at once, each key knows what has changed lately since it was pressed.
 
     As the weights are shared, the number of keys and situations is that of rows in the state, and any may be had.
 
@@ -76,14 +94,18 @@ class EvidenceCell(nn.Module):
         super().__init__()
         self.keys, self.situations, self.actions, self.hidden_size = keys, situations, actions, hidden_size
         self.input_size, self.output_size = keys + situations + actions + 2, 2 * actions
-        self.key_memory = LSTMCell(9 + hidden_size, hidden_size, forget_bias=2.0)
+        self.key_memory = LSTMCell(10 + 2 * hidden_size, hidden_size, forget_bias=2.0)
         self.situation_memory = LSTMCell(4, hidden_size, forget_bias=2.0)
-        self.lately = LSTMCell(3, hidden_size, forget_bias=1.0)
+        self.lately = LSTMCell(4, hidden_size, forget_bias=1.0)
         self.score = nn.Sequential(
-            nn.Linear(2 * hidden_size + 5, 2 * hidden_size), nn.Tanh(), nn.Linear(2 * hidden_size, 1)
+            nn.Linear(3 * hidden_size + 7, 2 * hidden_size), nn.Tanh(), nn.Linear(2 * hidden_size, 1)
         )
         self.unasked = nn.Linear(hidden_size, 1)
         self.wanted = nn.Parameter(torch.tensor([2.0]))
+        self.doubt = nn.Parameter(torch.tensor([0.0]))  # the logarithm of presses to add where habits are counted
+        self.fading = nn.Parameter(torch.tensor([2.0]))  # of fits, log-odds
+        self.outdated = nn.Linear(hidden_size, 1)
+        nn.init.constant_(self.outdated.bias, 3.0)
         self.register_buffer("waits", (torch.arange(actions) == actions - 1).to(self.wanted.dtype), persistent=False)
         nn.init.constant_(self.unasked.bias, -2.0)
 
@@ -94,8 +116,9 @@ class EvidenceCell(nn.Module):
         def zeros(*sizes: int) -> Tensor:
             return self.wanted.new_zeros(batch_size, *sizes)
 
-        memories = (zeros(K, A, H), zeros(K, A, H), zeros(S, A, H), zeros(S, A, H), zeros(H), zeros(H))
-        return EvidenceState(*memories, zeros(K, A), zeros(K), zeros(S), *(zeros(A) for _ in range(3)))
+        memories = (zeros(K, A, H), zeros(K, A, H), zeros(S, A, H), zeros(S, A, H), zeros(H), zeros(H), zeros(K, H))
+        found, last = (zeros(K, S, A), zeros(K, A), zeros(K, A)), (zeros(A), zeros(A), zeros(A), zeros(A))
+        return EvidenceState(*memories, *found, zeros(K), zeros(S), *last, zeros(H))
 
     def encode(
         self,
@@ -131,22 +154,34 @@ class EvidenceCell(nn.Module):
         state = self._learned(action, outcome, state)
         A = self.actions
         memory = _of(key, state.keys_h)
-        elsewhere = (state.beliefs * (1 - key)[:, :, None]).clamp(0, 1)
-        others = torch.log1p(-0.98 * elsewhere).sum(1)  # the logarithm of "no other key means a"
+        now = state.lately_h
+        elsewhere, here = (1 - key)[:, :, None], key[:, :, None]
+        valid = torch.sigmoid(self.outdated(now[:, None] - state.lately_then))  # [B, K, 1]
+        meant = (state.beliefs * valid * elsewhere).clamp(0, 1)
+        others = torch.log1p(-0.98 * meant).sum(1)  # the logarithm of "no other key means a"
         waits = self.get_buffer("waits").expand_as(others)
-        features = [others, waits, second.expand(-1, A), second * waits, _of(key, state.beliefs)]
+        fit = self._fit(key, situation, state.wishes)
+        fits = state.fits * (elsewhere + here * torch.sigmoid(self.fading)) + here * fit[:, None]
+        since = now - _of(key, state.lately_then)
+        features = [fit, _of(key, fits), others, waits, second.expand(-1, A), second * waits, _of(key, state.beliefs)]
         score = self.score(
-            torch.cat([memory, state.lately_h[:, None].expand(-1, A, -1), torch.stack(features, 2)], 2)
+            torch.cat([memory, torch.cat([now, since], 1)[:, None].expand(-1, A, -1), torch.stack(features, 2)], 2)
         ).squeeze(2)
         meaning = torch.log_softmax(score + others, 1)
         p = meaning.exp()
         unasked = torch.sigmoid(self.unasked(_of(situation, state.situations_h)).squeeze(2))
         good = (p * torch.sigmoid(self.wanted) + (1 - p) * unasked).clamp(1e-4, 1 - 1e-4)
-        beliefs = state.beliefs * (1 - key)[:, :, None] + key[:, :, None] * p[:, None]
-        state = state._replace(
-            beliefs=beliefs, key=key, situation=situation, meanings=p, unasked=unasked, others=others
-        )
+        beliefs = state.beliefs * elsewhere + here * p[:, None]
+        then = state.lately_then * elsewhere + here * now[:, None]
+        state = state._replace(lately_then=then, fits=fits, beliefs=beliefs, key=key, situation=situation)
+        state = state._replace(meanings=p, unasked=unasked, others=others, fit=fit, since=since)
         return torch.cat([meaning, torch.logit(good)], 1), state
+
+    def _fit(self, key: Tensor, situation: Tensor, wishes: Tensor) -> Tensor:
+        """How much more probable a situation is if each command is wanted, by what other keys were pressed for."""
+        of_others = torch.einsum("bk,bksa->bsa", 1 - key, wishes) + self.doubt.exp()
+        here, anywhere = (count.clamp_min(1e-3) for count in (_of(situation, of_others), of_others.mean(1)))
+        return torch.log(here / anywhere) * (1 - self.get_buffer("waits"))
 
     def _learned(self, action: Tensor, outcome: Tensor, state: EvidenceState) -> EvidenceState:
         """The memories after what came of the last press."""
@@ -154,19 +189,26 @@ class EvidenceCell(nn.Module):
         happened = outcome.abs()
         believed, luck = (p * action).sum(1, keepdim=True), (unasked * action).sum(1, keepdim=True)
         expected = believed * torch.sigmoid(self.wanted) + (1 - believed) * luck
-        h, c = _step(
-            self.lately, torch.cat([outcome, believed, outcome * expected], 1), (state.lately_h, state.lately_c)
-        )
+        fitted = happened * torch.log((p * state.fit.exp()).sum(1, keepdim=True).clamp_min(1e-3))
+        x = torch.cat([outcome, believed, outcome * expected, fitted], 1)
+        h, c = _step(self.lately, x, (state.lately_h, state.lately_c))
         lately = [_mix(happened, new, old) for new, old in ((h, state.lately_h), (c, state.lately_c))]
         others, waits = state.others, self.get_buffer("waits").expand_as(p)
         seen = [action, action * outcome, outcome.expand(-1, A), p, believed.expand(-1, A), luck.expand(-1, A)]
-        seen += [others, waits, action * luck * outcome]
-        x = torch.cat([torch.stack(seen, 2), state.lately_h[:, None].expand(-1, A, -1)], 2)
+        seen += [others, waits, action * luck * outcome, state.fit]
+        x = torch.cat([state.lately_h, state.since], 1)[:, None].expand(-1, A, -1)
+        x = torch.cat([torch.stack(seen, 2), x], 2)
         keys = _written(self.key_memory, x, state.key * happened, (state.keys_h, state.keys_c))
         x = torch.stack([action, action * outcome, action * believed, action * outcome * believed], 2)
         at = state.situation * happened
         situations = _written(self.situation_memory, x, at, (state.situations_h, state.situations_c))
-        return EvidenceState(*keys, *situations, lately[0], lately[1], *state[6:])
+        good = 0.5 + outcome * (action * torch.sigmoid(self.wanted) + (1 - action) * luck - 0.5)
+        good = good.clamp(1e-3, 1)
+        wanted = p * good / (p * good).sum(1, keepdim=True).clamp_min(1e-6)  # by Bayes' rule
+        place = (state.key * happened)[:, :, None] * state.situation[:, None]
+        wishes = state.wishes + place[:, :, :, None] * wanted[:, None, None]
+        state = state._replace(keys_h=keys[0], keys_c=keys[1], situations_h=situations[0], situations_c=situations[1])
+        return state._replace(lately_h=lately[0], lately_c=lately[1], wishes=wishes)
 
 
 def _of(place: Tensor, table: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def draw_study(path: str | os.PathLike[str], study: Study) -> Path:
         information = np.array([of[name].information for of in study.values()])
         points = np.arange(information.shape[1]) * EVERY
         bits.plot(points, information.mean(0), color=line.get_color(), linestyle=line.get_linestyle(), linewidth=1.2)
-        if name in ("decoder", "memory alone", "counting"):
+        if name in ("decoder", "memory alone", "Bayes"):
             for end, marker in ((presses // 2, "o"), (presses // 2 + 2 * presses // 6, "x")):
                 begin = max(0, end - WINDOW)
                 shares = sorted(

@@ -8,10 +8,11 @@ from multiprocessing import get_context
 from random import Random
 from typing import Any, NamedTuple
 
+from treadle.recipes.decode.bayes import Bayes
 from treadle.recipes.decode.decoder import KeyDecoder, information, load_network
 from treadle.recipes.decode.user import Press, UserModel
 from treadle.recipes.decode.world import SITUATIONS, World
-from treadle.recipes.decode.yardsticks import Counting, Informed, Perceptron
+from treadle.recipes.decode.yardsticks import Informed, Perceptron
 
 __all__ = ["Followed", "follow", "study"]
 
@@ -68,7 +69,7 @@ def study_user(seed: int, presses: int, model: str | None, learning_rate: float)
         "attainable": Informed(user),
         "decoder": KeyDecoder(load_network(model), learning_rate, seed=seed),
         "memory alone": KeyDecoder(load_network(model), 0.0, seed=seed),
-        "counting": Counting(world),
+        "Bayes": Bayes(world),
         "perceptron": Perceptron(user.keys, seed),
     }
     return {name: follow(decoder, world, parts, seed) for name, decoder in decoders.items()}

@@ -9,6 +9,11 @@ from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT
 
 __all__ = ["Press", "UserModel"]
 
+CAPRICE = 0.1
+"""How often any command is wanted, whatever the habits."""
+TASTE = 0.3
+"""Of habits, which are Dirichlet: the smaller, the fewer commands are wanted in a situation."""
+
 Way = tuple[int, ...]
 """The keys that mean a command, one after the other: one, or two."""
 
@@ -74,38 +79,40 @@ class UserModel:
         """
         draw = Random(f"user {seed}")
         keys = draw.randint(5, 12) if keys is None else keys
-        user = cls._drawn(draw, keys, draw.uniform(0.02, 0.10), draw.random() < 0.5)
-        return user
+        mistakes, pairs = draw.uniform(0.02, 0.10), draw.randint(2, 3) if draw.random() < 0.5 else 0
+        wishes = draw.sample(range(COMMANDS), COMMANDS)
+        if draw.random() < 1 / 3:
+            wishes.insert(1, wishes[0])
+        count = keys + pairs - (pairs > 0)
+        wishes = (wishes + [draw.randrange(COMMANDS) for _ in range(count)])[:count]
+        habits = []
+        for _ in range(SITUATIONS):
+            taste = [draw.gammavariate(TASTE, 1.0) for _ in set(wishes)]
+            total = sum(taste)
+            habits.append([CAPRICE / len(taste) + (1 - CAPRICE) * one / total for one in taste])
+        return cls(_drawn(draw, keys, pairs, wishes), habits, mistakes, keys)
 
     def changed(self, seed: int) -> "UserModel":
-        """The same user, after all keys have got new meanings: the same number, habits drawn anew, mistakes as before.
+        """The same user, after all keys have got new meanings: what is wanted when, and mistakes, are as before.
+
+        Where there are so few commands, or so many keys for each, that some keep their meaning, few do.
 
         Args:
             seed: of the meanings.
         """
         draw = Random(f"change {seed}")
-        pairs = any(len(way) == 2 for some in self.ways.values() for way in some)
-        return self._drawn(draw, self.keys, self.mistakes, pairs)
-
-    @classmethod
-    def _drawn(cls, draw: Random, keys: int, mistakes: float, pairs: bool) -> "UserModel":
-        order = draw.sample(range(keys), keys)
-        ways: list[Way] = [(key,) for key in order[pairs:]]
-        if pairs:
-            ways += [(order[0], second) for second in draw.sample(range(keys), draw.randint(2, 3))]
-        commands = draw.sample(range(COMMANDS), COMMANDS)
-        if draw.random() < 1 / 3:
-            commands.insert(1, commands[0])
-        commands += [draw.randrange(COMMANDS) for _ in ways]
-        meant: dict[int, list[Way]] = {}
-        for way, command in zip(ways, commands, strict=False):
-            meant.setdefault(command, []).append(way)
-        habits = []
-        for _ in range(SITUATIONS):
-            taste = [draw.gammavariate(0.5, 1.0) for _ in meant]
-            total = sum(taste)
-            habits.append([0.5 / len(meant) + 0.5 * one / total for one in taste])
-        return cls(meant, habits, mistakes, keys)
+        wishes = [command for command, some in self.ways.items() for _ in some]
+        pairs = sum(len(way) == 2 for some in self.ways.values() for way in some)
+        best, least = self, len(self.meaning) + 1
+        for _ in range(1000):
+            ways = _drawn(draw, self.keys, pairs, draw.sample(wishes, len(wishes)))
+            user = UserModel({command: ways[command] for command in self.ways}, self.habits, self.mistakes, self.keys)
+            kept = len(user.meaning.items() & self.meaning.items())
+            if kept < least:
+                best, least = user, kept
+            if not kept:
+                break
+        return best
 
     def presses(self, count: int, seed: int) -> Iterator[Press]:
         """What this user presses; a command of two presses is not broken off.
@@ -136,3 +143,14 @@ class UserModel:
                 meant[way[0]] += habit / len(ways)
         others = self.mistakes / (self.keys - 1)
         return [one * (1 - self.mistakes) + (1 - one) * others for one in meant]
+
+
+def _drawn(draw: Random, keys: int, pairs: int, wishes: list[int]) -> dict[int, list[Way]]:
+    """Ways at random: one key each, but for the last ones."""
+    order = draw.sample(range(keys), keys)
+    ways: list[Way] = [(key,) for key in order[pairs > 0 :]]
+    ways += [(order[0], second) for second in draw.sample(range(keys), pairs)]
+    meant: dict[int, list[Way]] = {}
+    for way, command in zip(ways, wishes, strict=True):
+        meant.setdefault(command, []).append(way)
+    return meant
