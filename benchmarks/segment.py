@@ -3,7 +3,8 @@
 ``benchmarks.imagenet_trunk`` makes ``vgg16.pth``. Three parts, one or more of which can be named:
 
 - ``choices``: how to change a trained VGG-16 into the network with five channels, one choice at a time, the rest as it
-is; - ``clicks``: clicks to 85 % IoU from ImageNet's weights and from random ones, after as much time on one core;
+  is;
+- ``clicks``: clicks to 85 % IoU from ImageNet's weights and from random ones, after as much time on one core;
 - ``cost``: what a click costs after the first look at the image.
 
 Every finished run is kept in ``--results``, a JSON file, and not done again: whatever ends it, start it again.
@@ -77,6 +78,15 @@ class Results:
                 beside.write_text(json.dumps(self.found, indent=1))
             print(f"{name}: {time.process_time() - start:.0f} s", flush=True)
         return self.found[name]
+
+    def of_each(
+        self, cases: dict[str, dict[str, Any]], measure: Any, ran: str, weights: Any, options: argparse.Namespace
+    ) -> dict[str, list[Any]]:
+        """Of each case, what it came to from each seed."""
+        for seed in range(options.seeds):
+            for name, how in cases.items():
+                self.of(f"{name}, {ran}, seed {seed}", lambda s=seed, h=how: measure(weights, s, options, **h))
+        return {name: [self.found[f"{name}, {ran}, seed {s}"] for s in range(options.seeds)] for name in cases}
 
 
 def choice(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> float:
@@ -157,21 +167,15 @@ def main() -> None:
     weights, results = read_trunk(options.trunk), Results(options.results)
     if "choices" in options.parts:
         ran = f"{options.steps} steps at {options.size}"
-        for seed in range(options.seeds):
-            for name, how in CHOICES.items():
-                results.of(f"{name}, {ran}, seed {seed}", lambda s=seed, h=how: choice(weights, s, options, **h))
+        runs = results.of_each(CHOICES, choice, ran, weights, options)
         print("| | mean IoU | seeds |\n| --- | --- | --- |")
-        for name in CHOICES:
-            found = [results.found[f"{name}, {ran}, seed {seed}"] for seed in range(options.seeds)]
+        for name, found in runs.items():
             print(f"| {name} | {statistics.mean(found):.1%} | {', '.join(f'{value:.1%}' for value in found)} |")
     if "clicks" in options.parts:
         ran, curves = f"{options.click_seconds:g} s at {options.click_size}", {}
-        for seed in range(options.seeds):
-            for name, how in CLICKS.items():
-                results.of(f"{name}, {ran}, seed {seed}", lambda s=seed, h=how: clicks(weights, s, options, **h))
+        runs = results.of_each(CLICKS, clicks, ran, weights, options)
         print("| | clicks to 85 % | clicks to 90 % | never to 85 % |\n| --- | --- | --- | --- |")
-        for name in CLICKS:
-            found = [results.found[f"{name}, {ran}, seed {seed}"] for seed in range(options.seeds)]
+        for name, found in runs.items():
             curves[name] = np.mean([one["mean IoU by clicks"] for one in found], 0).tolist()
             means = [statistics.mean(one["clicks"][target] for one in found) for target in ("0.85", "0.90")]
             never = statistics.mean(one["never"]["0.85"] / one["examples"] for one in found)

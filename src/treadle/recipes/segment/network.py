@@ -15,6 +15,29 @@ MAPS = 2
 """Maps of distances: to clicks on the object, and to clicks on the background."""
 
 
+def check_outputs(outputs: int) -> None:
+    """Refuse a number of maps of scores that no loss goes with.
+
+    Raises:
+        ShapeError: ``outputs`` is neither 1 nor 2.
+    """
+    if outputs not in (1, 2):
+        raise ShapeError(f"outputs is 2 (softmax) or 1 (Euclidean), but {outputs!r} was passed")
+
+
+def check_read(x: Tensor) -> None:
+    """Refuse what no network for clicks reads.
+
+    Raises:
+        ShapeError: another number of axes or channels than [B, 5, H, W], or no pixel.
+    """
+    if x.ndim != 4 or x.shape[1] != 3 + MAPS or 0 in x.shape[2:]:
+        raise ShapeError(
+            f"the network reads [B, {3 + MAPS}, H, W], an image and {MAPS} maps of distances, but was given"
+            f" {list(x.shape)}"
+        )
+
+
 class ClickFCN(nn.Module):
     """Deep interactive object selection: an FCN on VGG-16 with five input channels, and two maps of scores.
 
@@ -59,8 +82,7 @@ class ClickFCN(nn.Module):
         cut_off: float = CUT_OFF,
     ):
         super().__init__()
-        if outputs not in (1, 2):
-            raise ShapeError(f"outputs is 2 (softmax) or 1 (Euclidean), but {outputs!r} was passed")
+        check_outputs(outputs)
         self.skips, self.outputs, self.channels, self.fc_channels = skips, outputs, tuple(channels), fc_channels
         self.margin, self.dropout, self.cut_off = margin, dropout, cut_off
         self.features: nn.Sequential = vgg_features(3 + MAPS, self.channels, 100 if margin else 1)
@@ -99,11 +121,7 @@ class ClickFCN(nn.Module):
         Raises:
             ShapeError: another number of axes or channels, or no pixel.
         """
-        if x.ndim != 4 or x.shape[1] != 3 + MAPS or 0 in x.shape[2:]:
-            raise ShapeError(
-                f"the network reads [B, {3 + MAPS}, H, W], an image and {MAPS} maps of distances, but was given"
-                f" {list(x.shape)}"
-            )
+        check_read(x)
         y = self.features[0](torch.cat([normalised(x[:, :3]), self.scaled(x[:, 3:])], 1))
         return self._after_first(y, x.shape[2:])
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from treadle.errors import ShapeError
-from treadle.recipes.segment.network import CUT_OFF, MAPS
+from treadle.recipes.segment.network import CUT_OFF, MAPS, check_outputs, check_read
 from treadle.recipes.segment.vgg import BLOCK_ENDS, CHANNELS, normalised, vgg_features
 
 REACHES = (4.0, 12.0, 36.0)
@@ -62,8 +62,7 @@ class TwoStageNetwork(nn.Module):
         self, outputs: int = 2, channels: tuple[int, ...] = CHANNELS, width: int = 32, cut_off: float = CUT_OFF
     ):
         super().__init__()
-        if outputs not in (1, 2):
-            raise ShapeError(f"outputs is 2 (softmax) or 1 (Euclidean), but {outputs!r} was passed")
+        check_outputs(outputs)
         if width < 4:
             raise ShapeError(f"the head has 4 channels or more, but width={width!r} was passed")
         self.outputs, self.channels, self.width, self.cut_off = outputs, tuple(channels), width, cut_off
@@ -92,11 +91,7 @@ class TwoStageNetwork(nn.Module):
         Raises:
             ShapeError: another number of axes or channels, or no pixel.
         """
-        if x.ndim != 4 or x.shape[1] != 3 + MAPS or 0 in x.shape[2:]:
-            raise ShapeError(
-                f"the network reads [B, {3 + MAPS}, H, W], an image and {MAPS} maps of distances, but was given"
-                f" {list(x.shape)}"
-            )
+        check_read(x)
         seen, maps = self.see(x[:, :3]), x[:, 3:]
         return self.answer(seen, maps, self.compare(seen, maps))
 
