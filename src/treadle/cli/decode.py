@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from treadle.cli.options import check_outputs, check_picture, console, noticing_interrupts, use_one_thread
+from treadle.cli.progress import bar
 
 
 def decode(
@@ -61,7 +62,6 @@ def decode(
 def learn_network(path: Path, model: Path | None, rounds: int, seed: int) -> None:
     """Learn from simulated users; what was learned is kept if interrupted."""
     from treadle import modelfile
-    from treadle.cli.imitate import bar
     from treadle.recipes.decode import load_network
     from treadle.recipes.decode.learning import learn_users, new_network
 
@@ -91,7 +91,6 @@ def follow_users(
     """All decoders with simulated users; tables of what came of it."""
     from rich.table import Table
 
-    from treadle.cli.imitate import bar
     from treadle.recipes.decode import load_network
     from treadle.recipes.decode import study as followed
     from treadle.recipes.decode.report import draw_study, moments, rows, summarise, write_study

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from treadle.cli.options import check_outputs, console, noticing_interrupts, use_one_thread
+from treadle.cli.progress import bar
 
 if TYPE_CHECKING:
     from treadle.recipes.imitate import Machine, Tape
@@ -127,21 +128,3 @@ def short(tape: "Tape") -> str:
     """What is on a tape, if that fits a line."""
     text = str(tape)
     return text if len(text) <= 80 else f"{text[:40]}…{text[-39:]}"
-
-
-class bar:
-    """A progress bar on stderr, and its one task."""
-
-    def __init__(self, what: str, count: int):
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self._progress = Progress(*columns, console=console(sys.stderr))
-        self._task = self._progress.add_task(what, total=count)
-
-    def __enter__(self) -> Any:
-        self._progress.start()
-        return self._progress, self._task
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
