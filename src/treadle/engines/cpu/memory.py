@@ -9,6 +9,7 @@ import collections
 import ctypes
 import itertools
 import math
+import os
 import threading
 from typing import Any
 
@@ -18,10 +19,20 @@ from torch import Tensor
 
 __all__ = ["empty"]
 
+
+def _physical() -> int:
+    """Bytes of memory that the machine has; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
 _SMALL = 1 << 18
 """Bytes below which the C library keeps memory itself."""
-_LIMIT = 256 << 20
-"""How many bytes may wait to be used again."""
+_LIMIT = max(256 << 20, _physical() // 16)
+"""How many bytes may wait to be used again, a sixteenth of what the machine has. What a training step of a wide network
+takes has to fit, or else every step waits for clean pages; where two networks are trained in turns, of both."""
 
 _free: "collections.OrderedDict[int, list[Any]]" = collections.OrderedDict()
 _waiting = 0
