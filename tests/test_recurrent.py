@@ -13,6 +13,7 @@ import treadle as td
 from tests.outcome import chunked, outcome, row_by_row, stepped, whole
 from tests.registry import SUBJECTS, build, engine_of, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
+from treadle.engines.cpu.target import host
 from treadle.state import map_state, named_tensors
 
 every_subject = pytest.mark.parametrize("subject", SUBJECTS)
@@ -613,6 +614,32 @@ def test_autocast_may_change_the_precision_of_a_state():
         first, middle = rnn(xs[:, :2])
         second, _ = rnn(xs[:, 2:], middle)
     assert_close(torch.cat([first, second], 1).float(), rnn(xs)[0], torch.bfloat16)
+
+
+@pytest.mark.parametrize("cell", [td.LSTMCell, td.GRUCell, td.LayerNormLSTMCell])
+def test_autocast_rounds_matrices_and_no_more(cell):
+    rnn = td.Recurrent(stack("lateral", cell))
+    rounded = copy.deepcopy(rnn)
+    with torch.no_grad():
+        for weight in rounded.parameters():
+            if weight.ndim > 1:
+                weight.copy_(weight.bfloat16())
+    xs = torch.randn(5, 7, 3)
+
+    def passes(network, autocast):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            ys, state = network(xs)
+        (ys.sum() + (state["layer0"].h ** 2).sum()).backward()
+        return [ys, *(p.grad for p in network.parameters())]
+
+    ours, expected = passes(rnn, True), passes(rounded, False)
+    if host().bf16_dot:  # which rounds what they are multiplied with, too
+        for one, other in zip(ours, expected, strict=True):
+            assert_close(one, other, torch.bfloat16)
+    else:
+        assert all(map(torch.equal, ours, expected))
+        assert not torch.equal(ours[0], passes(rnn, False)[0])
 
 
 def test_an_input_of_another_precision_than_the_weights_is_refused_by_name():

@@ -74,18 +74,21 @@ def shares(request, monkeypatch, set_num_threads):
 @pytest.mark.usefixtures("shares")
 @pytest.mark.parametrize("level", [None, *LEVELS])
 @pytest.mark.parametrize("how", ["rows", "columns", "apart"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "rounded"), [(torch.float32, False), (torch.float32, True), (torch.float64, False)], ids=str
+)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_packs_every_number(shape, dtype, how, level):
+def test_packs_every_number(shape, dtype, rounded, how, level):
     depth, units, slots, vectors = shape
     packing = packing_of(depth, units, slots, vectors, cpu(level).lanes(dtype.itemsize))
     matrix = laid_out(how, depth, max(slots) + units, dtype)
     recipe = Recipe()
     recipe.scratch = recipe.kept  # so that the result can be seen
-    place = pack.pack(recipe, recipe.tensor("w"), packing, dtype, cpu(level))
+    place = pack.pack(recipe, recipe.tensor("w"), packing, dtype, cpu(level), rounded)
     behind = recipe.kept.room(128)
     kept = recipe.follow({"w": matrix})
     assert (at(kept, behind.plus, 128, torch.uint8) == 255).all()  # poison that nobody has written to
+    matrix = matrix.bfloat16().to(dtype) if rounded else matrix
     expected = torch.cat([panel.reshape(-1) for panel in panels(matrix, packing)])
     assert expected.numel() == packing.size
     assert torch.equal(at(kept, place.plus, packing.size, dtype), expected)

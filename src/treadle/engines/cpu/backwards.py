@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BackwardRecipe"]
 
-_WIDE = 512
-"""Features from which the left operand of a product over rows is better the other one: its rows are pages apart."""
+_NARROW, _WIDE = 256, 512
+"""Features: where the right operand of a product over rows is wide and the left one narrow, it is computed as it is."""
 
 
 class BackwardRecipe:
@@ -384,9 +384,10 @@ def _has_kernel(backward: Backward) -> bool:
 def _is_turned(k: int, m: int, wanted: bool, lanes: int) -> bool:
     """Whether a product over rows [K, M] is better computed as its transpose.
 
-    It is if that is ``wanted`` anyway, unless then the left operand is the wide one; and where a vector is not filled.
+    It is if that is ``wanted`` anyway, as PyTorch would turn it to add it to a weight's ``grad``, unless that is done
+    sooner than what the product then takes longer; and where a vector is not filled.
     """
-    if wanted and (m < _WIDE or k >= m):
+    if wanted and (m < _WIDE or k >= _NARROW):
         return not (k < lanes and k < m)
     return m < lanes and m < k
 

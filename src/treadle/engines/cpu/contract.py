@@ -1,8 +1,10 @@
 """The product over rows, aᵀ g, which the gradient of a weight is: N rows (every step of every sequence), K × M sums.
 
 A tile of sums stays in registers while rows go by: each row brings a few vectors of ``g`` and, spread over all lanes,
-a few numbers of ``a``. Rows are taken in blocks, for each of which a panel of ``g``, as wide as a tile, is copied into
-one piece that stays in the cache while all tiles below each other read it.
+a few numbers of ``a``. Rows are taken in blocks, of which both are copied to where a tile reads one place after the
+other: of ``g`` a panel as wide as a tile, which stays in the nearest cache while all tiles below each other read it; of
+``a`` columns as wide as a vector, each in one piece. As they came, the numbers that a tile reads of ``a`` lie a whole
+row apart, often a power of two, and there is room in a cache for few of these at a time.
 
 Sums are sums of sums: of a block's rows, of a chunk's blocks, of all chunks. Each number is then added to one not much
 larger than itself, and the rounding errors of 400,000 rows in float32 are those of a few hundred.
@@ -24,8 +26,10 @@ __all__ = ["outer"]
 
 ROWS = 6
 """Rows of a tile: numbers of ``a`` that one row of both matrices brings."""
-BLOCK = 256
-"""Most rows (of N) for which a panel is copied; sums leave the registers once a block."""
+BLOCK = 128
+"""Most rows (of N) for which both are copied; sums leave the registers once a block."""
+DEPTH = 512
+"""Most columns of ``a`` that are copied at a time: with a block of rows they stay in the second cache."""
 CHUNK = 64
 """Blocks that are added up before their sum is added to that of others."""
 WORTH_A_THREAD = 1_000_000
@@ -64,16 +68,17 @@ def outer(
     block = -(-n // -(-n // BLOCK))
     function = _function(dtype, target, pairs)
     strips = _strips(k, m, lanes, threads.count(n * k * m // WORTH_A_THREAD))
-    width = block * _vectors(target) * lanes * size
-    panels = recipe.scratch.room(len(strips) * width)
+    deep = min(DEPTH, -(-max(last - first for first, last, _, _ in strips) // lanes) * lanes)
+    width = block * (deep + _vectors(target) * lanes) * size
+    copies = recipe.scratch.room(len(strips) * width)
     several = n > CHUNK * block
     chunk = recipe.scratch.room(k * m * size) if several else out
     for i, (k_first, k_last, m_first, m_last) in enumerate(strips):
         begin = (k_first * m + m_first) * size
         arguments = (a[0] + k_first * size, a[1], g[0] + m_first * size, g[1], out + begin, chunk + begin, m)
         sides = k_last - k_first, m_last - m_first
-        recipe.task(function, (*arguments, n, *sides, block, panels + i * width), late=True)
-    recipe.scratch.leave(panels, len(strips) * width)
+        recipe.task(function, (*arguments, n, *sides, block, copies + i * width), late=True)
+    recipe.scratch.leave(copies, len(strips) * width)
     if several:
         assert isinstance(chunk, Word)
         recipe.scratch.leave(chunk, k * m * size)
@@ -82,11 +87,11 @@ def outer(
 def _strips(k: int, m: int, lanes: int, count: int) -> list[tuple[int, int, int, int]]:
     """The result in at most ``count`` strips, as (first row, last row, first column, last column).
 
-    Strips are columns in whole vectors, since all that threads then do twice is to read ``a``; where there are fewer
-    than two vectors for each, they are rows in whole tiles.
+    Of the narrower matrix, every thread reads and copies all: so strips are columns of ``g`` in whole vectors, or, where
+    ``a`` is wider or there are fewer than two vectors for each, columns of ``a`` in whole tiles.
     """
     vectors = -(-m // lanes)
-    if vectors >= 2 * count:
+    if vectors >= 2 * count and (k <= m or k < 2 * ROWS * count):
         return [(0, k, first, last) for first, last in _split(m, lanes, count)]
     return [(first, last, 0, m) for first, last in _split(k, ROWS, count)]
 
@@ -131,6 +136,7 @@ class _Generator:
         self.mask = ir.VectorType(BIT, self.lanes)
         self.module = ir.Module("outer")
         self.widths = [self.panel(vectors) for vectors in range(1, self.vectors + 1)]
+        self.columns = self.copied_columns()
         self.outer()
 
     def outer(self) -> None:
@@ -153,12 +159,17 @@ class _Generator:
                 a_block = self.at(build, a, build.mul(n, a_stride))
                 g_block = self.at(build, g, build.mul(n, g_stride))
                 again = build.icmp_signed(">", start, _index(0))
-                with self.loop(build, m_size, _index(self.vectors * self.lanes)) as m:
-                    columns = build.sub(m_size, m)
-                    vectors = build.sdiv(build.add(columns, _index(self.lanes - 1)), _index(self.lanes))
-                    arguments = [a_block, a_stride, self.at(build, g_block, m), g_stride]
-                    arguments += [self.at(build, to, m), out_stride, rows, k_size, columns, buffer, again]
-                    self.switch(build, vectors, self.widths, arguments)
+                copy = self.at(build, buffer, build.mul(block, _index(self.vectors * self.lanes)))
+                with self.loop(build, k_size, _index(DEPTH)) as k:
+                    depth = self.least(build, build.sub(k_size, k), _index(DEPTH))
+                    build.call(self.columns, [self.at(build, a_block, k), a_stride, rows, depth, block, copy])
+                    line = self.at(build, to, build.mul(k, out_stride))
+                    with self.loop(build, m_size, _index(self.vectors * self.lanes)) as m:
+                        columns = build.sub(m_size, m)
+                        vectors = build.sdiv(build.add(columns, _index(self.lanes - 1)), _index(self.lanes))
+                        arguments = [copy, block, self.at(build, g_block, m), g_stride]
+                        arguments += [self.at(build, line, m), out_stride, rows, depth, columns, buffer, again]
+                        self.switch(build, vectors, self.widths, arguments)
             with (
                 build.if_then(build.not_(is_first)),
                 self.loop(build, k_size, _index(1)) as k,
@@ -171,12 +182,32 @@ class _Generator:
                 build.store(build.fadd(total, more), self.at(build, out, offset), align=self.size)
         build.ret_void()
 
+    def copied_columns(self) -> ir.Function:
+        """Copy rows of ``a``: columns as wide as a vector, one after the other, ``block`` rows each."""
+        function = self.function("columns", [POINTER, INDEX, INDEX, INDEX, INDEX, POINTER])
+        a, a_stride, n_size, k_size, block, buffer = function.args
+        build: Any = ir.IRBuilder(function.append_basic_block())
+        whole = build.and_(k_size, _index(-self.lanes))
+        some = build.icmp_signed("<", whole, k_size)
+        mask = self.last_mask(build, build.sub(k_size, whole), 1)
+        with self.loop(build, n_size, _index(1)) as n:
+            source = self.at(build, a, build.mul(n, a_stride))
+            place = self.at(build, buffer, build.mul(n, _index(self.lanes)))
+            with self.loop(build, whole, _index(self.lanes)) as k:
+                value = self.load(build, self.at(build, source, k), 0, None)
+                build.store(value, self.at(build, place, build.mul(k, block)), align=self.vector_bytes)
+            with build.if_then(some):
+                value = self.load(build, self.at(build, source, whole), 0, mask)
+                build.store(value, self.at(build, place, build.mul(whole, block)), align=self.vector_bytes)
+        build.ret_void()
+        return function
+
     def panel(self, vectors: int) -> ir.Function:
         """Copy a panel of a block, then go down the tiles of its columns."""
         tiles = [self.tile(rows, vectors) for rows in range(1, ROWS + 1)]
         kinds = [POINTER, INDEX, POINTER, INDEX, POINTER, INDEX, INDEX, INDEX, INDEX, POINTER, BIT]
         function = self.function(f"panel{vectors}", kinds)
-        a, a_stride, g, g_stride, out, out_stride, n_size, k_size, columns, buffer, again = function.args
+        a, block, g, g_stride, out, out_stride, n_size, k_size, columns, buffer, again = function.args
         build: Any = ir.IRBuilder(function.append_basic_block())
         mask = self.last_mask(build, columns, vectors)
         with self.loop(build, n_size, _index(1)) as n:
@@ -187,16 +218,16 @@ class _Generator:
                 build.store(value, self.at(build, place, _index(j * self.lanes)), align=self.vector_bytes)
         with self.loop(build, k_size, _index(ROWS)) as k:
             place = self.at(build, out, build.mul(k, out_stride))
-            arguments = [self.at(build, a, k), a_stride, buffer, place, out_stride, n_size, mask, again]
+            arguments = [a, k, block, buffer, place, out_stride, n_size, mask, again]
             self.switch(build, build.sub(k_size, k), tiles, arguments)
         build.ret_void()
         return function
 
     def tile(self, rows: int, vectors: int) -> ir.Function:
         """The sums of one tile over a block, stored or added to what is there."""
-        kinds = [POINTER, INDEX, POINTER, POINTER, INDEX, INDEX, self.mask, BIT]
+        kinds = [POINTER, INDEX, INDEX, POINTER, POINTER, INDEX, INDEX, self.mask, BIT]
         function = self.function(f"tile{rows}x{vectors}", kinds)
-        a, a_stride, panel, out, out_stride, n_size, mask, again = function.args
+        a, k, block, panel, out, out_stride, n_size, mask, again = function.args
         start = function.append_basic_block()
         loop, done, further, store = (
             function.append_basic_block(name) for name in ("loop", "done", "further", "store")
@@ -207,12 +238,17 @@ class _Generator:
         build: Any = ir.IRBuilder(start)
         lines = [self.at(build, out, build.mul(out_stride, _index(i))) for i in range(rows)]
         masks = [None] * (vectors - 1) + [mask]
+        columns = []
+        for i in range(rows):
+            column = build.add(k, _index(i))
+            first = build.mul(build.and_(column, _index(-self.lanes)), block)
+            columns.append(self.at(build, a, build.add(first, build.and_(column, _index(self.lanes - 1)))))
         build.branch(loop)
 
         build.position_at_end(loop)
         n = build.phi(INDEX)
         sums = [build.phi(self.vector) for _ in places]
-        line = self.at(build, a, build.mul(n, a_stride))
+        on = build.mul(n, _index(self.lanes))
         panel_line = self.at(build, panel, build.mul(n, _index(vectors * self.lanes)))
         row = [
             build.load(self.at(build, panel_line, _index(j * self.lanes)), typ=self.vector, align=self.vector_bytes)
@@ -220,7 +256,8 @@ class _Generator:
         ]
         updated: list[Any] = []
         for i in range(rows):
-            number = self.spread(build, build.load(self.at(build, line, _index(i)), typ=self.element, align=self.size))
+            place = self.at(build, columns[i], on)
+            number = self.spread(build, build.load(place, typ=self.element, align=self.size))
             for j in range(vectors):
                 total = sums[i * vectors + j]
                 if self.pairs:

@@ -47,13 +47,16 @@ class CompiledKernel:
         computed = {v for phase in self.code.schedule.phases for v in _evaluated(phase, kernel.memory)}
         self.row_cost += sum(v.row_numel / lanes * (20 if v.op in DEAR else 1) for v in computed)
 
-    def pack(self, recipe: Recipe, matrices: Sequence[tuple[Number, Number, Number]]) -> list[Number]:
+    def pack(
+        self, recipe: Recipe, matrices: Sequence[tuple[Number, Number, Number]], rounded: bool = False
+    ) -> list[Number]:
         """Write down how to pack the right operands (address, strides) of all products, in the order of `operands`.
 
-        With bfloat16 the result needs `pair_up` after the next barrier.
+        Where the kernel wants them in bfloat16 the result needs `pair_up` after the next barrier. With ``rounded`` they
+        have the values of bfloat16, in float32.
         """
         return [
-            pack(recipe, matrix, packing, self.kernel.dtype, self.target)
+            pack(recipe, matrix, packing, self.kernel.dtype, self.target, rounded)
             for matrix, (_, packing) in zip(matrices, self.operands, strict=True)
         ]
 

@@ -29,7 +29,12 @@ _ALONE = 1 << 17  # numbers; fewer are packed by one thread
 
 
 def pack(
-    recipe: Recipe, matrix: tuple[Number, Number, Number], packing: Packing, dtype: torch.dtype, target: Target
+    recipe: Recipe,
+    matrix: tuple[Number, Number, Number],
+    packing: Packing,
+    dtype: torch.dtype,
+    target: Target,
+    rounded: bool = False,
 ) -> Number:
     """Write down how to pack the right operand of a product; gives the place where it will be.
 
@@ -41,8 +46,9 @@ def pack(
         packing: how it is to lie.
         dtype: of the matrix.
         target: the CPU.
+        rounded: whether to round it to bfloat16; it stays float32.
     """
-    functions = _functions(dtype, target)
+    functions = _functions(dtype, target, rounded)
     depth, slots = packing.depth, _slots(packing.slots)
     size, panels, itemsize = packing.size, packing.panels, dtype.itemsize
     packed = recipe.scratch.room(size * itemsize)
@@ -95,10 +101,10 @@ def _slots(slots: tuple[int, ...]) -> tuple[Any, int, int]:
 
 
 @functools.cache
-def _functions(dtype: torch.dtype, target: Target) -> dict[str, int]:
-    library = jit.compile(_Packer(dtype, target).text(), target)
+def _functions(dtype: torch.dtype, target: Target, rounded: bool = False) -> dict[str, int]:
+    library = jit.compile(_Packer(dtype, target, rounded).text(), target)
     result = {"pack": library.address("pack")}
-    if dtype == torch.float32:
+    if dtype == torch.float32 and not rounded:
         result["halve"] = library.address("halve")
     return result
 
@@ -106,8 +112,8 @@ def _functions(dtype: torch.dtype, target: Target) -> dict[str, int]:
 class _Packer:
     b: Any  # llvmlite's methods have no types, and pyright infers wrong ones
 
-    def __init__(self, dtype: torch.dtype, target: Target):
-        self.bytes = dtype.itemsize
+    def __init__(self, dtype: torch.dtype, target: Target, rounded: bool):
+        self.bytes, self.rounded = dtype.itemsize, rounded
         self.element = ir.FloatType() if self.bytes == 4 else ir.DoubleType()
         self.lanes = target.lanes(self.bytes)
         self.vector = ir.VectorType(self.element, self.lanes)
@@ -119,7 +125,7 @@ class _Packer:
 
     def text(self) -> str:
         self._pack()
-        if self.bytes == 4:
+        if self.bytes == 4 and not self.rounded:
             self._halve()
         return str(self.module)
 
@@ -149,7 +155,7 @@ class _Packer:
             to = self.at(out, place)
             with b.if_else(b.icmp_signed("==", by_n, self.const(1))) as (rows, otherwise):
                 with rows, self.loop(self.const(0), depth) as k:
-                    row = self.load(self.at(at, b.mul(k, by_k)), self.below(valid))
+                    row = self._as_packed(self.load(self.at(at, b.mul(k, by_k)), self.below(valid)))
                     b.store(row, self.at(to, b.mul(k, width)), align=self.bytes)
                 with otherwise, b.if_else(b.icmp_signed("==", by_k, self.const(1))) as (columns, scattered):
                     with columns:
@@ -159,7 +165,7 @@ class _Packer:
                         place = b.add(b.mul(k, by_k), b.mul(b.select(inside, lane, self.const(0)), by_n))
                         safe = b.select(b.icmp_signed(">", valid, self.const(0)), place, self.const(0))
                         number = b.load(self.at(at, safe), typ=self.element, align=self.bytes)
-                        number = b.select(inside, number, ir.Constant(self.element, 0.0))
+                        number = self._as_packed(b.select(inside, number, ir.Constant(self.element, 0.0)))
                         b.store(number, self.at(to, b.add(b.mul(k, width), lane)), align=self.bytes)
         b.ret_void()
 
@@ -183,7 +189,7 @@ class _Packer:
                 there = b.icmp_signed("<", self.const(i), valid)
                 address = self.at(at, b.add(b.mul(b.select(there, self.const(i), self.const(0)), by_n), k))
                 nothing = ir.Constant(self.mask, [0] * self.lanes)
-                rows.append(self.load(address, b.select(there, inside, nothing)))
+                rows.append(self._as_packed(self.load(address, b.select(there, inside, nothing))))
             turned = _transpose(b, rows)
             with b.if_else(b.icmp_signed(">=", left, lanes)) as (whole, part):
                 with whole:
@@ -209,9 +215,8 @@ class _Packer:
                 lower = self._rounded(self.load(self.at(source, row), inside))
                 there = b.select(last, b.add(row, stride), row)
                 upper = self._rounded(self.load(self.at(source, there), inside))
-                upper = b.select(last, upper, ir.Constant(upper.type, [0] * self.lanes))
-                shift = ir.Constant(upper.type, [16] * self.lanes)
-                pair = b.or_(b.lshr(lower, shift), b.and_(upper, ir.Constant(upper.type, [0xFFFF0000] * self.lanes)))
+                upper = b.select(last, upper, _bits(upper, 0))
+                pair = b.or_(b.lshr(lower, _bits(lower, 16)), b.and_(upper, _bits(upper, 0xFFFF0000)))
                 place = b.add(b.mul(b.add(b.mul(panel, pairs), i), width), j)
                 kind = ir.FunctionType(ir.VoidType(), [pair.type, POINTER, I32, self.mask])
                 name = f"llvm.masked.store.v{self.lanes}i32.p0"
@@ -219,13 +224,20 @@ class _Packer:
                 b.call(store, [pair, self.at(out, place), ir.Constant(I32, 4), inside])
         b.ret_void()
 
-    def _rounded(self, x: ir.Value) -> Any:
-        """The bits of a float, its upper half rounded to nearest, ties to even. Infinities stay, NaN too."""
-        b, kind = self.b, ir.VectorType(I32, self.lanes)
-        bits = b.bitcast(x, kind)
-        odd = b.and_(b.lshr(bits, ir.Constant(kind, [16] * self.lanes)), ir.Constant(kind, [1] * self.lanes))
-        up = b.add(b.add(bits, ir.Constant(kind, [0x7FFF] * self.lanes)), odd)
-        return b.select(b.fcmp_unordered("uno", x, x), ir.Constant(kind, [0x7FC00000] * self.lanes), up)
+    def _as_packed(self, x: Any) -> Any:
+        """A number or a vector as it is to be packed."""
+        if not self.rounded:
+            return x
+        bits = self._rounded(x)
+        return self.b.bitcast(self.b.and_(bits, _bits(bits, 0xFFFF0000)), x.type)
+
+    def _rounded(self, x: Any) -> Any:
+        """The bits of floats, their upper half rounded to nearest, ties to even. Infinities stay, NaN too."""
+        b = self.b
+        bits = b.bitcast(x, ir.VectorType(I32, x.type.count) if isinstance(x.type, ir.VectorType) else I32)
+        odd = b.and_(b.lshr(bits, _bits(bits, 16)), _bits(bits, 1))
+        up = b.add(b.add(bits, _bits(bits, 0x7FFF)), odd)
+        return b.select(b.fcmp_unordered("uno", x, x), _bits(bits, 0x7FC00000), up)
 
     def const(self, number: int) -> ir.Constant:
         return ir.Constant(I64, number)
@@ -252,6 +264,12 @@ class _Packer:
         kind = ir.FunctionType(self.vector, [POINTER, I32, self.mask, self.vector])
         function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
         return self.b.call(function, [address, ir.Constant(I32, self.bytes), mask, self.zeros])
+
+
+def _bits(like: Any, word: int) -> ir.Constant:
+    """A word of 32 bits, in every lane of what is like a vector."""
+    kind = like.type
+    return ir.Constant(kind, [word] * kind.count if isinstance(kind, ir.VectorType) else word)
 
 
 def _transpose(b: Any, rows: list[ir.Value]) -> list[ir.Value]:

@@ -110,7 +110,7 @@ class Packed:
         packed = {}
         for number, part in parts.items():
             matrices = [reads.matrix(number, w) for w, _ in part.compiled.operands]
-            packed[number] = part.compiled.pack(recipe, matrices)
+            packed[number] = part.compiled.pack(recipe, matrices, part.owner.rounded)
         if any(part.compiled.halved for part in parts.values()):
             recipe.barrier()
         self.of = {number: part.compiled.pair_up(recipe, packed[number]) for number, part in parts.items()}

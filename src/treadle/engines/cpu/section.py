@@ -44,15 +44,29 @@ def why_not(section: Section) -> str | None:
 
 
 class CompiledSection:
-    """The kernels of one section, made when they are first needed."""
+    """The kernels of one section, made when they are first needed.
 
-    def __init__(self, section: Section, bfloat16: bool = False):
+    Args:
+        section: what they compute.
+        bfloat16: whether right operands of products are rounded to bfloat16; sums stay float32.
+        compact: whether they are read so seldom that it counts how many bytes they are.
+
+    Attributes:
+        pairs: whether one instruction multiplies pairs of bfloat16, of the left operands, too.
+        halved: whether right operands lie in memory as bfloat16. Where there is no such instruction, each number would
+            have to be widened whenever it is read, which takes longer than the products over a sequence save.
+        rounded: whether they lie there as float32 with the values of bfloat16 instead.
+    """
+
+    def __init__(self, section: Section, bfloat16: bool = False, compact: bool = False):
         section = self.section = section.local()
-        self.bfloat16 = bfloat16
         self.dtype = next(
             v.dtype for v in (*section.values(), *section.inputs, *section.old) if v.dtype.is_floating_point
         )
-        self.pairs = bfloat16 and self.dtype == torch.float32 and host().bf16_dot
+        bfloat16 = bfloat16 and self.dtype == torch.float32
+        self.pairs = bfloat16 and host().bf16_dot
+        self.halved = bfloat16 and (self.pairs or compact)
+        self.rounded = bfloat16 and not self.halved
         self.rows_in = tuple(v for v in section.inputs if v.has_rows)
         self._backward: dict[tuple[bool, ...], Backward] = {}
 
@@ -108,7 +122,7 @@ class Part:
         self.indices = {v.inputs[1] for v in looked_up if v.op == "embedding"}
         self.derived = [v for v in (*shared, *matrices) if v.op != "input"]
         self.kernel = Kernel(
-            self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.dtype, reverse, owner.bfloat16
+            self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.dtype, reverse, owner.halved
         )
 
     @functools.cached_property
