@@ -87,7 +87,7 @@ def outer(
 def _strips(k: int, m: int, lanes: int, count: int) -> list[tuple[int, int, int, int]]:
     """The result in at most ``count`` strips, as (first row, last row, first column, last column).
 
-    Of the narrower matrix, every thread reads and copies all: so strips are columns of ``g`` in whole vectors, or, where
+    Every thread reads and copies all of the narrower matrix: so strips are columns of ``g`` in whole vectors, or, where
     ``a`` is wider or there are fewer than two vectors for each, columns of ``a`` in whole tiles.
     """
     vectors = -(-m // lanes)
