@@ -4,7 +4,8 @@ In the order of the work: ``section.py`` takes a section of a plan, ``schedule.p
 writes them down as LLVM IR (with the functions of ``math.py``), ``jit.py`` turns that into machine code for a
 ``target.py``, or finds it in the ``cache.py``; ``kernel.py`` is the result. ``chain.py`` makes sections that follow
 each other one node of PyTorch's autograd: all that they do, with the products over all rows of ``contract.py``, the
-packed weights of ``pack.py`` and the ``moves.py`` between them, is a ``recipe.py`` that ``threads.py`` follow.
+packed weights of ``pack.py`` and the ``moves.py`` between them, is a ``recipe.py`` that ``threads.py`` follow. Where
+rows are few, threads share out columns (``panels.py``): of a sequence in ``abreast.py``, of one step in ``columns.py``.
 """
 
 from typing import Any

@@ -1,20 +1,18 @@
-"""One step of a few rows by several threads: each computes some of the columns of every product.
+"""One step of a few rows by several threads: each computes some of the columns of every product (``panels.py``).
 
-Rows cannot be shared out where there is one. But whoever steps a network live waits for its weights to come from
-memory, and two cores read twice as fast as one. So each thread has panels of every matrix, always the same ones, which
-then lie in its own core's cache; between phases the threads wait for each other.
+A recipe does it, phase by phase: whoever is there takes some panels, always the same ones whenever it can.
 """
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
 from treadle.compiler.program import Value
 from treadle.engines.cpu import jit, threads
-from treadle.engines.cpu.emit import I64, POINTER, Emitter, phases_of
+from treadle.engines.cpu.emit import I64, POINTER, phases_of
 from treadle.engines.cpu.kernel import CompiledKernel
+from treadle.engines.cpu.panels import PanelEmitter
 from treadle.engines.cpu.recipe import Recipe, again
 from treadle.engines.cpu.schedule import Nest
 
@@ -64,7 +62,7 @@ def _panels(phase: Any, emitter: "_ColumnEmitter") -> int:
     return emitter.packings[phase if isinstance(phase, Value) else phase.fused[0].product].panels
 
 
-class _ColumnEmitter(Emitter):
+class _ColumnEmitter(PanelEmitter):
     """Writes ``phase(arguments, number, first, last, scratch, own)``: some panels of one phase, all rows.
 
     ``scratch`` is memory for all threads, ``own`` for one. The states are read where they start. The last phase takes
@@ -104,21 +102,6 @@ class _ColumnEmitter(Emitter):
     def _entry_row(self, key: Any) -> Any:
         start = self.entry.mul(self.table["capacity"], self.const(self.row_start[key]))
         return self.entry.gep(self.scratch, [start], source_etype=self.element)
-
-    def _all_panels(self, whole: int, rest: bool, panel_of: Callable[[Any, bool], None]) -> None:
-        b = self.b
-        with self.loop(self.first_panel, self._minimum(self.last_panel, self.const(whole)), self.const(1)) as panel:
-            panel_of(panel, True)
-        if rest:
-            with b.if_then(b.icmp_signed(">", self.last_panel, self.const(whole))):
-                panel_of(self.const(whole), False)
-
-    def _row_address(self, key: Any, r: Any) -> Any:
-        start = self.b.mul(self.table["capacity"], self.const(self.row_start[key]))
-        return self._at(self.scratch, self.b.add(start, self.b.mul(r, self.const(self.row_size[key]))))
-
-    def _tile_address(self, product: Value) -> Any:
-        return self._at(self.own, self.const(self.tiles[product]))
 
     def _row_and_stride(self, value: Value, r: Any) -> tuple[Any, Any]:
         for i, (old, _) in enumerate(self.kernel.carries):

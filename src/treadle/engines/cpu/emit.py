@@ -277,7 +277,7 @@ class Emitter:
         self.arguments, self.first, self.last, self.scratch = function.args
         start = self._begin(function)
         nothing = ir.Constant(self.vector, [0.0] * self.lanes)
-        self._over(2 * self.sums_size, lambda j, valid: self._store(nothing, self._at(self.scratch, j), valid))
+        self._over(2 * self.sums_size, lambda j, valid: self._store(nothing, self._at(self._own(), j), valid))
         if self.steps:
             self._all_steps()
         else:
@@ -322,16 +322,20 @@ class Emitter:
                 offset = self._load_i64("offsets", t)
                 row0 = b.add(offset, self.first)
                 joined = b.load(before, typ=I64)
-                for i in carries:
-                    self._copy_rows(("start", i), self.current[i], i, joined, rows, into_scratch=True)
+                with self._by_one(b.icmp_signed("<", joined, rows)):
+                    for i in carries:
+                        self._copy_rows(("start", i), self.current[i], i, joined, rows, into_scratch=True)
                 b.store(rows, before)
+                has_resets = b.icmp_signed("!=", self.table["resets"], zero)
                 if not self.kernel.reverse:
-                    self._start_anew(row0, rows, self.current)
+                    with self._by_one(has_resets):
+                        self._start_anew(row0, rows, self.current)
                 self._phases(row0, rows)
                 if self.kernel.reverse:
-                    self._start_anew(row0, rows, self.next)
+                    with self._by_one(has_resets):
+                        self._start_anew(row0, rows, self.next)
                 is_last = b.icmp_signed("==", b.add(s, self.const(1)), steps)
-                with b.if_else(is_last) as (then, otherwise):
+                with self._by_one(), b.if_else(is_last) as (then, otherwise):
                     with then:
                         for i in carries:
                             self._copy_rows(("finish", i), self.next[i], i, zero, rows, into_scratch=False)
@@ -346,6 +350,22 @@ class Emitter:
                     b.store(self.current[i], swap[i][1])
             self._flush_after(s, FLUSH_STEPS)
 
+    def _own(self) -> Any:
+        """Where sums and tiles are, which are each thread's own."""
+        return self.scratch
+
+    @contextlib.contextmanager
+    def _by_one(self, changes: Any = None) -> Iterator[None]:
+        """What is done once for all rows of the kernel; the others wait where it ``changes`` what they read."""
+        yield
+
+    def _meet(self) -> None:
+        """All rows have come so far."""
+
+    def _own_rows(self) -> tuple[Any, Any]:
+        """From which row to which one nests without products go."""
+        return self.const(0), self.rows
+
     def _flush_after(self, done: Any, every: int) -> None:
         """Flush where what is done is a multiple of that."""
         if self.sums_size:
@@ -357,7 +377,7 @@ class Emitter:
         """Add the sums of late to those of all before, and begin new ones."""
 
         def move(j: Any, valid: int) -> None:
-            recent, total = self._at(self.scratch, j), self._at(self.scratch, self.b.add(j, self.const(self.sums_size)))
+            recent, total = self._at(self._own(), j), self._at(self._own(), self.b.add(j, self.const(self.sums_size)))
             self._store(self.b.fadd(self._load(total, valid), self._load(recent, valid)), total, valid)
             self._store(ir.Constant(self.vector, [0.0] * self.lanes), recent, valid)
 
@@ -421,12 +441,14 @@ class Emitter:
                 self._product(phase)
             else:
                 self._fused(phase)
+            self._meet()
 
     def _plain(self, nests: Sequence[Nest]) -> None:
         """Nests without products, one after the other."""
         # A nest waits for the one before it, but rows do not wait for each other: a few rows at a time.
-        with self.loop(self.const(0), self.rows, self.const(TOGETHER)) as first:
-            end = self._minimum(self.rows, self.b.add(first, self.const(TOGETHER)))
+        begin, stop = self._own_rows()
+        with self.loop(begin, stop, self.const(TOGETHER)) as first:
+            end = self._minimum(stop, self.b.add(first, self.const(TOGETHER)))
             for nest in nests:
                 with self.loop(first, end, self.const(1)) as r:
                     self.enter_row(r)
@@ -583,7 +605,7 @@ class Emitter:
         )
 
     def _tile_address(self, product: Value) -> ir.Value:
-        return self._at(self.scratch, self.const(self.tiles[product]))
+        return self._at(self._own(), self.const(self.tiles[product]))
 
     def _nest(self, nest: Nest) -> None:
         if nest.reduced:
@@ -596,8 +618,9 @@ class Emitter:
                 with self.loop(self.const(0), self.const(outer[at]), self.const(1)) as i:
                     nested(at + 1, [*variables, i])
             else:
-                body = lambda j, valid: self._body(nest, [*variables, j] if nest.domain else [], valid)  # noqa: E731
-                self._over(count, body)
+                self._over_features(
+                    count, lambda j, valid: self._body(nest, [*variables, j][: len(nest.domain)], valid)
+                )
 
         nested(0, [])
 
@@ -626,7 +649,7 @@ class Emitter:
                 ("next", sink.key), lambda: self._at(self.next[sink.key], b.mul(self.r, self.const(size)))
             )
         elif sink.kind == "sum":
-            base = self._at(self.scratch, self.const(self.sums[sink.key]))
+            base = self._at(self._own(), self.const(self.sums[sink.key]))
         else:
             base = self._cached(("buffer", sink.key), lambda: self._row_address(sink.key, self.r))
         address = self._address(base, affine)
@@ -975,6 +998,10 @@ class Emitter:
                 body(j, self.lanes)
         if count - whole:
             body(self.const(whole), count - whole)
+
+    def _over_features(self, count: int, body: Callable[[ir.Value, int], Any]) -> None:
+        """The same, for the last axis of a nest without products."""
+        self._over(count, body)
 
     def _pointer(self, name: Any) -> ir.Value:
         return self._cached_entry(name, lambda: self.entry.inttoptr(self.table[name], POINTER))

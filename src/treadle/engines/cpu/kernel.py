@@ -10,9 +10,11 @@ import torch
 
 from treadle.compiler.program import DEAR, Value
 from treadle.engines.cpu import jit, threads
+from treadle.engines.cpu.abreast import AbreastEmitter, side_by_side
 from treadle.engines.cpu.emit import BLOCK, emit
+from treadle.engines.cpu.meeting import WORDS
 from treadle.engines.cpu.pack import pack, pair_up
-from treadle.engines.cpu.recipe import Number, Recipe, Word
+from treadle.engines.cpu.recipe import Number, Recipe, Word, yield_address
 from treadle.engines.cpu.schedule import Kernel
 from treadle.engines.cpu.target import Target, host
 from treadle.engines.layout import Layout
@@ -106,6 +108,9 @@ class CompiledKernel:
             runs = range(len(split))
             arguments = [recipe.table([*table[:3], recipe.tensor(("offsets", i))[0], *table[4:]]) for i in runs]
         itemsize = self.kernel.dtype.itemsize
+        abreast = self.abreast(layout) if split is None else 1
+        if abreast > 1:
+            return self._write_down_abreast(recipe, arguments[0], capacity, abreast)
         size = -(-(self.code.fixed + capacity * self.code.per_row + 64) * itemsize // 64) * 64
         scratch = recipe.scratch.room(len(shares) * size)
         for i, (first, last) in enumerate(shares):
@@ -114,13 +119,41 @@ class CompiledKernel:
             recipe.scratch.leave(scratch, len(shares) * size)
         return Sums(scratch, size, len(shares), self.code.sums)
 
+    def _write_down_abreast(self, recipe: Recipe, table: Word, rows: int, count: int) -> "Sums":
+        """Write down a run by so many threads side by side."""
+        itemsize = self.kernel.dtype.itemsize
+        shared = -(-(rows * self.code.per_row + 64) * itemsize // 64) * 64
+        own = -(-(self.code.fixed + 64) * itemsize // 64) * 64
+        scratch = recipe.scratch.room(shared + count * own)
+        meeting = recipe.table([0] * WORDS)
+        for _ in range(count):
+            given = table, count, scratch, scratch + shared, own, meeting, yield_address()
+            recipe.task(self._abreast_address, given)
+        if not self.kernel.sums:
+            recipe.scratch.leave(scratch, shared + count * own)
+        return Sums(scratch + shared, own, count, self.code.sums)
+
+    @functools.cached_property
+    def _abreast_address(self) -> int:
+        emitter = AbreastEmitter(self.kernel, self.target)
+        library = jit.recall(f"abreast\n{self.code.description}", ("run",), emitter.text, self.target)
+        return library.address("run")
+
+    def abreast(self, layout: Layout) -> int:
+        """How many threads take all rows side by side, each some of the columns; 1 if they rather share out rows."""
+        count = threads.count(self._worth(layout))
+        return side_by_side(self.code, layout.batch, count) if self.kernel.carries else 1
+
+    def _worth(self, layout: Layout) -> int:
+        """How many threads the work is worth."""
+        return max(1, int(self.row_cost * layout.rows // _WORTH_A_THREAD))
+
     def shares(self, layout: Layout) -> list[tuple[int, int]]:
         """Which rows go to which thread."""
         steps = bool(self.kernel.carries)
         rows = layout.batch if steps else layout.rows
-        work = self.row_cost * layout.rows
-        count = threads.count(min(rows, max(1, int(work // _WORTH_A_THREAD))))
-        if count == 1:
+        count = threads.count(min(rows, self._worth(layout)))
+        if count == 1 or self.abreast(layout) > 1:
             return [(0, rows)]
         if steps:
             return layout.shares(count)

@@ -22,7 +22,7 @@ from torch import Tensor
 from treadle.engines.cpu import jit, threads
 from treadle.engines.cpu.memory import empty
 
-__all__ = ["Arena", "Call", "Number", "Phase", "Recipe", "Word", "again", "begin"]
+__all__ = ["Arena", "Call", "Number", "Phase", "Recipe", "Word", "again", "begin", "yield_address"]
 
 _MOST_ARGUMENTS = 12
 # In words of 64 bits. The table begins with how many phases there are, how many threads were called, how many came, the
@@ -145,7 +145,7 @@ class Recipe:
     def _words(self) -> tuple[np.ndarray, np.ndarray]:
         """The table as numbers to be added, and to what: which given number."""
         phases = self._all_phases
-        words: list[Number] = [len(phases), 0, 0, _yield_address(), threads.number_address(), self.threads]
+        words: list[Number] = [len(phases), 0, 0, yield_address(), threads.number_address(), self.threads]
         at = _HEAD + _PHASE * len(phases)
         for phase in phases:
             words += [0, len(phase.all), len(phase.tasks), Word(1, 8 * at)]
@@ -240,7 +240,7 @@ def begin(block: Tensor) -> int:
 
 
 @functools.cache
-def _yield_address() -> int:
+def yield_address() -> int:
     """The system's function that lets others use the core; 0 where there is none of that name."""
     try:
         return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
