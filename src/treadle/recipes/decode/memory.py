@@ -1,14 +1,18 @@
-"""The decoder's network: LSTM memories of what each key may mean, and of what situations explain without any key."""
+"""The decoder's network: the evidence of what each key may mean, LSTM memories beside it, and what situations explain."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, softplus
 
 from treadle.cells import LSTMCell, LSTMState
 
 __all__ = ["EvidenceCell", "EvidenceState"]
+
+FITTINGS = 4
+"""How often what keys mean is made to fit, keys by commands."""
 
 
 class EvidenceState(NamedTuple):
@@ -23,91 +27,76 @@ class EvidenceState(NamedTuple):
     lately_h: Tensor
     """Of the memory of how well it has gone lately: [B, H]."""
     lately_c: Tensor
-    lately_then: Tensor
-    """The same as each key found it when it was last pressed [B, K, H]; zeros before."""
+    evidence: Tensor
+    """What outcomes say of each meaning of each key, in logarithms: since the last change, and of late [B, 2, K, A]."""
+    presses: Tensor
+    """How often each key was pressed in each situation, likewise [B, 2, K, S]."""
+    own: Tensor
+    """For which command each key was pressed in each situation since the last change, as far as is known [B, K, S, A]."""
     wishes: Tensor
-    """How often each key was pressed in which situation for which command, as far as that is known [B, K, S, A]."""
+    """How often each command was wanted in each situation, ever, as far as is known [B, S, A]."""
+    changed: Tensor
+    """The statistic of Shiryaev and Roberts for "all keys have changed", its logarithm [B, 1]."""
+    valid: Tensor
+    """How much of what each key's memory holds is from after the last change [B, K]."""
     fits: Tensor
-    """How well each command fits the situations in which each key was pressed lately [B, K, A]."""
-    beliefs: Tensor
-    """For each key how probable each meaning was when it was last pressed [B, K, A]; zeros before."""
+    """What habits said of each meaning when each key was pressed last [B, K, A]."""
+    kinds: Tensor
+    """1 for keys that were pressed as the first, and as the second of two [B, 2, K]."""
     key: Tensor
     """The last key [B, K] and situation [B, S], a 1 in its place; zeros before the first press."""
     situation: Tensor
     meanings: Tensor
-    """How probable each meaning of the last key was [B, A]."""
+    """How probable each meaning of the last press was [B, A]."""
     unasked: Tensor
     """How probable a good outcome of each action was in the last situation, had it not been meant [B, A]."""
+    usual: Tensor
+    """How probable each meaning would have been, had nothing been known of the key [B, A]."""
     others: Tensor
-    """The logarithm of how probable it was that no other key means each action [B, A]."""
-    fit: Tensor
-    """How well each command fitted the last situation, by habit [B, A]."""
-    since: Tensor
-    """How things have changed lately since the last key had been pressed before [B, H]."""
+    """How many other keys were believed to mean each action [B, A]."""
+    lift: Tensor
+    """How much more each command was wanted in the last situation than anywhere, by habit, in logarithms [B, A]."""
+    surprise: Tensor
+    """How much less the last press was to be expected than if nothing were known of keys, in logarithms [B, 1]."""
 
 
 class EvidenceCell(nn.Module):
     """From presses and their outcomes to what a key means: the evidence that the key explains them, not the situation.
-
-    There is an LSTM memory for every pair of a key and a command it may mean, all with the same weights, and one for
-    every pair of a situation and a command. A step first learns from the outcome of the last press, then says what the
-    present one may mean::
-
-        memory[k, a]    = LSTM([a was done?, good?, fit(a), …], memory[k, a])   of the last key k, for all a
-        wishes[k, s, a] = … + P(a was wanted | outcome)                         of the last key and situation
-        fit(a)          = log P(s | a) − log P(s)                               by wishes of all other keys
-        meaning(a)      = softmax(score(memory[key, a], fit(a), whether other keys mean a, lately))
-        unasked(a)      = sigmoid(head(memory[situation, a]))                   sees no key
-        P(good | do a)  = meaning(a) · wanted + (1 − meaning(a)) · unasked(a)
-
-    Trained on outcomes alone, the last line leaves to the key only what the situation does not explain: a command
-    that is good here whatever is pressed makes ``unasked`` high and says nothing of ``meaning``.
-
-    What is wanted where is the user's habit, and outlives the meanings of the keys: after these change, each press of a
-    key in a situation says something of every command, whatever is done then. By habit a command is compared with
-    itself in other situations, and a key never with what it was taken for itself: it would prove itself right.
-
-    As all memories of keys may be outdated at once, each key knows what has changed lately since it was pressed.
-
-    As the weights are shared, the number of keys and situations is that of rows in the state, and any may be had.
-
-    Args:
-        keys: rows for keys (or for whatever was pressed, such as two keys one after the other).
-        situations: rows for situations.
-        actions: commands, and to wait, which is the last.
-        hidden_size: of each memory.
-
-    The input [B, K + S + A + 2] is: the key and the situation, a 1 in its place; the action that was taken after the
-    last press, likewise; its outcome, 1 for good, -1 for bad, 0 for none; 1 if the key is the second of two. The
-    output [B, 2 A] is log meaning(a) and log-odds of P(good | do a).
-
-    Example:
-        >>> import torch, treadle as td
-        >>> from treadle.recipes.decode import EvidenceCell
-        >>> cell = EvidenceCell(keys=6, situations=4, actions=3, hidden_size=5)
-        >>> ys, state = td.Recurrent(cell, engine="reference")(torch.zeros(2, 7, 6 + 4 + 3 + 2))
-        >>> ys.shape
-        torch.Size([2, 7, 6])
     """
 
-    def __init__(self, keys: int, situations: int, actions: int, hidden_size: int = 16):
+    def __init__(self, keys: int, situations: int, actions: int, hidden_size: int = 12):
         super().__init__()
         self.keys, self.situations, self.actions, self.hidden_size = keys, situations, actions, hidden_size
         self.input_size, self.output_size = keys + situations + actions + 2, 2 * actions
-        self.key_memory = LSTMCell(10 + 2 * hidden_size, hidden_size, forget_bias=2.0)
-        self.situation_memory = LSTMCell(4, hidden_size, forget_bias=2.0)
-        self.lately = LSTMCell(4, hidden_size, forget_bias=1.0)
-        self.score = nn.Sequential(
-            nn.Linear(3 * hidden_size + 7, 2 * hidden_size), nn.Tanh(), nn.Linear(2 * hidden_size, 1)
-        )
-        self.unasked = nn.Linear(hidden_size, 1)
-        self.wanted = nn.Parameter(torch.tensor([2.0]))
-        self.doubt = nn.Parameter(torch.tensor([0.0]))  # the logarithm of presses to add where habits are counted
-        self.fading = nn.Parameter(torch.tensor([2.0]))  # of fits, log-odds
-        self.outdated = nn.Linear(hidden_size, 1)
-        nn.init.constant_(self.outdated.bias, 3.0)
+        H = hidden_size
+        self.key_memory = LSTMCell(12 + H, H, forget_bias=2.0)
+        self.situation_memory = LSTMCell(5, H, forget_bias=2.0)
+        self.lately = LSTMCell(6, H, forget_bias=1.0)
+        self.remembered = nn.Linear(H, 1, bias=False)
+        self.score = nn.Sequential(nn.Linear(2 * H + 11, 2 * H), nn.Tanh(), nn.Linear(2 * H, 1))
+        self.unasked = nn.Linear(H, 1)
+        self.trust = nn.Linear(H, 3)
+        self.change = nn.Linear(H, 1)
+
+        def number(value: float) -> nn.Parameter:
+            return nn.Parameter(torch.tensor([value]))
+
+        self.wanted = number(2.5)  # log-odds that what was wanted turns out good
+        self.mistakes = number(-2.7)  # log-odds of another key being hit
+        self.doubt = number(1.0)  # the logarithm of presses to add where habits are counted
+        self.weight = number(1.0)  # of evidence
+        self.alone = number(0.4)  # log-odds; how far keys that mean the same are made to differ
+        self.recent = number(2.7)  # log-odds of what happened of late being kept, at each press
+        self.threshold, self.steepness = number(7.0), number(1.0)
+        self.waiting = nn.Parameter(torch.tensor([-0.7, -3.7]))  # for keys, and for second keys of two
+        with torch.no_grad():
+            self.unasked.bias.fill_(-2.0)
+            for layer in (self.score[2], self.trust, self.change, self.remembered):
+                layer.weight.mul_(0.2)
+            self.score[2].bias.zero_()
+            self.trust.bias.copy_(torch.tensor([-1.0, 0.0, -3.0]))
+            self.change.bias.zero_()
         self.register_buffer("waits", (torch.arange(actions) == actions - 1).to(self.wanted.dtype), persistent=False)
-        nn.init.constant_(self.unasked.bias, -2.0)
 
     def initial_state(self, batch_size: int) -> EvidenceState:
         """Nothing is known."""
@@ -116,9 +105,10 @@ class EvidenceCell(nn.Module):
         def zeros(*sizes: int) -> Tensor:
             return self.wanted.new_zeros(batch_size, *sizes)
 
-        memories = (zeros(K, A, H), zeros(K, A, H), zeros(S, A, H), zeros(S, A, H), zeros(H), zeros(H), zeros(K, H))
-        found, last = (zeros(K, S, A), zeros(K, A), zeros(K, A)), (zeros(A), zeros(A), zeros(A), zeros(A))
-        return EvidenceState(*memories, *found, zeros(K), zeros(S), *last, zeros(H))
+        memories = zeros(K, A, H), zeros(K, A, H), zeros(S, A, H), zeros(S, A, H), zeros(H), zeros(H)
+        found = zeros(2, K, A), zeros(2, K, S), zeros(K, S, A), zeros(S, A), zeros(1), zeros(K), zeros(K, A)
+        last = zeros(2, K), zeros(K), zeros(S), zeros(A), zeros(A), zeros(A), zeros(A), zeros(A), zeros(1)
+        return EvidenceState(*memories, *found, *last)
 
     def encode(
         self,
@@ -152,71 +142,130 @@ class EvidenceCell(nn.Module):
         key, situation, action, rest = x.split([self.keys, self.situations, self.actions, 2], 1)
         outcome, second = rest.split(1, 1)
         state = self._learned(action, outcome, state)
-        A = self.actions
-        memory = _of(key, state.keys_h)
-        now = state.lately_h
-        elsewhere, here = (1 - key)[:, :, None], key[:, :, None]
-        valid = torch.sigmoid(self.outdated(now[:, None] - state.lately_then))  # [B, K, 1]
-        meant = (state.beliefs * valid * elsewhere).clamp(0, 1)
-        others = torch.log1p(-0.98 * meant).sum(1)  # the logarithm of "no other key means a"
-        waits = self.get_buffer("waits").expand_as(others)
-        fit = self._fit(key, situation, state.wishes)
-        fits = state.fits * (elsewhere + here * torch.sigmoid(self.fading)) + here * fit[:, None]
-        since = now - _of(key, state.lately_then)
-        features = [fit, _of(key, fits), others, waits, second.expand(-1, A), second * waits, _of(key, state.beliefs)]
-        score = self.score(
-            torch.cat([memory, torch.cat([now, since], 1)[:, None].expand(-1, A, -1), torch.stack(features, 2)], 2)
-        ).squeeze(2)
-        meaning = torch.log_softmax(score + others, 1)
+        A, waits, here = self.actions, self.get_buffer("waits"), key[:, :, None]
+        kind = torch.cat([1 - second, second], 1)
+        kinds = torch.maximum(state.kinds, kind[:, :, None] * key[:, None])
+        lately = state.lately_h
+        trust = softplus(self.trust(lately))
+
+        # Habits: how often each command is wanted here and anywhere, leaving out what this key was taken for.
+        wishes = (state.wishes - _of(key, state.own)).clamp_min(0)
+        anywhere = wishes.sum(1)
+        usual = (anywhere + 1) / (anywhere + 1).sum(1, keepdim=True)
+        doubt = self.doubt.exp()
+        by_situation = (wishes + doubt * usual[:, None]) / (wishes.sum(2, keepdim=True) + doubt)
+        usual = torch.where(waits > 0, 0.1, usual)  # to wait is no wish
+        mistakes = torch.sigmoid(self.mistakes)
+        by_situation = torch.where(waits > 0, 0.1, by_situation)
+        lifts = torch.log(((1 - mistakes) * by_situation + mistakes / A) / ((1 - mistakes) * usual + mistakes / A)[:, None])
+        rate = torch.log(usual * 10)
+        pressed = _of(key, state.presses[:, 0])
+        lift = _of(situation, lifts)
+        fitted = torch.einsum("bs,bsa->ba", pressed, lifts)
+        total = pressed.sum(1, keepdim=True)
+        habit = trust[:, :1] * fitted + trust[:, 2:] * total * rate
+        fits = state.fits + here * (habit[:, None] - state.fits)
+
+        # What keys mean, by all that is known, made to fit: most commands have one key.
+        known = kinds.amax(1)[:, :, None]
+        evidence = state.evidence[:, 0]
+        remembered = self.remembered(state.keys_h).squeeze(3) * state.valid[:, :, None]
+        wait = (kinds * self.waiting[:, None]).sum(1)[:, :, None] * waits
+        scores = torch.log_softmax(self.weight * evidence + fits + remembered + wait, 2)
+        alone = torch.sigmoid(self.alone) * (1 - waits)
+        for _ in range(FITTINGS):
+            meant = (scores.exp() * known).sum(1, keepdim=True)
+            scores = torch.log_softmax(scores - alone * torch.log(meant.clamp_min(1)), 2)
+        believed = scores.exp()
+        mine = _of(key, scores)
+        others = (believed * known).sum(1) - mine.exp()
+        now = lift + rate
+        press = torch.einsum("bka,ba->bk", believed, (1 - mistakes) * _of(situation, by_situation) + mistakes / A)
+        press = press * kinds[:, 0] + 1e-6
+        expected = torch.log((press * key).sum(1, keepdim=True) / press.sum(1, keepdim=True))
+        surprise = -(expected + torch.log(kinds[:, 0].sum(1, keepdim=True).clamp_min(1))) * (1 - second)
+
+        own_evidence = _of(key, state.evidence.transpose(1, 2))  # [B, 2, A]
+        own_evidence = torch.tanh((own_evidence - own_evidence.amax(2, keepdim=True)) / 5)
+        valid = (key * state.valid).sum(1)[:, None, None]
+        features = [mine.clamp_min(-12) / 4, lift, torch.tanh(fitted / 5), own_evidence[:, 0], own_evidence[:, 1]]
+        features += [others, waits.expand_as(lift), second.expand(-1, A), second * waits]
+        features += [torch.log1p(total).expand(-1, A) / 3, torch.tanh(state.changed / 5).expand(-1, A)]
+        memory = _of(key, state.keys_h) * valid
+        score = self.score(torch.cat([memory, lately[:, None].expand(-1, A, -1), torch.stack(features, 2)], 2)).squeeze(2)
+        meaning = torch.log_softmax(score + mine + trust[:, 1:2] * now, 1)
         p = meaning.exp()
         unasked = torch.sigmoid(self.unasked(_of(situation, state.situations_h)).squeeze(2))
         good = (p * torch.sigmoid(self.wanted) + (1 - p) * unasked).clamp(1e-4, 1 - 1e-4)
-        beliefs = state.beliefs * elsewhere + here * p[:, None]
-        then = state.lately_then * elsewhere + here * now[:, None]
-        state = state._replace(lately_then=then, fits=fits, beliefs=beliefs, key=key, situation=situation)
-        state = state._replace(meanings=p, unasked=unasked, others=others, fit=fit, since=since)
+        usually = torch.softmax(torch.log(_of(situation, by_situation)) + second * self.waiting[1] * waits, 1)
+        state = state._replace(fits=fits, kinds=kinds, key=key, situation=situation, meanings=p, unasked=unasked)
+        state = state._replace(usual=usually, others=others, lift=lift, surprise=surprise)
         return torch.cat([meaning, torch.logit(good)], 1), state
-
-    def _fit(self, key: Tensor, situation: Tensor, wishes: Tensor) -> Tensor:
-        """How much more probable a situation is if each command is wanted, by what other keys were pressed for."""
-        of_others = torch.einsum("bk,bksa->bsa", 1 - key, wishes) + self.doubt.exp()
-        here, anywhere = (count.clamp_min(1e-3) for count in (_of(situation, of_others), of_others.mean(1)))
-        return torch.log(here / anywhere) * (1 - self.get_buffer("waits"))
 
     def _learned(self, action: Tensor, outcome: Tensor, state: EvidenceState) -> EvidenceState:
         """The memories after what came of the last press."""
-        A, p, unasked = self.actions, state.meanings, state.unasked
+        A, p, unasked, waits = self.actions, state.meanings, state.unasked, self.get_buffer("waits")
         happened = outcome.abs()
+        at, where = state.key * happened, state.situation * happened
         believed, luck = (p * action).sum(1, keepdim=True), (unasked * action).sum(1, keepdim=True)
-        expected = believed * torch.sigmoid(self.wanted) + (1 - believed) * luck
-        fitted = happened * torch.log((p * state.fit.exp()).sum(1, keepdim=True).clamp_min(1e-3))
-        x = torch.cat([outcome, believed, outcome * expected, fitted], 1)
-        h, c = _step(self.lately, x, (state.lately_h, state.lately_c))
-        lately = [_mix(happened, new, old) for new, old in ((h, state.lately_h), (c, state.lately_c))]
-        others, waits = state.others, self.get_buffer("waits").expand_as(p)
-        seen = [action, action * outcome, outcome.expand(-1, A), p, believed.expand(-1, A), luck.expand(-1, A)]
-        seen += [others, waits, action * luck * outcome, state.fit]
-        x = torch.cat([state.lately_h, state.since], 1)[:, None].expand(-1, A, -1)
-        x = torch.cat([torch.stack(seen, 2), x], 2)
-        keys = _written(self.key_memory, x, state.key * happened, (state.keys_h, state.keys_c))
-        x = torch.stack([action, action * outcome, action * believed, action * outcome * believed], 2)
-        at = state.situation * happened
-        situations = _written(self.situation_memory, x, at, (state.situations_h, state.situations_c))
         good = 0.5 + outcome * (action * torch.sigmoid(self.wanted) + (1 - action) * luck - 0.5)
-        good = good.clamp(1e-3, 1)
-        wanted = p * good / (p * good).sum(1, keepdim=True).clamp_min(1e-6)  # by Bayes' rule
-        place = (state.key * happened)[:, :, None] * state.situation[:, None]
-        wishes = state.wishes + place[:, :, :, None] * wanted[:, None, None]
+        good = good.clamp(1e-3, 1)  # how probable what happened was, for each that may have been wanted
+        mistakes = torch.sigmoid(self.mistakes)
+        seen = torch.log((1 - mistakes) * good + mistakes * good[:, :-1].mean(1, keepdim=True))
+        explained = (p * good).sum(1, keepdim=True).clamp_min(1e-4)
+        wanted = p * good / explained  # by Bayes' rule
+        anew = (state.usual * good).sum(1, keepdim=True).clamp_min(1e-4)
+        surprise = state.surprise.clamp(-3, 3)
+        ratio = happened * (torch.log(anew / explained) + surprise)
+        changed = _mix(happened, (softplus(state.changed) + ratio).clamp_max(15), state.changed)
+
+        x = torch.cat([outcome, believed, outcome * (explained * 2 - 1), ratio, surprise, torch.tanh(changed / 5)], 1)
+        h, c = _step(self.lately, x, (state.lately_h, state.lately_c))
+        lately_h, lately_c = _mix(happened, h, state.lately_h), _mix(happened, c, state.lately_c)
+
+        change = self.steepness * (changed - self.threshold) + self.change(lately_h)
+        kept, renewed = happened * torch.sigmoid(-change) + 1 - happened, happened * torch.sigmoid(change)
+        changed = changed + happened * logsigmoid(-change)
+
+        recent = _mix(happened, torch.sigmoid(self.recent), 1.0)[:, :, None]
+        evidence, presses = state.evidence, state.presses
+        old = torch.tanh(_of(at, evidence[:, 0]) / 5)
+        late_evidence = evidence[:, 1] * recent + at[:, :, None] * seen[:, None]
+        late_presses = presses[:, 1] * recent + at[:, :, None] * where[:, None]
+        since_evidence = evidence[:, 0] + at[:, :, None] * seen[:, None]
+        since_presses = presses[:, 0] + at[:, :, None] * where[:, None]
+        renew = renewed[:, :, None]
+        since_evidence = _mix(renew, late_evidence, since_evidence)
+        since_presses = _mix(renew, late_presses, since_presses)
+
+        wish = where[:, :, None] * wanted[:, None]  # [B, S, A]
+        own = (state.own + at[:, :, None, None] * wish[:, None]) * kept[:, :, None, None]
+
+        valid = state.valid * kept
+        vs = (at * valid).sum(1)[:, None, None]
+        seens = [action, action * outcome, outcome.expand(-1, A), p, believed.expand(-1, A), luck.expand(-1, A)]
+        seens += [state.others, waits.expand_as(p), action * luck * outcome, state.lift, seen, old]
+        x = torch.cat([torch.stack(seens, 2), lately_h[:, None].expand(-1, A, -1)], 2)
+        keys = _written(self.key_memory, x, at, (state.keys_h, state.keys_c), vs)
+        valid = valid + at * (1 - valid)
+        x = torch.stack([action, action * outcome, action * believed, action * outcome * believed, action * wanted], 2)
+        situations = _written(self.situation_memory, x, where, (state.situations_h, state.situations_c))
         state = state._replace(keys_h=keys[0], keys_c=keys[1], situations_h=situations[0], situations_c=situations[1])
-        return state._replace(lately_h=lately[0], lately_c=lately[1], wishes=wishes)
+        state = state._replace(lately_h=lately_h, lately_c=lately_c, changed=changed, valid=valid, own=own)
+        return state._replace(
+            evidence=torch.stack([since_evidence, late_evidence], 1),
+            presses=torch.stack([since_presses, late_presses], 1),
+            wishes=state.wishes + wish,
+            fits=state.fits * kept[:, :, None],
+        )
 
 
 def _of(place: Tensor, table: Tensor) -> Tensor:
     """The row [B, …] of a table [B, N, …] at a place [B, N]."""
-    return torch.einsum("bn,bnk->bk", place, table.flatten(2)).unflatten(1, table.shape[2:])
+    return torch.bmm(place[:, None], table.flatten(2)).squeeze(1).unflatten(1, table.shape[2:])
 
 
-def _mix(share: Tensor, new: Tensor, old: Tensor) -> Tensor:
+def _mix(share: Tensor, new: Tensor, old: Tensor | float) -> Tensor:
     return old + share * (new - old)
 
 
@@ -225,13 +274,15 @@ def _step(cell: LSTMCell, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tens
     return h, c
 
 
-def _written(cell: LSTMCell, x: Tensor, place: Tensor, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _written(
+    cell: LSTMCell, x: Tensor, place: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Tables [B, N, A, H] after a step of the row at a place [B, N]; where there is none, as they were."""
     rows = [_of(place, table) for table in tables]
-    new = _step(cell, x.flatten(0, 1), (rows[0].flatten(0, 1), rows[1].flatten(0, 1)))
+    new = _step(cell, x.flatten(0, 1), tuple((row * valid).flatten(0, 1) for row in rows))
     where = place[:, :, None, None]
     h, c = (
-        table + where * (after.unflatten(0, x.shape[:2]) - row)[:, None]
+        torch.addcmul(table, where, (after.unflatten(0, x.shape[:2]) - row)[:, None])
         for table, row, after in zip(tables, rows, new, strict=True)
     )
     return h, c
