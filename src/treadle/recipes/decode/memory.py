@@ -11,7 +11,7 @@ from treadle.cells import LSTMCell, LSTMState
 
 __all__ = ["EvidenceCell", "EvidenceState"]
 
-FITTINGS = 4
+FITTINGS = 3
 """How often what keys mean is made to fit, keys by commands."""
 
 
@@ -31,10 +31,10 @@ class EvidenceState(NamedTuple):
     """What outcomes say of each meaning of each key, in logarithms: since the last change, and of late [B, 2, K, A]."""
     presses: Tensor
     """How often each key was pressed in each situation, likewise [B, 2, K, S]."""
-    own: Tensor
-    """For which command each key was pressed in each situation since the last change, as far as is known [B, K, S, A]."""
+    believed: Tensor
+    """How probable each meaning of each key is [B, K, A]; zeros for keys that were never pressed."""
     wishes: Tensor
-    """How often each command was wanted in each situation, ever, as far as is known [B, S, A]."""
+    """How often each command was wanted in each situation before the last change, as it was understood then [B, S, A]."""
     changed: Tensor
     """The statistic of Shiryaev and Roberts for "all keys have changed", its logarithm [B, 1]."""
     valid: Tensor
@@ -75,8 +75,9 @@ class EvidenceCell(nn.Module):
         self.remembered = nn.Linear(H, 1, bias=False)
         self.score = nn.Sequential(nn.Linear(2 * H + 11, 2 * H), nn.Tanh(), nn.Linear(2 * H, 1))
         self.unasked = nn.Linear(H, 1)
-        self.trust = nn.Linear(H, 3)
+        self.trust = nn.Linear(H + 1, 4)
         self.change = nn.Linear(H, 1)
+        self.shared = nn.Linear(2, 1, bias=False)
 
         def number(value: float) -> nn.Parameter:
             return nn.Parameter(torch.tensor([value]))
@@ -85,7 +86,8 @@ class EvidenceCell(nn.Module):
         self.mistakes = number(-2.7)  # log-odds of another key being hit
         self.doubt = number(1.0)  # the logarithm of presses to add where habits are counted
         self.weight = number(1.0)  # of evidence
-        self.alone = number(0.4)  # log-odds; how far keys that mean the same are made to differ
+        self.present = number(0.0)  # log-odds; how far wishes since the change count among habits
+        self.alone = number(4.0)  # log-odds that two keys differ in what they mean
         self.recent = number(2.7)  # log-odds of what happened of late being kept, at each press
         self.threshold, self.steepness = number(7.0), number(1.0)
         self.waiting = nn.Parameter(torch.tensor([-0.7, -3.7]))  # for keys, and for second keys of two
@@ -94,8 +96,10 @@ class EvidenceCell(nn.Module):
             for layer in (self.score[2], self.trust, self.change, self.remembered):
                 layer.weight.mul_(0.2)
             self.score[2].bias.zero_()
-            self.trust.bias.copy_(torch.tensor([-1.0, 0.0, -3.0]))
+            self.trust.bias.copy_(torch.tensor([-1.0, 0.0, -3.0, -1.0]))
+            self.trust.weight[:, -1] = 0.5
             self.change.bias.zero_()
+            self.shared.weight.copy_(torch.tensor([[-1.0, -0.3]]))
         self.register_buffer("waits", (torch.arange(actions) == actions - 1).to(self.wanted.dtype), persistent=False)
 
     def initial_state(self, batch_size: int) -> EvidenceState:
@@ -106,7 +110,7 @@ class EvidenceCell(nn.Module):
             return self.wanted.new_zeros(batch_size, *sizes)
 
         memories = zeros(K, A, H), zeros(K, A, H), zeros(S, A, H), zeros(S, A, H), zeros(H), zeros(H)
-        found = zeros(2, K, A), zeros(2, K, S), zeros(K, S, A), zeros(S, A), zeros(1), zeros(K), zeros(K, A)
+        found = zeros(2, K, A), zeros(2, K, S), zeros(K, A), zeros(S, A), zeros(1), zeros(K), zeros(K, A)
         last = zeros(2, K), zeros(K), zeros(S), zeros(A), zeros(A), zeros(A), zeros(A), zeros(A), zeros(1)
         return EvidenceState(*memories, *found, *last)
 
@@ -146,10 +150,12 @@ class EvidenceCell(nn.Module):
         kind = torch.cat([1 - second, second], 1)
         kinds = torch.maximum(state.kinds, kind[:, :, None] * key[:, None])
         lately = state.lately_h
-        trust = softplus(self.trust(lately))
+        before = torch.log1p(state.wishes.sum((1, 2)))[:, None] / 5
+        trust = softplus(self.trust(torch.cat([lately, before], 1)))
 
-        # Habits: how often each command is wanted here and anywhere, leaving out what this key was taken for.
-        wishes = (state.wishes - _of(key, state.own)).clamp_min(0)
+        # Habits: how often each command is wanted here and anywhere, leaving out what this key is taken for now.
+        present = torch.einsum("bks,bka->bsa", state.presses[:, 0] * (1 - here), state.believed)
+        wishes = (state.wishes + torch.sigmoid(self.present) * present) * (1 - waits)
         anywhere = wishes.sum(1)
         usual = (anywhere + 1) / (anywhere + 1).sum(1, keepdim=True)
         doubt = self.doubt.exp()
@@ -163,7 +169,7 @@ class EvidenceCell(nn.Module):
         lift = _of(situation, lifts)
         fitted = torch.einsum("bs,bsa->ba", pressed, lifts)
         total = pressed.sum(1, keepdim=True)
-        habit = trust[:, :1] * fitted + trust[:, 2:] * total * rate
+        habit = trust[:, :1] * fitted + trust[:, 2:3] * total * rate
         fits = state.fits + here * (habit[:, None] - state.fits)
 
         # What keys mean, by all that is known, made to fit: most commands have one key.
@@ -171,14 +177,16 @@ class EvidenceCell(nn.Module):
         evidence = state.evidence[:, 0]
         remembered = self.remembered(state.keys_h).squeeze(3) * state.valid[:, :, None]
         wait = (kinds * self.waiting[:, None]).sum(1)[:, :, None] * waits
-        scores = torch.log_softmax(self.weight * evidence + fits + remembered + wait, 2)
-        alone = torch.sigmoid(self.alone) * (1 - waits)
+        scores = self.weight * evidence + fits + remembered + wait + trust[:, 3:, None] * rate[:, None]
+        crowded = (kinds.sum(2) - kinds.new_tensor([9.0, 2.0])) / 4  # many keys have to share commands
+        alone = torch.sigmoid(self.alone + self.shared(crowded))[:, :, None] * (1 - waits)
+        believed, fitting = state.believed, torch.zeros_like(state.believed)
         for _ in range(FITTINGS):
-            meant = (scores.exp() * known).sum(1, keepdim=True)
-            scores = torch.log_softmax(scores - alone * torch.log(meant.clamp_min(1)), 2)
-        believed = scores.exp()
-        mine = _of(key, scores)
-        others = (believed * known).sum(1) - mine.exp()
+            taken = torch.log1p(-alone * believed)
+            fitting = (fitting + taken.sum(1, keepdim=True) - taken) / 2
+            means = torch.log_softmax(scores + fitting, 2)
+            believed = means.exp() * known
+        mine, others = _of(key, means), _of(key, fitting) / 4
         now = lift + rate
         press = torch.einsum("bka,ba->bk", believed, (1 - mistakes) * _of(situation, by_situation) + mistakes / A)
         press = press * kinds[:, 0] + 1e-6
@@ -199,7 +207,7 @@ class EvidenceCell(nn.Module):
         good = (p * torch.sigmoid(self.wanted) + (1 - p) * unasked).clamp(1e-4, 1 - 1e-4)
         usually = torch.softmax(torch.log(_of(situation, by_situation)) + second * self.waiting[1] * waits, 1)
         state = state._replace(fits=fits, kinds=kinds, key=key, situation=situation, meanings=p, unasked=unasked)
-        state = state._replace(usual=usually, others=others, lift=lift, surprise=surprise)
+        state = state._replace(believed=believed, usual=usually, others=others, lift=lift, surprise=surprise)
         return torch.cat([meaning, torch.logit(good)], 1), state
 
     def _learned(self, action: Tensor, outcome: Tensor, state: EvidenceState) -> EvidenceState:
@@ -238,9 +246,9 @@ class EvidenceCell(nn.Module):
         since_evidence = _mix(renew, late_evidence, since_evidence)
         since_presses = _mix(renew, late_presses, since_presses)
 
-        wish = where[:, :, None] * wanted[:, None]  # [B, S, A]
-        own = (state.own + at[:, :, None, None] * wish[:, None]) * kept[:, :, None, None]
-
+        # After a change, what was pressed before it was wanted as it is understood now.
+        gone = (presses[:, 0] - presses[:, 1]).clamp_min(0) * renew
+        wishes = state.wishes + torch.einsum("bks,bka->bsa", gone, state.believed)
         valid = state.valid * kept
         vs = (at * valid).sum(1)[:, None, None]
         seens = [action, action * outcome, outcome.expand(-1, A), p, believed.expand(-1, A), luck.expand(-1, A)]
@@ -251,18 +259,19 @@ class EvidenceCell(nn.Module):
         x = torch.stack([action, action * outcome, action * believed, action * outcome * believed, action * wanted], 2)
         situations = _written(self.situation_memory, x, where, (state.situations_h, state.situations_c))
         state = state._replace(keys_h=keys[0], keys_c=keys[1], situations_h=situations[0], situations_c=situations[1])
-        state = state._replace(lately_h=lately_h, lately_c=lately_c, changed=changed, valid=valid, own=own)
+        state = state._replace(lately_h=lately_h, lately_c=lately_c, changed=changed, valid=valid)
         return state._replace(
             evidence=torch.stack([since_evidence, late_evidence], 1),
             presses=torch.stack([since_presses, late_presses], 1),
-            wishes=state.wishes + wish,
+            wishes=wishes,
             fits=state.fits * kept[:, :, None],
         )
 
 
 def _of(place: Tensor, table: Tensor) -> Tensor:
-    """The row [B, …] of a table [B, N, …] at a place [B, N]."""
-    return torch.bmm(place[:, None], table.flatten(2)).squeeze(1).unflatten(1, table.shape[2:])
+    """The row [B, …] of a table [B, N, …] at a place [B, N]; zeros where there is none."""
+    size = (-1, *[1] * (table.dim() - 2))
+    return table[torch.arange(len(place)), place.argmax(1)] * place.amax(1).view(size)
 
 
 def _mix(share: Tensor, new: Tensor, old: Tensor | float) -> Tensor:
