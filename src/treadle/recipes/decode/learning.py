@@ -53,7 +53,7 @@ def pressed_by(seed: int, presses: int, gaps: tuple[int, int] = (100, 700)) -> l
         if len(made) == presses:
             return made
         user = user.changed(1000 * seed + part)
-    raise AssertionError
+    raise AssertionError("there is always another part")
 
 
 class Crowd:
@@ -86,7 +86,8 @@ class Crowd:
         """What the network reads at a press [B, I]."""
         keys, every, K, S = self.keys[:, at], self.every, self.cell.keys, self.cell.situations
         rows = self._rows[every, self._waited_for, keys]
-        for i in np.flatnonzero(rows < 0):
+        new = rows < 0
+        for i in np.flatnonzero(new):
             if self._taken[i] < K:
                 row = self._taken[i]
                 self._taken[i] += 1
@@ -97,8 +98,8 @@ class Crowd:
         self._used[every, rows] = at + 1
         x = np.zeros((len(keys), self.cell.input_size), np.float32)
         x[every, rows] = x[every, K + self.situations[:, at]] = 1
-        x[:, K + S : -1] = self._before
-        x[:, -1] = self._waited_for < self._most
+        x[:, K + S : -2] = self._before
+        x[:, -2], x[:, -1] = self._waited_for < self._most, new
         return torch.from_numpy(x)
 
     def outcomes(self, at: int, actions: np.ndarray) -> np.ndarray:
@@ -141,8 +142,19 @@ def with_rows(cell: EvidenceCell, keys: int) -> EvidenceCell:
     return other
 
 
-def learn_users(network: Recurrent, rounds: int = 150, users: int = 64, seed: int = 0, rate: float = 0.003, compiled: bool = False) -> Iterator[Round]:
+def learn_users(
+    network: Recurrent,
+    rounds: int = 420,
+    users: int = 48,
+    seed: int = 0,
+    rate: float = 0.004,
+    compiled: bool = False,
+) -> Iterator[Round]:
     """Learn how users are, a round each time that the iterator is asked.
+
+    What is told here, and what nobody tells when it is used, is what each press was to mean, and how often each action
+    would have turned out good in the situation without being wanted. Outcomes of its own actions are learned from
+    besides, as these are what it has to go by later.
 
     Args:
         network: of `new_network`; it learns in place.
@@ -150,6 +162,7 @@ def learn_users(network: Recurrent, rounds: int = 150, users: int = 64, seed: in
         users: in a round.
         seed: of what is done.
         rate: of learning, at its highest.
+        compiled: whether to compile a step first (`torch.compile`): that takes minutes, and halves the time after.
     """
     cell = with_rows(network.cell, ROWS_TO_LEARN)
     step = torch.compile(cell, dynamic=False) if compiled else cell
@@ -167,13 +180,17 @@ def learn_users(network: Recurrent, rounds: int = 150, users: int = 64, seed: in
             meaning = output[:, : cell.actions]
             actions = torch.multinomial((meaning.detach() * sharpness).softmax(1), 1, generator=random)[:, 0]
             good = torch.from_numpy(crowd.outcomes(at, actions.numpy())).float()
-            parts.append((output, actions, good, wanted[:, at], state.unasked, luck[crowd.every, crowd.situations[:, at]]))
+            parts.append(
+                (output, actions, good, wanted[:, at], state.unasked, luck[crowd.every, crowd.situations[:, at]])
+            )
             right += (actions == wanted[:, at]).float().mean().item()
             if len(parts) == WINDOW:
                 outputs, acted, goods, wishes, unasked, lucks = (torch.cat(part) for part in zip(*parts, strict=True))
                 told = nll_loss(outputs[:, : cell.actions], wishes)
                 loss = told + outcome_loss(outputs, (acted, goods)) + binary_cross_entropy(unasked, lucks)
-                optimiser.param_groups[0]["lr"] = rate * warm_up_and_cosine(number, (number - 1 + at / PRESSES) / rounds)
+                optimiser.param_groups[0]["lr"] = rate * warm_up_and_cosine(
+                    number, (number - 1 + at / PRESSES) / rounds
+                )
                 optimiser.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
