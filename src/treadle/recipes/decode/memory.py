@@ -199,11 +199,12 @@ class EvidenceCell(nn.Module):
 
     def forward(self, x: Tensor, state: EvidenceState) -> tuple[Tensor, EvidenceState]:
         """One press."""
-        key, situation, action, rest = x.split([self.keys, self.situations, self.actions, 3], 1)
-        outcome, second, new = rest.split(1, 1)
+        parts = x.clamp(-1, 1).split([self.keys, self.situations, self.actions, 1, 1, 1], 1)
+        outcome = parts[3]
+        key, situation, action, _, second, new = (part.clamp_min(0) for part in parts)
         state = _given_up(key * new, self._learned(action, outcome, state))
         A, waits = self.actions, self.get_buffer("waits")
-        kinds = torch.maximum(state.kinds, torch.cat([1 - second, second], 1)[:, :, None] * key[:, None])
+        kinds = _either(state.kinds, torch.cat([1 - second, second], 1)[:, :, None] * key[:, None])
         lately, pressed = state.lately_h, _of(key, state.presses[:, 0])
         total = pressed.sum(1, keepdim=True)
         before = torch.log1p(state.wishes.sum((1, 2)))[:, None] / 5
@@ -217,12 +218,12 @@ class EvidenceCell(nn.Module):
         fits = state.fits + key[:, :, None] * (fit[:, None] - state.fits)
 
         means, fitting = self._means(kinds, fits, trust[:, 3:] * frequent, state)
-        believed = means.exp() * kinds.amax(1)[:, :, None]
+        believed = means.exp() * _either(*kinds.unbind(1))[:, :, None]
         mine, others = _of(key, means), _of(key, fitting) / 4
         wanted_here = _of(situation, by_situation)
         press = torch.einsum("bka,ba->bk", believed, self._pressed(wanted_here)) * kinds[:, 0] + 1e-6
         foreseen = (press * key).sum(1, keepdim=True) / press.sum(1, keepdim=True)
-        surprise = -torch.log(foreseen * kinds[:, 0].sum(1, keepdim=True).clamp_min(1)) * (1 - second)
+        surprise = -torch.log(foreseen.clamp_min(1e-6) * kinds[:, 0].sum(1, keepdim=True).clamp_min(1)) * (1 - second)
 
         evidence = _of(key, state.evidence.transpose(1, 2))  # [B, 2, A]
         evidence = torch.tanh((evidence - evidence.amax(2, keepdim=True)) / 5)
@@ -235,7 +236,7 @@ class EvidenceCell(nn.Module):
         p = meaning.exp()
         unasked = torch.sigmoid(self.unasked(_of(situation, state.situations_h)).squeeze(2))
         good = (p * torch.sigmoid(self.wanted) + (1 - p) * unasked).clamp(1e-4, 1 - 1e-4)
-        unknown = torch.softmax(torch.log(wanted_here) + second * self.waiting[1] * waits, 1)
+        unknown = torch.softmax(torch.log(wanted_here.clamp_min(1e-6)) + second * self.waiting[1] * waits, 1)
         state = state._replace(fits=fits, kinds=kinds, believed=believed, key=key, situation=situation, meanings=p)
         state = state._replace(unasked=unasked, unknown=unknown, others=others, lift=lift, surprise=surprise)
         return torch.cat([meaning, torch.logit(good)], 1), state
@@ -268,7 +269,7 @@ class EvidenceCell(nn.Module):
             taken = torch.log1p(-alone * believed)
             fitting = (fitting + taken.sum(1, keepdim=True) - taken) / 2
             means = torch.log_softmax(scores + fitting, 2)
-            believed = means.exp() * kinds.amax(1)[:, :, None]
+            believed = means.exp() * _either(*kinds.unbind(1))[:, :, None]
         return means, fitting
 
     def _learned(self, action: Tensor, outcome: Tensor, state: EvidenceState) -> EvidenceState:
@@ -338,8 +339,14 @@ def _given_up(rows: Tensor, state: EvidenceState) -> EvidenceState:
 
 def _of(place: Tensor, table: Tensor) -> Tensor:
     """The row [B, …] of a table [B, N, …] at a place [B, N]; zeros where there is none."""
-    row = table[torch.arange(len(place), device=place.device), place.argmax(1)]
-    return row * place.amax(1).view(-1, *[1] * (row.dim() - 1))
+    at = place.argmax(1, keepdim=True)
+    ones = [1] * (table.dim() - 2)
+    row = table.gather(1, at.view(-1, 1, *ones).expand(-1, 1, *table.shape[2:])).squeeze(1)
+    return row * place.gather(1, at).view(-1, *ones)
+
+
+def _either(one: Tensor, other: Tensor) -> Tensor:
+    return one + other - one * other
 
 
 def _mix(share: Tensor, new: Tensor, old: Tensor) -> Tensor:
