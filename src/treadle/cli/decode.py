@@ -36,7 +36,7 @@ def decode(
     learning_rate: Annotated[
         float, typer.Option(min=0, max=1, help="With which weights go on learning from one user, besides the memory.")
     ] = 0.0,
-    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="With --learn: of 48 users each.")] = 420,
+    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="With --learn: of 48 users each.")] = 250,
     compiled: Annotated[
         bool, typer.Option("--compile", help="With --learn: compile first, which takes minutes, and learn faster.")
     ] = False,

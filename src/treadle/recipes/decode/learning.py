@@ -144,7 +144,7 @@ def with_rows(cell: EvidenceCell, keys: int) -> EvidenceCell:
 
 def learn_users(
     network: Recurrent,
-    rounds: int = 420,
+    rounds: int = 250,
     users: int = 48,
     seed: int = 0,
     rate: float = 0.004,

@@ -127,7 +127,8 @@ class EvidenceCell(nn.Module):
         self.situation_memory = LSTMCell(5, H, forget_bias=2.0)
         self.lately = LSTMCell(6, H, forget_bias=1.0)
         self.remembered = nn.Linear(H, 1, bias=False)
-        self.score = nn.Sequential(nn.Linear(2 * H + 11, 2 * H), nn.Tanh(), nn.Linear(2 * H, 1))
+        first, last = nn.Linear(2 * H + 11, 2 * H), nn.Linear(2 * H, 1)
+        self.score = nn.Sequential(first, nn.Tanh(), last)
         self.unasked = nn.Linear(H, 1)
         self.trust = nn.Linear(H + 1, 4)
         self.change = nn.Linear(H, 1)
@@ -147,9 +148,9 @@ class EvidenceCell(nn.Module):
         self.waiting = nn.Parameter(torch.tensor([-0.7, -3.7]))  # for keys, and for second keys of two
         with torch.no_grad():
             self.unasked.bias.fill_(-2.0)
-            for layer in (self.score[2], self.trust, self.change, self.remembered):
+            for layer in (last, self.trust, self.change, self.remembered):
                 layer.weight.mul_(0.2)
-            self.score[2].bias.zero_()
+            last.bias.zero_()
             self.trust.bias.copy_(torch.tensor([-1.0, 0.0, -3.0, -1.0]))
             self.trust.weight[:, -1] = 0.5
             self.change.bias.zero_()
