@@ -21,6 +21,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_study_says_what_came_of_it(capsys, folder):
     options = ["--users", "2", "--presses", "25", "--processes", "1", "-o", "study.json", "--plot", "study.svg"]
+    options += ["--learning-rate", "0.0001"]
     code, out, _ = run(capsys, "decode", "--study", *options)
     assert code == 0
     assert "2 users: right, of what is attainable on the same 50 presses" in out

@@ -30,7 +30,7 @@ from treadle.recipes.decode import (
     study,
 )
 from treadle.recipes.decode.decoder import Rows, information
-from treadle.recipes.decode.learning import Crowd, learn_users, new_network
+from treadle.recipes.decode.learning import Crowd, learn_users, new_network, pressed_by
 from treadle.recipes.decode.report import draw_study, moments, rows, summarise, write_study
 
 # Users and the world
@@ -108,9 +108,9 @@ def test_what_is_usually_good_is_good_whatever_was_wanted():
 # The network
 
 
-def encoded(cell, steps):
+def encoded(cell, steps, new=False):
     """Inputs [1, T, I] for (row, situation, second, action before, good before)."""
-    return torch.cat([cell.encode(*([part] for part in step)) for step in steps])[None]
+    return torch.cat([cell.encode(*([part] for part in (*step[:3], new, *step[3:]))) for step in steps])[None]
 
 
 def test_the_cell_is_a_cell():
@@ -159,35 +159,103 @@ def test_a_press_without_an_outcome_teaches_nothing():
     assert not any(part.any() for part in state[:8])
 
 
-def test_wishes_are_what_outcomes_make_probable():
-    """The table of wishes, and how well commands fit by it, written out."""
-    cell = EvidenceCell(keys=4, situations=3, actions=5, hidden_size=6)
+def test_evidence_is_bayes_rule():
+    """Of one key and one situation, against the rule by hand: what outcomes say of each meaning adds up."""
+    cell = EvidenceCell(keys=4, situations=3, actions=5, hidden_size=6).double()
+    with torch.no_grad():
+        cell.threshold.fill_(50)  # nobody thinks of a change
     run = td.Recurrent(cell, engine="reference")
-    ys, before = run(encoded(cell, [(2, 1, False, None, None)]))
-    _, state = run(encoded(cell, [(0, 1, False, 3, True)]), before)
-    meaning, wanted = ys[0, 0, :5].exp(), torch.sigmoid(cell.wanted)
-    good = before.unasked[0, 3].repeat(5)
-    good[3] = wanted
-    expected = meaning * good / (meaning * good).sum()
-    assert_close(state.wishes[0, 2, 1], expected)
-    assert state.wishes.sum().item() == pytest.approx(1)
-    fit = torch.log(3 * (expected + 1) / (expected + 3))  # one press is added to each situation, to begin with
-    assert_close(state.fit[0, :4], fit[:4])
-    assert state.fit[0, 4] == 0  # to wait is no wish
-    _, state = run(encoded(cell, [(2, 1, False, 0, False)]), state)
-    place = state.wishes[0, 0, 1]
-    assert place.sum().item() == pytest.approx(1)
-    assert_close(state.fit[0, :4], torch.log(3 * (place + 1) / (place + 3))[:4])  # of key 2, by key 0 alone
+    mistakes, wanted = torch.sigmoid(cell.mistakes).item(), torch.sigmoid(cell.wanted).item()
+    _, state = run(encoded(cell, [(2, 1, False, None, None)]).double())
+    likelihood = np.ones(5)
+    for action, good in ((3, False), (0, True), (3, True), (4, False)):
+        outcome = np.full(5, state.unasked[0, action].item())
+        outcome[action] = wanted
+        outcome = outcome if good else 1 - outcome
+        likelihood *= (1 - mistakes) * outcome + mistakes * outcome[:4].mean()
+        _, state = run(encoded(cell, [(2, 1, False, action, good)]).double(), state)
+    kept = state.evidence[0, 0, 2].exp().detach().numpy()
+    np.testing.assert_allclose(kept / kept.sum(), likelihood / likelihood.sum(), rtol=1e-9)
+    assert state.presses[0, 0, 2, 1].item() == pytest.approx(4)
+    assert not state.evidence[0, :, [0, 1, 3]].any()
 
 
-def test_a_key_knows_what_has_changed_since_it_was_pressed():
+def known(cell, meanings, situations, sureness=8.0):
+    """The state of somebody who knows what keys mean, each of which was pressed once in each of some situations."""
+    state = cell.initial_state(1)
+    for key, (meaning, where) in enumerate(zip(meanings, situations, strict=True)):
+        state.evidence[0, :, key, meaning] = state.believed[0, key, meaning] = 1
+        state.presses[0, :, key, where] = 1
+        state.kinds[0, 0, key] = 1
+    state.evidence.mul_(sureness)
+    return state
+
+
+def test_habits_leave_out_what_the_key_is_taken_for():
+    cell = EvidenceCell(keys=4, situations=3, actions=5, hidden_size=6)
+    state = known(cell, [3, 1, 3], [[0, 1], [1], [1]])
+    state.wishes[0, 2, 0] = 4
+    with torch.no_grad():
+        share, doubt = torch.sigmoid(cell.present).item(), cell.doubt.exp().item()
+        by_situation, usual = cell._habits(torch.eye(4)[:1], state)
+    wishes = np.zeros((3, 4))
+    wishes[1, 1] = wishes[1, 3] = share  # of keys 1 and 2, not of key 0
+    wishes[2, 0] = 4
+    expected = (wishes.sum(0) + 1) / (wishes.sum() + 5)
+    np.testing.assert_allclose(usual[0, :4].numpy(), expected, rtol=1e-5)
+    expected = (wishes + doubt * expected) / (wishes.sum(1, keepdims=True) + doubt)
+    np.testing.assert_allclose(by_situation[0, :, :4].numpy(), expected, rtol=1e-5)
+    assert by_situation[0, :, 4].tolist() == [0.25] * 3  # to wait is no wish
+
+
+def test_what_other_keys_mean_is_left_to_them():
+    cell = EvidenceCell(keys=6, situations=3, actions=5, hidden_size=6)
+    state = known(cell, [3, 1, 0], [[], [], []])
+    meaning = cell(cell.encode([5], [0], [False], [True], [None], [None]), state)[0][0, :5].exp()
+    assert meaning[2] > 5 * max(meaning[[0, 1, 3]])
+    meaning = cell(cell.encode([1], [0], [False], [False], [None], [None]), state)[0][0, :5].exp()
+    assert meaning.argmax() == 1
+
+
+def test_after_a_change_habits_tell_what_is_wanted():
+    """A command is compared with itself in other situations."""
+    cell = EvidenceCell(keys=6, situations=3, actions=5, hidden_size=6)
+    state = cell.initial_state(1)
+    state.wishes[0, 0, 2] = state.wishes[0, 1, 3] = 40
+    for situation, likelier in ((0, 2), (1, 3)):
+        meaning = cell(cell.encode([0], [situation], [False], [True], [None], [None]), state)[0][0, :5]
+        assert meaning[:4].argmax() == likelier
+
+
+def test_surprises_make_it_give_up_what_was_seen_before():
     cell = EvidenceCell(keys=4, situations=3, actions=5, hidden_size=6)
     run = td.Recurrent(cell, engine="reference")
-    _, state = run(encoded(cell, [(2, 1, False, None, None), (1, 1, False, 3, True)]))
-    then = state.lately_h.clone()
-    assert_close(state.lately_then[0, 1], then[0])
-    _, state = run(encoded(cell, [(2, 0, False, 2, False), (1, 2, False, 2, False)]), state)
-    assert_close(state.since, state.lately_h - then)
+    shares = {}
+    for good in (True, False):
+        state = known(cell, [3, 1, 0], [[0, 1, 2]] * 3)
+        state.presses[:, 0] = 20 * state.presses[:, 0]
+        steps = [
+            (key, 1, False, action, good) for key, action in zip([0, 1, 2, 0, 1, 2], [None, 3, 1, 0, 3, 1], strict=True)
+        ]
+        with torch.no_grad():
+            _, state = run(encoded(cell, steps), state)
+        shares[good] = state.presses[0, 0, 3].sum() + state.presses[0, 0, 2].sum() / 61
+        assert state.wishes.sum() + state.presses[:, 0].sum() == pytest.approx(185, abs=3)  # nothing is lost
+    assert shares[True] > 0.95
+    assert shares[False] < 0.2
+
+
+def test_the_row_of_another_key_is_begun_anew():
+    cell = EvidenceCell(keys=4, situations=3, actions=5, hidden_size=6)
+    run = td.Recurrent(cell, engine="reference")
+    steps = [(2, 1, False, None, None), (2, 0, True, 3, True), (0, 0, False, 1, False)]
+    _, before = run(encoded(cell, steps))
+    for new in (False, True):
+        _, state = run(encoded(cell, [(2, 2, False, 2, False)], new=new), before)
+        seen = [state.evidence[0, :, 2], state.presses[0, :, 2], state.valid[0, 2], state.kinds[0, 1, 2]]
+        assert [bool(part.any()) for part in seen] == [not new] * 4
+        assert state.evidence[0, :, 0].any()
+        assert state.kinds[0, 0, 2] == 1
 
 
 def test_keys_have_rows_and_the_oldest_is_given_up():
@@ -202,26 +270,43 @@ def test_keys_have_rows_and_the_oldest_is_given_up():
     assert kept.names("b") == ("b",)
 
 
-def test_learning_changes_the_network_and_is_the_same_again():
+def test_learning_changes_the_network_and_is_the_same_again(monkeypatch):
+    monkeypatch.setattr("treadle.recipes.decode.learning.PRESSES", 150)
     first, second = new_network(6), new_network(6)
-    one = list(learn_users(first, rounds=2, users=2))
-    two = list(learn_users(second, rounds=2, users=2))
+    one = list(learn_users(first, rounds=2, users=3))
+    two = list(learn_users(second, rounds=2, users=3))
     assert one == two
     assert td.fingerprint(first) == td.fingerprint(second) != td.fingerprint(new_network(6))
 
 
-def test_the_crowd_tells_nobody_what_was_wanted():
-    """Inputs are the same for users who want other things with the same keys, as long as the outcomes are."""
-    cell = EvidenceCell(20, SITUATIONS, COMMANDS + 1, 4)
-    crowd = Crowd(range(10), cell)
-    for at in range(30):
-        x = crowd.inputs(at)
-        presses = [row[at] for row in crowd._presses]
-        places = [rows._rows[rows.names(press.key)] for rows, press in zip(crowd._rows, presses, strict=True)]
-        assert torch.equal(x[:, :20].argmax(1), torch.tensor(places))
-        assert torch.equal(x[:, 20 : 20 + SITUATIONS].argmax(1), torch.tensor([press.situation for press in presses]))
-        assert x[:, : 20 + SITUATIONS].sum() == 20
-        crowd.outcomes(at, [at % COMMANDS] * 10)
+def test_users_to_learn_from_change_at_any_time_and_press_as_users_do():
+    made = pressed_by(5, 300, (100, 120))
+    user = UserModel.random(5)
+    assert len(made) == 300
+    begun = [press for press in made if press.begins]
+    assert all(press.key in range(user.keys) for press in made)
+    meant = [Counter() for _ in range(2)]
+    for part, some in enumerate((made[:100], made[120:200])):
+        meant[part].update((press.key, press.wanted) for press in some if press in begun)
+    assert not {pair for pair, n in meant[0].items() if n > 5} & {pair for pair, n in meant[1].items() if n > 5}
+
+
+def test_the_crowd_gives_keys_rows_as_a_decoder_does_and_tells_nobody_what_was_wanted():
+    cell = EvidenceCell(7, SITUATIONS, COMMANDS + 1, 4)  # some users press more keys than that
+    seeds = range(10)
+    users = [pressed_by(seed, 60) for seed in seeds]
+    crowd, kept = Crowd(users, seeds, cell), [Rows(7) for _ in seeds]
+    actions, goods = [None] * 10, [None] * 10
+    for at in range(60):
+        names = [rows.names(presses[at].key) for rows, presses in zip(kept, users, strict=True)]
+        new = [not rows.knows(name) for rows, name in zip(kept, names, strict=True)]
+        places = [rows.take(name) for rows, name in zip(kept, names, strict=True)]
+        situations, seconds = [presses[at].situation for presses in users], [len(name) > 1 for name in names]
+        assert torch.equal(crowd.inputs(at), cell.encode(places, situations, seconds, new, actions, goods))
+        actions = [(at * 7 + i) % (COMMANDS + 1) if i % 3 else users[i][at].wanted for i in range(10)]
+        goods = crowd.outcomes(at, np.array(actions)).tolist()
+        for places_of, presses, action, good in zip(kept, users, actions, goods, strict=True):
+            places_of.acted(presses[at].key, action, good)
 
 
 # Judgement
@@ -259,7 +344,7 @@ def test_who_knows_the_keys_is_wrong_by_the_users_mistakes_alone():
 
 @pytest.fixture(scope="module")
 def small_study():
-    return dict(study(users=2, presses=150, processes=1))
+    return dict(study(users=2, presses=150, learning_rate=0.0001, processes=1))
 
 
 def test_the_decoder_finds_out_and_the_perceptron_goes_deaf(small_study):
@@ -287,8 +372,11 @@ def test_summaries_are_those_of_the_presses_before():
     right = [False] * 50 + [True] * 40 + [False] * 10
     found = {0: {"attainable": Followed([True] * 100, [1.0] * 5), "decoder": Followed(right, [0.0, 1, 2, 3, 4])}}
     one = summarise(found, "decoder", 100)
-    assert one == (0.8, 0.8, 0.8, 0.8, 0.0, 4)
+    assert one == (0.8, 0.0, 0.8, 0.8, 0.8, 0.0, 4)
     assert summarise(found, "decoder", 75).share == 0.5
+    found[1] = {"attainable": Followed([True] * 100, [1.0] * 5), "decoder": Followed([True] * 100, [0.0] * 5)}
+    two = summarise(found, "decoder", 100)
+    assert two[:4] == pytest.approx((0.9, 0.1 / math.sqrt(2), 0.8, 0.82))  # of a mean of two: 0.8 and 1
 
 
 def test_bayes_rule_is_that_of_a_textbook():

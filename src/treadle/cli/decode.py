@@ -34,9 +34,12 @@ def decode(
         int | None, typer.Option(min=1, max=1024, help="Users followed at the same time.", show_default="one a core")
     ] = None,
     learning_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="With which weights go on learning from one user.")
-    ] = 0.0001,
-    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="With --learn: of 24 users each.")] = 130,
+        float, typer.Option(min=0, max=1, help="With which weights go on learning from one user, besides the memory.")
+    ] = 0.0,
+    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="With --learn: of 48 users each.")] = 250,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="With --learn: compile first, which takes minutes, and learn faster.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, max=10**6, help="Of the game's world, or of --learn.")] = 0,
 ) -> None:
     """A network learns what your keys mean while you play, from nothing but what comes of its guesses."""
@@ -52,14 +55,14 @@ def decode(
         check_picture("--plot", plot)
     use_one_thread()
     if learn is not None:
-        learn_network(learn, model, rounds, seed)
+        learn_network(learn, model, rounds, seed, compiled)
     elif study:
         follow_users(users, presses, model, learning_rate, processes, output, plot)
     else:
         play(model, save, learning_rate, seed)
 
 
-def learn_network(path: Path, model: Path | None, rounds: int, seed: int) -> None:
+def learn_network(path: Path, model: Path | None, rounds: int, seed: int, compiled: bool) -> None:
     """Learn from simulated users; what was learned is kept if interrupted."""
     from treadle import modelfile
     from treadle.recipes.decode import load_network
@@ -68,7 +71,7 @@ def learn_network(path: Path, model: Path | None, rounds: int, seed: int) -> Non
     network = new_network(seed=seed) if model is None else load_network(model)
     with noticing_interrupts() as interrupted, bar("learning", rounds) as (progress, task):
         number, right = 0, 0.0
-        for done in learn_users(network, rounds, seed=seed):
+        for done in learn_users(network, rounds, seed=seed, compiled=compiled):
             number, right = done.number, done.right
             progress.update(task, advance=1, description=f"learning, right {right:.2f}")
             if interrupted():
@@ -110,13 +113,13 @@ def follow_users(
     for row in body:
         table.add_row(*row)
     out.print(table)
-    columns = ("", "presses", "all", "least", "a tenth below", "half below", "users with 0.95")
+    columns = ("", "presses", "all", "standard error", "least", "a tenth below", "half below", "users with 0.95")
     spread = Table(*columns, title="from user to user")
     points = moments(2 * presses)
     for name in next(iter(found.values())):
         for at in (points[3], points[6], points[7]):
             one = summarise(found, name, at)
-            numbers = (f"{value:.3f}" for value in (one.share, one.lowest, one.tenth, one.middle))
+            numbers = (f"{value:.3f}" for value in (one.share, one.error, one.lowest, one.tenth, one.middle))
             spread.add_row(name, f"to {at}", *numbers, f"{one.reached:.0%}")
     out.print(spread)
     if output is not None:

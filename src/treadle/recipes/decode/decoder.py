@@ -45,8 +45,7 @@ class Decoder(Protocol):
 class Rows:
     """Where the memory of each key is: keys as they come, and a key after one that was waited for by itself.
 
-    Where all rows are taken, a new key gets the row that was used longest ago, with what was believed there. That is
-    unlearned as after a change of meanings.
+    Where all rows are taken, a new key gets the row that was used longest ago.
 
     Args:
         count: how many rows there are.
@@ -64,10 +63,15 @@ class Rows:
     def take(self, name: tuple[Hashable, ...]) -> int:
         """The row of what was pressed."""
         row = self.find(name)
-        self._rows = collections.OrderedDict((n, r) for n, r in self._rows.items() if r != row or n == name)
+        if name not in self._rows and len(self._rows) == self.count:
+            self._rows.popitem(last=False)
         self._rows[name] = row
         self._rows.move_to_end(name)
         return row
+
+    def knows(self, name: tuple[Hashable, ...]) -> bool:
+        """Whether it has a row already."""
+        return name in self._rows
 
     def find(self, name: tuple[Hashable, ...]) -> int:
         """The row that it has, or would get."""
@@ -110,13 +114,14 @@ class _Pending(NamedTuple):
 class KeyDecoder:
     """Finds out what somebody's keys mean while they press them, from outcomes alone.
 
-    The network's memory does most of it, as it has learned from many simulated users how to; `treadle.adapt.Online`
-    goes on learning its weights from this user. Keys are whatever can be told apart, such as the names of keys; each is
+    The network's memory does it, as it has learned from many simulated users how to; `treadle.adapt.Online` can go on
+    learning its weights from this user besides. Keys are whatever can be told apart, such as the names of keys; each is
     known from the first time that it is pressed.
 
     Args:
         network: a `Recurrent` over an `EvidenceCell`; by default a copy of the one that comes along.
-        learning_rate: of the weights while running; 0 leaves them as they are, and the memory does it alone.
+        learning_rate: of the weights while running; 0 leaves them as they are, and the memory does it alone. What
+            one user's outcomes say about weights is mostly noise: 0.0001 is much already.
         sharpness: how surely the likeliest meaning is acted out: each is drawn with the power ``sharpness`` of its
             probability. What is never tried is never found out.
         seed: of these draws.
@@ -131,7 +136,7 @@ class KeyDecoder:
     def __init__(
         self,
         network: Recurrent | None = None,
-        learning_rate: float = 0.0001,
+        learning_rate: float = 0.0,
         sharpness: float = 8.0,
         seed: int = 0,
     ):
@@ -156,7 +161,8 @@ class KeyDecoder:
         if self._pending is not None:
             self._conclude(None)
         name = self._rows.names(key)
-        x = self._input([self._rows.take(name)], [situation], [len(name) > 1])[0]
+        new = not self._rows.knows(name)
+        x = self._input([self._rows.take(name)], [situation], [len(name) > 1], [new])[0]
         meaning = self.online.predict_one(x)[: self.cell.actions].double()
         action = int(self._random.choices(range(self.cell.actions), (meaning * self.sharpness).softmax(0).tolist())[0])
         self._pending = _Pending(key, x, action)
@@ -193,16 +199,17 @@ class KeyDecoder:
         return found.tolist()
 
     def _foreseen(self, keys: list[Any], situations: list[int], before: tuple[Hashable, ...] = ()) -> Tensor:
-        rows = [self._rows.find((*before, key)) for key in keys]
-        xs = self._input(rows, situations, [bool(before)] * len(keys))
+        names = [(*before, key) for key in keys]
+        new = [not self._rows.knows(name) for name in names]
+        xs = self._input([self._rows.find(name) for name in names], situations, [bool(before)] * len(keys), new)
         state = map_state(lambda tensor: tensor.expand(len(keys), *tensor.shape[1:]), self.online.state)
         with torch.no_grad():
             ys, _ = self.online.model.step(xs, state)
         return ys[:, : self.cell.actions]
 
-    def _input(self, rows: list[int], situations: list[int], seconds: list[bool]) -> Tensor:
+    def _input(self, rows: list[int], situations: list[int], seconds: list[bool], new: list[bool]) -> Tensor:
         action, good = self._last
-        return self.cell.encode(rows, situations, seconds, [action] * len(rows), [good] * len(rows))
+        return self.cell.encode(rows, situations, seconds, new, [action] * len(rows), [good] * len(rows))
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
         """Write all that was learned of a user to one file: weights, memory, history, optimiser and keys.

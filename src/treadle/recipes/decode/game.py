@@ -70,7 +70,7 @@ class Game:
         world = World(self.seed)
         draw = Random(f"wish {self.seed} {self._fulfilled}")
         taste = Random(f"captain {self.seed}")
-        self.world, self._draw = world, draw
+        self.world = world
         self.place = draw.randrange(len(PLACES))
         habits = [[0.5 / COMMANDS + taste.gammavariate(0.5, 0.1) for _ in NAMES] for _ in PLACES]
         self.wish = draw.choices(range(COMMANDS), habits[self.place])[0]
@@ -85,7 +85,8 @@ class Game:
         self.waits = command == WAIT
         if self.waits:
             return Turn(command, None, None)
-        good = self._draw.random() < self.world.good(self.place, command, self.wish)
+        luck = Random(f"outcome {self.seed} {len(self.right)}").random()  # the same in a game that is gone on with
+        good = luck < self.world.good(self.place, command, self.wish)
         turn = Turn(command, good, command == self.wish)
         self._concluded(good, command == self.wish)
         if good:

@@ -22,6 +22,8 @@ class Summary(NamedTuple):
 
     share: float
     """Presses that were decoded rightly, over all users, as a share of those that are attainable."""
+    error: float
+    """Its standard error, as users differ."""
     lowest: float
     """The same for single users: the least,"""
     tenth: float
@@ -49,7 +51,8 @@ def summarise(study: Study, name: str, end: int) -> Summary:
     bits = np.mean([of[name].information[end // EVERY] for of in study.values()])
     tenth, middle = np.quantile(shares, [0.1, 0.5])
     total = right.sum() / max(attainable.sum(), 1)
-    return Summary(*map(float, (total, shares.min(), tenth, middle, (shares >= 0.95).mean(), bits)))
+    error = np.sqrt(((right - total * attainable) ** 2).sum()) / max(attainable.sum(), 1)
+    return Summary(*map(float, (total, error, shares.min(), tenth, middle, (shares >= 0.95).mean(), bits)))
 
 
 def moments(presses: int) -> list[int]:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from treadle.recipes.decode.bayes import Bayes
-from treadle.recipes.decode.decoder import KeyDecoder, information, load_network
+from treadle.recipes.decode.decoder import Decoder, KeyDecoder, information, load_network
 from treadle.recipes.decode.user import Press, UserModel
 from treadle.recipes.decode.world import SITUATIONS, World
 from treadle.recipes.decode.yardsticks import Informed, Perceptron
@@ -65,13 +65,13 @@ def study_user(seed: int, presses: int, model: str | None, learning_rate: float)
     later = user.changed(seed)
     parts = [(user, list(user.presses(presses, 2 * seed))[:presses])]
     parts += [(later, list(later.presses(presses, 2 * seed + 1))[:presses])]
-    decoders = {
+    decoders: dict[str, Decoder] = {
         "attainable": Informed(user),
         "decoder": KeyDecoder(load_network(model), learning_rate, seed=seed),
-        "memory alone": KeyDecoder(load_network(model), 0.0, seed=seed),
-        "Bayes": Bayes(world),
-        "perceptron": Perceptron(user.keys, seed),
     }
+    if learning_rate:
+        decoders["memory alone"] = KeyDecoder(load_network(model), 0.0, seed=seed)
+    decoders |= {"Bayes": Bayes(world), "perceptron": Perceptron(user.keys, seed)}
     return {name: follow(decoder, world, parts, seed) for name, decoder in decoders.items()}
 
 
@@ -79,7 +79,7 @@ def study(
     users: int = 100,
     presses: int = 300,
     model: str | os.PathLike[str] | None = None,
-    learning_rate: float = 0.0001,
+    learning_rate: float = 0.0,
     processes: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Followed]]]:
     """All decoders with many users, as they get ready: the number of the user, and the decoders by name.
@@ -88,7 +88,7 @@ def study(
         users: how many; user number n is always the same one.
         presses: before the meanings change, and again after that.
         model: a network in place of that which comes along.
-        learning_rate: with which that goes on learning.
+        learning_rate: with which its weights go on learning; beside it there is one whose weights stay then.
         processes: how many users are followed at the same time; by default one a core.
     """
     options = presses, None if model is None else os.fspath(model), learning_rate
