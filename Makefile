@@ -35,7 +35,7 @@ busy-beaver: .venv/.runtime ## learn the busy beaver of 5 states, run it free fo
 translate: .venv/.dev ## learn dates, reversing and sorting in full, with accuracy by length; half an hour
 	$(VENV_PYTHON) -m benchmarks.translate $(ARGS)
 
-decode: .venv/.runtime ## follow 100 simulated users whose keys are found out, beside yardsticks; ten minutes on two cores
+decode: .venv/.runtime ## follow 100 simulated users whose keys are found out, beside yardsticks; five minutes on two cores
 	.venv/bin/treadle decode --study $(ARGS)
 
 segment: .venv/.dev ## measure what the page about segmenting says; ARGS="vgg16.pth", which benchmarks/imagenet_trunk.py makes
