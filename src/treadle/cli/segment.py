@@ -111,7 +111,7 @@ def fit(
         model, about["resume"] = segmenter.model, str(resume)
     else:
         state = None if trunk is None else read_trunk(trunk)
-        model = _network(network, state, width, loss)
+        model = _network(network, state, width, loss, size)
         if state is not None:
             model, became = start_from(model, state, new_channels)  # pyright: ignore[reportArgumentType]
             err.print(str(became) if report else "; ".join(f"{n} tensors {what}" for what, n in became.counts.items()))
@@ -222,15 +222,18 @@ def _data(data: str, images: Path | None, size: int, count: int, seed: int, test
     return read_folder(data, size)
 
 
-def _network(name: str, state: Any, width: int | None, loss: str) -> Any:
+def _network(name: str, state: Any, width: int | None, loss: str, size: int) -> Any:
     from treadle.recipes.segment import ClickFCN, TwoStageNetwork
+    from treadle.recipes.segment.learning import PAPER_SIZE
+    from treadle.recipes.segment.network import CUT_OFF
     from treadle.recipes.segment.vgg import CHANNELS, trunk_channels
 
     outputs = 2 if loss == "softmax" else 1
     channels = CHANNELS if state is None else trunk_channels(state)
     if name == "two-stage":
         return TwoStageNetwork(outputs, channels, width or 32)
-    return ClickFCN(name == "fcn-8s", outputs, channels, width or 512)
+    # The paper cuts distances off at 255 pixels of images of 500: in smaller ones, that would be out of the image.
+    return ClickFCN(name == "fcn-8s", outputs, channels, width or 512, cut_off=CUT_OFF * size / PAPER_SIZE)
 
 
 def _judged(err: Any, evaluate: Any, segmenter: "Segmenter", examples: Any, clicks: int = 20) -> "Evaluation":

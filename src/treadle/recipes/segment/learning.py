@@ -32,6 +32,8 @@ from treadle.training.sequences import IGNORED as UNANSWERED
 
 PAPER_SIZE = 500
 """Pixels of a side of the images for which the paper gives lengths."""
+REFINED = 0.5
+"""The share of steps that learn from the clicks of a simulated user."""
 ROUNDS = 8
 """The most clicks of a simulated user before a step; fewer are likelier."""
 VIEWS = 1_000
@@ -181,32 +183,33 @@ class Learning:
             y = labels.float().masked_fill(labels == IGNORED, float("nan"))[..., None]
         return ClickBatch(x, maps, y, masks, None, torch.full((len(items),), labels.shape[1]))
 
-    def _scores(self, seen: Any, maps: Tensor) -> Tensor:
-        return self.model.answer(seen, maps, self.model.compare(seen, maps))
+    def _scores(self, seen: Any, maps: Tensor, selected: Tensor | None = None) -> Tensor:
+        return self.model.answer(seen, maps, self.model.compare(seen, maps), selected)
 
     def _run(self, model: Any, batch: ClickBatch, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        maps = batch.maps
+        maps, selected = batch.maps, None
         seen = batch.seen if batch.seen is not None else model.see(x)
-        if self._refine and torch.rand(()) < 0.5:
+        if self._refine and torch.rand(()) < REFINED:
             fewer = 1 / torch.arange(1.0, ROUNDS + 1)
-            maps = self._clicked(batch, seen, 1 + int(torch.multinomial(fewer, 1)))
-        return self._scores(seen, maps).flatten(2).movedim(1, 2), None
+            maps, selected = self._clicked(batch, seen, 1 + int(torch.multinomial(fewer, 1)))
+        return self._scores(seen, maps, selected).flatten(2).movedim(1, 2), None
 
     @torch.no_grad()
-    def _clicked(self, batch: ClickBatch, seen: Any, rounds: int) -> Tensor:
-        """Maps of the clicks of a simulated user."""
+    def _clicked(self, batch: ClickBatch, seen: Any, rounds: int) -> tuple[Tensor, Tensor]:
+        """Maps of the clicks of a simulated user, and what was selected before the last of them."""
         maps = torch.stack([no_clicks(mask.shape) for mask in batch.masks])
-        predicted = np.zeros(batch.masks.shape, bool)
+        selected = torch.zeros(len(maps), 1, *maps.shape[2:])
         self.model.eval()
         for i in range(rounds):
             if i:
-                predicted = (probabilities(self._scores(seen, maps)) > 0.5).numpy()
+                selected = probabilities(self._scores(seen, maps, selected))[:, None]
+            predicted = (selected[:, 0] > 0.5).numpy()
             for row, (one, mask) in enumerate(zip(predicted, batch.masks, strict=True)):
                 click = next_click(one, mask)
                 if click is not None:
                     maps[row] = add_click(maps[row], click)
         self.model.train()
-        return maps
+        return maps, selected
 
     @torch.no_grad()
     def validate(self, model: Any) -> float:

@@ -95,6 +95,8 @@ class Answer(NamedTuple):
     click: Click | None
     maps: Tensor
     similar: tuple[Tensor, ...]
+    selected: Tensor
+    """[1, 1, h, w]: probabilities at the size at which the network looks."""
     probability: NDArray[np.float32]
 
 
@@ -118,7 +120,8 @@ class ClickSession:
         self._seen = self.model.see(resize_image(image, self._inner)[None].float())
         maps = no_clicks(self._inner)
         similar = self.model.compare(self._seen, maps[None])  # pyright: ignore[reportArgumentType]
-        self._answers = [Answer(None, maps, similar, np.zeros(self.size, np.float32))]
+        nothing = torch.zeros(1, 1, *self._inner)
+        self._answers = [Answer(None, maps, similar, nothing, np.zeros(self.size, np.float32))]
 
     @property
     def clicks(self) -> list[Click]:
@@ -150,11 +153,12 @@ class ClickSession:
         inner = Click(*scaled_position(click, self.size, self._inner), click.positive)
         maps = add_click(before.maps, inner)
         similar = self._similar(before.similar, inner)
-        scores = self.model.answer(self._seen, maps[None], similar)  # pyright: ignore[reportArgumentType]
+        scores = self.model.answer(self._seen, maps[None], similar, before.selected)  # pyright: ignore
         probability = probabilities(scores)
+        selected = probability[None]
         if self._inner != self.size:
             probability = F.interpolate(probability[None], self.size, mode="bilinear")[0]
-        self._answers.append(Answer(click, maps, similar, probability[0].numpy()))
+        self._answers.append(Answer(click, maps, similar, selected, probability[0].numpy()))
         return self.mask
 
     def _similar(self, before: tuple[Tensor, ...], click: Click) -> tuple[Tensor, ...]:
