@@ -192,7 +192,7 @@ def similar_to(level: Tensor, size: tuple[int, ...], rows: Tensor, columns: Tens
 def like_selected(level: Tensor, selected: Tensor) -> Tensor:
     """How much more each position [B, C, h, w] is like what is selected [B, 1, H, W] than like the rest [B, 1, h, w].
 
-    A difference of cosines with means; 0 everywhere if nothing is selected, or all.
+    A difference of cosines with means. With nothing selected, it says how little each position is like the whole.
     """
     stride = stride_of(level, selected.shape[2:])
     inside = F.avg_pool2d(selected, stride, stride, ceil_mode=True)
