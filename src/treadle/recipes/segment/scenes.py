@@ -105,10 +105,10 @@ def thing(random: np.random.Generator, size: int, made_of: list[Tensor]) -> tupl
             mark = outline(random, size, at, radius * random.uniform(0.2, 0.7), softness)
             painted = painted + mark * (any_of() - painted)
     if random.random() < 0.5:  # and limbs, the middles of which lie near its edge
-        for _ in range(int(random.integers(1, 6))):
+        for _ in range(int(random.integers(1, 5))):
             angle = random.uniform(0, 2 * math.pi)
             at = centre + np.array([math.sin(angle), math.cos(angle)]) * radius * random.uniform(0.5, 1.0)
-            limb = outline(random, size, at, radius * random.uniform(0.3, 0.8), softness, squeeze=(0.15, 0.7))
+            limb = outline(random, size, at, radius * random.uniform(0.3, 0.8), softness, squeeze=(0.2, 0.8))
             if random.random() < 0.5:  # before the body
                 painted = painted + limb * (any_of() - painted)
             else:
