@@ -138,9 +138,9 @@ def clicks(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> 
     for _ in learning.steps(lambda step: (time.process_time() - start) / options.click_seconds):
         pass
     segmenter = Segmenter(learning.model, size)
-    found = evaluate(segmenter, scenes(options.judges, size, 0, test=True)).as_dict()
+    found = evaluate(segmenter, scenes(options.click_judges, size, 0, test=True)).as_dict()
     if options.photographs is not None:
-        judges = read_folder(options.photographs, LONGEST)[: options.judges]
+        judges = read_folder(options.photographs, LONGEST)
         larger = segmenter if five_channels else Segmenter(learning.model, looked_at(size))
         found["photographs"] = evaluate(larger, judges).as_dict()
     return found | {"steps": learning.done}
@@ -174,11 +174,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=48, help="pixels of a side of scenes, for choices")
     parser.add_argument("--steps", type=int, default=60, help="of each choice, of 4 scenes")
     parser.add_argument("--click-size", type=int, default=96, help="the same, for clicks")
-    parser.add_argument("--click-seconds", type=float, default=160, help="of a core, of training")
+    parser.add_argument("--click-seconds", type=float, default=240, help="of a core, of training")
     parser.add_argument("--photographs", type=Path, help="a folder of images and masks, to judge by as well")
     parser.add_argument("--networks", default="", help="only those of clicks whose names begin so")
     parser.add_argument("--scenes", type=int, default=1_000, help="that clicks are learned from")
-    parser.add_argument("--judges", type=int, default=40, help="unseen scenes")
+    parser.add_argument("--judges", type=int, default=40, help="unseen scenes, for choices")
+    parser.add_argument("--click-judges", type=int, default=120, help="unseen scenes, for clicks")
     options = parser.parse_args()
     torch.set_num_threads(1)
     weights, results = read_trunk(options.trunk), Results(options.results)
