@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=48, help="pixels of a side of scenes, for choices")
     parser.add_argument("--steps", type=int, default=60, help="of each choice, of 4 scenes")
     parser.add_argument("--click-size", type=int, default=96, help="the same, for clicks")
-    parser.add_argument("--click-seconds", type=float, default=240, help="of a core, of training")
+    parser.add_argument("--click-seconds", type=float, default=420, help="of a core, of training")
     parser.add_argument("--photographs", type=Path, help="a folder of images and masks, to judge by as well")
     parser.add_argument("--networks", default="", help="only those of clicks whose names begin so")
     parser.add_argument("--scenes", type=int, default=1_000, help="that clicks are learned from")
