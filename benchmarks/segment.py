@@ -33,12 +33,14 @@ from treadle.recipes.segment import (
     evaluate,
     iou,
     make_scene,
+    read_folder,
     read_trunk,
     scenes,
     start_from,
 )
 from treadle.recipes.segment.learning import PAPER_SIZE
-from treadle.recipes.segment.segmenter import probabilities
+from treadle.recipes.segment.network import CUT_OFF
+from treadle.recipes.segment.segmenter import looked_at, probabilities
 from treadle.show.clicks import draw_iou_by_clicks
 from treadle.training.budget import ShareDone
 
@@ -57,9 +59,13 @@ CHOICES: dict[str, dict[str, Any]] = {
 softmax over two classes, bilinear upsampling."""
 CLICKS: dict[str, dict[str, Any]] = {
     "two-stage, ImageNet trunk": {"trunk_rate": 0.0},
-    "two-stage, random trunk that stays": {"trunk": "random", "trunk_rate": 0.0},
     "two-stage, random trunk that learns": {"trunk": "random", "trunk_rate": 0.3},
+    "two-stage, random trunk that stays": {"trunk": "random", "trunk_rate": 0.0},
+    "fcn-8s, ImageNet trunk": {"network": "fcn-8s", "trunk_rate": 0.1},
+    "fcn-8s, random trunk that learns": {"network": "fcn-8s", "trunk": "random", "trunk_rate": 1.0},
 }
+LONGEST = 256
+"""Pixels of the longer side of photographs."""
 
 
 class Results:
@@ -92,7 +98,8 @@ class Results:
 def choice(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> float:
     """The mean IoU on unseen scenes with drawn clicks, after some steps of training."""
     torch.manual_seed(seed)
-    network = ClickFCN(skips=True, outputs=how.get("outputs", 2), fc_channels=256)
+    cut_off = CUT_OFF * options.size / PAPER_SIZE
+    network = ClickFCN(skips=True, outputs=how.get("outputs", 2), fc_channels=256, cut_off=cut_off)
     if how.get("trunk") != "random":
         network, _ = start_from(network, weights, how.get("start", "xavier"))
     if how.get("random_upsampling"):
@@ -118,17 +125,25 @@ def choice(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> 
 def clicks(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> dict[str, Any]:
     """What a simulated user needs on unseen scenes."""
     torch.manual_seed(seed)
-    network = TwoStageNetwork()
+    size = options.click_size
+    five_channels = how.get("network") == "fcn-8s"
+    cut_off = CUT_OFF * size / PAPER_SIZE
+    network = ClickFCN(skips=True, fc_channels=256, cut_off=cut_off) if five_channels else TwoStageNetwork()
     if how.get("trunk") != "random":
         network, _ = start_from(network, weights)
-    size = options.click_size
-    settings = {"size": size, "learning_rate": 1e-3, "seed": seed, "trunk_rate": how["trunk_rate"]}
+    rate = 5e-4 if five_channels else 1e-3
+    settings = {"size": size, "learning_rate": rate, "seed": seed, "trunk_rate": how["trunk_rate"]}
     learning = Learning(network, scenes(options.scenes, size, seed), **settings)
-    for _ in learning.steps(ShareDone(steps=options.click_steps)):
+    start = time.process_time()
+    for _ in learning.steps(lambda step: (time.process_time() - start) / options.click_seconds):
         pass
-    return evaluate(
-        Segmenter(learning.model, options.size), scenes(options.judges, options.size, 0, test=True)
-    ).as_dict()
+    segmenter = Segmenter(learning.model, size)
+    found = evaluate(segmenter, scenes(options.click_judges, size, 0, test=True)).as_dict()
+    if options.photographs is not None:
+        judges = read_folder(options.photographs, LONGEST)
+        larger = segmenter if five_channels else Segmenter(learning.model, looked_at(size))
+        found["photographs"] = evaluate(larger, judges).as_dict()
+    return found | {"steps": learning.done}
 
 
 def cost(side: int) -> dict[str, list[float]]:
@@ -159,9 +174,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=48, help="pixels of a side of scenes, for choices")
     parser.add_argument("--steps", type=int, default=60, help="of each choice, of 4 scenes")
     parser.add_argument("--click-size", type=int, default=96, help="the same, for clicks")
-    parser.add_argument("--click-seconds", type=float, default=160, help="of a core, of training")
+    parser.add_argument("--click-seconds", type=float, default=420, help="of a core, of training")
+    parser.add_argument("--photographs", type=Path, help="a folder of images and masks, to judge by as well")
+    parser.add_argument("--networks", default="", help="only those of clicks whose names begin so")
     parser.add_argument("--scenes", type=int, default=1_000, help="that clicks are learned from")
-    parser.add_argument("--judges", type=int, default=40, help="unseen scenes")
+    parser.add_argument("--judges", type=int, default=40, help="unseen scenes, for choices")
+    parser.add_argument("--click-judges", type=int, default=120, help="unseen scenes, for clicks")
     options = parser.parse_args()
     torch.set_num_threads(1)
     weights, results = read_trunk(options.trunk), Results(options.results)
@@ -173,14 +191,19 @@ def main() -> None:
             print(f"| {name} | {statistics.mean(found):.1%} | {', '.join(f'{value:.1%}' for value in found)} |")
     if "clicks" in options.parts:
         ran, curves = f"{options.click_seconds:g} s at {options.click_size}", {}
-        runs = results.of_each(CLICKS, clicks, ran, weights, options)
-        print("| | clicks to 85 % | clicks to 90 % | never to 85 % |\n| --- | --- | --- | --- |")
+        cases = {name: how for name, how in CLICKS.items() if name.startswith(options.networks)}
+        runs = results.of_each(cases, clicks, ran, weights, options)
+        print("| | clicks to 85 % | clicks to 90 % | never to 85 % | photographs | steps |")
+        print("| --- | --- | --- | --- | --- | --- |")
         for name, found in runs.items():
             curves[name] = np.mean([one["mean IoU by clicks"] for one in found], 0).tolist()
             means = [statistics.mean(one["clicks"][target] for one in found) for target in ("0.85", "0.90")]
             never = statistics.mean(one["never"]["0.85"] / one["examples"] for one in found)
             each = ", ".join(f"{one['clicks']['0.85']:.2f}" for one in found)
-            print(f"| {name} | {means[0]:.2f} ({each}) | {means[1]:.2f} | {never:.0%} |")
+            seen = [one["photographs"]["clicks"]["0.85"] for one in found if "photographs" in one]
+            photos = f"{statistics.mean(seen):.2f}" if seen else ""
+            steps = statistics.mean(one["steps"] for one in found)
+            print(f"| {name} | {means[0]:.2f} ({each}) | {means[1]:.2f} | {never:.0%} | {photos} | {steps:.0f} |")
         print(draw_iou_by_clicks(options.plot, curves, (0.85, 0.9)))
     if "cost" in options.parts:
         print("| image | network | opening | a click |\n| --- | --- | --- | --- |")

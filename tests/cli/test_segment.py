@@ -39,7 +39,10 @@ def test_fit_and_evaluate(capsys, folder, network):
     assert code == 0, err
     assert out.startswith("m.safetensors: after 2 steps, 2 objects: ")
     assert "tensors copied" in err
-    assert Segmenter.load("m.safetensors").size == 32
+    segmenter = Segmenter.load("m.safetensors")
+    assert (segmenter.size, segmenter.learned_at) == (48 if network == "two-stage" else 32, 32)
+    if network != "two-stage":  # distances are cut off where the paper's are, in proportion
+        assert segmenter.model.cut_off == 255 * 32 / 500
     more = ["--plot", "ious.svg", "--json", "f.json"]
     code, out, err = run(
         capsys, "segment", "evaluate", "m.safetensors", "scenes", "--limit", "2", "--clicks", "3", *more
@@ -67,8 +70,21 @@ def test_folders_resuming_and_checkpoints(capsys, folder):
     assert "after 2 steps" in out  # all of them were kept
     a, b = (Segmenter.load(name).model.state_dict() for name in ("m.safetensors", "n.safetensors"))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    code, out, err = run(capsys, "segment", "fit", ".", "-o", "n.safetensors", "--resume", "m.safetensors", *small[:-2])
+    code, out, err = run(
+        capsys,
+        "segment",
+        "fit",
+        ".",
+        "-o",
+        "n.safetensors",
+        "--resume",
+        "m.safetensors",
+        *small[:-2],
+        "--longest",
+        "40",
+    )
     assert code == 0, err
+    assert Segmenter.load("n.safetensors").size == 40
     again = Segmenter.load("n.safetensors").model
     assert again.outputs == 1
     assert torch.equal(again.features[0].weight, a["features.0.weight"])

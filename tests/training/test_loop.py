@@ -116,6 +116,27 @@ def test_the_steps_are_those_of_a_textbook(carry):
     assert [step.inputs for step in got] == [7, 15, 7, 15]
 
 
+def test_another_loss_takes_the_place_of_the_usual_one():
+    def steps(loss_of):
+        model = network()
+        optimiser = torch.optim.SGD(model.parameters(), 0.1)
+        options = {"learning_rate": 0.5, "loss_of": loss_of, "clip": 1e9}
+        losses = [step.loss for step in train(model, Repeated(batches()), optimiser, ShareDone(steps=1), **options)]
+        return losses, model.state_dict()
+
+    def doubled(ys, y):
+        total, count = total_loss(ys, y)
+        return 2 * total, count
+
+    (plain,), after = steps(None)
+    (twice,), farther = steps(doubled)
+    assert twice == pytest.approx(2 * plain)
+    before = network().state_dict()
+    for name, start in before.items():
+        assert_close(farther[name], start + 2 * (after[name] - start), what=name)
+        assert not torch.equal(farther[name], after[name])
+
+
 def test_labels_count_where_there_are_any():
     torch.manual_seed(0)
     ys, y = torch.randn(2, 3, 5), torch.tensor([[1, IGNORED, 4], [IGNORED, IGNORED, 0]])

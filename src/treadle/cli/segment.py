@@ -64,8 +64,18 @@ def fit(
     ] = None,
     loss: Annotated[str, typer.Option(help="softmax, or euclidean with one output.")] = "softmax",
     size: Annotated[
-        int, typer.Option(min=16, max=1024, help="Pixels of the longer side at which it sees images.")
+        int,
+        typer.Option(min=16, max=1024, help="Pixels of a side of the pieces of images that it learns from."),
     ] = 128,
+    longest: Annotated[
+        int | None,
+        typer.Option(
+            min=16,
+            max=4096,
+            help="Pixels of the longer side at which it looks at images once it has learned.",
+            show_default="half as much again as --size, for an fcn --size",
+        ),
+    ] = None,
     scenes: Annotated[int, typer.Option(min=1, max=10**7, help="How many are generated.")] = 1000,
     budget: Annotated[str, typer.Option(help="How long to learn: 90s, 10m, 300steps, 20epochs.")] = "10m",
     rows: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 8,
@@ -96,6 +106,7 @@ def fit(
 
     from treadle.cli.fitting import Watch
     from treadle.recipes.segment import Learning, Segmenter, evaluate, read_trunk, split, start_from, summary
+    from treadle.recipes.segment.segmenter import looked_at
     from treadle.training.budget import ShareDone, every
 
     torch.manual_seed(seed)
@@ -111,7 +122,7 @@ def fit(
         model, about["resume"] = segmenter.model, str(resume)
     else:
         state = None if trunk is None else read_trunk(trunk)
-        model = _network(network, state, width, loss)
+        model = _network(network, state, width, loss, size)
         if state is not None:
             model, became = start_from(model, state, new_channels)  # pyright: ignore[reportArgumentType]
             err.print(str(became) if report else "; ".join(f"{n} tensors {what}" for what, n in became.counts.items()))
@@ -153,7 +164,7 @@ def fit(
         for step in learning.steps(share_done, checkpoint=checkpoint, checkpoint_at=every(**kept), about=about):
             watch.follow(step)
     learning.model.requires_grad_(True)
-    segmenter = Segmenter(learning.model, size)
+    segmenter = Segmenter(learning.model, longest or (size if fcn else looked_at(size)), size)
     segmenter.save(output)
     if interrupted():
         print(f"{output}: interrupted after {learning.done} steps; what was learned so far is saved", file=sys.stderr)
@@ -186,7 +197,7 @@ def evaluate_(
     from treadle.show.clicks import draw_iou_by_clicks
 
     segmenter = Segmenter.load(model)
-    examples = _data(data, images, segmenter.size if data == "scenes" else longest, limit, seed, test=True)
+    examples = _data(data, images, segmenter.learned_at if data == "scenes" else longest, limit, seed, test=True)
     result = _judged(console(sys.stderr), evaluate, segmenter, examples[:limit], clicks)
     print(summary(result))
     if figures is not None:
@@ -222,15 +233,18 @@ def _data(data: str, images: Path | None, size: int, count: int, seed: int, test
     return read_folder(data, size)
 
 
-def _network(name: str, state: Any, width: int | None, loss: str) -> Any:
+def _network(name: str, state: Any, width: int | None, loss: str, size: int) -> Any:
     from treadle.recipes.segment import ClickFCN, TwoStageNetwork
+    from treadle.recipes.segment.learning import PAPER_SIZE
+    from treadle.recipes.segment.network import CUT_OFF
     from treadle.recipes.segment.vgg import CHANNELS, trunk_channels
 
     outputs = 2 if loss == "softmax" else 1
     channels = CHANNELS if state is None else trunk_channels(state)
     if name == "two-stage":
         return TwoStageNetwork(outputs, channels, width or 32)
-    return ClickFCN(name == "fcn-8s", outputs, channels, width or 512)
+    # The paper cuts distances off at 255 pixels of images of 500: in smaller ones, that would be out of the image.
+    return ClickFCN(name == "fcn-8s", outputs, channels, width or 512, cut_off=CUT_OFF * size / PAPER_SIZE)
 
 
 def _judged(err: Any, evaluate: Any, segmenter: "Segmenter", examples: Any, clicks: int = 20) -> "Evaluation":

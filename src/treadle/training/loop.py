@@ -63,6 +63,7 @@ def train(
     carry_state: bool = False,
     noise: float = 0.0,
     label_smoothing: float = 0.0,
+    loss_of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     run: Callable[[Any, Any, Tensor, Any], tuple[Tensor, Any]] = run_batch,
     clip: float = 1.0,
     bfloat16: bool = False,
@@ -91,6 +92,8 @@ def train(
         carry_state: whether each batch goes on where the one before it ended, row by row; the gradient ends there.
         noise: the deviation of Gaussian noise on ``x``, for as long as it learns, against learning by heart.
         label_smoothing: see `treadle.training.total_loss`.
+        loss_of: given outputs and answers, the sum of the loss over all answers, and how many there are; in place of
+            `treadle.training.total_loss`.
         run: given the network, the batch, its ``x`` (with noise) and the state before it: the outputs and the state
             after it.
         clip: the largest norm of the gradient.
@@ -142,7 +145,7 @@ def train(
         x = batch.x + noise * torch.randn_like(batch.x) if noise else batch.x
         with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bfloat16):
             ys, after = run(model, batch, x, state)
-        total, count = total_loss(ys, batch.y, label_smoothing)
+        total, count = loss_of(ys, batch.y) if loss_of else total_loss(ys, batch.y, label_smoothing)
         count = sum_over_processes(count).clamp(min=1)
         optimiser.zero_grad()
         (total / count).backward()

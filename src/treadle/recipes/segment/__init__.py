@@ -3,8 +3,8 @@
 ``network.py`` is the paper's, a fully convolutional VGG-16 with five input channels, ``two_stage.py`` the variant that
 sees the image once; ``vgg.py`` and ``starting.py`` give them trained weights; ``grid.py`` derives crops. ``clicks.py``
 draws and simulates clicks; ``images.py`` and ``data.py`` read images and masks, ``scenes.py`` makes them,
-``augmentation.py`` varies them. ``learning.py`` trains, ``segmenter.py`` is what comes out, with its sessions,
-``evaluation.py`` counts clicks, and ``page/`` is the page.
+``augmentation.py`` varies them. ``learning.py`` trains, with the loss of ``focal.py``; ``segmenter.py`` is what comes
+out, with its sessions, ``evaluation.py`` counts clicks, and ``page/`` is the page.
 """
 
 from treadle.recipes.segment.clicks import Click, ClickSampling, distance_maps, next_click

@@ -20,6 +20,7 @@ from treadle.recipes.segment.clicks import (
     next_click,
     no_clicks,
 )
+from treadle.recipes.segment.focal import focal_loss
 from treadle.recipes.segment.images import Example, fitted
 from treadle.recipes.segment.network import ClickFCN
 from treadle.recipes.segment.segmenter import probabilities
@@ -27,13 +28,16 @@ from treadle.recipes.segment.two_stage import Seen, TwoStageNetwork
 from treadle.training.batches import Epochs
 from treadle.training.early_stopping import EarlyStopping
 from treadle.training.loop import Step, train
-from treadle.training.loss import total_loss
 from treadle.training.sequences import IGNORED as UNANSWERED
 
 PAPER_SIZE = 500
 """Pixels of a side of the images for which the paper gives lengths."""
+REFINED = 0.9
+"""The share of steps that learn from the clicks of a simulated user."""
 ROUNDS = 8
 """The most clicks of a simulated user before a step; fewer are likelier."""
+VALIDATED = 3
+"""Clicks after which the network is validated."""
 VIEWS = 1_000
 """Views of examples that are learned from, where features are kept: several of each, if there are fewer examples."""
 MOST_KEPT = 2 * 2**30
@@ -61,8 +65,9 @@ class ClickBatch(NamedTuple):
 class Learning:
     """A network that learns to segment by clicks.
 
-    Half of the steps learn from clicks as the paper draws them, the others from those of a simulated user: one in the
-    middle of the object, and up to seven more, each in the middle of the network's largest error.
+    A tenth of the steps learns from clicks as the paper draws them, the others from those of a simulated user: one in
+    the middle of the object, and up to seven more, each in the middle of the network's largest error. The loss looks at
+    pixels that are wrong or unsure, which are mostly at edges: see `focal_loss`.
 
     If the first stage of a `TwoStageNetwork` is frozen, what it sees in an image is computed once and kept in memory:
     about a thousand views of the examples are then learned from again and again, rather than a new one each time.
@@ -181,45 +186,51 @@ class Learning:
             y = labels.float().masked_fill(labels == IGNORED, float("nan"))[..., None]
         return ClickBatch(x, maps, y, masks, None, torch.full((len(items),), labels.shape[1]))
 
-    def _scores(self, seen: Any, maps: Tensor) -> Tensor:
-        return self.model.answer(seen, maps, self.model.compare(seen, maps))
+    def _scores(self, seen: Any, maps: Tensor, selected: Tensor | None = None) -> Tensor:
+        return self.model.answer(seen, maps, self.model.compare(seen, maps), selected)
 
     def _run(self, model: Any, batch: ClickBatch, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        maps = batch.maps
+        maps, selected = batch.maps, None
         seen = batch.seen if batch.seen is not None else model.see(x)
-        if self._refine and torch.rand(()) < 0.5:
+        if self._refine and torch.rand(()) < REFINED:
             fewer = 1 / torch.arange(1.0, ROUNDS + 1)
-            maps = self._clicked(batch, seen, 1 + int(torch.multinomial(fewer, 1)))
-        return self._scores(seen, maps).flatten(2).movedim(1, 2), None
+            maps, selected = self._clicked(batch, seen, 1 + int(torch.multinomial(fewer, 1)))
+        return self._scores(seen, maps, selected).flatten(2).movedim(1, 2), None
 
     @torch.no_grad()
-    def _clicked(self, batch: ClickBatch, seen: Any, rounds: int) -> Tensor:
-        """Maps of the clicks of a simulated user."""
+    def _clicked(self, batch: ClickBatch, seen: Any, rounds: int) -> tuple[Tensor, Tensor]:
+        """Maps of the clicks of a simulated user, and what was selected before the last of them."""
         maps = torch.stack([no_clicks(mask.shape) for mask in batch.masks])
-        predicted = np.zeros(batch.masks.shape, bool)
+        selected = torch.zeros(len(maps), 1, *maps.shape[2:])
         self.model.eval()
         for i in range(rounds):
             if i:
-                predicted = (probabilities(self._scores(seen, maps)) > 0.5).numpy()
+                selected = probabilities(self._scores(seen, maps, selected))[:, None]
+            predicted = (selected[:, 0] > 0.5).numpy()
             for row, (one, mask) in enumerate(zip(predicted, batch.masks, strict=True)):
                 click = next_click(one, mask)
                 if click is not None:
                     maps[row] = add_click(maps[row], click)
         self.model.train()
-        return maps
+        return maps, selected
 
     @torch.no_grad()
     def validate(self, model: Any) -> float:
-        """The mean loss over pixels of the validation examples, with clicks that are always the same."""
-        model.eval()
-        total = count = 0.0
+        """What is missing to an IoU of 1 after some clicks of a simulated user, the mean over validation examples.
+
+        Of probabilities, not of a mask: it tells which of two networks is better even if neither selects anything yet.
+        """
+        missing = 0.0
         for i, (example, clicks) in enumerate(self._validation):
             batch = self._collate([(example, clicks)])
             seen = self._seen((-1, i), batch.x) if self._keeps else model.see(batch.x)
-            ys = self._scores(seen, batch.maps).flatten(2).movedim(1, 2)
-            loss, terms = total_loss(ys, batch.y)
-            total, count = total + loss.item(), count + terms.item()
-        return total / count
+            maps, selected = self._clicked(batch, seen, VALIDATED)
+            model.eval()
+            found = probabilities(self._scores(seen, maps, selected))[0]
+            there, object_ = (torch.from_numpy(one) for one in (example.mask != IGNORED, example.mask == 1))
+            shared, either = found * object_, torch.maximum(found, object_.float()) * there
+            missing += 1 - (shared.sum() / either.sum().clamp(min=1)).item()
+        return missing / len(self._validation)
 
     def steps(
         self,
@@ -244,6 +255,7 @@ class Learning:
             self.optimiser,
             share_done,
             learning_rate=self.learning_rate,
+            loss_of=focal_loss,
             run=self._run,
             validate=self.validate if self._validation else None,
             evaluate_at=lambda step: step % every == 0,

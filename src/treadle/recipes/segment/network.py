@@ -140,8 +140,10 @@ class ClickFCN(nn.Module):
         """Nothing: this network learns of clicks from their maps only."""
         return ()
 
-    def answer(self, seen: Tensor, maps: Tensor, similar: tuple[Tensor, ...] = ()) -> Tensor:
-        """Scores [B, outputs, H, W] for what was seen and clicked."""
+    def answer(
+        self, seen: Tensor, maps: Tensor, similar: tuple[Tensor, ...] = (), selected: Tensor | None = None
+    ) -> Tensor:
+        """Scores [B, outputs, H, W] for what was seen and clicked; this network does not ask what was selected."""
         return self._after_first(seen + self._first(self.scaled(maps), slice(3, None)), maps.shape[2:])
 
     def _first(self, x: Tensor, channels: slice, bias: bool = False) -> Tensor:

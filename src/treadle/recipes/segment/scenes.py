@@ -1,8 +1,10 @@
-"""Scenes that need no download: textured shapes over real photographs, those that come with scikit-image.
+"""Scenes that need no download: objects of several parts over real photographs, those that come with scikit-image.
 
-An object has the outline of an ellipse, a box, a polygon or something smooth; its texture is a piece of another
-photograph, a grey texture in a colour, or a colour; it may have two parts. Several objects may cover each other. The
-photographs of scenes to judge by are others than those of scenes to learn from.
+An object has a body and may have limbs, with the outlines of ellipses, boxes, polygons or something smooth, and marks
+on them. Each part has a texture of its own or that of another part: a piece of a photograph (sometimes of the one that
+is behind it), a grey texture in colours, stripes or blotches, or a colour. Light falls on it from a side; its edge is
+sharp or soft. Beside it may lie others, some of them made alike, and they may cover each other. The photographs of
+scenes to judge by are others than those of scenes to learn from.
 """
 
 import functools
@@ -49,12 +51,18 @@ def make_scene(seed: int, size: int = 128, test: bool = False) -> Example:
     """
     random = np.random.default_rng([seed, test])
     while True:
-        image = background(random, size, test)
+        behind = int(random.integers(len(photographs(test))))
+        image = background(random, size, test, behind)
         instances = np.zeros((size, size), np.uint8)
         count = int(random.integers(1, 5))
+        looks: list[list[Tensor]] = []
         for name in range(1, count + 1):
-            cover = outline(random, size)
-            image = image + cover * (texture(random, size, test) - image)
+            alike = looks and random.random() < 0.3
+            looks.append(looks[-1] if alike else look(random, size, test, behind))
+            cover, painted = thing(random, size, looks[-1])
+            if random.random() < 0.3:
+                image = image * (1 - shadow(random, cover))
+            image = image + cover * (painted - image)
             instances[cover.numpy() >= 0.5] = name
         shares = [(instances == name).mean() for name in range(1, count + 1)]
         targets = [name for name, share in enumerate(shares, start=1) if SMALLEST <= share <= LARGEST]
@@ -65,44 +73,136 @@ def make_scene(seed: int, size: int = 128, test: bool = False) -> Example:
     return Example(image, instances, target, f"scene {seed}{' to judge by' if test else ''}")
 
 
-def background(random: np.random.Generator, size: int, test: bool) -> Tensor:
-    """A piece of a photograph [3, size, size], from 0 to 1."""
-    return recoloured(random, piece(random, photographs(test), size, 0.5), 0.15)
-
-
-def texture(random: np.random.Generator, size: int, test: bool) -> Tensor:
-    """What an object is made of [3, size, size], from 0 to 1; sometimes of two parts."""
-    whole = _one_texture(random, size, test)
+def background(random: np.random.Generator, size: int, test: bool, behind: int) -> Tensor:
+    """A piece of a photograph [3, size, size], from 0 to 1; sometimes of two, and sometimes out of focus."""
+    photos = photographs(test)
+    image = recoloured(random, piece(random, photos[behind : behind + 1], size, 0.3), 0.15)
     if random.random() < 0.3:
-        angle, (y, x) = random.uniform(0, 2 * math.pi), random.uniform(0.3, 0.7, 2) * size
-        rows, columns = np.mgrid[:size, :size]
-        side = torch.from_numpy((rows - y) * math.sin(angle) + (columns - x) * math.cos(angle) > 0)
-        whole = torch.where(side, _one_texture(random, size, test), whole)
-    return whole
+        other = recoloured(random, piece(random, photos, size, 0.3), 0.15)
+        image = torch.where(half(random, size), other, image)
+    if random.random() < 0.25:
+        image = blurred(image, random.uniform(0.005, 0.03) * size)
+    return image
 
 
-def _one_texture(random: np.random.Generator, size: int, test: bool) -> Tensor:
-    kind = random.random()
-    colour = torch.from_numpy(random.uniform(0, 1, (3, 1, 1))).float()
-    if kind < 0.5:
-        return recoloured(random, piece(random, photographs(test), size, random.uniform(0.1, 0.6)), 0.4)
-    if kind < 0.8:
+def look(random: np.random.Generator, size: int, test: bool, behind: int) -> list[Tensor]:
+    """What the parts of an object are made of, [3, size, size] each, from 0 to 1: one to three textures."""
+    return [texture(random, size, test, behind) for _ in range(int(random.choice([1, 2, 3], p=[0.4, 0.35, 0.25])))]
+
+
+def thing(random: np.random.Generator, size: int, made_of: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """An object: how much of each pixel it covers [size, size], and what it looks like [3, size, size]."""
+    centre, radius = random.uniform(0.15, 0.85, 2) * size, random.uniform(0.12, 0.38) * size
+    softness = random.uniform(0.6, 1.6) if random.random() < 0.7 else random.uniform(1.6, 4.0)
+    cover, painted = outline(random, size, centre, radius, softness), made_of[0]
+
+    def any_of() -> Tensor:
+        return made_of[int(random.integers(len(made_of)))]
+
+    if random.random() < 0.5:  # the body has marks
+        for _ in range(int(random.integers(1, 4))):
+            at = centre + random.normal(0, 0.5, 2) * radius
+            mark = outline(random, size, at, radius * random.uniform(0.2, 0.7), softness)
+            painted = painted + mark * (any_of() - painted)
+    if random.random() < 0.5:  # and limbs, the middles of which lie near its edge
+        for _ in range(int(random.integers(1, 5))):
+            angle = random.uniform(0, 2 * math.pi)
+            at = centre + np.array([math.sin(angle), math.cos(angle)]) * radius * random.uniform(0.5, 1.0)
+            limb = outline(random, size, at, radius * random.uniform(0.3, 0.8), softness, squeeze=(0.2, 0.8))
+            if random.random() < 0.5:  # before the body
+                painted = painted + limb * (any_of() - painted)
+            else:
+                painted = torch.where(cover >= limb, painted, any_of())
+            cover = torch.maximum(cover, limb)
+    return cover, (painted * light(random, cover)).clamp(0, 1)
+
+
+def light(random: np.random.Generator, cover: Tensor) -> Tensor:
+    """How bright light from a side makes each pixel [size, size] of something round; 1 is as it was."""
+    round_ = blurred(cover[None], random.uniform(0.05, 0.12) * len(cover))[0]
+    down, right = torch.gradient(round_ * len(cover))
+    angle = random.uniform(0, 2 * math.pi)
+    slope = (down * math.sin(angle) + right * math.cos(angle)) / 5
+    return (1 + random.uniform(0, 0.6) * slope).clamp(0.3, 1.7)
+
+
+def shadow(random: np.random.Generator, cover: Tensor) -> Tensor:
+    """How much darker [size, size] it is beside an object."""
+    size = len(cover)
+    by = [int(random.integers(0, max(size // 12, 1) + 1)), int(random.integers(-(size // 12), size // 12 + 1))]
+    return random.uniform(0.2, 0.7) * blurred(cover.roll(by, (0, 1))[None], random.uniform(0.01, 0.05) * size)[0]
+
+
+def half(random: np.random.Generator, size: int) -> Tensor:
+    """One side of a straight line [size, size]."""
+    angle, (y, x) = random.uniform(0, 2 * math.pi), random.uniform(0.3, 0.7, 2) * size
+    rows, columns = np.mgrid[:size, :size]
+    return torch.from_numpy((rows - y) * math.sin(angle) + (columns - x) * math.cos(angle) > 0)
+
+
+def texture(random: np.random.Generator, size: int, test: bool, behind: int) -> Tensor:
+    """What a part is made of [3, size, size], from 0 to 1."""
+    photos, kind = photographs(test), random.random()
+    if kind < 0.15:  # hardly different from what is behind it
+        return recoloured(random, piece(random, photos[behind : behind + 1], size, random.uniform(0.1, 0.6)), 0.25)
+    if kind < 0.45:
+        return recoloured(random, piece(random, photos, size, random.uniform(0.1, 0.6)), 0.4)
+    one, other = colour(random, test), colour(random, test)
+    if kind < 0.65:
         grey = piece(random, textures(test), size, random.uniform(0.15, 0.6))
-        other = torch.from_numpy(random.uniform(0, 1, (3, 1, 1))).float()
-        return colour + grey * (other - colour)
+        return one + grey * (other - one)
+    if kind < 0.85:
+        return one + pattern(random, size) * (other - one)
     shade = torch.linspace(-0.5, 0.5, size)[:, None] * random.uniform(-0.6, 0.6)
     noise = torch.from_numpy(random.normal(0, random.uniform(0, 0.08), (3, size, size))).float()
-    return (colour + shade + noise).clamp(0, 1)
+    return (one + shade + noise).clamp(0, 1)
 
 
-def outline(random: np.random.Generator, size: int) -> Tensor:
-    """How much of each pixel an object covers [size, size], from 0 to 1."""
-    centre, radius = random.uniform(0.15, 0.85, 2) * size, random.uniform(0.12, 0.38) * size
-    squeeze, turn = random.uniform(0.45, 1.0), random.uniform(0, math.pi)
+def colour(random: np.random.Generator, test: bool) -> Tensor:
+    """A colour [3, 1, 1], from 0 to 1: one of a photograph's, or any."""
+    if random.random() < 0.6:
+        photo = photographs(test)[int(random.integers(len(photographs(test))))]
+        row, column = (int(random.integers(length)) for length in photo.shape[1:])
+        return photo[:, row, column, None, None].float() / 255
+    return torch.from_numpy(random.uniform(0, 1, (3, 1, 1))).float()
+
+
+def pattern(random: np.random.Generator, size: int) -> Tensor:
+    """Stripes that wind, or blotches [size, size], from 0 to 1."""
+    cells = int(random.integers(4, 17))
+    noise = torch.from_numpy(random.normal(0, 1, (1, 1, cells, cells))).float()
+    noise = F.interpolate(noise, (size, size), mode="bicubic")[0, 0]
+    if random.random() < 0.5:
+        angle, waves = random.uniform(0, math.pi), random.uniform(4, 14)
+        rows, columns = np.mgrid[:size, :size] / size
+        along = torch.from_numpy(rows * math.sin(angle) + columns * math.cos(angle)).float()
+        noise = (2 * math.pi * waves * along + random.uniform(0, 2) * noise).sin()
+    return (noise * random.uniform(1, 6)).sigmoid()
+
+
+def outline(
+    random: np.random.Generator,
+    size: int,
+    centre: NDArray[np.float64],
+    radius: float,
+    softness: float,
+    squeeze: tuple[float, float] = (0.45, 1.0),
+) -> Tensor:
+    """How much of each pixel a part covers [size, size], from 0 to 1.
+
+    Args:
+        random: where chance comes from.
+        size: pixels of a side.
+        centre: row and column of its middle.
+        radius: in pixels, of its longer axis.
+        softness: pixels over which its edge goes from 0 to 1.
+        squeeze: between what its shorter axis lies, as a share of the longer one.
+    """
+    squeezed, turn = random.uniform(*squeeze), random.uniform(0, math.pi)
     rows, columns = np.mgrid[:size, :size]
     y, x = rows - centre[0], columns - centre[1]
     u = (math.cos(turn) * x + math.sin(turn) * y) / radius
-    v = (math.cos(turn) * y - math.sin(turn) * x) / (radius * squeeze)
+    v = (math.cos(turn) * y - math.sin(turn) * x) / (radius * squeezed)
     kind, angle = random.integers(4), np.arctan2(v, u)
     if kind == 0:
         edge = np.hypot(u, v)
@@ -119,8 +219,7 @@ def outline(random: np.random.Generator, size: int) -> Tensor:
         )
         edge = np.hypot(u, v) / np.maximum(0.85 + waves, 0.2)
     # The edge is where it is 1; a pixel away from it, that changes by about 1 / radius.
-    softness = random.uniform(0.6, 1.6) / (radius * squeeze)
-    return torch.from_numpy(np.clip(0.5 + (1 - edge) / softness, 0, 1)).float()
+    return torch.from_numpy(np.clip(0.5 + (1 - edge) * radius * squeezed / softness, 0, 1)).float()
 
 
 def _polygon(angle: NDArray[Any], at: NDArray[Any], reach: NDArray[Any]) -> NDArray[Any]:
@@ -145,6 +244,12 @@ def piece(random: np.random.Generator, photos: tuple[Tensor, ...], size: int, le
     if random.random() < 0.5:
         cut = cut.flip(3)
     return F.interpolate(cut, (size, size), mode="bilinear", antialias=True)[0].clamp(0, 1)
+
+
+def blurred(image: Tensor, deviation: float) -> Tensor:
+    """An image [C, H, W] out of focus."""
+    found = need("scipy.ndimage", "scipy").gaussian_filter(image.numpy(), (0, deviation, deviation), mode="nearest")
+    return torch.from_numpy(found)
 
 
 def recoloured(random: np.random.Generator, image: Tensor, strength: float) -> Tensor:

@@ -23,13 +23,23 @@ LARGEST_SIDE = 4096
 """Pixels of the longer side at which a network may look at images."""
 
 
+def looked_at(size: int) -> int:
+    """The size at which a two-stage network is to look at images, if it has learned from pieces of a size.
+
+    Half as large again: most of such pieces are less than a whole image, so that objects in them are larger than in one
+    that is scaled down to the same size.
+    """
+    return min(size * 3 // 2, LARGEST_SIDE)
+
+
 class Segmenter:
     """A network that selects objects by clicks, and the size at which it looks at images.
 
     Args:
         model: a `ClickFCN` or a `TwoStageNetwork`.
-        size: larger images are scaled down until their longer side has so many pixels, and the mask up again. What the
-            network has learned from was of this size.
+        size: larger images are scaled down until their longer side has so many pixels, and the mask up again.
+        learned_at: pixels of a side of what the network has learned from; scenes to judge it by are as large. As
+            ``size``, if it is None.
 
     Raises:
         ShapeError: the size is no number of pixels.
@@ -46,10 +56,13 @@ class Segmenter:
         [Click(row=40, column=50, positive=True)]
     """
 
-    def __init__(self, model: ClickFCN | TwoStageNetwork, size: int = 128):
+    def __init__(self, model: ClickFCN | TwoStageNetwork, size: int = 128, learned_at: int | None = None):
         if not isinstance(size, int) or not 1 <= size <= LARGEST_SIDE:
             raise ShapeError(f"size is from 1 to {LARGEST_SIDE} pixels, but {size!r} was passed")
-        self.model, self.size = model.eval(), size
+        learned_at = size if learned_at is None else learned_at
+        if not isinstance(learned_at, int) or not 1 <= learned_at <= LARGEST_SIDE:
+            raise ShapeError(f"learned_at is from 1 to {LARGEST_SIDE} pixels, but {learned_at!r} was passed")
+        self.model, self.size, self.learned_at = model.eval(), size, learned_at
 
     def session(self, image: Tensor) -> "ClickSession":
         """Begin with an image [3, H, W] of bytes. The network sees it here, once.
@@ -65,7 +78,7 @@ class Segmenter:
         Raises:
             OSError: the file cannot be written.
         """
-        modelfile.save(path, self.model, {"segmenter": {"size": self.size, **notes}})
+        modelfile.save(path, self.model, {"segmenter": {"size": self.size, "learned_at": self.learned_at, **notes}})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Segmenter":
@@ -84,7 +97,7 @@ class Segmenter:
         try:
             if not isinstance(model, NETWORKS):
                 raise ValueError(f"a {type(model).__name__}")
-            return cls(model, notes["segmenter"]["size"])
+            return cls(model, notes["segmenter"]["size"], notes["segmenter"].get("learned_at"))
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path} is damaged: its notes do not fit its network ({error})") from None
 
@@ -95,6 +108,8 @@ class Answer(NamedTuple):
     click: Click | None
     maps: Tensor
     similar: tuple[Tensor, ...]
+    selected: Tensor
+    """[1, 1, h, w]: probabilities at the size at which the network looks."""
     probability: NDArray[np.float32]
 
 
@@ -118,7 +133,8 @@ class ClickSession:
         self._seen = self.model.see(resize_image(image, self._inner)[None].float())
         maps = no_clicks(self._inner)
         similar = self.model.compare(self._seen, maps[None])  # pyright: ignore[reportArgumentType]
-        self._answers = [Answer(None, maps, similar, np.zeros(self.size, np.float32))]
+        nothing = torch.zeros(1, 1, *self._inner)
+        self._answers = [Answer(None, maps, similar, nothing, np.zeros(self.size, np.float32))]
 
     @property
     def clicks(self) -> list[Click]:
@@ -150,11 +166,12 @@ class ClickSession:
         inner = Click(*scaled_position(click, self.size, self._inner), click.positive)
         maps = add_click(before.maps, inner)
         similar = self._similar(before.similar, inner)
-        scores = self.model.answer(self._seen, maps[None], similar)  # pyright: ignore[reportArgumentType]
+        scores = self.model.answer(self._seen, maps[None], similar, before.selected)  # pyright: ignore
         probability = probabilities(scores)
+        selected = probability[None]
         if self._inner != self.size:
             probability = F.interpolate(probability[None], self.size, mode="bilinear")[0]
-        self._answers.append(Answer(click, maps, similar, probability[0].numpy()))
+        self._answers.append(Answer(click, maps, similar, selected, probability[0].numpy()))
         return self.mask
 
     def _similar(self, before: tuple[Tensor, ...], click: Click) -> tuple[Tensor, ...]:

@@ -36,10 +36,16 @@ class TwoStageNetwork(nn.Module):
     of every other position of the image: how similar each place is to the clicked ones is what the head reads, beside
     features, the closeness of clicks and the pixels. So a click costs a product and a few small convolutions.
 
+    What was selected before the newest click is read, too, with how much more each place is like that than like the
+    rest: what the click is to change, and which places go with those that were selected, need not be found out again.
+
     What was clicked is right: ``grip``, which is learned, says how much a click adds to its own pixel's score, and less
     and less to those around it. A network that did not follow a click would be clicked at the same place again.
 
-    It reads what `ClickFCN` reads and gives what it gives.
+    It reads what `ClickFCN` reads, and what was selected; it gives what that gives.
+
+    Source: of the mask that is read again, Sofiiuk, Petrov and Konushin, *Reviving iterative training with mask
+    guidance for interactive segmentation*, ICIP 2022.
 
     Args:
         outputs: 2 for softmax over background and object; 1 for one number that a Euclidean loss takes to 0 or 1.
@@ -67,23 +73,26 @@ class TwoStageNetwork(nn.Module):
             raise ShapeError(f"the head has 4 channels or more, but width={width!r} was passed")
         self.outputs, self.channels, self.width, self.cut_off = outputs, tuple(channels), width, cut_off
         self.features: nn.Sequential = vgg_features(3, self.channels)
-        levels, places = len(BLOCK_ENDS) - 1, MAPS * (len(REACHES) + 1)
+        levels, places, alike = len(BLOCK_ENDS) - 1, MAPS * (len(REACHES) + 1) + 1, MAPS + 1
         self.reduce = nn.ModuleList([nn.Conv2d(size, width, 1) for size in self.channels[1:]])
         self.coarse = nn.Sequential(
-            *convolved((levels - 1) * width + MAPS * levels + places, 2 * width),
+            *convolved((levels - 1) * width + alike * levels + places, 2 * width),
             *(part for dilation in (2, 4, 8) for part in convolved(2 * width, 2 * width, dilation)),
         )
-        self.middle = nn.Sequential(*convolved(3 * width + MAPS + places, width))
+        self.middle = nn.Sequential(*convolved(3 * width + alike + places, width))
         self.fine = nn.Sequential(
-            *convolved(width + 3 + places, width // 2), nn.Conv2d(width // 2, outputs, 3, padding=1)
+            *convolved(width + 3 + places, width // 2),
+            *convolved(width // 2, width // 2),
+            nn.Conv2d(width // 2, outputs, 3, padding=1),
         )
         self.grip = nn.Parameter(torch.ones(()))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, selected: Tensor | None = None) -> Tensor:
         """Scores for an image and its clicks.
 
         Args:
             x: [B, 5, H, W]: red, green and blue from 0 to 255, and the maps of `distance_maps`, which are 0 at clicks.
+            selected: [B, 1, H, W], probabilities before the newest click; nothing was selected if it is None.
 
         Returns:
             [B, outputs, H, W].
@@ -93,7 +102,7 @@ class TwoStageNetwork(nn.Module):
         """
         check_read(x)
         seen, maps = self.see(x[:, :3]), x[:, 3:]
-        return self.answer(seen, maps, self.compare(seen, maps))
+        return self.answer(seen, maps, self.compare(seen, maps), selected)
 
     def see(self, images: Tensor) -> Seen:
         """The first stage: images [B, 3, H, W] from 0 to 255, without clicks."""
@@ -144,10 +153,16 @@ class TwoStageNetwork(nn.Module):
             one[0, sign] = new if first else torch.maximum(one[0, sign], new)
         return tuple(found)
 
-    def answer(self, seen: Seen, maps: Tensor, similar: tuple[Tensor, ...]) -> Tensor:
-        """The second stage: scores [B, outputs, H, W] for what was seen and clicked."""
+    def answer(self, seen: Seen, maps: Tensor, similar: tuple[Tensor, ...], selected: Tensor | None = None) -> Tensor:
+        """The second stage: scores [B, outputs, H, W] for what was seen, clicked and selected before the last click."""
+        if selected is None:
+            selected = torch.zeros_like(maps[:, :1])
+        similar = tuple(
+            torch.cat([one, like_selected(level, selected)], 1) for one, level in zip(similar, seen.levels, strict=True)
+        )
         sizes = [seen.image.shape[2:], *(level.shape[2:] for level in seen.levels)]
-        places = torch.cat([(-maps / reach).exp() for reach in REACHES] + [maps.clamp(max=self.cut_off) / 128], 1)
+        closeness = [(-maps / reach).exp() for reach in REACHES]
+        places = torch.cat([*closeness, maps.clamp(max=self.cut_off) / 128, selected], 1)
         second, fourth = (F.avg_pool2d(places, n, n, ceil_mode=True) for n in (2, 4))
         reduced = [layer(level * level.shape[1] ** 0.5) for layer, level in zip(self.reduce, seen.levels, strict=True)]
         at_fourth = [laid_over(one, sizes[2]) for one in reduced[1:] + list(similar[1:])]
@@ -169,9 +184,26 @@ def convolved(takes: int, gives: int, dilation: int = 1) -> list[nn.Module]:
 
 def similar_to(level: Tensor, size: tuple[int, ...], rows: Tensor, columns: Tensor) -> Tensor:
     """The cosine between each position [C, h, w] and the most similar of some pixels of an image of a size."""
-    stride = -(-size[0] // level.shape[1]), -(-size[1] // level.shape[2])
+    stride = stride_of(level, size)
     clicked = level[:, rows // stride[0], columns // stride[1]]
     return (clicked.T @ level.flatten(1)).amax(0).view(level.shape[1:])
+
+
+def like_selected(level: Tensor, selected: Tensor) -> Tensor:
+    """How much more each position [B, C, h, w] is like what is selected [B, 1, H, W] than like the rest [B, 1, h, w].
+
+    A difference of cosines with means. With nothing selected, it says how little each position is like the whole.
+    """
+    stride = stride_of(level, selected.shape[2:])
+    inside = F.avg_pool2d(selected, stride, stride, ceil_mode=True)
+    whole, within = level.sum((2, 3), keepdim=True), (level * inside).sum((2, 3), keepdim=True)
+    means = [F.normalize(one, dim=1, eps=1e-3) for one in (within, whole - within)]
+    return (level * (means[0] - means[1])).sum(1, keepdim=True)
+
+
+def stride_of(level: Tensor, size: tuple[int, ...]) -> list[int]:
+    """Pixels of an image of a size for one position of a map, down and to the right: poolings halve, and round up."""
+    return [2 ** max(0, math.ceil(math.log2(big / small))) for big, small in zip(size, level.shape[-2:], strict=True)]
 
 
 def laid_over(y: Tensor, size: tuple[int, ...]) -> Tensor:

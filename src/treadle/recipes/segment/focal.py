@@ -1,0 +1,43 @@
+"""A loss that looks at the pixels that are wrong or unsure, however few they are."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from treadle.training.loss import total_loss
+from treadle.training.sequences import IGNORED
+
+
+def focal_loss(ys: Tensor, y: Tensor, gamma: float = 2.0) -> tuple[Tensor, Tensor]:
+    """Cross-entropy in which a pixel weighs as much as it is wrong: (1 - p)^gamma, for the probability p of its label.
+
+    The weights of each image are scaled so that their mean is 1: an image whose object is nearly right still counts as
+    much as another, and what it has to learn, the pixels along the edge, gets all of it. Weights have no gradients.
+
+    Args:
+        ys: [B, T, K] scores.
+        y: [B, T] labels, -100 where there is none; or [B, T, K] numbers, whose squared errors all weigh the same.
+        gamma: how much more wrong pixels weigh; 0 is plain cross-entropy.
+
+    Returns:
+        The weighted sum over all labels, and how many there are.
+
+    Source: Lin et al., *Focal loss for dense object detection*, ICCV 2017; scaled as in Sofiiuk, Barinova and Konushin,
+    *AdaptIS*, ICCV 2019.
+
+    Example:
+        >>> import torch
+        >>> from treadle.recipes.segment.focal import focal_loss
+        >>> sure_and_unsure = torch.tensor([[[9.0, 0.0], [0.0, 0.0]]])
+        >>> total, count = focal_loss(sure_and_unsure, torch.tensor([[0, 0]]))
+        >>> round((total / count).item(), 3), count.item()  # of ln 2 = 0.693, as if there were none but the unsure one
+        (0.693, 2)
+    """
+    if y.is_floating_point():
+        return total_loss(ys, y)
+    each = F.cross_entropy(ys.movedim(2, 1), y, ignore_index=IGNORED, reduction="none")
+    there = y != IGNORED
+    with torch.no_grad():
+        weights = (1 - (-each).exp()).pow(gamma) * there
+        weights *= there.sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1e-6)
+    return (each * weights).sum(), there.sum()
