@@ -137,6 +137,14 @@ def test_another_loss_takes_the_place_of_the_usual_one():
         assert not torch.equal(farther[name], after[name])
 
 
+def test_a_loss_of_one_s_own_is_not_smoothed_unheard():
+    model = network()
+    options = {"learning_rate": 0.5, "loss_of": total_loss, "label_smoothing": 0.1}
+    steps = train(model, Repeated(batches()), torch.optim.SGD(model.parameters(), 0.1), ShareDone(steps=1), **options)
+    with pytest.raises(ValueError, match=r"label_smoothing is 0.1, but loss_of takes the place"):
+        next(steps)
+
+
 def test_labels_count_where_there_are_any():
     torch.manual_seed(0)
     ys, y = torch.randn(2, 3, 5), torch.tensor([[1, IGNORED, 4], [IGNORED, IGNORED, 0]])

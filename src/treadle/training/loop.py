@@ -93,7 +93,7 @@ def train(
         noise: the deviation of Gaussian noise on ``x``, for as long as it learns, against learning by heart.
         label_smoothing: see `treadle.training.total_loss`.
         loss_of: given outputs and answers, the sum of the loss over all answers, and how many there are; in place of
-            `treadle.training.total_loss`.
+            `treadle.training.total_loss`, and so without ``label_smoothing``.
         run: given the network, the batch, its ``x`` (with noise) and the state before it: the outputs and the state
             after it.
         clip: the largest norm of the gradient.
@@ -112,10 +112,16 @@ def train(
         Steps done in all, those before the checkpoint included: ``done = yield from train(...)``.
 
     Raises:
+        ValueError: both ``loss_of`` and ``label_smoothing`` are given.
         ModelFileError: the checkpoint is of another network or of another run.
         WorkerError: another process is gone.
         OSError: the checkpoint cannot be written.
     """
+    if loss_of is not None and label_smoothing:
+        raise ValueError(
+            f"label_smoothing is {label_smoothing}, but loss_of takes the place of the loss that it belongs to: let"
+            " loss_of smooth labels itself, or leave one of the two out"
+        )
     step, state, stopping = 0, None, stopping or EarlyStopping()
     draw_apart()
     usual = optimiser.defaults["lr"]

@@ -11,7 +11,6 @@ from typing import Any
 
 from llvmlite import ir
 
-from treadle.compiler.program import Value
 from treadle.engines.cpu.emit import I64, POINTER, Code, phases_of
 from treadle.engines.cpu.meeting import join, meet
 from treadle.engines.cpu.panels import PanelEmitter
@@ -98,19 +97,10 @@ class AbreastEmitter(PanelEmitter):
     def _bytes_on(self, address: Any, count: Any) -> Any:
         return self.b.gep(address, [count], source_etype=ir.IntType(8))
 
-    def _phases(self, row0: Any, rows: Any) -> None:
-        self.row0, self.rows = row0, rows
-        for phase in phases_of(self.plan):
-            if isinstance(phase, list):
-                self._plain(phase)
-            else:
-                packing = self.packings[phase if isinstance(phase, Value) else phase.fused[0].product]
-                self.first_panel, self.last_panel = self._share(self.const(packing.panels))
-                if isinstance(phase, Value):
-                    self._product(phase)
-                else:
-                    self._fused(phase)
-            self._meet()
+    def _phase(self, phase: Any) -> None:
+        if not isinstance(phase, list):
+            self.first_panel, self.last_panel = self._share(self.const(self.panels_of(phase)))
+        super()._phase(phase)
 
     def _share(self, count: Any) -> list[Any]:
         """From where to where our part of so many goes."""

@@ -14,7 +14,6 @@ from treadle.engines.cpu.emit import I64, POINTER, phases_of
 from treadle.engines.cpu.kernel import CompiledKernel
 from treadle.engines.cpu.panels import PanelEmitter
 from treadle.engines.cpu.recipe import Recipe, again
-from treadle.engines.cpu.schedule import Nest
 
 __all__ = ["ByColumns"]
 
@@ -38,7 +37,7 @@ class ByColumns:
         self.code = code = emitter.code()
         library = jit.recall(f"by columns\n{code.description}", ("phase",), code.write, kernel.target)
         address, itemsize = library.address("phase"), kernel.kernel.dtype.itemsize
-        panels = [_panels(phase, emitter) for phase in phases_of(code.schedule)]
+        panels = [emitter.panels_of(phase) for phase in phases_of(code.schedule)]
         self.recipe = recipe = Recipe()
         own_table = recipe.table(table)
         shared = recipe.scratch.room((rows * code.per_row + 64) * itemsize)
@@ -53,13 +52,6 @@ class ByColumns:
         self.arguments, self.address = self._call.address, again()
         self.table = self.arguments + 8 * recipe.place_in(own_table)
         self.team = ctypes.addressof(threads.team())
-
-
-def _panels(phase: Any, emitter: "_ColumnEmitter") -> int:
-    """Into how many parts a phase can be divided."""
-    if isinstance(phase, list):
-        return 1
-    return emitter.packings[phase if isinstance(phase, Value) else phase.fused[0].product].panels
 
 
 class _ColumnEmitter(PanelEmitter):
@@ -87,12 +79,8 @@ class _ColumnEmitter(PanelEmitter):
             if phase is None:
                 for i in carries:
                     self._copy_rows(("finish", i), self.next[i], i, self.const(0), self.rows, into_scratch=False)
-            elif isinstance(phase, list):
-                self._plain(phase)
-            elif isinstance(phase, Nest):
-                self._fused(phase)
             else:
-                self._product(phase)
+                self._phase(phase)
             self.b.branch(end)
         self.b.position_at_end(end)
         self.b.ret_void()

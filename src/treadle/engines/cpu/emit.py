@@ -435,13 +435,16 @@ class Emitter:
     def _phases(self, row0: ir.Value, rows: ir.Value) -> None:
         self.row0, self.rows = row0, rows
         for phase in phases_of(self.plan):
-            if isinstance(phase, list):
-                self._plain(phase)
-            elif isinstance(phase, Value):
-                self._product(phase)
-            else:
-                self._fused(phase)
+            self._phase(phase)
             self._meet()
+
+    def _phase(self, phase: Any) -> None:
+        if isinstance(phase, list):
+            self._plain(phase)
+        elif isinstance(phase, Value):
+            self._product(phase)
+        else:
+            self._fused(phase)
 
     def _plain(self, nests: Sequence[Nest]) -> None:
         """Nests without products, one after the other."""

@@ -18,7 +18,7 @@ WORDS = 24
 _JOINED, _MET = 8, 16  # apart from each other and from what is beside them, as caches see it
 _PATIENCE = 2000
 """Pauses, about a tenth of a millisecond, after which those who are there begin."""
-_CLOSE = 20_000
+_LONG = 20_000
 """Pauses after which whoever waits lets others use the core."""
 
 _WORD, _POINTER = ir.IntType(64), ir.PointerType()
@@ -62,14 +62,19 @@ def _function(module: ir.Module, name: str, result: ir.Type, kinds: list[ir.Type
 
 def _pause(b: Any, target: Target) -> None:
     """Tell the core that it waits."""
-    if target.triple.startswith("x86_64"):
-        name, given = "llvm.x86.sse2.pause", []
-    elif target.triple.startswith("aarch64"):
-        name, given = "llvm.aarch64.hint", [ir.Constant(ir.IntType(32), 1)]
-    else:
-        return
-    kind = ir.FunctionType(ir.VoidType(), [one.type for one in given])
-    b.call(b.module.globals.get(name) or ir.Function(b.module, kind, name), given)
+    name, numbers = target.pause
+    if name:
+        given = [ir.Constant(ir.IntType(32), number) for number in numbers]
+        kind = ir.FunctionType(ir.VoidType(), [one.type for one in given])
+        b.call(b.module.globals.get(name) or ir.Function(b.module, kind, name), given)
+
+
+def _wait(b: Any, target: Target, spins: Any, most: int, look: Any, then: Any) -> Any:
+    """Pause and look again, but after so many times go on; gives how often it has been."""
+    _pause(b, target)
+    following = b.add(spins, _WORD(1))
+    b.cbranch(b.icmp_unsigned("<", following, _WORD(most)), look, then)
+    return following
 
 
 def _word(b: Any, meeting: Any, place: int) -> Any:
@@ -100,9 +105,7 @@ def _join(module: ir.Module, target: Target) -> ir.Function:
     b.cbranch(b.icmp_unsigned(">=", there, most), done, wait)
 
     b.position_at_end(wait)
-    _pause(b, target)
-    following = b.add(spins, _WORD(1))
-    b.cbranch(b.icmp_unsigned("<", following, _WORD(_PATIENCE)), look, close)
+    following = _wait(b, target, spins, _PATIENCE, look, close)
 
     b.position_at_end(close)
     b.cmpxchg(place, state, b.or_(state, b.shl(there, half)), "acq_rel", "acquire")
@@ -138,9 +141,7 @@ def _meet(module: ir.Module, target: Target) -> ir.Function:
     b.cbranch(b.icmp_signed(">=", there, arrivals), done, wait)
 
     b.position_at_end(wait)
-    _pause(b, target)
-    following = b.add(spins, _WORD(1))
-    b.cbranch(b.icmp_unsigned("<", following, _WORD(_CLOSE)), look, long)
+    following = _wait(b, target, spins, _LONG, look, long)
 
     b.position_at_end(long)
     b.cbranch(b.icmp_unsigned("==", give_way, _WORD(0)), look, yields)

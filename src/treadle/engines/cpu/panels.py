@@ -10,6 +10,7 @@ This is done for one step of a session (``columns.py``), and for all steps of a 
 from collections.abc import Callable
 from typing import Any
 
+from treadle.compiler.program import Value
 from treadle.engines.cpu.emit import Emitter
 
 __all__ = ["PanelEmitter"]
@@ -22,6 +23,12 @@ class PanelEmitter(Emitter):
     """The address of what is the thread's own."""
     first_panel: Any
     last_panel: Any
+
+    def panels_of(self, phase: Any) -> int:
+        """Into how many parts a phase can be divided."""
+        if isinstance(phase, list):
+            return 1
+        return self.packings[phase if isinstance(phase, Value) else phase.fused[0].product].panels
 
     def _own(self) -> Any:
         return self.own

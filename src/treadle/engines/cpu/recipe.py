@@ -265,13 +265,9 @@ def again() -> int:
 
 @functools.cache
 def _machine_code() -> jit.Library:
-    triple = jit.host().triple
-    if triple.startswith("x86_64"):
-        declare, pause = "declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"
-    elif triple.startswith("aarch64"):
-        declare, pause = "declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"
-    else:
-        declare, pause = "", ""
+    name, numbers = jit.host().pause
+    declare = f"declare void @{name}({', '.join('i32' for _ in numbers)})" if name else ""
+    pause = f"call void @{name}({', '.join(f'i32 {number}' for number in numbers)})" if name else ""
     cases = "\n".join(f"    i64 {n}, label %call{n}" for n in range(1, _MOST_ARGUMENTS + 1))
     calls = "\n".join(
         f"call{n}:\n  call void %function({', '.join(f'i64 %argument{i}' for i in range(n))})\n  br label %called"

@@ -42,6 +42,13 @@ class Target:
     bf16_dot: bool
     """Whether one instruction multiplies pairs of bfloat16 and adds them to float32 (AVX-512 BF16)."""
 
+    @property
+    def pause(self) -> tuple[str, list[int]]:
+        """LLVM's function that tells the core that it waits, and its arguments; "" where there is none."""
+        if self.triple.startswith("x86_64"):
+            return "llvm.x86.sse2.pause", []
+        return ("llvm.aarch64.hint", [1]) if self.triple.startswith("aarch64") else ("", [])
+
     def lanes(self, dtype_bytes: int) -> int:
         """How many numbers of that many bytes fit into a vector."""
         return self.vector_bytes // dtype_bytes
