@@ -53,7 +53,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "new channels start at zero": {"start": "zeros"},
     "one output, Euclidean loss": {"outputs": 1},
     "upsampling starts at random": {"random_upsampling": True},
-    "trunk starts at random": {"trunk": "random", "trunk_rate": 1.0},
+    "trunk learns as fast as the rest": {"trunk_rate": 1.0},
+    "trunk starts at random, and learns as fast": {"trunk": "random", "trunk_rate": 1.0},
 }
 """As it is: an FCN-8s on ImageNet's VGG-16 that learns at a tenth of the rate of the rest, new channels by Xavier,
 softmax over two classes, bilinear upsampling."""
@@ -173,8 +174,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--size", type=int, default=48, help="pixels of a side of scenes, for choices")
     parser.add_argument("--steps", type=int, default=60, help="of each choice, of 4 scenes")
-    parser.add_argument("--click-size", type=int, default=96, help="the same, for clicks")
-    parser.add_argument("--click-seconds", type=float, default=420, help="of a core, of training")
+    parser.add_argument("--click-size", type=int, default=128, help="the same, for clicks")
+    parser.add_argument("--click-seconds", type=float, default=1200, help="of a core, of training: ten minutes of two")
     parser.add_argument("--photographs", type=Path, help="a folder of images and masks, to judge by as well")
     parser.add_argument("--networks", default="", help="only those of clicks whose names begin so")
     parser.add_argument("--scenes", type=int, default=1_000, help="that clicks are learned from")
