@@ -9,7 +9,7 @@ from torch import nn
 import treadle as td
 from tests.registry import CELLS, GRAPHS, STACKS, build, sequence, stack
 from tests.tolerances import assert_close
-from treadle.adapt import grow_hidden, grow_inputs
+from treadle.adapt import grow_hidden, grow_inputs, insert_layer
 from treadle.errors import AdaptError
 from treadle.wiring import WIRINGS
 
@@ -469,6 +469,42 @@ def test_refusals(name):
     with pytest.raises(AdaptError, match=message) as caught:
         operation()
     assert "\n" not in str(caught.value)
+
+
+class OwnSequence(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_sequence_stays_what_it_is():
+    """A part that stands in it twice does, its class is the same, and a ``forward`` of its own is not bypassed."""
+
+    class Tower(nn.Sequential):
+        pass
+
+    act = nn.Tanh()
+    model = Tower(nn.Linear(3, 4), act, nn.Linear(4, 4), act).double()
+    wider = unchanged(model, lambda model: grow_inputs(model, 5))
+    x = torch.randn(2, 5, dtype=torch.float64)
+    assert_close(wider(x), model(x[:, :3]))
+    assert (type(wider), wider[1]) == (Tower, wider[3])
+    own = OwnSequence(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    with pytest.raises(AdaptError, match="not known which part of this OwnSequence reads the input: pass at='0'"):
+        grow_inputs(own, 5)
+    with pytest.raises(AdaptError, match="'0' is a OwnSequence, a Sequential with a forward of your own"):
+        grow_inputs(nn.Sequential(own, nn.Linear(2, 2)), 5)
+    assert_close(grow_inputs(own, 5, at="0")(x), own(x[:, :3]))
+    larger = grow_hidden(own, 7, at="0", readers="2")
+    assert_close(larger(x[:, :3]), own(x[:, :3]))
+
+
+def test_a_layer_that_is_added_to_what_another_gives_grows_with_it_or_not_at_all():
+    rnn = insert_layer(td.Recurrent(td.Stack([td.GRUCell(3, 4), td.GRUCell(4, 2)])), "cell.layer0")
+    with pytest.raises(AdaptError, match="whose parts have one size: they grow together"):
+        grow_hidden(rnn, 5)
+    larger = grow_hidden(rnn.double(), 5, at="cell.inserted.layer")
+    xs = torch.randn(2, 7, 3, dtype=torch.float64)
+    assert_close(larger(xs)[0], rnn(xs)[0])
 
 
 def test_tied_weights_that_would_come_apart():

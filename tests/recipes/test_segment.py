@@ -211,6 +211,16 @@ def test_surgery_keeps_the_trained_channels_and_reports_every_tensor(start):
     assert torch.equal(network.fc7.weight[:, :, 0, 0], state["classifier.3.weight"])
 
 
+def test_the_report_of_a_trunk_from_a_file_has_every_tensor_of_both(tmp_path):
+    state = vgg_state(fully_connected=8)
+    torch.save(state, tmp_path / "vgg.pth")
+    for make in (fcn, two_stage):
+        network, report = start_from(make(), read_trunk(tmp_path / "vgg.pth"))
+        assert {row.source for row in report if row.source is not None} == set(state)
+        assert {row.name for row in report if row.action != "unused"} == set(network.state_dict())
+        assert report.names("unused")[-1] == "classifier.6.weight"
+
+
 def test_with_zeros_clicks_change_nothing_at_first():
     network, _ = start_from(fcn().eval(), vgg_state(), "zeros")
     nn.init.normal_(network.score.weight)
@@ -240,6 +250,9 @@ def test_trunks_are_read_from_files(tmp_path):
         (lambda s: s.update({"features.29.weight": torch.zeros(1)}), "has features.29.weight, which VGG-16 has not"),
         (lambda s: (s.clear(), s.update({"conv1.weight": torch.zeros(1)})), "it begins with conv1.weight"),
         (lambda s: s.update({"step": 3}), "not a state dict"),
+        (lambda s: s.update({"features.0.weight": torch.zeros(())}), r"features.0.weight of .* is \[\], where"),
+        (lambda s: s.update({"features.0.weight": torch.zeros(4, 1, 3, 3)}), r"where a VGG-16 has \[4, 3, 3, 3\]"),
+        (lambda s: (s.clear(), s.update({7: torch.zeros(1)})), "it begins with 7"),
     ],
 )
 def test_state_dicts_of_other_architectures_are_refused(change, message, tmp_path):
@@ -254,7 +267,8 @@ def test_damaged_files_and_other_widths_are_refused(tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"PK\x03\x04 nothing")
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 20)
     torch.save(nn.Linear(1, 1), tmp_path / "code.pth")  # a pickle of objects, which would run code
-    for name in ("broken.pth", "broken.safetensors", "code.pth"):
+    (tmp_path / "text.pth").write_bytes(b"abc")
+    for name in ("broken.pth", "broken.safetensors", "code.pth", "text.pth"):
         with pytest.raises(ModelFileError, match="is no file of weights alone, or is damaged"):
             read_trunk(tmp_path / name)
     with pytest.raises(FileNotFoundError):
