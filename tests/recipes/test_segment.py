@@ -724,6 +724,18 @@ def test_adding_a_click_does_not_look_at_the_image_again(monkeypatch):
     assert not ran
 
 
+def test_clicks_keep_nothing_of_the_size_of_the_image():
+    """Otherwise, two hundred clicks on a photograph of a telephone would fill the memory."""
+    session = Segmenter(two_stage(), 32).session(make_scene(0, 96).image)
+    for click in (Click(40, 50), Click(3, 5, positive=False)):
+        session.click(click)
+    for answer in session._answers:
+        tensors = [answer.maps, answer.selected, *answer.similar]
+        assert all(max(tensor.shape[-2:]) <= 32 for tensor in tensors)
+        assert not any(isinstance(part, np.ndarray) for part in answer)
+    assert session.probability.shape == session.mask.shape == (96, 96)
+
+
 def test_what_a_session_refuses():
     segmenter = Segmenter(two_stage(), 32)
     session = segmenter.session(torch.zeros(3, 20, 30, dtype=torch.uint8))
