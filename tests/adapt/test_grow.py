@@ -453,6 +453,10 @@ REFUSED = {
         lambda: grow_inputs(nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)), 8),
         "is a Embedding.*grow_vocabulary",
     ),
+    "outputs in groups": (
+        lambda: grow_hidden(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1)), 8, at="0"),
+        "'0' is a Conv2d of 4 groups, and with 8 channels the old ones would lie in others",
+    ),
     "groups": (lambda: grow_inputs(nn.Conv2d(4, 4, 3, groups=2), 6), "has 2 groups"),
     "one layer": (lambda: grow_hidden(td.LSTM(3, 4, 2), 6, at="layer1"), "layers are of one size"),
     "shared cell": (lambda: grow_hidden(GRAPHS["graph-shared-cell"](), 6), "is the same LSTMCell as another part"),

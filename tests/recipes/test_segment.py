@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+import urllib.error
 import zlib
 
 import numpy as np
@@ -263,6 +264,26 @@ def test_state_dicts_of_other_architectures_are_refused(change, message, tmp_pat
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(ModelFileError, match=message):
         read_trunk(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind", "message"),
+    [
+        (
+            urllib.error.URLError("no such host"),
+            OSError,
+            r"vgg16-397923af.pth cannot be downloaded \(.*such host.*file",
+        ),
+        (RuntimeError("invalid hash value"), ModelFileError, r"is damaged \(invalid hash value…\): delete it from"),
+    ],
+)
+def test_torchvision_s_weights_that_cannot_be_had(problem, kind, message, monkeypatch):
+    def download(*arguments, **options):
+        raise problem
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    with pytest.raises(kind, match=message):
+        read_trunk("torchvision")
 
 
 def test_damaged_files_and_other_widths_are_refused(tmp_path):

@@ -448,13 +448,18 @@ def grown_cell(path: str, module: Any, size: int) -> tuple[Any, Places]:
     return new, appended(before[0], after[0])
 
 
-def grown_layer(module: Any, size: int, start: Start) -> tuple[Any, Places]:
+def grown_layer(path: str, module: Any, size: int, start: Start) -> tuple[Any, Places]:
     """A linear layer or convolution with ``size`` outputs, and their places."""
     new, convolution = copy.deepcopy(module), not isinstance(module, nn.Linear)
     old = module.out_channels if convolution else module.out_features
     places = appended(old, size)
     if places is None:
         return new, None
+    if convolution and module.groups > 1:
+        raise AdaptError(
+            f"{path!r} is a {type(module).__name__} of {module.groups} groups, and with {size} channels the old ones"
+            " would lie in others: transplant its weights"
+        )
     axis = 1 if isinstance(module, TRANSPOSED) else 0
     new.weight = wider(module.weight, {axis: places}, start)
     if module.bias is not None:

@@ -74,10 +74,19 @@ def read_trunk(source: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Raises:
         ModelFileError: the file is damaged, or holds something else than a VGG-16.
-        OSError: the file cannot be read, or there is no network.
+        OSError: the file cannot be read, or not be downloaded.
     """
     if str(source) == "torchvision":
-        state = torch.hub.load_state_dict_from_url(URL, map_location="cpu", check_hash=True, weights_only=True)
+        try:
+            state = torch.hub.load_state_dict_from_url(URL, map_location="cpu", check_hash=True, weights_only=True)
+        except OSError as error:
+            raise OSError(f"{URL} cannot be downloaded ({error}): pass a file of VGG-16's weights instead") from None
+        except Exception as error:  # its checksum is another, or the file that was kept is damaged
+            reason = " ".join(str(error).split())[:80]
+            raise ModelFileError(
+                f"what came of {URL} is damaged ({reason}…): delete it from {torch.hub.get_dir()}/checkpoints, and try"
+                " again"
+            ) from None
         return check_trunk(state, "torchvision's file")
     return check_trunk(read_weights(source), source)
 
