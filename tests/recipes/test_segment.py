@@ -266,6 +266,16 @@ def test_state_dicts_of_other_architectures_are_refused(change, message, tmp_pat
         read_trunk(tmp_path / "other.pth")
 
 
+def test_of_another_network_for_clicks_the_trunk_alone_is_taken(tmp_path):
+    other = TwoStageNetwork(channels=TINY, width=6)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    for before in (two_stage(), TwoStageNetwork(channels=TINY, width=6)):
+        network, report = start_from(before, read_trunk(tmp_path / "other.pth"))
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(tensor, (other if name.startswith("features.") else before).state_dict()[name])
+        assert {row.source for row in report if row.source} == set(other.state_dict())
+
+
 @pytest.mark.parametrize(
     ("problem", "kind", "message"),
     [
