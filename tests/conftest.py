@@ -1,5 +1,7 @@
 """What all tests share: seeded generators, one thread (the sizes are tiny), examples that are the same every time."""
 
+import os
+
 import hypothesis
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch
 pytest.register_assert_rewrite("tests.tolerances", "tests.outcome")
 
 torch.set_num_threads(1)
+if "PYTHONPATH" in os.environ:  # tests start processes, some of them in other folders
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
 hypothesis.settings.register_profile("treadle", deadline=None, derandomize=True, database=None, max_examples=25)
 hypothesis.settings.load_profile("treadle")
 

@@ -5,6 +5,8 @@ from torch import nn
 import treadle as td
 from treadle.adapt import freeze, parameter_groups, unfreeze_gradually
 from treadle.errors import AdaptError
+from treadle.training import Epochs, train
+from treadle.training.budget import ShareDone
 
 
 def network():
@@ -60,6 +62,40 @@ def test_stages():
     assert learning(model) == {name for name, _ in model.named_parameters()}
 
 
+def test_a_training_that_is_interrupted_goes_on_stage_by_stage_to_the_bit(tmp_path):
+    def steps(count, checkpoint=None):
+        """The losses of a run that is dropped after some steps; every third writes a checkpoint."""
+        torch.manual_seed(0)
+        thaw = unfreeze_gradually(network(), ["cell.head", "cell.high", "cell.low"], every=3)
+        thaw.network.engine = "reference"
+        optimiser = torch.optim.AdamW(parameter_groups(thaw.network, frozen=True), lr=0.1)
+        xs, ys = torch.randn(8, 5, 3), torch.randint(2, (8, 5))
+        batches = Epochs(lambda epoch: [[epoch % 8, 3], [5]], lambda i: (xs[i], ys[i]))
+        run = train(
+            thaw.network,
+            batches,
+            optimiser,
+            ShareDone(steps=12),
+            learning_rate=0.1,
+            checkpoint=checkpoint,
+            checkpoint_at=lambda step: step % 4 == 0,
+            thaw=thaw,
+        )
+        found = []
+        for step in run:
+            found.append((step.loss, len(learning(thaw.network))))
+            if len(found) == count:
+                run.close()
+        return found
+
+    whole = steps(12)
+    assert [size for _, size in whole] == [2, 2, 6, 6, 6, 10, 10, 10, 10, 10, 10, 10]
+    for count in (5, 9):  # in the second stage, and in the third
+        path = tmp_path / f"{count}.checkpoint"
+        assert steps(count, path) == whole[:count]
+        assert steps(99, path) == whole[4 * (count // 4) :]
+
+
 @pytest.mark.parametrize(("stages", "every"), [([], 1), (["cell.head"], 0), (["cell.head"], 1.5), (["nothing"], 1)])
 def test_stages_that_there_are_not(stages, every):
     with pytest.raises(AdaptError):
@@ -81,6 +117,12 @@ def test_rates_by_pattern():
     }
     optimiser = torch.optim.SGD(groups, lr=7.0)
     assert sorted({g["lr"] for g in optimiser.param_groups}) == [0.5, 1.0, 3.0, 7.0]
+
+
+@pytest.mark.parametrize("decay", [-0.1, "much", float("nan"), True])
+def test_decays_that_there_are_not(decay):
+    with pytest.raises(AdaptError, match="weight_decay is 0 or a positive number"):
+        parameter_groups(network(), decay)
 
 
 def test_frozen_ones_are_left_out_unless_asked_for():

@@ -68,8 +68,22 @@ def test_why_nothing_arrives():
     assert (report["0"].verdict, report["1"].verdict) == ("zero", "learns")
     assert gradient_report(dead, torch.full((2, 3), torch.inf))["1"].verdict == "not finite"
     assert not gradient_report(freeze(dead), torch.randn(2, 3)).learning
-    with torch.no_grad():
-        assert gradient_report(cut, torch.randn(2, 3)).learning == ["high"]
+    xs = torch.randn(2, 3)
+    for without in (torch.no_grad, torch.inference_mode):
+        with without():
+            assert gradient_report(cut, xs).learning == ["high"]
+
+
+def test_networks_that_give_more_than_a_tensor():
+    class Named(nn.Linear):
+        def forward(self, x):
+            return {"out": super().forward(x)}
+
+    xs, ys = torch.randn(2, 3), torch.randn(2, 2)
+    report = gradient_report(Named(3, 2), (xs, ys), loss=lambda found, y: (found["out"] - y).square().mean())
+    assert report.learning == [""]
+    with pytest.raises(AdaptError, match="gives a dict, and nobody knows what of it matters"):
+        gradient_report(Named(3, 2), xs)
 
 
 def test_it_leaves_no_traces():
@@ -98,6 +112,7 @@ def test_a_very_small_gradient_is_one():
         (torch.zeros(2, 3), {"loss": lambda y: y}, r"\[2, 2\] came out: take its mean"),
         ((torch.zeros(2, 3), torch.zeros(2)), {}, "no loss that compares them"),
         ("text", {}, "a str was passed"),
+        (torch.zeros(0, 3), {}, r"a batch of \[0, 3\] has no rows"),
         (torch.zeros(2, 3), {"at": "lwo"}, "did you mean 'low'"),
     ],
 )

@@ -9,7 +9,7 @@ from torch import nn
 import treadle as td
 from tests.registry import CELLS, GRAPHS, STACKS, build, sequence, stack
 from tests.tolerances import assert_close
-from treadle.adapt import grow_hidden, grow_inputs
+from treadle.adapt import grow_hidden, grow_inputs, insert_layer
 from treadle.errors import AdaptError
 from treadle.wiring import WIRINGS
 
@@ -453,6 +453,10 @@ REFUSED = {
         lambda: grow_inputs(nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)), 8),
         "is a Embedding.*grow_vocabulary",
     ),
+    "outputs in groups": (
+        lambda: grow_hidden(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1)), 8, at="0"),
+        "'0' is a Conv2d of 4 groups, and with 8 channels the old ones would lie in others",
+    ),
     "groups": (lambda: grow_inputs(nn.Conv2d(4, 4, 3, groups=2), 6), "has 2 groups"),
     "one layer": (lambda: grow_hidden(td.LSTM(3, 4, 2), 6, at="layer1"), "layers are of one size"),
     "shared cell": (lambda: grow_hidden(GRAPHS["graph-shared-cell"](), 6), "is the same LSTMCell as another part"),
@@ -469,6 +473,42 @@ def test_refusals(name):
     with pytest.raises(AdaptError, match=message) as caught:
         operation()
     assert "\n" not in str(caught.value)
+
+
+class OwnSequence(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_sequence_stays_what_it_is():
+    """A part that stands in it twice does, its class is the same, and a ``forward`` of its own is not bypassed."""
+
+    class Tower(nn.Sequential):
+        pass
+
+    act = nn.Tanh()
+    model = Tower(nn.Linear(3, 4), act, nn.Linear(4, 4), act).double()
+    wider = unchanged(model, lambda model: grow_inputs(model, 5))
+    x = torch.randn(2, 5, dtype=torch.float64)
+    assert_close(wider(x), model(x[:, :3]))
+    assert (type(wider), wider[1]) == (Tower, wider[3])
+    own = OwnSequence(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    with pytest.raises(AdaptError, match="not known which part of this OwnSequence reads the input: pass at='0'"):
+        grow_inputs(own, 5)
+    with pytest.raises(AdaptError, match="'0' is a OwnSequence, a Sequential with a forward of your own"):
+        grow_inputs(nn.Sequential(own, nn.Linear(2, 2)), 5)
+    assert_close(grow_inputs(own, 5, at="0")(x), own(x[:, :3]))
+    larger = grow_hidden(own, 7, at="0", readers="2")
+    assert_close(larger(x[:, :3]), own(x[:, :3]))
+
+
+def test_a_layer_that_is_added_to_what_another_gives_grows_with_it_or_not_at_all():
+    rnn = insert_layer(td.Recurrent(td.Stack([td.GRUCell(3, 4), td.GRUCell(4, 2)])), "cell.layer0")
+    with pytest.raises(AdaptError, match="whose parts have one size: they grow together"):
+        grow_hidden(rnn, 5)
+    larger = grow_hidden(rnn.double(), 5, at="cell.inserted.layer")
+    xs = torch.randn(2, 7, 3, dtype=torch.float64)
+    assert_close(larger(xs)[0], rnn(xs)[0])
 
 
 def test_tied_weights_that_would_come_apart():

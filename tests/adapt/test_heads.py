@@ -44,6 +44,19 @@ def test_in_a_sequence_and_in_a_module_of_ones_own():
     assert replace_head(tagger, nn.Identity(), at="other").other.__class__ is nn.Identity
 
 
+@pytest.mark.parametrize("head", [7, 9, nn.Sequential(nn.Linear(4, 9))])
+def test_a_new_head_is_its_own(head):
+    g = td.Graph(())
+    embedded = g.add("embedded", nn.Embedding(7, 4), reads=g.x)
+    low = g.add("low", td.GRUCell(4, 4), reads=embedded)
+    tied = td.Recurrent(g.outputs(g.add("scores", nn.Linear(4, 7), reads=low)))
+    tied.cell.scores.weight = tied.cell.embedded.weight
+    new = unchanged(tied, lambda model: replace_head(model, head, at="cell.scores"))
+    assert torch.equal(new.cell.embedded.weight, tied.cell.embedded.weight)
+    assert all(p is not new.cell.embedded.weight for p in new.cell.scores.parameters())
+    assert tied.cell.scores.weight is tied.cell.embedded.weight
+
+
 @pytest.mark.parametrize(
     ("operation", "message"),
     [

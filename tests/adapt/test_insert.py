@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -6,7 +8,7 @@ import treadle as td
 from tests.adapt.test_grow import unchanged
 from tests.registry import GRAPHS, STACKS, build, sequence
 from tests.tolerances import assert_close
-from treadle.adapt import insert_layer
+from treadle.adapt import freeze, gradient_report, insert_layer
 from treadle.errors import AdaptError
 
 PLACES = {name: ["cell.layer0", "cell.layer2"] for name in STACKS if name != "stack-relay"} | {
@@ -36,12 +38,12 @@ def test_it_starts_as_the_identity_and_learns(name, at):
     assert not any(module.training for module in deeper.modules())
     assert_close(deeper(xs)[0], rnn(xs)[0])
     optimiser = torch.optim.SGD(deeper.parameters(), lr=0.1)
-    out = next(m for n, m in deeper.named_modules() if n.endswith("inserted_out"))
+    out = next(m for n, m in deeper.named_modules() if n.endswith("inserted.out"))
     for reached in (False, True):
         optimiser.zero_grad()
         (deeper(xs)[0] - 1).square().sum().backward()
         assert out.weight.grad.abs().max() > 0
-        inner = next(m for n, m in deeper.named_modules() if n.endswith("inserted"))
+        inner = next(m for n, m in deeper.named_modules() if n.endswith("inserted.layer"))
         assert all(bool(p.grad.any()) == reached for p in list(inner.parameters())[:1])
         optimiser.step()
 
@@ -50,13 +52,13 @@ def test_the_new_layer_by_hand():
     rnn = td.Recurrent(td.Stack([td.GRUCell(3, 4), td.GRUCell(4, 2)])).double()
     deeper = insert_layer(rnn, "cell.layer0", td.LSTMCell(4, 5), name="middle")
     with torch.no_grad():
-        deeper.cell.middle_out.weight.normal_()
+        deeper.cell.middle.out.weight.normal_()
     xs = torch.randn(2, 7, 3, dtype=torch.float64)
     low, _ = td.Recurrent(rnn.cell.layer0)(xs)
-    middle, _ = td.Recurrent(deeper.cell.middle)(low)
-    high, _ = td.Recurrent(rnn.cell.layer1)(low + middle @ deeper.cell.middle_out.weight.T)
+    middle, _ = td.Recurrent(deeper.cell.middle.layer)(low)
+    high, _ = td.Recurrent(rnn.cell.layer1)(low + middle @ deeper.cell.middle.out.weight.T)
     assert_close(deeper(xs)[0], high)
-    assert deeper.cell.middle.weight_ih.dtype == torch.float64
+    assert deeper.cell.middle.layer.weight_ih.dtype == torch.float64
 
 
 def test_before_everything_and_with_a_module_without_memory():
@@ -64,7 +66,7 @@ def test_before_everything_and_with_a_module_without_memory():
     xs = sequence(rnn)
     deeper = unchanged(rnn, lambda rnn: insert_layer(rnn, "cell.x", nn.Sequential(nn.Linear(3, 6), nn.Tanh())))
     assert_close(deeper(xs)[0], rnn(xs)[0])
-    again = insert_layer(deeper, "cell.inserted_sum", td.GRUCell(3, 3), name="second")
+    again = insert_layer(deeper, "cell.inserted", td.GRUCell(3, 3), name="second")
     assert_close(again(xs)[0], rnn(xs)[0])
 
 
@@ -116,6 +118,46 @@ def test_in_a_sequence():
     assert_close(deeper(x[0, 0, :, :3].float()), tied(x[0, 0, :, :3].float()))
 
 
+def test_parts_that_have_names_keep_them():
+    parts = {"convolution": nn.Conv2d(3, 4, 3), "act": nn.ReLU(), "head": nn.Conv2d(4, 2, 1)}
+    model = nn.Sequential(OrderedDict(parts))
+    deeper = unchanged(model, lambda model: insert_layer(model, "act", name="more"))
+    assert list(deeper._modules) == ["convolution", "act", "more", "head"]
+    x = torch.randn(2, 3, 6, 7)
+    assert_close(deeper(x), model(x))
+    with pytest.raises(AdaptError, match="there is a part 'head' already: pass another name="):
+        insert_layer(model, "act", name="head")
+
+
+def test_a_part_that_is_there_twice_stays_so():
+    act = nn.Tanh()
+    model = nn.Sequential(nn.Linear(3, 4), act, nn.Linear(4, 4), act).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    deeper = unchanged(model, lambda model: insert_layer(model, "0"))
+    assert_close(deeper(x), model(x))
+    assert deeper[2] is deeper[4]
+
+
+def test_the_new_layer_learns_alone_by_its_name():
+    rnn = td.Recurrent(td.Stack([td.GRUCell(3, 4), td.GRUCell(4, 2)]), engine="reference")
+    tuned = freeze(insert_layer(rnn, "cell.layer0"), except_="cell.inserted")
+    xs = torch.randn(2, 7, 3)
+    report = gradient_report(tuned, xs)
+    assert report.learning == ["cell.inserted.out"]
+    torch.optim.SGD(tuned.parameters(), lr=0.1).step(lambda: _backward(tuned, xs))
+    assert gradient_report(tuned, xs).learning == ["cell.inserted.layer", "cell.inserted.out"]
+
+
+def _backward(model, xs):
+    with torch.enable_grad():
+        model(xs)[0].square().sum().backward()
+
+
+class OwnSequence(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 class Own(nn.Module):
     def __init__(self):
         super().__init__()
@@ -144,6 +186,10 @@ REFUSED = {
     "own": (lambda: insert_layer(Own(), "head"), "'head' is a Linear in a Own"),
     "tokens": (lambda: insert_layer(GRAPHS["graph-tokens"](), "x", nn.Linear(1, 1)), "reads tokens"),
     "name": (lambda: insert_layer(STACKS["stack-skip"](), "layer0", name="layer1"), "a node 'layer1' already"),
+    "a sequence itself": (lambda: insert_layer(nn.Sequential(nn.Linear(3, 4)), ""), "behind a part of a Sequential"),
+    "input of a sequence": (lambda: insert_layer(nn.Sequential(nn.Linear(3, 4)), "x"), "behind a part of a Sequential"),
+    "own sequence": (lambda: insert_layer(OwnSequence(nn.Linear(3, 4)), "0"), "'0' is a Linear in a OwnSequence"),
+    "class": (lambda: insert_layer(STACKS["stack-skip"](), "layer0", td.GRUCell), "layer is a module, such as"),
     "kind": (lambda: insert_layer(GRAPHS["graph-memoryless-nodes"](), "wide"), "is Linear, which does not say"),
     "sizes": (
         lambda: insert_layer(nn.Sequential(nn.Linear(3, 4)), "0", nn.Linear(5, 5)),

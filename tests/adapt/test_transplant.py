@@ -133,6 +133,34 @@ def test_tied_weights_stay_tied():
         assert [row.action for row in report] == ["copied", "tied"]
     model, report = transplant(tied(), {"scores.weight": source["scores"].weight.detach()})
     assert torch.equal(model["embedding"].weight, source["embedding"].weight)
+    assert [(row.action, row.detail) for row in report] == [("tied", "one with scores.weight"), ("copied", "")]
+
+
+def test_tied_weights_take_one_of_two_that_were_not_and_say_so():
+    target = nn.ModuleDict({"embedding": nn.Embedding(7, 3), "scores": nn.Linear(3, 7, bias=False)})
+    target["scores"].weight = target["embedding"].weight
+    source = nn.ModuleDict({"embedding": nn.Embedding(7, 3), "scores": nn.Linear(3, 7, bias=False)})
+    model, report = transplant(target, source)
+    assert torch.equal(model["scores"].weight, source["embedding"].weight)
+    row = report["scores.weight"]
+    assert (row.action, row.source, row.source_shape) == ("tied", "scores.weight", (7, 3))
+    assert row.detail == "one with embedding.weight, so what was given here has no place"
+    model, _ = transplant(target, source, {"embedding": Fresh()})
+    assert torch.equal(model["scores"].weight, target["embedding"].weight)  # and stays fresh by its other name
+
+
+def test_what_modules_keep_beside_tensors_is_no_tensor():
+    class Counting(nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    source = Counting(3, 2)
+    model, report = transplant(Counting(3, 2), source.state_dict())
+    assert torch.equal(model.weight, source.weight)
+    assert [row.name for row in report] == ["weight", "bias"]
 
 
 WRONG = {
@@ -158,6 +186,8 @@ WRONG = {
     "half": ({"0.weight": Widen(1), "3.weight": Widen(1)}, r"3.weight"),
     "too late": ({"0": Widen(1), "0.weight": Widen(1)}, "comes too late"),
     "not a rule": ({"0.weight": "zeros"}, r"'0.weight' is 'zeros': pass td.adapt.Copy\(\)"),
+    "not a pattern": ({0: Fresh()}, "a pattern is a text such as 'head'"),
+    "not a source": ({"0.weight": Widen(1, source=3)}, "source=3, which is no name of a tensor"),
     "fresh among others": ({"0.weight": [Widen(1), Fresh()]}, "a list of the first three"),
     "start": ({"0.weight": Widen(1, "ones")}, "one of zeros, xavier, mean, fresh"),
     "xavier of a bias": (
@@ -192,7 +222,7 @@ def test_weights_of_another_architecture():
         transplant(convolutions(), {})
     with pytest.raises(TypeError, match=r"whole checkpoint: pass checkpoint\['model'\]"):
         transplant(convolutions(), {"model": convolutions().state_dict()})
-    with pytest.raises(TypeError, match="'epoch' among the weights is a int"):
+    with pytest.raises(TypeError, match="'epoch' is a int, not a tensor"):
         transplant(convolutions(), {"epoch": 3})
     with pytest.raises(TypeError, match="read a file first"):
         transplant(convolutions(), "weights.pth")

@@ -101,6 +101,14 @@ def test_folders_resuming_and_checkpoints(capsys, folder):
         (["fit", "scenes", "-o", "m.safetensors", "--trunk", "none.pth"], "none.pth: No such file"),
         (["fit", "scenes", "-o", "m.safetensors", "--images", "x"], "--images has a meaning for COCO's JSON only"),
         (["fit", "scenes", "-o", "m.safetensors", "--resume", "a", "--trunk", "vgg.pth"], "--trunk: the network of"),
+        (
+            ["fit", "scenes", "-o", "m.safetensors", "--resume", "a", "--network", "two-stage"],
+            "--network: the network of",
+        ),
+        (
+            ["fit", "scenes", "-o", "m.safetensors", "--resume", "a", "--width", "9"],
+            "--width: the network of --resume a",
+        ),
         (["fit", "scenes", "-o", "vgg.pth", "--trunk", "vgg.pth"], "vgg.pth is the input already"),
         (["evaluate", "vgg.pth", "scenes"], "vgg.pth"),
         (["click", "none.safetensors"], "none.safetensors: No such file"),

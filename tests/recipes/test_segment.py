@@ -2,6 +2,9 @@
 
 import json
 import re
+import struct
+import urllib.error
+import zlib
 
 import numpy as np
 import pytest
@@ -211,6 +214,16 @@ def test_surgery_keeps_the_trained_channels_and_reports_every_tensor(start):
     assert torch.equal(network.fc7.weight[:, :, 0, 0], state["classifier.3.weight"])
 
 
+def test_the_report_of_a_trunk_from_a_file_has_every_tensor_of_both(tmp_path):
+    state = vgg_state(fully_connected=8)
+    torch.save(state, tmp_path / "vgg.pth")
+    for make in (fcn, two_stage):
+        network, report = start_from(make(), read_trunk(tmp_path / "vgg.pth"))
+        assert {row.source for row in report if row.source is not None} == set(state)
+        assert {row.name for row in report if row.action != "unused"} == set(network.state_dict())
+        assert report.names("unused")[-1] == "classifier.6.weight"
+
+
 def test_with_zeros_clicks_change_nothing_at_first():
     network, _ = start_from(fcn().eval(), vgg_state(), "zeros")
     nn.init.normal_(network.score.weight)
@@ -240,6 +253,9 @@ def test_trunks_are_read_from_files(tmp_path):
         (lambda s: s.update({"features.29.weight": torch.zeros(1)}), "has features.29.weight, which VGG-16 has not"),
         (lambda s: (s.clear(), s.update({"conv1.weight": torch.zeros(1)})), "it begins with conv1.weight"),
         (lambda s: s.update({"step": 3}), "not a state dict"),
+        (lambda s: s.update({"features.0.weight": torch.zeros(())}), r"features.0.weight of .* is \[\], where"),
+        (lambda s: s.update({"features.0.weight": torch.zeros(4, 1, 3, 3)}), r"where a VGG-16 has \[4, 3, 3, 3\]"),
+        (lambda s: (s.clear(), s.update({7: torch.zeros(1)})), "it begins with 7"),
     ],
 )
 def test_state_dicts_of_other_architectures_are_refused(change, message, tmp_path):
@@ -250,11 +266,42 @@ def test_state_dicts_of_other_architectures_are_refused(change, message, tmp_pat
         read_trunk(tmp_path / "other.pth")
 
 
+def test_of_another_network_for_clicks_the_trunk_alone_is_taken(tmp_path):
+    other = TwoStageNetwork(channels=TINY, width=6)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    for before in (two_stage(), TwoStageNetwork(channels=TINY, width=6)):
+        network, report = start_from(before, read_trunk(tmp_path / "other.pth"))
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(tensor, (other if name.startswith("features.") else before).state_dict()[name])
+        assert {row.source for row in report if row.source} == set(other.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind", "message"),
+    [
+        (
+            urllib.error.URLError("no such host"),
+            OSError,
+            r"vgg16-397923af.pth cannot be downloaded \(.*such host.*file",
+        ),
+        (RuntimeError("invalid hash value"), ModelFileError, r"is damaged \(invalid hash value…\): delete it from"),
+    ],
+)
+def test_torchvision_s_weights_that_cannot_be_had(problem, kind, message, monkeypatch):
+    def download(*arguments, **options):
+        raise problem
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", download)
+    with pytest.raises(kind, match=message):
+        read_trunk("torchvision")
+
+
 def test_damaged_files_and_other_widths_are_refused(tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"PK\x03\x04 nothing")
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 20)
     torch.save(nn.Linear(1, 1), tmp_path / "code.pth")  # a pickle of objects, which would run code
-    for name in ("broken.pth", "broken.safetensors", "code.pth"):
+    (tmp_path / "text.pth").write_bytes(b"abc")
+    for name in ("broken.pth", "broken.safetensors", "code.pth", "text.pth"):
         with pytest.raises(ModelFileError, match="is no file of weights alone, or is damaged"):
             read_trunk(tmp_path / name)
     with pytest.raises(FileNotFoundError):
@@ -378,13 +425,42 @@ def test_images_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:50])
     for name in ("text.png", "half.png"):
-        with pytest.raises(DataError, match="is damaged, or no image that Pillow reads"):
+        with pytest.raises(DataError, match=r"is damaged(, or no image of a kind|: Pillow)"):
             read_image(tmp_path / name)
     monkeypatch.setattr("treadle.recipes.segment.images.MOST_PIXELS", 1_000)
     with pytest.raises(DataError, match=r"whole.png is 40x40 pixels, more than 1,000 in all: scale it down"):
         read_image(tmp_path / "whole.png")
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "none.png")
+
+
+def test_only_pictures_are_opened(tmp_path, monkeypatch):
+    """Pillow hands some files to programs, such as PostScript to Ghostscript."""
+    started = []
+    monkeypatch.setattr("subprocess.check_call", lambda *words, **options: started.append(words))
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    (tmp_path / "run.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with pytest.raises(DataError, match="no image of a kind that is read: JPEG, PNG,"):
+        read_image(tmp_path / "run.png")
+    assert not started
+
+
+@pytest.mark.parametrize("side", [10_000, 60_000])
+@pytest.mark.filterwarnings("error")
+def test_images_that_would_fill_the_memory_are_refused_by_their_header(side):
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+    content += struct.pack(">I", zlib.crc32(b"IHDR" + header)) + struct.pack(">I", 10) + b"IDAT"
+    with pytest.raises(DataError, match="more than 50,000,000 in all: scale it down"):
+        read_image(content)
+
+
+@pytest.mark.filterwarnings("error")
+def test_palettes_with_transparent_colours_are_read(tmp_path):
+    numbers = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("P")
+    numbers.save(tmp_path / "palette.png", transparency=bytes([0, 128, 255]))
+    assert read_image(tmp_path / "palette.png").shape == (3, 1, 3)
+    assert read_mask(tmp_path / "palette.png").tolist() == [[0, 1, 2]]
 
 
 def test_masks_number_objects(tmp_path):
@@ -402,6 +478,9 @@ def test_masks_number_objects(tmp_path):
         read_mask(saved([[0, 0]]))
     with pytest.raises(DataError, match="has colours"):
         read_mask(saved([[[0, 1, 2], [0, 0, 0]]], "RGB"))
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "mask.jpg")
+    with pytest.raises(DataError, match=r"mask.jpg is a JPEG, which changes numbers a little.*: save masks as PNG"):
+        read_mask(tmp_path / "mask.jpg")
 
 
 @pytest.fixture
@@ -422,6 +501,37 @@ def test_folders_are_read(folder):
     assert read_folder(folder, 24)[0].mask.shape == (24, 24)
     training, held_out = split(found, 0.3, 0)
     assert (len(training), len(held_out)) == (2, 1)
+
+
+def test_masks_are_those_of_images_that_are_turned_upright(folder):
+    scene = make_scene(1, 48)
+    image, mask = scene.image.movedim(0, 2).numpy()[:30], scene.mask[:30]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    Image.fromarray(image).save(folder / "images" / "1.jpg", exif=exif)
+    Image.fromarray(mask).save(folder / "masks" / "1.png")
+    with pytest.raises(DataError, match=r"is 48x30 pixels .* its image is 30x48: one of them lies on its side; .*EXIF"):
+        read_folder(folder)
+    Image.fromarray(np.ascontiguousarray(np.rot90(mask, -1))).save(folder / "masks" / "1.png")
+    assert np.array_equal(read_folder(folder)[1].mask, np.rot90(mask, -1))
+
+
+def test_objects_that_would_be_lost_are_no_examples(folder):
+    """Of images that are scaled down, so that a training does not stumble over them."""
+    mask = np.zeros((48, 48), np.uint8)
+    mask[2:40, 2:40], mask[42:46, 10:14], mask[42:43, 20:40] = 1, 2, 3
+    Image.fromarray(mask).save(folder / "masks" / "1.png")
+    assert [name for _, path, name in read_folder(folder).items if path.stem == "1"] == [1, 2]
+    assert [name for _, path, name in read_folder(folder, 24).items if path.stem == "1"] == [1]
+    mask[2:40, 2:40] = 0
+    Image.fromarray(mask).save(folder / "masks" / "1.png")
+    assert [path.stem for _, path, name in read_folder(folder, 24).items] == ["0", "2"]
+    for name in "02":
+        Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+    with pytest.raises(
+        DataError, match=r"no object of 16 pixels or more, 3 wide, in images whose longer side is .* 24"
+    ):
+        read_folder(folder, 24)
 
 
 def test_folders_that_do_not_fit_are_refused(folder, tmp_path):
@@ -497,13 +607,16 @@ def test_coco_regions():
         ({"id": 6}, {}, "an annotation of image 5, which it does not list"),
         ({"height": "many"}, {}, "is not a COCO file of instances"),
         ({"height": 47}, {}, "is 48x47 pixels"),
+        ({"height": 10**9, "width": 10**9}, {}, "is not a COCO file of instances"),
+        ({"height": -1}, {}, "is not a COCO file of instances"),
+        ({}, {"segmentation": [[10, 10, 40, 10, 40, 12, 10, 12]]}, "no object of 16 pixels or more, 3 wide"),
         ({}, {"segmentation": [[1, 2]]}, "the segmentation of annotation 1 is damaged"),
     ],
 )
 def test_coco_files_that_do_not_fit_are_refused(folder, changes, annotation, message):
     one = {"id": 1, "segmentation": [[4, 6, 24, 6, 24, 16, 4, 16]]} | annotation
     with pytest.raises(DataError, match=re.escape(message)):
-        read_coco(coco_file(folder, [one], **changes), folder / "images")[0]
+        read_coco(coco_file(folder, [one], **changes), folder / "images")
 
 
 # Scenes and views
@@ -640,6 +753,18 @@ def test_adding_a_click_does_not_look_at_the_image_again(monkeypatch):
     ran.clear()
     session.undo()
     assert not ran
+
+
+def test_clicks_keep_nothing_of_the_size_of_the_image():
+    """Otherwise, two hundred clicks on a photograph of a telephone would fill the memory."""
+    session = Segmenter(two_stage(), 32).session(make_scene(0, 96).image)
+    for click in (Click(40, 50), Click(3, 5, positive=False)):
+        session.click(click)
+    for answer in session._answers:
+        tensors = [answer.maps, answer.selected, *answer.similar]
+        assert all(max(tensor.shape[-2:]) <= 32 for tensor in tensors)
+        assert not any(isinstance(part, np.ndarray) for part in answer)
+    assert session.probability.shape == session.mask.shape == (96, 96)
 
 
 def test_what_a_session_refuses():

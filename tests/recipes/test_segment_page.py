@@ -136,6 +136,7 @@ def test_bad_images_are_refused(client, monkeypatch):
         assert answer.status_code == 400
         assert answer.json()["error"].startswith("the image")
     assert client.post("/click", content=b"[1]").json()["error"] == "the request is no JSON object"
+    assert client.post("/click", content=b"[" * 9_999).json()["error"] == "the request is no JSON object"
     assert client.post("/click", content=b"{" * 20_000).status_code == 413
 
 
@@ -195,14 +196,14 @@ def served(segmenter, tmp_path):
         said = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", said)
         assert found, said + process.stderr.read()
-        yield found[0], int(found[1])
+        yield found[0], int(found[1]), process
     finally:
         process.terminate()
         process.communicate(timeout=60)
 
 
 def test_it_listens_on_the_loopback_address_only(served):
-    _, port = served
+    _, port, _ = served
     with socket.create_connection(("127.0.0.1", port), 10):
         pass
     # Every other address of this machine is refused: 127.0.0.2 is one that all Linux machines have.
@@ -214,7 +215,7 @@ def test_it_listens_on_the_loopback_address_only(served):
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
 def test_clicking_in_chromium(served, segmenter, tmp_path):
     api = pytest.importorskip("playwright.sync_api")
-    address, _ = served
+    address, _, process = served
     expected = segmenter.session(SCENE)
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SAFE + ALONE)
@@ -263,10 +264,21 @@ def test_clicking_in_chromium(served, segmenter, tmp_path):
         tab.keyboard.press("Control+z")
         tab.locator("#picture[data-clicks='0']").wait_for()
         assert np.array_equal(pixels(), bare)
+        # A click that was made on an image that is not there any more, because another has come while it waited.
+        tab.evaluate(
+            "() => { const was = session; queue(async () => { session = null; });"
+            " clicked({ preventDefault() {}, clientX: 200, clientY: 200 }, true);"
+            " return queue(async () => { session = was; }); }"
+        )
+        assert tab.evaluate("[clicks.length, document.getElementById('message').className]") == [0, ""]
         (tmp_path / "bad.png").write_bytes(b"no image")
         tab.locator("#file").set_input_files(tmp_path / "bad.png")
         tab.locator("#message.error").wait_for()
         assert "is damaged" in tab.locator("#message").text_content()
+        process.terminate()
+        process.wait(60)
+        tab.locator("#scene").click()
+        tab.get_by_text("if treadle segment click has ended, start it again").wait_for()
         browser.close()
     # What the server refuses, the browser notes by itself.
-    assert [problem for problem in problems if "400" not in problem] == []
+    assert [problem for problem in problems if "400" not in problem and "REFUSED" not in problem] == []

@@ -2,9 +2,9 @@
 
 ``grow.py`` gives it more inputs or units, ``vocabulary.py`` more tokens, ``heads.py`` another head, ``insert.py``
 another layer; ``resize.py`` does so for one cell of any class, ``carry.py`` for a network around it. ``transplant.py``
-fills a network with the weights of one that has other shapes. ``freezing.py`` says what learns, ``groups.py`` how fast,
-``gradient_report.py`` whether it would learn anything, ``difference.py`` what changed. ``online.py`` learns while it
-runs, one step at a time.
+fills a network with the weights of one that has other shapes, ``weights.py`` reads them. ``freezing.py`` says what
+learns, ``groups.py`` how fast, ``gradient_report.py`` whether it would learn anything, ``difference.py`` what changed.
+``online.py`` learns while it runs, one step at a time.
 """
 
 from treadle.adapt.bilinear import bilinear_upsampling_

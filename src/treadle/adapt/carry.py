@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle import state as states
-from treadle.adapt.patterns import close_to
+from treadle.adapt.patterns import close_to, names_it
 from treadle.adapt.places import Places, appended, joined, placed, same
 from treadle.adapt.resize import resized_hidden, resized_inputs
 from treadle.adapt.transplant import STARTED, Start
@@ -139,11 +139,25 @@ def wider(old: Tensor, axes: dict[int, Tensor], start: Start | float) -> Any:
     return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
+def is_plain(module: nn.Sequential) -> bool:
+    """Whether a sequence calls its parts one after another, and not in a ``forward`` of a user's own."""
+    return type(module).forward is nn.Sequential.forward
+
+
 def _sequential(carrier: Carrier, path: str, module: nn.Sequential, places: Places) -> tuple[Any, Places]:
+    if not is_plain(module):
+        raise AdaptError(
+            f"{path or 'this network'!r} is a {type(module).__name__}, a Sequential with a forward of your own: name a"
+            " part of it with at="
+        )
     parts = {}
-    for name, part in module.named_children():
-        parts[name], places = carrier.carry(_within(path, name), part, places)
-    new = nn.Sequential()
+    for name, part in module._modules.items():  # a part may stand in two places
+        parts[name], places = carrier.carry(_within(path, name), part, places) if part is not None else (None, places)
+    held, module._modules = module._modules, {}  # parts are not copied twice
+    try:
+        new = copy.deepcopy(module)
+    finally:
+        module._modules = held
     for name, part in parts.items():
         new.add_module(name, part)
     return new, places
@@ -208,6 +222,11 @@ def _graph(carrier: Carrier, path: str, graph: Graph, places: Places) -> tuple[A
         )
     sizes = {name: _size_after(handle.size, gives.get(name)) for name, handle in graph._handles.items() if name != "x"}
     x_size = _size_after(graph.x.size, places)
+
+    def outputs() -> Places:
+        sums = _Reads(graph, gives | {"x": places}, nodes)
+        return joined([(sums.places("the outputs", read), _first(read.size)) for read in graph._outputs])
+
     if isinstance(graph, Stack):
         new: Graph = Stack([nodes[f"layer{k}"] for k in range(graph.num_layers)], graph.wiring, dropout=graph.dropout)
         if _structure(new) != _structure(graph):
@@ -216,10 +235,9 @@ def _graph(carrier: Carrier, path: str, graph: Graph, places: Places) -> tuple[A
                 " would"
                 " connect it otherwise than before; grow its layers together"
             )
-    else:
-        new = _wired(graph, nodes, sizes, as_number(x_size))
-    sums = _Reads(graph, gives | {"x": places}, nodes)
-    return new, joined([(sums.places("the outputs", read), _first(read.size)) for read in graph._outputs])
+        return new, outputs()
+    given = outputs()  # before anything is wired: it says of sums of other sizes what to do
+    return _wired(graph, nodes, sizes, as_number(x_size)), given
 
 
 def _read_before_they_come(graph: Graph) -> list[str]:
@@ -383,8 +401,13 @@ def _within(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def finished(old: nn.Module, new: Any) -> Any:
+def finished(old: nn.Module, new: Any, replaced: str | None = None) -> Any:
     """A changed copy of a network, with what is known of it by name: modes, what is frozen, what is one and the same.
+
+    Args:
+        old: the network.
+        new: its copy.
+        replaced: the path of a part that has nothing to do with the old one, though it has its name.
 
     Raises:
         AdaptError: weights that were one have come apart.
@@ -395,6 +418,8 @@ def finished(old: nn.Module, new: Any) -> Any:
             module.training = modes[name].training
     groups: dict[int, list[str]] = {}
     for name, parameter in old.named_parameters(remove_duplicate=False):
+        if replaced is not None and names_it(replaced, name):
+            continue
         groups.setdefault(id(parameter), []).append(name)
         try:
             new.get_parameter(name).requires_grad_(parameter.requires_grad)
@@ -423,13 +448,18 @@ def grown_cell(path: str, module: Any, size: int) -> tuple[Any, Places]:
     return new, appended(before[0], after[0])
 
 
-def grown_layer(module: Any, size: int, start: Start) -> tuple[Any, Places]:
+def grown_layer(path: str, module: Any, size: int, start: Start) -> tuple[Any, Places]:
     """A linear layer or convolution with ``size`` outputs, and their places."""
     new, convolution = copy.deepcopy(module), not isinstance(module, nn.Linear)
     old = module.out_channels if convolution else module.out_features
     places = appended(old, size)
     if places is None:
         return new, None
+    if convolution and module.groups > 1:
+        raise AdaptError(
+            f"{path!r} is a {type(module).__name__} of {module.groups} groups, and with {size} channels the old ones"
+            " would lie in others: transplant its weights"
+        )
     axis = 1 if isinstance(module, TRANSPOSED) else 0
     new.weight = wider(module.weight, {axis: places}, start)
     if module.bias is not None:
@@ -467,6 +497,8 @@ def features_out(module: Any) -> int | None:
 def is_known(module: nn.Module) -> bool:
     """Whether it is known how the parts of a module are connected, or whether it is a part itself."""
     own = isinstance(module, EncoderDecoder) or (not is_cell(module) and next(module.children(), None) is not None)
+    if isinstance(module, nn.Sequential) and not is_plain(module):
+        return False
     return isinstance(module, KNOWN) or not own
 
 

@@ -3,17 +3,15 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from treadle.adapt.table import table
-from treadle.errors import AdaptError, ModelFileError
+from treadle.adapt.weights import read_weights, tensors_by_name
+from treadle.errors import AdaptError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +90,8 @@ def diff(a: Any, b: Any) -> Difference:
     """What changed between two networks, or what was saved of them, layer by layer.
 
     Args:
-        a: the first: a network, its tensors by name, or the path of a ``.safetensors`` file, such as those of
-            `treadle.save`.
+        a: the first: a network, its tensors by name, or the path of a file: one of `treadle.save`, a checkpoint of a
+            training, another safetensors file, or a state dict that `torch.save` wrote. Nothing in it is run.
         b: the second, likewise.
 
     Returns:
@@ -120,27 +118,16 @@ def diff(a: Any, b: Any) -> Difference:
             f"the two have no tensor in common: the first has such as {next(iter(before))!r}, the second such as"
             f" {next(iter(after))!r}"
         )
-    names = [*before, *(name for name in after if name not in before)]
+    # Files list tensors by the size of their numbers, networks in their own order.
+    first, second = (after, before) if isinstance(b, nn.Module) else (before, after)
+    names = [*first, *(name for name in second if name not in first)]
     return Difference(tuple(_compared(name, before.get(name), after.get(name)) for name in names))
 
 
 def _tensors(source: Any) -> dict[str, Tensor]:
     if isinstance(source, str | os.PathLike):
-        with open(source, "rb"):
-            pass  # raises what the operating system has to say, which safetensors rewords
-        try:
-            return safetensors.torch.load_file(Path(source))
-        except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
-            raise ModelFileError(f"{source} is not a whole safetensors file: {error}") from None
-    found = source.state_dict() if isinstance(source, nn.Module) else source
-    if not isinstance(found, Mapping) or not all(
-        isinstance(value, Tensor) for name, value in found.items() if not name.endswith("_extra_state")
-    ):
-        raise TypeError(
-            "diff compares networks, tensors by name, or .safetensors files, but was given"
-            f" a {type(source).__name__}{' of other things' if isinstance(found, Mapping) else ''}"
-        )
-    return {name: value.detach() for name, value in found.items() if isinstance(value, Tensor)}
+        return tensors_by_name(read_weights(source), f"diff: {source}")
+    return tensors_by_name(source, "diff", "networks, tensors by name or the path of a file of them")
 
 
 def _compared(name: str, before: Tensor | None, after: Tensor | None) -> TensorDifference:
@@ -152,6 +139,8 @@ def _compared(name: str, before: Tensor | None, after: Tensor | None) -> TensorD
     wide = torch.complex128 if before.is_complex() or after.is_complex() else torch.float64
     first, second = before.to("cpu", wide), after.to("cpu", wide)
     same = (first == second) | (first.isnan() & second.isnan())
+    if not (before.is_floating_point() or before.is_complex() or after.is_floating_point() or after.is_complex()):
+        same = before.cpu() == after.cpu()  # whole numbers may have more digits than a float
     if same.all():
         return TensorDifference(name, "same", *shapes, 0.0)
     size = first.norm().item()

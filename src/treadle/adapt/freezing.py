@@ -60,7 +60,8 @@ def unfreeze_gradually(model: M, stages: Sequence[Iterable[str] | str], every: i
         every: steps of training from one stage to the next.
 
     Returns:
-        A `Thaw`: its ``network`` is the copy, and its ``step()`` is called after each step of training.
+        A `Thaw`: its ``network`` is the copy, and its ``step()`` is called after each step of training (by
+        `treadle.training.train`, if it gets it as ``thaw=``).
 
     Raises:
         AdaptError: a pattern that names no parameter, no stages, or no steps.
@@ -93,7 +94,9 @@ def unfreeze_gradually(model: M, stages: Sequence[Iterable[str] | str], every: i
 class Thaw(Generic[M]):
     """A network that learns stage by stage; made by `unfreeze_gradually`.
 
-    Its optimiser has to know all parameters from the beginning: ``parameter_groups(thaw.network, frozen=True)``.
+    Its optimiser has to know all parameters from the beginning: ``parameter_groups(thaw.network, frozen=True)``. It can
+    be a part of a `treadle.training.save_checkpoint`; `treadle.training.train` takes it with ``thaw=``, calls its
+    ``step()`` and keeps it in checkpoints.
 
     Args:
         network: the network, of which the first stage learns.
@@ -123,6 +126,19 @@ class Thaw(Generic[M]):
         for name in begun:
             parameters[name].requires_grad_(True)
         return begun
+
+    def state_dict(self) -> dict[str, int]:
+        """For a checkpoint."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there: what had begun to learn by then learns, and nothing else does."""
+        self.steps = state["steps"]
+        learning = {name for names in self.stages[: self.stage + 1] for name in names}
+        self.network.requires_grad_(False)
+        for name, parameter in self.network.named_parameters(remove_duplicate=False):
+            if name in learning:
+                parameter.requires_grad_(True)
 
     def __repr__(self) -> str:
         return f"Thaw(stage {self.stage + 1} of {len(self.stages)}, {self.steps} steps done)"

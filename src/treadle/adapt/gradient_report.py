@@ -103,7 +103,7 @@ def gradient_report(
         at: patterns of the layers to report; all by default.
 
     Raises:
-        AdaptError: the loss is not one number, a batch is no tensor, or a pattern names no layer.
+        AdaptError: the loss is not one number, a batch is no tensor or has no rows, or a pattern names no layer.
 
     Example:
         >>> import torch, treadle as td
@@ -124,6 +124,8 @@ def gradient_report(
         )
     if pair and loss is None:
         raise AdaptError("a pair (inputs, targets) was passed, but no loss that compares them: pass loss=")
+    if not inputs.numel():
+        raise AdaptError(f"a batch of {list(inputs.shape)} has no rows, so no gradient comes of it: pass one that has")
     layers = [(path, module) for path, module in model.named_modules() if next(iter(_own(module)), None) is not None]
     if at is not None:
         found = chosen(at, [path for path, _ in layers], "layer with parameters").values()
@@ -133,7 +135,7 @@ def gradient_report(
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     with generators_at(inputs.device, generators(inputs.device)):
         try:
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 output = model(inputs)
                 value = _loss(output, loss, target)
                 reached: Sequence[Tensor | None] = [None] * len(learning)
@@ -155,9 +157,11 @@ def _own(module: nn.Module) -> list[nn.Parameter]:
 def _loss(output: Any, loss: Callable[..., Tensor] | None, target: Sequence[Any]) -> Tensor:
     while isinstance(output, tuple | list) and output:
         output = output[0]
-    if not isinstance(output, Tensor):
-        raise AdaptError(f"the network gives a {type(output).__name__}, whose gradient nobody can follow: wrap it")
     if loss is None:
+        if not isinstance(output, Tensor):
+            raise AdaptError(
+                f"the network gives a {type(output).__name__}, and nobody knows what of it matters: pass a loss= of it"
+            )
         random = torch.Generator().manual_seed(0)
         direction = torch.randn(output.shape, generator=random, dtype=torch.float64).to(output)
         return (output * direction).sum() / max(1.0, math.sqrt(output.numel()))

@@ -1,5 +1,6 @@
 """What the optimiser is told of a network: how fast each part learns, and what must not decay."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def parameter_groups(
         ``"lr"`` set. Shared parameters come once, by the first of their names.
 
     Raises:
-        AdaptError: a pattern that names no parameter, or a rate that is negative or not a number.
+        AdaptError: a pattern that names no parameter, or a rate or a decay that is negative or not a number.
 
     Example:
         >>> import torch, treadle as td
@@ -59,6 +60,8 @@ def parameter_groups(
         0.0001 0.01 1
         0.0001 0.0 2
     """
+    if isinstance(weight_decay, bool) or not isinstance(weight_decay, int | float) or not 0 <= weight_decay < math.inf:
+        raise AdaptError(f"weight_decay is 0 or a positive number, but {weight_decay!r} was passed")
     rates = dict(rates or {})
     for pattern, rate in rates.items():
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < float("inf"):

@@ -179,7 +179,7 @@ def _grown(part: nn.Module, path: str, size: int, patterns: list[str] | None) ->
             return grown_cell(path, module, size)
         old = features_out(module) or 0
         _check_size(size, old, "units")
-        return grown_layer(read_wider(path, module, places, "zeros")[0], size, "xavier")
+        return grown_layer(path, read_wider(path, module, places, "zeros")[0], size, "xavier")
 
     found = Carrier(change=change).carry(path, part, None)
     for pattern in patterns or ():

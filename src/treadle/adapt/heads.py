@@ -29,7 +29,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) -> M:
-    """A copy of a network with another last layer.
+    """A copy of a network with another last layer, which learns even if the old one was frozen.
+
+    Weights that the old head shared with another part, such as an embedding, stay with that part alone.
 
     Args:
         network: any network.
@@ -80,11 +82,7 @@ def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) ->
     whole = new
     if around != path:
         whole, _ = Carrier(change=change).carry(around, network.get_submodule(around), None)
-    result = finished(network, with_part(network, around, whole))
-    for name, parameter in result.named_parameters():
-        if name.startswith(f"{path}."):
-            parameter.requires_grad_(True)  # a head that is new has to learn, though the old one was frozen
-    return result
+    return finished(network, with_part(network, around, whole), replaced=path)
 
 
 def _head(module: nn.Module, path: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from treadle import state as states
-from treadle.adapt.carry import CONVOLUTIONS, HANDING_ON, at_path, features_out
+from treadle.adapt.carry import CONVOLUTIONS, HANDING_ON, at_path, features_out, is_plain
 from treadle.adapt.resize import rebuilt
 from treadle.cells import RecurrentCell
 from treadle.control.loop import ClosedLoop
@@ -28,13 +28,15 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
 
         y_at + out(layer(y_at))         out = 0 at first
 
-    so it may be anything, a cell or a module without memory, of any size. The map gets a gradient from the first step
-    on, the layer itself from the second, once the map is not zero. Whoever read the part, now or late, reads the sum.
-    Everything keeps its name, so states do too; a `treadle.Stack` becomes a `treadle.Graph`, as does a cell alone.
+    so it may be anything, a cell or a module without memory, of any size. Both are in one new node, a `treadle.Graph`
+    whose nodes are called ``layer`` and ``out``; so ``td.adapt.freeze(network, except_="cell.inserted")`` lets both
+    learn. The map gets a gradient from the first step on, the layer itself from the second, once the map is not zero.
+    Whoever read the part, now or late, reads the new node. Everything else keeps its name, so states do too; a
+    `treadle.Stack` becomes a `treadle.Graph`, as does a cell alone.
 
     In a `torch.nn.Sequential`, the layer itself starts as the identity: linear layers and convolutions (of odd kernels
-    that keep the size) with ones on the diagonal, slopes of `PReLU` at one. Parts behind it have a number one higher.
-    It gets gradients from the first step on.
+    that keep the size) with ones on the diagonal, slopes of `PReLU` at one. Where parts are numbered, those behind it
+    have a number one higher; where they have names, they keep them. It gets gradients from the first step on.
 
     Args:
         network: a wiring, a `treadle.Recurrent`, a `torch.nn.Sequential`, or any network that holds one.
@@ -42,7 +44,7 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
             a graph is its input. Of a cell alone, it is ``""``.
         layer: the layer. By default, behind a cell one of the same class, behind a linear layer or a convolution one
             of the same kind.
-        name: what the new nodes of a wiring are called: this, and with ``_out`` and ``_sum`` behind.
+        name: what the new node is called, or the new part of a `torch.nn.Sequential` whose parts have names.
 
     Raises:
         AdaptError: there is no such part, nobody reads it (under the wiring ``"relay"`` layers hand on states, so only
@@ -64,6 +66,8 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
     owner_path, _, last = at.rpartition(".") if isinstance(at, str) else ("", "", at)
     if last != "x":
         at_path(network, at)
+    if layer is not None and not isinstance(layer, nn.Module):
+        raise AdaptError(f"layer is a module, such as td.GRUCell(8, 8), but {layer!r:.60} was passed")
     whole = copy.deepcopy(network)
     owner: Any = whole.get_submodule(at_path(network, owner_path))
     part: Any = owner if last == "x" else whole.get_submodule(at)
@@ -77,9 +81,9 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
         raise AdaptError(f"{at!r}: of a closed loop, its controller can be followed: pass at='cell.controller'")
     if isinstance(owner, Graph) and last in owner._handles and not isinstance(around, ClosedLoop):
         path, new = owner_path, _in_graph(owner, at, last, layer, name)
-        before = partial(_read_late_before, last, f"{name}_sum")
-    elif isinstance(owner, nn.Sequential):
-        path, new, before = owner_path, _in_sequential(owner, at, last, layer), lambda name: []
+        before = partial(_read_late_before, last, name)
+    elif isinstance(owner, nn.Sequential) and last in owner._modules and is_plain(owner):
+        path, new, before = owner_path, _in_sequential(owner, at, last, layer, name), lambda name: []
     elif is_cell(part) and not isinstance(part, Recurrent | Graph | NoisyStateCell):
         path, new = at, _behind_cell(part, layer, name)
         before = _alone_before
@@ -107,10 +111,8 @@ def _in_graph(graph: Graph, at: str, last: str, layer: nn.Module | None, name: s
             f"nobody reads what {at!r} gives: under 'relay' layers hand on their states, so a layer can come"
             " behind the last of them only"
         )
-    out, total = f"{name}_out", f"{name}_sum"
-    taken = [n for n in (name, out, total) if n in graph._handles]
-    if taken:
-        raise AdaptError(f"there is a node {taken[0]!r} already: pass another name=")
+    if name in graph._handles:
+        raise AdaptError(f"there is a node {name!r} already: pass another name=")
     size = graph._handles[last].size
     if not size:
         what = "reads tokens" if last == "x" else "is of unknown size"
@@ -121,14 +123,15 @@ def _in_graph(graph: Graph, at: str, last: str, layer: nn.Module | None, name: s
 
     def insert(node: Node) -> None:
         module = _made(graph, graph._modules.get(last), at, layer, size)
-        read = new.add(name, module, reads=node)
+        branch = Graph(size)
+        read = branch.add("layer", module, reads=branch.x)
         given = output_size(module, size)
         if given is None or len(given) != len(size) or given[1:] != size[1:]:
             raise AdaptError(
                 f"the layer makes {given} of rows of {size}: pass one that keeps all axes but the features"
             )
-        added = new.add(out, _zeros(given, size, graph), reads=read)
-        there[last] = new.add(total, nn.Identity(), reads=sum_of(node, added))
+        added = branch.add("out", _zeros(given, size, graph), reads=read)
+        there[last] = new.add(name, branch.outputs(sum_of(branch.x, added)), reads=node)
 
     def moved(read: Any) -> Any:
         match read:
@@ -136,7 +139,7 @@ def _in_graph(graph: Graph, at: str, last: str, layer: nn.Module | None, name: s
                 return sum_of(*map(moved, read.parts))
             case Delayed():
                 known = there.get(read.name) or new.later(
-                    total if read.name == last else read.name, sizes[read.name] or ()
+                    name if read.name == last else read.name, sizes[read.name] or ()
                 )
                 return known.delayed(read.k)
             case Node():
@@ -154,8 +157,7 @@ def _in_graph(graph: Graph, at: str, last: str, layer: nn.Module | None, name: s
         if n == last:
             insert(nodes[n])
     new.outputs(*map(moved, graph._outputs)).training = graph.training
-    for n in (name, out, total):
-        new.get_submodule(n).train(graph.training)
+    new.get_submodule(name).train(graph.training)
     return new
 
 
@@ -189,9 +191,9 @@ def _zeros(given: tuple[int, ...], wanted: tuple[int, ...], graph: Graph) -> nn.
     return _alike(module, graph)
 
 
-def _read_late_before(node: str, total: str, name: str) -> list[str]:
-    """What a state was called before a sum came behind a node."""
-    return ["/".join(f"{node}|delayed" if part == f"{total}|delayed" else part for part in name.split("/"))]
+def _read_late_before(node: str, inserted: str, name: str) -> list[str]:
+    """What a state was called before another node came behind a node."""
+    return ["/".join(f"{node}|delayed" if part == f"{inserted}|delayed" else part for part in name.split("/"))]
 
 
 def _alone_before(name: str) -> list[str]:
@@ -212,10 +214,13 @@ def _learn_more(around: Recurrent, before: Callable[[str], list[str]]) -> None:
     around.initial = nn.ParameterDict(learned)
 
 
-def _in_sequential(owner: nn.Sequential, at: str, last: str, layer: nn.Module | None) -> nn.Sequential:
-    parts = list(owner.named_children())
+def _in_sequential(owner: nn.Sequential, at: str, last: str, layer: nn.Module | None, name: str) -> nn.Sequential:
+    parts = list(owner._modules.items())
+    numbered = [n for n, _ in parts] == [str(k) for k in range(len(parts))]
+    if not numbered and name in owner._modules:
+        raise AdaptError(f"there is a part {name!r} already: pass another name=")
     place = [n for n, _ in parts].index(last)
-    size, shaper = _gives([part for _, part in parts[: place + 1]], at)
+    size, shaper = _gives([part for _, part in parts[: place + 1] if part is not None], at)
     if layer is None:
         like: Any = shaper
         of = {"device": like.weight.device, "dtype": like.weight.dtype}
@@ -240,10 +245,11 @@ def _in_sequential(owner: nn.Sequential, at: str, last: str, layer: nn.Module | 
             f"{type(new).__name__} cannot start as the identity on {size} features: pass linear layers or convolutions"
             " that keep all sizes, with PReLU between them"
         )
-    modules = [part for _, part in parts]
-    grown = nn.Sequential(*modules[: place + 1], new.train(owner.training), *modules[place + 1 :])
-    grown.training = owner.training
-    return grown
+    parts.insert(place + 1, (name, new.train(owner.training)))
+    owner._modules.clear()
+    for k, (n, part) in enumerate(parts):
+        owner.add_module(str(k) if numbered else n, part)
+    return owner
 
 
 def _gives(parts: list[nn.Module], at: str) -> tuple[int, Any]:

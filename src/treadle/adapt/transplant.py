@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from treadle.adapt.patterns import close_to, names_it, stands_for
 from treadle.adapt.table import table
+from treadle.adapt.weights import tensors_by_name
 from treadle.errors import AdaptError
 
 M = TypeVar("M", bound=nn.Module)
@@ -84,7 +86,7 @@ class Transplanted:
     Args:
         name: the tensor, in the network.
         action: ``"copied"``, ``"widened"``, ``"cropped"``, ``"fresh"`` (a rule left it as it was), ``"missing"``
-            (nothing was given for it, so it is as it was), ``"tied"`` (it is one with a tensor above) or ``"unused"``
+            (nothing was given for it, so it is as it was), ``"tied"`` (it is one with another tensor) or ``"unused"``
             (it is among the given weights alone).
         source: its name among the given weights.
         source_shape: the shape that was given.
@@ -201,26 +203,40 @@ def transplant(
         >>> torch.equal(model[0].weight[:, :3], trained[0].weight)
         True
     """
-    given = _tensors(state_dict)
+    if isinstance(state_dict, str | os.PathLike):
+        raise TypeError(
+            f"transplant takes tensors by name, but was given a {type(state_dict).__name__}: read a file first, with"
+            " torch.load(path, weights_only=True) or safetensors.torch.load_file(path)"
+        )
+    given = tensors_by_name(state_dict, "transplant")
     wanted = model.state_dict(keep_vars=True)
     own = {name: tensor for name, tensor in wanted.items() if isinstance(tensor, Tensor)}
     asked = _assigned(dict(rules or {}), list(own))
     plan: dict[str, Tensor] = {}
+    sources: dict[str, str] = {}
+    left: set[str] = set()
     rows: list[Transplanted] = []
     unfit: list[str] = []
     first_names: dict[int, str] = {}
     for name, tensor in own.items():
         shape = tuple(tensor.shape)
         pattern, steps = asked.get(name, ("", ()))
-        first = first_names.get(id(tensor))
-        if first is not None and (first in plan or name not in given):
-            rows.append(Transplanted(name, "tied", None, None, shape, f"one with {first}"))
-            continue
-        first_names.setdefault(id(tensor), name)
         source = _source(name, pattern, steps)
         found = given.get(source)
         found_shape = None if found is None else tuple(found.shape)
+        first = first_names.get(id(tensor))
+        if first is not None and (first in plan or first in left or found is None):
+            took = given.get(sources.get(first, ""))
+            other = found is not None and (took is None or not _equal(found, took))
+            detail = f"one with {first}" + (", so what was given here has no place" if other else "")
+            rows.append(Transplanted(name, "tied", None if found is None else source, found_shape, shape, detail))
+            continue
+        first_names[id(tensor)] = name
+        if first is not None:  # nothing was given under the first name
+            place = next(i for i, row in enumerate(rows) if row.name == first)
+            rows[place] = dataclasses.replace(rows[place], action="tied", detail=f"one with {name}")
         if steps == (Fresh(),):
+            left.add(name)
             rows.append(Transplanted(name, "fresh", source if found is not None else None, found_shape, shape))
         elif found is None and steps:
             raise AdaptError(
@@ -235,7 +251,7 @@ def transplant(
             value, action, detail = _made(name, pattern, steps, found, tensor)
             if found.dtype != tensor.dtype:
                 detail = ", ".join(filter(None, [detail, f"{_word(found.dtype)} to {_word(tensor.dtype)}"]))
-            plan[name] = value
+            plan[name], sources[name] = value, source
             rows.append(Transplanted(name, action, source, found_shape, shape, detail))
     if not plan and not unfit and any(row.action == "missing" for row in rows):
         such = f", such as {next(iter(given))!r}" if given else ""
@@ -249,7 +265,7 @@ def transplant(
         raise AdaptError(f"{unfit[0]}{more}")
     used = {row.source for row in rows if row.source is not None}
     for name, tensor in given.items():
-        if name not in used and not (name in own and first_names.get(id(own[name])) != name):
+        if name not in used:
             rows.append(Transplanted(name, "unused", name, tuple(tensor.shape), None, "not in the network"))
     filled = copy.deepcopy(model)
     targets = filled.state_dict(keep_vars=True)
@@ -259,28 +275,12 @@ def transplant(
     return filled, TransplantReport(tuple(rows))
 
 
-def _tensors(state_dict: Any) -> dict[str, Tensor]:
-    if isinstance(state_dict, nn.Module):
-        return {k: v for k, v in state_dict.state_dict().items() if isinstance(v, Tensor)}
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(
-            f"transplant takes tensors by name, but was given a {type(state_dict).__name__}: read a file first, with"
-            " torch.load(path, weights_only=True) or safetensors.torch.load_file(path)"
-        )
-    for name, tensor in state_dict.items():
-        if isinstance(tensor, Mapping):
-            raise TypeError(
-                f"{name!r} among the weights is a dict, so this is a whole checkpoint: pass checkpoint[{name!r}]"
-            )
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name!r} among the weights is a {type(tensor).__name__}, not a tensor")
-    return dict(state_dict)
-
-
 def _assigned(rules: dict[str, Any], names: list[str]) -> dict[str, tuple[str, tuple[Any, ...]]]:
     """The pattern and the steps that each tensor gets."""
     asked: dict[str, tuple[str, tuple[Any, ...]]] = {}
     for pattern, rule in rules.items():
+        if not isinstance(pattern, str):
+            raise AdaptError(f"a pattern is a text such as 'head' or '*.bias', but {pattern!r:.60} was passed")
         steps = tuple(rule) if isinstance(rule, Sequence) and not isinstance(rule, str) else (rule,)
         kinds = (Copy, Widen, Crop) if len(steps) > 1 else (Copy, Widen, Crop, Fresh)
         if not steps or not all(isinstance(step, kinds) for step in steps):
@@ -289,6 +289,8 @@ def _assigned(rules: dict[str, Any], names: list[str]) -> dict[str, tuple[str, t
                 " or a list of the first three"
             )
         for step in steps:
+            if not isinstance(source := getattr(step, "source", None), str | None):
+                raise AdaptError(f"the rule for {pattern!r} has source={source!r:.60}, which is no name of a tensor")
             if isinstance(step, Widen) and step.start not in STARTS:
                 raise AdaptError(
                     f"the rule for {pattern!r} starts its new part as {step.start!r}: write one of {', '.join(STARTS)}"
@@ -304,6 +306,10 @@ def _assigned(rules: dict[str, Any], names: list[str]) -> dict[str, tuple[str, t
             )
         asked |= dict.fromkeys(left, (pattern, steps))
     return asked
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a.to(b.device, b.dtype), b))
 
 
 def _source(name: str, pattern: str, steps: tuple[Any, ...]) -> str:

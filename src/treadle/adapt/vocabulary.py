@@ -103,7 +103,7 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
             return None
         left.discard(id(module))
         if not isinstance(module, nn.Embedding):
-            return grown_layer(read_wider(path, module, places, "zeros")[0], size, start)
+            return grown_layer(path, read_wider(path, module, places, "zeros")[0], size, start)
         new, rows = copy.deepcopy(module), appended(old, size)
         if rows is not None:
             new.weight, new.num_embeddings = wider(module.weight, {0: rows}, start), size

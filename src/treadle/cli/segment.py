@@ -37,7 +37,9 @@ def fit(
     data: Annotated[str, typer.Argument(help=DATA)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the network goes, such as model.safetensors.")],
     images: Annotated[Path | None, typer.Option(help="The folder of the images of COCO's JSON.")] = None,
-    network: Annotated[str, typer.Option(help="two-stage, fcn-32s (the paper's) or fcn-8s.")] = "two-stage",
+    network: Annotated[
+        str | None, typer.Option(help="two-stage, fcn-32s (the paper's) or fcn-8s.", show_default="two-stage")
+    ] = None,
     trunk: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +48,10 @@ def fit(
             show_default="random weights",
         ),
     ] = None,
-    new_channels: Annotated[str, typer.Option(help="fcn: how channels for clicks start, xavier or zeros.")] = "xavier",
+    new_channels: Annotated[
+        str | None,
+        typer.Option(help="fcn: how channels for clicks start, xavier or zeros.", show_default="xavier"),
+    ] = None,
     trunk_rate: Annotated[
         float | None,
         typer.Option(
@@ -62,7 +67,9 @@ def fit(
             min=1, max=4096, help="Channels of fc6 and fc7 (fcn), or of the head (two-stage).", show_default="512, 32"
         ),
     ] = None,
-    loss: Annotated[str, typer.Option(help="softmax, or euclidean with one output.")] = "softmax",
+    loss: Annotated[
+        str | None, typer.Option(help="softmax, or euclidean with one output.", show_default="softmax")
+    ] = None,
     size: Annotated[
         int,
         typer.Option(min=16, max=1024, help="Pixels of a side of the pieces of images that it learns from."),
@@ -94,13 +101,16 @@ def fit(
 ) -> None:
     """Learn to select objects by clicks. Ctrl-C keeps what is learned so far."""
     start = start_of_process()
+    of_new = {"--trunk": trunk, "--network": network, "--new-channels": new_channels, "--width": width, "--loss": loss}
+    for option, value in of_new.items():
+        if resume is not None and value is not None:
+            raise typer.BadParameter(f"{option}: the network of --resume {resume} has its own already; leave it out")
+    network, new_channels, loss = network or "two-stage", new_channels or "xavier", loss or "softmax"
     choice("--network", network, NETWORKS)
     choice("--new-channels", new_channels, ("xavier", "zeros"))
     choice("--loss", loss, ("softmax", "euclidean"))
     check_outputs({"--output": output, "--checkpoint": checkpoint}, [resume, None if trunk is None else Path(trunk)])
     length, often = parse_length("--budget", budget), parse_length("--checkpoint-every", checkpoint_every)
-    if resume is not None and trunk is not None:
-        raise typer.BadParameter(f"--trunk: the network of --resume {resume} has a trunk already; leave it out")
 
     import torch
 

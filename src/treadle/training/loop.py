@@ -73,6 +73,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_at: Callable[[int], bool] = lambda step: False,
     about: Any = None,
+    thaw: Any = None,
 ) -> Generator[Step, None, int]:
     """Train a network, a step each time that the iterator is asked.
 
@@ -104,6 +105,7 @@ def train(
         checkpoint: the file to go on from, if it is there, and to write to.
         checkpoint_at: whether to write it after a step; it is written at the end, too.
         about: what this run is, as numbers and words; a checkpoint of another is refused.
+        thaw: a `treadle.adapt.Thaw` of the network, which is told of each step and goes into checkpoints.
 
     Yields:
         `Step`, after each.
@@ -129,6 +131,8 @@ def train(
     parts = {"optimiser": optimiser, "batches": batches, "stopping": stopping}
     if hasattr(share_done, "state_dict"):
         parts["share_done"] = share_done
+    if thaw is not None:
+        parts["thaw"] = thaw
     if checkpoint is not None and (Path(checkpoint).exists() or previous_checkpoint(checkpoint).exists()):
         values = load_checkpoint(checkpoint, model, **parts)
         check_same(checkpoint, values["about"], about)
@@ -158,6 +162,8 @@ def train(
         add_gradients(model.parameters())
         clip_grad_norm_(model.parameters(), clip)
         optimiser.step()
+        if thaw is not None:
+            thaw.step()
         step, state = step + 1, detach(after) if carry_state else None
         loss = (sum_over_processes(total.detach()) / count).item()
         seconds = time.perf_counter() - start

@@ -263,9 +263,15 @@ def check_same_size(mask: Sequence[int], image: Sequence[int], name: str = "the 
         DataError: with both sizes.
     """
     if tuple(mask) != tuple(image):
+        turned = tuple(mask) == tuple(image)[::-1]
         raise DataError(
-            f"{name} is {mask[1]}x{mask[0]} pixels (width x height), but its image is {image[1]}x{image[0]}: make them"
-            " the same size"
+            f"{name} is {mask[1]}x{mask[0]} pixels (width x height), but its image is {image[1]}x{image[0]}"
+            + (
+                ": one of them lies on its side; images are turned upright as their cameras noted (EXIF), so turn the"
+                " mask as the image is seen"
+                if turned
+                else ": make them the same size"
+            )
         )
 
 

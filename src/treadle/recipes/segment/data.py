@@ -11,12 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treadle.errors import DataError
-from treadle.recipes.segment.clicks import IGNORED
-from treadle.recipes.segment.images import SUFFIXES, Example, fitted, read_image, read_mask
+from treadle.recipes.segment.clicks import IGNORED, check_same_size
+from treadle.recipes.segment.images import (
+    MOST_PIXELS,
+    SUFFIXES,
+    Example,
+    fitted,
+    fitting_size,
+    image_size,
+    read_image,
+    read_mask,
+    resize_mask,
+)
 from treadle.recipes.segment.scenes import make_scene
 
 SMALLEST_OBJECT = 16
-"""Pixels that an object has at least, to be an example."""
+"""Pixels that an object has at least, to be an example, in the image as it is used: scaled down."""
+SMALLEST_WIDTH = 3
+"""Pixels of a side of a square that fits into it: what is thinner may be lost in a smaller view of it."""
+TOO_SMALL = f"no object of {SMALLEST_OBJECT} pixels or more, {SMALLEST_WIDTH} wide"
 
 
 class Examples(Sequence[Example]):
@@ -84,8 +97,9 @@ def scenes(count: int, size: int = 128, seed: int = 0, test: bool = False) -> Ex
 def read_folder(folder: str | os.PathLike[str], longest: int | None = None) -> Examples:
     """Images with masks: ``images/NAME.jpg`` and ``masks/NAME.png`` in a folder.
 
-    Every object of a mask is an example. What masks look like, `read_mask` says. All of them are read here, and so
-    refused before anything is learned.
+    Every object of a mask is an example, but for those that have fewer than 16 pixels or are less than 3 pixels wide,
+    as it is scaled down. What masks look like, `read_mask` says; they are those of images that are turned upright. All
+    of them are read here, and so refused before anything is learned.
 
     Args:
         folder: that has the folders ``images`` and ``masks``.
@@ -121,13 +135,32 @@ def read_folder(folder: str | os.PathLike[str], longest: int | None = None) -> E
     items = []
     for stem in sorted(images):
         mask = read_mask(masks[stem])
-        counts = np.bincount(mask.ravel(), minlength=256)
-        names = [name for name in range(1, IGNORED) if counts[name] >= SMALLEST_OBJECT]
-        if not names:
-            raise DataError(f"{masks[stem]} has no object of {SMALLEST_OBJECT} pixels or more")
-        _example(images[stem], mask, names[0], longest)  # sizes and the image itself
+        _example(images[stem], mask, 1, longest)  # sizes and the image itself
+        used = _scaled(mask, longest)
+        names = [int(name) for name in np.unique(used) if 0 < name < IGNORED and _is_large_enough(used == name)]
         items += [(images[stem], masks[stem], name) for name in names]
+    if not items:
+        raise DataError(f"{folder / 'masks'} has {TOO_SMALL}{_at(longest)}")
     return Examples(items, lambda item: _example(item[0], read_mask(item[1]), item[2], longest))
+
+
+def _scaled(mask: NDArray[np.uint8], longest: int | None) -> NDArray[np.uint8]:
+    """A mask as it is used."""
+    height, width = mask.shape
+    size = (height, width) if longest is None else fitting_size((height, width), longest)
+    return mask if size == mask.shape else resize_mask(mask, size)
+
+
+def _is_large_enough(region: NDArray[np.bool_]) -> bool:
+    """Whether an object can be an example."""
+    side = (SMALLEST_WIDTH, SMALLEST_WIDTH)
+    if region.sum() < SMALLEST_OBJECT or min(region.shape) < SMALLEST_WIDTH:
+        return False
+    return bool(np.lib.stride_tricks.sliding_window_view(region, side).all((-2, -1)).any())
+
+
+def _at(longest: int | None) -> str:
+    return "" if longest is None else f", in images whose longer side is scaled down to {longest} pixels"
 
 
 def _example(path: Path, mask: NDArray[np.uint8], target: int, longest: int | None) -> Example:
@@ -137,7 +170,8 @@ def _example(path: Path, mask: NDArray[np.uint8], target: int, longest: int | No
 def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str], longest: int | None = None) -> Examples:
     """Images with objects as COCO's JSON has them: polygons, or runs, compressed or not.
 
-    Every annotation is an example, but for crowds, whose pixels do not count, and objects of fewer than 16 pixels.
+    Every annotation is an example, but for crowds, whose pixels do not count, and objects that have fewer than 16
+    pixels or are less than 3 pixels wide, as the image is scaled down. Of images, the sizes are read here.
 
     Args:
         path: the JSON file.
@@ -159,7 +193,10 @@ def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str], long
         names = {
             key: (str(image["file_name"]), int(image["height"]), int(image["width"])) for key, image in files.items()
         }
-    except (ValueError, KeyError, TypeError) as error:
+        for name, height, width in names.values():
+            if min(height, width) < 1 or height * width > MOST_PIXELS:
+                raise ValueError(f"the image {name!r} of {width}x{height} pixels")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{path} is not a COCO file of instances, with 'images' and 'annotations'"
             f" ({type(error).__name__}: {str(error)[:80]})"
@@ -175,10 +212,11 @@ def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str], long
             raise DataError(f"{path} names the image {name!r}, which lies outside {folder}")
         if not (folder / name).is_file():
             raise DataError(f"{path} names the image {name!r}, which is not in {folder}")
+        check_same_size((height, width), image_size(folder / name), f"what {path} says of {name!r}")
         found = CocoImage(path, folder / name, (height, width), tuple(of_image))
-        items += [(found, i) for i in found.objects()]
+        items += [(found, i) for i in found.objects(longest)]
     if not items:
-        raise DataError(f"{path} has no object of {SMALLEST_OBJECT} pixels or more")
+        raise DataError(f"{path} has {TOO_SMALL}{_at(longest)}")
     return Examples(items, lambda item: fitted(item[0].example(item[1]), longest))
 
 
@@ -204,12 +242,16 @@ class CocoImage:
             name = annotation.get("id", index) if isinstance(annotation, dict) else index
             raise DataError(f"{self.source}: the segmentation of annotation {name!r} is damaged ({error})") from None
 
-    def objects(self) -> list[int]:
-        """The annotations that are examples."""
+    def objects(self, longest: int | None = None) -> list[int]:
+        """The annotations that are examples, in an image that is scaled down."""
+
+        def used(index: int) -> NDArray[np.bool_]:
+            return _scaled(self.region(index).astype(np.uint8), longest) > 0
+
         return [
             i
             for i, annotation in enumerate(self.annotations)
-            if not annotation.get("iscrowd") and self.region(i).sum() >= SMALLEST_OBJECT
+            if not annotation.get("iscrowd") and _is_large_enough(used(i))
         ]
 
     def example(self, index: int) -> Example:

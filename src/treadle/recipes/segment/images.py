@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,12 @@ MOST_PIXELS = 50_000_000
 """Of an image or mask that is read."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """What is taken for an image in a folder."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""What is read, whatever a file is called: Pillow knows others, for some of which it starts programs (PostScript)."""
+
+
+ORIENTATION = 0x0112
+"""EXIF's number for how a camera was held."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Example:
 
 
 def read_image(source: str | os.PathLike[str] | bytes, name: str = "") -> Tensor:
-    """Read an image: JPEG, PNG and what else Pillow reads.
+    """Read an image: JPEG, PNG, WebP, BMP, TIFF, GIF (its first picture) or PPM.
 
     Grey images become three equal channels, palettes colours, and what is transparent is dropped; the orientation that
     a camera notes is followed.
@@ -83,11 +91,11 @@ def read_mask(source: str | os.PathLike[str] | bytes, name: str = "") -> NDArray
         [H, W]: numbers of objects.
 
     Raises:
-        DataError: as for images; and it has colours, or no object.
+        DataError: as for images; and it is a JPEG, has colours, or no object.
         OSError: the file cannot be read.
     """
     name = name or _name_of(source)
-    image = _open(source, name)
+    image = _open(source, name, exact=True)
     if image.mode == "1":
         image = image.convert("L")
     if image.mode not in ("L", "P"):
@@ -107,33 +115,64 @@ def read_mask(source: str | os.PathLike[str] | bytes, name: str = "") -> NDArray
     return values
 
 
-def _open(source: str | os.PathLike[str] | bytes, name: str) -> Any:
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of an image as `read_image` will give it, from its header alone.
+
+    Raises:
+        DataError: as for `read_image`, as far as the header tells.
+        OSError: the file cannot be read.
+    """
+
+    def upright(image: Any) -> tuple[int, int]:
+        width, height = image.size
+        on_its_side = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return (width, height) if on_its_side else (height, width)
+
+    return _open(path, "", read=upright)
+
+
+def _whole(image: Any) -> Any:
+    image.load()
+    image.info.pop("transparency", None)  # it is dropped, and Pillow would warn of it
+    return need("PIL.ImageOps", "pillow").exif_transpose(image)
+
+
+def _open(
+    source: str | os.PathLike[str] | bytes, name: str, exact: bool = False, read: Callable[[Any], Any] = _whole
+) -> Any:
+    """What is read of an image that may be read; ``exact`` if its numbers have to be those that were saved."""
     pillow = need("PIL.Image", "pillow")
-    operations = need("PIL.ImageOps", "pillow")
     name = name or _name_of(source)
-    if not isinstance(source, bytes):
-        source = Path(source).read_bytes()
-    try:
-        with pillow.open(io.BytesIO(source)) as image:
-            width, height = image.size
-            if width * height > MOST_PIXELS:
-                raise DataError(
-                    f"{name} is {width:,}x{height:,} pixels, more than {MOST_PIXELS:,} in all: scale it down"
-                )
-            deep = any("16" in str(tile[3]) for tile in image.tile)
-            if image.mode.startswith(("I", "F")) or deep:
-                raise DataError(
-                    f"{name} has more than 8 bits a channel, and nobody knows which of them matter: convert it to 8"
-                    " bits, with the brightness that you want to see"
-                )
-            image.load()
-            return operations.exif_transpose(image)
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's readers raise whatever they stumble over
-        if isinstance(error, MemoryError):
+    too_large = f"more than {MOST_PIXELS:,} in all: scale it down"
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # the limit here is lower
+                opened = pillow.open(stream, formats=FORMATS)
+            with opened as image:
+                width, height = image.size
+                if width * height > MOST_PIXELS:
+                    raise DataError(f"{name} is {width:,}x{height:,} pixels, {too_large}")
+                if exact and image.format in ("JPEG", "MPO"):
+                    raise DataError(
+                        f"{name} is a JPEG, which changes numbers a little, so nobody knows of which object a pixel is:"
+                        " save masks as PNG"
+                    )
+                deep = any("16" in str(tile[3]) for tile in image.tile)
+                if image.mode.startswith(("I", "F")) or deep:
+                    raise DataError(
+                        f"{name} has more than 8 bits a channel, and nobody knows which of them matter: convert it to 8"
+                        " bits, with the brightness that you want to see"
+                    )
+                return read(image)
+        except (DataError, MemoryError):
             raise
-        raise DataError(f"{name} is damaged, or no image that Pillow reads ({type(error).__name__}: {error})") from None
+        except pillow.DecompressionBombError:
+            raise DataError(f"{name} has more pixels than can be meant, {too_large}") from None
+        except pillow.UnidentifiedImageError:
+            raise DataError(f"{name} is damaged, or no image of a kind that is read: {', '.join(FORMATS)}") from None
+        except Exception as error:  # Pillow's readers raise whatever they stumble over
+            raise DataError(f"{name} is damaged: Pillow cannot read it ({type(error).__name__}: {error})") from None
 
 
 def _name_of(source: object) -> str:
@@ -151,9 +190,14 @@ def resize(example: Example, size: tuple[int, int]) -> Example:
     """An example of another size [H, W]; its mask keeps its numbers."""
     if tuple(size) == example.instances.shape:
         return example
-    instances = torch.from_numpy(example.instances)[None, None].float()
-    instances = F.interpolate(instances, size, mode="nearest-exact")[0, 0].to(torch.uint8).numpy()
+    instances = resize_mask(example.instances, size)
     return dataclasses.replace(example, image=resize_image(example.image, size), instances=instances)
+
+
+def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A mask of another size [H, W], which keeps its numbers."""
+    numbers = torch.from_numpy(np.ascontiguousarray(mask))[None, None].float()
+    return F.interpolate(numbers, size, mode="nearest-exact")[0, 0].to(torch.uint8).numpy()
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

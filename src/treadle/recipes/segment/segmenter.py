@@ -109,8 +109,8 @@ class Answer(NamedTuple):
     maps: Tensor
     similar: tuple[Tensor, ...]
     selected: Tensor
-    """[1, 1, h, w]: probabilities at the size at which the network looks."""
-    probability: NDArray[np.float32]
+    """[1, 1, h, w]: probabilities at the size at which the network looks. Those of a large image are made of these when
+    they are asked for: kept for each click, they would fill the memory."""
 
 
 class ClickSession:
@@ -134,7 +134,7 @@ class ClickSession:
         maps = no_clicks(self._inner)
         similar = self.model.compare(self._seen, maps[None])  # pyright: ignore[reportArgumentType]
         nothing = torch.zeros(1, 1, *self._inner)
-        self._answers = [Answer(None, maps, similar, nothing, np.zeros(self.size, np.float32))]
+        self._answers = [Answer(None, maps, similar, nothing)]
 
     @property
     def clicks(self) -> list[Click]:
@@ -144,7 +144,10 @@ class ClickSession:
     @property
     def probability(self) -> NDArray[np.float32]:
         """[H, W], how sure the network is that a pixel is of the object; 0 before the first click."""
-        return self._answers[-1].probability
+        selected = self._answers[-1].selected
+        if self._inner != self.size:
+            selected = F.interpolate(selected, self.size, mode="bilinear")
+        return selected[0, 0].numpy()
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -167,11 +170,7 @@ class ClickSession:
         maps = add_click(before.maps, inner)
         similar = self._similar(before.similar, inner)
         scores = self.model.answer(self._seen, maps[None], similar, before.selected)  # pyright: ignore
-        probability = probabilities(scores)
-        selected = probability[None]
-        if self._inner != self.size:
-            probability = F.interpolate(probability[None], self.size, mode="bilinear")[0]
-        self._answers.append(Answer(click, maps, similar, selected, probability[0].numpy()))
+        self._answers.append(Answer(click, maps, similar, probabilities(scores)[None]))
         return self.mask
 
     def _similar(self, before: tuple[Tensor, ...], click: Click) -> tuple[Tensor, ...]:
@@ -182,7 +181,7 @@ class ClickSession:
         return self.model.compare_one(self._seen, before, (click.row, click.column), sign, first)  # pyright: ignore
 
     def undo(self) -> None:
-        """Take the last click back. Nothing is computed; without a click nothing happens."""
+        """Take the last click back. The network computes nothing; without a click nothing happens."""
         if len(self._answers) > 1:
             self._answers.pop()
 

@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from treadle.adapt import Copy, Fresh, TransplantReport, Widen, transplant
+from treadle.adapt.transplant import Rule
 from treadle.errors import ModelFileError
 from treadle.recipes.segment.network import ClickFCN
 from treadle.recipes.segment.two_stage import TwoStageNetwork
@@ -50,10 +51,11 @@ def start_from(
             f"the trunk has blocks of {', '.join(map(str, channels))} channels, but the network of"
             f" {', '.join(map(str, network.channels))}: make it with channels={channels}"
         )
-    rules = {}
+    # What else is in the file, such as the head of another network for clicks, is not VGG's, whatever its name.
+    own = network.state_dict()
+    rules: dict[str, Rule] = {name: Fresh() for name in own if name in state and not name.startswith("features.")}
     if isinstance(network, ClickFCN):
         rules["features.0.weight"] = Widen(axis=1, start=start)
-        own = network.state_dict()
         for layer, source in FULLY_CONNECTED.items():
             for part in ("weight", "bias"):
                 given, wanted = state.get(f"{source}.{part}"), own[f"{layer}.{part}"]

@@ -1,17 +1,13 @@
 """The VGG-16 trunk, with torchvision's names of parameters, and the weights that it starts from."""
 
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from treadle.adapt.weights import read_weights
 from treadle.errors import ModelFileError
 
 CHANNELS = (64, 128, 256, 512, 512)
@@ -74,29 +70,25 @@ def read_trunk(source: str | os.PathLike[str]) -> dict[str, Tensor]:
             torchvision's own, which are downloaded once.
 
     Returns:
-        ``features.0.weight`` to ``features.28.bias``, and ``classifier.0`` and ``classifier.3`` if they are there.
+        ``features.0.weight`` to ``features.28.bias``, and what else is there, such as ``classifier.6``.
 
     Raises:
         ModelFileError: the file is damaged, or holds something else than a VGG-16.
-        OSError: the file cannot be read, or there is no network.
+        OSError: the file cannot be read, or not be downloaded.
     """
     if str(source) == "torchvision":
-        state = torch.hub.load_state_dict_from_url(URL, map_location="cpu", check_hash=True, weights_only=True)
+        try:
+            state = torch.hub.load_state_dict_from_url(URL, map_location="cpu", check_hash=True, weights_only=True)
+        except OSError as error:
+            raise OSError(f"{URL} cannot be downloaded ({error}): pass a file of VGG-16's weights instead") from None
+        except Exception as error:  # its checksum is another, or the file that was kept is damaged
+            reason = " ".join(str(error).split())[:80]
+            raise ModelFileError(
+                f"what came of {URL} is damaged ({reason}…): delete it from {torch.hub.get_dir()}/checkpoints, and try"
+                " again"
+            ) from None
         return check_trunk(state, "torchvision's file")
-    with open(source, "rb"):
-        pass  # the system's own words for a file that is not there
-    try:
-        if Path(source).suffix == ".safetensors":
-            state = load_file(source)
-        else:
-            state = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:80]
-        raise ModelFileError(
-            f"{source} is no file of weights alone, or is damaged ({reason}…): pass a state dict of VGG-16 that"
-            " torch.save or safetensors wrote"
-        ) from None
-    return check_trunk(state, source)
+    return check_trunk(read_weights(source), source)
 
 
 def check_trunk(state: Any, source: object = "the state dict") -> dict[str, Tensor]:
@@ -108,26 +100,26 @@ def check_trunk(state: Any, source: object = "the state dict") -> dict[str, Tens
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ModelFileError(f"{source} holds a {type(state).__name__}, not a state dict: save model.state_dict()")
     convolutions = [module for module in vgg_features(channels=(1,) * 5).named_children() if hasattr(module[1], "bias")]
-    before = None
+    before = 3
     for name, _ in convolutions:
         weight, bias = (state.get(f"features.{name}.{part}") for part in ("weight", "bias"))
         if weight is None or bias is None:
             raise ModelFileError(
                 f"{source} has no features.{name}.{'weight' if weight is None else 'bias'}, which torchvision's VGG-16"
-                f" has: it begins with {', '.join(list(state)[:3]) or 'nothing'}; pass a state dict of vgg16"
+                f" has: it begins with {', '.join(map(str, list(state)[:3])) or 'nothing'}; pass a state dict of vgg16"
             )
-        wanted = (weight.shape[0], weight.shape[1] if before is None else before, 3, 3)
-        if tuple(weight.shape) != wanted or tuple(bias.shape) != wanted[:1]:
+        wanted = (len(bias) if bias.ndim else 0, before, 3, 3)
+        if tuple(weight.shape) != wanted:
             raise ModelFileError(
                 f"features.{name}.weight of {source} is {list(weight.shape)}, where a VGG-16 has {list(wanted)}: pass"
                 " a state dict of vgg16, without batch norm"
             )
-        before = weight.shape[0]
-    extra = [name for name in state if name.startswith("features.") and name.split(".")[1] not in dict(convolutions)]
+        before = len(bias)
+    known = dict(convolutions)
+    extra = [name for name in map(str, state) if name.startswith("features.") and name.split(".")[1] not in known]
     if extra:
         raise ModelFileError(f"{source} has {extra[0]}, which VGG-16 has not: pass a state dict of vgg16")
-    kept = ("features.", "classifier.0.", "classifier.3.")
-    return {name: tensor.float() for name, tensor in state.items() if name.startswith(kept)}
+    return {str(name): tensor.float() for name, tensor in state.items()}
 
 
 def trunk_channels(state: Mapping[str, Tensor]) -> tuple[int, ...]:

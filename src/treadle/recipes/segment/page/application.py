@@ -76,6 +76,13 @@ class Sessions:
             self._open.move_to_end(name)
             return self._open[name]
 
+    def saved(self, name: object) -> bytes:
+        """The mask of an image, as a PNG file."""
+        session = self.get(name)
+        with self._lock:
+            mask = session.mask
+        return encode_png(mask)
+
     def change(self, name: object, how: Callable[[ClickSession], object]) -> dict[str, Any]:
         """Change the clicks of an image: its clicks and its mask after that."""
         session = self.get(name)
@@ -166,11 +173,11 @@ def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
 
     async def mask(request: Any) -> Any:
         try:
-            session = sessions.get(request.query_params.get("session"))
+            content = await in_thread(sessions.saved, request.query_params.get("session"))
         except DataError as error:
             return refusal(str(error), 400)
         headers = HEADERS | {"Content-Disposition": 'attachment; filename="mask.png"'}
-        return responses.Response(encode_png(session.mask), media_type="image/png", headers=headers)
+        return responses.Response(content, media_type="image/png", headers=headers)
 
     posts = {"start": start, "scene": scene, "image": upload, "click": click, "undo": undo, "clear": clear}
     routes = [routing.Route(path, file) for path in FILES]
@@ -212,7 +219,7 @@ async def json_body(request: Any) -> dict[str, Any]:
     """
     try:
         values = json.loads(await body(request, 10_000))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         values = None

@@ -12,7 +12,9 @@ function say(text, isError = false) {
 }
 
 async function ask(path, body, type) {
-  const answer = await fetch(path, { method: "POST", body, headers: { "Content-Type": type } });
+  const answer = await fetch(path, { method: "POST", body, headers: { "Content-Type": type } }).catch(() => {
+    throw new Error("there is no answer: if treadle segment click has ended, start it again");
+  });
   const found = await answer.json();
   if (!answer.ok) throw new Error(found.error);
   return found;
@@ -90,11 +92,12 @@ function open(file) {
 function clicked(event, positive) {
   event.preventDefault();
   if (!session) return;
-  const began = performance.now(), box = canvas.getBoundingClientRect();
+  const began = performance.now(), box = canvas.getBoundingClientRect(), meant = session;
   const inside = (value, size) => Math.min(Math.max(Math.floor(value), 0), size - 1);
   const row = inside(((event.clientY - box.top - canvas.clientTop) * canvas.height) / canvas.clientHeight, canvas.height);
   const column = inside(((event.clientX - box.left - canvas.clientLeft) * canvas.width) / canvas.clientWidth, canvas.width);
   queue(async () => {
+    if (session !== meant) return; // another image has come while this click waited
     await show(await askJson("click", { session, row, column, positive }), began);
     say(HELP);
   });
