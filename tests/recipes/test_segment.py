@@ -666,6 +666,17 @@ def test_views_move_image_and_mask_together():
         assert same.mean() > 0.93  # but for soft edges
 
 
+def test_no_view_loses_a_thin_object():
+    instances = np.zeros((101, 300), np.uint8)
+    instances[7, 3:280] = 4  # one pixel high
+    thin = Example(torch.zeros(3, 101, 300, dtype=torch.uint8), instances, 4)
+    for seed in range(40):
+        view = augment(thin, 16, np.random.default_rng(seed))
+        rows = np.nonzero(view.mask == 1)[0]
+        assert len(rows)
+        assert np.ptp(rows) == 0
+
+
 @pytest.mark.parametrize(
     ("size", "longest", "fits"), [((50, 100), 10, (5, 10)), ((3, 2), 10, (3, 2)), ((1, 999), 9, (1, 9))]
 )

@@ -34,13 +34,23 @@ def augment(example: Example, size: int, random: np.random.Generator) -> Example
         side = random.uniform(min(1.3 * extent, max(height, width)), max(height, width))
         middle = [(one.min() + one.max()) / 2 + random.uniform(-0.5, 0.5) * (side - extent) for one in (rows, columns)]
         example = cut(example, [round(at - side / 2) for at in middle], max(1, round(side)))
-    example = resize(example, (size, size))
+    example = smaller(example, size)
     if random.random() < 0.5:
         instances = np.ascontiguousarray(example.instances[:, ::-1])
         example = dataclasses.replace(example, image=example.image.flip(2), instances=instances)
     gain = torch.from_numpy(random.uniform(0.85, 1.15, (3, 1, 1))).float() * random.uniform(0.8, 1.2)
     image = ((example.image.float() - 128) * gain + 128 + random.uniform(-20, 20)).round().clamp(0, 255)
     return dataclasses.replace(example, image=image.to(torch.uint8))
+
+
+def smaller(example: Example, size: int) -> Example:
+    """A square example in another size. What is left of a thin object that would be lost is one pixel."""
+    found = resize(example, (size, size))
+    rows, columns = np.nonzero(example.instances == example.target)
+    if len(rows) and not (found.instances == found.target).any():
+        middle, side = len(rows) // 2, len(example.instances)
+        found.instances[rows[middle] * size // side, columns[middle] * size // side] = found.target
+    return found
 
 
 def cut(example: Example, corner: list[int], side: int) -> Example:
