@@ -139,12 +139,24 @@ def clicks(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> 
     for _ in learning.steps(lambda step: (time.process_time() - start) / options.click_seconds):
         pass
     segmenter = Segmenter(learning.model, size)
-    found = evaluate(segmenter, scenes(options.click_judges, size, 0, test=True)).as_dict()
+    found = {"scenes": evaluate(segmenter, scenes(options.click_judges, size, 0, test=True)).as_dict()}
     if options.photographs is not None:
         judges = read_folder(options.photographs, LONGEST)
         larger = segmenter if five_channels else Segmenter(learning.model, looked_at(size))
         found["photographs"] = evaluate(larger, judges).as_dict()
     return found | {"steps": learning.done}
+
+
+def needed(runs: list[dict[str, Any]]) -> tuple[str, list[float]]:
+    """A row of the table and the mean IoU by clicks, of what each seed came to."""
+    cells = []
+    for target in ("0.85", "0.90"):
+        each = [one["clicks"][target] for one in runs]
+        cells.append(f"{statistics.mean(each):.2f} ({', '.join(f'{value:.2f}' for value in each)})")
+    cells.append(f"{statistics.mean(one['never']['0.85'] / one['examples'] for one in runs):.0%}")
+    curve = np.mean([one["mean IoU by clicks"] for one in runs], 0).tolist()
+    cells.append(", ".join(f"{curve[k - 1]:.1%}" for k in (1, 2, 3, 5, 10, 20)))
+    return " | ".join(cells), curve
 
 
 def cost(side: int) -> dict[str, list[float]]:
@@ -177,7 +189,7 @@ def main() -> None:
     parser.add_argument("--click-size", type=int, default=128, help="the same, for clicks")
     parser.add_argument("--click-seconds", type=float, default=1200, help="of a core, of training: ten minutes of two")
     parser.add_argument("--photographs", type=Path, help="a folder of images and masks, to judge by as well")
-    parser.add_argument("--networks", default="", help="only those of clicks whose names begin so")
+    parser.add_argument("--cases", nargs="+", default=[""], help="only those of clicks with one of these in their name")
     parser.add_argument("--scenes", type=int, default=1_000, help="that clicks are learned from")
     parser.add_argument("--judges", type=int, default=40, help="unseen scenes, for choices")
     parser.add_argument("--click-judges", type=int, default=120, help="unseen scenes, for clicks")
@@ -191,20 +203,18 @@ def main() -> None:
         for name, found in runs.items():
             print(f"| {name} | {statistics.mean(found):.1%} | {', '.join(f'{value:.1%}' for value in found)} |")
     if "clicks" in options.parts:
-        ran, curves = f"{options.click_seconds:g} s at {options.click_size}", {}
-        cases = {name: how for name, how in CLICKS.items() if name.startswith(options.networks)}
+        ran = f"{options.click_seconds:g} s at {options.click_size}"
+        cases = {name: how for name, how in CLICKS.items() if any(part in name for part in options.cases)}
         runs = results.of_each(cases, clicks, ran, weights, options)
-        print("| | clicks to 85 % | clicks to 90 % | never to 85 % | photographs | steps |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print("| | | steps | clicks to 85 % | to 90 % | never to 85 % | mean IoU after 1, 2, 3, 5, 10, 20 clicks |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
+        curves = {}
         for name, found in runs.items():
-            curves[name] = np.mean([one["mean IoU by clicks"] for one in found], 0).tolist()
-            means = [statistics.mean(one["clicks"][target] for one in found) for target in ("0.85", "0.90")]
-            never = statistics.mean(one["never"]["0.85"] / one["examples"] for one in found)
-            each = ", ".join(f"{one['clicks']['0.85']:.2f}" for one in found)
-            seen = [one["photographs"]["clicks"]["0.85"] for one in found if "photographs" in one]
-            photos = f"{statistics.mean(seen):.2f}" if seen else ""
             steps = statistics.mean(one["steps"] for one in found)
-            print(f"| {name} | {means[0]:.2f} ({each}) | {means[1]:.2f} | {never:.0%} | {photos} | {steps:.0f} |")
+            for judged in ("scenes", "photographs"):
+                if all(judged in one for one in found):
+                    row, curves[f"{judged}: {name}"] = needed([one[judged] for one in found])
+                    print(f"| {name} | {judged} | {steps:.0f} | {row} |")
         print(draw_iou_by_clicks(options.plot, curves, (0.85, 0.9)))
     if "cost" in options.parts:
         print("| image | network | opening | a click |\n| --- | --- | --- | --- |")
