@@ -50,19 +50,20 @@ CHOICES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "trunk frozen": {"learns": HEAD},
     "trunk frozen but for its first layer": {"learns": ("features.0", *HEAD), "trunk_rate": 1.0},
+    "first layer learns as fast as the rest": {"first_rate": 1.0},
     "new channels start at zero": {"start": "zeros"},
     "one output, Euclidean loss": {"outputs": 1},
     "upsampling starts at random": {"random_upsampling": True},
     "trunk learns as fast as the rest": {"trunk_rate": 1.0},
     "trunk starts at random, and learns as fast": {"trunk": "random", "trunk_rate": 1.0},
 }
-"""As it is: an FCN-8s on ImageNet's VGG-16 that learns at a tenth of the rate of the rest, new channels by Xavier,
-softmax over two classes, bilinear upsampling."""
+"""As it is: an FCN-8s on ImageNet's VGG-16 that learns at a tenth of the rate of the rest, all of it, new channels by
+Xavier, softmax over two classes, bilinear upsampling."""
 CLICKS: dict[str, dict[str, Any]] = {
     "two-stage, ImageNet trunk": {"trunk_rate": 0.0},
     "two-stage, random trunk that learns": {"trunk": "random", "trunk_rate": 0.3},
     "two-stage, random trunk that stays": {"trunk": "random", "trunk_rate": 0.0},
-    "fcn-8s, ImageNet trunk": {"network": "fcn-8s", "trunk_rate": 0.1},
+    "fcn-8s, ImageNet trunk": {"network": "fcn-8s", "trunk_rate": 0.1, "first_rate": 1.0},
     "fcn-8s, random trunk that learns": {"network": "fcn-8s", "trunk": "random", "trunk_rate": 1.0},
 }
 LONGEST = 256
@@ -110,7 +111,8 @@ def choice(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> 
         network = freeze(network, except_=how["learns"])
     size, settings = options.size, {"rows": 4, "learning_rate": 5e-4, "refine": False, "seed": seed}
     training = scenes(1_000, size, seed)
-    learning = Learning(network, training, size=size, trunk_rate=how.get("trunk_rate", 0.1), **settings)
+    rates = {"trunk_rate": how.get("trunk_rate", 0.1), "first_rate": how.get("first_rate")}
+    learning = Learning(network, training, size=size, **rates, **settings)
     for _ in learning.steps(ShareDone(steps=options.steps)):
         pass
     found, sampling = [], ClickSampling().scaled(size / PAPER_SIZE)
@@ -133,8 +135,8 @@ def clicks(weights: Any, seed: int, options: argparse.Namespace, **how: Any) -> 
     if how.get("trunk") != "random":
         network, _ = start_from(network, weights)
     rate = 5e-4 if five_channels else 1e-3
-    settings = {"size": size, "learning_rate": rate, "seed": seed, "trunk_rate": how["trunk_rate"]}
-    learning = Learning(network, scenes(options.scenes, size, seed), **settings)
+    rates = {"learning_rate": rate, "trunk_rate": how["trunk_rate"], "first_rate": how.get("first_rate")}
+    learning = Learning(network, scenes(options.scenes, size, seed), size=size, seed=seed, **rates)
     start = time.process_time()
     for _ in learning.steps(lambda step: (time.process_time() - start) / options.click_seconds):
         pass

@@ -925,6 +925,19 @@ def test_the_trunk_learns_slower():
     assert min(rates) / max(rates) == pytest.approx(0.1)
 
 
+def test_the_first_layer_learns_at_a_rate_of_its_own():
+    learning = Learning(fcn(), scenes(2, 32), size=32, rows=2, trunk_rate=0.0, first_rate=1.0)
+    before = {name: parameter.clone() for name, parameter in learning.model.named_parameters()}
+    list(learning.steps(ShareDone(steps=2)))
+    for name, parameter in learning.model.named_parameters():
+        stays = name.startswith("features.") and not name.startswith("features.0.")
+        assert parameter.requires_grad is not stays, name
+        assert torch.equal(parameter, before[name]) is stays, name
+    learning = Learning(fcn(), scenes(2, 32), size=32, rows=2, trunk_rate=1.0, first_rate=0.0)
+    frozen = [name for name, parameter in learning.model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["features.0.weight", "features.0.bias"]
+
+
 def test_a_run_goes_on_to_the_bit(tmp_path):
     def steps(count, **options):
         torch.manual_seed(1)

@@ -61,6 +61,15 @@ def fit(
             show_default="with --trunk 0, 0.1 for an fcn; else 0.3, 1",
         ),
     ] = None,
+    first_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The same for the first layer of the trunk, which reads the clicks in an fcn.",
+            show_default="1, for two-stage --trunk-rate",
+        ),
+    ] = None,
     width: Annotated[
         int | None,
         typer.Option(
@@ -149,6 +158,7 @@ def fit(
         rows=rows,
         learning_rate=learning_rate if learning_rate is not None else 2e-4 if fcn else 1e-3,
         trunk_rate=trunk_rate,
+        first_rate=1.0 if first_rate is None and fcn else first_rate,
         patience=patience,
         seed=seed,
     )
@@ -167,7 +177,13 @@ def fit(
         "rows": rows,
         "seed": seed,
     }
-    about |= options | {"width": width, "loss": loss, "trunk_rate": trunk_rate, "learning_rate": learning.learning_rate}
+    about |= options | {
+        "width": width,
+        "loss": loss,
+        "trunk_rate": trunk_rate,
+        "first_rate": first_rate,
+        "learning_rate": learning.learning_rate,
+    }
     with noticing_interrupts() as interrupted, Watch(err, "pixels", None) as watch:
         lasts, kept = (one.of(len(learning.batches)) for one in (length, often))
         share_done = ShareDone(**lasts, start=start, stop=interrupted)

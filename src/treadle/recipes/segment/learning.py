@@ -74,13 +74,14 @@ class Learning:
 
     Args:
         model: a `ClickFCN` or a `TwoStageNetwork`; what of it is frozen stays as it is. It learns in place, unless
-            ``trunk_rate`` is 0: then a copy of it does, whose trunk is frozen. ``learning.model`` is what learns.
+            a rate is 0: then a copy of it does, of which that part is frozen. ``learning.model`` is what learns.
         examples: what is learned from.
         validation: examples that say which weights are the best; scaled down to the size that is learned at.
         size: pixels of a side of what is learned from.
         rows: examples of a batch.
         learning_rate: the highest.
         trunk_rate: how fast VGG's convolutions learn, compared with the rest; 0 freezes them.
+        first_rate: the same of the first of them, which in a `ClickFCN` reads the clicks; as the others, if it is None.
         weight_decay: of kernels.
         refine: whether to learn from a simulated user's clicks, too.
         patience: validations without a new best, to stop after.
@@ -100,6 +101,7 @@ class Learning:
         rows: int = 8,
         learning_rate: float = 1e-3,
         trunk_rate: float = 1.0,
+        first_rate: float | None = None,
         weight_decay: float = 1e-4,
         refine: bool = True,
         patience: int | None = None,
@@ -107,8 +109,13 @@ class Learning:
     ):
         if not examples:
             raise DataError("there is no example to learn from")
-        if trunk_rate == 0:
-            model = freeze(model, [name for name, _ in model.named_parameters() if not name.startswith("features.")])
+        shares = {"features.0": trunk_rate if first_rate is None else first_rate, "features": trunk_rate}
+        if not all(shares.values()):
+
+            def learns(name: str) -> bool:
+                return next((share > 0 for part, share in shares.items() if name.startswith(f"{part}.")), True)
+
+            model = freeze(model, [name for name, _ in model.named_parameters() if learns(name)])
         self.model, self.size, self.learning_rate, self.seed = model, size, learning_rate, seed
         self._examples, self._refine, self._rows = examples, refine, rows
         self._sampling = ClickSampling().scaled(size / PAPER_SIZE)
@@ -124,7 +131,7 @@ class Learning:
             for i, example in enumerate(validation)
         ]
         self.stopping = EarlyStopping(patience)
-        rates = {"features": learning_rate * trunk_rate} if trunk_rate else None
+        rates = {part: learning_rate * share for part, share in shares.items()}
         groups = parameter_groups(model, weight_decay, rates=rates)
         self.optimiser = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99))
         self.done = 0
