@@ -51,6 +51,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "trunk frozen": {"learns": HEAD},
     "trunk frozen but for its first layer": {"learns": ("features.0", *HEAD), "trunk_rate": 1.0},
     "first layer learns as fast as the rest": {"first_rate": 1.0},
+    "first layer learns as fast as the rest, new channels start at zero": {"first_rate": 1.0, "start": "zeros"},
     "new channels start at zero": {"start": "zeros"},
     "one output, Euclidean loss": {"outputs": 1},
     "upsampling starts at random": {"random_upsampling": True},
