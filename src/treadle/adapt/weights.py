@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from treadle.errors import ModelFileError
 
-NETWORK = "model/"
-"""What the names of a network's own tensors begin with in a checkpoint of treadle's."""
-
 
 def read_weights(path: str | os.PathLike[str]) -> Any:
     """What is in a file of safetensors or of `torch.save`: most often tensors by name.
@@ -25,15 +22,13 @@ def read_weights(path: str | os.PathLike[str]) -> Any:
     """
     with open(path, "rb") as file:  # the system's own words for a file that is not there
         head = file.read(9)
-    from treadle.training.checkpoint import KIND  # here, as most who adapt a network never train it with treadle
+    from treadle.training.checkpoint import KIND, weights_in  # here, as most who adapt a network never train it here
 
     try:
         if head[8:] == b"{":  # of the header, behind its length
             with safe_open(path, framework="pt") as file:
                 found: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                if (file.metadata() or {}).get("format") != KIND:
-                    return found
-                return {n.removeprefix(NETWORK): tensor for n, tensor in found.items() if n.startswith(NETWORK)}
+                return weights_in(found) if (file.metadata() or {}).get("format") == KIND else found
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise

@@ -27,6 +27,15 @@ JUDGES = 20
 """Objects that a new network is judged by."""
 DATA = "What to learn from: scenes (generated), a folder with images/ and masks/, or COCO's JSON with --images."
 
+TRUNK_RATE, FIRST_RATE = "with --trunk 0, 0.1 for an fcn; else 0.3, 1", "1, for two-stage --trunk-rate"
+"""What these options are if they are left out, in words."""
+
+
+def _rate(what: str, default: str) -> Any:
+    """An option that compares a part's learning rate with that of the rest."""
+    return typer.Option(min=0, max=1, help=what, show_default=default)
+
+
 segment = typer.Typer(
     help="Select objects by clicks: learn it, find out how many clicks it takes, do it on a page.", no_args_is_help=True
 )
@@ -53,22 +62,10 @@ def fit(
         typer.Option(help="fcn: how channels for clicks start, xavier or zeros.", show_default="xavier"),
     ] = None,
     trunk_rate: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="How fast the trunk learns; 1 is as fast as the rest, 0 not at all.",
-            show_default="with --trunk 0, 0.1 for an fcn; else 0.3, 1",
-        ),
+        float | None, _rate("How fast the trunk learns; 1 is as fast as the rest, 0 not at all.", TRUNK_RATE)
     ] = None,
     first_rate: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="The same for the first layer of the trunk, which reads the clicks in an fcn.",
-            show_default="1, for two-stage --trunk-rate",
-        ),
+        float | None, _rate("The same for its first layer, which reads the clicks in an fcn.", FIRST_RATE)
     ] = None,
     width: Annotated[
         int | None,
@@ -150,6 +147,8 @@ def fit(
         trunk_rate = {(True, True): 0.1, (True, False): 1.0, (False, True): 0.0, (False, False): 0.3}[
             fcn, bool(trunk or resume)
         ]
+    if first_rate is None and fcn:
+        first_rate = 1.0
     learning = Learning(
         model,
         training,
@@ -158,7 +157,7 @@ def fit(
         rows=rows,
         learning_rate=learning_rate if learning_rate is not None else 2e-4 if fcn else 1e-3,
         trunk_rate=trunk_rate,
-        first_rate=1.0 if first_rate is None and fcn else first_rate,
+        first_rate=first_rate,
         patience=patience,
         seed=seed,
     )

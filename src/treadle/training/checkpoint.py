@@ -24,6 +24,8 @@ from treadle.state import shape
 __all__ = ["load_checkpoint", "previous_checkpoint", "save_checkpoint"]
 
 KIND = "treadle checkpoint"
+_NETWORK = "model/"
+"""What the names of a network's own tensors begin with."""
 
 logger = logging.getLogger("treadle")
 
@@ -57,7 +59,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
         7
     """
     path = Path(path)
-    tensors = {f"model/{name}": tensor for name, tensor in tensors_of(model).items()}
+    tensors = {_NETWORK + name: tensor for name, tensor in tensors_of(model).items()}
     values = {name: _flatten(_state_of(part), name, tensors) for name, part in parts.items()}
     metadata = {
         "format": KIND,
@@ -99,7 +101,7 @@ def load_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
         OSError: there is no such file, or it cannot be read.
     """
     tensors, metadata = _read_last_good(Path(path))
-    weights = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    weights = weights_in(tensors)
     _check_model(path, model, weights, metadata.get("network", ""))
     try:
         values = json.loads(metadata["parts"])
@@ -115,6 +117,11 @@ def load_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
         _put_back(part, found.pop(name))
     _put_generators_back(generators)
     return found
+
+
+def weights_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of all the tensors in a checkpoint, the network's, by the names that they have in it."""
+    return {name.removeprefix(_NETWORK): tensor for name, tensor in tensors.items() if name.startswith(_NETWORK)}
 
 
 def check_same(path: str | os.PathLike[str], there: Any, here: Any) -> None:

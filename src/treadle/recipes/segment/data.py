@@ -153,10 +153,12 @@ def _scaled(mask: NDArray[np.uint8], longest: int | None) -> NDArray[np.uint8]:
 
 def _is_large_enough(region: NDArray[np.bool_]) -> bool:
     """Whether an object can be an example."""
-    side = (SMALLEST_WIDTH, SMALLEST_WIDTH)
     if region.sum() < SMALLEST_OBJECT or min(region.shape) < SMALLEST_WIDTH:
         return False
-    return bool(np.lib.stride_tricks.sliding_window_view(region, side).all((-2, -1)).any())
+    for _ in range(SMALLEST_WIDTH - 1):  # what is left has all of a square below and to the right of it
+        region = region[1:] & region[:-1]
+        region = region[:, 1:] & region[:, :-1]
+    return bool(region.any())
 
 
 def _at(longest: int | None) -> str:
