@@ -45,7 +45,7 @@ def command(*arguments, **options) -> subprocess.Popen:
 
 def run(*arguments, **options) -> tuple[int, bytes, str]:
     process = command(*arguments, **options)
-    out, err = process.communicate(timeout=250)
+    out, err = process.communicate(timeout=100)
     return process.returncode, out, err.decode()
 
 
@@ -56,7 +56,7 @@ class Terminal:
         self.reader, self.writer = pty.openpty()
         self.seen = b""
 
-    def until(self, finished, seconds=250) -> None:
+    def until(self, finished, seconds=60) -> None:
         """Read on until what was seen satisfies ``finished``."""
         deadline = time.monotonic() + seconds
         while not finished(self.seen):
@@ -145,7 +145,7 @@ def test_ctrl_c_still_prints_the_table_and_saves(folder):
     process = command("compare", "prose.txt", *options, start_new_session=True, stderr=err.writer, env=WIDE)
     err.until(lambda seen: re.search(rb"(22[5-9]\d|2[3-9]\d\d|3\d\d\d)/4000", seen))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
-    out, _ = process.communicate(timeout=250)
+    out, _ = process.communicate(timeout=60)
     seen = err.rest()
     assert process.returncode == 130, seen
     assert b"Traceback" not in seen
@@ -162,7 +162,7 @@ def test_ctrl_c_before_there_is_anything_to_compare_says_so(folder):
     assert process.stdout is not None
     assert b"2 kinds of network x 2 seeds" in process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=250)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in err
     assert b"treadle: interrupted before every network had come to step 12500" in err
@@ -227,7 +227,7 @@ def test_ctrl_c_in_fit_saves_what_is_learned(folder):
     process = command("fit", "prose.txt", "-o", "m.safetensors", *options, stderr=err.writer, env=WIDE)
     err.until(lambda seen: re.search(rb"step \d+  loss", seen))
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=250)
+    out, _ = process.communicate(timeout=60)
     assert b"what was learned so far is saved" in err.rest()
     assert process.returncode == 130
     assert b"bits per byte of held-out text after" in out
@@ -261,7 +261,7 @@ def test_a_terminal_gets_no_control_characters(saved_model):
     terminal = Terminal()
     process = command("run", saved_model, "--bytes", "400", "--temperature", "1", stdout=terminal.writer)
     text = terminal.rest().decode().replace("\r\n", "\n")
-    process.communicate(timeout=250)
+    process.communicate(timeout=60)
     assert process.returncode == 0
     assert "�" in text  # an untrained model writes all kinds of bytes
     assert all(character.isprintable() or character in "\n\t" for character in text)

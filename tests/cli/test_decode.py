@@ -98,7 +98,7 @@ def test_the_game_is_kept_from_one_time_to_the_next(folder):
         terminal.until(lambda seen: b" presses" in seen)
         os.write(terminal.reader, b"\x11")  # Ctrl+Q
         terminal.until(lambda seen: b"goes on from here" in seen)
-        assert process.wait(timeout=250) == 0
+        assert process.wait(timeout=60) == 0
         game = Game()
         game.restore("game")
         assert len(game.right) <= presses

@@ -281,7 +281,7 @@ def test_two_processes_are_one(capfd):
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=250,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("after 6 steps") == 1  # one of them speaks

@@ -101,7 +101,7 @@ def test_ctrl_c_keeps_what_was_learned(folder):
     terminal.until(lambda seen: b"step" in seen)
     process.send_signal(signal.SIGINT)
     start = time.monotonic()
-    out, _ = process.communicate(timeout=250)
+    out, _ = process.communicate(timeout=100)
     assert process.returncode == 130
     assert time.monotonic() - start < 60
     assert b"exactly right" in out
