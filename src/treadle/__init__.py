@@ -19,19 +19,19 @@ from treadle.cells import (
     SLSTMState,
     ZoneoutLSTMCell,
 )
-from treadle.check import check_cell
 from treadle.control import ClosedLoop, Continuous, Discrete, Environment
-from treadle.dropin import GRU, LSTM, RNN
-from treadle.explanation import Explanation, explain
+from treadle.files.model_file import fingerprint, load, save
+from treadle.files.state_file import load_state, save_state
 from treadle.gradients import CheckpointedBPTT, FullBPTT, History, SequenceInPieces, TruncatedBPTT
-from treadle.modelfile import fingerprint, load, save
+from treadle.insight.check import check_cell
+from treadle.insight.explanation import Explanation, explain
+from treadle.insight.reach import GradientReach, gradient_reach
 from treadle.protocol import Cell, State
-from treadle.reach import GradientReach, gradient_reach
-from treadle.recurrent import Recurrent
+from treadle.running.dropin import GRU, LSTM, RNN
+from treadle.running.recurrent import Recurrent
+from treadle.running.session import Session
 from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
-from treadle.session import Session
 from treadle.state import detach, select
-from treadle.statefile import load_state, save_state
 from treadle.wiring import WIRINGS, Graph, NoisyStateCell, Stack, sum_of
 
 __version__ = "0.1.0"

@@ -3,7 +3,7 @@
 import pytest
 
 from treadle.cli import main
-from treadle.engines.cpu import cache
+from treadle.engines.cpu.machine import disk_cache
 
 
 def here(capfd, *arguments: str) -> str:
@@ -18,8 +18,8 @@ def test_shows_and_clears(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("TREADLE_CACHE", str(tmp_path))
     folder = f"folder   {tmp_path / 'cpu'}\n"
     assert here(capfd) == folder + "kernels  0\nsize     0.00 MB\n"
-    cache.write("0" * 64, bytes(2_000_000))
-    cache.write("1" * 64, bytes(340_000))
+    disk_cache.write("0" * 64, bytes(2_000_000))
+    disk_cache.write("1" * 64, bytes(340_000))
     assert here(capfd) == folder + "kernels  2\nsize     2.34 MB\n"
     assert here(capfd, "--clear") == folder + "deleted  2\nfreed    2.34 MB\n"
     assert here(capfd) == folder + "kernels  0\nsize     0.00 MB\n"

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import treadle as td
-from treadle import modelfile
 from treadle.cli import main
+from treadle.files import model_file
 from treadle.training import bits_per_byte, language_model, read_text
 
 PROSE = b"Now is the time for all good men to come to the aid of the party. " * 60
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 def saved_model(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "m.safetensors"
-    modelfile.save(path, language_model("gru", "feedback", hidden_size=12))
+    model_file.save(path, language_model("gru", "feedback", hidden_size=12))
     return path
 
 
@@ -349,8 +349,8 @@ def test_bad_input_is_one_line_with_status_2_and_leaves_no_file(line, folder, sa
     monkeypatch.setattr("treadle.recipes.compare.race.Workers.__init__", no_processes)
     (folder / "empty.txt").touch()
     (folder / "short.txt").write_bytes(bytes(100))
-    modelfile.save("cell.safetensors", td.LSTMCell(3, 4))
-    modelfile.save("sequence.safetensors", td.Recurrent(td.LSTMCell(3, 4)))
+    model_file.save("cell.safetensors", td.LSTMCell(3, 4))
+    model_file.save("sequence.safetensors", td.Recurrent(td.LSTMCell(3, 4)))
     before = files(folder)
     status, out, err = here(capfd, *(saved_model if word == "MODEL" else word for word in line.split()))
     assert status == 2

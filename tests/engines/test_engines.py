@@ -14,7 +14,7 @@ from tests.outcome import chunked, outcome, whole
 from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, engine_of, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle import engines
-from treadle.engines.cpu import target
+from treadle.engines.cpu.machine import target
 from treadle.state import map_state, named_tensors
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -257,7 +257,7 @@ def test_what_is_saved_for_the_gradient_may_not_be_overwritten():
 @pytest.fixture
 def two_threads(monkeypatch):
     """Even tiny work is split."""
-    from treadle.engines.cpu import kernel
+    from treadle.engines.cpu.plan import kernel
 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -672,10 +672,11 @@ def test_functions_that_come_and_go_are_not_mistaken_for_each_other():
 @pytest.mark.parametrize("level", [level for level in target.runnable(target.host()) if level != "avx512"])
 @pytest.mark.parametrize("subject", ["gru", "layer-norm-lstm", "slstm-two-heads"])
 def test_other_instructions_give_the_same_numbers(level, subject, monkeypatch):
-    from treadle.engines.cpu import contract, kernel, section
+    from treadle.engines.cpu.plan import kernel, section
+    from treadle.engines.cpu.routines import row_products
 
     narrow = target.restrict(target.host(), level)
-    for module in (kernel, contract):
+    for module in (kernel, row_products):
         if hasattr(module, "host"):
             monkeypatch.setattr(module, "host", lambda: narrow)
     made = []

@@ -52,8 +52,8 @@ def test_what_is_no_method(make, wrong):
 
 
 def test_a_file_with_an_impossible_method_is_refused(tmp_path):
-    from treadle.description import build as built
-    from treadle.description import describe
+    from treadle.files.description import build as built
+    from treadle.files.description import describe
 
     text = describe(td.Recurrent(td.GRUCell(2, 3), gradient=td.TruncatedBPTT(4)))
     with pytest.raises(td.errors.ModelFileError, match="steps is a whole number"):

@@ -7,8 +7,8 @@ import torch
 
 import treadle as td
 from tests.tolerances import assert_close
-from treadle import modelfile
 from treadle.errors import DataError, ModelFileError
+from treadle.files import model_file
 from treadle.training import Fitted, forecaster, sequence_model
 from treadle.training.network import fit_linear
 from treadle.training.scaling import Scaling, fill_previous
@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_refused(path):
     td.save(path, fitted.model)
     with pytest.raises(ModelFileError, match="does not say what the numbers of its network mean"):
         Fitted.load(path)
-    modelfile.save(path, fitted.model, {"fitted": {"inputs": 3}})
+    model_file.save(path, fitted.model, {"fitted": {"inputs": 3}})
     with pytest.raises(ModelFileError, match="is damaged"):
         Fitted.load(path)
 

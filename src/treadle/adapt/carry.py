@@ -18,9 +18,9 @@ from treadle.adapt.places import Places, appended, joined, placed, same
 from treadle.adapt.resize import resized_hidden, resized_inputs
 from treadle.adapt.transplant import STARTED, Start
 from treadle.control.loop import ClosedLoop
-from treadle.dropin import GRU, LSTM, RNN
 from treadle.errors import AdaptError
-from treadle.recurrent import Recurrent
+from treadle.running.dropin import GRU, LSTM, RNN
+from treadle.running.recurrent import Recurrent
 from treadle.seq2seq import Bidirectional, EncoderDecoder
 from treadle.wiring import Graph, NoisyStateCell, Stack
 from treadle.wiring.graph import Delayed, Node, Read, StateField, Sum, label, leaves

@@ -20,7 +20,7 @@ from treadle.adapt.carry import (
 from treadle.adapt.places import Places
 from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.wiring import Graph, NoisyStateCell
 from treadle.wiring.graph import Node
 from treadle.wiring.sizes import is_cell

@@ -14,7 +14,7 @@ from treadle.adapt.resize import rebuilt
 from treadle.cells import RecurrentCell
 from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.wiring import Graph, NoisyStateCell
 from treadle.wiring.graph import Delayed, Node, Sum, leaves, sum_of
 from treadle.wiring.sizes import is_cell, output_size

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from treadle import state as states
 from treadle.errors import DataError, ShapeError, StateError
 from treadle.protocol import State, first_weight
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 
 __all__ = ["Online"]
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from treadle import state as states
 from treadle.adapt.places import Places, appended, joined, placed
 from treadle.adapt.transplant import STARTED, Start
-from treadle.description import arguments_of
 from treadle.errors import AdaptError, ModelFileError
+from treadle.files.description import arguments_of
 
 SIZES = {"input": ("input_size", "input_channels"), "hidden": ("hidden_size", "hidden_channels")}
 """What constructors call the two sizes."""

@@ -10,9 +10,9 @@ def cache(clear: Annotated[bool, typer.Option("--clear", help="Delete them.")] =
 
     They are compiled anew when they are needed again. The environment variable TREADLE_CACHE names another folder.
     """
-    from treadle.engines.cpu import cache
+    from treadle.engines.cpu.machine import disk_cache
 
-    kernels, size = cache.clear() if clear else cache.size()
-    print(f"folder   {cache.folder()}")
+    kernels, size = disk_cache.clear() if clear else disk_cache.size()
+    print(f"folder   {disk_cache.folder()}")
     print(f"{'deleted' if clear else 'kernels'}  {kernels}")
     print(f"{'freed' if clear else 'size'}{'':<{4 if clear else 5}}{size / 1e6:.2f} MB")

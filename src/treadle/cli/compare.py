@@ -60,7 +60,8 @@ def compare(
 ) -> None:
     """Train as many parameters under each wiring, for as many steps, and say who learns fastest."""
     start = start_of_process()
-    from treadle import WIRINGS, __version__, modelfile
+    from treadle import WIRINGS, __version__
+    from treadle.files import model_file
     from treadle.recipes.compare import Workers, as_json, available_cores, best, make_plan, standings
     from treadle.training import CELLS, read_text, standard_library
     from treadle.training.fit import ROWS
@@ -108,7 +109,7 @@ def compare(
             raise typer.Exit(2)
         winner, winning_seed = best(table, plan)
         model = outcome.model(winner, winning_seed)
-        modelfile.save(save, model)
+        model_file.save(save, model)
         sample, step_seconds = write_sample(model, winning_seed)
         name = label(table[0], len(cells))
         out.print(f"\n{name} (seed {winning_seed}) is saved as {save} and writes, one step at a time:\n")

@@ -64,7 +64,7 @@ def decode(
 
 def learn_network(path: Path, model: Path | None, rounds: int, seed: int, compiled: bool) -> None:
     """Learn from simulated users; what was learned is kept if interrupted."""
-    from treadle import modelfile
+    from treadle.files import model_file
     from treadle.recipes.decode import load_network
     from treadle.recipes.decode.learning import learn_users, new_network
 
@@ -76,7 +76,7 @@ def learn_network(path: Path, model: Path | None, rounds: int, seed: int, compil
             progress.update(task, advance=1, description=f"learning, right {right:.2f}")
             if interrupted():
                 break
-    modelfile.save(path, network, notes={"rounds": number, "seed": seed})
+    model_file.save(path, network, notes={"rounds": number, "seed": seed})
     print(f"{path}: after {number} rounds, {right:.0%} of all presses of the last one were decoded rightly")
     if interrupted():
         raise typer.Exit(130)

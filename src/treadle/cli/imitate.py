@@ -40,7 +40,7 @@ def imitate(
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="Of tapes, start and noise.")] = 0,
 ) -> None:
     """Learn a machine from traces of readings and actions, never its state; then run free, beside the machine."""
-    from treadle import modelfile
+    from treadle.files import model_file
     from treadle.recipes.imitate import (
         RandomTapes,
         Settings,
@@ -63,7 +63,7 @@ def imitate(
     err = console(sys.stderr)
     with noticing_interrupts() as interrupted:
         if model is not None:
-            loop = check_imitates(modelfile.load(model), box, str(model))
+            loop = check_imitates(model_file.load(model), box, str(model))
         else:
             seen = demonstrations(box, settings)
             length = sum(len(trace.readings) for trace in seen)
@@ -75,7 +75,7 @@ def imitate(
             train(learn(loop, seen, settings, interrupted), steps)
         loop.eval()
         if output is not None:
-            modelfile.save(output, loop, notes={"machine": box.name})
+            model_file.save(output, loop, notes={"machine": box.name})
         if tests and not interrupted():
             verdict = judge(loop, box, watched(exam.tapes(tests), tests), interrupted)
             print(

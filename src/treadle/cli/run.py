@@ -29,7 +29,7 @@ def run(
 
     With DATA: what the network predicts from it, as CSV, in the units of the data.
     """
-    from treadle import modelfile
+    from treadle.files import model_file
     from treadle.recipes.generate import generate, printable
     from treadle.training import Fitted, require_language_model
     from treadle.training.predict import check_readable, predictions
@@ -40,7 +40,7 @@ def run(
         check_readable(data, fitted)
         csv.writer(sys.stdout).writerows(predictions(fitted, data, series_id))
         return
-    network = require_language_model(modelfile.load(model), str(model))
+    network = require_language_model(model_file.load(model), str(model))
     # A terminal gets text: half a character would show as rubbish, and control characters can do harm.
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace") if sys.stdout.isatty() else None
 

@@ -17,7 +17,8 @@ def show(
     explain: Annotated[bool, typer.Option("--explain", help="Print what the compiler does with it.")] = False,
 ) -> None:
     """Draw how the layers of a network connect: folded into one step, and unrolled over several; or explain it."""
-    from treadle import WIRINGS, modelfile
+    from treadle import WIRINGS
+    from treadle.files import model_file
 
     if output is None and not explain:
         raise typer.BadParameter("pass '--output' FILE for a picture, or '--explain'")
@@ -28,7 +29,7 @@ def show(
         raise typer.BadParameter(
             f"there is neither a file nor a wiring {model!r}; the wirings are {', '.join(WIRINGS)}"
         )
-    network = modelfile.load(model) if Path(model).exists() else three_layers(model)
+    network = model_file.load(model) if Path(model).exists() else three_layers(model)
     try:
         if output is not None:
             from treadle.show.wiring import draw_wiring
@@ -51,7 +52,7 @@ def three_layers(wiring: str) -> Any:
 def explained(network: Any) -> Any:
     """What the compiler does with a network."""
     from treadle import Recurrent
-    from treadle.explanation import explain
+    from treadle.insight.explanation import explain
 
     over_time = hasattr(network, "recurrent") or isinstance(network, Recurrent)
     return explain(network if over_time else Recurrent(network))

@@ -9,7 +9,7 @@ from treadle.control.session import LoopSession
 from treadle.control.spaces import Continuous, Discrete, Space
 from treadle.errors import ShapeError
 from treadle.protocol import State
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.state import shape
 from treadle.wiring import Graph
 from treadle.wiring.sizes import is_cell, output_size

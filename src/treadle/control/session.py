@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from treadle.errors import ShapeError
-from treadle.session import Session
+from treadle.running.session import Session
 
 __all__ = ["Acted", "Environment", "LoopSession"]
 

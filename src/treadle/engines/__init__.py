@@ -171,11 +171,11 @@ def live_step(recurrent: Any, batch_size: int, state: Any, bfloat16: bool) -> An
         if reason is None:
             try:
                 found = network.network_of(cell, x, state)
-                from treadle.engines.cpu import live  # LLVM is loaded when it is needed
+                from treadle.engines.cpu.plan import live_step  # LLVM is loaded when it is needed
 
-                reason = live.reason_against(found)
+                reason = live_step.reason_against(found)
                 if reason is None:
-                    return live.LiveStep(found, batch_size, bfloat16)
+                    return live_step.LiveStep(found, batch_size, bfloat16)
             except TraceError as error:
                 reason = str(error)
     if recurrent.engine == "cpu":

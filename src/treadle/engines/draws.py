@@ -41,20 +41,20 @@ def masks(shares: Sequence[float], sizes: Sequence[int], steps: int, dtype: torc
 
 
 def _drawn(shares: Sequence[float], sizes: Sequence[int], steps: int, generator: torch.Generator) -> list[Tensor]:
-    from treadle.engines.cpu import twister  # LLVM is loaded when it is needed
+    from treadle.engines.cpu.routines import mersenne_twister  # LLVM is loaded when it is needed
 
     state = generator.get_state()
     numbers = state.numpy()
     # The state begins with the seed, how many words are left, whether it was seeded, which is next, and the words.
     left, following = numbers[8:12].view(np.int32), numbers[16:24].view(np.uint64)
-    words = numbers[24 : 24 + 8 * twister.WORDS].view(np.uint64)
+    words = numbers[24 : 24 + 8 * mersenne_twister.WORDS].view(np.uint64)
     before = torch.from_numpy(words.astype(np.uint32).view(np.int32))
-    position = twister.WORDS if left[0] == 1 else int(following[0])
+    position = mersenne_twister.WORDS if left[0] == 1 else int(following[0])
     # The share is compared as the float32 that it is in a tensor.
     limits = [math.ceil(float(np.float32(share)) * (1 << _BITS)) for share in shares]
-    drawn, after, position = twister.draw(before, position, list(zip(limits, sizes, strict=True)), steps)
+    drawn, after, position = mersenne_twister.draw(before, position, list(zip(limits, sizes, strict=True)), steps)
     words[:] = after.numpy().view(np.uint32)
-    following[0], left[0] = position, twister.WORDS + 1 - position
+    following[0], left[0] = position, mersenne_twister.WORDS + 1 - position
     generator.set_state(state)
     return drawn
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from treadle.errors import ModelFileError, ShapeError
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 
 
 class Written(NamedTuple):

@@ -5,8 +5,8 @@ reads in both directions, ``attention.py`` looks back at what the encoder gave. 
 what it says itself.
 """
 
+from treadle.running.bidirectional import Bidirectional
 from treadle.seq2seq.attention import Attention, AttentionState
-from treadle.seq2seq.bidirectional import Bidirectional
 from treadle.seq2seq.bridge import Bridge
 from treadle.seq2seq.decoding import DecodingSession, Hypotheses
 from treadle.seq2seq.encoder_decoder import Encoded, EncoderDecoder

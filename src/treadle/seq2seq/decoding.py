@@ -8,7 +8,7 @@ from torch import Tensor
 
 from treadle import state as states
 from treadle.errors import ShapeError, StateError
-from treadle.session import Session
+from treadle.running.session import Session
 
 if TYPE_CHECKING:
     from treadle.seq2seq.encoder_decoder import EncoderDecoder

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from treadle import state as states
 from treadle.errors import ShapeError
 from treadle.protocol import State
+from treadle.running.bidirectional import Bidirectional, over_time
 from treadle.seq2seq.attention import Attention
-from treadle.seq2seq.bidirectional import Bidirectional, over_time
 from treadle.seq2seq.bridge import Bridge
 from treadle.seq2seq.decoding import DecodingSession, Hypotheses, beam_search, greedy
 from treadle.wiring.sizes import is_cell

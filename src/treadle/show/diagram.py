@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.wiring import Graph
 from treadle.wiring.graph import Delayed, Read, StateField, Sum
 from treadle.wiring.sizes import Size, as_size, is_cell, words

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from treadle.atomic import replacing
+from treadle.files.atomic import replacing
 
 SUFFIXES = (".svg", ".png")
 

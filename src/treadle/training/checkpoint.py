@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from treadle.description import describe, tensors_of
 from treadle.errors import ModelFileError
-from treadle.modelfile import read, write_in_place
+from treadle.files.description import describe, tensors_of
+from treadle.files.model_file import read, write_in_place
 from treadle.state import shape
 
 __all__ = ["load_checkpoint", "previous_checkpoint", "save_checkpoint"]

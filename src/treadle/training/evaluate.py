@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.training.loss import total_loss
 
 ROWS, STEPS = 64, 4096

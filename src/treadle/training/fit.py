@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.training.loop import train
 from treadle.training.text import Text
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from treadle import modelfile
 from treadle.errors import DataError, ModelFileError
-from treadle.recurrent import Recurrent
+from treadle.files import model_file
+from treadle.running.recurrent import Recurrent
 from treadle.training.evaluate import outputs_of
 from treadle.training.scaling import Scaling, fill_previous
 
@@ -151,7 +151,7 @@ class Fitted:
             "horizon": self.horizon,
             "window": self.window,
         }
-        modelfile.save(path, self.model, {"fitted": values})
+        model_file.save(path, self.model, {"fitted": values})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], cells: Iterable[type] = ()) -> "Fitted":
@@ -161,7 +161,7 @@ class Fitted:
             ModelFileError: the file is damaged, or holds a network without what its numbers mean.
             OSError: the file cannot be read.
         """
-        model, notes = modelfile.load(path, cells), modelfile.read_notes(path)
+        model, notes = model_file.load(path, cells), model_file.read_notes(path)
         if "fitted" not in notes or not isinstance(model, Recurrent):
             raise ModelFileError(
                 f"{path} does not say what the numbers of its network mean: make one with 'treadle fit DATA -o MODEL'"

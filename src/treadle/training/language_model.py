@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from treadle.errors import ModelFileError
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.training.network import layers_of, nearest_hidden_size
 from treadle.wiring import Graph
 

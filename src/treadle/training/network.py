@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from treadle import cells
 from treadle.errors import ShapeError
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.wiring import WIRINGS, Graph, Stack, sum_of
 from treadle.wiring.named import layer_input_size
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from treadle import modelfile
 from treadle.errors import DataError, ModelFileError
+from treadle.files import model_file
 from treadle.training.early_stopping import EarlyStopping
 from treadle.training.fitted import Fitted
 from treadle.training.language_model import require_language_model
@@ -125,7 +125,7 @@ class Run:
         options["rows"] = settings.option("rows")
         model = start = None
         if settings.resume is not None and kind == "text":
-            model = require_language_model(modelfile.load(settings.resume), settings.resume)
+            model = require_language_model(model_file.load(settings.resume), settings.resume)
         elif settings.resume is not None:
             start = load_to_go_on(settings.resume, kind)
             model = start.model

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from treadle.data.ts_file import read_ts
 from treadle.errors import DataError
 from treadle.training.table import Table
-from treadle.training.ts_file import read_ts
 
 IGNORED = -100
 """The label of a step that has none: `torch.nn.functional.cross_entropy` leaves it out by itself."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from treadle.errors import DataError
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.training.batches import Epochs
 from treadle.training.evaluate import mean_loss
 from treadle.training.fitted import Fitted

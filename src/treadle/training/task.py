@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.training.network import nearest_hidden_size
 
 MOST_STEPS = 500

@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from treadle import modelfile
-from treadle.recurrent import Recurrent
+from treadle.files import model_file
+from treadle.running.recurrent import Recurrent
 from treadle.training.fit import ROWS, bits_per_byte, start_from_frequencies
 from treadle.training.language_model import language_model, match_hidden_size
 from treadle.training.task import Design, Habits, Verdict
@@ -55,7 +55,7 @@ class TextTask:
 
     def save(self, path: Any, model: Recurrent) -> None:
         """Write the network to a model file."""
-        modelfile.save(path, model)
+        model_file.save(path, model)
 
     def truth(self, model: Recurrent) -> None:
         """There is nothing to draw."""

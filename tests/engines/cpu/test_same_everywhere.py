@@ -11,10 +11,10 @@ SCRIPT = """
 import hashlib, json, sys, torch
 from tests.registry import CELLS, build, sequence, random_state
 from treadle.engines import network
-from treadle.engines.cpu.emit import emit
-from treadle.engines.cpu.live import whole_step
-from treadle.engines.cpu.section import CompiledSection, why_not
-from treadle.engines.cpu.target import host
+from treadle.engines.cpu.write.emit import emit
+from treadle.engines.cpu.plan.live_step import whole_step
+from treadle.engines.cpu.plan.section import CompiledSection, why_not
+from treadle.engines.cpu.machine.target import host
 
 garbage = [object() for _ in range(int(sys.argv[1]))]  # so that nothing lies where it lay
 found = {}

@@ -17,7 +17,7 @@ __all__ = ["take", "take_bfloat16"]
 
 def take(section: Section, bfloat16: bool = False) -> Any:
     """The compiled form of a section, or the reason why there is none."""
-    from treadle.engines.cpu.section import CompiledSection, why_not  # LLVM is loaded when it is needed
+    from treadle.engines.cpu.plan.section import CompiledSection, why_not  # LLVM is loaded when it is needed
 
     reason = why_not(section)
     return CompiledSection(section, bfloat16) if reason is None else reason

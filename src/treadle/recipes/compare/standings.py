@@ -11,7 +11,7 @@ import torch
 
 from treadle.recipes.compare.plan import Contender, Plan
 from treadle.recipes.compare.race import Evaluated
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.training.language_model import language_model
 from treadle.training.text import Text
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from treadle import modelfile
 from treadle.adapt import Online
 from treadle.errors import DataError, ModelFileError
+from treadle.files import model_file
 from treadle.recipes.decode.memory import EvidenceCell
 from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.state import map_state
 
 __all__ = ["Decoder", "KeyDecoder", "load_network", "outcome_loss"]
@@ -257,7 +257,7 @@ def load_network(path: str | os.PathLike[str] | None = None) -> Recurrent:
         OSError: it cannot be read.
     """
     path = OWN if path is None else path
-    network = modelfile.load(path, cells=[EvidenceCell])
+    network = model_file.load(path, cells=[EvidenceCell])
     cell = getattr(network, "cell", None)
     if not isinstance(network, Recurrent) or not isinstance(cell, EvidenceCell):
         raise ModelFileError(f"{path} holds no network that decodes keys: make one with 'treadle decode --learn'")

@@ -17,7 +17,7 @@ from treadle.recipes.decode.decoder import outcome_loss
 from treadle.recipes.decode.memory import EvidenceCell
 from treadle.recipes.decode.user import Press, UserModel
 from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT, World
-from treadle.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent
 from treadle.state import detach
 from treadle.training.optimiser import warm_up_and_cosine
 

@@ -84,7 +84,7 @@ def write_study(path: str | os.PathLike[str], study: Study) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from treadle.atomic import replacing
+    from treadle.files.atomic import replacing
 
     text = json.dumps(
         {

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle import modelfile
 from treadle.errors import DataError, ModelFileError, ShapeError
+from treadle.files import model_file
 from treadle.recipes.segment.clicks import Click, add_click, check_click, no_clicks
 from treadle.recipes.segment.images import fitting_size, resize_image
 from treadle.recipes.segment.network import ClickFCN
@@ -78,7 +78,7 @@ class Segmenter:
         Raises:
             OSError: the file cannot be written.
         """
-        modelfile.save(path, self.model, {"segmenter": {"size": self.size, "learned_at": self.learned_at, **notes}})
+        model_file.save(path, self.model, {"segmenter": {"size": self.size, "learned_at": self.learned_at, **notes}})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Segmenter":
@@ -88,12 +88,12 @@ class Segmenter:
             ModelFileError: the file is damaged, or holds something else.
             OSError: the file cannot be read.
         """
-        notes = modelfile.read_notes(path)
+        notes = model_file.read_notes(path)
         if "segmenter" not in notes:
             raise ModelFileError(
                 f"{path} holds no network that segments by clicks: make one with 'treadle segment fit DATA -o MODEL'"
             )
-        model = modelfile.load(path, cells=NETWORKS)
+        model = model_file.load(path, cells=NETWORKS)
         try:
             if not isinstance(model, NETWORKS):
                 raise ValueError(f"a {type(model).__name__}")

@@ -130,7 +130,7 @@ def split(pairs: Sequence[Pair], share: float, seed: int = 0) -> tuple[list[Pair
 
 def write_pairs(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None:
     """Write a file of pairs, beside its place, then rename it."""
-    from treadle.atomic import replacing
+    from treadle.files.atomic import replacing
 
     with replacing(path) as beside:
         beside.write_text("".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8")

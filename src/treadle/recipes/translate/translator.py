@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from treadle import modelfile
 from treadle.errors import ModelFileError, ShapeError
+from treadle.files import model_file
 from treadle.recipes.translate.pairs import Pair
 from treadle.recipes.translate.vocabulary import END, START, UNITS, Vocabulary
 from treadle.seq2seq import EncoderDecoder
@@ -140,7 +140,7 @@ class Translator:
             "longest": self.longest,
             "ratio": self.ratio,
         }
-        modelfile.save(path, self.model, {"translator": values})
+        model_file.save(path, self.model, {"translator": values})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Translator":
@@ -150,7 +150,7 @@ class Translator:
             ModelFileError: the file is damaged, or holds something else.
             OSError: the file cannot be read.
         """
-        notes, model = modelfile.read_notes(path), modelfile.load(path)
+        notes, model = model_file.read_notes(path), model_file.load(path)
         if "translator" not in notes or not isinstance(model, EncoderDecoder):
             raise ModelFileError(
                 f"{path} holds no network that translates: make one with 'treadle translate PAIRS.tsv -o MODEL'"

@@ -1,0 +1,1 @@
+"""The readers of tables and files that all commands share."""

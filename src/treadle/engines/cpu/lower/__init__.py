@@ -1,0 +1,1 @@
+"""A section of a plan becomes loop nests."""

@@ -1,0 +1,182 @@
+"""From LLVM IR to the address of machine code: optimise, make object code (or find it in the cache), load.
+
+LLVM's ORC loads the objects, with JITLink: it links a cached object in a fraction of a millisecond without compiling
+anything. Code and constants of one object lie in one block of memory, so the small code model is safe, and it is the
+fast one: a constant is an operand, not an address in a register. Code that is loaded stays until the process ends,
+because nobody can know who still holds an address.
+"""
+
+import ctypes
+import functools
+import hashlib
+import itertools
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from treadle.compiler import program
+from treadle.engines.cpu.machine import disk_cache
+from treadle.engines.cpu.machine.target import Target, host
+from treadle.errors import EngineError
+
+__all__ = ["Library", "compile", "recall"]
+
+LEVEL = 2
+"""How hard LLVM tries. At 3 it takes longer, and nothing is gained where vectors and blocks are explicit."""
+
+# What LLVM may call for loops and stores that fill or copy memory; memmove does all that memcpy does.
+RUNTIME = {"memset": ctypes.memset, "memcpy": ctypes.memmove, "memmove": ctypes.memmove}
+
+DEFINITION = re.compile(r'^define (?!internal |private )[^@\n]*@"?([^"(\n]+)"?\(', re.MULTILINE)
+
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
+
+_lock = threading.RLock()
+_libraries: dict[str, "Library"] = {}
+_linker: llvm.LLJIT | None = None
+_numbers = itertools.count()  # ORC wants a new name for each library
+
+if hasattr(os, "register_at_fork"):
+    # A child that is forked while another thread compiles would wait for ever, for LLVM's locks and this one.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+class Library:
+    """Machine code in memory."""
+
+    def __init__(self, tracker: llvm.orcjit.ResourceTracker, names: list[str]):
+        self._tracker = tracker
+        self._addresses = {name: tracker[name] for name in names}
+
+    def address(self, name: str) -> int:
+        """Where the function of that name begins: what ``ctypes.CFUNCTYPE(...)`` takes.
+
+        Raises:
+            EngineError: the IR defined no such function.
+        """
+        if name not in self._addresses:
+            raise EngineError(f"the code has no function {name!r}, it defines {', '.join(self._addresses)}")
+        return self._addresses[name]
+
+
+def compile(ir_text: str, target: Target | None = None) -> Library:
+    """The machine code of a module of LLVM IR: compiled once on a machine, loaded once in a process.
+
+    Functions may call each other and LLVM's intrinsics, nothing else. Safe to call from several threads.
+
+    Args:
+        ir_text: the module, such as ``str(llvmlite.ir.Module)``; its triple and data layout are set here.
+        target: what to compile for, `host` unless given; this machine must be able to run it.
+
+    Raises:
+        EngineError: LLVM refuses the text, or cannot load the code.
+    """
+    return _library(_key(ir_text, target or host()), DEFINITION.findall(ir_text), lambda: ir_text, target or host())
+
+
+def recall(description: str, names: Sequence[str], write: Callable[[], str], target: Target) -> Library:
+    """The same for a text that takes long to write, and is written only where its code is not yet known.
+
+    Args:
+        description: what the text follows from, together with the sources of this engine and of programs.
+        names: the functions that it defines.
+        write: gives the text.
+        target: what to compile for.
+
+    Raises:
+        EngineError: LLVM refuses the text, or cannot load the code.
+    """
+    sources = _sources()
+    if sources is None:
+        return compile(write(), target)
+    return _library(_key(f"{sources}\0{description}", target), list(names), write, target)
+
+
+@functools.cache
+def _sources() -> str | None:
+    """A checksum of the files that decide what is written, or None where they cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        for path in (*sorted(Path(__file__).parents[1].rglob("*.py")), Path(program.__file__)):
+            digest.update(path.read_bytes())
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _library(key: str, names: list[str], write: Callable[[], str], target: Target) -> Library:
+    library = _libraries.get(key)
+    if library is None:
+        with _lock:
+            library = _libraries.get(key)
+            if library is None:
+                code = disk_cache.read(key)
+                if code is None:
+                    code = _object_code(write(), target)
+                    disk_cache.write(key, code)
+                library = _libraries[key] = _load(code, names)
+    return library
+
+
+def _key(ir_text: str, target: Target) -> str:
+    """What the object code depends on, in one word."""
+    parts = (
+        ir_text,
+        target.triple,
+        target.cpu,
+        target.features,
+        f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}, O{LEVEL}",
+    )
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _object_code(ir_text: str, target: Target) -> bytes:
+    machine = llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=LEVEL, reloc="pic", codemodel="small", jit=True
+    )
+    tuning = llvm.create_pipeline_tuning_options(speed_level=LEVEL)
+    # The generators write vectors and as many sums as there are registers; more of a loop's body only takes time.
+    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_interleaving = tuning.loop_unrolling = False
+    try:
+        # A context of its own goes with its types and constants; the global one would grow with each module.
+        with llvm.create_context() as context, llvm.parse_assembly(ir_text, context) as module:
+            module.triple = target.triple
+            module.data_layout = str(machine.target_data)
+            module.verify()
+            builder = llvm.create_pass_builder(machine, tuning)
+            builder.getModulePassManager().run(module, builder)
+            return machine.emit_object(module)
+    except RuntimeError as error:
+        raise EngineError(f"LLVM refuses the code that was generated, a bug of treadle: {_one_line(error)}") from error
+
+
+def _load(code: bytes, names: list[str]) -> Library:
+    global _linker
+    if _linker is None:
+        # LLVM's older linker puts each section where there is room, and code cannot reach its constants over 2 GB:
+        # beside large maps, such as Ray's, it then ends the process. On Windows JITLink is not complete.
+        _linker = llvm.create_lljit_compiler(
+            use_jit_link=sys.platform != "win32"
+        )  # prints the names of missing symbols, which its errors leave out
+    builder = llvm.JITLibraryBuilder().add_object_img(code)
+    for name, function in RUNTIME.items():
+        address = ctypes.cast(function, ctypes.c_void_p).value
+        assert address is not None
+        builder.import_symbol(name, address)
+    for name in names:
+        builder.export_symbol(name)
+    try:
+        return Library(builder.link(_linker, f"treadle {next(_numbers)}"), names)
+    except RuntimeError as error:
+        raise EngineError(f"LLVM cannot load the code that it made: {_one_line(error)}") from error
+
+
+def _one_line(error: RuntimeError) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""What one call of a network does, written down once."""

@@ -1,0 +1,1 @@
+"""Loop nests become LLVM's intermediate language."""

@@ -1,0 +1,1 @@
+"""What is on disk: models, states, and how files are written so that none is ever half there. No file runs code."""

@@ -1,0 +1,237 @@
+"""A whole network in one file: safetensors, with the description of the network in the metadata. No code, no pickle."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from treadle.errors import ModelFileError
+from treadle.files.atomic import replacing
+from treadle.files.description import build, describe, tensors_of
+
+__all__ = ["fingerprint", "load", "read_notes", "save"]
+
+FORMAT = 1
+"""Grows whenever files change in a way that an older treadle would misread."""
+
+
+def save(path: str | os.PathLike[str], model: nn.Module, notes: Mapping[str, Any] | None = None) -> None:
+    """Write a network to one ``.safetensors`` file: its weights, and how it is wired.
+
+    The file is written beside its place and then renamed, so that there is never half a file.
+
+    Args:
+        path: where to.
+        model: a cell, `Stack`, `Graph`, `Recurrent` or a drop-in. Cells of your own need to keep the arguments of their
+            ``__init__`` in attributes of the same names.
+        notes: what else is to be known of it, such as units of its inputs, as JSON has it; `read_notes` gives it back.
+
+    Raises:
+        ModelFileError: the network holds something that cannot be described.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile, os, torch, treadle as td
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+        >>> rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 5), td.GRUCell(8, 5)], wiring="skip"))
+        >>> td.save(path, rnn)
+        >>> again = td.load(path)
+        >>> xs = torch.randn(2, 7, 3)
+        >>> torch.equal(rnn(xs)[0], again(xs)[0])
+        True
+    """
+    description, tensors = describe(model), tensors_of(model)
+    metadata = {
+        "format": "treadle model",
+        "network": description,
+        "training": str(model.training),
+        "tied": json.dumps(_tied(model)),
+        "frozen": json.dumps([name for name, parameter in model.named_parameters() if not parameter.requires_grad]),
+    }
+    if notes is not None:
+        metadata["notes"] = json.dumps(notes)
+    write(path, tensors, metadata)
+
+
+def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What was noted in a model file beside the network; nothing if nothing was.
+
+    Raises:
+        ModelFileError: the file is not a model file, is damaged, or was made by a newer treadle.
+        OSError: the file cannot be read.
+
+    Example:
+        >>> import treadle as td
+        >>> td.save("noted.safetensors", td.GRUCell(2, 3), notes={"unit": "degrees"})
+        >>> td.modelfile.read_notes("noted.safetensors")
+        {'unit': 'degrees'}
+    """
+    _, metadata = read(path, "treadle model")
+    try:
+        notes = json.loads(metadata.get("notes", "{}"))
+    except ValueError:
+        notes = None
+    if not isinstance(notes, dict):
+        raise ModelFileError(f"{path} is damaged: its notes cannot be read")
+    return notes
+
+
+def load(path: str | os.PathLike[str], cells: Iterable[type] = ()) -> Any:
+    """Read a network that `save` wrote. Nothing that the file names is imported or run.
+
+    Args:
+        path: the file.
+        cells: classes of your own that the network uses: ``td.load(path, cells=[MyCell])``.
+
+    Returns:
+        The network, on the CPU, in the mode (training or evaluation) in which it was saved.
+
+    Raises:
+        ModelFileError: the file is not a model file, is truncated or changed, was made by a newer treadle, or needs a
+            class that was not passed.
+        OSError: the file cannot be read.
+    """
+    tensors, metadata = read(path, "treadle model")
+    description = metadata.get("network", "")
+    cells = tuple(cells)
+    with torch.random.fork_rng(devices=[]):
+        # First without memory: a file that claims sizes which its weights do not have must not make us allocate them.
+        try:
+            with torch.device("meta"):
+                _check_shapes(path, build(description, cells), tensors)
+        except ModelFileError:
+            if not cells:
+                raise  # a class of the caller's own may just not work on "meta"
+        model = build(description, cells)
+        _check_shapes(path, model, tensors)
+    model.load_state_dict(tensors, assign=True)
+    _tie_and_freeze(path, model, metadata)
+    return model.train(metadata.get("training") == "True")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of how a network is wired and of all its weights: equal for equal networks, wherever they are.
+
+    Example:
+        >>> import copy, treadle as td
+        >>> cell = td.GRUCell(2, 3)
+        >>> td.fingerprint(cell) == td.fingerprint(copy.deepcopy(cell))
+        True
+    """
+    try:
+        description = describe(model)
+    except ModelFileError:
+        description = repr(model)  # of a network that no file can hold, its print-out has to do
+    return checksum(description, tensors_of(model))
+
+
+def checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over a description and named tensors, with names, types and shapes."""
+    digest = hashlib.sha256(description.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file with a checksum over all of it, beside its place, then rename it."""
+    with replacing(path) as beside:
+        write_in_place(beside, tensors, metadata)
+
+
+def write_in_place(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file with a checksum over all of it, to a place where nothing is lost if this fails."""
+    metadata = metadata | {"version": str(FORMAT)}
+    metadata["checksum"] = checksum(json.dumps(metadata, sort_keys=True), tensors)
+    try:
+        safetensors.torch.save_file(dict(tensors), path, metadata)
+    except safetensors.SafetensorError as error:  # what the operating system had to say, reworded
+        raise OSError(f"{path} cannot be written: {error}") from None
+
+
+def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and metadata of one of treadle's files.
+
+    Raises:
+        ModelFileError: it is none, or not of this kind, or truncated, changed, or newer than this treadle.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb"):
+        pass  # raises what the operating system has to say, which safetensors rewords
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, RuntimeError, MemoryError) as error:
+        raise ModelFileError(
+            f"{path} is not a whole safetensors file: it is truncated, damaged or something else ({error})"
+        ) from None
+    if metadata.get("format") != kind:
+        found = metadata.get("format", "another program's safetensors file")
+        raise ModelFileError(f"{path} is not a {kind} file but {found:.80}")
+    version = metadata.get("version", "")
+    if not version.isdecimal() or len(version) > 9:
+        raise ModelFileError(f"{path} is damaged: it does not say which version of the format it is")
+    if int(version) > FORMAT:
+        raise ModelFileError(
+            f"{path} has format {version}, but this treadle reads up to {FORMAT}: upgrade treadle to read it"
+        )
+    said = metadata.pop("checksum", None)
+    if said != checksum(json.dumps(metadata, sort_keys=True), tensors):
+        raise ModelFileError(f"{path} is damaged or was changed since it was saved: its checksum does not fit")
+    return tensors, metadata
+
+
+def _check_shapes(path: str | os.PathLike[str], model: Any, tensors: Mapping[str, Tensor]) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelFileError(f"{path} does not hold a network")
+
+    def kinds(found: Mapping[str, Tensor]) -> dict[str, str]:
+        return {
+            name: f"{'floats' if tensor.is_floating_point() else 'whole numbers'} {list(tensor.shape)}"
+            for name, tensor in found.items()
+        }
+
+    wanted, given = kinds(model.state_dict()), kinds(tensors)
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise ModelFileError(
+                f"{path} does not fit together: its network needs {name} as {wanted.get(name, 'nothing')},"
+                " but its weights"
+                f" have {given.get(name, 'nothing')}"
+            )
+
+
+def _tied(model: nn.Module) -> list[list[str]]:
+    """The names of parameters that are one and the same, group by group."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _tie_and_freeze(path: str | os.PathLike[str], model: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Make parameters one again that were one when they were saved, and let those rest that rested."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    try:
+        tied, frozen = json.loads(metadata["tied"]), json.loads(metadata["frozen"])
+        for first, *others in tied:
+            for name in others:
+                if parameters[name].shape != parameters[first].shape:
+                    raise ValueError(name)
+                owner, _, attribute = name.rpartition(".")
+                setattr(model.get_submodule(owner), attribute, parameters[first])
+        for name in frozen:
+            parameters[name].requires_grad_(False)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ModelFileError(
+            f"{path} is damaged: what it says of shared or frozen weights does not fit ({error})"
+        ) from None

@@ -1,0 +1,1 @@
+"""Time, applied from outside: over sequences, live, in both directions, in place of torch.nn's modules."""

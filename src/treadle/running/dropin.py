@@ -1,0 +1,603 @@
+"""`torch.nn`'s LSTM, GRU and RNN, to be replaced by changing one import: the same, and rewirable.
+
+They *are* `torch.nn`'s modules, with the same parameters, so whatever takes those takes these. The work is done by
+`treadle.Recurrent`, whose compiled engine is the faster one, or handed to PyTorch's fused kernels where those are: for
+a few steps alone, in both directions, on other devices.
+"""
+
+import copy
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level
+from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from treadle import state as states
+from treadle.cells import GRUCell, LSTMCell, RNNCell
+from treadle.engines import choose
+from treadle.errors import EngineError, ShapeError, StateError
+from treadle.gradients import FullBPTT, GradientMethod
+from treadle.running.recurrent import Recurrent
+from treadle.running.session import Session
+from treadle.wiring import WIRINGS, Stack
+from treadle.wiring.named import layer_input_size
+
+__all__ = ["GRU", "LSTM", "RNN"]
+
+# The layers of each drop-in as a Recurrent, while its weights are the same tensors. Not kept in the module, which is
+# copied and pickled.
+_made: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Recurrent]]" = weakref.WeakKeyDictionary()
+
+_SHORT = 8
+"""Below so many steps PyTorch's kernels are faster: ours take a moment to begin."""
+
+
+class _DropIn(nn.RNNBase):
+    """What the three drop-ins share: when the fused kernels can work, and how the layers become a `Recurrent`."""
+
+    _cell: Any
+
+    def _start(self, args: Any, kwargs: Any, wiring: str, cell: Any, gradient: Any, engine: str) -> None:
+        # PyTorch's own __init__ comes next in the order of bases. It is not called by its name, because torch.nn.LSTM
+        # may be one of us by now, where somebody put the drop-ins into torch.nn.
+        if cell is None:
+            super().__init__(*args, **kwargs)
+            self._set_up(wiring, None, gradient, engine)
+        else:
+            device, dtype = kwargs.pop("device", None), kwargs.pop("dtype", None)
+            super().__init__(*args, **kwargs, device="meta")  # its checks are wanted; weights cost nothing on "meta"
+            self._set_up(wiring, cell, gradient, engine)
+            self._place_cells(cell, device, dtype)
+
+    def _set_up(self, wiring: str, cell: Any, gradient: Any, engine: str) -> None:
+        """Check treadle's own options, and give layers what they read under another wiring."""
+        if wiring not in WIRINGS:
+            raise ValueError(f"there is no wiring {wiring!r}: choose one of {', '.join(WIRINGS)}")
+        if self.bidirectional and wiring != "stack":
+            raise ValueError(
+                f"wiring {wiring!r} connects layers within a step, but a bidirectional layer needs the whole"
+                " sequence before the"
+                " next layer starts: choose one of the two"
+            )
+        if cell is not None and self.proj_size:
+            raise ValueError(f"proj_size belongs to the classic LSTM: leave it out, or make it part of {cell!r}")
+        if cell is not None and (not self.bias or getattr(self, "nonlinearity", "tanh") != "tanh"):
+            raise ValueError(
+                f"bias and nonlinearity belong to the classic cells: leave them out, or make them part of {cell!r}"
+            )
+        choose(engine)
+        self.wiring, self.cell, self.engine = wiring, cell, engine
+        self.gradient = FullBPTT() if gradient is None else gradient
+        if not isinstance(self.gradient, GradientMethod):
+            raise TypeError(f"gradient is a method such as td.FullBPTT(), but is {gradient!r:.60}")
+        if cell is None:
+            self._widen()
+
+    def _widen(self) -> None:
+        bound = self.hidden_size**-0.5
+        for layer in range(self.num_layers):
+            name = f"weight_ih_l{layer}"
+            weight, width = getattr(self, name), self._reads(layer)
+            if weight.shape[1] != width:
+                setattr(self, name, nn.Parameter(weight.new_empty(weight.shape[0], width).uniform_(-bound, bound)))
+        self._init_flat_weights()
+
+    def _place_cells(self, cell: Any, device: Any, dtype: Any) -> None:
+        """Put cells of another class in the place of the flat weights."""
+        for name in self._flat_weights_names:
+            delattr(self, name)
+        self._flat_weights_names, self._flat_weights, self._all_weights, self._flat_weight_refs = [], [], [], []
+        made = []
+        for layer in range(self.num_layers):
+            for _ in range(2 if self.bidirectional else 1):
+                one = cell(self._reads(layer), self.hidden_size)
+                if not isinstance(one, nn.Module) or not callable(getattr(one, "initial_state", None)):
+                    raise TypeError(
+                        f"cell= is a class of cells, called as cell(input_size, hidden_size), but is {cell!r:.60}"
+                    )
+                made.append(one.to(device=device, dtype=dtype))
+        self.layers = nn.ModuleList(made)
+
+    def _reads(self, layer: int) -> int:
+        size = (self.proj_size or self.hidden_size) * (2 if self.bidirectional else 1)
+        return layer_input_size(self.wiring, layer, self.input_size, [size] * self.num_layers)
+
+    def _cells(self) -> list[Any]:
+        """The cells, layer by layer, both directions of a layer together; classic ones made around our own weights."""
+        if self.cell is not None:
+            return list(self.layers)
+        suffixes = ("", "_reverse") if self.bidirectional else ("",)
+        return [self._classic(f"l{layer}{suffix}") for layer in range(self.num_layers) for suffix in suffixes]
+
+    def _classic(self, suffix: str) -> Any:
+        width = getattr(self, f"weight_ih_{suffix}").shape[1]
+        cell = self._cell(width, self.hidden_size, self.bias, **self._cell_options(), device="meta")
+        for name in list(cell._parameters):
+            if cell._parameters.pop(name) is not None:
+                # Set, not copied: the cell computes with our parameter, or with the tensor that stands in for it
+                # (weight norm, pruning, torch.func.functional_call).
+                setattr(cell, name, getattr(self, f"{name}_{suffix}"))
+            else:
+                cell.register_parameter(name, None)
+        return cell
+
+    def _cell_options(self) -> dict[str, Any]:
+        return {}
+
+    def recurrent(self) -> Recurrent:
+        """The same network as a `treadle.Recurrent` that computes with the same parameters.
+
+        Raises:
+            ValueError: the network is bidirectional, so that it has no steps.
+        """
+        if self.bidirectional:
+            raise ValueError(
+                "a bidirectional network reads the whole sequence before its first output: it cannot go step by step"
+            )
+        names = self._flat_weights_names
+        weights = [getattr(self, name) for name in names] if self.cell is None else list(self.layers)
+        options = (self.wiring, self.dropout, self.batch_first, self.gradient, self.engine, self.training)
+        key = (*map(id, weights), *options)  # whoever is in the cache is alive, so an identity is not used twice
+        found = _made.get(self)
+        if found is None or found[0] != key:
+            stack = Stack(self._cells(), self.wiring, dropout=self.dropout)
+            recurrent = Recurrent(stack, self.batch_first, self.gradient, self.engine).train(self.training)
+            found = _made[self] = (key, recurrent)
+        return found[1]
+
+    def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+        """One step, as a function: ``input`` [B, I] and ``hx`` give the output [B, H] and the next ``hx``."""
+        recurrent = self.recurrent()
+        y, state = recurrent.step(input, None if hx is None else self._as_state(self._parts(hx, 3), recurrent))
+        return y, self._as_hx(state)
+
+    def session(self, batch_size: int = 1, weights: str = "float32") -> Session:
+        """Run live, one step a call, with the state kept inside: see `treadle.Session`."""
+        self.recurrent()  # says why, if there is none
+        return Session(self, batch_size, weights)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Any = None,
+        resets: Tensor | None = None,
+        return_states: bool = False,
+    ) -> Any:
+        """Run over a sequence; see the class."""
+        if isinstance(input, torch.fx.Proxy):
+            # torch.fx takes PyTorch's own modules for one operation each, by the name of their package; so are we.
+            given = (input,) if hx is None else (input, hx)
+            options = {"lengths": lengths, "resets": resets, "return_states": return_states}
+            options = {name: value for name, value in options.items() if value is not None and value is not False}
+            tracer: Any = input.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), given, options)
+        why = self._why_not_fused(resets, return_states)
+        if why is None and self._is_faster_compiled(input):
+            why = "the compiled engine is faster"
+        if why is None and lengths is None:
+            return super().forward(input, hx)
+        if isinstance(input, PackedSequence):
+            return self._packed(input, hx, lengths, resets, return_states)
+        if input.dim() not in (2, 3):
+            raise ValueError(f"{self._get_name()}: Expected input to be 2D or 3D, got {input.dim()}D instead")
+        if input.dim() == 2:
+            return self._unbatched(input, hx, lengths, resets, return_states)
+        rows, steps = input.shape[:2] if self.batch_first else input.shape[1::-1]
+        lengths = self._checked_lengths(lengths, rows, steps, input.device)
+        if why is None:
+            return self._fused_with_lengths(input, hx, lengths)
+        parts = None if hx is None else self._parts(hx, 3)
+        if self._flat_weights and parts is None:
+            self.check_input(input, None)
+        elif self._flat_weights:
+            self.check_forward_args(input, tuple(parts) if len(parts) > 1 else parts[0], None)  # pyright: ignore
+        elif parts is not None and any(part.shape[:2] != (len(self.layers), rows) for part in parts):
+            wanted, given = [len(self.layers), rows, "H"], [states.shape(part) for part in parts]
+            raise ShapeError(f"hx is {wanted}, a slice for each layer and direction, but is {', '.join(given)}")
+        run = self._both_directions if self.bidirectional else self._wired
+        return run(input, parts, lengths, resets, return_states)
+
+    def _is_faster_compiled(self, input: Any) -> bool:
+        """Whether the classic network is one that treadle's CPU engine runs faster than PyTorch's kernels."""
+        data = input.data if isinstance(input, PackedSequence) else input
+        if type(data) is not Tensor or data.dtype not in (torch.float32, torch.float64) or data.device.type != "cpu":
+            return False
+        steps = (
+            len(input.batch_sizes) if isinstance(input, PackedSequence) else data.shape[1 if self.batch_first else 0]
+        )
+        masked = (
+            self.dropout > 0 and self.training and self.num_layers > 1
+        )  # PyTorch's masks are drawn in another order
+        special = torch.compiler.is_compiling() or is_tracing() or torch.is_autocast_enabled("cpu")
+        transformed = maybe_current_level() is not None or forward_ad._current_level >= 0
+        plain = not self.bidirectional and not masked and data.dim() in (2, 3) and data.numel() > 0
+        if isinstance(input, Tensor) and input.dim() == 2:
+            steps = input.shape[0]
+        return plain and not special and not transformed and steps >= _SHORT and self._weights_are_plain(data)
+
+    def _weights_are_plain(self, data: Tensor) -> bool:
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        return all(
+            type(w) in (Tensor, nn.Parameter) and w.dtype == data.dtype and w.device.type == "cpu" for w in weights
+        )
+
+    def _why_not_fused(self, resets: Any, return_states: bool) -> str | None:
+        reasons = {
+            f"wiring is {self.wiring!r}": self.wiring != "stack",
+            "the cell is not the classic one": self.cell is not None,
+            f"gradient is {self.gradient!r}": self.gradient != FullBPTT(),
+            f"engine is {self.engine!r}": self.engine != "auto",
+            "resets were passed": resets is not None,
+            "return_states was asked for": return_states,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    # What is passed in other forms is brought into the form [T, B, I] or [B, T, I] with hx of [L, B, H].
+
+    def _unbatched(self, input: Tensor, hx: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
+        batch_axis = 0 if self.batch_first else 1
+        hx = None if hx is None else self._joined([part.unsqueeze(1) for part in self._parts(hx, 2)])
+        lengths = None if lengths is None else torch.as_tensor(lengths)
+        if lengths is not None and lengths.numel() != 1:
+            raise ShapeError(f"one sequence without a batch has one length, but {lengths.numel()} were passed")
+        lengths = None if lengths is None else lengths.reshape(1)
+        resets = None if resets is None else torch.as_tensor(resets).reshape(1, -1)
+        output, hidden, *every = self.forward(
+            input.unsqueeze(batch_axis), hx, lengths=lengths, resets=resets, return_states=return_states
+        )
+        hidden = self._joined([part.squeeze(1) for part in self._parts(hidden, 3)])
+        every = [self._joined([part.squeeze(batch_axis + 1) for part in self._parts(one, 4)]) for one in every]
+        return output.squeeze(batch_axis), hidden, *every
+
+    def _packed(self, input: PackedSequence, hx: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
+        if lengths is not None:
+            raise ValueError("a PackedSequence has its lengths itself: leave out lengths=")
+        padded, lengths = pad_packed_sequence(input, self.batch_first)
+        output, *rest = self.forward(padded, hx, lengths=lengths, resets=resets, return_states=return_states)
+        if input.sorted_indices is not None:
+            output = output.index_select(0 if self.batch_first else 1, input.sorted_indices)
+            lengths = lengths[input.sorted_indices.cpu()]
+        packed = pack_padded_sequence(output, lengths, self.batch_first)
+        return PackedSequence(packed.data, input.batch_sizes, input.sorted_indices, input.unsorted_indices), *rest
+
+    def _fused_with_lengths(self, input: Tensor, hx: Any, lengths: Tensor) -> Any:
+        if not lengths.numel() or not input.numel():
+            return super().forward(input, hx)
+        batch_axis, steps = (0, input.shape[1]) if self.batch_first else (1, input.shape[0])
+        # Packing has no place for a row without steps: such a row reads one zero, and what comes of it is left out.
+        some = (lengths > 0).reshape((-1, 1, 1) if self.batch_first else (1, -1, 1))
+        input = torch.where(some, input, input.new_zeros(()))
+        packed = pack_padded_sequence(input, lengths.clamp(min=1).cpu(), self.batch_first, enforce_sorted=False)
+        output, hidden = super().forward(packed, hx)
+        output, _ = pad_packed_sequence(output, self.batch_first, total_length=steps)
+        before = self._zeros(input.shape[batch_axis], input) if hx is None else self._parts(hx, 3)
+        rows = (lengths > 0)[None, :, None]
+        kept = [torch.where(rows, new, old) for new, old in zip(self._parts(hidden, 3), before, strict=True)]
+        return torch.where(some, output, output.new_zeros(())), self._joined(kept)
+
+    def _wired(self, input: Tensor, parts: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
+        """All layers together, one step after another."""
+        recurrent = self.recurrent()
+        state = None if parts is None else self._as_state(parts, recurrent)
+        output, state, *every = recurrent(input, state, lengths, resets, return_states)
+        return output, self._as_hx(state), *map(self._as_hx, every)
+
+    def _both_directions(self, input: Tensor, parts: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
+        """Layer after layer, each in both directions over the whole sequence."""
+        ys = input.transpose(0, 1) if self.batch_first else input
+        steps, rows = ys.shape[:2]
+        there = torch.arange(steps, device=ys.device)[:, None].expand(steps, rows)  # [T, B]
+        ends = there.new_full((rows,), steps) if lengths is None else lengths
+        # Step s of the reverse direction reads step ends - 1 - s; padding stays where it is. Its own inverse.
+        mirror = torch.where(there < ends, ends - 1 - there, there)
+        mirrored_resets = None
+        if resets is not None:
+            started = Recurrent(self._cells()[0], False).checked_resets(resets, ys)
+            # Forwards a row starts anew before it reads t; backwards, after it has read t, so before t - 1.
+            before_next = torch.cat([started[1:] & (there[1:] < ends), torch.zeros_like(started[:1])])
+            mirrored_resets = before_next.gather(0, mirror).T
+
+        finals, everies, cells = [], [], self._cells()
+        for layer in range(self.num_layers):
+            outputs = []
+            for reverse in (0, 1):
+                i = 2 * layer + reverse
+                recurrent = Recurrent(cells[i], False, self.gradient, self.engine).train(self.training)
+                xs = _gathered(ys, mirror) if reverse else ys
+                state = None if parts is None else self._field_type(cells[i])(*(part[i] for part in parts))
+                y, state, *every = recurrent(xs, state, lengths, mirrored_resets if reverse else resets, return_states)
+                finals.append(state)
+                everies += [states.map_state(lambda e: _gathered(e, mirror), one) if reverse else one for one in every]
+                outputs.append(_gathered(y, mirror) if reverse else y)
+            ys = torch.cat(outputs, 2)
+            if layer < self.num_layers - 1:
+                ys = nn.functional.dropout(ys, self.dropout, self.training)
+        hidden = self._joined([torch.stack(group) for group in zip(*finals, strict=True)])
+        output = ys.transpose(0, 1) if self.batch_first else ys
+        if not return_states:
+            return output, hidden
+        every = [torch.stack(group) for group in zip(*everies, strict=True)]
+        return output, hidden, self._joined([part.transpose(1, 2) if self.batch_first else part for part in every])
+
+    # PyTorch's hx, one tensor [L, B, H] for each field of the state, and treadle's dict of states.
+
+    def _parts(self, hx: Any, axes: int) -> list[Tensor]:
+        parts = list(hx) if isinstance(hx, Sequence) else [hx]
+        fields = self._fields()
+        if len(parts) != len(fields):
+            raise StateError(f"hx is ({', '.join(f'{field}_0' for field in fields)}), but {len(parts)} were passed")
+        if any(part.dim() != axes for part in parts):
+            dims = [part.dim() for part in parts]
+            batched = "batched 3-D" if axes == 3 else "unbatched 2-D"
+            raise RuntimeError(f"For {batched} input, hx and cx should also be {axes}-D but got {dims}-D tensors")
+        return parts
+
+    def _joined(self, parts: Sequence[Tensor]) -> Any:
+        return tuple(parts) if len(parts) > 1 else parts[0]
+
+    def _fields(self) -> tuple[str, ...]:
+        if self.cell is None:
+            return self._cell.State._fields
+        return self._field_type(self.layers[0])._fields
+
+    @staticmethod
+    def _field_type(cell: Any) -> Any:
+        kind = type(cell.initial_state(0))
+        if not hasattr(kind, "_fields"):
+            raise StateError(
+                f"the state of {type(cell).__name__} must be a NamedTuple here: hx has one tensor for each of"
+                " its fields"
+            )
+        return kind
+
+    def _as_state(self, parts: Sequence[Tensor], recurrent: Recurrent) -> Any:
+        cells = recurrent.cell.cells
+        if any(len(part) != len(cells) for part in parts):
+            raise ShapeError(
+                f"hx is [{len(cells)}, B, H], one slice a layer, but is {[states.shape(part) for part in parts]}"
+            )
+        state: dict[str, Any] = {
+            f"layer{i}": self._field_type(cell)(*(part[i] for part in parts)) for i, cell in enumerate(cells)
+        }
+        # What a layer gave one step ago is its hidden state, so hx says that as well.
+        delayed = [name for name in recurrent.initial_state(0) if name.endswith(".delayed")]
+        return state | {name: (state[name.removesuffix(".delayed")].h,) for name in delayed}
+
+    def _as_hx(self, state: Any) -> Any:
+        layers = [state[f"layer{i}"] for i in range(self.num_layers)]
+        return self._joined([torch.stack(group) for group in zip(*layers, strict=True)])
+
+    def _zeros(self, rows: int, input: Tensor) -> list[Tensor]:
+        initial = [states.map_state(lambda t: t.to(input.dtype), cell.initial_state(rows)) for cell in self._cells()]
+        return [torch.stack(group).to(input.device) for group in zip(*initial, strict=True)]
+
+    def _checked_lengths(self, lengths: Any, rows: int, steps: int, device: Any) -> Any:
+        if lengths is None:
+            return None
+        probe = torch.empty(steps, rows, device=device)
+        return Recurrent(self._cells()[0]).checked_lengths(lengths, probe)
+
+    def extra_repr(self) -> str:
+        """PyTorch's, and the options that are not the usual ones."""
+        usual = {"wiring": "stack", "gradient": FullBPTT(), "engine": "auto"}
+        extra = [
+            f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name, value) != value
+        ]
+        return ", ".join([super().extra_repr(), *extra])
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """The arguments that construct this module again."""
+        names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+        own = ("wiring", "cell", "gradient", "engine")
+        return {name: getattr(self, name) for name in (*names, *own)}
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles: PyTorch's own module with our parameters; it takes no subclass of that.
+
+        PyTorch also puts it into the model that is scripted, in our place.
+        """
+        why = self._why_not_fused(None, False)
+        if why is not None:
+            raise EngineError(
+                f"torch.jit.script takes the classic {self._get_name()} alone, but {why}: use torch.export"
+            )
+        theirs = copy.copy(self)
+        for option in ("wiring", "cell", "gradient", "engine"):
+            delattr(theirs, option)
+        theirs.__class__ = next(kind for kind in type(self).__mro__ if kind.__module__ == nn.RNNBase.__module__)
+        return theirs
+
+    def flatten_parameters(self) -> None:
+        """Lay the weights out for cuDNN, where there are any of PyTorch's; see `torch.nn.RNNBase`."""
+        if self._flat_weights:
+            super().flatten_parameters()
+
+    def __setstate__(self, d: dict[str, Any]) -> None:
+        if d.get("cell") is None:
+            super().__setstate__(d)
+            for name, value in (("wiring", "stack"), ("cell", None), ("gradient", FullBPTT()), ("engine", "auto")):
+                self.__dict__.setdefault(name, value)  # pickled by torch.nn's own module
+        else:
+            nn.Module.__setstate__(self, d)
+            self._flat_weight_refs = []
+
+
+def _gathered(sequence: Tensor, index: Tensor) -> Tensor:
+    """``sequence`` [T, B, ...] with the steps of each row in the order of ``index`` [T, B]."""
+    return sequence.gather(0, index.reshape(*index.shape, *[1] * (sequence.ndim - 2)).expand_as(sequence))
+
+
+class LSTM(_DropIn, nn.LSTM):
+    """Drop-in for `torch.nn.LSTM`: the same arguments, defaults, parameters, results and errors.
+
+    Args:
+        args: as `torch.nn.LSTM` takes them, ``batch_first=False`` included.
+        wiring: how the layers connect, a name that `treadle.Stack` takes. Parameters keep PyTorch's names; where a
+            layer reads more, its ``weight_ih_l{k}`` is wider.
+        cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must give
+            its hidden state ``h`` as output. Its parameters are in ``layers``.
+        gradient: how gradients go back in time.
+        engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every other
+            name is an engine that `treadle.Recurrent` takes.
+        kwargs: as `torch.nn.LSTM` takes them.
+
+    Called with ``(input, hx=None)`` as PyTorch's, and keyword-only:
+
+    - ``lengths``: [B] whole numbers in any order, 0 to T: past its end a row's outputs are zero, its state
+      stands still.
+    - ``resets``: [B, T] booleans, whatever ``batch_first`` is: the row starts anew before it reads that step. The
+      reverse direction of a bidirectional network starts anew at the same borders, from the other side.
+    - ``return_states``: whether to return a third value: the states at every step, like ``(h_n, c_n)`` with time before
+      the batch ([L, T, B, H]; [L, B, T, H] with ``batch_first``).
+
+    Raises:
+        ShapeError: ``lengths`` or ``resets`` do not fit.
+        StateError: ``hx`` has not one tensor for each field of the state.
+        EngineError: there is no such engine.
+        RuntimeError, ValueError, TypeError: what PyTorch's raises, as PyTorch's does.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> rnn = td.LSTM(10, 20, num_layers=2)
+        >>> _ = rnn.load_state_dict(torch.nn.LSTM(10, 20, num_layers=2).state_dict())
+        >>> output, (h_n, c_n) = rnn(torch.randn(5, 3, 10), lengths=[5, 0, 2])
+        >>> output.shape, h_n.shape
+        (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
+        >>> rewired = td.LSTM(10, 20, num_layers=2, wiring="skip")
+        >>> rewired.weight_ih_l1.shape                      # the upper layer reads 20 + 10 features
+        torch.Size([80, 30])
+    """
+
+    _cell = LSTMCell
+
+    def __init__(
+        self,
+        *args: Any,
+        wiring: str = "stack",
+        cell: Any = None,
+        gradient: Any = None,
+        engine: str = "auto",
+        **kwargs: Any,
+    ):
+        self._start(args, kwargs, wiring, cell, gradient, engine)
+
+    def _cell_options(self) -> dict[str, Any]:
+        return {"proj_size": self.proj_size}
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """The arguments that construct this module again."""
+        return super().constructor_arguments() | {"proj_size": self.proj_size}
+
+
+class GRU(_DropIn, nn.GRU):
+    """Drop-in for `torch.nn.GRU`: the same arguments, defaults, parameters, results and errors.
+
+    Args:
+        args: as `torch.nn.GRU` takes them, ``batch_first=False`` included.
+        wiring: how the layers connect, a name that `treadle.Stack` takes. Parameters keep PyTorch's names; where a
+            layer reads more, its ``weight_ih_l{k}`` is wider.
+        cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must give
+            its hidden state ``h`` as output. Its parameters are in ``layers``.
+        gradient: how gradients go back in time.
+        engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every other
+            name is an engine that `treadle.Recurrent` takes.
+        kwargs: as `torch.nn.GRU` takes them.
+
+    Called with ``(input, hx=None)`` as PyTorch's, and keyword-only:
+
+    - ``lengths``: [B] whole numbers in any order, 0 to T: past its end a row's outputs are zero, its state
+      stands still.
+    - ``resets``: [B, T] booleans, whatever ``batch_first`` is: the row starts anew before it reads that step. The
+      reverse direction of a bidirectional network starts anew at the same borders, from the other side.
+    - ``return_states``: whether to return a third value: the states at every step, like ``h_n`` with time before
+      the batch ([L, T, B, H]; [L, B, T, H] with ``batch_first``).
+
+    Raises:
+        ShapeError: ``lengths`` or ``resets`` do not fit.
+        StateError: ``hx`` has not one tensor for each field of the state.
+        EngineError: there is no such engine.
+        RuntimeError, ValueError, TypeError: what PyTorch's raises, as PyTorch's does.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> output, h_n = td.GRU(10, 20, bidirectional=True)(torch.randn(5, 3, 10))
+        >>> output.shape, h_n.shape
+        (torch.Size([5, 3, 40]), torch.Size([2, 3, 20]))
+    """
+
+    _cell = GRUCell
+
+    def __init__(
+        self,
+        *args: Any,
+        wiring: str = "stack",
+        cell: Any = None,
+        gradient: Any = None,
+        engine: str = "auto",
+        **kwargs: Any,
+    ):
+        self._start(args, kwargs, wiring, cell, gradient, engine)
+
+
+class RNN(_DropIn, nn.RNN):
+    """Drop-in for `torch.nn.RNN`: the same arguments, defaults, parameters, results and errors.
+
+    Args:
+        args: as `torch.nn.RNN` takes them, ``batch_first=False`` included.
+        wiring: how the layers connect, a name that `treadle.Stack` takes. Parameters keep PyTorch's names; where a
+            layer reads more, its ``weight_ih_l{k}`` is wider.
+        cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must give
+            its hidden state ``h`` as output. Its parameters are in ``layers``.
+        gradient: how gradients go back in time.
+        engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every other
+            name is an engine that `treadle.Recurrent` takes.
+        kwargs: as `torch.nn.RNN` takes them.
+
+    Called with ``(input, hx=None)`` as PyTorch's, and keyword-only:
+
+    - ``lengths``: [B] whole numbers in any order, 0 to T: past its end a row's outputs are zero, its state
+      stands still.
+    - ``resets``: [B, T] booleans, whatever ``batch_first`` is: the row starts anew before it reads that step. The
+      reverse direction of a bidirectional network starts anew at the same borders, from the other side.
+    - ``return_states``: whether to return a third value: the states at every step, like ``h_n`` with time before
+      the batch ([L, T, B, H]; [L, B, T, H] with ``batch_first``).
+
+    Raises:
+        ShapeError: ``lengths`` or ``resets`` do not fit.
+        StateError: ``hx`` has not one tensor for each field of the state.
+        EngineError: there is no such engine.
+        RuntimeError, ValueError, TypeError: what PyTorch's raises, as PyTorch's does.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> output, h_n = td.RNN(10, 20, nonlinearity="relu")(torch.randn(5, 10))       # one sequence, no batch
+        >>> output.shape, h_n.shape
+        (torch.Size([5, 20]), torch.Size([1, 20]))
+    """
+
+    _cell = RNNCell
+
+    def __init__(
+        self,
+        *args: Any,
+        wiring: str = "stack",
+        cell: Any = None,
+        gradient: Any = None,
+        engine: str = "auto",
+        **kwargs: Any,
+    ):
+        self._start(args, kwargs, wiring, cell, gradient, engine)
+
+    def _cell_options(self) -> dict[str, Any]:
+        return {"nonlinearity": self.nonlinearity}
+
+    def constructor_arguments(self) -> dict[str, Any]:
+        """The arguments that construct this module again."""
+        return super().constructor_arguments() | {"nonlinearity": self.nonlinearity}

@@ -1,0 +1,258 @@
+"""Time, applied from outside: a cell over a whole sequence, or one step."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from treadle import state as states
+from treadle.engines import choose
+from treadle.errors import ShapeError, StateError
+from treadle.gradients import FullBPTT, GradientMethod
+from treadle.protocol import State, first_weight
+from treadle.running import sequence_operator
+from treadle.running.session import Session
+
+__all__ = ["Recurrent"]
+
+
+class Recurrent(nn.Module):
+    """Runs a cell over time: over whole sequences here, one step at a time with `step`, live with `session`.
+
+    All three are the same function: a sequence passed whole, in chunks (each chunk's final state is the next one's
+    initial state) or step by step gives the same outputs, states and gradients, to rounding.
+
+    Args:
+        cell: any `treadle.Cell`: a cell, a `treadle.Stack`, a `treadle.Graph`, a module of your own.
+        batch_first: whether sequences are [B, T, ...]; if not, [T, B, ...].
+        gradient: how gradients go back in time: ``td.FullBPTT()``, ``td.TruncatedBPTT(steps, horizon)`` or
+            ``td.CheckpointedBPTT(memory)``.
+        engine: what runs the steps. ``"auto"`` compiles the cell to machine code where that can be done, and says once
+            why it could not. ``"cpu"`` does so or raises; ``"interpreter"`` runs the same program in PyTorch;
+            ``"reference"`` runs the cell's own Python. See `treadle.explain`. Under ``torch.autocast("cpu",
+            dtype=torch.bfloat16)`` the first two multiply in bfloat16 and add in float32; all that they give stays in
+            the precision of the weights.
+        learn_initial_state: whether the initial state is a parameter, one row for all sequences, starting at the
+            cell's own.
+
+    Raises:
+        TypeError: ``cell`` is not a cell.
+        EngineError: there is no such engine; when it runs, the engine that was asked for by name cannot.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 5), td.LSTMCell(5, 5)]))
+        >>> xs = torch.randn(2, 7, 3)
+        >>> ys, state = rnn(xs)                             # whole
+        >>> first, middle = rnn(xs[:, :4])                  # in chunks
+        >>> second, end = rnn(xs[:, 4:], middle)
+        >>> torch.allclose(ys, torch.cat([first, second], 1), atol=1e-6)
+        True
+        >>> y, state = rnn.step(torch.randn(2, 3), state)   # one step more
+        >>> y.shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        cell: Any,
+        batch_first: bool = True,
+        gradient: Any = None,
+        engine: str = "auto",
+        learn_initial_state: bool = False,
+    ):
+        super().__init__()
+        if not isinstance(cell, nn.Module) or not callable(getattr(cell, "initial_state", None)):
+            raise TypeError(
+                "Recurrent takes a cell, a torch.nn.Module with forward(x, state) and"
+                " initial_state(batch_size), but was given a"
+                f" {type(cell).__name__}"
+            )
+        gradient = FullBPTT() if gradient is None else gradient
+        if not isinstance(gradient, GradientMethod):
+            raise TypeError(f"gradient is a method such as td.FullBPTT(), but is {gradient!r:.60}")
+        choose(engine)
+        self.cell: Any = cell
+        self.batch_first, self.gradient, self.engine = batch_first, gradient, engine
+        self.learn_initial_state = learn_initial_state
+        self.handle = sequence_operator.number(self)
+        if learn_initial_state:
+            rows = states.named_tensors(self.cell.initial_state(1))
+            # A parameter's name may not have a dot, so "layer0.delayed/0" becomes "layer0|delayed/0".
+            self.initial = nn.ParameterDict(
+                {name.replace(".", "|"): nn.Parameter(row[0].clone()) for name, row in rows if row.is_floating_point()}
+            )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.handle = sequence_operator.number(self)  # a copy is another network
+
+    @property
+    def input_size(self) -> Any:
+        """Features of x, where the cell says so."""
+        return getattr(self.cell, "input_size", None)
+
+    @property
+    def output_size(self) -> Any:
+        """Features of y, where the cell says so."""
+        return getattr(self.cell, "output_size", None)
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first step: the cell's own, or the learned one. Gradients flow into the latter."""
+        state = self.cell.initial_state(batch_size)
+        if not self.learn_initial_state:
+            return state
+        learned = {name.replace("|", "."): row.expand(batch_size, *row.shape) for name, row in self.initial.items()}
+        return states.rebuild(state, dict(states.named_tensors(state)) | learned)
+
+    def forward(
+        self,
+        xs: Tensor,
+        state: State = None,
+        lengths: Any = None,
+        resets: Tensor | None = None,
+        return_states: bool = False,
+    ) -> Any:
+        """Run over a sequence.
+
+        Args:
+            xs: [B, T, I] ([T, B, I] without ``batch_first``); with other axes than I if the cell takes them.
+            state: the state before the first step; ``None`` for the initial one.
+            lengths: [B] whole numbers from 0 to T, on any device, in any order: past its end a row's state stands still
+                and its outputs are zero. What is in ``xs`` there does not matter.
+            resets: [B, T] booleans, whatever ``batch_first`` is: where true, the row starts anew, from the initial
+                state, before it reads that step, and the gradient ends there.
+            return_states: whether to return the states after every step as well.
+
+        Returns:
+            ``ys, state``: outputs [B, T, H] (or [T, B, H]), and the state after the last step of each row.
+            With ``return_states`` a third value, of the structure of the state, every tensor with time like ``ys``.
+            Gradients flow through all of them.
+
+        Raises:
+            ShapeError: ``xs``, ``lengths`` or ``resets`` do not fit.
+            StateError: ``state`` is of another network, batch, precision or device.
+        """
+        if torch.compiler.is_compiling():
+            return sequence_operator.run(self, xs, state, lengths, resets, return_states)
+        self.check_input(xs, 2, "sequence")
+        xs = xs.transpose(0, 1) if self.batch_first else xs
+        steps, rows = xs.shape[:2]
+        initial = states.initial_state(self, xs[0] if steps else xs.new_zeros(xs.shape[1:]))
+        state = initial if state is None else self._checked_state(state, initial, steps, rows)
+        lengths, resets = self.checked_lengths(lengths, xs), None if resets is None else self.checked_resets(resets, xs)
+        if steps:
+            engine = choose(self.engine)
+            ys, state, every = self.gradient.run(engine, self.cell, initial, xs, state, lengths, resets, return_states)
+        else:
+            y, _ = self.cell(xs.new_zeros(xs.shape[1:]), initial)
+            ys = y.new_zeros(0, *y.shape)
+            every = (
+                states.map_state(lambda tensor: tensor.new_zeros(0, *tensor.shape), state) if return_states else None
+            )
+        if self.batch_first:
+            ys = ys.transpose(0, 1)
+            every = states.map_state(lambda tensor: tensor.transpose(0, 1), every) if return_states else None
+        return (ys, state, every) if return_states else (ys, state)
+
+    def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
+        """One step, as a function: nothing is kept in the module.
+
+        Args:
+            x: [B, I].
+            state: the state before it; ``None`` for the initial one.
+
+        Returns:
+            ``y, state``: the output [B, H] and the state after it.
+
+        Raises:
+            ShapeError: ``x`` does not fit.
+            StateError: ``state`` is of another network, batch, precision or device.
+        """
+        self.check_input(x, 1, "step")
+        initial = states.initial_state(self, x)
+        state = initial if state is None else self._checked_state(state, initial, None, x.shape[0])
+        y, after = self.cell(x, state)
+        return y, states.check_kept(self.cell, after, state)
+
+    def session(self, batch_size: int = 1, weights: str = "float32") -> Session:
+        """Run live, one step a call, with the state kept inside: see `treadle.Session`.
+
+        Args:
+            batch_size: rows.
+            weights: ``"float32"`` keeps the weights as they are; ``"bfloat16"`` rounds the matrices to bfloat16.
+        """
+        return Session(self, batch_size, weights)
+
+    def extra_repr(self) -> str:
+        """The options that are not the usual ones, for ``print``."""
+        usual = {"batch_first": True, "gradient": FullBPTT(), "engine": "auto", "learn_initial_state": False}
+        return ", ".join(
+            f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value
+        )
+
+    def check_input(self, x: Tensor, leading: int, what: str) -> None:
+        """Refuse an input that does not fit, with ``leading`` axes before those of a row."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"a {what} is a torch.Tensor, but is a {type(x).__name__}: convert it with torch.as_tensor")
+        axes = ("B",) if leading == 1 else ("B", "T") if self.batch_first else ("T", "B")
+        features = self.input_size
+        row = None if features is None else (features,) if isinstance(features, int) else tuple(features)
+        if x.ndim < leading or (row is not None and x.shape[leading:] != row):
+            wanted = ", ".join([*axes, *(map(str, row) if row is not None else ["..."])])
+            alone = row is not None and x.ndim == leading - 1 + len(row) and self.batch_first and leading == 2
+            hint = "; one sequence alone needs a batch of one: xs[None]" if alone else ""
+            raise ShapeError(f"{self._name()} takes a {what} of [{wanted}], but was given {states.shape(x)}{hint}")
+        weight = first_weight(self.cell)
+        weight = x if weight is None else weight
+        if x.is_floating_point() and x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"{self._name()} has weights of {weight.dtype}, but the {what} is {x.dtype}: convert one, with"
+                f" x.to({weight.dtype}) or model.to({x.dtype})"
+            )
+
+    def _name(self) -> str:
+        return f"Recurrent({type(self.cell).__name__})"
+
+    def _checked_state(self, state: State, initial: State, steps: int | None, rows: int) -> State:
+        try:
+            return states.check_state(state, initial, rows, self._name())
+        except StateError:
+            if steps in (None, rows) or not states.has_rows(state, steps):
+                raise
+        order = "[B, T, ...]" if self.batch_first else "[T, B, ...]"
+        raise StateError(
+            f"the input has {rows} rows and {steps} steps, but the state has {steps} rows: batch and time are swapped;"
+            f" this Recurrent takes {order}, so pass xs.transpose(0, 1) or batch_first={not self.batch_first}"
+        )
+
+    def checked_lengths(self, lengths: Any, xs: Tensor) -> Tensor | None:
+        """``lengths`` as a tensor beside ``xs`` [T, B, ...], once they are known to fit."""
+        if lengths is None:
+            return None
+        steps, rows = xs.shape[:2]
+        lengths = torch.as_tensor(lengths)
+        if lengths.shape != (rows,) or (lengths.is_floating_point() and lengths.numel()) or lengths.dtype == torch.bool:
+            raise ShapeError(
+                f"lengths are {rows} whole numbers, one a row, but {states.shape(lengths)} of {lengths.dtype}"
+                " were passed" + ("; batch and time may be swapped" if lengths.shape == (steps,) else "")
+            )
+        lengths = lengths.long()  # in int8, comparing with 300 steps would wrap around
+        wrong = ((lengths < 0) | (lengths > steps)).nonzero()[:, 0]
+        if len(wrong):
+            raise ShapeError(
+                f"row {int(wrong[0])} has length {int(lengths[wrong[0]])}, but the sequence has {steps}"
+                f" steps: 0 to {steps}"
+            )
+        return lengths.to(xs.device)
+
+    def checked_resets(self, resets: Any, xs: Tensor) -> Tensor:
+        """``resets`` as a tensor [T, B] beside ``xs`` [T, B, ...], once they are known to fit."""
+        steps, rows = xs.shape[:2]
+        resets = torch.as_tensor(resets)
+        if resets.shape != (rows, steps) or resets.dtype != torch.bool:
+            hint = "; resets are [B, T] whatever batch_first is: pass resets.T" if resets.shape == (steps, rows) else ""
+            raise ShapeError(
+                f"resets are booleans [{rows}, {steps}], but {states.shape(resets)} of {resets.dtype} were passed{hint}"
+            )
+        return resets.T.to(xs.device)

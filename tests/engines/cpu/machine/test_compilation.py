@@ -1,0 +1,247 @@
+"""IR becomes machine code: once, for several targets, also from the disk."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from tests.registry import build, sequence
+from treadle.engines.cpu.machine import compilation, disk_cache, target
+from treadle.engines.cpu.plan.section import CompiledSection, why_not
+from treadle.engines.cpu.write.emit import emit
+from treadle.engines.network import network_of
+from treadle.errors import EngineError
+
+# A loop that LLVM makes a memset of, and vectors as wide as they come.
+TEXT = """
+define void @clear(ptr %place, i64 %bytes) {
+begin:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %begin ], [ %next, %loop ]
+  %byte = getelementptr i8, ptr %place, i64 %i
+  store i8 0, ptr %byte
+  %next = add i64 %i, 1
+  %more = icmp slt i64 %next, %bytes
+  br i1 %more, label %loop, label %end
+end:
+  ret void
+}
+
+define internal <16 x float> @twice(<16 x float> %x) {
+  %y = fadd <16 x float> %x, %x
+  ret <16 x float> %y
+}
+
+define void @"double it"(ptr %place) {
+  %x = load <16 x float>, ptr %place, align 4
+  %y = call <16 x float> @twice(<16 x float> %x)
+  store <16 x float> %y, ptr %place, align 4
+  ret void
+}
+"""
+LEVELS = target.runnable(target.host())
+
+
+@pytest.fixture(autouse=True)
+def compiled(tmp_path, monkeypatch):
+    """A process and a disk that know no code; gives the list of what was compiled since."""
+    monkeypatch.setenv("TREADLE_CACHE", str(tmp_path))
+    monkeypatch.setattr(compilation, "_libraries", {})
+    texts = []
+    compile = compilation._object_code
+
+    def counting(text, target):
+        texts.append(text)
+        return compile(text, target)
+
+    monkeypatch.setattr(compilation, "_object_code", counting)
+    return texts
+
+
+def check(library: compilation.Library) -> None:
+    numbers = (ctypes.c_float * 100)(*range(100))
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.address("double it"))(ctypes.addressof(numbers))
+    assert list(numbers) == [2 * i if i < 16 else i for i in range(100)]
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(library.address("clear"))(ctypes.addressof(numbers), 99 * 4)
+    assert list(numbers) == [0] * 99 + [99]
+
+
+@pytest.mark.parametrize("level", [None, *LEVELS])
+def test_compiles_for_every_target_that_runs_here(level):
+    check(compilation.compile(TEXT, level and target.restrict(target.host(), level)))
+
+
+def test_compiles_once_and_loads_once(compiled, monkeypatch):
+    first = compilation.compile(TEXT)
+    assert compilation.compile(TEXT) is first
+    assert len(compiled) == 1
+    monkeypatch.setattr(compilation, "_libraries", {})  # as in another process
+    second = compilation.compile(TEXT)
+    assert second is not first
+    assert len(compiled) == 1
+    check(second)
+    check(first)
+
+
+@pytest.mark.skipif(not LEVELS, reason="this CPU is of none of the known levels")
+def test_keeps_targets_apart(compiled):
+    libraries = {compilation.compile(TEXT, target.restrict(target.host(), level)) for level in LEVELS}
+    assert len(libraries) == len(compiled) == len(LEVELS)
+
+
+def test_a_damaged_entry_is_compiled_again(compiled, monkeypatch):
+    first = compilation.compile(TEXT)
+    (path,) = disk_cache.folder().iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10] + b"\xff" * 10)
+    monkeypatch.setattr(compilation, "_libraries", {})
+    check(compilation.compile(TEXT))
+    assert len(compiled) == 2
+    assert path.read_bytes() == whole
+    check(first)
+
+
+def test_several_threads_compile_once(compiled):
+    libraries = []
+    threads = [threading.Thread(target=lambda: libraries.append(compilation.compile(TEXT))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(libraries) == 8
+    assert len(set(libraries)) == len(compiled) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_compiles():
+    check(compilation.compile(TEXT))
+    child = os.fork()
+    if not child:
+        try:
+            check(compilation.compile("; another text\n" + TEXT))
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_says_what_is_wrong_with_the_text():
+    with pytest.raises(EngineError, match=r"LLVM refuses .* expected"):
+        compilation.compile("define nonsense")
+    with pytest.raises(EngineError, match="no function 'twice', it defines clear, double it"):
+        compilation.compile(TEXT).address("twice")
+    unknown = (
+        "declare void @nowhere_to_be_found()\ndefine void @f() {\n  call void @nowhere_to_be_found()\n  ret void\n}"
+    )
+    with pytest.raises(EngineError, match=r"cannot load .* f "):
+        compilation.compile(unknown)
+    check(compilation.compile(TEXT))
+
+
+@pytest.mark.skipif("avx2" not in LEVELS, reason="no AVX2")
+def test_targets_narrow():
+    host = target.host()
+    narrow = target.restrict(host, "avx2")
+    assert (narrow.vector_bytes, narrow.registers, narrow.bf16_dot) == (32, 16, False)
+    assert (narrow.lanes(4), narrow.lanes(8)) == (8, 4)
+    assert target.restrict(narrow, "sse4").vector_bytes == 16
+    with pytest.raises(
+        EngineError, match=r"cannot run code for 'avx512', it lacks .*avx512f.*: choose one of avx2, sse4"
+    ):
+        target.restrict(narrow, "avx512")
+    with pytest.raises(EngineError, match="no CPU level 'mmx': choose one of avx512, avx2"):
+        target.restrict(host, "mmx")
+
+
+@pytest.mark.skipif(not LEVELS, reason="this CPU is of none of the known levels")
+def test_the_environment_narrows_and_treadle_needs_no_llvm_to_be_imported():
+    level = LEVELS[-1]
+    program = f"""
+import sys, treadle
+assert "llvmlite" not in sys.modules
+from treadle.engines.cpu.machine import target
+assert target.host() == target.restrict(target.host(), {level!r})
+import os
+os.environ["TREADLE_CPU"] = "abacus"
+target.host.cache_clear()
+target.host()
+"""
+    environment = os.environ | {"TREADLE_CPU": level}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert "EngineError: TREADLE_CPU: there is no CPU level 'abacus'" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it needs to know where the system puts maps")
+def test_code_reaches_its_constants_however_full_the_address_space_is():
+    """Holes of a page above 64 GB that are taken: sections that are laid apart are too far from each other."""
+    program = """
+import mmap, torch, treadle as td
+rnn = td.Recurrent(td.LSTMCell(3, 5))
+xs = torch.randn(2, 7, 3)
+ys, _ = td.Recurrent(rnn.cell, engine="reference")(xs)
+wanted = torch.autograd.grad(ys.sum(), list(rnn.parameters()))
+options = {"flags": mmap.MAP_PRIVATE | 0x4000, "prot": mmap.PROT_READ}  # MAP_NORESERVE
+large = [mmap.mmap(-1, 1 << 36, **options)]
+pages = [mmap.mmap(-1, mmap.PAGESIZE) for _ in range(4000)]
+large.append(mmap.mmap(-1, 1 << 36, **options))
+for page in pages[::2]:
+    page.close()
+torch.testing.assert_close(torch.autograd.grad(rnn(xs)[0].sum(), list(rnn.parameters())), wanted)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_text_is_written_only_where_its_code_is_unknown(compiled, monkeypatch):
+    written = []
+
+    def write():
+        written.append(1)
+        return TEXT
+
+    names = ("double it", "clear")
+    check(compilation.recall("twice", names, write, target.host()))
+    monkeypatch.setattr(compilation, "_libraries", {})  # as in another process
+    check(compilation.recall("twice", names, write, target.host()))
+    assert len(written) == len(compiled) == 1
+    compilation.recall("thrice", names, write, target.host())
+    assert len(written) == len(compiled) == 2
+    monkeypatch.setattr(compilation, "_sources", lambda: "another version of treadle")
+    compilation.recall("twice", names, write, target.host())
+    assert len(written) == len(compiled) == 3
+    monkeypatch.setattr(compilation, "_sources", lambda: None)  # in an archive, say: the text itself is the key
+    compilation.recall("twice", names, write, target.host())
+    compilation.recall("thrice", names, write, target.host())
+    assert len(written) == 5
+    assert len(compiled) == 4
+
+
+def kernels(subject, dtype):
+    """Of all sections of a network, forwards and backwards, with and without bfloat16."""
+    rnn = build(subject, dtype)
+    x = sequence(rnn, 2, 3, dtype)[:, 0]
+    planned = network_of(rnn.cell, x, rnn.initial_state(2)).plan(False)
+    for section in planned.sections:
+        if section.kind in ("loop", "parallel") and why_not(section) is None:
+            for bfloat16 in (False, True):
+                one = CompiledSection(section, bfloat16, compact=True)
+                backward = one.backward(tuple(v.dtype.is_floating_point for v in one.section.inputs))
+                for part in (one.plain, backward.forward, backward.part):
+                    if part.kernel.outputs or part.kernel.carries or part.kernel.sums:
+                        yield part.kernel
+
+
+def test_a_description_says_all_that_the_text_follows_from():
+    texts = {}
+    for subject in ("gru", "layer-norm-lstm"):
+        for dtype in (torch.float32, torch.float64):
+            for kernel in kernels(subject, dtype):
+                code = emit(kernel, target.host())
+                assert texts.setdefault(code.description, code.text) == code.text
+    assert len(texts) > 20
