@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from treadle import state as states
 from treadle.errors import DataError, ShapeError, StateError
+from treadle.files.checkpoint import load_checkpoint, save_checkpoint
 from treadle.protocol import State, first_weight
 from treadle.running.recurrent import Recurrent
 
@@ -262,8 +263,6 @@ class Online:
             ModelFileError: a part is nothing that a file can hold.
             OSError: the file cannot be written; the last one is still there.
         """
-        from treadle.training.checkpoint import save_checkpoint
-
         save_checkpoint(path, self.model, online=self, **parts)
 
     def restore(self, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -279,8 +278,6 @@ class Online:
             StateError: it was made with another horizon, history or number of replays.
             OSError: it cannot be read.
         """
-        from treadle.training.checkpoint import load_checkpoint
-
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         try:
             return load_checkpoint(path, self.model, online=self)

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from treadle.errors import ModelFileError
+from treadle.files.checkpoint import KIND, weights_in
 
 
 def read_weights(path: str | os.PathLike[str]) -> Any:
@@ -22,8 +23,6 @@ def read_weights(path: str | os.PathLike[str]) -> Any:
     """
     with open(path, "rb") as file:  # the system's own words for a file that is not there
         head = file.read(9)
-    from treadle.training.checkpoint import KIND, weights_in  # here, as most who adapt a network never train it here
-
     try:
         if head[8:] == b"{":  # of the header, behind its length
             with safe_open(path, framework="pt") as file:

@@ -110,7 +110,7 @@ def check_outputs(outputs: dict[str, Path | None], inputs: Collection[Path | Non
 
 def check_picture(option: str, path: Path) -> None:
     """Refuse a picture of a kind that cannot be drawn."""
-    from treadle.show.files import SUFFIXES
+    from treadle.insight.picture import SUFFIXES
 
     if path.suffix.lower() not in SUFFIXES:
         raise typer.BadParameter(

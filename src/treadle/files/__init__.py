@@ -1,1 +1,3 @@
-"""What is on disk: models, states, and how files are written so that none is ever half there. No file runs code."""
+"""What is on disk: models, states, checkpoints, and how files are written so that none is ever half there. No file runs
+code.
+"""

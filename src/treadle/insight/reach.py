@@ -1,10 +1,7 @@
 """How far back in time the gradient reaches, measured."""
 
-import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +11,7 @@ from torch import Tensor, nn
 from treadle import state as states
 from treadle.errors import ShapeError
 from treadle.gradients.surroundings import generators, generators_at
+from treadle.insight.reach_curves import GradientReach
 from treadle.protocol import State
 from treadle.running.recurrent import Recurrent
 
@@ -23,48 +21,6 @@ _STEPS = 16
 """Steps whose loss is followed back, unless some are named."""
 _NUMBERS = 4_000_000
 """How many numbers the outputs of one backward pass have at most; more steps take several."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GradientReach:
-    """How much of the loss at a step flows back k steps; made by `gradient_reach`.
-
-    Args:
-        states: [K] the norm of the gradient with respect to the state that the step k earlier began with; the root of
-            the mean square over rows and steps.
-        inputs: [K] with respect to the input k steps earlier; None where inputs are whole numbers.
-        steps: [N] the steps whose loss was followed.
-        method: how gradients went back in time, as text.
-    """
-
-    states: np.ndarray
-    inputs: np.ndarray | None
-    steps: np.ndarray
-    method: str
-
-    @property
-    def lags(self) -> np.ndarray:
-        """[K]: k = 0, 1, …; at 0 is the step of the loss itself."""
-        return np.arange(len(self.states))
-
-    def horizon(self, share: float = 0.01) -> int:
-        """The last lag at which the state's gradient is more than ``share`` of the largest one; 0 if there is none."""
-        reached = np.flatnonzero(self.states > share * self.states.max())
-        return int(reached[-1]) if len(reached) else 0
-
-    def plot(self, path: str | os.PathLike[str]) -> Path:
-        """Draw it, on a logarithmic scale; where no gradient is left, the curve falls to the bottom.
-
-        Args:
-            path: where to; ``.svg`` or ``.png``.
-
-        Raises:
-            ValueError: a path with another suffix.
-            OSError: the file cannot be written.
-        """
-        from treadle.show.reach import draw_reach  # matplotlib is loaded when it is needed
-
-        return draw_reach(path, {self.method: self})
 
 
 def gradient_reach(

@@ -3,12 +3,10 @@
 import os
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from treadle.files.atomic import replacing
-
-SUFFIXES = (".svg", ".png")
+from treadle.insight.picture import rendered
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
@@ -32,11 +30,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
         'empty.svg'
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"a picture is {' or '.join(SUFFIXES)}, but the path is {str(path)!r}: change its suffix")
-    kind = path.suffix[1:].lower()
-    # The same figure gives the same file, whoever draws it and when.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "treadle"}), replacing(path) as beside:
-        metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(beside, format=kind, dpi=150, metadata=metadata, facecolor=figure.get_facecolor())
+    content = rendered(figure, path)
+    with replacing(path) as beside:
+        beside.write_bytes(content)
     return path

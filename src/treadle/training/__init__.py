@@ -4,12 +4,12 @@ What is read: ``text.py``, ``sequences.py`` (over ``ts_file.py``) and ``series.p
 ``scaling.py`` and laid out by ``batches.py``. What reads it: ``language_model.py``, ``network.py``. ``text_task.py``,
 ``sequence_task.py`` and ``series_task.py`` bring both together, as ``task.py`` says; ``opening.py`` chooses one by the
 file. ``traces.py`` lays out what networks that act learn from. How it learns: ``run.py`` starts ``loop.py``, with
-``loss.py``, ``optimiser.py``, ``budget.py``, ``early_stopping.py``, over ``processes.py`` or ``on_ray.py``, kept by
-``checkpoint.py``. What comes out: ``fitted.py``.
+``loss.py``, ``optimiser.py``, ``budget.py``, ``early_stopping.py``, over ``processes.py`` or ``on_ray.py``.
+What comes out: ``fitted.py``.
 """
 
+from treadle.files.checkpoint import load_checkpoint, save_checkpoint
 from treadle.training.batches import Batch, Epochs
-from treadle.training.checkpoint import load_checkpoint, save_checkpoint
 from treadle.training.early_stopping import EarlyStopping
 from treadle.training.fit import Progress, bits_per_byte, fit
 from treadle.training.fitted import Fitted

@@ -16,8 +16,8 @@ from torch import nn
 
 import treadle as td
 from treadle.errors import ModelFileError
+from treadle.files.checkpoint import previous_checkpoint
 from treadle.training import load_checkpoint, save_checkpoint
-from treadle.training.checkpoint import previous_checkpoint
 
 
 @pytest.fixture
