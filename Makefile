@@ -48,10 +48,11 @@ fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the i
 	TREADLE_FUZZ=$(or $(COUNT),1000) $(VENV_PYTHON) -m pytest tests/engines/test_fuzz.py $(ARGS)
 
 # The variable spares pyright a look at the network for a newer version of itself.
-lint: .venv/.dev ## ruff (lint and format) and pyright
+lint: .venv/.dev ## ruff (lint and format), pyright, and who imports whom
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV_PYTHON) -m pyright
+	.venv/bin/lint-imports --no-logo
 
 format: .venv/.dev ## let ruff mend what it can
 	$(VENV_PYTHON) -m ruff check --fix .
@@ -67,7 +68,7 @@ bench: $(if $(have_benchmarks),.venv/.bench) ## time treadle against its peers
 	$(if $(have_benchmarks),$(VENV_PYTHON) -m benchmarks $(ARGS),@echo "Nothing to time yet: benchmarks/ arrives with the compiler.")
 
 clean: ## remove what was built and cached; .venv stays (remove it with rm -r .venv)
-	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # Asked only when .venv is about to be made; empty if all is well.

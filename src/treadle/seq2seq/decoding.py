@@ -1,17 +1,41 @@
 """A decoder that runs on what it says itself: one step at a time, greedily, or with several beginnings side by side."""
 
 import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from treadle import state as states
 from treadle.errors import ShapeError, StateError
+from treadle.running.recurrent import Recurrent
 from treadle.running.session import Session
+from treadle.seq2seq.attention import Attention
 
-if TYPE_CHECKING:
-    from treadle.seq2seq.encoder_decoder import EncoderDecoder
+
+class Decodes(Protocol):
+    """What a session needs of a network; `treadle.EncoderDecoder` is one."""
+
+    decoder: Recurrent
+    head: Any
+    attention: Attention | None
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the head is a network over time."""
+        ...
+
+    def encode(self, source: Tensor, lengths: Any = None) -> Any:
+        """Read sources."""
+        ...
+
+    def initial_state(self, encoded: Any) -> dict[str, Any]:
+        """Where the decoder begins."""
+        ...
+
+    def checked_state(self, state: Any, encoded: Any) -> dict[str, Any]:
+        """A state, if it fits; the initial one for None."""
+        ...
 
 
 class Hypotheses(NamedTuple):
@@ -50,9 +74,10 @@ class DecodingSession:
         torch.Size([1, 3])
     """
 
-    def __init__(self, model: "EncoderDecoder", batch_size: int = 1):
+    def __init__(self, model: Decodes, batch_size: int = 1):
         self.batch_size = batch_size
-        self._model: Any = copy.deepcopy(model).eval().requires_grad_(False)
+        module: Any = copy.deepcopy(model)
+        self._model = module.eval().requires_grad_(False)
         self._decoder: Session = self._model.decoder.session(batch_size)
         self._head = self._model.head.session(batch_size) if model.has_memory else self._model.head
         self._encoded: Any = None
@@ -102,7 +127,7 @@ class DecodingSession:
             StateError: it is of another network or batch.
         """
         self._check_started()
-        state = self._model._checked(state, self._encoded)
+        state = self._model.checked_state(state, self._encoded)
         self._decoder.load(state["decoder"])
         if self._model.has_memory:
             self._head.load(state["head"])

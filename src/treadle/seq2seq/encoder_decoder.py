@@ -174,7 +174,7 @@ class EncoderDecoder(nn.Module):
             ShapeError: they do not fit.
             StateError: the state is of another network or batch.
         """
-        state = self._checked(state, encoded)
+        state = self.checked_state(state, encoded)
         ys, end = self.decoder(target, state["decoder"], lengths=lengths, resets=resets)
         lengths = self.decoder.checked_lengths(lengths, target.transpose(0, 1))
         after = {"decoder": end}
@@ -222,7 +222,12 @@ class EncoderDecoder(nn.Module):
         encoded = self.encode(source, source_lengths, source_resets)
         return self.decode(target, encoded, lengths=target_lengths, resets=target_resets)
 
-    def _checked(self, state: Any, encoded: Encoded) -> Any:
+    def checked_state(self, state: Any, encoded: Encoded) -> Any:
+        """A state of these sources, if it fits; the initial one for None.
+
+        Raises:
+            StateError: it is of another network or batch.
+        """
         initial = self.initial_state(encoded)
         if state is None:
             return initial
