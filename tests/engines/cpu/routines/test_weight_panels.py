@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tests.tolerances import assert_close
 from treadle.compiler import program as p
+from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.machine import target
 from treadle.engines.cpu.machine.recipe import Recipe, begin
 from treadle.engines.cpu.routines import row_products, weight_panels
@@ -76,20 +77,23 @@ def shares(request, monkeypatch, set_num_threads):
 @pytest.mark.parametrize("level", [None, *LEVELS])
 @pytest.mark.parametrize("how", ["rows", "columns", "apart"])
 @pytest.mark.parametrize(
-    ("dtype", "rounded"), [(torch.float32, False), (torch.float32, True), (torch.float64, False)], ids=str
+    "precision",
+    [Precision(torch.float32), Precision(torch.float32, Operands.ROUNDED), Precision(torch.float64)],
+    ids=["float32", "rounded", "float64"],
 )
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_packs_every_number(shape, dtype, rounded, how, level):
+def test_packs_every_number(shape, precision, how, level):
+    dtype = precision.dtype
     depth, units, slots, vectors = shape
     packing = packing_of(depth, units, slots, vectors, cpu(level).lanes(dtype.itemsize))
     matrix = laid_out(how, depth, max(slots) + units, dtype)
     recipe = Recipe()
     recipe.scratch = recipe.kept  # so that the result can be seen
-    place = weight_panels.pack(recipe, recipe.tensor("w"), packing, dtype, cpu(level), rounded)
+    place = weight_panels.pack(recipe, recipe.tensor("w"), packing, precision, cpu(level))
     behind = recipe.kept.room(128)
     kept = recipe.follow({"w": matrix})
     assert (at(kept, behind.plus, 128, torch.uint8) == 255).all()  # poison that nobody has written to
-    matrix = matrix.bfloat16().to(dtype) if rounded else matrix
+    matrix = matrix.bfloat16().to(dtype) if precision.right is Operands.ROUNDED else matrix
     expected = torch.cat([panel.reshape(-1) for panel in panels(matrix, packing)])
     assert expected.numel() == packing.size
     assert torch.equal(at(kept, place.plus, packing.size, dtype), expected)
@@ -109,7 +113,9 @@ def test_rounds_packed_rows_in_pairs(shape, level):
     matrix = laid_out("columns", depth, max(slots) + units, torch.float32)
     recipe = Recipe()
     recipe.scratch = recipe.kept
-    packed = weight_panels.pack(recipe, recipe.tensor("w"), packing, torch.float32, cpu(level))
+    packed = weight_panels.pack(
+        recipe, recipe.tensor("w"), packing, Precision(torch.float32, Operands.PAIRS), cpu(level)
+    )
     recipe.barrier()
     place = weight_panels.pair_up(recipe, packed, packing, cpu(level))
     kept = recipe.follow({"w": matrix})

@@ -13,10 +13,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-
 from treadle.compiler import program as p
 from treadle.compiler.program import BATCH, Value
+from treadle.engines.cpu.lower.precision import Precision
 
 __all__ = ["ROW", "Fused", "Kernel", "Nest", "Root", "Schedule", "Sink", "schedule"]
 
@@ -39,8 +38,8 @@ class Kernel:
         carries: (before, after): what goes from step to step; none in a kernel that takes all rows at once.
         outputs: values written to memory, row by row.
         sums: values summed over all rows and steps.
+        precision: what products multiply, and the type of everything else.
         reverse: whether time runs backwards.
-        bfloat16: whether products multiply in bfloat16, and add in float32.
     """
 
     streams: tuple[Value, ...]
@@ -48,9 +47,8 @@ class Kernel:
     carries: tuple[tuple[Value, Value], ...]
     outputs: tuple[Value, ...]
     sums: tuple[Value, ...]
-    dtype: torch.dtype
+    precision: Precision
     reverse: bool = False
-    bfloat16: bool = False
 
     @property
     def memory(self) -> set[Value]:

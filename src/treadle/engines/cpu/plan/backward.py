@@ -10,6 +10,7 @@ from torch import Tensor
 from treadle.compiler import interpreter
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine.memory_pool import empty
 from treadle.engines.cpu.machine.recipe import Number, Recipe, Word
@@ -254,7 +255,7 @@ class BackwardRecipe:
     def _contract(self, i: int, backward: Backward, slots: Mapping[Value, Slot], sums: Sums | None) -> None:
         """The products and the sums over all rows."""
         recipe, layout, dtype = self.recipe, self.layout, self.chain.dtype
-        link = self.chain.links[i]
+        pairs = self.chain.links[i].precision.left is Operands.PAIRS
         begins = iter(sums.begins if sums is not None else ())
         products = []
         halves: dict[Any, Number] = {}
@@ -274,7 +275,7 @@ class BackwardRecipe:
                 whole, start = part_of(value)
                 address, stride = slots[whole].at(recipe)
                 where, width = (address + start * self.size, stride), value.shape[1]
-                if link.pairs:
+                if pairs:
                     half = (slots[whole], start, width)
                     if half not in halves:
                         halves[half] = halve_rows(recipe, where, layout.rows, width, host())
@@ -286,7 +287,7 @@ class BackwardRecipe:
         if sums is not None and sums.begins:
             recipe.scratch.leave(sums.address, sums.stride * sums.terms)
         for contraction, key, ((a, k), (g, m)) in products:
-            rows = (layout.rows + 1) // 2 if link.pairs else layout.rows
+            rows = (layout.rows + 1) // 2 if pairs else layout.rows
             # The gradient of a transposed weight is laid out like the weight: nobody has to turn it again.
             turned = _is_turned(k, m, contraction in backward.turned, host().lanes(self.size))
             if turned:
@@ -294,7 +295,7 @@ class BackwardRecipe:
             self.results[key] = (k, m)
             self.totals.append((i, contraction, key, turned))
             if k and m:
-                outer(recipe, a, g, recipe.tensor(key)[0], (rows, k, m), dtype, pairs=link.pairs)
+                outer(recipe, a, g, recipe.tensor(key)[0], (rows, k, m), dtype, pairs=pairs)
         for (slot, _, width), place in halves.items():
             assert isinstance(place, Word), slot
             recipe.scratch.leave(place, 4 * ((layout.rows + 1) // 2) * width)
@@ -397,7 +398,7 @@ def _sum_of(terms: int, shape: tuple[int, ...], dtype: torch.dtype) -> Kernel:
     """The kernel that adds up rows."""
     values = [p.placeholder(f"term{i}", (p.BATCH, *shape), dtype) for i in range(terms)]
     total = functools.reduce(functools.partial(p.elementwise, "add"), values)
-    return Kernel(tuple(values), (), (), (total,), (), dtype)
+    return Kernel(tuple(values), (), (), (total,), (), Precision(dtype))
 
 
 _nothing: dict[torch.dtype, Tensor] = {}

@@ -36,7 +36,7 @@ class ByColumns:
         emitter = _ColumnEmitter(kernel.kernel, kernel.target)
         self.code = code = emitter.code()
         library = compilation.recall(f"by columns\n{code.description}", ("phase",), code.write, kernel.target)
-        address, itemsize = library.address("phase"), kernel.kernel.dtype.itemsize
+        address, itemsize = library.address("phase"), kernel.kernel.precision.dtype.itemsize
         panels = [emitter.panels_of(phase) for phase in phases_of(code.schedule)]
         self.recipe = recipe = Recipe()
         own_table = recipe.table(table)

@@ -6,9 +6,8 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from treadle.compiler.program import DEAR, Value
+from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.recipe import Number, Recipe, Word, yield_address
@@ -39,32 +38,28 @@ class CompiledKernel:
         target = target or host()
         self.kernel, self.target = kernel, target
         self.code = emit(kernel, target)
-        self.halved = kernel.bfloat16 and kernel.dtype == torch.float32
         self.operands = [(packing.product.inputs[1], packing) for packing in self.code.packings]
         self.library = compilation.recall(self.code.description, ("run",), self.code.write, target)
         self.address = self.library.address("run")
         self.function = RUN(self.address)
-        lanes = target.lanes(kernel.dtype.itemsize)
+        lanes = target.lanes(kernel.precision.dtype.itemsize)
         self.row_cost = sum(packing.size / lanes for packing in self.code.packings)
         computed = {v for phase in self.code.schedule.phases for v in _evaluated(phase, kernel.memory)}
         self.row_cost += sum(v.row_numel / lanes * (20 if v.op in DEAR else 1) for v in computed)
 
-    def pack(
-        self, recipe: Recipe, matrices: Sequence[tuple[Number, Number, Number]], rounded: bool = False
-    ) -> list[Number]:
+    def pack(self, recipe: Recipe, matrices: Sequence[tuple[Number, Number, Number]]) -> list[Number]:
         """Write down how to pack the right operands (address, strides) of all products, in the order of `operands`.
 
-        Where the kernel wants them in bfloat16 the result needs `pair_up` after the next barrier. With ``rounded`` they
-        have the values of bfloat16, in float32.
+        Where the kernel wants them in pairs the result needs `pair_up` after the next barrier.
         """
         return [
-            pack(recipe, matrix, packing, self.kernel.dtype, self.target, rounded)
+            pack(recipe, matrix, packing, self.kernel.precision, self.target)
             for matrix, (_, packing) in zip(matrices, self.operands, strict=True)
         ]
 
     def pair_up(self, recipe: Recipe, packed: Sequence[Number]) -> list[Number]:
-        """Write down how to round packed matrices, if the kernel wants them in bfloat16."""
-        if not self.halved:
+        """Write down how to round packed matrices, if the kernel wants them in pairs."""
+        if self.kernel.precision.right is not Operands.PAIRS:
             return list(packed)
         operands = zip(packed, self.operands, strict=True)
         return [pair_up(recipe, matrix, packing, self.target) for matrix, (_, packing) in operands]
@@ -107,7 +102,7 @@ class CompiledKernel:
         if split is not None and self.kernel.carries:
             runs = range(len(split))
             arguments = [recipe.table([*table[:3], recipe.tensor(("offsets", i))[0], *table[4:]]) for i in runs]
-        itemsize = self.kernel.dtype.itemsize
+        itemsize = self.kernel.precision.dtype.itemsize
         abreast = self.abreast(layout) if split is None else 1
         if abreast > 1:
             return self._write_down_abreast(recipe, arguments[0], capacity, abreast)
@@ -121,7 +116,7 @@ class CompiledKernel:
 
     def _write_down_abreast(self, recipe: Recipe, table: Word, rows: int, count: int) -> "Sums":
         """Write down a run by so many threads side by side."""
-        itemsize = self.kernel.dtype.itemsize
+        itemsize = self.kernel.precision.dtype.itemsize
         shared = -(-(rows * self.code.per_row + 64) * itemsize // 64) * 64
         own = -(-(self.code.fixed + 64) * itemsize // 64) * 64
         scratch = recipe.scratch.room(shared + count * own)

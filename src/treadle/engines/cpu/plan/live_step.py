@@ -107,7 +107,7 @@ class LiveStep:
     def __init__(self, network: Network, batch_size: int, bfloat16: bool = False):
         self.network, self.batch = network, batch_size
         section = whole_step(network)
-        self.compiled = CompiledSection(section, bfloat16, compact=True)
+        self.compiled = CompiledSection(section, bfloat16, memory_bound=True)
         self.inputs = section.inputs
         self.names = [name.removeprefix("state/") for name in section.states]
         self.part = self.compiled.plain

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from treadle.compiler import interpreter
 from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.machine.recipe import Number, Recipe, Word
 from treadle.engines.cpu.plan.section import Part, contiguous, dense_rows
 from treadle.engines.layout import Layout, Split
@@ -110,8 +111,8 @@ class Packed:
         packed = {}
         for number, part in parts.items():
             matrices = [reads.matrix(number, w) for w, _ in part.compiled.operands]
-            packed[number] = part.compiled.pack(recipe, matrices, part.owner.rounded)
-        if any(part.compiled.halved for part in parts.values()):
+            packed[number] = part.compiled.pack(recipe, matrices)
+        if any(part.kernel.precision.right is Operands.PAIRS for part in parts.values()):
             recipe.barrier()
         self.of = {number: part.compiled.pair_up(recipe, packed[number]) for number, part in parts.items()}
         recipe.barrier()
@@ -125,7 +126,9 @@ def split_rows(parts: Iterable[Part], layout: Layout) -> list[tuple[int, int]] |
     shares = max((part.compiled.shares(layout) for part in loops), key=len, default=[])
     if len(shares) < 2:
         return None
-    widest = max(old.row_numel * part.kernel.dtype.itemsize for part in loops for old, _ in part.kernel.carries)
+    widest = max(
+        old.row_numel * part.kernel.precision.dtype.itemsize for part in loops for old, _ in part.kernel.carries
+    )
     return shares if widest * max(last - first for first, last in shares) <= _NEAR else None
 
 

@@ -11,6 +11,7 @@ from treadle.compiler import program as p
 from treadle.compiler.derivative import derive
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.precision import Precision
 from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.kernel import CompiledKernel, compiled
@@ -49,24 +50,14 @@ class CompiledSection:
     Args:
         section: what they compute.
         bfloat16: whether right operands of products are rounded to bfloat16; sums stay float32.
-        compact: whether they are read so seldom that it counts how many bytes they are.
-
-    Attributes:
-        pairs: whether one instruction multiplies pairs of bfloat16, of the left operands, too.
-        halved: whether right operands lie in memory as bfloat16. Where there is no such instruction, each number would
-            have to be widened whenever it is read, which takes longer than the products over a sequence save.
-        rounded: whether they lie there as float32 with the values of bfloat16 instead.
+        memory_bound: whether they are read so seldom that their bytes count, as in a single step.
     """
 
-    def __init__(self, section: Section, bfloat16: bool = False, compact: bool = False):
+    def __init__(self, section: Section, bfloat16: bool = False, memory_bound: bool = False):
         section = self.section = section.local()
-        self.dtype = next(
-            v.dtype for v in (*section.values(), *section.inputs, *section.old) if v.dtype.is_floating_point
-        )
-        bfloat16 = bfloat16 and self.dtype == torch.float32
-        self.pairs = bfloat16 and host().bf16_dot
-        self.halved = bfloat16 and (self.pairs or compact)
-        self.rounded = bfloat16 and not self.halved
+        values = (*section.values(), *section.inputs, *section.old)
+        self.dtype = next(v.dtype for v in values if v.dtype.is_floating_point)
+        self.precision = Precision.decide(self.dtype, bfloat16, memory_bound, host())
         self.rows_in = tuple(v for v in section.inputs if v.has_rows)
         self._backward: dict[tuple[bool, ...], Backward] = {}
 
@@ -122,7 +113,7 @@ class Part:
         self.indices = {v.inputs[1] for v in looked_up if v.op == "embedding"}
         self.derived = [v for v in (*shared, *matrices) if v.op != "input"]
         self.kernel = Kernel(
-            self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.dtype, reverse, owner.halved
+            self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.precision, reverse
         )
 
     @functools.cached_property

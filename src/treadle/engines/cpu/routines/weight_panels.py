@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from llvmlite import ir
 
+from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.recipe import Number, Recipe
 from treadle.engines.cpu.machine.target import Target
@@ -32,9 +33,8 @@ def pack(
     recipe: Recipe,
     matrix: tuple[Number, Number, Number],
     packing: Packing,
-    dtype: torch.dtype,
+    precision: Precision,
     target: Target,
-    rounded: bool = False,
 ) -> Number:
     """Write down how to pack the right operand of a product; gives the place where it will be.
 
@@ -44,13 +44,12 @@ def pack(
         recipe: what does it.
         matrix: [K, N]: its address and its strides.
         packing: how it is to lie.
-        dtype: of the matrix.
+        precision: of the kernel that reads it; with `Operands.PAIRS`, `pair_up` rounds it in the next phase.
         target: the CPU.
-        rounded: whether to round it to bfloat16; it stays float32.
     """
-    functions = _functions(dtype, target, rounded)
+    functions = _functions(precision.dtype, target, precision.right is Operands.ROUNDED)
     depth, slots = packing.depth, _slots(packing.slots)
-    size, panels, itemsize = packing.size, packing.panels, dtype.itemsize
+    size, panels, itemsize = packing.size, packing.panels, precision.dtype.itemsize
     packed = recipe.scratch.room(size * itemsize)
     count = threads.count(min(panels, size // _ALONE + 1))
     for first, last in itertools.pairwise([i * panels // count for i in range(count + 1)]):

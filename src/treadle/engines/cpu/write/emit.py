@@ -16,6 +16,7 @@ from llvmlite import ir
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.lower.schedule import (
     ROW,
     Affine,
@@ -125,7 +126,9 @@ class Code:
             for v in values
         ]
         lines += [str([number[value] for value in group]) for group in groups]
-        return "\n".join([*lines, f"{kernel.dtype} {kernel.reverse} {kernel.bfloat16}"])
+        # Weights that are rounded are float32 like others: the text is the same.
+        pairs = [operands is Operands.PAIRS for operands in (kernel.precision.right, kernel.precision.left)]
+        return "\n".join([*lines, f"{kernel.precision.dtype} {kernel.reverse} {pairs}"])
 
 
 def emit(kernel: Kernel, target: Target) -> Code:
@@ -166,19 +169,16 @@ class Emitter:
         self.plan = schedule(kernel)
         self.readable = kernel.memory | self.plan.stored
         self.held = kernel.memory | set(self.plan.buffers)
-        self.double = kernel.dtype == torch.float64
-        self.element = ir.DoubleType() if self.double else ir.FloatType()
-        self.bytes = 8 if self.double else 4
+        self.bytes = kernel.precision.dtype.itemsize
+        self.element = ir.DoubleType() if self.bytes == 8 else ir.FloatType()
         self.lanes = target.lanes(self.bytes)
         self.vector = ir.VectorType(self.element, self.lanes)
         self.mask_type = ir.VectorType(I1, self.lanes)
         self.module = ir.Module()
         self.module.triple = target.triple
         self.steps = bool(kernel.carries)
-        self.halved = kernel.bfloat16 and not self.double
-        """Whether right operands are pairs of bfloat16."""
-        self.pairs = self.halved and target.bf16_dot
-        """Whether left operands are too, because one instruction multiplies pairs."""
+        self.right_pairs = kernel.precision.right is Operands.PAIRS
+        self.left_pairs = kernel.precision.left is Operands.PAIRS
         self.packings = self._packings()
         self.places = self._places()
         self._lay_out_scratch()
@@ -240,7 +240,7 @@ class Emitter:
         for value, count in self.plan.buffers.items():
             packing = self.packings.get(value)
             places.append((value, self._padded(count, packing.width if packing else 1)))
-        if self.pairs:
+        if self.left_pairs:
             operands = dict.fromkeys(product.inputs[0] for product in self.packings)
             places += [(("half", operand), self._padded((operand.row_numel + 1) // 2)) for operand in operands]
         for i, (old, _) in enumerate(self.kernel.carries):
@@ -489,7 +489,7 @@ class Emitter:
     def _product(self, product: Value) -> None:
         """A product whose result goes into a buffer."""
         packing = self.packings[product]
-        if self.pairs:
+        if self.left_pairs:
             self._halve_left(product)
 
         def panel_of(panel: ir.Value, is_whole: bool) -> None:
@@ -516,12 +516,12 @@ class Emitter:
             count = b.sub(b.sdiv(b.mul(b.add(n, self.const(1)), self.rows), tiles), first)
             for product, width, out, stride in zip(products, widths, outs, strides, strict=True):
                 packing = self.packings[product]
-                if self.pairs:
+                if self.left_pairs:
                     half = ("half", product.inputs[0])
                     a, a_stride = self._row_address(half, first), self.const(self.row_size[half])
                 else:
                     a, a_stride = self._left(product.inputs[0], first)
-                rows_of_panel = (packing.depth + 1) // 2 if self.halved else packing.depth
+                rows_of_panel = (packing.depth + 1) // 2 if self.right_pairs else packing.depth
                 size = self.const(rows_of_panel * packing.width)
                 weights = self._at(self._pointer(("matrix", list(self.packings).index(product))), b.mul(panel, size))
                 to = out(first)
@@ -571,7 +571,7 @@ class Emitter:
         products = [fused.product for fused in nest.fused]
         vectors = self.packings[products[0]].vectors
         step = vectors * self.lanes
-        if self.pairs:
+        if self.left_pairs:
             for product in products:
                 self._halve_left(product)
         whole, rest = divmod(units, step)
@@ -912,8 +912,8 @@ class Emitter:
                 b.store(ir.Constant(self.vector, [0.0] * self.lanes), total)
         unroll = 4 if rows * vectors <= 8 else 1
         # Two of K at a time where the weights come in pairs; of an odd K, the last pair has one half.
-        count = b.sdiv(depth, self.const(2)) if self.halved and not self.pairs else depth
-        if self.pairs:
+        count = b.sdiv(depth, self.const(2)) if self.right_pairs and not self.left_pairs else depth
+        if self.left_pairs:
             count = b.sdiv(b.add(depth, self.const(1)), self.const(2))
         whole = b.sub(count, b.srem(count, self.const(unroll))) if unroll > 1 else count
 
@@ -922,12 +922,12 @@ class Emitter:
             columns = [self._load(self._at(base, self.const(v * self.lanes)), self.lanes) for v in range(vectors)]
             for i in range(rows):
                 row = b.mul(a_stride, self.const(i))
-                if not self.halved or self.pairs:
+                if not self.right_pairs or self.left_pairs:
                     address = self._at(a, b.add(row, k))
                     spread = self._splat(b.load(address, typ=self.element, align=self.bytes))
 
                     def multiply(x: Any, w: Any, c: Any) -> Any:
-                        return multiply_pairs(b, x, w, c) if self.pairs else self._multiply_add(x, w, c)
+                        return multiply_pairs(b, x, w, c) if self.left_pairs else self._multiply_add(x, w, c)
 
                     for v in range(vectors):
                         b.store(multiply(spread, columns[v], b.load(sums[i][v], typ=self.vector)), sums[i][v])
@@ -945,7 +945,7 @@ class Emitter:
         if unroll > 1:
             with self.loop(whole, count, self.const(1)) as k:
                 step(k)
-        if self.halved and not self.pairs:
+        if self.right_pairs and not self.left_pairs:
             with b.if_then(b.icmp_signed("!=", b.srem(depth, self.const(2)), self.const(0))):
                 step(count, half=True)
         for i in range(rows):

@@ -42,7 +42,7 @@ def side_by_side(code: Code, rows: int, count: int) -> int:
     count = min(count, max((packing.panels for packing in code.packings), default=1))
     if count < 2:
         return 1
-    itemsize, lanes = code.kernel.dtype.itemsize, code.packings[0].lanes
+    itemsize, lanes = code.kernel.precision.dtype.itemsize, code.packings[0].lanes
     vectors = sum(packing.size for packing in code.packings) / lanes
 
     def products(share: float, of_rows: int) -> float:
