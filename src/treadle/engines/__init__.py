@@ -72,7 +72,7 @@ class _Automatic:
         reason = _why_not(cell, xs, state, options[0]) or _why_not_cpu(xs)
         if reason is None:
             given: list[Any]
-            take, *given = _under_autocast(cpu.take, cell, initial, xs, state)
+            take, *given = _under_autocast(cpu.CPU, cell, initial, xs, state)
             try:
                 found = network.network_of(cell, given[1][0], given[2])
             except TraceError as error:
@@ -87,7 +87,7 @@ class _Automatic:
 
 
 ENGINES: dict[str, Any] = {
-    "cpu": _Programs("cpu", cpu.take),
+    "cpu": _Programs("cpu", cpu.CPU),
     "interpreter": _Programs("interpreter", None),
     "reference": reference,
 }
@@ -136,7 +136,7 @@ def _under_autocast(take: Any, cell: nn.Module, initial: Any, xs: Tensor, state:
     def widened(tensor: Tensor) -> Tensor:
         return tensor.to(weight.dtype) if tensor.is_floating_point() else tensor
 
-    take = cpu.take_bfloat16 if take is cpu.take else take
+    take = cpu.CPU_BFLOAT16 if take is cpu.CPU else take
     return take, map_state(widened, initial), widened(xs), map_state(widened, state)
 
 

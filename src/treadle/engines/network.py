@@ -23,8 +23,8 @@ from treadle.state import named_tensors, rebuild, with_tensors
 
 __all__ = ["Network", "network_of", "run"]
 
-Take = Callable[[Section], Any]
-"""An engine: something with a method ``run`` for a section, or the reason why not, as text."""
+Take = Any
+"""An engine for sections: `take` gives its form of one, or the reason why not; `join` makes several of them one."""
 
 
 class Network:
@@ -83,7 +83,7 @@ class Network:
         key = (take, section)
         with self.lock:
             if key not in self._runners:
-                self._runners[key] = take(section)
+                self._runners[key] = take.take(section)
             return self._runners[key]
 
     def stages(self, take: Take | None, keep_states: bool) -> list[tuple[tuple[Section, ...], Any]]:
@@ -144,7 +144,7 @@ class Network:
                     stages.append((tuple(sections), interpreter.Line(last.outputs, last.inputs)))
                 continue
             visible |= {new for old, new in zip(last.old, last.new, strict=True) if old in plan.sunk}
-            joined = runners[0].join(sections, runners, visible, before) if runners else None
+            joined = take.join(sections, runners, visible, before) if take is not None and runners else None
             before = None
             stages.append((tuple(sections), joined))
         return stages

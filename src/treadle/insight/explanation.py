@@ -286,7 +286,7 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
         reason = f"engine 'interpreter' refuses: {reason}" if reason else "engine='interpreter' was asked for"
         engine = "" if network is None else engine
     elif network is not None and not reason:
-        left_out = network.left_out(cpu.take, False)
+        left_out = network.left_out(cpu.CPU, False)
         reason = "".join(f"engine 'cpu' refuses the loop over {names}: {why}" for names, why in left_out[:1])
         engine = "" if left_out else engine
     else:
@@ -425,7 +425,7 @@ class _Reader:
             return ("Python" if self.engine == "reference" else "PyTorch"), "", ()
         runner, reason = None, ""
         if self.engine == "cpu" and section.kind != "opaque":
-            runner = self.network.runner(cpu.take, section)
+            runner = self.network.runner(cpu.CPU, section)
             reason = runner if isinstance(runner, str) else ""
         elif self.engine == "cpu":
             said = {
@@ -456,7 +456,7 @@ class _Reader:
                 known[old] = new if new not in taken else self.program.inputs[section.states[local.old.index(old)]]
                 taken.add(new)
         # All that comes from outside of the node of autograd is kept, so that a second derivative can be taken.
-        stages = self.network.stages(cpu.take, False)
+        stages = self.network.stages(cpu.CPU, False)
         together = next((sections for sections, _ in stages if section in sections), ())
         made = {v for other in together for v in other.outputs}
         outside = [own for own, v in zip(local.inputs, section.inputs, strict=True) if v.has_rows and v not in made]

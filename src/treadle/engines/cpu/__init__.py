@@ -8,21 +8,43 @@ packed weights of ``pack.py`` and the ``moves.py`` between them, is a ``recipe.p
 rows are few, threads share out columns (``panels.py``): of a sequence in ``abreast.py``, of one step in ``columns.py``.
 """
 
+import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from treadle.compiler.fission import Section
+from treadle.compiler.program import Value
 
-__all__ = ["take", "take_bfloat16"]
+__all__ = ["CPU", "CPU_BFLOAT16", "CpuEngine"]
 
-
-def take(section: Section, bfloat16: bool = False) -> Any:
-    """The compiled form of a section, or the reason why there is none."""
-    from treadle.engines.cpu.plan.section import CompiledSection, why_not  # LLVM is loaded when it is needed
-
-    reason = why_not(section)
-    return CompiledSection(section, bfloat16) if reason is None else reason
+# Where a method imports something, LLVM is loaded when it is needed.
 
 
-def take_bfloat16(section: Section) -> Any:
-    """The same, with products in bfloat16 that add up in float32."""
-    return take(section, True)
+@dataclasses.dataclass(frozen=True)
+class CpuEngine:
+    """Sections as machine code.
+
+    Args:
+        bfloat16: whether products multiply in bfloat16; they add up in float32.
+    """
+
+    bfloat16: bool = False
+
+    def take(self, section: Section) -> Any:
+        """The compiled form of a section, or the reason why there is none."""
+        from treadle.engines.cpu.plan.section import CompiledSection, why_not
+
+        reason = why_not(section)
+        return CompiledSection(section, self.bfloat16) if reason is None else reason
+
+    def join(
+        self, sections: Sequence[Section], taken: Sequence[Any], visible: Iterable[Value], before: Section | None
+    ) -> Any:
+        """Sections that follow each other as one, with the invariants that they alone read: see `Chain`."""
+        from treadle.engines.cpu.plan.chain import Chain
+        from treadle.engines.cpu.plan.invariants import Once
+
+        return Chain(sections, taken, visible, None if before is None else Once(before))
+
+
+CPU, CPU_BFLOAT16 = CpuEngine(), CpuEngine(bfloat16=True)

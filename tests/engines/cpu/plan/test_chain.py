@@ -15,7 +15,7 @@ from tests.outcome import outcome
 from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines import network as networks
-from treadle.engines.cpu import take
+from treadle.engines.cpu import CPU
 from treadle.engines.cpu.machine import memory_pool, threads
 from treadle.engines.cpu.machine.recipe import Phase, Recipe
 from treadle.engines.cpu.plan import chain as chains
@@ -63,7 +63,7 @@ def agree(rnn, xs, state=None, **options):
 def chains_of(rnn, keep_states=False):
     """The chains of a network that has run, in order."""
     (network,) = networks._networks[rnn.cell].values()
-    return [runner for _, runner in network.stages(take, keep_states) if isinstance(runner, chains.Chain)]
+    return [runner for _, runner in network.stages(CPU, keep_states) if isinstance(runner, chains.Chain)]
 
 
 def large(wiring="stack", cell=td.LSTMCell, H=40):

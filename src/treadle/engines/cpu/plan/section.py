@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,19 +59,6 @@ class CompiledSection:
         self.precision = Precision.decide(self.dtype, bfloat16, memory_bound, host())
         self.rows_in = tuple(v for v in section.inputs if v.has_rows)
         self._backward: dict[tuple[bool, ...], Backward] = {}
-
-    def join(
-        self,
-        sections: Sequence[Section],
-        compiled: Sequence["CompiledSection"],
-        visible: Any,
-        before: Section | None = None,
-    ) -> Any:
-        """Sections that follow each other as one, and what they alone read: see `Chain`."""
-        from treadle.engines.cpu.plan.chain import Chain
-        from treadle.engines.cpu.plan.invariants import Once
-
-        return Chain(sections, compiled, visible, None if before is None else Once(before))
 
     @functools.cached_property
     def plain(self) -> "Part":
