@@ -1,5 +1,6 @@
 """A sequence read in both directions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from treadle.errors import ShapeError
 from treadle.protocol import State
 from treadle.running.recurrent import Recurrent
+from treadle.state import map_state
 
 
 class Bidirectional(nn.Module):
@@ -61,8 +63,13 @@ class Bidirectional(nn.Module):
         return {"forward": self.ahead.initial_state(batch_size), "backward": self.back.initial_state(batch_size)}
 
     def forward(
-        self, xs: Tensor, state: Any = None, lengths: Any = None, resets: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, State]]:
+        self,
+        xs: Tensor,
+        state: Any = None,
+        lengths: Any = None,
+        resets: Tensor | None = None,
+        return_states: bool = False,
+    ) -> Any:
         """Run over a sequence, which is all there: the second direction begins at its end.
 
         Args:
@@ -70,32 +77,77 @@ class Bidirectional(nn.Module):
             state: ``{"forward": …, "backward": …}``, what each direction starts from; ``None`` for the initial ones.
             lengths: [B] whole numbers: a row is read backwards from its own end.
             resets: [B, T] booleans: where true, a row begins anew. Neither direction knows, on one side of the border
-                in front of that step, what is on the other.
+                in front of that step, what is on the other. In padding they do nothing.
+            return_states: whether to return the states after every step as well.
 
         Returns:
             ``ys, state``: outputs [B, T, H of both], each at the step that it has read last, and the state in which
-            each direction ended: the backward one's is the state after the first step.
+            each direction ended: the backward one's is the state after the first step. With ``return_states`` a third
+            value, of the structure of the state, with time in every tensor: what each direction knew once it had read
+            that step.
 
         Raises:
             ShapeError: ``xs``, ``lengths`` or ``resets`` do not fit.
             StateError: ``state`` is of another network or batch.
         """
-        state = state or {"forward": None, "backward": None}
-        ahead, end = self.ahead(xs, state["forward"], lengths=lengths, resets=resets)
-        lengths = self.ahead.checked_lengths(lengths, xs.transpose(0, 1))
-        if resets is not None:  # the step in front of a border is the first behind it for whoever comes from the end
-            resets = reverse(torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], 1), lengths)
-        back, start = self.back(reverse(xs, lengths), state["backward"], lengths=lengths, resets=resets)
-        return torch.cat([ahead, reverse(back, lengths)], -1), {"forward": end, "backward": start}
+        before = (None, None) if state is None else (state["forward"], state["backward"])
+        ahead, back = both_directions((self.ahead, self.back), xs, before, lengths, resets, return_states)
+        rest = ({"forward": one, "backward": other} for one, other in zip(ahead[1:], back[1:], strict=True))
+        return torch.cat([ahead[0], back[0]], -1), *rest
 
 
-def reverse(xs: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each row [B, T, …] from its own end to its start; what is behind its end stays."""
+def both_directions(
+    networks: Sequence["Recurrent | Bidirectional"],
+    xs: Tensor,
+    before: Sequence[State] = (None, None),
+    lengths: Any = None,
+    resets: Any = None,
+    return_states: bool = False,
+) -> tuple[Any, Any]:
+    """One sequence through two networks, of which the second reads each row from its own end to its start.
+
+    Args:
+        networks: who reads forwards and who reads backwards, with time in the same place.
+        xs: the sequence, as they take it.
+        before: the states that they begin with.
+        lengths: as `Recurrent` takes it.
+        resets: likewise. Both directions begin anew at the same borders.
+        return_states: likewise.
+
+    Returns:
+        What each of them gives, with all steps in the order of ``xs``.
+    """
+    ahead, back = networks
+    axis = 1 if getattr(ahead, "batch_first", True) else 0
+    forwards = ahead(xs, before[0], lengths, resets, return_states)
+    by_time = xs.transpose(0, axis)
+    lengths = Recurrent.checked_lengths(lengths, by_time)
+    if resets is not None:
+        resets = _from_the_end(Recurrent.checked_resets(resets, by_time).T, lengths)
+    ys, end, *every = back(_mirrored(xs, lengths, axis), before[1], lengths, resets, return_states)
+    every = [map_state(lambda states: _mirrored(states, lengths, axis), states) for states in every]
+    return forwards, (_mirrored(ys, lengths, axis), end, *every)
+
+
+def _mirrored(xs: Tensor, lengths: Tensor | None, axis: int) -> Tensor:
+    """The steps of each row, along an axis, from its own end to its start; padding stays. It is its own inverse."""
     if lengths is None:
-        return xs.flip(1)
-    steps = torch.arange(xs.shape[1], device=xs.device)
-    places = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps)
-    return xs.gather(1, places.reshape(*places.shape, *[1] * (xs.ndim - 2)).expand_as(xs))
+        return xs.flip(axis)
+    steps = torch.arange(xs.shape[axis], device=xs.device)[:, None]
+    places = torch.where(steps < lengths, lengths - 1 - steps, steps).transpose(0, axis)
+    return xs.gather(axis, places.reshape(*places.shape, *[1] * (xs.ndim - 2)).expand_as(xs))
+
+
+def _from_the_end(resets: Tensor, lengths: Tensor | None) -> Tensor:
+    """The same borders [B, T], for who reads from the end.
+
+    Forwards, a row starts anew before it reads step t. Backwards, it has read step t by then and starts anew before
+    step t - 1. A reset in padding is no border, or it would stand before the first step that is read.
+    """
+    before_next = torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], 1)
+    if lengths is not None:
+        before_next &= torch.arange(1, resets.shape[1] + 1, device=resets.device) < lengths[:, None]
+    return _mirrored(before_next, lengths, 1)
 
 
 def over_time(network: Any, role: str) -> Any:

@@ -22,6 +22,7 @@ from treadle.cells import GRUCell, LSTMCell, RNNCell
 from treadle.engines import choose
 from treadle.errors import EngineError, ShapeError, StateError
 from treadle.gradients import FullBPTT, GradientMethod
+from treadle.running.bidirectional import both_directions
 from treadle.running.recurrent import Recurrent
 from treadle.running.session import Session
 from treadle.wiring import WIRINGS, Stack
@@ -189,8 +190,8 @@ class _DropIn(nn.RNNBase):
             raise ValueError(f"{self._get_name()}: Expected input to be 2D or 3D, got {input.dim()}D instead")
         if input.dim() == 2:
             return self._unbatched(input, hx, lengths, resets, return_states)
-        rows, steps = input.shape[:2] if self.batch_first else input.shape[1::-1]
-        lengths = self._checked_lengths(lengths, rows, steps, input.device)
+        by_time = input.transpose(0, 1) if self.batch_first else input
+        lengths, rows = Recurrent.checked_lengths(lengths, by_time), by_time.shape[1]
         if why is None:
             return self._fused_with_lengths(input, hx, lengths)
         parts = None if hx is None else self._parts(hx, 3)
@@ -292,33 +293,19 @@ class _DropIn(nn.RNNBase):
     def _both_directions(self, input: Tensor, parts: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
         """Layer after layer, each in both directions over the whole sequence."""
         ys = input.transpose(0, 1) if self.batch_first else input
-        steps, rows = ys.shape[:2]
-        there = torch.arange(steps, device=ys.device)[:, None].expand(steps, rows)  # [T, B]
-        ends = there.new_full((rows,), steps) if lengths is None else lengths
-        # Step s of the reverse direction reads step ends - 1 - s; padding stays where it is. Its own inverse.
-        mirror = torch.where(there < ends, ends - 1 - there, there)
-        mirrored_resets = None
-        if resets is not None:
-            started = Recurrent(self._cells()[0], False).checked_resets(resets, ys)
-            # Forwards a row starts anew before it reads t; backwards, after it has read t, so before t - 1.
-            before_next = torch.cat([started[1:] & (there[1:] < ends), torch.zeros_like(started[:1])])
-            mirrored_resets = before_next.gather(0, mirror).T
-
-        finals, everies, cells = [], [], self._cells()
-        for layer in range(self.num_layers):
-            outputs = []
-            for reverse in (0, 1):
-                i = 2 * layer + reverse
-                recurrent = Recurrent(cells[i], False, self.gradient, self.engine).train(self.training)
-                xs = _gathered(ys, mirror) if reverse else ys
-                state = None if parts is None else self._field_type(cells[i])(*(part[i] for part in parts))
-                y, state, *every = recurrent(xs, state, lengths, mirrored_resets if reverse else resets, return_states)
-                finals.append(state)
-                everies += [states.map_state(lambda e: _gathered(e, mirror), one) if reverse else one for one in every]
-                outputs.append(_gathered(y, mirror) if reverse else y)
+        networks = [Recurrent(c, False, self.gradient, self.engine).train(self.training) for c in self._cells()]
+        before: list[Any] = [None] * len(networks)
+        if parts is not None:
+            before = [self._field_type(n.cell)(*group) for n, *group in zip(networks, *parts, strict=True)]
+        finals, everies = [], []
+        for i in range(0, len(networks), 2):
+            given = both_directions(networks[i : i + 2], ys, before[i : i + 2], lengths, resets, return_states)
+            outputs, ends, *every = zip(*given, strict=True)
             ys = torch.cat(outputs, 2)
-            if layer < self.num_layers - 1:
+            if i + 2 < len(networks):
                 ys = nn.functional.dropout(ys, self.dropout, self.training)
+            finals += ends
+            everies += [states for both in every for states in both]
         hidden = self._joined([torch.stack(group) for group in zip(*finals, strict=True)])
         output = ys.transpose(0, 1) if self.batch_first else ys
         if not return_states:
@@ -378,12 +365,6 @@ class _DropIn(nn.RNNBase):
         initial = [states.map_state(lambda t: t.to(input.dtype), cell.initial_state(rows)) for cell in self._cells()]
         return [torch.stack(group).to(input.device) for group in zip(*initial, strict=True)]
 
-    def _checked_lengths(self, lengths: Any, rows: int, steps: int, device: Any) -> Any:
-        if lengths is None:
-            return None
-        probe = torch.empty(steps, rows, device=device)
-        return Recurrent(self._cells()[0]).checked_lengths(lengths, probe)
-
     def extra_repr(self) -> str:
         """PyTorch's, and the options that are not the usual ones."""
         usual = {"wiring": "stack", "gradient": FullBPTT(), "engine": "auto"}
@@ -427,11 +408,6 @@ class _DropIn(nn.RNNBase):
         else:
             nn.Module.__setstate__(self, d)
             self._flat_weight_refs = []
-
-
-def _gathered(sequence: Tensor, index: Tensor) -> Tensor:
-    """``sequence`` [T, B, ...] with the steps of each row in the order of ``index`` [T, B]."""
-    return sequence.gather(0, index.reshape(*index.shape, *[1] * (sequence.ndim - 2)).expand_as(sequence))
 
 
 class LSTM(_DropIn, nn.LSTM):

@@ -226,7 +226,8 @@ class Recurrent(nn.Module):
             f" this Recurrent takes {order}, so pass xs.transpose(0, 1) or batch_first={not self.batch_first}"
         )
 
-    def checked_lengths(self, lengths: Any, xs: Tensor) -> Tensor | None:
+    @staticmethod
+    def checked_lengths(lengths: Any, xs: Tensor) -> Tensor | None:
         """``lengths`` as a tensor beside ``xs`` [T, B, ...], once they are known to fit."""
         if lengths is None:
             return None
@@ -246,7 +247,8 @@ class Recurrent(nn.Module):
             )
         return lengths.to(xs.device)
 
-    def checked_resets(self, resets: Any, xs: Tensor) -> Tensor:
+    @staticmethod
+    def checked_resets(resets: Any, xs: Tensor) -> Tensor:
         """``resets`` as a tensor [T, B] beside ``xs`` [T, B, ...], once they are known to fit."""
         steps, rows = xs.shape[:2]
         resets = torch.as_tensor(resets)
