@@ -10,7 +10,6 @@ from tests.tolerances import assert_close
 from treadle.compiler import interpreter
 from treadle.compiler import program as p
 from treadle.compiler.derivative import derive
-from treadle.compiler.fission import inner
 from treadle.compiler.program import BATCH
 from treadle.engines.network import network_of
 
@@ -91,7 +90,7 @@ def test_what_is_kept_suffices_and_no_product_is_done_again(subject):
         }
         everything = [g for g in (*d.gradients, *d.state_gradients) if g is not None]
         forward = set(section.values())
-        again = [v for v in inner(given, everything) if v in forward and v.has_rows]
+        again = [v for v in p.between(given, everything) if v in forward and v.has_rows]
         assert not [v for v in again if v.op in ("dot", "opaque")]
         above = {*d.output_cotangents, *d.state_cotangents}
         assert not above & set(p.ordered(d.saved))

@@ -7,7 +7,7 @@ from torch import nn
 import treadle as td
 from tests.registry import SUBJECTS, build, random_state, sequence, stack
 from treadle.compiler import program as p
-from treadle.compiler.fission import inner, plan
+from treadle.compiler.fission import plan
 from treadle.compiler.program import BATCH, Program, show
 from treadle.engines.network import network_of
 
@@ -278,7 +278,7 @@ def test_sections_are_a_partition_in_an_order_that_works(subject, keep_states):
     assert program.outputs["y"] in known
     if keep_states:
         assert {program.outputs[name] for name in states} <= known
-    everything = {v for v in inner(program.inputs.values(), program.outputs.values()) if v.has_rows}
+    everything = {v for v in p.between(program.inputs.values(), program.outputs.values()) if v.has_rows}
     missing = {v for v in everything - computed - set(made.random) if v.op not in p.VIEWS}
     assert not missing
 

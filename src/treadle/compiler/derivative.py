@@ -17,7 +17,7 @@ import torch
 
 from treadle.compiler import interpreter
 from treadle.compiler import program as p
-from treadle.compiler.fission import Section, inner
+from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.compiler.trace import Tracer
 
@@ -142,7 +142,7 @@ def _choose_saved(section: Section, gradients: Iterable[Value], cotangents: Iter
     if not needed:
         return ()
     flow = _Flow()
-    for value in inner(given, needed):
+    for value in p.between(given, needed):
         if not value.has_rows or value.op == "full":
             continue
         # Engines keep booleans as floats.

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Program, Value
+from treadle.compiler.walk import preorder
 
 __all__ = ["Plan", "Section", "plan"]
 
@@ -42,7 +43,7 @@ class Section:
 
     def values(self) -> list[Value]:
         """What is computed here, operands first."""
-        return inner(self.inputs + self.old, self.outputs + self.new)
+        return p.between(self.inputs + self.old, self.outputs + self.new)
 
     def local(self) -> "Section":
         """The same, on placeholders ``in0`` and ``old0`` and so on: nothing of it knows where its inputs come from.
@@ -73,25 +74,6 @@ class Plan:
     sections: tuple[Section, ...]
     random: tuple[Value, ...]
     sunk: frozenset[Value]
-
-
-def inner(inputs: Iterable[Value], outputs: Iterable[Value]) -> list[Value]:
-    """What lies between ``inputs`` and ``outputs``, the latter included, operands first."""
-    seen, result = set(inputs), []
-    stack = list(reversed(list(outputs)))
-    while stack:
-        value = stack[-1]
-        if value in seen:
-            stack.pop()
-            continue
-        missing = [operand for operand in value.inputs if operand not in seen]
-        if missing:
-            stack.extend(missing)
-            continue
-        stack.pop()
-        seen.add(value)
-        result.append(value)
-    return result
 
 
 def plan(program: Program, keep_states: bool = False) -> Plan:
@@ -231,25 +213,19 @@ class _Analysis:
         read_late = {name for name, value in self.old.items() if self._read_outside(name, value, home)}
         for index, unit in enumerate(self.units):
             final |= {self.new[name] for name in unit if keep_states or name in read_late or not self.is_loop[index]}
-        needs: dict[tuple[int, int, int], dict[Value, None]] = {}
-        inside: dict[tuple[int, int, int], set[Value]] = {}
+        needs: dict[tuple[int, int, int], set[Value]] = {}
+
+        def is_free(value: Value) -> bool:
+            """A view or a number costs nothing where it is read; a view's whole is what crosses the border."""
+            view = value.op in p.VIEWS and value.op != "detach" and value.has_rows
+            return (view or (value.op == "full" and not value.has_rows)) and value not in final
+
         for key, mine in members.items():
-            own = inside[key] = set(mine)
             unit = self.units[key[0]] if key[1] == 1 else ()
-            old = {self.old[name] for name in unit}
-            needs[key] = reads = {}
-            waiting = [operand for value in mine for operand in value.inputs] + [self.new[name] for name in unit]
-            while waiting:
-                value = waiting.pop()
-                if value in own or value in old:
-                    continue
-                view = value.op in p.VIEWS and value.op != "detach" and value.has_rows
-                if (view or (value.op == "full" and not value.has_rows)) and value not in final:
-                    # A view or a number costs nothing where it is read; a view's whole is what crosses the border.
-                    own.add(value)
-                    waiting.extend(value.inputs)
-                else:
-                    reads[value] = None
+            roots = [operand for value in mine for operand in value.inputs] + [self.new[name] for name in unit]
+            known = {*mine, *(self.old[name] for name in unit)}
+            met = preorder(roots, lambda value: value.inputs if is_free(value) else (), known)
+            needs[key] = {value for value in met if not is_free(value)}
         wanted = final.union(*(needs.values()))
         result = []
         for key in sorted(members):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from treadle.compiler.program import BATCH, Program, Value
+from treadle.compiler.program import BATCH, Program, Value, between
 from treadle.compiler.trace import Traced, call
 
 __all__ = ["Line", "evaluate", "run"]
@@ -53,21 +53,7 @@ class Line:
 
     def __init__(self, values: Iterable[Value], given: Iterable[Value]):
         self.outputs, self.given = tuple(values), given
-        self._steps: list[tuple[Value, Callable[..., Tensor] | None, tuple[Value, ...]]] = []
-        there = set(given)
-        stack = list(self.outputs)[::-1]  # in their order: random numbers are drawn as they come
-        while stack:
-            value = stack[-1]
-            if value in there:
-                stack.pop()
-                continue
-            missing = [operand for operand in value.inputs if operand not in there]
-            if missing:
-                stack.extend(missing)
-                continue
-            stack.pop()
-            there.add(value)
-            self._steps.append((value, _FUNCTIONS.get(value.op), value.inputs))
+        self._steps = [(value, _FUNCTIONS.get(value.op), value.inputs) for value in between(given, self.outputs)]
 
     def run(self, known: dict[Value, Tensor], rows: int) -> None:
         """Compute them, into ``known``."""

@@ -11,10 +11,12 @@ The same program therefore steps ``B`` rows or treats all ``T * B`` rows of a se
 import dataclasses
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+
+from treadle.compiler.walk import postorder
 
 __all__ = ["BATCH", "ELEMENTWISE", "Program", "Value"]
 
@@ -388,44 +390,26 @@ class Program:
 
 def ordered(roots: Iterable[Value]) -> list[Value]:
     """Everything that ``roots`` are made of, operands first."""
-    seen: set[int] = set()
-    result: list[Value] = []
-    for root in roots:
-        waiting: list[tuple[Value, Iterator[Value]]] = []
-        if id(root) not in seen:
-            seen.add(id(root))
-            waiting.append((root, iter(root.inputs)))
-        while waiting:
-            value, rest = waiting[-1]
-            for operand in rest:
-                if id(operand) not in seen:
-                    seen.add(id(operand))
-                    waiting.append((operand, iter(operand.inputs)))
-                    break
-            else:
-                result.append(value)
-                waiting.pop()
-    return result
+    return postorder(roots, lambda value: value.inputs)
+
+
+def between(given: Iterable[Value], wanted: Iterable[Value]) -> list[Value]:
+    """What is to be computed to get from ``given`` to ``wanted``, the latter included: operands first.
+
+    Of an operation's operands the last is computed first. Random numbers are drawn and gradients added up in this
+    order, so another one would be other numbers.
+    """
+    return postorder(wanted, lambda value: value.inputs[::-1], given)
 
 
 def rebuild(roots: Iterable[Value], replaced: dict[Value, Value]) -> dict[Value, Value]:
     """The same graph on top of other values: old value -> new value, for all that ``roots`` are made of.
 
-    ``replaced`` maps values to what stands in their place; what is above them is made anew, through the constructors,
+    ``replaced`` maps values to what stands in their place; what is above them is made again, through the constructors,
     so that it is simplified again.
     """
     new = dict(replaced)
-    stack = list(roots)
-    while stack:
-        value = stack[-1]
-        if value in new:
-            stack.pop()
-            continue
-        missing = [operand for operand in value.inputs if operand not in new]
-        if missing:
-            stack.extend(missing)
-            continue
-        stack.pop()
+    for value in between(replaced, roots):
         operands = [new[operand] for operand in value.inputs]
         if all(a is b for a, b in zip(operands, value.inputs, strict=True)):
             new[value] = value

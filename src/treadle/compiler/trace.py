@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from treadle.compiler import program as p
 from treadle.compiler.operations import HANDLERS, RANDOM, ROWWISE, NotRowwise, Unknown
 from treadle.compiler.program import BATCH, Program, Value
+from treadle.compiler.walk import preorder
 from treadle.errors import TraceError
 
 __all__ = ["Traced", "Tracer", "trace_step"]
@@ -520,12 +521,8 @@ def _line_of(error: BaseException) -> str:
 
 def _refuse_own_derivatives(results: Mapping[str, Tensor]) -> None:
     """A custom autograd.Function has a derivative that a trace of the forward pass cannot know."""
-    seen, waiting = set(), [t.grad_fn for t in results.values() if isinstance(t, Tensor) and t.grad_fn is not None]
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
+    roots = [t.grad_fn for t in results.values() if isinstance(t, Tensor) and t.grad_fn is not None]
+    for node in preorder(roots, lambda node: [after for after, _ in node.next_functions if after is not None]):
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             function = type(node)._forward_cls  # pyright: ignore[reportAttributeAccessIssue]
             code = function.forward.__code__
@@ -533,4 +530,3 @@ def _refuse_own_derivatives(results: Mapping[str, Tensor]) -> None:
                 f"{Path(code.co_filename).name}:{code.co_firstlineno}: {function.__name__} is a function with a"
                 " derivative of its own, which the compiler does not look into: write its forward in the step"
             )
-        waiting.extend(after for after, _ in node.next_functions if after is not None)

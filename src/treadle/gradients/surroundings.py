@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from treadle.compiler.walk import preorder
+
 __all__ = ["Generators", "Surroundings", "generators", "generators_at", "leaves_beyond"]
 
 Generators = tuple[Tensor, ...]
@@ -103,16 +105,14 @@ def _set(device: torch.device, states: Generators) -> None:
 def leaves_beyond(results: Sequence[Tensor], known: Sequence[Tensor]) -> list[Tensor]:
     """The leaves of the graph of some results that are not among ``known``."""
     seen, found = {id(tensor) for tensor in known}, []
-    nodes: set[Any] = set()
-    waiting: list[Any] = [tensor.grad_fn for tensor in results]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in nodes:
-            continue
-        nodes.add(node)
+
+    def operands(node: Any) -> list[Any]:
+        return [after for after, _ in reversed(node.next_functions) if after is not None]
+
+    roots = [tensor.grad_fn for tensor in reversed(results) if tensor.grad_fn is not None]
+    for node in preorder(roots, operands):
         variable = getattr(node, "variable", None)
         if isinstance(variable, Tensor) and id(variable) not in seen:
             seen.add(id(variable))
             found.append(variable)
-        waiting.extend(after for after, _ in node.next_functions)
     return found

@@ -14,6 +14,7 @@ from treadle import state as states
 from treadle.compiler import program as p
 from treadle.compiler.fission import Plan, Section
 from treadle.compiler.program import DEAR, Program, Value
+from treadle.compiler.walk import preorder
 from treadle.engines import cpu
 from treadle.engines.network import Network, network_of
 from treadle.errors import ShapeError, TraceError
@@ -372,14 +373,8 @@ class _Reader:
         all_sections = self.plan.sections
         if all_sections[start].kind in ("loop", "shift"):
             return []
-        seen, waiting, found = {start}, [start], set()
-        while waiting:
-            for other in edges[waiting.pop()]:
-                if all_sections[other].kind == "loop":
-                    found.add(other)
-                elif other not in seen:
-                    seen.add(other)
-                    waiting.append(other)
+        met = preorder([start], lambda i: () if all_sections[i].kind == "loop" else tuple(edges[i]))
+        found = {i for i in met if all_sections[i].kind == "loop"}
         alone = sum(section.kind == "loop" for section in all_sections) == 1
         return [
             ", ".join(_layers(all_sections[i].states)) or ("the loop" if alone else _grouped(all_sections[i].states))
@@ -553,12 +548,11 @@ def _reader_of(value: Value, values: set[Value]) -> Value | None:
 
 def _same_size_above(value: Value) -> Iterator[Value]:
     """What a statistic of a row is made of, back to the first thing that is larger."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        yield one
-        if one.op != "sum":
-            waiting.extend(v for v in one.inputs if v.row_numel == value.row_numel)
+
+    def operands(one: Value) -> list[Value]:
+        return [] if one.op == "sum" else [v for v in one.inputs if v.row_numel == value.row_numel]
+
+    return preorder([value], operands)
 
 
 def _opaque_name(value: Value) -> str:

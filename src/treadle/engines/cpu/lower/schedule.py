@@ -15,6 +15,7 @@ from typing import Any
 
 from treadle.compiler import program as p
 from treadle.compiler.program import BATCH, Value
+from treadle.compiler.walk import postorder, preorder
 from treadle.engines.cpu.lower.precision import Precision
 
 __all__ = ["ROW", "Fused", "Kernel", "Nest", "Root", "Schedule", "Sink", "schedule"]
@@ -157,25 +158,12 @@ class _Scheduler:
             self.ready[value] = self._ready(value)
 
     def _reachable(self) -> list[Value]:
-        seen, result = set(), []
-        stack = list(self.wanted)
-        while stack:
-            value = stack[-1]
-            if value in seen:
-                stack.pop()
-                continue
-            missing = [] if value in self.memory else [v for v in self._operands(value) if v not in seen]
-            if missing:
-                stack.extend(missing)
-                continue
-            stack.pop()
-            seen.add(value)
-            result.append(value)
-        return result
+        def operands(value: Value) -> tuple[Value, ...]:
+            if value in self.memory:
+                return ()
+            return value.inputs[:1] if value.op == "dot" else value.inputs[::-1]
 
-    @staticmethod
-    def _operands(value: Value) -> tuple[Value, ...]:
-        return value.inputs[:1] if value.op == "dot" else value.inputs
+        return postorder(reversed(self.wanted), operands)
 
     def _ready(self, value: Value) -> int:
         """The level of nests in which a value can be computed or loaded."""
@@ -273,24 +261,16 @@ class _Scheduler:
         else:
             nests[key] = nest
 
-    def _touches(self, nest: Nest) -> dict[tuple[Value, Index], None]:
+    def _touches(self, nest: Nest) -> list[tuple[Value, Index]]:
         """Everything that a nest evaluates, with the index at which it does."""
-        seen: dict[tuple[Value, Index], None] = {}
-        for root in nest.roots:
-            value, index = root_index(root, nest)
-            self._walk(value, index, nest.domain, seen, nest)
-        return seen
+        stored = self.memory | self.stored
 
-    def _walk(self, value: Value, index: Index, domain: Any, seen: dict[tuple[Value, Index], None], nest: Nest) -> None:
-        stack = [(value, index)]
-        while stack:
-            value, index = stack.pop()
-            if (value, index) in seen:
-                continue
-            seen[value, index] = None
-            if is_loaded(value, nest, self.memory, self.stored, self.ready):
-                continue
-            stack.extend(operands_at(value, index, domain, self.memory | self.stored))
+        def operands(place: tuple[Value, Index]) -> list[tuple[Value, Index]]:
+            if is_loaded(place[0], nest, self.memory, self.stored, self.ready):
+                return []
+            return operands_at(*place, nest.domain, stored)[::-1]
+
+        return list(preorder([root_index(root, nest) for root in nest.roots], operands))
 
     def _share_dear(self, nests: dict[Any, Nest], buffers: dict[Value, int]) -> None:
         """Force into memory what several nests, or every feature of one, would compute again at a price."""

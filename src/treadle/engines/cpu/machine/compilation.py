@@ -20,7 +20,7 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-from treadle.compiler import program
+from treadle.compiler import program, walk
 from treadle.engines.cpu.machine import disk_cache
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.errors import EngineError
@@ -104,7 +104,11 @@ def _sources() -> str | None:
     """A checksum of the files that decide what is written, or None where they cannot be read."""
     digest = hashlib.sha256()
     try:
-        for path in (*sorted(Path(__file__).parents[1].rglob("*.py")), Path(program.__file__)):
+        for path in (
+            *sorted(Path(__file__).parents[1].rglob("*.py")),
+            Path(program.__file__),
+            Path(walk.__file__),
+        ):
             digest.update(path.read_bytes())
     except OSError:
         return None

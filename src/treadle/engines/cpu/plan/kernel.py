@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from treadle.compiler.program import DEAR, Value
+from treadle.compiler.walk import preorder
 from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine import compilation, threads
@@ -161,14 +162,10 @@ def _evaluated(phase: Any, memory: set[Value]) -> list[Value]:
     """What the nests of a phase compute; what they load costs little."""
     if isinstance(phase, Value):
         return []
-    seen: set[Value] = set()
-    stack = [root.value for root in phase.roots]
-    while stack:
-        value = stack.pop()
-        if value not in seen and value not in memory and value.op != "dot":
-            seen.add(value)
-            stack.extend(value.inputs)
-    return list(seen)
+    met = preorder(
+        (root.value for root in phase.roots), lambda value: () if value.op == "dot" else value.inputs, memory
+    )
+    return [value for value in met if value.op != "dot"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from treadle.compiler import program as p
 from treadle.compiler.derivative import derive
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
+from treadle.compiler.walk import preorder
 from treadle.engines.cpu.lower.precision import Precision
 from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine.target import host
@@ -109,27 +110,23 @@ class Part:
 
 def _reach(roots: Sequence[Value], leaves: set[Value]) -> tuple[list[Value], list[Value], list[Value]]:
     """Which of ``leaves`` the roots are made of, and which values without rows: read by all, and right operands."""
-    used: dict[Value, None] = {}
-    shared: dict[Value, None] = {}
+    used: list[Value] = []
+    shared: list[Value] = []
     matrices: dict[Value, None] = {}
-    seen: set[Value] = set()
-    stack = list(roots)
-    while stack:
-        value = stack.pop()
-        if value in seen:
-            continue
-        seen.add(value)
+
+    def operands(value: Value) -> tuple[Value, ...]:
+        if value in leaves or not (value.has_rows or value.op == "dot"):
+            return ()
+        return value.inputs[:1] if value.op == "dot" else value.inputs[::-1]
+
+    for value in preorder(reversed(roots), operands):
         if value in leaves:
-            used[value] = None
+            used.append(value)
         elif value.op == "dot":
             matrices[value.inputs[1]] = None
-            stack.append(value.inputs[0])
-        elif not value.has_rows:
-            if value.op != "full":
-                shared[value] = None
-        else:
-            stack.extend(value.inputs)
-    return list(used), list(shared), list(matrices)
+        elif not value.has_rows and value.op != "full":
+            shared.append(value)
+    return used, shared, list(matrices)
 
 
 class Backward:
@@ -178,19 +175,9 @@ def part_of(value: Value) -> tuple[Value, int]:
 
 def _rows_read(gradients: Iterable[Value | None], contractions: Iterable[Value]) -> list[Value]:
     """The values with rows that gradients without rows are made of, unless by a contraction."""
-    seen = set(contractions)
-    found: dict[Value, None] = {}
-    stack = [g for g in gradients if g is not None and not g.has_rows]
-    while stack:
-        value = stack.pop()
-        if value in seen:
-            continue
-        seen.add(value)
-        if value.has_rows:
-            found[value] = None
-        else:
-            stack.extend(value.inputs)
-    return list(found)
+    roots = [g for g in gradients if g is not None and not g.has_rows]
+    met = preorder(reversed(roots), lambda value: () if value.has_rows else value.inputs[::-1], contractions)
+    return [value for value in met if value.has_rows]
 
 
 def contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
