@@ -6,6 +6,8 @@ import hypothesis
 import pytest
 import torch
 
+from tests.covering import share
+
 pytest.register_assert_rewrite("tests.tolerances", "tests.outcome")
 
 torch.set_num_threads(1)
@@ -13,6 +15,20 @@ if "PYTHONPATH" in os.environ:  # tests start processes, some of them in other f
     os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
 hypothesis.settings.register_profile("treadle", deadline=None, derandomize=True, database=None, max_examples=25)
 hypothesis.settings.load_profile("treadle")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    """Of a test marked ``share``, the combinations that the short suite leaves to the full one are marked ``slow``."""
+    tests = {}
+    for item in items:
+        if item.get_closest_marker("share"):
+            tests.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for name, found in tests.items():
+        chosen = share([item.callspec.indices for item in found], name, *found[0].get_closest_marker("share").args)
+        for k, item in enumerate(found):
+            if k not in chosen:
+                item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

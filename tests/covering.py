@@ -1,0 +1,62 @@
+"""Few cases in place of all combinations, chosen so that each choice, and each pair of choices, is met; always alike.
+
+Most faults need one choice, or two that meet, so the short suite runs covering combinations, and the full suite all.
+"""
+
+import itertools
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def pairwise(**choices: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Cases, one value of each choice, such that every two values of different choices meet in one of them."""
+    values = list(choices.values())
+    places = range(len(values))
+    open_pairs = {
+        ((i, a), (j, b))
+        for i, j in itertools.combinations(places, 2)
+        for a, b in itertools.product(range(len(values[i])), range(len(values[j])))
+    }
+
+    def gain(case: dict[int, int], place: int, value: int) -> int:
+        return sum(tuple(sorted([(place, value), other])) in open_pairs for other in case.items())
+
+    cases = []
+    while open_pairs:
+        case = dict(min(open_pairs))
+        for place in places:
+            if place not in case:  # of values that gain the same, another one each time
+                turns = [(k + len(cases)) % len(values[place]) for k in range(len(values[place]))]
+                case[place] = max(turns, key=lambda value, place=place: gain(case, place, value))
+        open_pairs -= set(itertools.combinations(sorted(case.items()), 2))
+        cases.append(tuple(values[place][case[place]] for place in places))
+    return cases
+
+
+def share(cases: Sequence[Mapping[str, int]], name: str, most: int | None = None) -> set[int]:
+    """Which of these cases to run: one by one that which shows the most new values, then the most new pairs of them.
+
+    Args:
+        cases: each says of each parameter which of its values it has.
+        name: of what is tested. Tests of different names begin at different cases.
+        most: how many; as many as show each value once unless given.
+    """
+    N = len(cases)
+    step = next(k for k in range(round(0.618 * N) or 1, 2 * N + 2) if math.gcd(k, N) == 1)
+    order = [(zlib.crc32(name.encode()) + k * step) % N for k in range(N)]
+    values = [set(case.items()) for case in cases]
+    pairs = [set(itertools.combinations(sorted(case.items()), 2)) for case in cases]
+    seen_values, seen_pairs, chosen = set(), set(), set()
+    for _ in range(N if most is None else min(most, N)):
+        best = max(
+            (k for k in order if k not in chosen),
+            key=lambda k: (len(values[k] - seen_values), len(pairs[k] - seen_pairs)),
+        )
+        if most is None and chosen and values[best] <= seen_values:
+            break
+        chosen.add(best)
+        seen_values |= values[best]
+        seen_pairs |= pairs[best]
+    return chosen

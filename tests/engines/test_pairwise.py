@@ -1,0 +1,100 @@
+"""Each cell and wiring with each engine, precision, way of running, feature and gradient, and these in pairs, too.
+
+The batteries beside this one walk all combinations; the short suite takes a share of them, and all of these.
+"""
+
+import copy
+import functools
+
+import pytest
+import torch
+
+import treadle as td
+from tests.covering import pairwise
+from tests.outcome import outcome, row_by_row, stepped
+from tests.registry import SUBJECTS, build, engine_of, random_state, sequence
+from tests.tolerances import assert_all_close
+from treadle.state import map_state, named_tensors
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+T = 7
+LENGTHS = torch.tensor([3, 0, 7, 5])
+RESETS = torch.tensor(
+    [[1, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0, 0], [0, 0, 1, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1, 0]]
+).bool()
+
+
+def whole(rnn, xs, state, lengths, resets):
+    return rnn(xs, state, lengths, resets, return_states=True)
+
+
+def chunked(rnn, xs, state, lengths, resets):
+    """In pieces, each with what is left of the lengths."""
+    outputs, moments, start = [], [], 0
+    for size in (1, 4, 2):
+        part = slice(start, start + size)
+        left = None if lengths is None else (lengths - start).clamp(0, size)
+        ys, state, every = rnn(
+            xs[:, part], state, left, None if resets is None else resets[:, part], return_states=True
+        )
+        outputs.append(ys)
+        moments.append(every)
+        start += size
+    return torch.cat(outputs, 1), state, map_state(lambda *parts: torch.cat(parts, 1), *moments)
+
+
+def time_first(rnn, xs, state, lengths, resets):
+    other = copy.copy(rnn)
+    other.batch_first = False
+    ys, end, every = other(xs.transpose(0, 1), state, lengths, resets, return_states=True)
+    return ys.transpose(0, 1), end, map_state(lambda s: s.transpose(0, 1), every)
+
+
+WAYS = {"whole": whole, "chunked": chunked, "time first": time_first}
+ROWS = {"full": (None, None), "lengths": (LENGTHS, None), "resets": (None, RESETS), "both": (LENGTHS, RESETS)}
+GRADIENTS = {
+    "full": td.FullBPTT(),
+    "truncated": td.TruncatedBPTT(2, 3),
+    "checkpointed": td.CheckpointedBPTT(memory=1),
+    "none": None,
+}
+CASES = pairwise(
+    subject=list(SUBJECTS),
+    engine=["cpu", "interpreter"],
+    dtype=[torch.float64, torch.float32],
+    way=list(WAYS),
+    rows=list(ROWS),
+    start=["initial", "learned", "any"],
+    gradient=list(GRADIENTS),
+)
+
+
+@pytest.mark.parametrize(("subject", "engine", "dtype", "way", "rows", "start", "gradient"), CASES, ids=str)
+def test_pairs(subject, engine, dtype, way, rows, start, gradient):
+    fine = build(subject, torch.float32, learn_initial_state=start == "learned").to(dtype)
+    rnn, fine = fine, copy.deepcopy(fine).double()
+    rnn.engine, fine.engine = engine_of(subject) if engine == "cpu" else engine, "reference"
+    xs, state = sequence(rnn, 4, T, dtype), random_state(rnn, 4, dtype) if start == "any" else None
+
+    def wide(tensor):
+        return tensor.double() if tensor.is_floating_point() else tensor
+
+    exact = functools.partial(outcome, xs=wide(xs), state=None if state is None else map_state(wide, state))
+    given = ROWS[rows]
+    run = functools.partial(WAYS[way], lengths=given[0], resets=given[1])
+    if gradient == "none":
+        with torch.no_grad():
+            ys, end, every = run(rnn, xs, state)
+            wanted = row_by_row(*given)(fine, exact.keywords["xs"], exact.keywords["state"])
+        assert not ys.requires_grad
+        found, wanted = (dict(named_tensors(dict(zip("yse", t, strict=True)))) for t in ((ys, end, every), wanted))
+        assert_all_close(found, wanted, dtype)
+        return
+    rnn.gradient = GRADIENTS[gradient]
+    if gradient == "truncated":  # what that means is tested in gradients/; here, that all engines mean the same
+        fine.gradient = GRADIENTS[gradient]
+        reference = run
+    else:
+        reference = stepped if given == (None, None) else row_by_row(*given)
+    assert_all_close(outcome(run, rnn, xs, state), exact(reference, fine), dtype)
