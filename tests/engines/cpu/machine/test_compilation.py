@@ -52,6 +52,7 @@ def compiled(tmp_path, monkeypatch):
     """A process and a disk that know no code; gives the list of what was compiled since."""
     monkeypatch.setenv("TREADLE_CACHE", str(tmp_path))
     monkeypatch.setattr(compilation, "_libraries", {})
+    monkeypatch.setattr(compilation, "_texts", {})
     texts = []
     compile = compilation._object_code
 
@@ -201,25 +202,38 @@ torch.testing.assert_close(torch.autograd.grad(rnn(xs)[0].sum(), list(rnn.parame
 def test_a_text_is_written_only_where_its_code_is_unknown(compiled, monkeypatch):
     written = []
 
-    def write():
-        written.append(1)
-        return TEXT
+    def recall(description, sources="this version", text=TEXT):
+        def write():
+            written.append(1)
+            return text
 
-    names = ("double it", "clear")
-    check(compilation.recall("twice", names, write, target.host()))
-    monkeypatch.setattr(compilation, "_libraries", {})  # as in another process
-    check(compilation.recall("twice", names, write, target.host()))
-    assert len(written) == len(compiled) == 1
-    compilation.recall("thrice", names, write, target.host())
-    assert len(written) == len(compiled) == 2
-    monkeypatch.setattr(compilation, "_sources", lambda: "another version of treadle")
-    compilation.recall("twice", names, write, target.host())
-    assert len(written) == len(compiled) == 3
-    monkeypatch.setattr(compilation, "_sources", lambda: None)  # in an archive, say: the text itself is the key
-    compilation.recall("twice", names, write, target.host())
-    compilation.recall("thrice", names, write, target.host())
-    assert len(written) == 5
-    assert len(compiled) == 4
+        monkeypatch.setattr(compilation, "_libraries", {})  # as in another process
+        monkeypatch.setattr(compilation, "_texts", {})
+        monkeypatch.setattr(compilation, "_sources", lambda: sources)
+        check(compilation.recall(description, ("double it", "clear"), write, target.host()))
+        return len(written), len(compiled)
+
+    assert recall("twice") == (1, 1)
+    assert recall("twice") == (1, 1)
+    assert recall("thrice") == (2, 1)  # the same text
+    assert recall("twice", sources="another version") == (3, 1)
+    assert recall("twice", sources="another version") == (3, 1)
+    assert recall("twice", sources="a version that writes it otherwise", text=TEXT + ";") == (4, 2)
+    assert recall("twice", sources=None) == (5, 2)  # in an archive, say: the text itself is the key
+    assert recall("twice", sources=None) == (6, 2)
+    for path in disk_cache.folder().glob("*.o"):
+        path.unlink()
+    assert recall("twice") == (7, 3)
+
+
+def test_a_text_is_written_once_in_a_process(monkeypatch):
+    monkeypatch.setattr(compilation, "_texts", {})
+    written = []
+    for _ in range(2):
+        library = compilation.recall("twice", ("double it",), lambda: written.append(1) or TEXT, target.host())
+    assert len(written) == 1
+    monkeypatch.setattr(compilation.disk_cache, "read", lambda key: None)
+    assert compilation.recall("twice", ("double it",), lambda: "", target.host()) is library
 
 
 def kernels(subject, dtype):

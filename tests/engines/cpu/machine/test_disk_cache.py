@@ -80,6 +80,20 @@ def test_an_entry_under_another_name_is_not_taken_for_it(entry):
     assert disk_cache.read(OTHER) is None
 
 
+def test_names_lead_to_keys_and_are_no_code(place, entry):
+    disk_cache.write_name(OTHER, KEY)
+    assert disk_cache.read_name(OTHER) == KEY
+    assert disk_cache.read_name(KEY) is None
+    assert disk_cache.size()[0] == 1
+    named = place / f"{OTHER}.name"
+    named.rename(place / f"{OTHER}.o")
+    assert disk_cache.read(OTHER) is None
+    entry.rename(place / f"{KEY}.name")
+    assert disk_cache.read_name(KEY) is None
+    disk_cache.clear()
+    assert not os.listdir(place)
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
 def test_what_is_no_file_is_not_read(entry, make):
     entry.unlink()

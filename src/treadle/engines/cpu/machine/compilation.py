@@ -40,6 +40,7 @@ llvm.initialize_native_asmprinter()
 
 _lock = threading.RLock()
 _libraries: dict[str, "Library"] = {}
+_texts: dict[str, str] = {}  # the key of a text under that of what it follows from
 _linker: llvm.LLJIT | None = None
 _numbers = itertools.count()  # ORC wants a new name for each library
 
@@ -51,7 +52,7 @@ if hasattr(os, "register_at_fork"):
 class Library:
     """Machine code in memory."""
 
-    def __init__(self, tracker: llvm.orcjit.ResourceTracker, names: list[str]):
+    def __init__(self, tracker: llvm.orcjit.ResourceTracker, names: Sequence[str]):
         self._tracker = tracker
         self._addresses = {name: tracker[name] for name in names}
 
@@ -78,11 +79,15 @@ def compile(ir_text: str, target: Target | None = None) -> Library:
     Raises:
         EngineError: LLVM refuses the text, or cannot load the code.
     """
-    return _library(_key(ir_text, target or host()), DEFINITION.findall(ir_text), lambda: ir_text, target or host())
+    target = target or host()
+    return _library(_key(ir_text, target), DEFINITION.findall(ir_text), ir_text, target)
 
 
 def recall(description: str, names: Sequence[str], write: Callable[[], str], target: Target) -> Library:
     """The same for a text that takes long to write, and is written only where its code is not yet known.
+
+    The description and this engine's sources lead to the key of the text, and that to the code. So where a change of
+    the sources leaves a text as it was, it is written again, but not compiled.
 
     Args:
         description: what the text follows from, together with the sources of this engine and of programs.
@@ -96,7 +101,19 @@ def recall(description: str, names: Sequence[str], write: Callable[[], str], tar
     sources = _sources()
     if sources is None:
         return compile(write(), target)
-    return _library(_key(f"{sources}\0{description}", target), list(names), write, target)
+    described = _key(f"{sources}\0{description}", target)
+    if library := _libraries.get(_texts.get(described, "")):
+        return library
+    with _lock:
+        key = _texts.get(described) or disk_cache.read_name(described)
+        library = _known(key, names) if key else None
+        if key is None or library is None:
+            text = write()
+            key = _key(text, target)
+            library = _library(key, names, text, target)
+            disk_cache.write_name(described, key)
+        _texts[described] = key
+    return library
 
 
 @functools.cache
@@ -115,17 +132,23 @@ def _sources() -> str | None:
     return digest.hexdigest()
 
 
-def _library(key: str, names: list[str], write: Callable[[], str], target: Target) -> Library:
+def _library(key: str, names: Sequence[str], text: str, target: Target) -> Library:
+    if library := _libraries.get(key):
+        return library
+    with _lock:
+        library = _known(key, names)
+        if library is None:
+            code = _object_code(text, target)
+            disk_cache.write(key, code)
+            library = _libraries[key] = _load(code, names)
+    return library
+
+
+def _known(key: str, names: Sequence[str]) -> Library | None:
+    """What this process has loaded, or the disk keeps; hold the lock."""
     library = _libraries.get(key)
-    if library is None:
-        with _lock:
-            library = _libraries.get(key)
-            if library is None:
-                code = disk_cache.read(key)
-                if code is None:
-                    code = _object_code(write(), target)
-                    disk_cache.write(key, code)
-                library = _libraries[key] = _load(code, names)
+    if library is None and (code := disk_cache.read(key)) is not None:
+        library = _libraries[key] = _load(code, names)
     return library
 
 
@@ -161,7 +184,7 @@ def _object_code(ir_text: str, target: Target) -> bytes:
         raise EngineError(f"LLVM refuses the code that was generated, a bug of treadle: {_one_line(error)}") from error
 
 
-def _load(code: bytes, names: list[str]) -> Library:
+def _load(code: bytes, names: Sequence[str]) -> Library:
     global _linker
     if _linker is None:
         # LLVM's older linker puts each section where there is room, and code cannot reach its constants over 2 GB:

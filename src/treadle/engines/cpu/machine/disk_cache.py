@@ -1,4 +1,4 @@
-"""Object code on disk, so that a kernel is compiled once on a machine.
+"""Object code on disk, so that a kernel is compiled once on a machine, and the names that lead to it.
 
 An entry is loaded and run, so nothing is trusted that somebody else could have written: the folder and its files must
 belong to the user and be closed to others' writing. Whatever is wrong with the disk, there is code without it: that is
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-__all__ = ["clear", "folder", "read", "size", "write"]
+__all__ = ["clear", "folder", "read", "read_name", "size", "write", "write_name"]
 
 LIMIT = 256 * 2**20
 """Bytes that may stay: the entries that were used last."""
@@ -24,9 +24,10 @@ WRITES_BETWEEN_PRUNING = 32
 ABANDONED_SECONDS = 3600.0
 """The age at which a file that was to be renamed belongs to nobody any more."""
 
-MAGIC = b"treadle object 1\n"  # the number of the format
-HEADER_BYTES = len(MAGIC) + 32 + 32
-ENTRY = re.compile(r"[0-9a-f]{64}\.o")
+CODE, NAME = "o", "name"  # what an entry holds: object code, or the key of object code
+MAGIC = {CODE: b"treadle object 1\n", NAME: b"treadle naming 1\n"}  # with the number of the format
+HEADER_BYTES = len(MAGIC[CODE]) + 32 + 32
+ENTRY = re.compile(rf"[0-9a-f]{{64}}\.({CODE}|{NAME})")
 BESIDE = re.compile(r"\.[0-9a-f]{64}\..*")
 # Names of files are no addresses to follow, and a pipe in an entry's place is nothing to wait for.
 READ_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -63,10 +64,30 @@ def folder() -> Path:
 
 def read(key: str) -> bytes | None:
     """The object code that was written under that key, or None if it is not there whole."""
+    return _read(key, CODE)
+
+
+def write(key: str, code: bytes) -> None:
+    """Keep object code under a key, if the disk allows. Of several writers, one wins; all write the same."""
+    _write(key, CODE, code)
+
+
+def read_name(name: str) -> str | None:
+    """The key that was written under that name, itself of the form of a key, or None if it is not there whole."""
+    key = _read(name, NAME)
+    return None if key is None else key.hex()
+
+
+def write_name(name: str, key: str) -> None:
+    """Keep the key of object code under a name."""
+    _write(name, NAME, bytes.fromhex(key))
+
+
+def _read(key: str, kind: str) -> bytes | None:
     try:
         place = folder()
         _check_folder(place)
-        path = place / f"{key}.o"
+        path = place / f"{key}.{kind}"
         with open(os.open(path, READ_FLAGS), "rb") as file:
             _check_ours(os.fstat(file.fileno()), path)
             content = file.read()
@@ -75,17 +96,16 @@ def read(key: str) -> bytes | None:
     except OSError as error:
         _tell("read", error)
         return None
-    code = content[HEADER_BYTES:]
-    if content[:HEADER_BYTES] != _header(key, code):
-        logger.debug("%s is damaged, so its kernel is compiled again", path)
+    held = content[HEADER_BYTES:]
+    if content[:HEADER_BYTES] != _header(key, kind, held):
+        logger.debug("%s is damaged, so its kernel is made again", path)
         return None
     with contextlib.suppress(OSError):
         os.utime(path)  # the time of use: what was not used for long goes first
-    return code
+    return held
 
 
-def write(key: str, code: bytes) -> None:
-    """Keep object code under a key, if the disk allows. Of several writers, one wins; all write the same."""
+def _write(key: str, kind: str, held: bytes) -> None:
     global _writes
     try:
         place = folder()
@@ -96,8 +116,8 @@ def write(key: str, code: bytes) -> None:
         handle, beside = tempfile.mkstemp(prefix=f".{key}.", dir=place)
         try:
             with open(handle, "wb") as file:
-                file.write(_header(key, code) + code)
-            os.replace(beside, place / f"{key}.o")
+                file.write(_header(key, kind, held) + held)
+            os.replace(beside, place / f"{key}.{kind}")
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
@@ -115,8 +135,7 @@ def size() -> tuple[int, int]:
     Raises:
         OSError: the folder cannot be read.
     """
-    entries = _entries(folder())
-    return len(entries), sum(information.st_size for _, information in entries)
+    return _sums(_entries(folder()))
 
 
 def clear() -> tuple[int, int]:
@@ -129,12 +148,17 @@ def clear() -> tuple[int, int]:
     entries = _entries(place)
     for path, _ in entries + _entries(place, BESIDE):
         path.unlink(missing_ok=True)
-    return len(entries), sum(information.st_size for _, information in entries)
+    return _sums(entries)
 
 
-def _header(key: str, code: bytes) -> bytes:
+def _sums(entries: list[tuple[Path, os.stat_result]]) -> tuple[int, int]:
+    kernels = sum(path.suffix == f".{CODE}" for path, _ in entries)
+    return kernels, sum(information.st_size for _, information in entries)
+
+
+def _header(key: str, kind: str, held: bytes) -> bytes:
     """What an entry begins with. The key is in it, so that a file that was moved is no other kernel."""
-    return MAGIC + bytes.fromhex(key) + hashlib.sha256(code).digest()
+    return MAGIC[kind] + bytes.fromhex(key) + hashlib.sha256(held).digest()
 
 
 def _check_folder(place: Path) -> None:
