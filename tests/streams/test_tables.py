@@ -1,4 +1,4 @@
-"""Tables give their columns, in pieces; what is wrong in them is refused by file, row and column."""
+"""Tables give their columns, in pieces; what is wrong in them is refused by file, line or row, and column."""
 
 import gzip
 import itertools
@@ -13,10 +13,10 @@ from hypothesis import given
 from pyarrow import csv, parquet
 from torch.utils.data import DataLoader
 
+from treadle.data import table_file
 from treadle.errors import DataError, ShapeError
 from treadle.streams import Table, Windows, count, series_of_table
 from treadle.streams import series as series_module
-from treadle.streams import table as table_module
 
 # What PyTorch says on a machine with one core, and Python from 3.12 on.
 pytestmark = [
@@ -41,6 +41,11 @@ def write(path, columns, **options):
     else:
         csv.write_csv(table, path)
     return path
+
+
+def place(path, row: int) -> str:
+    """How messages call a row, counted from 1, of a table whose values have no line ends."""
+    return f"row {row}" if path.suffix == ".parquet" else f"line {row + 1}"
 
 
 @pytest.fixture(params=["csv", "parquet"])
@@ -117,9 +122,9 @@ def test_ways_to_write_a_time(tmp_path, times):
         return Table(tmp_path / "t.csv", time="when")
 
     assert len(whole(table([0, 1, 2]))[0]) == 3
-    with pytest.raises(DataError, match=r"t.csv, row 3, column 'when': .* goes back in time: sort the file by 'when'"):
+    with pytest.raises(DataError, match=r"t.csv, line 4, column 'when': .* goes back in time: sort the file by 'when'"):
         whole(table([0, 2, 1]))
-    with pytest.raises(DataError, match=r"t.csv, row 2, column 'when': .* is a time that was there before"):
+    with pytest.raises(DataError, match=r"t.csv, line 3, column 'when': .* is a time that was there before"):
         whole(table([0, 0, 1]))
 
 
@@ -137,8 +142,8 @@ def test_times_of_parquet_have_their_own_types(tmp_path):
 def portions(request, monkeypatch):
     """Tables are read in other portions, so that what has to fit lies within one or on both sides of a border."""
     if request.param == "a row at a time":
-        monkeypatch.setattr(table_module, "PARQUET_ROWS_AT_ONCE", 1)
-        monkeypatch.setattr(table_module, "CSV_BLOCK_BYTES", 64)
+        monkeypatch.setattr(table_file, "PARQUET_ROWS_AT_ONCE", 1)
+        monkeypatch.setattr(table_file, "TEXT_BLOCK_BYTES", 64)
         monkeypatch.setattr(series_module, "BYTES_AT_ONCE", 1)
 
 
@@ -146,12 +151,12 @@ def test_order_is_watched_across_pieces(path, portions):
     day = np.arange(60)
     day[-1] = day[-2]
     write(path, {"day": day, "x": np.zeros(60)})
-    with pytest.raises(DataError, match=r"row 60, column 'day': 58 is a time that was there before"):
+    with pytest.raises(DataError, match=rf"{place(path, 60)}, column 'day': 58 is a time that was there before"):
         whole(Table(path, time="day"))
     for row in range(20, 40):
         day[row] = 3
         write(path, {"day": day, "x": np.zeros(60)})
-        with pytest.raises(DataError, match=rf"row {row + 1}, column 'day': 3 goes back in time"):
+        with pytest.raises(DataError, match=rf"{place(path, row + 1)}, column 'day': 3 goes back in time"):
             whole(Table(path, time="day"))
         day[row] = row
 
@@ -162,12 +167,12 @@ FAR = 50_000
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("n. a.", "holds 'n. a.', which is no number"),
-        ("12,5", "holds '12,5', which is no number"),
-        ("", "is empty"),
-        ("NaN", "is nan"),
-        ("NA", "holds 'NA', which is no number"),
-        ("inf", "is inf"),
+        ("n. a.", "'n. a.' is not a number: correct it"),
+        ("12,5", "'12,5' is not a number: correct it"),
+        ("", "the value is missing: fill it in"),
+        ("NaN", "the value is missing: fill it in"),
+        ("NA", "the value is missing: fill it in"),
+        ("inf", "the value is infinite: correct it"),
     ],
 )
 @pytest.mark.parametrize("row", [0, FAR])
@@ -175,15 +180,15 @@ def test_text_in_a_column_of_numbers(tmp_path, value, message, row):
     cells = [str(number) for number in range(N)]
     cells[row] = f'"{value}"'
     (tmp_path / "t.csv").write_text("a,x\n" + "".join(f"1,{cell}\n" for cell in cells))
-    with pytest.raises(DataError, match=rf"t.csv, row {row + 1}, column 'x': the cell ({message}).*: fill it in"):
+    with pytest.raises(DataError, match=rf"t.csv, line {row + 2}, column 'x': {message}, or leave the row out"):
         whole(Table(tmp_path / "t.csv"))
 
 
-@pytest.mark.parametrize(("value", "message"), [(None, "is empty"), (np.nan, "is nan"), (-np.inf, "is -inf")])
+@pytest.mark.parametrize(("value", "message"), [(None, "missing"), (np.nan, "missing"), (-np.inf, "infinite")])
 def test_no_number_in_parquet(tmp_path, value, message):
     path = write(tmp_path / "t.parquet", {"a": [1] * N, "x": [1.0] * FAR + [value] + [1.0] * (N - FAR - 1)})
     for start in (0, FAR - 1):
-        with pytest.raises(DataError, match=rf"t.parquet, row {FAR + 1}, column 'x': the cell {message}"):
+        with pytest.raises(DataError, match=rf"t.parquet, row {FAR + 1}, column 'x': the value is {message}"):
             whole(Table(path), start)
 
 
@@ -194,13 +199,13 @@ def test_tables_that_are_none(tmp_path):
             whole(Table(tmp_path / name, **options))
 
     refused("t.csv", b"", "t.csv is not a table of text")
-    refused("t.csv", b"a,b\n1,2\n3\n", "t.csv cannot be read as a table: .*Expected 2 columns, got 1")
+    refused("t.csv", b"a,b\n1,2\n3\n", "t.csv, line 3: 1 field, but the first line has 2 columns")
     refused("t.csv", b"a,a\n1,2\n", "has 2 columns called 'a'")
     refused("t.csv", b"value,b\n1,2\n", "has no column 'valeu': it has value, b; did you mean 'value'", inputs="valeu")
     refused("t.csv", b"t\n1\n", "has no column left to read", time="t")
-    refused("t.csv", b"t,a\n01.02.2031,2\n", "row 1, column 't': '01.02.2031' was read as string", time="t")
-    refused("t.csv", b"t,a\n1,2\n,3\n", "row 2, column 't': the cell is empty, but every row needs its time", time="t")
-    refused("t.csv", b"t,a\n1,2\nx,3\n", "cannot be read as a table.*invalid value 'x'|was read as string", time="t")
+    refused("t.csv", b"t,a\n01.02.2031,2\n", "line 2, column 't': '01.02.2031' is no time: write ISO 8601", time="t")
+    refused("t.csv", b"t,a\n1,2\n,3\n", "line 3, column 't': there is no time, but every row needs one", time="t")
+    refused("t.csv", b"t,a\n1,2\nx,3\n", "line 3, column 't': 'x' is no time", time="t")
     refused("t.parquet", b"no", "t.parquet is not a Parquet file, or is damaged")
     refused("t.txt", b"a\n1\n", "t.txt is not called like a table: pass a file ending in .parquet, .pq, .csv, .tsv")
     with pytest.raises(FileNotFoundError):
@@ -233,16 +238,16 @@ def test_text_that_is_not_utf_8(tmp_path):
 
     refused("größe,x\n1,2\n".encode("latin-1"), r"t.csv, header, column 1: the name 'gr\\xf6\\xdfe' is not UTF-8: save")
     refused("x\n1\n".encode("utf-16"), r"t.csv, header, column 1: .* is not UTF-8")
-    refused("x\n1\n2°\n".encode("latin-1"), r"t.csv, row 2, column 'x': the cell holds '2\\xb0', which is no number")
+    refused("x\n1\n2°\n".encode("latin-1"), r"t.csv, line 3, column 'x': '2\\xb0' is not a number")
     refused(
         "town,x\nGhent,1\nMünster,2\n".encode("latin-1"),
-        r"t.csv, row 2, column 'town': the cell holds 'M\\xfcnster', which is not UTF-8",
+        r"t.csv, line 3, column 'town': the cell holds 'M\\xfcnster', which is not UTF-8",
         lambda: series_of_table(path, "town"),
     )
     path.write_bytes("x,note\n1,°C\n2,\n".encode("latin-1"))  # nobody reads that column
     assert whole(Table(path, "x"))[0].tolist() == [[1], [2]]
     # The first cell in the file, whatever the order of the columns.
-    refused(b"x,y\n1,2\n3,b\na,4\n", "row 2, column 'y': the cell holds 'b'", lambda: whole(Table(path)))
+    refused(b"x,y\n1,2\n3,b\na,4\n", "line 3, column 'y': 'b' is not a number", lambda: whole(Table(path)))
 
 
 def test_a_table_or_a_series_that_is_too_short_is_named_with_its_file(path):
@@ -314,13 +319,19 @@ def test_what_is_wrong_in_a_series(path, portions):
             series_of_table(path, id="who", time="t")
 
     before = "is a time that was there before: sort the file by 'who' and 't'"
-    refused(f"row 92, column 't': 44 of 'b' {before}", t=(91, 44))
-    refused(f"row 3, column 't': 0 of 'a' {before}", t=(2, 0))
+    refused(f"{place(path, 92)}, column 't': 44 of 'b' {before}", t=(91, 44))
+    refused(f"{place(path, 3)}, column 't': 0 of 'a' {before}", t=(2, 0))
     for row in range(20, 40):
-        refused(rf"row {row + 1}, column 't': 7 of '{'ab'[row % 2]}' goes back in time", t=(row, 7))
-    refused(r"row 46, column 'x': the cell is ", x=(45, None if path.suffix == ".parquet" else float("nan")))
+        refused(rf"{place(path, row + 1)}, column 't': 7 of '{'ab'[row % 2]}' goes back in time", t=(row, 7))
+    refused(
+        f"{place(path, 46)}, column 'x': the value is missing",
+        x=(45, None if path.suffix == ".parquet" else float("nan")),
+    )
     for nobody in (None, ""):
-        refused(r"row 7, column 'who': the cell is empty, but every row needs the id of its series", who=(6, nobody))
+        refused(
+            f"{place(path, 7)}, column 'who': the id is missing, but every row needs that of its series",
+            who=(6, nobody),
+        )
 
 
 def test_a_table_without_series(path):

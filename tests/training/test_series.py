@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.tolerances import assert_close
+from treadle.data.table_file import TableFile
 from treadle.errors import DataError
 from treadle.training import SeriesTask, read_series
 from treadle.training.series import find_season, seasonal_naive
-from treadle.training.table import Table
 from treadle.training.task import Design
 
 
@@ -78,9 +78,9 @@ BAD = {
         "line 6, column 't': 'noon' is no time",
     ),
     ("a field too many", LINES + "5,14,3\n"): ({}, "line 6: 3 fields, but the first line has 2 columns"),
-    ("two columns of a name", "y,y\n1,2\n"): ({}, "two columns 'y'"),
+    ("two columns of a name", "y,y\n1,2\n"): ({}, "2 columns called 'y'"),
     ("no rows", "t,y\n"): ({}, "has no rows"),
-    ("nothing", ""): ({}, "no column 'y'"),
+    ("nothing", ""): ({}, "has no header"),
     ("no values", "t,y\n1,\n2,\n"): ({"missing": "previous"}, "column 'y' has no values"),
     ("no target", LINES): ({"target": []}, "Name them with --target"),
     ("no id", "t,y,who\n1,2,a\n2,2,\n"): ({"series_id": "who"}, "line 3, column 'who': there is no id"),
@@ -101,8 +101,8 @@ def test_a_value_with_line_ends_inside_does_not_shift_the_lines():
 
 
 def test_a_file_that_is_no_parquet_is_refused():
-    with pytest.raises(DataError, match=r"x\.parquet cannot be read as Parquet"):
-        Table(write("t,y\n", "x.parquet"))
+    with pytest.raises(DataError, match=r"x\.parquet is not a Parquet file"):
+        TableFile(write("t,y\n", "x.parquet"))
 
 
 def test_a_binary_file_is_no_csv():

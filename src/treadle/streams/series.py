@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from treadle.data.table_file import Rows
 from treadle.errors import DataError
 from treadle.streams.stream import PIECE_BYTES, Piece
 from treadle.streams.table import Columns
@@ -29,7 +30,7 @@ class Series:
     """
 
     def __init__(self, id: str, columns: Columns, store: "_Store", starts: np.ndarray, counts: np.ndarray):
-        self.id, self.path = id, columns.path
+        self.id, self.path = id, columns.file.path
         self._columns, self._store = columns, store
         self._starts, self._ends = starts, counts.cumsum()
         self.length = int(counts.sum())
@@ -89,20 +90,17 @@ def series_of_table(
         ('Ghent', [3.0, 4.0, 0.0])
     """
     columns = Columns(os.fspath(path), inputs, targets, time, series=id)
-    store = _Store(8 * (len(columns.inputs) + len(columns.targets)))
-    sorter = _Sorter(columns, store)
-    pending, first, rows = [], 0, 0
-    for number, batch in columns.batches(0):
-        first = number if not pending else first
-        pending.append(batch)
-        rows += batch.num_rows
-        if rows * store.row_bytes >= BYTES_AT_ONCE:
-            sorter.take(pending, first)
-            pending, rows = [], 0
+    store = _Store(8 * len(columns.numbers))
+    sorter, pending = _Sorter(columns, store), []
+    for rows in columns.rows():
+        pending.append(rows)
+        if sum(map(len, pending)) * store.row_bytes >= BYTES_AT_ONCE:
+            sorter.take(pending)
+            pending = []
     if pending:
-        sorter.take(pending, first)
+        sorter.take(pending)
     if not sorter.numbers:
-        raise DataError(f"{columns.path} has no rows below its header: there is no series in it")
+        raise DataError(f"{columns.file.path} has no rows below its header: there is no series in it")
     return sorter.series()
 
 
@@ -115,16 +113,14 @@ class _Sorter:
         self.runs: list[tuple[array[int], array[int]]] = []  # of each series: where its runs start, their lengths
         self.last = np.empty(0)  # the latest time of each series
 
-    def take(self, batches: list[Any], first: int) -> None:
-        import pyarrow as pa
-
-        batch = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
-        values, whose = self.columns.numbers(batch, first), self._numbers_of(batch, first)
+    def take(self, pieces: list[Rows]) -> None:
+        rows = Rows.joined(pieces)
+        values, whose = self.columns.values(rows), self._numbers_of(rows)
         order = whose.argsort(kind="stable")
         sorted_by = whose[order]
         starts = np.flatnonzero(np.diff(sorted_by, prepend=-1))
         if self.columns.time:
-            self._check_times(batch, first, order, sorted_by, starts)
+            self._check_times(rows, order, sorted_by, starts)
         place = self.store.append(values[order])
         counts = np.diff(starts, append=len(order))
         for series, start, count in zip(sorted_by[starts].tolist(), starts.tolist(), counts.tolist(), strict=True):
@@ -137,21 +133,19 @@ class _Sorter:
             for name, (starts, counts) in zip(self.numbers, self.runs, strict=True)
         ]
 
-    def _numbers_of(self, batch: Any, first: int) -> np.ndarray:
+    def _numbers_of(self, rows: Rows) -> np.ndarray:
         """For each row, the number of its series; new ones get the next."""
         import pyarrow as pa
 
-        column = batch.column(batch.schema.get_field_index(self.columns.series))
+        assert self.columns.series is not None
+        column = rows.column(self.columns.series)
         coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         names = coded.dictionary.to_pylist()
         unnamed = codes == (names.index("") if "" in names else -1)
         if column.null_count or unnamed.any():
             row = int(((codes == -1) | unnamed).argmax())
-            raise DataError(
-                f"{self.columns.path}, row {first + row + 1}, column {self.columns.series!r}: the cell is empty, but"
-                " every row needs the id of its series"
-            )
+            raise rows.error(row, self.columns.series, "the id is missing, but every row needs that of its series")
         translate = np.zeros(len(names), np.int64)
         for code in dict.fromkeys(codes[np.sort(np.unique(codes, return_index=True)[1])].tolist()):
             if names[code] not in self.numbers:
@@ -160,13 +154,9 @@ class _Sorter:
             translate[code] = self.numbers[names[code]]
         return translate[codes]
 
-    def _check_times(
-        self, batch: Any, first: int, order: np.ndarray, sorted_by: np.ndarray, starts: np.ndarray
-    ) -> None:
-        times = self.columns.times(batch, first)[order]
+    def _check_times(self, rows: Rows, order: np.ndarray, sorted_by: np.ndarray, starts: np.ndarray) -> None:
+        times = self.columns.times(rows)[order]
         known = len(self.last)
-        if not known:
-            self.last = times[:0]
         wrong = np.zeros(len(times), bool)
         equal = np.zeros(len(times), bool)
         inside = sorted_by[1:] == sorted_by[:-1]
@@ -178,10 +168,9 @@ class _Sorter:
         if wrong.any():
             place = min(np.flatnonzero(wrong).tolist(), key=order.__getitem__)  # the first in the file
             name = next(name for name, number in self.numbers.items() if number == sorted_by[place])
-            row = int(order[place])
-            self.columns.refuse_time(first + row, batch, row, bool(equal[place]), f" of {name!r}")
+            self.columns.refuse_time(rows, int(order[place]), bool(equal[place]), f" of {name!r}")
         ends = np.append(starts[1:], len(times)) - 1
-        grown = np.zeros(len(self.numbers), times.dtype)
+        grown = np.zeros(len(self.numbers), np.result_type(times, self.last) if known else times.dtype)
         grown[:known] = self.last
         grown[sorted_by[ends]] = times[ends]
         self.last = grown

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from treadle.data.table_file import TableFile, is_table
 from treadle.errors import DataError
 from treadle.training.fitted import Fitted
 from treadle.training.sequence_task import SequenceTask
 from treadle.training.sequences import read_sequences
 from treadle.training.series import read_series
 from treadle.training.series_task import SeriesTask
-from treadle.training.table import Table
 from treadle.training.task import Task
 from treadle.training.text import read_text
 from treadle.training.text_task import TextTask
@@ -21,18 +21,18 @@ KINDS: dict[str, type[Any]] = {"text": TextTask, "sequences": SequenceTask, "ser
 
 def kind_of(path: str | os.PathLike[str], target: Sequence[str] = (), inputs: Sequence[str] = ()) -> str:
     """What a file holds: ``"sequences"`` in ``.ts`` and in ``.parquet`` with lists in the columns that are read,
-    ``"series"`` in ``.csv`` and other ``.parquet``, ``"text"`` in everything else.
+    ``"series"`` in other tables (``.csv``, ``.tsv``, ``.parquet``), ``"text"`` in everything else.
 
     Raises:
         DataError: a column is missing.
         OSError: the file cannot be read.
     """
-    ending = Path(path).suffix.lower()
-    if ending == ".parquet":
-        table = Table(path, inputs)
-        lists = [name for name in table.names if name not in target and table.is_list(name)]
-        return "sequences" if lists else "series"
-    return {".ts": "sequences", ".csv": "series"}.get(ending, "text")
+    if not is_table(path):
+        return "sequences" if Path(path).suffix.lower() == ".ts" else "text"
+    file = TableFile(path)
+    file.require(inputs)
+    lists = [name for name in inputs or file.names if name not in target and file.is_list(name)]
+    return "sequences" if lists else "series"
 
 
 def open_task(

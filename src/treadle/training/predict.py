@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from treadle.data.table_file import is_table
 from treadle.errors import DataError
 from treadle.training.fitted import Fitted
 from treadle.training.sequences import read_inputs
@@ -56,6 +57,6 @@ def check_readable(path: str | os.PathLike[str], fitted: Fitted) -> None:
     Raises:
         DataError: with what to pass.
     """
-    wanted = (".csv", ".parquet") if fitted.horizon is not None else (".ts", ".parquet")
-    if Path(path).suffix.lower() not in wanted:
-        raise DataError(f"{path}: this network reads {' or '.join(wanted)} files")
+    forecasts = fitted.horizon is not None
+    if not (is_table(path) if forecasts else Path(path).suffix.lower() in (".ts", ".parquet", ".pq")):
+        raise DataError(f"{path}: this network reads {'.csv, .tsv' if forecasts else '.ts'} or .parquet files")

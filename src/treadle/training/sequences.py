@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from treadle.data.table_file import Rows, TableFile
 from treadle.data.ts_file import read_ts
 from treadle.errors import DataError
-from treadle.training.table import Table
 
 IGNORED = -100
 """The label of a step that has none: `torch.nn.functional.cross_entropy` leaves it out by itself."""
@@ -144,17 +144,16 @@ def read_sequences(path: str | os.PathLike[str], target: str | None = None, inpu
         return _from_ts(path, target, inputs)
     if target is None:
         raise DataError(f"{path}: which column is to be predicted? Name it with --target")
-    table = Table(path, [*inputs, target] if inputs else ())
-    if target not in table.names:
-        Table(path, [target])  # raises, with the names that there are
-    inputs = inputs or [name for name in table.names if name != target]
+    file = TableFile(path)
+    file.require([*inputs, target])
+    inputs = inputs or [name for name in file.names if name != target]
     for name in inputs:
         if name == target:
             raise DataError(f"{path}: column {target!r} is to be predicted, so it cannot be read as well")
     if not inputs:
         raise DataError(f"{path}: there is no column beside {target!r} to predict it from")
-    where = [table.where(row) for row in range(len(table))]
-    xs = _columns(table, inputs)
+    xs, table = _columns(file, inputs, [target])
+    where = [file.place(row) for row in range(len(table))]
     answers, labels, per_step = _answers(table, target)
     for row, (x, answer) in enumerate(zip(xs, answers, strict=True)):
         if per_step and len(answer) != len(x):
@@ -175,9 +174,9 @@ def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> list[tupl
         if found != len(names):
             raise DataError(f"{path} has {found} dimensions, but the network reads {len(names)}")
         return [(f"line {line}", torch.from_numpy(case)) for line, case in zip(file.lines, file.cases, strict=True)]
-    table = Table(path, names)
-    where = [table.where(row) for row in range(len(table))]
-    return list(zip(where, _columns(table, names), strict=True))
+    file = TableFile(path)
+    xs, _ = _columns(file, names)
+    return [(file.place(row), x) for row, x in enumerate(xs)]
 
 
 def _from_ts(path: str | os.PathLike[str], target: str | None, inputs: Sequence[str]) -> Sequences:
@@ -198,15 +197,19 @@ def _from_ts(path: str | os.PathLike[str], target: str | None, inputs: Sequence[
     return Sequences(str(path), inputs_, list(answers), names, ("label",), labels, False, where)
 
 
-def _columns(table: Table, names: Sequence[str]) -> list[Tensor]:
+def _columns(file: TableFile, names: Sequence[str], others: Sequence[str] = ()) -> tuple[list[Tensor], Rows]:
+    """Each row's sequence [T, I] of the columns that are named, and the table with these columns and others."""
+    file.require([*names, *others])
+    for name in names:
+        if not file.is_list(name):
+            raise DataError(
+                f"{file.path}: column {name!r} has no list in each row, so it is no sequence: name the columns that"
+                " have with --inputs"
+            )
+    table = file.read(others=[*names, *others])
     lengths: list[int] = []
     columns = []
     for name in names:
-        if not table.is_list(name):
-            raise DataError(
-                f"{table.path}: column {name!r} has no list in each row, so it is no sequence: name the columns that"
-                " have with --inputs"
-            )
         lists = table.values(name)
         for row, values in enumerate(lists):
             if not values:
@@ -214,21 +217,13 @@ def _columns(table: Table, names: Sequence[str]) -> list[Tensor]:
             if lengths and len(values) != lengths[row]:
                 raise table.error(row, name, f"{len(values)} steps, but {names[0]!r} has {lengths[row]}")
         lengths = lengths or [len(values) for values in lists]
-        try:
-            numbers = table.numbers(name)
-        except DataError:
-            for row, values in enumerate(lists):  # of flattened lists, only the lists say the row
-                for step, value in enumerate(values, 1):
-                    number = value is None or (isinstance(value, int | float) and not np.isinf(value))
-                    if not number:
-                        raise table.error(row, name, f"step {step}: {value!r:.40} is not a finite number") from None
-            raise
+        numbers = table.numbers_of_lists(name)
         columns.append(torch.from_numpy(numbers.astype(np.float32)))
-    return list(torch.stack(columns, 1).split(lengths)) if lengths else []
+    return list(torch.stack(columns, 1).split(lengths)), table
 
 
-def _answers(table: Table, target: str) -> tuple[list[Any], tuple[str, ...], bool]:
-    values, per_step = table.values(target), table.is_list(target)
+def _answers(table: Rows, target: str) -> tuple[list[Any], tuple[str, ...], bool]:
+    values, per_step = table.values(target), table.file.is_list(target)
     for row, value in enumerate(values):
         if value is None or (per_step and any(one is None for one in value)):
             raise table.error(row, target, "there is no answer")

@@ -3,14 +3,13 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from treadle.data.table_file import Rows, TableFile
 from treadle.errors import DataError
-from treadle.training.table import Table
 
 PARTS = ("training", "validation", "test")
 
@@ -85,10 +84,10 @@ def read_series(
     validation: float = 0.15,
     test: float = 0.15,
 ) -> Series:
-    """Read series from a CSV or Parquet file, a row a step, the steps of each series in order of time.
+    """Read series from a table, a row a step, the steps of each series in order of time.
 
     Args:
-        path: ``.csv`` or ``.parquet``.
+        path: ``.csv``, ``.tsv`` or ``.parquet``; text files may be compressed (``.csv.gz``).
         target: columns to forecast.
         inputs: columns to read; the targets themselves if there are none.
         series_id: the column that says to which series a row belongs; one series if there is none. Rows of several
@@ -119,12 +118,14 @@ def read_series(
             f"validation and test shares are above 0 and leave something to learn from, but are {validation} and {test}"
         )
     inputs = inputs or target
-    extra = [name for name in (series_id, time) if name is not None]
-    table = Table(path, list(dict.fromkeys([*target, *inputs, *extra])))
-    for name in table.names:
-        if table.is_list(name):
+    extra, numbers = [name for name in (series_id, time) if name is not None], list(dict.fromkeys([*target, *inputs]))
+    file = TableFile(path)
+    file.require([*numbers, *extra])
+    for name in [*numbers, *extra]:
+        if file.is_list(name):
             raise DataError(f"{path}: column {name!r} has a list in each row; a series has one value in each")
-    columns = {name: table.numbers(name) for name in dict.fromkeys([*target, *inputs])}
+    table = file.read(numbers, extra)
+    columns = {name: table.numbers(name) for name in numbers}
     if missing == "refuse":
         for name, values in columns.items():
             gaps = np.isnan(values).nonzero()[0]
@@ -165,13 +166,13 @@ def read_inputs_of_series(
         DataError: a column is missing, or holds no numbers.
         OSError: the file cannot be read.
     """
-    table = Table(path, [*names, series_id] if series_id else names)
+    table = TableFile(path).read(names, [series_id] if series_id else [])
     values = torch.from_numpy(np.stack([table.numbers(name) for name in names], 1).astype(np.float32))
     ids, rows = _group(table, series_id)
     return [(id_, (places + 1).tolist(), values[places]) for id_, places in zip(ids, rows, strict=True)]
 
 
-def _group(table: Table, series_id: str | None) -> tuple[list[str], list[np.ndarray]]:
+def _group(table: Rows, series_id: str | None) -> tuple[list[str], list[np.ndarray]]:
     """Ids of series, in the order in which they begin, and which rows are theirs."""
     of_rows = _ids(table, series_id)
     ids = list(dict.fromkeys(of_rows))
@@ -180,7 +181,7 @@ def _group(table: Table, series_id: str | None) -> tuple[list[str], list[np.ndar
     return ids, np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
 
 
-def _ids(table: Table, series_id: str | None) -> list[str]:
+def _ids(table: Rows, series_id: str | None) -> list[str]:
     if series_id is None:
         return [""] * len(table)
     ids = table.values(series_id)
@@ -190,18 +191,17 @@ def _ids(table: Table, series_id: str | None) -> list[str]:
     return [str(id_) for id_ in ids]
 
 
-def _check_times(table: Table, time: str, clock: np.ndarray, rows: list[np.ndarray]) -> None:
-    written: list[Any] | None = None
+def _check_times(table: Rows, time: str, clock: np.ndarray, rows: list[np.ndarray]) -> None:
     for places in rows:
         wrong = (np.diff(clock[places]) <= 0).nonzero()[0]
         if len(wrong):
-            written = written or table.values(time)
             before, row = int(places[wrong[0]]), int(places[wrong[0] + 1])
             what = "is the same time as" if clock[row] == clock[before] else "is earlier than"
+            earlier = f"{table.written(time, before)} in {table.file.place(before)}"
             raise table.error(
                 row,
                 time,
-                f"{written[row]} {what} {written[before]} in {table.where(before)}: rows of a series are sorted by"
+                f"{table.written(time, row)} {what} {earlier}: rows of a series are sorted by"
                 " time, each time once; if there are several series, name the column that tells them apart"
                 " (--series-id)",
             )
