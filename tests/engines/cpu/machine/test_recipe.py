@@ -1,19 +1,19 @@
-"""Recipes do what is written down, in that order, on the memory of the call; places in an arena never overlap."""
+"""Recipes do what is written down, in that order, on the memory of the call."""
 
 import functools
 import itertools
 import sys
 import threading
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 import torch
 
 from treadle.engines.cpu.machine import compilation, threads
-from treadle.engines.cpu.machine.recipe import Arena, Recipe, Word, begin
-
-MOST = 12
+from treadle.engines.cpu.machine.alignment import begin
+from treadle.engines.cpu.machine.arena import Word
+from treadle.engines.cpu.machine.call_table import MOST_ARGUMENTS
+from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.machine.thread_pool import Pool
 
 # mix: *to = 3 * (sum of the source) + plus, after going round in a loop for a while. note: what is called, in order.
 # copy: words. storeN: its other arguments.
@@ -71,7 +71,7 @@ def storing(count: int) -> str:
 
 @functools.cache
 def function(name: str) -> int:
-    return compilation.compile(TEXT + "".join(map(storing, range(1, MOST + 1)))).address(name)
+    return compilation.compile(TEXT + "".join(map(storing, range(1, MOST_ARGUMENTS + 1)))).address(name)
 
 
 def words(count: int) -> torch.Tensor:
@@ -82,7 +82,7 @@ def words(count: int) -> torch.Tensor:
 def way(request, monkeypatch):
     """On PyTorch's threads, and on those that do without."""
     if request.param == "pool":
-        pool = threads._Pool()
+        pool = Pool()
         pool.room = 2
         monkeypatch.setattr(threads, "_openmp", lambda: None)
         monkeypatch.setattr(threads, "_pool", pool)
@@ -197,16 +197,16 @@ def test_needs_the_tensors_that_it_reads():
 # Numbers
 
 
-@pytest.mark.parametrize("count", range(1, MOST + 1))
+@pytest.mark.parametrize("count", range(1, MOST_ARGUMENTS + 1))
 def test_all_arguments_arrive(count):
-    recipe, got = Recipe(), torch.full((MOST + 1,), -7)
+    recipe, got = Recipe(), torch.full((MOST_ARGUMENTS + 1,), -7)
     numbers = [(-1) ** i * (2**40 + i) for i in range(1, count)]
     recipe.task(function(f"store{count}"), (recipe.tensor("got")[0], *numbers))
     recipe.follow({"got": got})
-    assert got.tolist() == [count, *numbers] + [-7] * (MOST + 1 - count)
+    assert got.tolist() == [count, *numbers] + [-7] * (MOST_ARGUMENTS + 1 - count)
 
 
-@pytest.mark.parametrize("count", [0, MOST + 1])
+@pytest.mark.parametrize("count", [0, MOST_ARGUMENTS + 1])
 def test_refuses_more_arguments_than_a_task_has(count):
     with pytest.raises(AssertionError):
         Recipe().task(function("note"), (0,) * count)
@@ -302,39 +302,6 @@ def test_what_is_kept_is_there_for_another_recipe(size):
         assert torch.equal(got, n)
 
 
-SIZES = st.sampled_from([0, 1, 63, 64, 65, 1000, 4095, 4096, 5000, 8192, 100_000])
-
-
-@hypothesis.given(st.data())
-@hypothesis.settings(max_examples=60)
-def test_places_never_overlap(data):
-    arena = Arena(Word(3))
-    used: dict[int, int] = {}  # what may not be written by others: from where to where
-    asked: dict[int, int] = {}  # of those that nobody has left: how many bytes were asked for
-    leaving: list[int] = []
-    for _ in range(data.draw(st.integers(0, 40))):
-        do = data.draw(st.sampled_from(["room", "room", "leave", "next_phase"]))
-        if do == "room":
-            size = data.draw(SIZES)
-            place = arena.room(size)
-            start, end = place.plus, place.plus + max(size, 1)
-            assert place.given == 3
-            assert start >= 0
-            assert start % 64 == 0
-            assert end <= arena.size
-            assert all(end <= other or other_end <= start for other, other_end in used.items())
-            used[start], asked[start] = end, size
-        elif do == "leave" and asked:
-            start = data.draw(st.sampled_from(sorted(asked)))
-            arena.leave(Word(3, start), asked.pop(start))
-            leaving.append(start)
-        elif do == "next_phase":
-            arena.next_phase()
-            for start in leaving:
-                del used[start]
-            leaving.clear()
-
-
 @pytest.mark.parametrize("size", [1, 64, 5000])
 def test_room_is_used_again_from_the_next_phase_on(size):
     recipe = Recipe()
@@ -349,15 +316,3 @@ def test_room_is_used_again_from_the_next_phase_on(size):
         assert arena.size == whole
         assert arena.room(size) not in (first, second)
         assert arena.size > whole
-
-
-def test_large_rooms_do_not_begin_at_the_same_place_of_a_page():
-    arena = Arena(Word(2))
-    assert len({arena.room(8192).plus % 4096 for _ in range(8)}) == 8
-
-
-def test_blocks_begin_where_a_vector_may():
-    block = torch.empty(256, dtype=torch.uint8)
-    for i in range(65):
-        assert begin(block[i:]) % 64 == 0
-        assert 0 <= begin(block[i:]) - block[i:].data_ptr() < 64

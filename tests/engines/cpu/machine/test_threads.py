@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from treadle.engines.cpu.machine import compilation, threads
+from treadle.engines.cpu.machine.thread_pool import Pool
 
 # Words: how many pieces there are, how many are taken, how often to add 1 to one, how many calls there were, and the
 # pieces.
@@ -56,7 +57,7 @@ def way(request, monkeypatch):
 @pytest.fixture
 def pool(monkeypatch):
     """A pool of two threads, whatever the machine has."""
-    fresh = threads._Pool()
+    fresh = Pool()
     fresh.room = 2
     monkeypatch.setattr(threads, "_openmp", lambda: None)
     monkeypatch.setattr(threads, "_pool", fresh)
@@ -104,7 +105,7 @@ def test_those_who_come_late_have_nothing_to_do(monkeypatch):
     threads.together(calls.append, 8, 3)
     ((work, most),) = offered
     assert most == 2
-    own = threads._Pool()
+    own = Pool()
     worker = types.SimpleNamespace(pool=own)
     idle = list(threads._pool.idle)
     work.help(worker)

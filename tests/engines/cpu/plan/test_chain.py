@@ -17,7 +17,8 @@ from tests.tolerances import assert_all_close, assert_close
 from treadle.engines import network as networks
 from treadle.engines.cpu import CPU
 from treadle.engines.cpu.machine import memory_pool, threads
-from treadle.engines.cpu.machine.recipe import Phase, Recipe
+from treadle.engines.cpu.machine.call_table import Phase
+from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan import chain as chains
 from treadle.engines.cpu.plan import kernel
 from treadle.engines.cpu.routines import copies, row_products, weight_panels

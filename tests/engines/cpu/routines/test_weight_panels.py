@@ -8,7 +8,8 @@ from tests.tolerances import assert_close
 from treadle.compiler import program as p
 from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.machine import target
-from treadle.engines.cpu.machine.recipe import Recipe, begin
+from treadle.engines.cpu.machine.alignment import begin
+from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.routines import row_products, weight_panels
 from treadle.engines.cpu.write.emit import Packing
 

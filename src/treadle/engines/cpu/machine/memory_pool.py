@@ -7,7 +7,6 @@ asks for as much, up to a limit.
 
 import collections
 import ctypes
-import itertools
 import math
 import os
 import threading
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from treadle.engines.cpu.machine.alignment import PAGE_BYTES, Stagger
 
 __all__ = ["empty"]
 
@@ -36,8 +37,7 @@ takes has to fit, or else every step waits for clean pages; where two networks a
 
 _free: "collections.OrderedDict[int, list[Any]]" = collections.OrderedDict()
 _waiting = 0
-_PAGE = 4096
-_places = itertools.count(0, 5)
+_stagger = Stagger()
 _lock = threading.RLock()  # memory may be given back in the thread that holds it
 
 
@@ -46,11 +46,8 @@ class _Lent:
 
     def __init__(self, size: int, block: Any):
         self.size, self.block = size, block
-        # Vectors that begin where a cache line does are read in one go. Not all at the same place of a page: what is
-        # written to one would be taken for what is read from another, 4096 bytes away, and waited for.
-        address = ctypes.addressof(block)
-        place = (address + -address % 64 + next(_places) * 64 % _PAGE, False)
-        self.__array_interface__ = {"data": place, "shape": (size,), "typestr": "|u1", "version": 3}
+        data = _stagger.after(ctypes.addressof(block)), False  # not for reading alone
+        self.__array_interface__ = {"data": data, "shape": (size,), "typestr": "|u1", "version": 3}
 
     def __del__(self) -> None:
         _give(self.size, self.block)
@@ -71,6 +68,7 @@ def _is_to_be_filled() -> bool:
 
 
 def _take(size: int) -> Any:
+    """A block with room for ``size`` bytes at any place of a page, one that was used before if there is one."""
     global _waiting
     with _lock:
         blocks = _free.get(size)
@@ -80,10 +78,11 @@ def _take(size: int) -> Any:
             if not blocks:
                 del _free[size]
             return block
-    return (ctypes.c_char * (size + 64 + _PAGE))()
+    return (ctypes.c_char * (size + PAGE_BYTES))()
 
 
 def _give(size: int, block: Any) -> None:
+    """Keep a block for the next that asks for as much; what was given back first goes if these are too many."""
     global _waiting
     with _lock:
         _free.setdefault(size, []).append(block)

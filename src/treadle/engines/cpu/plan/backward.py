@@ -12,8 +12,9 @@ from treadle.compiler import program as p
 from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.lower.schedule import Kernel
+from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.memory_pool import empty
-from treadle.engines.cpu.machine.recipe import Number, Recipe, Word
+from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.kernel import Sums, compiled

@@ -10,7 +10,8 @@ from llvmlite import ir
 
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine import compilation, threads
-from treadle.engines.cpu.machine.recipe import Recipe, again
+from treadle.engines.cpu.machine.follower import again_address
+from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.kernel import CompiledKernel
 from treadle.engines.cpu.write.emit import I64, POINTER, phases_of
 from treadle.engines.cpu.write.panels import PanelEmitter
@@ -43,14 +44,12 @@ class ByColumns:
         shared = recipe.scratch.room((rows * code.per_row + 64) * itemsize)
         own = [recipe.scratch.room(code.fixed * itemsize) for _ in range(most)]
         for number, count in enumerate([*panels, 1]):  # the last phase hands the states over
-            parts = min(most, count)
-            borders = [i * count // parts for i in range(parts + 1)]
-            for i in range(parts):
-                recipe.task(address, (own_table, number, borders[i], borders[i + 1], shared, own[i]))
+            for i, (first, last) in enumerate(threads.split(count, most)):
+                recipe.task(address, (own_table, number, first, last, shared, own[i]))
             recipe.barrier()
         self._call = recipe.lay_out({})
-        self.arguments, self.address = self._call.address, again()
-        self.table = self.arguments + 8 * recipe.place_in(own_table)
+        self.arguments, self.address = self._call.address, again_address()
+        self.table = self.arguments + recipe.offset_of(own_table)
         self.team = ctypes.addressof(threads.team())
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from treadle.compiler.program import Value
+from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.memory_pool import empty
-from treadle.engines.cpu.machine.recipe import Number, Recipe
+from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.rows import Packed, Reads, Slot, of_layout, split_rows
 from treadle.engines.cpu.plan.section import Backward, Part, contiguous
 from treadle.engines.cpu.routines import copies

@@ -11,7 +11,8 @@ from treadle.compiler.walk import preorder
 from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine import compilation, threads
-from treadle.engines.cpu.machine.recipe import Number, Recipe, Word, yield_address
+from treadle.engines.cpu.machine.arena import Number, Word
+from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.engines.cpu.routines.weight_panels import pack, pair_up
 from treadle.engines.cpu.write.emit import BLOCK, emit
@@ -123,7 +124,7 @@ class CompiledKernel:
         scratch = recipe.scratch.room(shared + count * own)
         meeting = recipe.table([0] * WORDS)
         for _ in range(count):
-            given = table, count, scratch, scratch + shared, own, meeting, yield_address()
+            given = table, count, scratch, scratch + shared, own, meeting, threads.yield_address()
             recipe.task(self._abreast_address, given)
         if not self.kernel.sums:
             recipe.scratch.leave(scratch, shared + count * own)

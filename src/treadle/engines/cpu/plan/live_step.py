@@ -22,7 +22,8 @@ from treadle.compiler import program as p
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine import compilation, threads
-from treadle.engines.cpu.machine.recipe import Recipe, begin
+from treadle.engines.cpu.machine.alignment import begin
+from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.columns import ByColumns
 from treadle.engines.cpu.plan.kernel import RUN
 from treadle.engines.cpu.plan.section import CompiledSection, contiguous, why_not

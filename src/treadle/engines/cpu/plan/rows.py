@@ -11,7 +11,8 @@ from torch import Tensor
 from treadle.compiler import interpreter
 from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.precision import Operands
-from treadle.engines.cpu.machine.recipe import Number, Recipe, Word
+from treadle.engines.cpu.machine.arena import Number, Word
+from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.section import Part, contiguous, dense_rows
 from treadle.engines.layout import Layout, Split
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from treadle.engines.cpu.machine import compilation, threads
-from treadle.engines.cpu.machine.recipe import Number, Recipe
+from treadle.engines.cpu.machine.arena import Number
+from treadle.engines.cpu.machine.recipe import Recipe
 
 __all__ = ["add_up", "copy", "previous", "split", "unsplit"]
 

@@ -17,7 +17,8 @@ import torch
 from llvmlite import ir
 
 from treadle.engines.cpu.machine import compilation, threads
-from treadle.engines.cpu.machine.recipe import Number, Recipe, Word
+from treadle.engines.cpu.machine.arena import Number, Word
+from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.engines.cpu.write.bfloat16 import multiply_pairs
 from treadle.engines.cpu.write.counted_loop import counted

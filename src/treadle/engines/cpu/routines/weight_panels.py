@@ -17,7 +17,8 @@ from llvmlite import ir
 
 from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.machine import compilation, threads
-from treadle.engines.cpu.machine.recipe import Number, Recipe
+from treadle.engines.cpu.machine.arena import Number
+from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.write.counted_loop import counted
 from treadle.engines.cpu.write.emit import Packing

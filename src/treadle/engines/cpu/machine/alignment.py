@@ -1,0 +1,38 @@
+"""Where in memory things begin: at a cache line, and large ones not all at the same place of a page."""
+
+import itertools
+
+from torch import Tensor
+
+__all__ = ["LINE_BYTES", "PAGE_BYTES", "Stagger", "begin", "whole_lines"]
+
+LINE_BYTES = 64
+"""Bytes of a cache line, and of the widest vector: where such a one begins with a line, it is read in one go."""
+PAGE_BYTES = 4096
+"""Bytes of a page, over which `Stagger` spreads what is large."""
+
+
+def whole_lines(size: int) -> int:
+    """Bytes of as many cache lines as ``size`` bytes take, of one at least."""
+    return -(-max(size, 1) // LINE_BYTES) * LINE_BYTES
+
+
+def begin(block: Tensor) -> int:
+    """The first address of a block at which a cache line begins."""
+    address = block.data_ptr()
+    return address + -address % LINE_BYTES
+
+
+class Stagger:
+    """Places of a page, another one each time.
+
+    A core compares the last twelve bits of addresses first. Where they agree, it takes a read for one of what was just
+    written 4096 bytes away, and waits (*4K aliasing*).
+    """
+
+    def __init__(self) -> None:
+        self._places = itertools.count(0, 5 * LINE_BYTES)
+
+    def after(self, address: int) -> int:
+        """The first address from there on at the place whose turn it is."""
+        return address + (next(self._places) - address) % PAGE_BYTES
