@@ -105,8 +105,8 @@ def three_threads(request, monkeypatch):
     for module, name in (
         (kernel, "_WORTH_A_THREAD"),
         (row_products, "WORTH_A_THREAD"),
-        (copies, "_ALONE"),
-        (weight_panels, "_ALONE"),
+        (copies, "ALONE"),
+        (weight_panels, "ALONE"),
     ):
         monkeypatch.setattr(module, name, 1)
     if request.param == "last task first":

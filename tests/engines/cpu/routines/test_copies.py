@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory")
 def shares(request, monkeypatch, set_num_threads):
     """Even a few bytes are split between threads."""
     set_num_threads(request.param)
-    monkeypatch.setattr(copies, "_ALONE", 64)
+    monkeypatch.setattr(copies, "ALONE", 64)
     return request.param
 
 
@@ -87,6 +87,6 @@ def test_moves_come_after_the_kernels_of_a_phase():
     recipe, numbers = Recipe(), torch.tensor([1.0, 2.0, 3.0, 0.0])
     at = recipe.tensor("numbers")[0]
     copies.copy(recipe, at + 12, at, 4)
-    recipe.task(copies._functions()["copy"], (at, at + 4, 4))
+    recipe.task(copies._address("copy"), (at, at + 4, 4))
     recipe.follow({"numbers": numbers})
     assert numbers.tolist() == [2, 2, 3, 2]

@@ -71,7 +71,7 @@ SHAPES = [  # K, units, slots, vectors
 def shares(request, monkeypatch, set_num_threads):
     """Even small matrices are split between threads."""
     set_num_threads(request.param)
-    monkeypatch.setattr(weight_panels, "_ALONE", 8)
+    monkeypatch.setattr(weight_panels, "ALONE", 8)
 
 
 @pytest.mark.usefixtures("shares")

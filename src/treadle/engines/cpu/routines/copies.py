@@ -1,12 +1,12 @@
 """Rows moved from here to there, and sums of several threads added up: what a recipe does between its kernels."""
 
 import functools
-import itertools
 from collections.abc import Sequence
 
 import torch
 
 from treadle.engines.cpu.machine import compilation, threads
+from treadle.engines.cpu.machine.alignment import LINE_BYTES
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
 
@@ -14,14 +14,14 @@ __all__ = ["add_up", "copy", "previous", "split", "unsplit"]
 
 Shares = Sequence[tuple[int, int]]
 
-_ALONE = 1 << 18  # bytes; fewer are copied by one thread
+ALONE = 1 << 18
+"""Bytes; fewer are copied by one thread."""
 
 
 def copy(recipe: Recipe, to: Number, source: Number, size: int) -> None:
     """Copy ``size`` bytes."""
-    borders = _borders(size, size, 64)
-    for first, last in itertools.pairwise(borders):
-        recipe.task(_functions()["copy"], (to + first, source + first, last - first), late=True)
+    for first, last in _split(size, size, LINE_BYTES):
+        recipe.task(_address("copy"), (to + first, source + first, last - first), late=True)
 
 
 def previous(
@@ -45,8 +45,8 @@ def previous(
         size: bytes of a row.
         fresh, start, rows: where those are.
     """
-    for first, last in itertools.pairwise(_borders(count, count * size, 1)):
-        recipe.task(_functions()["previous"], (to, index, first, last, batch, size, fresh, start, rows), late=True)
+    for first, last in _split(count, count * size, 1):
+        recipe.task(_address("previous"), (to, index, first, last, batch, size, fresh, start, rows), late=True)
 
 
 def split(
@@ -66,7 +66,7 @@ def split(
     for first, last in shares:
         there = to + steps * first * size
         arguments = (there, last - first, size, source[0], batch, first, source[1], itemsize)
-        recipe.task(_functions()["runs"], (*arguments, steps, last - first, size))
+        recipe.task(_address("runs"), (*arguments, steps, last - first, size))
 
 
 def unsplit(recipe: Recipe, to: Number, source: Number, steps: int, shares: Shares, size: int, itemsize: int) -> None:
@@ -75,27 +75,24 @@ def unsplit(recipe: Recipe, to: Number, source: Number, steps: int, shares: Shar
     for first, last in shares:
         here = source + steps * first * size
         arguments = (to + first * size, batch, size, here, last - first, 0, size // itemsize, itemsize)
-        recipe.task(_functions()["runs"], (*arguments, steps, last - first, size), late=True)
+        recipe.task(_address("runs"), (*arguments, steps, last - first, size), late=True)
 
 
 def add_up(recipe: Recipe, to: Number, source: Number, count: int, stride: int, terms: int, dtype: torch.dtype) -> None:
     """``count`` numbers, each the sum of ``terms`` that lie ``stride`` numbers apart."""
-    recipe.task(_functions()[f"add_up{dtype.itemsize * 8}"], (to, source, count, stride, terms), late=True)
+    recipe.task(_address(f"add_up{dtype.itemsize * 8}"), (to, source, count, stride, terms), late=True)
 
 
-def _borders(count: int, size: int, unit: int) -> list[int]:
-    """Where ``count`` things of ``size`` bytes in all are split between threads."""
-    shares = threads.count(max(1, size // _ALONE))
-    return sorted({count * i // shares // unit * unit if i < shares else count for i in range(shares + 1)})
+def _split(count: int, size: int, unit: int) -> list[tuple[int, int]]:
+    """``count`` things of ``size`` bytes in all, split between threads."""
+    return threads.split(count, threads.count(size // ALONE), unit)
 
 
 @functools.cache
-def _functions() -> dict[str, int]:
-    library = compilation.compile(_TEXT + "".join(_ADD_UP.format(type=t, bits=b, bytes=b // 8) for t, b in _TYPES))
-    return {name: library.address(name) for name in ("copy", "previous", "runs", "add_up32", "add_up64")}
+def _address(name: str) -> int:
+    sums = (_ADD_UP.format(type=kind, bits=bits, bytes=bits // 8) for kind, bits in (("float", 32), ("double", 64)))
+    return compilation.compile(_TEXT + "".join(sums)).address(name)
 
-
-_TYPES = (("float", 32), ("double", 64))
 
 _TEXT = """
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)

@@ -8,7 +8,6 @@ Source: Matsumoto and Nishimura, *Mersenne Twister*, 1998.
 
 import ctypes
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,7 +21,8 @@ __all__ = ["WORDS", "draw"]
 
 WORDS = 624
 """Words of a state."""
-_ALONE = 1 << 16  # numbers; fewer are compared by one thread
+ALONE = 1 << 16
+"""Numbers; fewer are compared by one thread."""
 
 
 def draw(
@@ -44,7 +44,7 @@ def draw(
     words = empty(WORDS * (1 + blocks), dtype=torch.int32)
     words[:WORDS] = state
     _twist()(words.data_ptr(), WORDS * blocks)
-    recipe = _comparison(tuple(limits), steps, threads.count(min(steps, count // _ALONE)))
+    recipe = _comparison(tuple(limits), tuple(threads.split(steps, threads.count(count // ALONE))))
     results = [empty(steps, size, dtype=torch.float32) for _, size in limits]
     tensors = {limit: _repeated(*limit) for limit in limits}
     recipe.follow({**tensors, **dict(enumerate(results)), "words": words[position:]})
@@ -52,15 +52,14 @@ def draw(
 
 
 @functools.lru_cache(maxsize=64)
-def _comparison(limits: tuple[tuple[int, int], ...], steps: int, shares: int) -> Recipe:
+def _comparison(limits: tuple[tuple[int, int], ...], runs: tuple[tuple[int, int], ...]) -> Recipe:
     """How words become zeros and ones."""
     recipe, row, before = Recipe(), sum(size for _, size in limits), 0
-    borders = [i * steps // shares for i in range(shares + 1)]
-    words, _, _ = recipe.tensor("words")
+    words = recipe.tensor("words").address
     for i, (limit, size) in enumerate(limits):
-        places = recipe.tensor((limit, size))[0], size, recipe.tensor(i)[0]
-        for first, last in itertools.pairwise(borders):
-            recipe.task(_compare(), (words + 4 * before, row, *places, first, last))
+        places = recipe.tensor((limit, size)).address, size, recipe.tensor(i).address
+        for first, last in runs:
+            recipe.task(_address("compare"), (words + 4 * before, row, *places, first, last))
         before += size
     return recipe
 
@@ -72,19 +71,56 @@ def _repeated(limit: int, size: int) -> Tensor:
 
 @functools.cache
 def _twist() -> Callable[[int, int], None]:
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(compilation.compile(_TEXT).address("twist"))
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(_address("twist"))
 
 
 @functools.cache
-def _compare() -> int:
-    return compilation.compile(_TEXT).address("compare")
+def _address(name: str) -> int:
+    return compilation.compile(_TWIST + _COMPARE).address(name)
 
 
-def _all(number: int) -> str:
-    return f"<{', '.join([f'i32 {number}'] * 16)}>"
+_LANES = 16
 
 
-_TEXT = f"""
+def _of(kind: str, lanes: int) -> str:
+    """A type, or so many of it."""
+    return kind if lanes == 1 else f"<{lanes} x {kind}>"
+
+
+def _all(number: int, lanes: int = _LANES) -> str:
+    """A constant in all lanes."""
+    return str(number) if lanes == 1 else f"<{', '.join([f'i32 {number}'] * lanes)}>"
+
+
+def _compared(index: str, lanes: int, letters: str, suffix: str) -> str:
+    """Draw so many numbers from an index on: mix the bits of their words, and compare the lower ones with the limits.
+
+    The letters and the suffix keep names apart where this stands twice in a function.
+    """
+    w, x, s, m = letters
+    words, bits, floats = _of("i32", lanes), _of("i1", lanes), _of("float", lanes)
+    return f"""  %word_at{suffix} = getelementptr i32, ptr %from, i64 %{index}
+  %limit_at{suffix} = getelementptr i32, ptr %limits, i64 %{index}
+  %drawn_at{suffix} = getelementptr float, ptr %to, i64 %{index}
+  %{w} = load {words}, ptr %word_at{suffix}, align 4
+  %limit{suffix} = load {words}, ptr %limit_at{suffix}, align 4
+  %{w}1 = lshr {words} %{w}, {_all(11, lanes)}
+  %{x}1 = xor {words} %{w}, %{w}1
+  %{s}2 = shl {words} %{x}1, {_all(7, lanes)}
+  %{m}2 = and {words} %{s}2, {_all(0x9D2C5680 - (1 << 32), lanes)}
+  %{x}2 = xor {words} %{x}1, %{m}2
+  %{s}3 = shl {words} %{x}2, {_all(15, lanes)}
+  %{m}3 = and {words} %{s}3, {_all(0xEFC60000 - (1 << 32), lanes)}
+  %{x}3 = xor {words} %{x}2, %{m}3
+  %{s}4 = lshr {words} %{x}3, {_all(18, lanes)}
+  %{x}4 = xor {words} %{x}3, %{s}4
+  %bits{suffix} = and {words} %{x}4, {_all(0xFFFFFF, lanes)}
+  %below{suffix} = icmp slt {words} %bits{suffix}, %limit{suffix}
+  %number{suffix} = uitofp {bits} %below{suffix} to {floats}
+  store {floats} %number{suffix}, ptr %drawn_at{suffix}, align 4"""
+
+
+_TWIST = f"""
 define void @twist(ptr %words, i64 %count) {{
 begin:
   %some = icmp sgt i64 %count, 0
@@ -117,7 +153,9 @@ vector:
 end:
   ret void
 }}
+"""
 
+_COMPARE = f"""
 define void @compare(ptr %words, i64 %stride, ptr %limits, i64 %row, ptr %drawn, i64 %first, i64 %last) {{
 begin:
   %whole = and i64 %row, -16
@@ -134,25 +172,7 @@ step:
   br i1 %any, label %vector, label %rest
 vector:
   %j = phi i64 [ 0, %step ], [ %j_next, %vector ]
-  %word_at = getelementptr i32, ptr %from, i64 %j
-  %limit_at = getelementptr i32, ptr %limits, i64 %j
-  %drawn_at = getelementptr float, ptr %to, i64 %j
-  %w = load <16 x i32>, ptr %word_at, align 4
-  %limit = load <16 x i32>, ptr %limit_at, align 4
-  %w1 = lshr <16 x i32> %w, {_all(11)}
-  %x1 = xor <16 x i32> %w, %w1
-  %s2 = shl <16 x i32> %x1, {_all(7)}
-  %m2 = and <16 x i32> %s2, {_all(0x9D2C5680 - (1 << 32))}
-  %x2 = xor <16 x i32> %x1, %m2
-  %s3 = shl <16 x i32> %x2, {_all(15)}
-  %m3 = and <16 x i32> %s3, {_all(0xEFC60000 - (1 << 32))}
-  %x3 = xor <16 x i32> %x2, %m3
-  %s4 = lshr <16 x i32> %x3, {_all(18)}
-  %x4 = xor <16 x i32> %x3, %s4
-  %bits = and <16 x i32> %x4, {_all(0xFFFFFF)}
-  %below = icmp slt <16 x i32> %bits, %limit
-  %number = uitofp <16 x i1> %below to <16 x float>
-  store <16 x float> %number, ptr %drawn_at, align 4
+{_compared("j", _LANES, "wxsm", "")}
   %j_next = add i64 %j, 16
   %again = icmp slt i64 %j_next, %whole
   br i1 %again, label %vector, label %rest
@@ -161,25 +181,7 @@ rest:
   br i1 %left, label %one, label %stepped
 one:
   %i = phi i64 [ %whole, %rest ], [ %i_next, %one ]
-  %word_at1 = getelementptr i32, ptr %from, i64 %i
-  %limit_at1 = getelementptr i32, ptr %limits, i64 %i
-  %drawn_at1 = getelementptr float, ptr %to, i64 %i
-  %v = load i32, ptr %word_at1, align 4
-  %limit1 = load i32, ptr %limit_at1, align 4
-  %v1 = lshr i32 %v, 11
-  %z1 = xor i32 %v, %v1
-  %t2 = shl i32 %z1, 7
-  %n2 = and i32 %t2, {0x9D2C5680 - (1 << 32)}
-  %z2 = xor i32 %z1, %n2
-  %t3 = shl i32 %z2, 15
-  %n3 = and i32 %t3, {0xEFC60000 - (1 << 32)}
-  %z3 = xor i32 %z2, %n3
-  %t4 = lshr i32 %z3, 18
-  %z4 = xor i32 %z3, %t4
-  %bits1 = and i32 %z4, 16777215
-  %below1 = icmp slt i32 %bits1, %limit1
-  %number1 = uitofp i1 %below1 to float
-  store float %number1, ptr %drawn_at1, align 4
+{_compared("i", 1, "vztn", "1")}
   %i_next = add i64 %i, 1
   %more = icmp slt i64 %i_next, %row
   br i1 %more, label %one, label %stepped

@@ -5,29 +5,24 @@ Weights change with every step of training, and nothing says when (writing to ``
 packed anew by every call, at the speed of the memory.
 """
 
-import contextlib
 import ctypes
 import functools
-import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from llvmlite import ir
 
 from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target
-from treadle.engines.cpu.write.counted_loop import counted
+from treadle.engines.cpu.routines.weight_panel_code import PackingCode
 from treadle.engines.cpu.write.emit import Packing
 
 __all__ = ["halve_rows", "pack", "pair_up"]
 
-I64, I32, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(1)
-POINTER = ir.PointerType()
-_ALONE = 1 << 17  # numbers; fewer are packed by one thread
+ALONE = 1 << 17
+"""Numbers; fewer are packed by one thread."""
 
 
 def pack(
@@ -52,8 +47,7 @@ def pack(
     depth, slots = packing.depth, _slots(packing.slots)
     size, panels, itemsize = packing.size, packing.panels, precision.dtype.itemsize
     packed = recipe.scratch.room(size * itemsize)
-    count = threads.count(min(panels, size // _ALONE + 1))
-    for first, last in itertools.pairwise([i * panels // count for i in range(count + 1)]):
+    for first, last in threads.split(panels, threads.count(size // ALONE + 1)):
         fixed = (packed, matrix[0], depth, *matrix[1:], *slots[1:], packing.vectors, packing.units)
         recipe.task(functions["pack"], (*fixed, first, last))
     return packed
@@ -87,8 +81,7 @@ def halve_rows(recipe: Recipe, rows: tuple[Number, Number], count: int, width: i
     """
     halve, pairs = _functions(torch.float32, target)["halve"], (count + 1) // 2
     out = recipe.scratch.room(4 * pairs * width)
-    shares = threads.count(min(pairs, count * width // _ALONE + 1))
-    for first, last in itertools.pairwise([i * pairs // shares for i in range(shares + 1)]):
+    for first, last in threads.split(pairs, threads.count(count * width // ALONE + 1)):
         recipe.task(halve, (out, rows[0], count, width, rows[1], 1, first, last))
     return out
 
@@ -102,190 +95,8 @@ def _slots(slots: tuple[int, ...]) -> tuple[Any, int, int]:
 
 @functools.cache
 def _functions(dtype: torch.dtype, target: Target, rounded: bool = False) -> dict[str, int]:
-    library = compilation.compile(_Packer(dtype, target, rounded).text(), target)
+    library = compilation.compile(PackingCode(dtype, target, rounded).text(), target)
     result = {"pack": library.address("pack")}
     if dtype == torch.float32 and not rounded:
         result["halve"] = library.address("halve")
     return result
-
-
-class _Packer:
-    b: Any  # llvmlite's methods have no types, and pyright infers wrong ones
-
-    def __init__(self, dtype: torch.dtype, target: Target, rounded: bool):
-        self.bytes, self.rounded = dtype.itemsize, rounded
-        self.element = ir.FloatType() if self.bytes == 4 else ir.DoubleType()
-        self.lanes = target.lanes(self.bytes)
-        self.vector = ir.VectorType(self.element, self.lanes)
-        self.mask = ir.VectorType(I1, self.lanes)
-        self.wide = ir.VectorType(I64, self.lanes)
-        self.module = ir.Module()
-        self.module.triple = target.triple
-        self.zeros = ir.Constant(self.vector, [0.0] * self.lanes)
-
-    def text(self) -> str:
-        self._pack()
-        if self.bytes == 4 and not self.rounded:
-            self._halve()
-        return str(self.module)
-
-    def _function(self, name: str, count: int) -> list[ir.Value]:
-        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [I64] * count), name)
-        self.entry = function.append_basic_block("entry")
-        self.b = ir.IRBuilder(self.entry)
-        return list(function.args)
-
-    def _pack(self) -> None:
-        out, source, depth, by_k, by_n, slots, slot_count, vectors, units, first, last = self._function("pack", 11)
-        b, lanes = self.b, self.const(self.lanes)
-        block = b.ptrtoint(b.alloca(ir.ArrayType(self.vector, self.lanes)), I64)
-        slots = b.inttoptr(slots, POINTER)
-        whole_width = b.mul(b.mul(slot_count, vectors), lanes)
-        with (
-            self._panel(first, last, vectors, units) as (panel, here),
-            self.loop(self.const(0), slot_count) as g,
-            self.loop(self.const(0), here) as q,
-        ):
-            width = b.mul(b.mul(slot_count, here), lanes)
-            unit = b.mul(b.add(b.mul(panel, vectors), q), lanes)
-            valid = b.sub(units, unit)
-            column = b.add(b.load(b.gep(slots, [g], source_etype=I64), typ=I64), unit)
-            at = self.at(source, b.mul(column, by_n))
-            place = b.add(b.mul(b.mul(panel, depth), whole_width), b.mul(b.add(b.mul(g, here), q), lanes))
-            to = self.at(out, place)
-            with b.if_else(b.icmp_signed("==", by_n, self.const(1))) as (rows, otherwise):
-                with rows, self.loop(self.const(0), depth) as k:
-                    row = self._as_packed(self.load(self.at(at, b.mul(k, by_k)), self.below(valid)))
-                    b.store(row, self.at(to, b.mul(k, width)), align=self.bytes)
-                with otherwise, b.if_else(b.icmp_signed("==", by_k, self.const(1))) as (columns, scattered):
-                    with columns:
-                        self._transposed(at, by_n, to, width, depth, valid, block)
-                    with scattered, self.loop(self.const(0), depth) as k, self.loop(self.const(0), lanes) as lane:
-                        inside = b.icmp_signed("<", lane, valid)
-                        place = b.add(b.mul(k, by_k), b.mul(b.select(inside, lane, self.const(0)), by_n))
-                        safe = b.select(b.icmp_signed(">", valid, self.const(0)), place, self.const(0))
-                        number = b.load(self.at(at, safe), typ=self.element, align=self.bytes)
-                        number = self._as_packed(b.select(inside, number, ir.Constant(self.element, 0.0)))
-                        b.store(number, self.at(to, b.add(b.mul(k, width), lane)), align=self.bytes)
-        b.ret_void()
-
-    @contextlib.contextmanager
-    def _panel(self, first: Any, last: Any, vectors: Any, units: Any) -> Iterator[tuple[Any, Any]]:
-        """Panels, and how many vectors each has."""
-        b = self.b
-        total = b.sdiv(b.add(units, self.const(self.lanes - 1)), self.const(self.lanes))
-        with self.loop(first, last) as panel:
-            left = b.sub(total, b.mul(panel, vectors))
-            yield panel, b.select(b.icmp_signed("<", left, vectors), left, vectors)
-
-    def _transposed(self, at: Any, by_n: Any, to: Any, width: Any, depth: Any, valid: Any, block: Any) -> None:
-        """Columns of the matrix are rows of the memory: squares of them are turned in registers."""
-        b, lanes = self.b, self.const(self.lanes)
-        with self.loop(self.const(0), depth, lanes) as k:
-            left = b.sub(depth, k)
-            inside = self.below(left)
-            rows = []
-            for i in range(self.lanes):
-                there = b.icmp_signed("<", self.const(i), valid)
-                address = self.at(at, b.add(b.mul(b.select(there, self.const(i), self.const(0)), by_n), k))
-                nothing = ir.Constant(self.mask, [0] * self.lanes)
-                rows.append(self._as_packed(self.load(address, b.select(there, inside, nothing))))
-            turned = _transpose(b, rows)
-            with b.if_else(b.icmp_signed(">=", left, lanes)) as (whole, part):
-                with whole:
-                    for i, row in enumerate(turned):
-                        b.store(row, self.at(to, b.mul(b.add(k, self.const(i)), width)), align=self.bytes)
-                with part:
-                    for i, row in enumerate(turned):
-                        b.store(row, self.at(block, self.const(i * self.lanes)), align=self.bytes)
-                    with self.loop(self.const(0), left) as i:
-                        row = b.load(self.at(block, b.mul(i, lanes)), typ=self.vector, align=self.bytes)
-                        b.store(row, self.at(to, b.mul(b.add(k, i), width)), align=self.bytes)
-
-    def _halve(self) -> None:
-        out, source, depth, width, stride, panels, first, stop = self._function("halve", 8)
-        b, lanes = self.b, self.const(self.lanes)
-        pairs = b.sdiv(b.add(depth, self.const(1)), self.const(2))
-        with self.loop(self.const(0), panels) as panel, self.loop(first, stop) as i:
-            even = b.mul(i, self.const(2))
-            last = b.icmp_signed("<", b.add(even, self.const(1)), depth)
-            with self.loop(self.const(0), width, lanes) as j:
-                row = b.add(b.mul(b.add(b.mul(panel, depth), even), stride), j)
-                inside = self.below(b.sub(width, j))
-                lower = self._rounded(self.load(self.at(source, row), inside))
-                there = b.select(last, b.add(row, stride), row)
-                upper = self._rounded(self.load(self.at(source, there), inside))
-                upper = b.select(last, upper, _bits(upper, 0))
-                pair = b.or_(b.lshr(lower, _bits(lower, 16)), b.and_(upper, _bits(upper, 0xFFFF0000)))
-                place = b.add(b.mul(b.add(b.mul(panel, pairs), i), width), j)
-                kind = ir.FunctionType(ir.VoidType(), [pair.type, POINTER, I32, self.mask])
-                name = f"llvm.masked.store.v{self.lanes}i32.p0"
-                store = self.module.globals.get(name) or ir.Function(self.module, kind, name)
-                b.call(store, [pair, self.at(out, place), ir.Constant(I32, 4), inside])
-        b.ret_void()
-
-    def _as_packed(self, x: Any) -> Any:
-        """A number or a vector as it is to be packed."""
-        if not self.rounded:
-            return x
-        bits = self._rounded(x)
-        return self.b.bitcast(self.b.and_(bits, _bits(bits, 0xFFFF0000)), x.type)
-
-    def _rounded(self, x: Any) -> Any:
-        """The bits of floats, their upper half rounded to nearest, ties to even. Infinities stay, NaN too."""
-        b = self.b
-        bits = b.bitcast(x, ir.VectorType(I32, x.type.count) if isinstance(x.type, ir.VectorType) else I32)
-        odd = b.and_(b.lshr(bits, _bits(bits, 16)), _bits(bits, 1))
-        up = b.add(b.add(bits, _bits(bits, 0x7FFF)), odd)
-        return b.select(b.fcmp_unordered("uno", x, x), _bits(bits, 0x7FC00000), up)
-
-    def const(self, number: int) -> ir.Constant:
-        return ir.Constant(I64, number)
-
-    def loop(self, start: ir.Value, stop: ir.Value, step: ir.Value | None = None) -> Any:
-        return counted(self.b, start, stop, step or self.const(1))
-
-    def at(self, base: Any, elements: ir.Value) -> ir.Value:
-        pointer = self.b.inttoptr(base, POINTER) if base.type == I64 else base
-        return self.b.gep(pointer, [elements], source_etype=self.element)
-
-    def below(self, count: ir.Value) -> ir.Value:
-        """A mask of the first ``count`` lanes."""
-        lanes = ir.Constant(self.wide, list(range(self.lanes)))
-        undefined = ir.Constant(self.wide, ir.Undefined)
-        one = self.b.insert_element(undefined, count, ir.Constant(I32, 0))
-        spread = self.b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
-        return self.b.icmp_signed("<", lanes, spread)
-
-    def load(self, address: ir.Value, mask: ir.Value | None) -> ir.Value:
-        if mask is None:
-            return self.b.load(address, typ=self.vector, align=self.bytes)
-        name = f"llvm.masked.load.v{self.lanes}f{self.bytes * 8}.p0"
-        kind = ir.FunctionType(self.vector, [POINTER, I32, self.mask, self.vector])
-        function = self.module.globals.get(name) or ir.Function(self.module, kind, name)
-        return self.b.call(function, [address, ir.Constant(I32, self.bytes), mask, self.zeros])
-
-
-def _bits(like: Any, word: int) -> ir.Constant:
-    """A word of 32 bits, in every lane of what is like a vector."""
-    kind = like.type
-    return ir.Constant(kind, [word] * kind.count if isinstance(kind, ir.VectorType) else word)
-
-
-def _transpose(b: Any, rows: list[ir.Value]) -> list[ir.Value]:
-    """A square of vectors, turned: each round exchanges blocks of half the size between pairs of rows."""
-    count = len(rows)
-    size = count // 2
-    while size:
-        result = list(rows)
-        for i in range(count):
-            if i & size:
-                continue
-            j = i | size
-            low = [lane if not lane & size else count + (lane ^ size) for lane in range(count)]
-            high = [lane | size if not lane & size else count + lane for lane in range(count)]
-            kind = ir.VectorType(I32, count)
-            result[i] = b.shuffle_vector(rows[i], rows[j], ir.Constant(kind, low))
-            result[j] = b.shuffle_vector(rows[i], rows[j], ir.Constant(kind, high))
-        rows, size = result, size // 2
-    return rows
