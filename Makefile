@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test fits imitations busy-beaver translate decode segment kills fuzz lint format docs bench clean
+.PHONY: help run test test-all mutations fits imitations busy-beaver translate decode segment kills fuzz lint format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -20,8 +20,16 @@ run: .venv/.runtime ## compare the wirings on Python's own source text, in three
 	.venv/bin/treadle compare $(ARGS)
 
 # One process for each core, each with one thread: the tests that are about threads ask for them.
-test: .venv/.dev ## run the tests; ARGS="…" goes to pytest
-	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
+PYTEST = MPLBACKEND=Agg OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+test: .venv/.dev ## run the tests, covering combinations in place of all, in minutes; ARGS="…" goes to pytest
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: .venv/.dev ## run all tests, slow ones and all combinations, too; ARGS="…" goes to pytest
+	$(PYTEST) $(ARGS)
+
+mutations: .venv/.dev ## break the code in twenty places and see that the tests notice each; ARGS="…", see tests/mutations.py
+	$(VENV_PYTHON) -m tests.mutations $(ARGS)
 
 fits: .venv/.dev ## fit the public data sets in full, against their bars; two minutes
 	$(VENV_PYTHON) -m benchmarks.fits

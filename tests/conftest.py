@@ -1,6 +1,8 @@
 """What all tests share: seeded generators, one thread (the sizes are tiny), examples that are the same every time."""
 
+import gc
 import os
+import sys
 
 import hypothesis
 import pytest
@@ -25,10 +27,23 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("share"):
             tests.setdefault(item.nodeid.split("[")[0], []).append(item)
     for name, found in tests.items():
-        chosen = share([item.callspec.indices for item in found], name, *found[0].get_closest_marker("share").args)
+        cases = [{choice: id(value) for choice, value in item.callspec.params.items()} for item in found]
+        chosen = share(cases, name, *found[0].get_closest_marker("share").args)
         for k, item in enumerate(found):
             if k not in chosen:
                 item.add_marker("slow")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_small():
+    """After each module, memory that waits to be used again is given back, and what then lives is walked no more."""
+    yield
+    if pool := sys.modules.get("treadle.engines.cpu.machine.memory_pool"):
+        with pool._lock:
+            pool._free.clear()
+            pool._waiting = 0
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

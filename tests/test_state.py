@@ -21,6 +21,7 @@ class Pair(NamedTuple):
     b: Tensor
 
 
+@pytest.mark.share(12)
 @every_subject
 def test_detach_keeps_values_and_containers_and_cuts_the_graph(subject):
     rnn = build(subject)
@@ -33,6 +34,7 @@ def test_detach_keeps_values_and_containers_and_cuts_the_graph(subject):
         assert torch.equal(tensor, original)
 
 
+@pytest.mark.share(12)
 @every_subject
 def test_select_then_go_on(subject):
     rnn = build(subject)

@@ -167,6 +167,7 @@ OVER_TIME = {
 } | {f"td.LSTM {w}": lambda of, w=w: td.LSTM(3, 4, 3, wiring=w, batch_first=True, **of) for w in WIRINGS}
 
 
+@pytest.mark.share(8)
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", OVER_TIME)

@@ -156,6 +156,7 @@ def test_a_checkpoint_of_other_data_or_of_another_network_is_refused_by_name(cap
     assert Path("run").read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_what_was_kept_is_still_there():
     """A limit on the size of files stands in for the disk."""
     line = ["fit", "s.ts", "-o", "m.safetensors", *SMALL[:4], "--checkpoint", "run", "--checkpoint-every", "1steps"]
@@ -237,6 +238,7 @@ def test_data_that_a_network_was_not_made_for_is_refused_by_name(words, resumabl
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads the peak of memory from /proc")
 def test_a_text_that_is_larger_than_the_memory_may_be(tmp_path):
     """5 GB, which take no place on the disk, as only a few of its pages were ever written."""
@@ -310,6 +312,7 @@ def assert_same_network(*paths: str) -> None:
         torch.testing.assert_close(two[name], parameter, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("ray") is None,
     reason="Ray is not installed: pip install 'treadle[ray]' -c constraints.txt",

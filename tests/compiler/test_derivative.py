@@ -32,6 +32,7 @@ def tensor_for(value):
     return torch.randn(shape, dtype=value.dtype).abs() + 0.3  # positive: some are normalisers
 
 
+@pytest.mark.share(14)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_it_is_the_derivative_of_autograd(subject):
     for section in sections_of(subject):
@@ -74,6 +75,7 @@ def test_it_is_the_derivative_of_autograd(subject):
                 assert_close(evaluated[value].expand(reference.shape), reference)
 
 
+@pytest.mark.share(14)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_what_is_kept_suffices_and_no_product_is_done_again(subject):
     for section in sections_of(subject):

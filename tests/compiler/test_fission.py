@@ -251,6 +251,7 @@ def test_a_product_of_a_concatenation_of_equals_is_one():
 # Whatever the step
 
 
+@pytest.mark.share(25)
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("keep_states", [False, True])
 def test_sections_are_a_partition_in_an_order_that_works(subject, keep_states):

@@ -25,6 +25,7 @@ from treadle.state import named_tensors
 H = 6
 
 
+@pytest.mark.share(20)
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("B", [1, 4])
 def test_the_program_of_a_step_is_the_step(subject, B):
@@ -278,6 +279,7 @@ def results(cell, xs, engine):
     return outcome(whole, td.Recurrent(cell, engine=engine), xs)
 
 
+@pytest.mark.share(60)
 @pytest.mark.parametrize("name", [*ANYWHERE, *POSITIVE])
 def test_operations_in_values_and_gradients(name):
     cell, xs = using((ANYWHERE | POSITIVE)[name], name in POSITIVE)

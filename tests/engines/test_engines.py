@@ -73,6 +73,7 @@ RUNS = {
 }
 
 
+@pytest.mark.share(15)
 @every_subject
 @pytest.mark.parametrize("run", RUNS)
 def test_engines_agree_with_the_reference(subject, run):
@@ -91,12 +92,14 @@ def test_lengths_of_every_kind(subject, lengths):
     agree(rnn, sequence(rnn, 4, 7), random_state(rnn, 4), options(lengths=lengths))
 
 
+@pytest.mark.share(8)
 @every_subject
 def test_from_a_learned_initial_state(subject):
     rnn = build(subject, learn_initial_state=True)
     agree(rnn, sequence(rnn, 4, 7), None, lengths_and_resets, engine_of(subject))
 
 
+@pytest.mark.share(8)
 @every_subject
 def test_without_gradients(subject):
     rnn = build(subject)
@@ -112,6 +115,7 @@ def test_without_gradients(subject):
         assert_close(on(rnn, engine_of(subject))(xs)[0], on(rnn, "reference")(xs)[0])
 
 
+@pytest.mark.share(8)
 @pytest.mark.parametrize("subject", FAST)
 def test_float32_is_within_its_tolerance_of_the_float64_reference(subject):
     coarse = build(subject, torch.float32)
@@ -137,6 +141,7 @@ def test_random_masks_are_the_same_in_every_engine(subject, lengths):
 # Sizes
 
 
+@pytest.mark.share(10)
 @pytest.mark.parametrize("name", [name for name in CELLS if not name.startswith("conv")])
 def test_odd_sizes(name):
     torch.manual_seed(1)
@@ -144,6 +149,7 @@ def test_odd_sizes(name):
     agree(rnn, torch.randn(3, 63, 5, dtype=torch.float64))
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", ["lstm", "gru", "layer-norm-lstm", "slstm"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_wide(name, dtype):
@@ -320,6 +326,7 @@ def as_function(rnn, xs, state):
     return run, [xs, *parts, *parameters]
 
 
+@pytest.mark.share(8)
 @pytest.mark.parametrize("name", [name for name in CELLS if not name.startswith("conv")])
 def test_gradients_against_finite_differences(name):
     rnn = on(build(name), "cpu")
@@ -669,6 +676,7 @@ def test_functions_that_come_and_go_are_not_mistaken_for_each_other():
 # Other CPUs
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("level", [level for level in target.runnable(target.host()) if level != "avx512"])
 @pytest.mark.parametrize("subject", ["gru", "layer-norm-lstm", "slstm-two-heads"])
 def test_other_instructions_give_the_same_numbers(level, subject, monkeypatch):

@@ -277,6 +277,7 @@ def random_network(draw: random.Random) -> tuple[Any, list[RandomCell]]:
     return g.outputs(*outputs), made
 
 
+@pytest.mark.share(12)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("seed", range(COUNT))
 def test_random_networks(seed):

@@ -124,6 +124,7 @@ def test_what_is_changed_back_is_known_again():
     assert signature_of(module.train()) == before
 
 
+@pytest.mark.share(12)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_a_glance_does_for_everything_that_we_have(subject, monkeypatch):
     cell = build(subject).cell

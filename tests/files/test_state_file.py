@@ -12,6 +12,7 @@ from treadle.errors import ModelFileError, StateError
 from treadle.state import map_state, named_tensors
 
 
+@pytest.mark.share(25)
 @pytest.mark.parametrize("name", SUBJECTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_same_state_comes_back(name, dtype, tmp_path):

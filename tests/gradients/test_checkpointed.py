@@ -47,6 +47,7 @@ def schedules(monkeypatch):
     return taken
 
 
+@pytest.mark.share(12)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_network_alone_and_nested(subject, schedules):
     rnn = build(subject, learn_initial_state=True, engine="interpreter")
@@ -60,6 +61,7 @@ def test_every_network_alone_and_nested(subject, schedules):
     assert schedules[-1].most < -(-T // schedules[-1].length)  # so some segments run more than twice
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("subject", ["lstm", "gru", "stack-feedback"])
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 def test_other_engines_and_memories(subject, engine, schedules):

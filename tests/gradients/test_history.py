@@ -22,6 +22,7 @@ def gradients(rnn, loss):
     return dict(zip(dict(rnn.named_parameters()), found, strict=True))
 
 
+@pytest.mark.share(8)
 @pytest.mark.parametrize("subject", ["lstm", "gru", "stack-feedback", "graph-delays", "graph-tokens"])
 @pytest.mark.parametrize(("steps", "horizon"), [(5, 5), (5, 10), (4, 11), (3, 100)])
 def test_windows_equal_the_whole(subject, steps, horizon):

@@ -60,6 +60,7 @@ def test_a_file_with_an_impossible_method_is_refused(tmp_path):
         built(text.replace('"steps": 4', '"steps": -4'))
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"num_layers": 2, "bidirectional": True}], ids=str)
 def test_drop_ins_take_it(kind, options):
@@ -90,6 +91,7 @@ def test_drop_ins_leave_pytorchs_kernels_to_full_bptt():
         assert xs.grad[:, 0].any(1).tolist() == [False] * (steps - 2) + [True] * 2
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("method", [EXACT, td.TruncatedBPTT(3, 7)], ids=repr)
 def test_torch_compile(method):
     rnn = build("gru", gradient=method)

@@ -127,6 +127,7 @@ def test_nothing_is_kept_without_gradients():
     assert td.explain(td.Recurrent(td.LSTMCell(3, 5)).requires_grad_(False)).kept_bytes == 0
 
 
+@pytest.mark.share(12)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_network_explains_itself(subject):
     rnn = build(subject, torch.float32)

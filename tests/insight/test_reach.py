@@ -61,6 +61,7 @@ def test_norms_are_those_of_one_backward_pass_for_each_step(subject):
     assert reach.steps.tolist() == steps
 
 
+@pytest.mark.share(12)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_network(subject):
     rnn = build(subject, engine="reference")

@@ -143,6 +143,7 @@ def test_every_run_has_one_worker_and_loads_are_even():
 # The race
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_the_number_of_workers(outcome):
     alone = raced(small_plan(workers=1), workers=1)
     for contender in outcome.plan.contenders:
@@ -163,6 +164,7 @@ def test_the_outcome_is_complete_and_its_models_are_those_that_were_measured(out
         assert outcome.steps_per_second(contender) > 0
 
 
+@pytest.mark.slow
 def test_stopping_keeps_the_last_common_point():
     plan = small_plan(workers=2, steps=800)
     outcome, steps = Outcome(plan), 0
@@ -179,6 +181,7 @@ def test_stopping_keeps_the_last_common_point():
     assert outcome.model(plan.contenders[0], 0)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_an_error():
     plan = small_plan(workers=2, steps=10_000)
     with Workers(2) as workers:

@@ -270,6 +270,7 @@ def test_keys_have_rows_and_the_oldest_is_given_up():
     assert kept.names("b") == ("b",)
 
 
+@pytest.mark.slow
 def test_learning_changes_the_network_and_is_the_same_again(monkeypatch):
     monkeypatch.setattr("treadle.recipes.decode.learning.PRESSES", 150)
     first, second = new_network(6), new_network(6)
@@ -347,6 +348,7 @@ def small_study():
     return dict(study(users=2, presses=150, learning_rate=0.0001, processes=1))
 
 
+@pytest.mark.slow
 def test_the_decoder_finds_out_and_the_perceptron_goes_deaf(small_study):
     for name, least, most in (("decoder", 0.7, 1.1), ("memory alone", 0.7, 1.1), ("perceptron", -1.0, 0.3)):
         assert least < summarise(small_study, name, 150).share < most
@@ -355,10 +357,12 @@ def test_the_decoder_finds_out_and_the_perceptron_goes_deaf(small_study):
     assert np.mean([of["perceptron"].information[6] for of in small_study.values()]) < 0.2 * known
 
 
+@pytest.mark.slow
 def test_a_study_is_the_same_in_other_processes():
     assert dict(study(users=2, presses=25, processes=2)) == dict(study(users=2, presses=25, processes=1))
 
 
+@pytest.mark.slow
 def test_a_study_is_reported(small_study, tmp_path):
     table = rows(small_study)
     assert table[0] == ["presses", *map(str, moments(300))]

@@ -200,6 +200,7 @@ def command(*arguments, folder) -> subprocess.CompletedProcess:
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_learns_saves_and_runs(tmp_path):
     (tmp_path / "flip.txt").write_text(FLIP)
     small = ["--traces", 64, "--cells", 6, "--hidden", 12, "--steps", 100, "--tests", 5, "--test-cells", 20]

@@ -168,6 +168,7 @@ def learned():
     return translator, validation, steps, learning
 
 
+@pytest.mark.slow
 def test_it_learns_what_it_has_not_seen(learned):
     translator, validation, steps, learning = learned
     assert learning.done == len(steps) == 150

@@ -78,6 +78,7 @@ def assert_same_with_gradients(theirs, ours, run_theirs, run_ours, leaves):
         assert_close(a, e)
 
 
+@pytest.mark.share(30)
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize(("kind", "options"), VARIANTS)
 def test_equals_torch_in_values_and_gradients(kind, options, engine):
@@ -88,6 +89,7 @@ def test_equals_torch_in_values_and_gradients(kind, options, engine):
     assert_same_with_gradients(theirs, ours, lambda m: m(x), lambda m: m(x), [x])
 
 
+@pytest.mark.share(20)
 @pytest.mark.parametrize("sort", [False, True])
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize(("kind", "options"), VARIANTS[::3])
@@ -112,6 +114,7 @@ def test_equals_torch_without_a_batch(kind, options, engine):
     assert_same_with_gradients(theirs, ours, lambda m: m(x, hx), lambda m: m(x, hx), [x])
 
 
+@pytest.mark.share(16)
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize(("kind", "options"), VARIANTS[::2])
 def test_lengths_are_what_packing_does_and_padding_may_hold_anything(kind, options, engine):
@@ -263,6 +266,7 @@ def test_refuses_what_torch_refuses_with_the_same_words(kind, make, call):
     assert str(ours).replace("treadle.running.dropin.", "") == str(theirs)
 
 
+@pytest.mark.share(7)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 @pytest.mark.parametrize("cell", [None, td.PeepholeLSTMCell, td.SLSTMCell])
 def test_rewired_goes_on_from_its_own_state(wiring, cell):

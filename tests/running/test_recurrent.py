@@ -42,6 +42,7 @@ def ragged(rnn: td.Recurrent, xs: Tensor, lengths: list[int]) -> Tensor:
 # Whole = chunked = stepped
 
 
+@pytest.mark.share(10)
 @every_subject
 @pytest.mark.parametrize("B", [1, 3])
 def test_chunks_and_steps_equal_the_whole_from_any_state(subject, B):
@@ -52,6 +53,7 @@ def test_chunks_and_steps_equal_the_whole_from_any_state(subject, B):
     assert_all_close(outcome(chunked(1, 4, 2), rnn, xs, state), reference)
 
 
+@pytest.mark.share(10)
 @every_subject
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
 def test_chunks_and_steps_equal_the_whole_from_the_initial_state(subject, learned):
@@ -63,6 +65,7 @@ def test_chunks_and_steps_equal_the_whole_from_the_initial_state(subject, learne
     assert any(name.startswith("gradient of initial.") for name in reference) == learned
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_no_state_is_the_initial_state(subject):
     rnn = build(subject)
@@ -71,6 +74,7 @@ def test_no_state_is_the_initial_state(subject):
     assert_close(rnn.step(xs[:, 0])[0], rnn(xs)[0][:, 0])
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_float32_is_within_its_tolerance_of_float64(subject):
     coarse = build(subject, torch.float32)
@@ -83,6 +87,7 @@ def test_float32_is_within_its_tolerance_of_float64(subject):
     assert_all_close(results, reference)
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_time_first(subject):
     rnn = build(subject)
@@ -97,6 +102,7 @@ def test_time_first(subject):
     assert_all_close(outcome(time_first, other, xs, state), outcome(whole, rnn, xs, state))
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_the_last_of_all_states_is_the_final_state(subject):
     rnn = build(subject)
@@ -104,6 +110,7 @@ def test_the_last_of_all_states_is_the_final_state(subject):
     assert_all_close(dict(named_tensors(map_state(lambda s: s[:, -1], every))), dict(named_tensors(end)))
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_rows_are_independent(subject):
     rnn = build(subject)
@@ -118,6 +125,7 @@ def test_rows_are_independent(subject):
 # Shapes
 
 
+@pytest.mark.share(16)
 @every_subject
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize(("B", "steps"), [(2, 0), (0, 3), (0, 0), (1, 1)])
@@ -138,6 +146,7 @@ def test_empty_sequences_and_batches(subject, batch_first, B, steps):
     assert rnn(empty[0] if batch_first else xs.transpose(0, 1), *empty[1:])[0].shape == ys.shape
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_stated_sizes_are_true(subject):
     rnn = build(subject)
@@ -146,6 +155,7 @@ def test_stated_sizes_are_true(subject):
         assert ys.shape[2:] == ((rnn.output_size,) if isinstance(rnn.output_size, int) else rnn.output_size)
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_strided_and_expanded_input(subject):
     rnn = build(subject)
@@ -157,6 +167,7 @@ def test_strided_and_expanded_input(subject):
     assert_close(rnn(xs[:1].expand(3, *xs.shape[1:]), expanded)[0], rnn(xs[:1].repeat_interleave(3, 0), copied)[0])
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_arguments_stay_as_they_were(subject):
     rnn = build(subject)
@@ -175,6 +186,7 @@ def test_arguments_stay_as_they_were(subject):
 # Lengths and resets
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_lengths_equal_every_row_alone(subject):
     rnn = build(subject, engine=engine_of(subject))
@@ -191,6 +203,7 @@ def test_lengths_equal_every_row_alone(subject):
         assert not results["gradient of xs"][1].any()
 
 
+@pytest.mark.share(10)
 @every_subject
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
 def test_resets_equal_pieces_run_apart(subject, learned):
@@ -203,6 +216,7 @@ def test_resets_equal_pieces_run_apart(subject, learned):
     assert_all_close(outcome(reset, rnn, xs, state), outcome(row_by_row(resets=RESETS), rnn, xs, state))
 
 
+@pytest.mark.share(10)
 @every_subject
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_lengths_and_resets_together(subject, batch_first):
@@ -297,6 +311,7 @@ def test_a_nan_state_is_gone_after_a_reset():
 # The initial state
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_a_learned_initial_state_starts_where_the_cell_would(subject):
     plain = td.Recurrent(SUBJECTS[subject]()).eval()
@@ -307,6 +322,7 @@ def test_a_learned_initial_state_starts_where_the_cell_would(subject):
         assert learned.requires_grad == learned.is_floating_point(), name
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_a_learned_initial_state_gets_a_gradient(subject):
     rnn = build(subject, learn_initial_state=True)
@@ -372,6 +388,7 @@ def as_function(rnn, xs, state):
     return function, arguments
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_gradients_against_finite_differences(subject):
     rnn = build(subject)
@@ -409,6 +426,7 @@ def test_training_draws_anew_and_the_same_when_seeded(subject):
     assert not torch.equal(first["ys"], rnn.eval()(xs)[0])
 
 
+@pytest.mark.share(10)
 @every_subject
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda rnn: pickle.loads(pickle.dumps(rnn))], ids=["deepcopy", "pickle"]
@@ -426,6 +444,7 @@ def test_copies_do_the_same_and_share_nothing(subject, copied):
     assert torch.equal(rnn(xs)[0], before)
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_state_dicts_go_round(subject):
     rnn, other = build(subject, learn_initial_state=True), td.Recurrent(SUBJECTS[subject](), learn_initial_state=True)

@@ -20,6 +20,7 @@ def named(state):
     return dict(named_tensors(state))
 
 
+@pytest.mark.share
 @every_subject
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -39,6 +40,7 @@ def test_steps_one_by_one_and_in_blocks_equal_the_sequence(subject, B, batch_fir
         assert_all_close(named(session.state), named(end))
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_load_and_state_go_round(subject):
     rnn = build(subject)
@@ -54,6 +56,7 @@ def test_load_and_state_go_round(subject):
     assert_close(session.steps(xs), rnn(xs)[0])
 
 
+@pytest.mark.share(10)
 @every_subject
 @pytest.mark.parametrize("rows", [None, [0, 2], torch.tensor([True, False, True]), -1, slice(0, 2), []])
 def test_reset_starts_rows_anew_and_leaves_the_others(subject, rows):
@@ -120,6 +123,7 @@ def test_the_answer_is_one_buffer_for_all_steps(kind):
     assert not (kept == second).any()
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_the_answer_and_the_state_do_not_share_memory(subject):
     rnn = build(subject)
@@ -155,6 +159,7 @@ def test_callers_may_fill_their_input_again(subject, kind):
         assert_close(torch.as_tensor(session.steps(kind(block))), ys[:, t : t + 3])
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_the_state_is_a_copy(subject):
     rnn = build(subject)
@@ -215,6 +220,7 @@ def test_later_training_is_seen_after_refresh_and_the_state_goes_on(weights):
     assert_all_close(named(session.state), named(rnn.initial_state(1)))
 
 
+@pytest.mark.share(10)
 @every_subject
 def test_bfloat16_weights_stay_close_and_the_network_keeps_its_own(subject):
     rnn = build(subject, torch.float32)

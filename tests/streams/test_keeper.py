@@ -89,6 +89,7 @@ def check_against_each_alone(rnn, lengths, rows, steps, **options):
     assert_all_close(inside, gradients(rnn))
 
 
+@pytest.mark.share(10)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_streams_in_windows_are_the_streams_alone(subject):
     check_against_each_alone(build(subject, engine="reference"), [9, 3, 17, 1, 6, 12], rows=2, steps=5)

@@ -55,6 +55,7 @@ def test_lessons_ask_for_the_latest_word(example):
     assert max(lags) > example["FAR"]
 
 
+@pytest.mark.slow
 def test_state_that_is_carried_on_answers_and_without_it_there_is_chance(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     run = runpy.run_path(str(EXAMPLE), run_name="__main__")

@@ -32,6 +32,7 @@ def process(*arguments) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "sequences"])
 def test_killed_at_random_moments_it_takes_the_same_steps_bit_for_bit(kind, tmp_path):
     times = os.environ.get("TREADLE_KILLS", "2")

@@ -53,6 +53,7 @@ def test_images_can_be_stacked(wiring):
 # Dropout
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_dropout_reaches_what_goes_up_and_nothing_in_evaluation(wiring):
     plain = stack(wiring, td.GRUCell, 3, (40, 40, 40)).double()

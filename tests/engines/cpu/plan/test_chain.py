@@ -116,6 +116,7 @@ def three_threads(request, monkeypatch):
         monkeypatch.setattr(Recipe, "_all_phases", turned)
 
 
+@pytest.mark.share(12)
 @pytest.mark.usefixtures("poisoned_memory", "three_threads")
 @pytest.mark.parametrize("subject", FAST)
 def test_the_order_within_a_phase_does_not_matter(subject):
@@ -128,6 +129,7 @@ def test_the_order_within_a_phase_does_not_matter(subject):
 ALIKE = ["gru", "zoneout-lstm", "layer-norm-lstm", "ind-rnn"]
 
 
+@pytest.mark.share(10)
 @pytest.mark.usefixtures("poisoned_memory", "three_threads")
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 @pytest.mark.parametrize("cell", ALIKE)
@@ -150,6 +152,7 @@ def test_sizes_that_fill_pages(wiring):
     agree(rnn, xs, lengths=[1, 2, 0, 17, 29], resets=torch.rand(5, 30) < 0.1)
 
 
+@pytest.mark.share(12)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("subject", SOME)
 @pytest.mark.parametrize("run", RUNS)
@@ -225,6 +228,7 @@ def test_states_that_only_the_caller_reads(run):
     agree(rnn, torch.randn(4, 7, 4, dtype=torch.float64), **RUNS[run])
 
 
+@pytest.mark.share(3)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("subject", SOME)
 def test_what_needs_no_gradient(subject):
@@ -252,6 +256,7 @@ def test_what_needs_no_gradient(subject):
             assert_close(b, a)
 
 
+@pytest.mark.share(10)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("subject", FAST)
 def test_writing_into_results_leaves_gradients_alone(subject):

@@ -50,6 +50,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.share(24)
 @pytest.mark.parametrize("row", [(1,), (5,), (2, 3)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", LAYOUTS)

@@ -61,6 +61,7 @@ def three_threads(monkeypatch, set_num_threads):
     monkeypatch.setattr(row_products, "WORTH_A_THREAD", 1)
 
 
+@pytest.mark.share(30)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("level", LEVELS)

@@ -74,6 +74,7 @@ def shares(request, monkeypatch, set_num_threads):
     monkeypatch.setattr(weight_panels, "ALONE", 8)
 
 
+@pytest.mark.share(40)
 @pytest.mark.usefixtures("shares")
 @pytest.mark.parametrize("level", [None, *LEVELS])
 @pytest.mark.parametrize("how", ["rows", "columns", "apart"])
@@ -105,6 +106,7 @@ def at(block: Tensor, place: int, count: int, dtype: torch.dtype) -> Tensor:
     return block[start : start + count * dtype.itemsize].view(dtype)
 
 
+@pytest.mark.share(16)
 @pytest.mark.usefixtures("shares")
 @pytest.mark.parametrize("level", [None, *LEVELS])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -133,6 +135,7 @@ def halved(rows: Tensor, level: str | None = None) -> Tensor:
     return at(kept, place.plus, (count + 1) // 2 * width, torch.int32).view(-1, width)
 
 
+@pytest.mark.share(16)
 @pytest.mark.usefixtures("shares")
 @pytest.mark.parametrize("level", [None, *LEVELS])
 @pytest.mark.parametrize(("count", "width"), [(1, 1), (1, 5), (2, 16), (3, 17), (8, 33), (63, 37), (64, 3)])
