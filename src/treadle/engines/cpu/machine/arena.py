@@ -11,15 +11,11 @@ __all__ = ["Arena", "Given", "Number", "Word"]
 class Given(enum.IntEnum):
     """What a recipe is given when it is followed; each tensor is given as three numbers, from ``TENSORS`` on."""
 
-    TABLES = -1
-    """Where its own tables of numbers begin."""
+    TABLES = -1  # where its own tables of numbers begin
     NOTHING = 0
-    CALLS = 1
-    """The address of the table of calls."""
-    KEPT = 2
-    """The address of the memory that outlives the call."""
-    SCRATCH = 3
-    """The address of the memory for the call alone."""
+    CALLS = 1  # the address of the table of calls
+    KEPT = 2  # the address of the memory that outlives the call
+    SCRATCH = 3  # the address of the memory for the call alone
     TENSORS = 4
 
 

@@ -11,8 +11,6 @@ from typing import NamedTuple
 from treadle.engines.cpu.machine import threads
 from treadle.engines.cpu.machine.arena import Given, Number, Word
 
-__all__ = ["MOST_ARGUMENTS", "TASK_WORDS", "WORD_BYTES", "Head", "Phase", "PhaseHead", "Task", "TaskHead", "written"]
-
 MOST_ARGUMENTS = 12
 """Arguments that a task can have."""
 
@@ -21,41 +19,28 @@ class Head(enum.IntEnum):
     """What a table begins with."""
 
     PHASES = 0
-    """How many there are."""
-    TEAM = 1
-    """How many threads were called."""
-    COME = 2
-    """How many came, where nothing numbers them."""
-    YIELD = 3
-    """`threads.yield_address`"""
-    NUMBERS = 4
-    """`threads.number_address`"""
-    MOST = 5
-    """How many threads find something to do."""
+    TEAM = 1  # how many threads were called
+    COME = 2  # how many came, where nothing numbers them
+    YIELD = 3  # `threads.yield_address`
+    NUMBERS = 4  # `threads.number_address`
+    MOST = 5  # how many threads find something to do
 
 
 class PhaseHead(enum.IntEnum):
     """What is said of a phase."""
 
-    DONE = 0
-    """How many of its tasks are done."""
-    COUNT = 1
-    """How many there are."""
-    EARLY = 2
-    """How many of them are not late."""
-    TASKS = 3
-    """The address of the first."""
+    DONE = 0  # how many of its tasks are done
+    COUNT = 1  # how many there are
+    EARLY = 2  # how many of them are not late
+    TASKS = 3  # the address of the first
 
 
 class TaskHead(enum.IntEnum):
     """What is said of a task; its arguments are behind it."""
 
-    TAKEN = 0
-    """Whether a thread has it."""
-    FUNCTION = 1
-    """The address of what is called."""
-    SIZE = 2
-    """How many arguments there are."""
+    TAKEN = 0  # whether a thread has it
+    FUNCTION = 1  # the address of what is called
+    SIZE = 2  # how many arguments there are
 
 
 TASK_WORDS = len(TaskHead) + MOST_ARGUMENTS
@@ -84,15 +69,9 @@ class Phase:
 
 def written(phases: Sequence[Phase]) -> list[Number]:
     """The table, with as many threads and addresses as this process has now."""
-    head = {
-        Head.PHASES: len(phases),
-        Head.TEAM: 0,
-        Head.COME: 0,
-        Head.YIELD: threads.yield_address(),
-        Head.NUMBERS: threads.number_address(),
-        Head.MOST: max((len(phase.all) for phase in phases), default=0),
-    }
-    words: list[Number] = [head[word] for word in Head]
+    words: list[Number] = [0] * len(Head)
+    words[Head.PHASES], words[Head.MOST] = len(phases), max((len(phase.all) for phase in phases), default=0)
+    words[Head.YIELD], words[Head.NUMBERS] = threads.yield_address(), threads.number_address()
     first = len(Head) + len(PhaseHead) * len(phases)
     for phase in phases:
         words += [0, len(phase.all), len(phase.tasks), Word(Given.CALLS, WORD_BYTES * first)]

@@ -62,14 +62,10 @@ def split(size: int, count: int, unit: int = 1) -> list[tuple[int, int]]:
 class Team(enum.IntEnum):
     """What machine code needs to call several threads itself, word by word."""
 
-    ARE = 0
-    """Whether there is such a thing, in this process."""
-    ASKS = 1
-    """The address of ``omp_get_max_threads``: how many threads PyTorch has at that moment."""
-    PARALLEL = 2
-    """The address of ``GOMP_parallel(function, data, threads, flags)``."""
-    NUMBER = 3
-    """The address of ``omp_get_thread_num``: which thread of a team the calling one is."""
+    ARE = 0  # whether there is such a thing, in this process
+    ASKS = 1  # the address of omp_get_max_threads: how many threads PyTorch has at that moment
+    PARALLEL = 2  # the address of GOMP_parallel(function, data, threads, flags)
+    NUMBER = 3  # the address of omp_get_thread_num: which thread of a team the calling one is
 
 
 @functools.cache
