@@ -210,10 +210,10 @@ def test_several_mistakes_are_all_named():
 
 
 def test_the_program_of_a_step_is_the_step(monkeypatch):
-    from treadle.compiler import operations
+    from treadle.compiler.operations import table
 
     assert "program" in td.check_cell(Good())
-    monkeypatch.setitem(operations.HANDLERS, "tanh", lambda a: operations.unary("sigmoid", a))
+    monkeypatch.setitem(table.HANDLERS, "tanh", lambda a: table.unary("sigmoid", a))
     with pytest.raises(CellError, match="program: y of the program that was made of the step is another"):
         td.check_cell(Good())
 

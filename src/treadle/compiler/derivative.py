@@ -19,7 +19,7 @@ from treadle.compiler import interpreter
 from treadle.compiler import program as p
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
-from treadle.compiler.trace import Tracer
+from treadle.compiler.tracer import Tracer
 
 __all__ = ["Derivative", "derive"]
 

@@ -102,8 +102,8 @@ class _Analysis:
         self.order = program.values()
         self.old = {name: value for name, value in program.inputs.items() if name.startswith("state/")}
         self.new = {name: program.outputs[name] for name in self.old}
-        drawn = [v for v in self.order if v.op == "opaque" and v.attributes[3] is not None]
-        self.random = tuple(sorted(drawn, key=lambda value: value.attributes[3]))  # as the step's own Python draws
+        drawn = [v for v in self.order if v.draw is not None]
+        self.random = tuple(sorted(drawn, key=lambda value: value.draw or 0))  # as the step's own Python draws
         self.depends = self._dependencies()
         edges = {name: self.depends[self.new[name]] for name in self.old}
         self.units = _strong_components(edges)
@@ -303,7 +303,7 @@ def _regroup(program: Program, analysis: _Analysis) -> Program:
 def _split_product(value: Value, analysis: _Analysis) -> Value | None:
     """``[a, b] W`` as ``a W_a + b W_b`` where ``a`` is known before ``b``: each part of the product in its place."""
     parts, w = value.inputs[0].inputs, value.inputs[1]
-    if value.inputs[0].attributes != (len(value.shape) - 1,) or len({analysis.rank(part) for part in parts}) == 1:
+    if value.inputs[0].axis != len(value.shape) - 1 or len({analysis.rank(part) for part in parts}) == 1:
         return None
     groups: dict[int, list[tuple[Value, Value]]] = {}
     start = 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from treadle.compiler.program import BATCH, Program, Value, between
-from treadle.compiler.trace import Traced, call
+from treadle.compiler.tracer import Traced
 
 __all__ = ["Line", "evaluate", "run"]
 
@@ -71,32 +71,30 @@ def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Ten
         case "reshape":
             return operands[0].reshape(shape)
         case "permute":
-            return operands[0].permute(value.attributes[0])
+            return operands[0].permute(value.axes)
         case "slice":
-            dim, start, step = value.attributes
-            index = [slice(None)] * dim + [
-                slice(start, start + step * (shape[dim] - 1) + 1 if shape[dim] else start, step)
-            ]
-            return operands[0][tuple(index)]
+            axis, start, step = value.slice
+            stop = start + step * (shape[axis] - 1) + 1 if shape[axis] else start
+            return operands[0][(*[slice(None)] * axis, slice(start, stop, step))]
         case "expand":
             return operands[0].expand(shape)
         case "cat":
-            return torch.cat(operands, value.attributes[0])
+            return torch.cat(operands, value.axis)
         case "sum":
-            return operands[0].sum(value.attributes[0], keepdim=True)
+            return operands[0].sum(value.axes, keepdim=True)
         case "rowsum":
-            return operands[0].sum(next(i for i, d in enumerate(value.inputs[0].shape) if d is BATCH), keepdim=True)
+            return operands[0].sum(value.inputs[0].batch_axis, keepdim=True)
         case "amax":
-            return operands[0].amax(value.attributes[0], keepdim=True)
+            return operands[0].amax(value.axes, keepdim=True)
         case "full":
-            return torch.full(shape, value.attributes[0], dtype=value.dtype, device=_device(known))
+            return torch.full(shape, value.number, dtype=value.dtype, device=_device(known))
         case "opaque":
-            func, (packed, options), index, unique = value.attributes
-            key = (func, packed, options, tuple(map(id, operands)), unique)
+            call, index = value.attributes
+            key = (call, tuple(map(id, operands)))
             if key not in calls:
                 # What is filled with random numbers in place may stand for other memory of that size as well.
-                own = [operand.clone() for operand in operands] if func._schema.is_mutable else operands
-                calls[key] = (call(func, packed, options, own, rows, _device(known)), operands)
+                own = [operand.clone() for operand in operands] if call.function._schema.is_mutable else operands
+                calls[key] = (call(own, rows, _device(known)), operands)
             result = calls[key][0]
             return result if isinstance(result, Tensor) else result[index]
     raise KeyError(f"the program reads {value.name!r}, which was not passed" if value.op == "input" else value.op)

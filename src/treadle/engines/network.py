@@ -320,6 +320,6 @@ def _draw_all(random: tuple[Value, ...], layout: Layout, env: Any) -> list[Tenso
 
 def _share_of(value: Value) -> float | None:
     """The probability of ones, where a value is drawn by `torch.bernoulli` from one that is the same everywhere."""
-    func, (given, options), _, _ = value.attributes
-    plain = func is torch.ops.aten.bernoulli.default and len(given) == 1 and not options
-    return value.inputs[0].attributes[0] if plain and value.inputs[0].op == "full" else None
+    call = value.call
+    plain = call.function is torch.ops.aten.bernoulli.default and len(call.arguments) == 1 and not call.options
+    return value.inputs[0].number if plain and value.inputs[0].op == "full" else None

@@ -424,7 +424,7 @@ class _Reader:
             reason = runner if isinstance(runner, str) else ""
         elif self.engine == "cpu":
             said = {
-                f"{v.source}: {v.attributes[0]} has no machine code here" for v in section.values() if v.op == "opaque"
+                f"{v.source}: {v.call.function} has no machine code here" for v in section.values() if v.op == "opaque"
             }
             reason = ", ".join(sorted(said))
         active = self.learned and bool(section.states)
@@ -499,11 +499,11 @@ class _Reader:
             value = value.inputs[0]
         for view in reversed(views):
             if view.op == "permute":
-                axes = [axes[axis] for axis in view.attributes[0]]
+                axes = [axes[axis] for axis in view.axes]
             else:
-                dim, start, step = view.attributes
-                stop = start + step * view.shape[dim]
-                parts[axes[dim]] = f"{start}:{stop}" + (f":{step}" if step != 1 else "")
+                axis, start, step = view.slice
+                stop = start + step * view.shape[axis]
+                parts[axes[axis]] = f"{start}:{stop}" + (f":{step}" if step != 1 else "")
         while parts and parts[-1] == ":":
             parts.pop()
         part = f"[{', '.join(parts)}]" if parts else ""
@@ -556,7 +556,7 @@ def _same_size_above(value: Value) -> Iterator[Value]:
 
 
 def _opaque_name(value: Value) -> str:
-    return str(value.attributes[0]).removeprefix("aten.").removesuffix(".default")
+    return str(value.call.function).removeprefix("aten.").removesuffix(".default")
 
 
 def _layers(names: Iterable[str]) -> tuple[str, ...]:

@@ -121,12 +121,10 @@ def _sources() -> str | None:
     """A checksum of the files that decide what is written, or None where they cannot be read."""
     digest = hashlib.sha256()
     try:
-        for path in (
-            *sorted(Path(__file__).parents[1].rglob("*.py")),
-            Path(program.__file__),
-            Path(walk.__file__),
-        ):
-            digest.update(path.read_bytes())
+        for folder in (Path(__file__).parents[1], Path(program.__file__).parent):
+            for path in sorted(folder.rglob("*.py")):
+                digest.update(path.read_bytes())
+        digest.update(Path(walk.__file__).read_bytes())
     except OSError:
         return None
     return digest.hexdigest()

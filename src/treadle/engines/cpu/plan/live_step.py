@@ -56,7 +56,7 @@ def whole_step(network: Network) -> Section:
 
 
 def _is_embedding(value: Value) -> bool:
-    return value.op == "opaque" and value.attributes[0] is torch.ops.aten.embedding.default
+    return value.op == "opaque" and value.call.function is torch.ops.aten.embedding.default
 
 
 def reason_against(network: Network) -> str | None:

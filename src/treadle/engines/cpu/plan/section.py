@@ -26,7 +26,7 @@ def why_not(section: Section) -> str | None:
     values = [v for v in section.values() if v.has_rows]
     for value in values:
         if value.op not in _KNOWN:
-            name = value.attributes[0] if value.op == "opaque" else value.op
+            name = value.call.function if value.op == "opaque" else value.op
             return f"{value.source}: {name} has no machine code here"
         if value.op == "embedding" and (value.inputs[1].op != "input" or len(value.inputs[1].shape) != 1):
             return f"{value.source}: an embedding looks up what is not the input itself"
@@ -167,8 +167,8 @@ class Backward:
 def part_of(value: Value) -> tuple[Value, int]:
     """What a run of features is a part of, and where it begins there."""
     start = 0
-    while value.op == "slice" and value.has_rows and value.attributes[0] == 1 and value.attributes[2] == 1:
-        start += value.attributes[1]
+    while value.op == "slice" and value.has_rows and value.slice.axis == 1 and value.slice.step == 1:
+        start += value.slice.start
         (value,) = value.inputs
     return value, start
 

@@ -1,0 +1,52 @@
+"""Tensors of one number everywhere."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from treadle.compiler import program as p
+from treadle.compiler.operations.table import handler
+from treadle.compiler.program import Value, cast, full
+
+
+@handler("zeros", "empty", "new_zeros", "new_empty", "zeros_like", "empty_like", "empty_strided", "new_empty_strided")
+def _zeros(first: Any, *rest: Any, dtype: Any = None, **_: Any) -> Value:
+    return _constant(0, first, rest, dtype)
+
+
+@handler("ones", "new_ones", "ones_like")
+def _ones(first: Any, *rest: Any, dtype: Any = None, **_: Any) -> Value:
+    return _constant(1, first, rest, dtype)
+
+
+def _constant(number: Any, first: Any, rest: Sequence[Any], dtype: Any) -> Value:
+    like = first if isinstance(first, Value) else None
+    shape: Any = first if like is None else rest[0] if rest else like.shape
+    dtype = dtype or (like.dtype if like is not None else torch.get_default_dtype())
+    return full(number, shape, dtype)
+
+
+@handler("full")
+def _full(shape: Sequence[Any], number: Any, dtype: Any = None, **_: Any) -> Value:
+    return full(number, shape, dtype or torch.tensor(number).dtype)
+
+
+@handler("full_like", "new_full")
+def _full_like(like: Value, *rest: Any, dtype: Any = None, **_: Any) -> Value:
+    shape, number = rest if len(rest) == 2 else (like.shape, rest[0])
+    return full(number, shape, dtype or like.dtype)
+
+
+@handler("scalar_tensor")
+def _scalar_tensor(number: Any, dtype: Any = None, **_: Any) -> Value:
+    return full(number, (), dtype or torch.get_default_dtype())
+
+
+@handler("fill")
+def _fill(value: Value, number: Any) -> Value:
+    return (
+        p.expand(cast(number, value.dtype), value.shape)
+        if isinstance(number, Value)
+        else full(number, value.shape, value.dtype)
+    )

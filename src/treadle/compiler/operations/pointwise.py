@@ -1,0 +1,187 @@
+"""Operations that take each number by itself: arithmetic, comparisons, choices."""
+
+import math
+from typing import Any
+
+import torch
+
+from treadle.compiler import program as p
+from treadle.compiler.operations.table import Unknown, binary, checked, common, handler, unary
+from treadle.compiler.program import Value, cast, elementwise, full
+
+for _op in "exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid erf reciprocal".split():
+    handler(_op)(lambda a, op=_op: unary(op, a))
+for _op in "neg abs floor ceil trunc sign sgn".split():
+    handler(_op)(lambda a, op=_op: elementwise(op.replace("sgn", "sign"), a))
+for _op in "mul maximum minimum lt le gt ge".split():
+    handler(_op)(lambda a, b, op=_op: binary(op, a, b))
+for _op in ("and", "or"):
+    handler(f"logical_{_op}", f"bitwise_{_op}", f"__{_op}__")(lambda a, b, op=_op: _both(op, a, b))
+
+
+def _both(op: str, a: Value, b: Value) -> Value:
+    if a.dtype != torch.bool or b.dtype != torch.bool:
+        raise Unknown("of numbers that are not booleans")
+    return elementwise(op, a, b)
+
+
+@handler("eq")
+def _eq(a: Value, b: Any) -> Value:
+    return _not(_ne(a, b)) if a.dtype == torch.bool else binary("eq", a, b)
+
+
+@handler("ne")
+def _ne(a: Value, b: Any) -> Value:
+    if a.dtype == torch.bool and isinstance(b, Value) and b.dtype == torch.bool:
+        return elementwise("and", elementwise("or", a, b), _not(elementwise("and", a, b)))
+    return binary("ne", a, b)
+
+
+@handler("logical_xor", "bitwise_xor", "__xor__")
+def _xor(a: Value, b: Value) -> Value:
+    if a.dtype != torch.bool or b.dtype != torch.bool:
+        raise Unknown("of numbers that are not booleans")
+    return _ne(a, b)
+
+
+@handler("logical_not", "bitwise_not")
+def _not(a: Value) -> Value:
+    return elementwise("not", a) if a.dtype == torch.bool else binary("eq", a, 0)
+
+
+@handler("round")
+def _round(a: Value, decimals: int = 0) -> Value:
+    if decimals:
+        raise Unknown("with decimals")
+    return elementwise("round", a)
+
+
+@handler("add")
+def _add(a: Any, b: Any, alpha: Any = 1) -> Value:
+    return binary("add", a, b if alpha == 1 else binary("mul", b, alpha))
+
+
+@handler("sub")
+def _sub(a: Any, b: Any, alpha: Any = 1) -> Value:
+    return binary("sub", a, b if alpha == 1 else binary("mul", b, alpha))
+
+
+@handler("rsub")
+def _rsub(a: Any, b: Any, alpha: Any = 1) -> Value:
+    return _sub(b, a, alpha)
+
+
+@handler("div")
+def _div(a: Any, b: Any, rounding_mode: str | None = None) -> Value:
+    if rounding_mode is None:
+        return binary("div", a, b, floating=True)
+    a, b = common(a, b)
+    if rounding_mode == "floor" and a.dtype.is_floating_point:
+        raise Unknown("of floats, rounded down: a quotient a hair below a whole number would be another")
+    dtype = a.dtype if a.dtype.is_floating_point else torch.float64  # which holds every whole number below 2**53
+    return cast(elementwise(rounding_mode, binary("div", cast(a, dtype), cast(b, dtype))), a.dtype)
+
+
+@handler("floor_divide")
+def _floor_divide(a: Any, b: Any) -> Value:
+    return _div(a, b, "floor")
+
+
+@handler("remainder")
+def _remainder(a: Any, b: Any) -> Value:
+    return binary("sub", a, binary("mul", _floor_divide(a, b), b))
+
+
+@handler("pow")
+def _pow(a: Any, b: Any) -> Value:
+    a, b = common(a, b)
+    exponent = p.constant_of(b)
+    if exponent in (2, 3, -2) and b.shape == ():
+        power = binary("mul", a, a) if abs(exponent) == 2 else binary("mul", binary("mul", a, a), a)
+        return power if exponent > 0 else elementwise("reciprocal", power)
+    if exponent in (0.5, -0.5, -1) and b.shape == ():
+        return elementwise({0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}[exponent], a)
+    return binary("pow", a, b)
+
+
+@handler("square")
+def square(a: Value) -> Value:
+    """Each number times itself."""
+    return binary("mul", a, a)
+
+
+@handler("lerp")
+def _lerp(a: Value, b: Value, weight: Any) -> Value:
+    return binary("add", a, binary("mul", weight, binary("sub", b, a)))
+
+
+@handler("addcmul")
+def _addcmul(a: Value, b: Value, c: Value, value: Any = 1) -> Value:
+    product = binary("mul", b, c)
+    return binary("add", a, product if value == 1 else binary("mul", product, value))
+
+
+@handler("addcdiv")
+def _addcdiv(a: Value, b: Value, c: Value, value: Any = 1) -> Value:
+    return binary("add", a, binary("mul", binary("div", b, c), value))
+
+
+@handler("where")
+def where(condition: Value, a: Any, b: Any) -> Value:
+    """``a`` where the condition holds, else ``b``."""
+    a, b = common(a, b)
+    return checked(elementwise("where", condition, a, b), condition, a, b)
+
+
+@handler("masked_fill")
+def _masked_fill(a: Value, mask: Value, value: Any) -> Value:
+    value = cast(value, a.dtype) if isinstance(value, Value) else full(value, (), a.dtype)
+    return where(mask, value, a)
+
+
+@handler("clamp", "clamp_min")
+def _clamp(a: Value, low: Any = None, high: Any = None, *, min: Any = None, max: Any = None) -> Value:
+    low, high = low if min is None else min, high if max is None else max
+    # Not maximum and minimum: at a tie those share the gradient out, but a clamp passes it on.
+    a = a if low is None else where(binary("lt", a, low), low, a)
+    return a if high is None else where(binary("gt", a, high), high, a)
+
+
+@handler("clamp_max")
+def _clamp_max(a: Value, high: Any) -> Value:
+    return _clamp(a, None, high)
+
+
+@handler("tan")
+def _tan(a: Value) -> Value:
+    return binary("div", unary("sin", a), unary("cos", a))
+
+
+@handler("sinh")
+def _sinh(a: Value) -> Value:
+    return binary("mul", binary("sub", unary("exp", a), unary("exp", elementwise("neg", a))), 0.5)
+
+
+@handler("cosh")
+def _cosh(a: Value) -> Value:
+    return binary("mul", binary("add", unary("exp", a), unary("exp", elementwise("neg", a))), 0.5)
+
+
+@handler("exp2")
+def _exp2(a: Value) -> Value:
+    return unary("exp", binary("mul", a, math.log(2)))
+
+
+@handler("log2")
+def _log2(a: Value) -> Value:
+    return binary("mul", unary("log", a), 1 / math.log(2))
+
+
+@handler("log10")
+def _log10(a: Value) -> Value:
+    return binary("mul", unary("log", a), 1 / math.log(10))
+
+
+@handler("isnan")
+def _isnan(a: Value) -> Value:
+    return binary("ne", a, a)

@@ -1,0 +1,69 @@
+"""Products of matrices and vectors."""
+
+from typing import Any
+
+from treadle.compiler import program as p
+from treadle.compiler.operations.shapes import select, unsqueeze
+from treadle.compiler.operations.table import NotRowwise, binary, handler
+from treadle.compiler.program import BATCH, Value
+
+
+@handler("mm", "matmul")
+def matmul(a: Value, b: Value) -> Value:
+    """A product of matrices, at most one of which has rows."""
+    a_rows, b_rows = a.batch_axis, b.batch_axis
+    if a_rows == 0 and b_rows == -1:
+        return p.dot(a, b)
+    if a_rows == -1 and b_rows == 1:
+        return p.permute(p.dot(p.permute(b, (1, 0)), p.permute(a, (1, 0))), (1, 0))
+    if a_rows == 1 and b_rows == 0:
+        return p.outer(p.permute(a, (1, 0)), b)
+    if a_rows == b_rows == -1:
+        return p.make("matmul", (a, b), (), (a.shape[0], b.shape[1]), a.dtype)
+    raise NotRowwise("the product contracts or pairs rows")
+
+
+@handler("mv")
+def _mv(a: Value, b: Value) -> Value:
+    return p.reshape(matmul(a, unsqueeze(b, 1)), a.shape[:1])
+
+
+@handler("dot", "vdot")
+def _vdot(a: Value, b: Value) -> Value:
+    return p.reduce("sum", binary("mul", a, b), [0])
+
+
+@handler("addmm")
+def _addmm(bias: Value, a: Value, b: Value, beta: Any = 1, alpha: Any = 1) -> Value:
+    product = matmul(a, b)
+    product = product if alpha == 1 else binary("mul", product, alpha)
+    return binary("add", product, bias if beta == 1 else binary("mul", bias, beta))
+
+
+@handler("linear")
+def _linear(x: Value, weight: Value, bias: Any = None) -> Value:
+    product = _tensor_dot(x, p.permute(weight, (1, 0)))
+    return product if bias is None else binary("add", product, bias)
+
+
+def _tensor_dot(x: Value, w: Value) -> Value:
+    """[..., K] times [K, N]: one product for each place of the axes between the batch and the features."""
+    if len(x.shape) <= 2:
+        return matmul(x, w)
+    axis = next(i for i, dim in enumerate(x.shape[:-1]) if dim is not BATCH)
+    parts = [unsqueeze(_tensor_dot(select(x, axis, i), w), axis) for i in range(x.shape[axis])]
+    return p.cat(parts, axis)
+
+
+@handler("bmm")
+def _bmm(a: Value, b: Value) -> Value:
+    if a.shape[0] is BATCH or b.shape[0] is BATCH:
+        # Each row has a matrix of its own: a sum of products.
+        product = binary("mul", unsqueeze(a, 3), unsqueeze(b, 1))
+        return p.reduce("sum", product, [2])
+    return p.cat([unsqueeze(matmul(select(a, 0, i), select(b, 0, i)), 0) for i in range(a.shape[0])], 0)
+
+
+@handler("baddbmm")
+def _baddbmm(bias: Value, a: Value, b: Value, beta: Any = 1, alpha: Any = 1) -> Value:
+    return binary("add", binary("mul", bias, beta), binary("mul", _bmm(a, b), alpha))

@@ -1,0 +1,66 @@
+"""A program: the inputs and outputs of a graph, by name, and how it is printed."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from treadle.compiler.program.shapes import show_shape
+from treadle.compiler.program.value import Value, ordered
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Inputs, and outputs by name.
+
+    Args:
+        inputs: placeholders, by name.
+        outputs: what is computed, by name.
+    """
+
+    inputs: Mapping[str, Value]
+    outputs: Mapping[str, Value]
+
+    def values(self) -> list[Value]:
+        """All values that the outputs need, each after what it is made of."""
+        return ordered(self.outputs.values())
+
+    def __str__(self) -> str:
+        return show(self)
+
+
+_SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">"}
+
+_SIGNS |= {"ge": ">=", "and": "&", "or": "|", "dot": "@"}
+
+
+def show(program: Program, sources: bool = False) -> str:
+    """A program as text, one operation a line, in the order in which an interpreter would run it."""
+    names: dict[Value, str] = {}
+    taken: set[str] = set()
+    outputs: dict[Value, list[str]] = {}
+    for name, value in program.outputs.items():
+        outputs.setdefault(value, []).append(name)
+    lines = []
+    for value in program.values():
+        if value.op == "input":
+            names[value] = value.name
+            taken.add(value.name)
+        elif value.op == "full" and not outputs.get(value):
+            names[value] = f"{value.number:g}" if isinstance(value.number, float) else str(value.number)
+    count = 0
+    for value in program.values():
+        if value in names:
+            continue
+        count += 1
+        names[value] = f"v{count}"
+        operands = [names[operand] for operand in value.inputs]
+        attributes = ", ".join(map(str, value.attributes))
+        if value.op in _SIGNS and len(operands) == 2:
+            text = f"{operands[0]} {_SIGNS[value.op]} {operands[1]}"
+        else:
+            text = f"{value.op}({', '.join([*operands, *([attributes] if attributes else [])])})"
+        line = f"{names[value]}: {show_shape(value.shape)} = {text}"
+        lines.append(f"{line:<58}  # {value.source}" if sources and value.source else line)
+    for value, given in outputs.items():
+        lines.extend(f"{name} <- {names[value]}" for name in given)
+    inputs = ", ".join(f"{name} {show_shape(value.shape)}" for name, value in program.inputs.items())
+    return "\n".join([f"reads {inputs}", *lines])

@@ -1,0 +1,159 @@
+"""What one operation gives: a node of the graph, immutable, and one object for all that are computed alike."""
+
+import contextlib
+import contextvars
+import dataclasses
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from treadle.compiler.program.call import Call
+from treadle.compiler.program.shapes import BATCH, Dim, Shape, numel, show_shape
+from treadle.compiler.walk import postorder
+
+UNARY = frozenset(
+    "neg abs exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid erf floor ceil round trunc sign reciprocal"
+    " not cast".split()
+)
+BINARY = frozenset("add sub mul div pow maximum minimum eq ne lt le gt ge and or".split())
+ELEMENTWISE = UNARY | BINARY | {"where"}
+COMPARISONS = frozenset("eq ne lt le gt ge and or not".split())
+DEAR = frozenset("exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid erf pow div reciprocal".split())
+"""What takes many times as long as a sum or a product, so that it is worth not computing twice."""
+VIEWS = frozenset("reshape permute slice expand detach".split())
+REDUCTIONS = frozenset("sum amax".split())
+# Over the rows: only the derivative has them, for what all rows share.
+CONTRACTIONS = frozenset("rowsum outer".split())
+
+
+class Slice(NamedTuple):
+    """Which part of which axis a ``slice`` takes."""
+
+    axis: int
+    start: int
+    step: int
+
+
+@dataclasses.dataclass(eq=False, frozen=True, slots=True, weakref_slot=True)
+class Value:
+    """What one operation gives.
+
+    ``op`` is a primitive (`ELEMENTWISE`, views, ``cat``, ``sum``, ``amax``, ``dot``, ``full``), ``"input"``, or
+    ``"opaque"``: an ATen operation that the compiler knows to treat rows alike, and nothing else about. What else an
+    operation is given, ``attributes``, has a name for each: `number`, `axis`, `axes`, `slice`, `call`.
+    """
+
+    op: str
+    inputs: tuple["Value", ...]
+    attributes: tuple[Any, ...]
+    shape: Shape
+    dtype: torch.dtype
+    source: str = dataclasses.field(default="", compare=False)
+    has_rows: bool = dataclasses.field(init=False)
+    """Whether one of the axes is the batch."""
+    row_shape: tuple[int, ...] = dataclasses.field(init=False)
+    """The shape of one row."""
+    row_numel: int = dataclasses.field(init=False)
+    """How many numbers one row has."""
+    batch_axis: int = dataclasses.field(init=False)
+    """Which axis is the batch; -1 if none is."""
+
+    def __post_init__(self) -> None:
+        row_shape = tuple(dim for dim in self.shape if dim is not BATCH)
+        axis = next((i for i, dim in enumerate(self.shape) if dim is BATCH), -1)
+        for name, found in (("row_shape", row_shape), ("batch_axis", axis), ("has_rows", axis >= 0)):
+            object.__setattr__(self, name, found)
+        object.__setattr__(self, "row_numel", numel(row_shape))
+
+    @property
+    def name(self) -> str:
+        """The name of an input."""
+        return self.attributes[0] if self.op == "input" else ""
+
+    @property
+    def number(self) -> Any:
+        """The number that a ``full`` is everywhere."""
+        return self.attributes[0]
+
+    @property
+    def axis(self) -> int:
+        """The axis along which a ``cat`` lays its parts."""
+        return self.attributes[0]
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of its operand that a ``permute`` puts in this order, or that a ``sum`` or ``amax`` goes over."""
+        return self.attributes[0]
+
+    @property
+    def slice(self) -> Slice:
+        """What a ``slice`` takes."""
+        return Slice(*self.attributes)
+
+    @property
+    def call(self) -> Call:
+        """What an ``opaque`` value calls."""
+        return self.attributes[0]
+
+    @property
+    def draw(self) -> int | None:
+        """Which of the step's draws of random numbers this is; None if it is none."""
+        return self.call.draw if self.op == "opaque" else None
+
+    def __repr__(self) -> str:
+        return f"<{self.op} {show_shape(self.shape)}>"
+
+
+_values: "weakref.WeakValueDictionary[Any, Value]" = weakref.WeakValueDictionary()
+_guard = threading.Lock()
+_where: contextvars.ContextVar[Callable[[], str]] = contextvars.ContextVar("where", default=str)
+
+
+@contextlib.contextmanager
+def made_at(where: Callable[[], str]) -> Iterator[None]:
+    """While the context lasts, new values note ``where()`` as their source."""
+    token = _where.set(where)
+    try:
+        yield
+    finally:
+        _where.reset(token)
+
+
+def make(op: str, inputs: Sequence[Value], attributes: tuple[Any, ...], shape: Iterable[Dim], dtype: Any) -> Value:
+    """The value of an operation; the same object if it was made before."""
+    shape = tuple(shape)
+    key = (op, tuple(map(id, inputs)), _hashable(attributes), shape, dtype)
+    found = _values.get(key)
+    if found is None:
+        source = _where.get()()
+        with _guard:  # or two threads would make two of one value
+            found = _values.get(key)
+            if found is None:
+                found = _values[key] = Value(op, tuple(inputs), attributes, shape, dtype, source)
+    return found
+
+
+def _hashable(attributes: tuple[Any, ...]) -> Any:
+    try:
+        hash(attributes)
+        # 0.0 == -0.0 == False and 1 == 1.0 == True: equal, and yet not the same constant.
+        return tuple((type(a), repr(a)) if isinstance(a, (int, float, bool)) else a for a in attributes)
+    except TypeError:
+        return repr(attributes)
+
+
+def ordered(roots: Iterable[Value]) -> list[Value]:
+    """Everything that ``roots`` are made of, operands first."""
+    return postorder(roots, lambda value: value.inputs)
+
+
+def between(given: Iterable[Value], wanted: Iterable[Value]) -> list[Value]:
+    """What is to be computed to get from ``given`` to ``wanted``, the latter included: operands first.
+
+    Of an operation's operands the last is computed first. Random numbers are drawn and gradients added up in this
+    order, so another one would be other numbers.
+    """
+    return postorder(wanted, lambda value: value.inputs[::-1], given)

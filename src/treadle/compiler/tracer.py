@@ -1,0 +1,285 @@
+"""Tensors that hold no numbers, and the mode in which every operation on them is noted as one of a program.
+
+Below PyTorch's autograd, each operation of the step arrives at `Tracer`, which looks it up in the table of
+``operations/``. The batch is a number that nothing else has, so that it can be told from features wherever it shows up.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from treadle.compiler import program as p
+from treadle.compiler.operations import HANDLERS, RANDOM, ROWWISE, NotRowwise, Unknown, check_rowwise, has_rows
+from treadle.compiler.program import BATCH, Call, Operand, Value
+from treadle.compiler.source_lines import running_line
+from treadle.errors import TraceError
+
+__all__ = ["Products", "Traced", "Tracer"]
+
+OpOverload = torch._ops.OpOverload
+
+_BATCH_SIZES = (9973, 9967, 9949, 9941, 9931, 9929)
+_LIMIT = 50_000
+
+
+class Traced(Tensor):
+    """A tensor without numbers, which stands for a `Value`."""
+
+    value: Value
+    alias: list[int]
+
+    @staticmethod
+    def __new__(cls, value: Value, rows: int, requires_grad: bool = False, alias: list[int] | None = None) -> "Traced":
+        sizes = [rows if dim is BATCH else dim for dim in value.shape]
+        made = Tensor._make_wrapper_subclass(cls, sizes, dtype=value.dtype, requires_grad=requires_grad)  # pyright: ignore
+        made.value, made.alias = value, alias if alias is not None else [0]
+        made.alias[0] += 1  # how many tensors share this memory
+        return made
+
+    def __repr__(self, **_: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return f"a tensor of {p.show_shape(self.value.shape)}, {self.value.dtype}, whose numbers are not known yet"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise TraceError(
+            f"{func} was called on a tensor of a step after the step was traced: keep such tensors in the state"
+        )
+
+
+class Tracer(TorchDispatchMode):
+    """While it is entered, operations are noted instead of computed.
+
+    Args:
+        names: what real tensors that turn up are called, by their identity; others are constants.
+        avoid: sizes that the batch must not be mistaken for.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Otherwise PyTorch imports its compiler, which takes a second, to keep it out of a mode that it never enters.
+        return False
+
+    def __init__(self, names: Mapping[int, str] | None = None, avoid: Any = ()):
+        super().__init__()
+        self.rows = next(size for size in _BATCH_SIZES if size not in set(avoid))
+        self.names = dict(names or {})
+        self.lifted: dict[str, Tensor] = {}
+        self.keep_gradients = False
+        self.count = 0
+        self.draws = itertools.count()
+        self.failure: TraceError | None = None
+
+    def tensor(self, value: Value, requires_grad: bool = False) -> Traced:
+        """A tensor that stands for a value."""
+        return Traced(value, self.rows, requires_grad and value.dtype.is_floating_point)
+
+    def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            with p.made_at(running_line):
+                return self._note(func, args, kwargs or {})
+        except TraceError as error:
+            self.failure = self.failure or error
+            raise
+
+    def _note(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
+        name = func._schema.name.split("::")[1]
+        self.count += 1
+        if self.count > _LIMIT:
+            raise self._refuse(func, "the step has too many operations, perhaps a loop over the rows of the batch")
+        if name in ("_local_scalar_dense", "item", "is_nonzero", "equal", "allclose", "_is_all_true"):
+            raise self._refuse(
+                func, "what the step does depends on the numbers in a tensor: use torch.where, which takes both ways"
+            )
+        if name in RANDOM:
+            return self._random(func, name, args, kwargs)
+        if name.endswith("_") and not name.endswith("__"):
+            return self._in_place(func, name[:-1], args, kwargs)
+        if any(argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments):
+            raise self._refuse(func, "it writes into a tensor that it was given: use the form that returns a new one")
+        if name not in HANDLERS and name not in ROWWISE and func._can_decompose():
+            with self:
+                return func.decompose(*args, **kwargs)
+        value = self._value(func, name, args, kwargs)
+        views = func._schema.returns and any(r.alias_info is not None for r in func._schema.returns)
+        base = next((a for a in args if isinstance(a, Traced)), None) if views else None
+        return self._tensors(value, base.alias if base is not None else None)
+
+    def _value(self, func: OpOverload, name: str, args: Any, kwargs: Any) -> Any:
+        known = HANDLERS.get(name)
+        given, options = self._operands(args), self._operands(kwargs)
+        try:
+            if name == "detach":
+                result: Any = given[0]
+                if not self.keep_gradients:
+                    result = p.detach(result)
+            elif known is not None:
+                if func._schema.name.startswith("aten::"):
+                    options = {k: v for k, v in options.items() if k not in ("layout", "pin_memory", "memory_format")}
+                result = known(*given, **options)
+            elif not has_rows([given, options]):
+                result = self._opaque(func, given, options)
+            elif name in ROWWISE:
+                check_rowwise(func, name, given, options)
+                result = self._opaque(func, given, options)
+            elif name == "arange":
+                raise NotRowwise("it numbers them")
+            else:
+                raise self._refuse(
+                    func,
+                    "the compiler does not know this operation: write it with others, or run with engine='reference'",
+                )
+        except NotRowwise as error:
+            raise self._refuse(func, f"rows of the batch must not meet, but {error}") from None
+        except Unknown as error:
+            raise self._refuse(func, f"the compiler knows this operation, but not {error}") from None
+        except TraceError:
+            raise
+        except (ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+            raise self._refuse(func, f"the compiler cannot take it in this form ({error})") from error
+        if not self.keep_gradients and not torch.is_grad_enabled():
+            cut = [p.detach(v) for v in _listed(result)]
+            result = cut[0] if isinstance(result, Value) else tuple(cut) if cut else result
+        return result
+
+    def _operands(self, tree: Any) -> Any:
+        if isinstance(tree, Traced):
+            return tree.value
+        if isinstance(tree, Tensor):
+            return self._lift(tree)
+        if isinstance(tree, int) and not isinstance(tree, bool) and tree == self.rows:
+            return BATCH
+        if isinstance(tree, (list, tuple)):
+            return [self._operands(part) for part in tree]
+        if isinstance(tree, dict):
+            return {name: self._operands(part) for name, part in tree.items()}
+        return tree
+
+    def _lift(self, tensor: Tensor) -> Value:
+        """The input that a real tensor becomes: a parameter, a buffer, or a constant from outside."""
+        name = self.names.get(id(tensor))
+        if name is None:
+            if tensor.ndim == 0 and not tensor.requires_grad and tensor.device.type == "cpu":
+                # A number that Python made into a tensor on the way; read without going through this tracer again.
+                return p.full(tensor.numpy().item(), (), tensor.dtype)
+            name = self.names[id(tensor)] = f"constant/{len(self.lifted)}"
+        self.lifted[name] = tensor
+        return p.placeholder(name, tensor.shape, tensor.dtype)
+
+    def _tensors(self, result: Any, alias: Any) -> Any:
+        if isinstance(result, Value):
+            return Traced(result, self.rows, alias=alias)  # pyright: ignore[reportCallIssue]
+        if isinstance(result, (tuple, list)):
+            # As many outputs of one tensor do not overlap, but may be written into; count them as sharing.
+            return type(result)(self._tensors(part, alias) for part in result)
+        return result
+
+    def _opaque(self, func: OpOverload, given: Any, options: Any, draw: int | None = None) -> Any:
+        """A call that the program keeps as it is; shapes come from PyTorch, by running it on no memory."""
+        operands: list[Value] = []
+
+        def pack(tree: Any) -> Any:
+            if isinstance(tree, Value):
+                operands.append(tree)
+                return Operand(len(operands) - 1)
+            if isinstance(tree, list):
+                return tuple(pack(part) for part in tree)
+            return tree
+
+        call = Call(func, pack(given), tuple(sorted((name, pack(part)) for name, part in options.items())), draw)
+        meta = [
+            torch.empty([self.rows if d is BATCH else d for d in v.shape], dtype=v.dtype, device="meta")
+            for v in operands
+        ]
+        with torch.no_grad(), _outside():
+            out = call(meta, self.rows, torch.device("meta"))
+        if out is None:  # a check whose outcome is known only when there are numbers
+            return None
+        single = isinstance(out, Tensor)
+        results = []
+        for i, tensor in enumerate([out] if single else out):
+            shape = [BATCH if size == self.rows else size for size in tensor.shape]
+            results.append(p.make("opaque", operands, (call, i), shape, tensor.dtype))
+        return results[0] if single else tuple(results)
+
+    def _random(self, func: OpOverload, name: str, args: Any, kwargs: Any) -> Any:
+        if name.endswith("_"):
+            # Filling fresh memory with random numbers: as an operation that returns them.
+            target = args[0]
+            if not isinstance(target, Traced) or target.alias[0] > 1:
+                raise self._refuse(func, "it draws random numbers into memory that is shared")
+            value = self._opaque(func, self._operands(args), self._operands(kwargs), next(self.draws))
+            target.value = value
+            return target
+        given = self._operands(args)
+        if name == "native_dropout":
+            x, share = given[:2]
+            if not given[2]:
+                return self._tensors((x, p.full(True, x.shape, torch.bool)), None)
+            template = p.full(0, x.shape, x.dtype)
+            drawn = self._opaque(func, [template, *given[1:]], self._operands(kwargs), next(self.draws))
+            kept = p.elementwise("mul", x, p.cast(drawn[1], x.dtype))
+            scale = 0.0 if share == 1 else 1 / (1 - share)
+            return self._tensors((p.elementwise("mul", kept, p.full(scale, (), x.dtype)), drawn[1]), None)
+        if name.endswith("_like") and isinstance(given[0], Value):
+            given[0] = p.full(0, given[0].shape, given[0].dtype)  # of these, the shape alone is asked for
+        return self._tensors(self._opaque(func, given, self._operands(kwargs), next(self.draws)), None)
+
+    def _in_place(self, func: OpOverload, name: str, args: Any, kwargs: Any) -> Any:
+        target = args[0]
+        if not isinstance(target, Traced):
+            what = self.names.get(id(target), "a tensor from outside the step")
+            raise self._refuse(func, f"the step changes {what} in place: what a step changes must be part of the state")
+        if target.value.op == "input":
+            raise self._refuse(func, f"the step changes its input {target.value.name} in place: use the form without _")
+        if target.alias[0] > 1:
+            raise self._refuse(func, "it writes into part of a tensor: build the whole with torch.cat or torch.stack")
+        if name == "copy":
+            source = self._operands(args[1])
+            target.value = p.expand(p.cast(source, target.value.dtype), target.value.shape)
+        elif name == "zero":
+            target.value = p.full(0, target.value.shape, target.value.dtype)
+        else:
+            result = self._value(func, name, args, kwargs)
+            target.value = p.expand(p.cast(result, target.value.dtype), target.value.shape)
+        return target
+
+    def _refuse(self, func: OpOverload, why: str) -> TraceError:
+        return TraceError(f"{running_line() or 'a step'}: {str(func).removesuffix('.default')}: {why}")
+
+
+class Products(TorchFunctionMode):
+    """Takes products of more than two axes apart, before PyTorch lays the batch and other axes into one for them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.linear and not kwargs and args[0].ndim > 2 and isinstance(args[0], Traced):
+            with self:
+                return torch.stack([func(part, *args[1:]) for part in args[0].unbind(1)], 1)
+        if func in _MATMUL and not kwargs and {type(a) for a in args} & {Traced}:
+            a, b = args[::-1] if func is Tensor.__rmatmul__ else args
+            with self:
+                if a.ndim > 2 and b.ndim == 2:
+                    return torch.stack([torch.matmul(part, b) for part in a.unbind(1)], 1)
+                if a.ndim == 2 and b.ndim > 2:
+                    return torch.matmul(b.mT, a.mT).mT
+        return func(*args, **kwargs)
+
+
+_MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__)
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[None]:
+    """Operations in here are PyTorch's own."""
+    with torch.utils._python_dispatch._disable_current_modes():  # pyright: ignore[reportAttributeAccessIssue]
+        yield
+
+
+def _listed(result: Any) -> list[Value]:
+    return [result] if isinstance(result, Value) else [v for v in result or () if isinstance(v, Value)]
