@@ -79,7 +79,7 @@ class RecurrentCell(nn.Module):
         return state
 
     def reset_parameters(self) -> None:
-        """Draw the cell's own parameters anew, uniformly from ±1/√H, as `torch.nn.LSTM` does.
+        """Draw the cell's own parameters again, uniformly from ±1/√H, as `torch.nn.LSTM` does.
 
         Modules in it start as they say themselves: a slope of `PReLU` that was drawn around zero would be no slope.
         """

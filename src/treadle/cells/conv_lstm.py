@@ -86,7 +86,7 @@ class ConvLSTMCell(RecurrentCell):
         return self.output_size
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Draw all parameters again."""
         self.from_input.reset_parameters()
         self.from_hidden.reset_parameters()
 

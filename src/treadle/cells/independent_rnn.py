@@ -63,7 +63,7 @@ class IndRNNCell(RecurrentCell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Draw all parameters again."""
         super().reset_parameters()
         with torch.no_grad():
             self.weight_hh.uniform_(0, 1)

@@ -67,7 +67,7 @@ class LayerNormLSTMCell(RecurrentCell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew, set gains to 1 and shifts to 0."""
+        """Draw the weights again, set gains to 1 and shifts to 0."""
         super().reset_parameters()
         if self.forget_bias is not None:
             with torch.no_grad():

@@ -96,7 +96,7 @@ class LSTMCell(RecurrentCell):
         return (self.output_size if field == "h" else self.hidden_size,)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew; then set the forget-gate bias, if one was asked for."""
+        """Draw all parameters again; then set the forget-gate bias, if one was asked for."""
         super().reset_parameters()
         if self.bias_ih is not None and self.bias_hh is not None and self.forget_bias is not None:
             forget = slice(self.hidden_size, 2 * self.hidden_size)

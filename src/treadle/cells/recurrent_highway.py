@@ -63,7 +63,7 @@ class RecurrentHighwayCell(RecurrentCell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, then set the transform gate's bias."""
+        """Draw all parameters again, then set the transform gate's bias."""
         super().reset_parameters()
         with torch.no_grad():
             self.bias[:, self.hidden_size :] = self.transform_bias

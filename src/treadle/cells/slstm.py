@@ -77,7 +77,7 @@ class SLSTMCell(RecurrentCell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, then set the forget gate's bias."""
+        """Draw all parameters again, then set the forget gate's bias."""
         super().reset_parameters()
         size = self.hidden_size
         with torch.no_grad():

@@ -3,7 +3,7 @@
 PyTorch's autograd runs once over the interpreter of the section, on tensors without numbers, and what it does is noted
 as a program. That program reads values of the forward pass. Each of them is kept, or computed again from what is kept:
 a minimum cut through the forward pass decides, with the bytes of a value as the price of keeping it, and a price on
-computing what is dear again. A product is never computed twice.
+computing what is expensive again. A product is never computed twice.
 """
 
 import collections
@@ -23,8 +23,8 @@ from treadle.compiler.tracer import Tracer
 
 __all__ = ["Derivative", "derive"]
 
-# What it costs to compute one number again, in bytes kept: a logarithm is about as dear as storing and reading a float.
-_PRICE_DEAR, _PRICE_CHEAP = 3.6, 0.3
+# What it costs to compute one number again, in bytes kept: a logarithm takes about as long as storing and reading one.
+_PRICE_EXPENSIVE, _PRICE_CHEAP = 3.6, 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _choose_saved(section: Section, gradients: Iterable[Value], cotangents: Iter
         if value.op in ("dot", "opaque"):
             flow.edge("source", ("in", value), math.inf)
         elif value.op in p.ELEMENTWISE or value.op in p.REDUCTIONS:
-            price = _PRICE_DEAR if value.op in p.DEAR else _PRICE_CHEAP
+            price = _PRICE_EXPENSIVE if value.op in p.EXPENSIVE else _PRICE_CHEAP
             count = value.inputs[0].row_numel if value.op in p.REDUCTIONS else value.row_numel
             flow.edge("source", ("in", value), price * count * value.dtype.itemsize / 4)
     for value in needed:

@@ -12,13 +12,29 @@ So a stack falls apart into one loop a layer, and a top-down connection ties lay
 """
 
 import dataclasses
+import enum
 from collections.abc import Iterable, Mapping
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Program, Value
 from treadle.compiler.walk import preorder
 
-__all__ = ["Plan", "Section", "plan"]
+__all__ = ["Kind", "Plan", "Section", "plan"]
+
+
+class Kind(enum.StrEnum):
+    """How a section runs over the sequence."""
+
+    INVARIANT = "invariant"
+    """Once a call."""
+    PARALLEL = "parallel"
+    """All steps at once."""
+    OPAQUE = "opaque"
+    """The same, by operations that the compiler does not look into."""
+    LOOP = "loop"
+    """One step after another."""
+    SHIFT = "shift"
+    """Not at all: what it gives is another sequence, a step later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +42,14 @@ class Section:
     """A part of a step that runs over the whole sequence before the next part begins.
 
     Args:
-        kind: ``"invariant"`` (once), ``"parallel"`` (all steps at once), ``"opaque"`` (the same, by operations that the
-            compiler does not look into), ``"loop"`` or ``"shift"``.
+        kind: how it runs.
         inputs: what it reads from other sections, from the input and the parameters.
         outputs: what others read of it.
         states: of a loop or a shift: the names of its components.
         old, new: their values before and after a step.
     """
 
-    kind: str
+    kind: Kind
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     states: tuple[str, ...] = ()
@@ -90,7 +105,7 @@ def plan(program: Program, keep_states: bool = False) -> Plan:
     sections = tuple(analysis.sections(keep_states))
     wanted = {value for name, value in program.outputs.items() if name == "y" or keep_states}
     reads = {value for section in sections for value in section.inputs} | wanted
-    loops = {value for section in sections if section.kind == "loop" for value in section.old}
+    loops = {value for section in sections if section.kind is Kind.LOOP for value in section.old}
     return Plan(program, sections, analysis.random, frozenset(loops & reads))
 
 
@@ -232,15 +247,15 @@ class _Analysis:
             unit = self.units[key[0]] if key[1] == 1 else ()
             old, new = tuple(self.old[n] for n in unit), tuple(self.new[n] for n in unit)
             if unit and not self.is_loop[key[0]]:
-                result.append(Section("shift", new, old, tuple(unit), old, new))
+                result.append(Section(Kind.SHIFT, new, old, tuple(unit), old, new))
                 continue
             # A component that a step hands on as it is: what it is after the step is what it was before.
             handed_on = dict.fromkeys(value for value in new if value in old and value in wanted)
             outputs = (*handed_on, *(v for v in members[key] if v in wanted))
             reads = tuple(v for v in self._known_first(needs[key]))
-            kind = "loop" if unit else "invariant" if key[0] < 0 else "opaque" if key[2] % 2 else "parallel"
+            outside = Kind.INVARIANT if key[0] < 0 else Kind.OPAQUE if key[2] % 2 else Kind.PARALLEL
             if unit or outputs:
-                result.append(Section(kind, reads, outputs, tuple(unit), old, new))
+                result.append(Section(Kind.LOOP if unit else outside, reads, outputs, tuple(unit), old, new))
         return result
 
     def _known_first(self, values: Iterable[Value]) -> list[Value]:
@@ -334,7 +349,7 @@ def _connected(values: Iterable[Value]) -> list[list[Value]]:
 
 def _is_curved(value: Value) -> bool:
     """Whether the derivative of an operation reads values of the forward pass."""
-    if value.op in p.DEAR or value.op == "amax":
+    if value.op in p.EXPENSIVE or value.op == "amax":
         return True
     return value.op == "mul" and all(operand.has_rows for operand in value.inputs)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from treadle.compiler import interpreter
-from treadle.compiler.fission import Section
+from treadle.compiler.fission import Kind, Section
 from treadle.engines.layout import Layout
 
 __all__ = ["run_section"]
@@ -28,7 +28,7 @@ def run_section(
         The outputs [N, ...], and the states after the last step of each row.
     """
     known = dict(zip(section.inputs, inputs, strict=True))
-    if section.kind != "loop":
+    if section.kind is not Kind.LOOP:
         interpreter.evaluate(section.outputs, known, layout.rows)
         return [known[v] for v in section.outputs], []
     state = list(starts)

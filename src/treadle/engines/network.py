@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from treadle.compiler import interpreter
 from treadle.compiler import program as p
-from treadle.compiler.fission import Plan, Section, plan
+from treadle.compiler.fission import Kind, Plan, Section, plan
 from treadle.compiler.program import BATCH, Value
 from treadle.compiler.trace import trace_step
 from treadle.engines.draws import masks
@@ -117,7 +117,7 @@ class Network:
         ended = True
         for section in plan.sections:
             runner = None
-            if take is not None and section.kind in ("loop", "parallel"):
+            if take is not None and section.kind in (Kind.LOOP, Kind.PARALLEL):
                 runner = self.runner(take, section)
                 runner = None if isinstance(runner, str) else runner
             if runner is None or ended or not groups[-1][1] or groups[-1][1][-1].dtype != runner.dtype:
@@ -134,7 +134,7 @@ class Network:
             wanted = {v for name, v in plan.program.outputs.items() if name == "y" or keep_states}
             visible = {v for section in after for v in section.inputs}.union(wanted)
             last = sections[-1]
-            if last.kind == "invariant":
+            if last.kind is Kind.INVARIANT:
                 # What the sections after it alone read, they compute themselves.
                 later = [section for others, _ in groups[i + 2 :] for section in others]
                 elsewhere = {v for section in later for v in section.inputs}.union(wanted)
@@ -155,7 +155,7 @@ class Network:
         if key not in self._left_out:
             self._left_out[key] = []
             for section in self.plan(keep_states).sections:
-                runner = self.runner(take, section) if section.kind == "loop" else None
+                runner = self.runner(take, section) if section.kind is Kind.LOOP else None
                 if isinstance(runner, str):
                     names = ", ".join(name.removeprefix("state/") for name in section.states)
                     self._left_out[key].append((names, runner))
@@ -264,13 +264,13 @@ def _run_stage(
     names = [name for section in sections for name in section.states]
     begin, anew = [starts[name] for name in names], [fresh[name] for name in names]
     first = sections[0]
-    if first.kind == "shift":
+    if first.kind is Kind.SHIFT:
         for name, old, new, start, again in zip(names, first.old, first.new, begin, anew, strict=True):
             after = env[new]
             env[old] = layout.previous(after, start, again)
             finals[name] = layout.last(after, start)
         return
-    if first.kind == "invariant":
+    if first.kind is Kind.INVARIANT:
         runner.run(env, 0)
         return
     if runner is None:

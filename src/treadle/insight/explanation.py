@@ -12,8 +12,8 @@ from torch import Tensor
 from treadle import engines
 from treadle import state as states
 from treadle.compiler import program as p
-from treadle.compiler.fission import Plan, Section
-from treadle.compiler.program import DEAR, Program, Value
+from treadle.compiler.fission import Kind, Plan, Section
+from treadle.compiler.program import EXPENSIVE, Program, Value
 from treadle.compiler.walk import preorder
 from treadle.engines import cpu
 from treadle.engines.network import Network, network_of
@@ -22,14 +22,14 @@ from treadle.errors import ShapeError, TraceError
 __all__ = ["ExplainedSection", "Explanation", "Kept", "explain"]
 
 _KINDS = {
-    "invariant": "once",
-    "parallel": "all steps",
-    "opaque": "all steps",
-    "loop": "loop",
-    "shift": "shifted",
+    Kind.INVARIANT: "once",
+    Kind.PARALLEL: "all steps",
+    Kind.OPAQUE: "all steps",
+    Kind.LOOP: "loop",
+    Kind.SHIFT: "shifted",
 }
 _FREE = p.VIEWS | {"full", "cat"}
-_NAMED = DEAR - {"div", "reciprocal"} | {"amax"}
+_NAMED = EXPENSIVE - {"div", "reciprocal"} | {"amax"}
 _MOST_PRODUCTS = 3
 _WIDTH, _LEAST_ROOM = 120, 40
 
@@ -342,7 +342,7 @@ class _Reader:
         """Names of what crosses from section to section."""
         names = {}
         for number, section in enumerate(self.plan.sections, 1):
-            crossing = [v for v in section.outputs if section.kind != "invariant" or v.op not in p.VIEWS]
+            crossing = [v for v in section.outputs if section.kind is not Kind.INVARIANT or v.op not in p.VIEWS]
             names |= {v: f"part{number}.{i}" for i, v in enumerate(crossing)}
         names |= {v: f"random{i}" for i, v in enumerate(self.plan.random)}
         names[self.program.outputs["y"]] = "y(t)"
@@ -364,18 +364,18 @@ class _Reader:
         reads = [{makers[v] for v in s.inputs if v in makers} - {i} for i, s in enumerate(all_sections)]
         readers = [[j for j, read in enumerate(reads) if i in read] for i in range(len(all_sections))]
         for i, section in enumerate(all_sections):
-            loops = [] if section.kind == "invariant" else self._loops_beyond(i, readers)
-            above = [] if loops or section.kind == "invariant" else self._loops_beyond(i, reads)
+            loops = [] if section.kind is Kind.INVARIANT else self._loops_beyond(i, readers)
+            above = [] if loops or section.kind is Kind.INVARIANT else self._loops_beyond(i, reads)
             yield self._explained(i, section, loops, above[-1] if above else "")
 
     def _loops_beyond(self, start: int, edges: Sequence[Iterable[int]]) -> list[str]:
         """The loops that are reached from a section without passing through another loop."""
         all_sections = self.plan.sections
-        if all_sections[start].kind in ("loop", "shift"):
+        if all_sections[start].kind in (Kind.LOOP, Kind.SHIFT):
             return []
-        met = preorder([start], lambda i: () if all_sections[i].kind == "loop" else tuple(edges[i]))
-        found = {i for i in met if all_sections[i].kind == "loop"}
-        alone = sum(section.kind == "loop" for section in all_sections) == 1
+        met = preorder([start], lambda i: () if all_sections[i].kind is Kind.LOOP else tuple(edges[i]))
+        found = {i for i in met if all_sections[i].kind is Kind.LOOP}
+        alone = sum(section.kind is Kind.LOOP for section in all_sections) == 1
         return [
             ", ".join(_layers(all_sections[i].states)) or ("the loop" if alone else _grouped(all_sections[i].states))
             for i in sorted(found)
@@ -410,16 +410,16 @@ class _Reader:
 
     def _run(self, i: int, section: Section) -> tuple[str, str, tuple[Kept, ...] | None]:
         """The engine, why that and no other, and what is kept."""
-        if section.kind == "shift":
+        if section.kind is Kind.SHIFT:
             for old, new in zip(section.old, section.new, strict=True):
                 self.needs[old] = self.needs.get(new, False)
-        elif section.kind == "invariant":
+        elif section.kind is Kind.INVARIANT:
             for value in section.values():
                 self.needs[value] = any(self.needs.get(v, False) for v in value.inputs)
-        if section.kind in ("shift", "invariant"):
+        if section.kind in (Kind.SHIFT, Kind.INVARIANT):
             return ("Python" if self.engine == "reference" else "PyTorch"), "", ()
         runner, reason = None, ""
-        if self.engine == "cpu" and section.kind != "opaque":
+        if self.engine == "cpu" and section.kind is not Kind.OPAQUE:
             runner = self.network.runner(cpu.CPU, section)
             reason = runner if isinstance(runner, str) else ""
         elif self.engine == "cpu":

@@ -34,8 +34,8 @@ from treadle.compiler.program.value import (
     BINARY,
     COMPARISONS,
     CONTRACTIONS,
-    DEAR,
     ELEMENTWISE,
+    EXPENSIVE,
     REDUCTIONS,
     UNARY,
     VIEWS,
@@ -47,8 +47,8 @@ from treadle.compiler.program.value import (
 )  # fmt: skip
 
 __all__ = [
-    "BATCH", "BINARY", "COMPARISONS", "CONTRACTIONS", "DEAR", "ELEMENTWISE", "REDUCTIONS", "UNARY", "VIEWS", "Call",
-    "Dim", "Operand", "Program", "Shape", "Value", "between", "broadcast", "cast", "cat", "constant_of", "detach",
-    "dot", "elementwise", "embedding", "expand", "full", "made_at", "make", "numel", "ordered", "outer", "pad",
-    "permute", "placeholder", "rebuild", "reduce", "reshape", "show", "show_shape", "slice_",
+    "BATCH", "BINARY", "COMPARISONS", "CONTRACTIONS", "ELEMENTWISE", "EXPENSIVE", "REDUCTIONS", "UNARY", "VIEWS",
+    "Call", "Dim", "Operand", "Program", "Shape", "Value", "between", "broadcast", "cast", "cat", "constant_of",
+    "detach", "dot", "elementwise", "embedding", "expand", "full", "made_at", "make", "numel", "ordered", "outer",
+    "pad", "permute", "placeholder", "rebuild", "reduce", "reshape", "show", "show_shape", "slice_",
 ]  # fmt: skip

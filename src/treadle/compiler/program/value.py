@@ -21,7 +21,7 @@ UNARY = frozenset(
 BINARY = frozenset("add sub mul div pow maximum minimum eq ne lt le gt ge and or".split())
 ELEMENTWISE = UNARY | BINARY | {"where"}
 COMPARISONS = frozenset("eq ne lt le gt ge and or not".split())
-DEAR = frozenset("exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid erf pow div reciprocal".split())
+EXPENSIVE = frozenset("exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid erf pow div reciprocal".split())
 """What takes many times as long as a sum or a product, so that it is worth not computing twice."""
 VIEWS = frozenset("reshape permute slice expand detach".split())
 REDUCTIONS = frozenset("sum amax".split())

@@ -223,7 +223,7 @@ class _Scheduler:
                 moved = tuple(dataclasses.replace(s, strides=contiguous(inside.row_shape)) for s in sinks)
                 return self._parts(inside, moved)
         if value.op == "cat":
-            axis = value.attributes[0]
+            axis = value.axis
             row_axis = axis - (0 <= value.batch_axis < axis)
             roots, start = [], 0
             for part in value.inputs:
@@ -242,7 +242,7 @@ class _Scheduler:
         if value.op in ("sum", "amax") and value in self.stored and any(s.kind == "buffer" for s in root.sinks):
             shape = value.inputs[0].row_shape
             axis = value.inputs[0].batch_axis
-            reduced = tuple(d - (0 <= axis < d) for d in value.attributes[0])
+            reduced = tuple(d - (0 <= axis < d) for d in value.axes)
         domain, kept = squeezed(shape, reduced)
         if reduced and any(s.kind != "buffer" for s in root.sinks):
             # The total also goes elsewhere: read it back from its buffer, one level on.
@@ -278,7 +278,7 @@ class _Scheduler:
         for nest in nests.values():
             count = p.numel(nest.domain)
             for value, _ in self._touches(nest):
-                if value.op in p.DEAR and value.has_rows and value not in self.stored and value not in self.memory:
+                if value.op in p.EXPENSIVE and value.has_rows and value not in self.stored and value not in self.memory:
                     levels.setdefault(value, set()).add(nest.level)
                     if value.row_numel < count:
                         raise _Force(value)
@@ -357,7 +357,7 @@ def root_index(root: Root, nest: Nest) -> tuple[Value, Index]:
 def direct(operand: Value, memory: set[Value]) -> bool:
     """Whether the left operand of a product can be read where it is: a stored row, or a part of one."""
     while operand.op in ("slice", "detach") and operand not in memory:
-        if operand.op == "slice" and operand.attributes[2] != 1:
+        if operand.op == "slice" and operand.slice.step != 1:
             return False
         operand = operand.inputs[0]
     return operand in memory and operand.shape[0] is BATCH and len(operand.shape) == 2 and operand.has_rows
@@ -387,7 +387,7 @@ def operands_at(value: Value, index: Index, domain: tuple[int, ...], stored: set
         _Force: the operand must be in memory for that.
     """
     zero = (0,) * (len(domain) + 1)
-    op, attributes = value.op, value.attributes
+    op = value.op
     if op in ("full", "embedding"):
         return []
     if op in p.ELEMENTWISE or op == "expand":
@@ -402,15 +402,15 @@ def operands_at(value: Value, index: Index, domain: tuple[int, ...], stored: set
         return [(inside, index)]
     if op == "permute":
         axes = [None] * len(index)
-        for i, axis in enumerate(attributes[0]):
+        for i, axis in enumerate(value.axes):
             axes[axis] = index[i]
         return [(inside, tuple(axes))]
     if op == "slice":
-        dim, start, step = attributes
+        dim, start, step = value.slice
         moved = tuple(step * c for c in index[dim])
         return [(inside, (*index[:dim], (moved[0] + start, *moved[1:]), *index[dim + 1 :]))]
     if op == "cat":
-        (dim,) = attributes
+        dim = value.axis
         low, high = bounds(index[dim], domain)
         start = 0
         for part in value.inputs:

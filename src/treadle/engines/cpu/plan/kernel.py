@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from treadle.compiler.program import DEAR, Value
+from treadle.compiler.program import EXPENSIVE, Value
 from treadle.compiler.walk import preorder
 from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.lower.schedule import Kernel
@@ -47,7 +47,7 @@ class CompiledKernel:
         lanes = target.lanes(kernel.precision.dtype.itemsize)
         self.row_cost = sum(packing.size / lanes for packing in self.code.packings)
         computed = {v for phase in self.code.schedule.phases for v in _evaluated(phase, kernel.memory)}
-        self.row_cost += sum(v.row_numel / lanes * (20 if v.op in DEAR else 1) for v in computed)
+        self.row_cost += sum(v.row_numel / lanes * (20 if v.op in EXPENSIVE else 1) for v in computed)
 
     def pack(self, recipe: Recipe, matrices: Sequence[tuple[Number, Number, Number]]) -> list[Number]:
         """Write down how to pack the right operands (address, strides) of all products, in the order of `operands`.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from treadle.compiler import interpreter
 from treadle.compiler import program as p
-from treadle.compiler.fission import Section
+from treadle.compiler.fission import Kind, Section
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.alignment import begin
@@ -52,7 +52,7 @@ def whole_step(network: Network) -> Section:
     looks = {v: p.embedding(*v.inputs) for v in p.ordered(outputs) if _is_embedding(v)}
     built = p.rebuild(outputs, looks)
     y, *new = (built[v] for v in outputs)
-    return Section("loop", inputs, (y,), names, tuple(program.inputs[n] for n in names), tuple(new))
+    return Section(Kind.LOOP, inputs, (y,), names, tuple(program.inputs[n] for n in names), tuple(new))
 
 
 def _is_embedding(value: Value) -> bool:

@@ -548,7 +548,7 @@ class Emitter:
         offset = 0
         while operand not in self.held:
             if operand.op == "slice":
-                offset += operand.attributes[1] * (operand.attributes[0] == 1)
+                offset += operand.slice.start * (operand.slice.axis == 1)
             operand = operand.inputs[0]
         address, stride = self._row_and_stride(operand, r)
         return self._at(address, self.const(offset)), stride
@@ -794,7 +794,7 @@ class Emitter:
                 return self.b.fcmp_unordered("!=", result, ir.Constant(self.vector, [0.0] * self.lanes))
             return result
         if value.op == "full":
-            number = value.attributes[0]
+            number = value.number
             if value.dtype == torch.bool:
                 return ir.Constant(self.mask_type, [int(number)] * self.lanes)
             return ir.Constant(self.vector, [float(number)] * self.lanes)
