@@ -1,0 +1,291 @@
+"""How we know that the tests work: the code is broken in one place after another, and the short suite must notice each.
+
+``python -m tests.mutations`` copies the code to a temporary folder, breaks it there, and runs the tests that should
+notice. Each mutation is a mistake that somebody could make, at least one for each room of the house. One whose text is
+no longer found is an error: give it the text that took its place.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("src", "tests", "benchmarks", "conftest.py", "pyproject.toml")
+FAILED = 1  # pytest's status where tests failed; others say that they could not run
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One mistake.
+
+    Args:
+        file: below ``src/treadle``.
+        before: what is there, once.
+        after: what takes its place.
+        meaning: what the mistake is.
+        tests: what should notice it: arguments of pytest.
+    """
+
+    file: str
+    before: str
+    after: str
+    meaning: str
+    tests: str
+
+
+PAIRS = "tests/engines/test_pairwise.py -k"
+
+MUTATIONS = [
+    Mutation(
+        "engines/layout.py",
+        "        step = self.sorted - 1\n",
+        "        step = self.sorted - 2\n",
+        "a short row ends with the state of the step before its last",
+        f"{PAIRS} 'lengths and cpu and gru'",
+    ),
+    Mutation(
+        "engines/cpu/lower/schedule.py",
+        "for size in reversed(list(shape)):",
+        "for size in list(shape):",
+        "strides of rows with several axes in the wrong order",
+        f"{PAIRS} 'slstm-two-heads and cpu'",
+    ),
+    Mutation(
+        "engines/cpu/write/vector_functions.py",
+        "minus_r = n.multiply_add(low, n.multiply_add(high, x))",
+        "minus_r = n.multiply_add(high, x)",
+        "sigmoid forgets the low part of ln 2",
+        "tests/engines/cpu/write/test_vector_functions.py",
+    ),
+    Mutation(
+        "engines/cpu/routines/copies.py",
+        "here = source + steps * first * size",
+        "here = source + first * size",
+        "rows that lie apart for each thread are read from the wrong place",
+        "tests/engines/cpu/routines/test_copies.py",
+    ),
+    Mutation(
+        "engines/cpu/machine/disk_cache.py",
+        "if content[:HEADER_BYTES] != _header(key, kind, held):",
+        "if not content.startswith(MAGIC[kind]):",
+        "a damaged kernel on disk is run",
+        "tests/engines/cpu/machine/test_disk_cache.py",
+    ),
+    Mutation(
+        "engines/cpu/plan/kernel.py",
+        'table.append(0 if layout.packed_resets is None else recipe.tensor("resets")[0])',
+        "table.append(0)",
+        "kernels are not told of resets",
+        f"{PAIRS} 'resets and cpu and gru'",
+    ),
+    Mutation(
+        "compiler/trace.py",
+        'raise NotRowwise("it goes over the batch axis")',
+        "pass",
+        "what mixes the rows of a batch is compiled as if it did not",
+        "tests/compiler/test_trace.py -k 'refused or rowwise or rows or batch'",
+    ),
+    Mutation(
+        "compiler/operations.py",
+        'return binary("add", a, binary("mul", weight, binary("sub", b, a)))',
+        'return binary("add", b, binary("mul", weight, binary("sub", b, a)))',
+        "lerp begins at the wrong end",
+        "tests/compiler/test_trace.py -k operations",
+    ),
+    Mutation(
+        "compiler/fission.py",
+        'wanted = {value for name, value in program.outputs.items() if name == "y" or keep_states}',
+        'wanted = {value for name, value in program.outputs.items() if name == "y"}',
+        "states at every step are asked for, and not kept",
+        "tests/compiler/test_fission.py",
+    ),
+    Mutation(
+        "compiler/derivative.py",
+        'if value.op in ("dot", "opaque"):',
+        'if value.op == "opaque":',
+        "the derivative does products again that could be kept",
+        "tests/compiler/test_derivative.py",
+    ),
+    Mutation(
+        "compiler/interpreter.py",
+        "slice(start, start + step * (shape[dim] - 1) + 1 if shape[dim] else start, step)",
+        "slice(start, start + step * (shape[dim] - 1) if shape[dim] else start, step)",
+        "slices lack their last element",
+        f"{PAIRS} 'interpreter and gru'",
+    ),
+    Mutation(
+        "gradients/truncated.py",
+        "return max(0, block + self.steps - self.horizon)",
+        "return max(0, block - self.horizon)",
+        "truncated gradients reach a block too far",
+        "tests/gradients/test_truncated.py -k horizon",
+    ),
+    Mutation(
+        "running/recurrent.py",
+        "nn.Parameter(row[0].clone())",
+        "nn.Parameter(torch.zeros_like(row[0]))",
+        "a learned initial state starts at zero, not where the cell's own is",
+        "tests/running/test_recurrent.py -k learned",
+    ),
+    Mutation(
+        "running/session.py",
+        "return states.map_state(Tensor.clone, self._state)",
+        "return self._state",
+        "the state of a session is no copy: it changes with the next step",
+        "tests/running/test_session.py -k copy",
+    ),
+    Mutation(
+        "running/dropin.py",
+        "lengths = lengths[input.sorted_indices.cpu()]",
+        "lengths = lengths.sort(descending=False).values",
+        "packed sequences are packed again in the wrong order",
+        "tests/running/test_dropin.py -k packed",
+    ),
+    Mutation(
+        "wiring/named.py",
+        'between(f"{name}_late", node.delayed())',
+        'between(f"{name}_late", node)',
+        "lateral layers read the present twice",
+        "tests/wiring/test_named.py",
+    ),
+    Mutation(
+        "streams/keeper.py",
+        "[position + 1 for position in positions]",
+        "list(positions)",
+        "a stream is expected to go on where its last step was",
+        "tests/streams/test_keeper.py",
+    ),
+    Mutation(
+        "adapt/bilinear.py",
+        "- (size - 1) / 2",
+        "- size // 2",
+        "the weights of an enlargement lie half a pixel off",
+        "tests/adapt/test_bilinear.py",
+    ),
+    Mutation(
+        "files/model_file.py",
+        '"tied": json.dumps(_tied(model)),',
+        '"tied": "[]",',
+        "weights that were one come back as two",
+        "tests/files/test_model_file.py -k 'shared or parameter'",
+    ),
+    Mutation(
+        "seq2seq/decoding.py",
+        "total[:, 0] = 0  # all begin alike: only one of them counts",
+        "total[:] = 0",
+        "all beams say the same",
+        "tests/seq2seq/test_decoding.py",
+    ),
+    Mutation(
+        "control/spaces.py",
+        "return scores.argmax(1)",
+        "return scores.argmin(1)",
+        "with several rows, the unlikeliest action is taken",
+        "tests/control",
+    ),
+    Mutation(
+        "training/optimiser.py",
+        "0.5 * (1 + math.cos(math.pi * share_done))",
+        "0.5 * (1 + math.cos(2 * math.pi * share_done))",
+        "the learning rate rises again at the end",
+        "tests/training/test_optimiser.py tests/training/test_fit.py",
+    ),
+    Mutation(
+        "data/ts_file.py",
+        'np.nan if word == "?" else',
+        '0.0 if word == "?" else',
+        "a missing value is read as zero",
+        "tests/data/test_ts_file.py",
+    ),
+]
+
+
+def broken(mutation: Mutation, root: Path) -> tuple[Path, str]:
+    """The file that a mutation changes, and its text with the mistake in it.
+
+    Raises:
+        LookupError: the text to be replaced is not there once.
+    """
+    path = root / "src" / "treadle" / mutation.file
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text.count(mutation.before) != 1:
+        raise LookupError(
+            f"{mutation.file} has {mutation.before.strip()!r} {text.count(mutation.before)} times, not once"
+        )
+    return path, text.replace(mutation.before, mutation.after)
+
+
+def run(mutation: Mutation | None, tests: str, cache: Path) -> tuple[int, str]:
+    """The status of pytest on a copy of the code, and the last line that it wrote."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, copy / name)
+        if mutation is not None:
+            path, text = broken(mutation, copy)
+            path.write_text(text, encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": str(copy / "src"), "TREADLE_CACHE": str(cache)}
+        environment |= {"MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider --tb=no -m 'not slow' {tests}"
+        done = subprocess.run(
+            command, shell=True, cwd=copy, env=environment, capture_output=True, text=True, check=False
+        )
+        lines = (done.stdout + done.stderr).strip().splitlines() or [""]
+        failed = [line for line in lines if line.startswith("FAILED")]
+        return done.returncode, re.sub(r" - .*", "", (failed or lines)[-1])
+
+
+def report(mutation: Mutation, everything: bool, cache: Path) -> bool:
+    """Break one place and say what came of it: whether it was noticed."""
+    began = time.monotonic()
+    try:
+        status, line = run(mutation, "tests" if everything else mutation.tests, cache)
+    except LookupError as error:
+        status, line = 2, str(error)
+    noticed = status == FAILED or status < 0  # a signal: the process crashed
+    verdict = "noticed" if noticed else "NOT NOTICED" if status == 0 else "ERROR"
+    print(
+        f"{verdict:12}{mutation.file}: {mutation.meaning}\n{'':12}{line} ({time.monotonic() - began:.0f} s)", flush=True
+    )
+    return noticed
+
+
+def main() -> int:
+    """Break the code in every place, or in those whose file has one of the words given."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("words", nargs="*", help="only files whose name has one of these in it")
+    parser.add_argument(
+        "--all", action="store_true", help="run the whole short suite on each, not only what should notice"
+    )
+    parser.add_argument("--clean", action="store_true", help="break nothing: the tests named must pass")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time")
+    given = parser.parse_args()
+    chosen = [m for m in MUTATIONS if not given.words or any(word in m.file for word in given.words)]
+    with (
+        tempfile.TemporaryDirectory(prefix="kernels-") as cache,
+        concurrent.futures.ThreadPoolExecutor(given.jobs) as pool,
+    ):
+        if given.clean:
+            results = list(
+                pool.map(lambda tests: run(None, tests, Path(cache)), dict.fromkeys(m.tests for m in chosen))
+            )
+            print(*(line for _, line in results), sep="\n")
+            return int(any(status for status, _ in results))
+        noticed = list(pool.map(lambda mutation: report(mutation, given.all, Path(cache)), chosen))
+    print(f"{sum(noticed)} of {len(noticed)} noticed")
+    return int(not all(noticed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
