@@ -2,13 +2,18 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from llvmlite import ir
 
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.alignment import LINE_BYTES
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.routines.routine_code import I1, I64, POINTER, VOID, begin, const
+from treadle.engines.cpu.write.counted_loop import counted
+from treadle.engines.cpu.write.vector import declared
 
 __all__ = ["add_up", "copy", "previous", "split", "unsplit"]
 
@@ -90,117 +95,79 @@ def _split(count: int, size: int, unit: int) -> list[tuple[int, int]]:
 
 @functools.cache
 def _address(name: str) -> int:
-    sums = (_ADD_UP.format(type=kind, bits=bits, bytes=bits // 8) for kind, bits in (("float", 32), ("double", 64)))
-    return compilation.compile(_TEXT + "".join(sums)).address(name)
+    return compilation.compile(_text()).address(name)
 
 
-_TEXT = """
-declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+def _text() -> str:
+    module = ir.Module()
+    _write_copies(module)
+    _write_previous(module)
+    _write_runs(module)
+    for number in (ir.FloatType(), ir.DoubleType()):
+        _write_add_up(module, number)
+    return str(module)
 
-define void @copy(ptr %to, ptr %source, i64 %size) {
-  call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %source, i64 %size, i1 false)
-  ret void
-}
 
-define void @previous(ptr %to, ptr %index, i64 %first, i64 %last, i64 %batch, i64 %size, ptr %fresh, ptr %start,
-                      ptr %rows) {
-begin:
-  %some = icmp slt i64 %first, %last
-  %two = mul i64 %batch, 2
-  br i1 %some, label %row, label %end
-row:
-  %n = phi i64 [ %first, %begin ], [ %n_next, %row ]
-  %place = getelementptr i64, ptr %index, i64 %n
-  %i = load i64, ptr %place
-  %is_fresh = icmp slt i64 %i, %batch
-  %is_start = icmp slt i64 %i, %two
-  %i_start = sub i64 %i, %batch
-  %i_rows = sub i64 %i, %two
-  %late = select i1 %is_start, ptr %start, ptr %rows
-  %base = select i1 %is_fresh, ptr %fresh, ptr %late
-  %i_late = select i1 %is_start, i64 %i_start, i64 %i_rows
-  %own = select i1 %is_fresh, i64 %i, i64 %i_late
-  %offset = mul i64 %own, %size
-  %source = getelementptr i8, ptr %base, i64 %offset
-  %to_offset = mul i64 %n, %size
-  %there = getelementptr i8, ptr %to, i64 %to_offset
-  call void @llvm.memcpy.p0.p0.i64(ptr %there, ptr %source, i64 %size, i1 false)
-  %n_next = add i64 %n, 1
-  %more = icmp slt i64 %n_next, %last
-  br i1 %more, label %row, label %end
-end:
-  ret void
-}
+def _copy(b: Any, to: Any, source: Any, size: Any) -> None:
+    kind = ir.FunctionType(VOID, [POINTER, POINTER, I64, I1])
+    b.call(declared(b.module, "llvm.memcpy.p0.p0.i64", kind), [to, source, size, I1(0)])
 
-; Of each step, %rows rows of %size bytes: to %to, where steps are %to_step rows of %to_size bytes apart, from %source,
-; where they are %source_step rows apart, beginning at row %first; its rows are %stride numbers of %itemsize apart.
-define void @runs(ptr %to, i64 %to_step, i64 %to_size, ptr %source, i64 %source_step, i64 %first,
-                  i64 %stride, i64 %itemsize, i64 %steps, i64 %rows, i64 %size) {
-begin:
-  %source_size = mul i64 %stride, %itemsize
-  %to_bytes = mul i64 %to_step, %to_size
-  %source_bytes = mul i64 %source_step, %source_size
-  %first_bytes = mul i64 %first, %source_size
-  %begin_source = getelementptr i8, ptr %source, i64 %first_bytes
-  %dense = icmp eq i64 %source_size, %size
-  %all = mul i64 %rows, %size
-  %some = icmp sgt i64 %steps, 0
-  br i1 %some, label %step, label %end
-step:
-  %t = phi i64 [ 0, %begin ], [ %t_next, %stepped ]
-  %t_next = add i64 %t, 1
-  %to_offset = mul i64 %t, %to_bytes
-  %source_offset = mul i64 %t, %source_bytes
-  %there = getelementptr i8, ptr %to, i64 %to_offset
-  %here = getelementptr i8, ptr %begin_source, i64 %source_offset
-  br i1 %dense, label %whole, label %row
-whole:
-  call void @llvm.memcpy.p0.p0.i64(ptr %there, ptr %here, i64 %all, i1 false)
-  br label %stepped
-row:
-  %r = phi i64 [ 0, %step ], [ %r_next, %row ]
-  %r_next = add i64 %r, 1
-  %row_to = mul i64 %r, %to_size
-  %row_source = mul i64 %r, %source_size
-  %one_there = getelementptr i8, ptr %there, i64 %row_to
-  %one_here = getelementptr i8, ptr %here, i64 %row_source
-  call void @llvm.memcpy.p0.p0.i64(ptr %one_there, ptr %one_here, i64 %size, i1 false)
-  %more_rows = icmp slt i64 %r_next, %rows
-  br i1 %more_rows, label %row, label %stepped
-stepped:
-  %more = icmp slt i64 %t_next, %steps
-  br i1 %more, label %step, label %end
-end:
-  ret void
-}
-"""
 
-_ADD_UP = """
-define void @add_up{bits}(ptr %to, ptr %source, i64 %count, i64 %stride, i64 %terms) {{
-begin:
-  %some = icmp sgt i64 %count, 0
-  br i1 %some, label %number, label %end
-number:
-  %j = phi i64 [ 0, %begin ], [ %j_next, %store ]
-  br label %term
-term:
-  %k = phi i64 [ 0, %number ], [ %k_next, %term ]
-  %total = phi {type} [ 0.0, %number ], [ %sum, %term ]
-  %offset = mul i64 %k, %stride
-  %at = add i64 %offset, %j
-  %place = getelementptr {type}, ptr %source, i64 %at
-  %value = load {type}, ptr %place, align {bytes}
-  %sum = fadd {type} %total, %value
-  %k_next = add i64 %k, 1
-  %more = icmp slt i64 %k_next, %terms
-  br i1 %more, label %term, label %store
-store:
-  %there = getelementptr {type}, ptr %to, i64 %j
-  store {type} %sum, ptr %there, align {bytes}
-  %j_next = add i64 %j, 1
-  %again = icmp slt i64 %j_next, %count
-  br i1 %again, label %number, label %end
-end:
-  ret void
-}}
-"""
+def _row(b: Any, base: Any, number: Any, size: Any) -> Any:
+    """Where a row of so many bytes begins."""
+    return b.gep(base, [b.mul(number, size)], source_etype=ir.IntType(8))
+
+
+def _write_copies(module: ir.Module) -> None:
+    b, function = begin(module, "copy", POINTER, POINTER, I64)
+    _copy(b, *function.args)
+    b.ret_void()
+
+
+def _write_previous(module: ir.Module) -> None:
+    b, function = begin(module, "previous", POINTER, POINTER, I64, I64, I64, I64, POINTER, POINTER, POINTER)
+    to, index, first, last, batch, size, fresh, start, rows = function.args
+    two = b.mul(batch, const(2))
+    with counted(b, first, last, const(1)) as n:
+        i = b.load(b.gep(index, [n], source_etype=I64), typ=I64)
+        is_fresh, is_start = b.icmp_signed("<", i, batch), b.icmp_signed("<", i, two)
+        base = b.select(is_fresh, fresh, b.select(is_start, start, rows))
+        own = b.select(is_fresh, i, b.select(is_start, b.sub(i, batch), b.sub(i, two)))
+        _copy(b, _row(b, to, n, size), _row(b, base, own, size), size)
+    b.ret_void()
+
+
+def _write_runs(module: ir.Module) -> None:
+    """Of each step, ``rows`` rows of ``size`` bytes.
+
+    They go to ``to``, where steps are ``to_step`` rows of ``to_size`` bytes apart. They come from ``source``, where
+    steps are ``source_step`` rows apart, from row ``first`` on; its rows are ``stride`` numbers of ``itemsize`` apart.
+    """
+    b, function = begin(module, "runs", POINTER, I64, I64, POINTER, I64, I64, I64, I64, I64, I64, I64)
+    to, to_step, to_size, source, source_step, first, stride, itemsize, steps, rows, size = function.args
+    source_size = b.mul(stride, itemsize)
+    to_bytes, source_bytes = b.mul(to_step, to_size), b.mul(source_step, source_size)
+    source = _row(b, source, first, source_size)
+    dense, whole = b.icmp_signed("==", source_size, size), b.mul(rows, size)
+    with counted(b, const(0), steps, const(1)) as t:
+        there, here = _row(b, to, t, to_bytes), _row(b, source, t, source_bytes)
+        with b.if_else(dense) as (at_once, one_by_one):
+            with at_once:
+                _copy(b, there, here, whole)
+            with one_by_one, counted(b, const(0), rows, const(1)) as r:
+                _copy(b, _row(b, there, r, to_size), _row(b, here, r, source_size), size)
+    b.ret_void()
+
+
+def _write_add_up(module: ir.Module, number: ir.Type) -> None:
+    bytes = 4 if number == ir.FloatType() else 8
+    b, function = begin(module, f"add_up{8 * bytes}", POINTER, POINTER, I64, I64, I64)
+    to, source, count, stride, terms = function.args
+    total = b.alloca(number)
+    with counted(b, const(0), count, const(1)) as j:
+        b.store(number(0.0), total)
+        with counted(b, const(0), terms, const(1)) as k:
+            value = b.load(b.gep(source, [b.add(b.mul(k, stride), j)], source_etype=number), typ=number, align=bytes)
+            b.store(b.fadd(b.load(total, typ=number), value), total)
+        b.store(b.load(total, typ=number), b.gep(to, [j], source_etype=number), align=bytes)
+    b.ret_void()

@@ -9,13 +9,17 @@ Source: Matsumoto and Nishimura, *Mersenne Twister*, 1998.
 import ctypes
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from llvmlite import ir
 from torch import Tensor
 
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.memory_pool import empty
 from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.routines.routine_code import I32, I64, POINTER, begin, const, filled
+from treadle.engines.cpu.write.counted_loop import counted
 
 __all__ = ["WORDS", "draw"]
 
@@ -23,6 +27,9 @@ WORDS = 624
 """Words of a state."""
 ALONE = 1 << 16
 """Numbers; fewer are compared by one thread."""
+
+LANES = 16
+FLOAT, VECTOR = ir.FloatType(), ir.VectorType(I32, LANES)
 
 
 def draw(
@@ -76,119 +83,58 @@ def _twist() -> Callable[[int, int], None]:
 
 @functools.cache
 def _address(name: str) -> int:
-    return compilation.compile(_TWIST + _COMPARE).address(name)
+    return compilation.compile(_text()).address(name)
 
 
-_LANES = 16
+def _text() -> str:
+    module = ir.Module()
+    _write_twist(module)
+    _write_compare(module)
+    return str(module)
 
 
-def _of(kind: str, lanes: int) -> str:
-    """A type, or so many of it."""
-    return kind if lanes == 1 else f"<{lanes} x {kind}>"
+def _write_twist(module: ir.Module) -> None:
+    """``twist(words, count)``: make so many words, of those before them."""
+    b, function = begin(module, "twist", POINTER, I64)
+    words, count = function.args
+
+    def of_all(number: int) -> ir.Constant:
+        return filled(VECTOR, number)
+
+    with counted(b, const(0), count, const(LANES)) as k:
+        *read, made = (b.gep(words, [b.add(k, const(distance))], source_etype=I32) for distance in (0, 1, 397, WORDS))
+        word, following, far = (b.load(place, typ=VECTOR, align=4) for place in read)
+        mixed = b.or_(b.and_(word, of_all(1 << 31)), b.and_(following, of_all((1 << 31) - 1)))
+        matrix = b.and_(b.neg(b.and_(following, of_all(1))), of_all(0x9908B0DF))
+        b.store(b.xor(b.xor(far, b.lshr(mixed, of_all(1))), matrix), made, align=4)
+    b.ret_void()
 
 
-def _all(number: int, lanes: int = _LANES) -> str:
-    """A constant in all lanes."""
-    return str(number) if lanes == 1 else f"<{', '.join([f'i32 {number}'] * lanes)}>"
+def _write_compare(module: ir.Module) -> None:
+    """``compare(words, stride, limits, row, drawn, first, last)``: draw rows, whose words are ``stride`` apart."""
+    b, function = begin(module, "compare", POINTER, I64, POINTER, I64, POINTER, I64, I64)
+    words, stride, limits, row, drawn, first, last = function.args
+    whole = b.and_(row, const(-LANES))
+    with counted(b, first, last, const(1)) as t:
+        source = b.gep(words, [b.mul(t, stride)], source_etype=I32)
+        to = b.gep(drawn, [b.mul(t, row)], source_etype=FLOAT)
+        with counted(b, const(0), whole, const(LANES)) as j:
+            _draw(b, source, limits, to, j, VECTOR, ir.VectorType(FLOAT, LANES))
+        with counted(b, whole, row, const(1)) as i:
+            _draw(b, source, limits, to, i, I32, FLOAT)
+    b.ret_void()
 
 
-def _compared(index: str, lanes: int, letters: str, suffix: str) -> str:
-    """Draw so many numbers from an index on: mix the bits of their words, and compare the lower ones with the limits.
+def _draw(b: Any, words: Any, limits: Any, drawn: Any, i: Any, kind: ir.Type, result: ir.Type) -> None:
+    """Mix the bits of words from ``i`` on, as many as the type has lanes, and compare the lower ones with limits."""
 
-    The letters and the suffix keep names apart where this stands twice in a function.
-    """
-    w, x, s, m = letters
-    words, bits, floats = _of("i32", lanes), _of("i1", lanes), _of("float", lanes)
-    return f"""  %word_at{suffix} = getelementptr i32, ptr %from, i64 %{index}
-  %limit_at{suffix} = getelementptr i32, ptr %limits, i64 %{index}
-  %drawn_at{suffix} = getelementptr float, ptr %to, i64 %{index}
-  %{w} = load {words}, ptr %word_at{suffix}, align 4
-  %limit{suffix} = load {words}, ptr %limit_at{suffix}, align 4
-  %{w}1 = lshr {words} %{w}, {_all(11, lanes)}
-  %{x}1 = xor {words} %{w}, %{w}1
-  %{s}2 = shl {words} %{x}1, {_all(7, lanes)}
-  %{m}2 = and {words} %{s}2, {_all(0x9D2C5680 - (1 << 32), lanes)}
-  %{x}2 = xor {words} %{x}1, %{m}2
-  %{s}3 = shl {words} %{x}2, {_all(15, lanes)}
-  %{m}3 = and {words} %{s}3, {_all(0xEFC60000 - (1 << 32), lanes)}
-  %{x}3 = xor {words} %{x}2, %{m}3
-  %{s}4 = lshr {words} %{x}3, {_all(18, lanes)}
-  %{x}4 = xor {words} %{x}3, %{s}4
-  %bits{suffix} = and {words} %{x}4, {_all(0xFFFFFF, lanes)}
-  %below{suffix} = icmp slt {words} %bits{suffix}, %limit{suffix}
-  %number{suffix} = uitofp {bits} %below{suffix} to {floats}
-  store {floats} %number{suffix}, ptr %drawn_at{suffix}, align 4"""
+    def of_all(number: int) -> ir.Constant:
+        return filled(kind, number)
 
-
-_TWIST = f"""
-define void @twist(ptr %words, i64 %count) {{
-begin:
-  %some = icmp sgt i64 %count, 0
-  br i1 %some, label %vector, label %end
-vector:
-  %k = phi i64 [ 0, %begin ], [ %k_next, %vector ]
-  %k1 = add i64 %k, 1
-  %k397 = add i64 %k, 397
-  %k624 = add i64 %k, 624
-  %at = getelementptr i32, ptr %words, i64 %k
-  %at1 = getelementptr i32, ptr %words, i64 %k1
-  %at397 = getelementptr i32, ptr %words, i64 %k397
-  %at624 = getelementptr i32, ptr %words, i64 %k624
-  %a = load <16 x i32>, ptr %at, align 4
-  %b = load <16 x i32>, ptr %at1, align 4
-  %c = load <16 x i32>, ptr %at397, align 4
-  %upper = and <16 x i32> %a, {_all(-0x80000000)}
-  %lower = and <16 x i32> %b, {_all(0x7FFFFFFF)}
-  %y = or <16 x i32> %upper, %lower
-  %half = lshr <16 x i32> %y, {_all(1)}
-  %bit = and <16 x i32> %b, {_all(1)}
-  %minus = sub <16 x i32> zeroinitializer, %bit
-  %matrix = and <16 x i32> %minus, {_all(0x9908B0DF - (1 << 32))}
-  %mixed = xor <16 x i32> %c, %half
-  %new = xor <16 x i32> %mixed, %matrix
-  store <16 x i32> %new, ptr %at624, align 4
-  %k_next = add i64 %k, 16
-  %more = icmp slt i64 %k_next, %count
-  br i1 %more, label %vector, label %end
-end:
-  ret void
-}}
-"""
-
-_COMPARE = f"""
-define void @compare(ptr %words, i64 %stride, ptr %limits, i64 %row, ptr %drawn, i64 %first, i64 %last) {{
-begin:
-  %whole = and i64 %row, -16
-  %some = icmp slt i64 %first, %last
-  br i1 %some, label %step, label %end
-step:
-  %t = phi i64 [ %first, %begin ], [ %t_next, %stepped ]
-  %t_next = add i64 %t, 1
-  %word_place = mul i64 %t, %stride
-  %place = mul i64 %t, %row
-  %from = getelementptr i32, ptr %words, i64 %word_place
-  %to = getelementptr float, ptr %drawn, i64 %place
-  %any = icmp sgt i64 %whole, 0
-  br i1 %any, label %vector, label %rest
-vector:
-  %j = phi i64 [ 0, %step ], [ %j_next, %vector ]
-{_compared("j", _LANES, "wxsm", "")}
-  %j_next = add i64 %j, 16
-  %again = icmp slt i64 %j_next, %whole
-  br i1 %again, label %vector, label %rest
-rest:
-  %left = icmp slt i64 %whole, %row
-  br i1 %left, label %one, label %stepped
-one:
-  %i = phi i64 [ %whole, %rest ], [ %i_next, %one ]
-{_compared("i", 1, "vztn", "1")}
-  %i_next = add i64 %i, 1
-  %more = icmp slt i64 %i_next, %row
-  br i1 %more, label %one, label %stepped
-stepped:
-  %further = icmp slt i64 %t_next, %last
-  br i1 %further, label %step, label %end
-end:
-  ret void
-}}
-"""
+    x, limit = (b.load(b.gep(base, [i], source_etype=I32), typ=kind, align=4) for base in (words, limits))
+    x = b.xor(x, b.lshr(x, of_all(11)))
+    x = b.xor(x, b.and_(b.shl(x, of_all(7)), of_all(0x9D2C5680)))
+    x = b.xor(x, b.and_(b.shl(x, of_all(15)), of_all(0xEFC60000)))
+    x = b.xor(x, b.lshr(x, of_all(18)))
+    below = b.icmp_signed("<", b.and_(x, of_all(0xFFFFFF)), limit)
+    b.store(b.uitofp(below, result), b.gep(drawn, [i], source_etype=FLOAT), align=4)

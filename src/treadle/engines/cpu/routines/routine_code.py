@@ -17,6 +17,17 @@ def const(number: int) -> ir.Constant:
     return ir.Constant(I64, number)
 
 
+def filled(kind: Any, number: int) -> ir.Constant:
+    """An integer of a type, in all lanes if that is one of vectors."""
+    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
+
+
+def begin(module: ir.Module, name: str, *kinds: ir.Type) -> tuple[Any, ir.Function]:
+    """What builds the body of a new function, and that."""
+    function = ir.Function(module, ir.FunctionType(VOID, kinds), name)
+    return ir.IRBuilder(function.append_basic_block("entry")), function
+
+
 class RoutineCode:
     """A module that is being written, for numbers of one type.
 
@@ -37,10 +48,9 @@ class RoutineCode:
 
     def begin(self, name: str, *kinds: ir.Type, internal: bool = False) -> ir.Function:
         """A function whose body is written next; internal if it is called from within the module alone."""
-        function = ir.Function(self.module, ir.FunctionType(VOID, kinds), name)
+        self.b, function = begin(self.module, name, *kinds)
         if internal:
             function.linkage = "internal"
-        self.b = ir.IRBuilder(function.append_basic_block("entry"))
         return function
 
     def declared(self, name: str, result: ir.Type, *kinds: ir.Type) -> ir.Function:

@@ -8,7 +8,7 @@ import torch
 from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
-from treadle.engines.cpu.routines.routine_code import I32, I64, POINTER, RoutineCode, const
+from treadle.engines.cpu.routines.routine_code import I32, I64, POINTER, RoutineCode, const, filled
 
 
 class PackingCode(RoutineCode):
@@ -120,8 +120,8 @@ class PackingCode(RoutineCode):
                 lower = self._rounded(self.load(self.at(source, row), inside))
                 there = b.select(last, b.add(row, stride), row)
                 upper = self._rounded(self.load(self.at(source, there), inside))
-                upper = b.select(last, upper, _bits(upper, 0))
-                pair = b.or_(b.lshr(lower, _bits(lower, 16)), b.and_(upper, _bits(upper, 0xFFFF0000)))
+                upper = b.select(last, upper, filled(upper.type, 0))
+                pair = b.or_(b.lshr(lower, filled(lower.type, 16)), b.and_(upper, filled(upper.type, 0xFFFF0000)))
                 place = b.add(b.mul(b.add(b.mul(panel, pairs), i), width), j)
                 self.store(pair, self.at(out, place), inside)
         b.ret_void()
@@ -131,21 +131,15 @@ class PackingCode(RoutineCode):
         if not self.rounded:
             return x
         bits = self._rounded(x)
-        return self.b.bitcast(self.b.and_(bits, _bits(bits, 0xFFFF0000)), x.type)
+        return self.b.bitcast(self.b.and_(bits, filled(bits.type, 0xFFFF0000)), x.type)
 
     def _rounded(self, x: Any) -> Any:
         """The bits of floats, their upper half rounded to nearest, ties to even. Infinities stay, NaN too."""
         b = self.b
         bits = b.bitcast(x, ir.VectorType(I32, x.type.count) if isinstance(x.type, ir.VectorType) else I32)
-        odd = b.and_(b.lshr(bits, _bits(bits, 16)), _bits(bits, 1))
-        up = b.add(b.add(bits, _bits(bits, 0x7FFF)), odd)
-        return b.select(b.fcmp_unordered("uno", x, x), _bits(bits, 0x7FC00000), up)
-
-
-def _bits(like: Any, word: int) -> ir.Constant:
-    """A word of 32 bits, in every lane of what is like a vector."""
-    kind = like.type
-    return ir.Constant(kind, [word] * kind.count if isinstance(kind, ir.VectorType) else word)
+        odd = b.and_(b.lshr(bits, filled(bits.type, 16)), filled(bits.type, 1))
+        up = b.add(b.add(bits, filled(bits.type, 0x7FFF)), odd)
+        return b.select(b.fcmp_unordered("uno", x, x), filled(bits.type, 0x7FC00000), up)
 
 
 def _transpose(b: Any, rows: list[ir.Value]) -> list[ir.Value]:
