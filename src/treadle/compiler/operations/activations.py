@@ -5,18 +5,8 @@ from typing import Any
 
 from treadle.compiler import program as p
 from treadle.compiler.operations.pointwise import where
-from treadle.compiler.operations.table import binary, feature_axis, handler, unary
+from treadle.compiler.operations.table import HANDLERS, binary, feature_axis, handler, unary
 from treadle.compiler.program import Value, elementwise, full
-
-
-@handler("log_sigmoid_forward")
-def _log_sigmoid(a: Value) -> tuple[Value, Value]:
-    return elementwise("logsigmoid", a), full(0, (0,), a.dtype)
-
-
-@handler("log_sigmoid_backward")
-def _log_sigmoid_backward(g: Value, a: Value, buffer: Any = None) -> Value:
-    return binary("mul", g, unary("sigmoid", elementwise("neg", a)))
 
 
 @handler("hardtanh")
@@ -26,42 +16,12 @@ def _hardtanh(a: Value, min_val: Any = -1, max_val: Any = 1) -> Value:
     return where(binary("ge", a, max_val), max_val, a)
 
 
-@handler("relu")
-def _relu(a: Value) -> Value:
-    return where(binary("le", a, 0), 0, a)
-
-
-@handler("threshold_backward")
-def _threshold_backward(g: Value, a: Value, threshold: float) -> Value:
-    return where(binary("gt", a, threshold), g, 0)
-
-
-@handler("leaky_relu")
-def _leaky_relu(a: Value, negative_slope: Any = 0.01) -> Value:
-    return where(binary("gt", a, 0), a, binary("mul", a, negative_slope))
-
-
-@handler("_prelu_kernel")
-def _prelu(a: Value, slope: Value) -> Value:
-    return where(binary("gt", a, 0), a, binary("mul", a, slope))
-
-
 @handler("elu")
 def _elu(a: Value, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Value:
     # Of 0 where it is not asked for: an infinity there would make the gradient NaN.
     below = where(binary("gt", a, 0), 0, a)
     negative = binary("mul", unary("expm1", binary("mul", below, input_scale)), alpha)
     return binary("mul", where(binary("gt", a, 0), a, negative), scale)
-
-
-@handler("celu")
-def _celu(a: Value, alpha: Any = 1) -> Value:
-    return _elu(a, alpha, 1, 1 / alpha)
-
-
-@handler("silu")
-def _silu(a: Value) -> Value:
-    return binary("mul", a, unary("sigmoid", a))
 
 
 @handler("gelu")
@@ -81,26 +41,11 @@ def _softplus(a: Value, beta: Any = 1, threshold: Any = 20) -> Value:
     return where(binary("gt", scaled, threshold), a, soft)
 
 
-@handler("mish")
-def _mish(a: Value) -> Value:
-    return binary("mul", a, unary("tanh", _softplus(a)))
-
-
 @handler("glu")
 def _glu(a: Value, dim: int = -1) -> Value:
     dim = feature_axis(a, dim, "the halving")
     half = a.shape[dim] // 2
     return binary("mul", p.slice_(a, dim, 0, half), unary("sigmoid", p.slice_(a, dim, half, 2 * half)))
-
-
-@handler("threshold")
-def _threshold(a: Value, threshold: Any, value: Any) -> Value:
-    return where(binary("le", a, threshold), value, a)
-
-
-@handler("hardshrink")
-def _hardshrink(a: Value, border: Any = 0.5) -> Value:
-    return where(binary("le", elementwise("abs", a), border), 0, a)
 
 
 @handler("softshrink")
@@ -114,16 +59,19 @@ def _hardsigmoid(a: Value) -> Value:
     return binary("div", _hardtanh(binary("add", a, 3), 0, 6), 6)
 
 
-@handler("hardswish")
-def _hardswish(a: Value) -> Value:
-    return binary("mul", a, _hardsigmoid(a))
-
-
-@handler("sigmoid_backward")
-def _sigmoid_backward(g: Value, y: Value) -> Value:
-    return binary("mul", g, binary("mul", y, binary("sub", full(1, (), y.dtype), y)))
-
-
-@handler("tanh_backward")
-def _tanh_backward(g: Value, y: Value) -> Value:
-    return binary("mul", g, binary("sub", full(1, (), y.dtype), binary("mul", y, y)))
+HANDLERS |= {
+    "log_sigmoid_forward": lambda a: (elementwise("logsigmoid", a), full(0, (0,), a.dtype)),
+    "log_sigmoid_backward": lambda g, a, buffer=None: binary("mul", g, unary("sigmoid", elementwise("neg", a))),
+    "relu": lambda a: where(binary("le", a, 0), 0, a),
+    "threshold_backward": lambda g, a, threshold: where(binary("gt", a, threshold), g, 0),
+    "leaky_relu": lambda a, negative_slope=0.01: where(binary("gt", a, 0), a, binary("mul", a, negative_slope)),
+    "_prelu_kernel": lambda a, slope: where(binary("gt", a, 0), a, binary("mul", a, slope)),
+    "celu": lambda a, alpha=1: _elu(a, alpha, 1, 1 / alpha),
+    "silu": lambda a: binary("mul", a, unary("sigmoid", a)),
+    "mish": lambda a: binary("mul", a, unary("tanh", _softplus(a))),
+    "threshold": lambda a, threshold, value: where(binary("le", a, threshold), value, a),
+    "hardshrink": lambda a, border=0.5: where(binary("le", elementwise("abs", a), border), 0, a),
+    "hardswish": lambda a: binary("mul", a, _hardsigmoid(a)),
+    "sigmoid_backward": lambda g, y: binary("mul", g, binary("mul", y, binary("sub", full(1, (), y.dtype), y))),
+    "tanh_backward": lambda g, y: binary("mul", g, binary("sub", full(1, (), y.dtype), binary("mul", y, y))),
+}

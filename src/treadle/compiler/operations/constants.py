@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from treadle.compiler import program as p
-from treadle.compiler.operations.table import handler
+from treadle.compiler.operations.table import HANDLERS, handler
 from treadle.compiler.program import Value, cast, full
 
 
@@ -27,26 +27,18 @@ def _constant(number: Any, first: Any, rest: Sequence[Any], dtype: Any) -> Value
     return full(number, shape, dtype)
 
 
-@handler("full")
-def _full(shape: Sequence[Any], number: Any, dtype: Any = None, **_: Any) -> Value:
-    return full(number, shape, dtype or torch.tensor(number).dtype)
-
-
 @handler("full_like", "new_full")
 def _full_like(like: Value, *rest: Any, dtype: Any = None, **_: Any) -> Value:
     shape, number = rest if len(rest) == 2 else (like.shape, rest[0])
     return full(number, shape, dtype or like.dtype)
 
 
-@handler("scalar_tensor")
-def _scalar_tensor(number: Any, dtype: Any = None, **_: Any) -> Value:
-    return full(number, (), dtype or torch.get_default_dtype())
-
-
-@handler("fill")
-def _fill(value: Value, number: Any) -> Value:
-    return (
+HANDLERS |= {
+    "full": lambda shape, number, dtype=None, **_: full(number, shape, dtype or torch.tensor(number).dtype),
+    "scalar_tensor": lambda number, dtype=None, **_: full(number, (), dtype or torch.get_default_dtype()),
+    "fill": lambda value, number: (
         p.expand(cast(number, value.dtype), value.shape)
         if isinstance(number, Value)
         else full(number, value.shape, value.dtype)
-    )
+    ),
+}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from treadle.compiler import program as p
-from treadle.compiler.operations.table import Unknown, binary, checked, common, handler, unary
+from treadle.compiler.operations.table import HANDLERS, Unknown, binary, checked, common, handler, unary
 from treadle.compiler.program import Value, cast, elementwise, full
 
 for _op in "exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid erf reciprocal".split():
@@ -23,11 +23,6 @@ def _both(op: str, a: Value, b: Value) -> Value:
     if a.dtype != torch.bool or b.dtype != torch.bool:
         raise Unknown("of numbers that are not booleans")
     return elementwise(op, a, b)
-
-
-@handler("eq")
-def _eq(a: Value, b: Any) -> Value:
-    return _not(_ne(a, b)) if a.dtype == torch.bool else binary("eq", a, b)
 
 
 @handler("ne")
@@ -56,19 +51,9 @@ def _round(a: Value, decimals: int = 0) -> Value:
     return elementwise("round", a)
 
 
-@handler("add")
-def _add(a: Any, b: Any, alpha: Any = 1) -> Value:
-    return binary("add", a, b if alpha == 1 else binary("mul", b, alpha))
-
-
 @handler("sub")
 def _sub(a: Any, b: Any, alpha: Any = 1) -> Value:
     return binary("sub", a, b if alpha == 1 else binary("mul", b, alpha))
-
-
-@handler("rsub")
-def _rsub(a: Any, b: Any, alpha: Any = 1) -> Value:
-    return _sub(b, a, alpha)
 
 
 @handler("div")
@@ -85,11 +70,6 @@ def _div(a: Any, b: Any, rounding_mode: str | None = None) -> Value:
 @handler("floor_divide")
 def _floor_divide(a: Any, b: Any) -> Value:
     return _div(a, b, "floor")
-
-
-@handler("remainder")
-def _remainder(a: Any, b: Any) -> Value:
-    return binary("sub", a, binary("mul", _floor_divide(a, b), b))
 
 
 @handler("pow")
@@ -110,20 +90,10 @@ def square(a: Value) -> Value:
     return binary("mul", a, a)
 
 
-@handler("lerp")
-def _lerp(a: Value, b: Value, weight: Any) -> Value:
-    return binary("add", a, binary("mul", weight, binary("sub", b, a)))
-
-
 @handler("addcmul")
 def _addcmul(a: Value, b: Value, c: Value, value: Any = 1) -> Value:
     product = binary("mul", b, c)
     return binary("add", a, product if value == 1 else binary("mul", product, value))
-
-
-@handler("addcdiv")
-def _addcdiv(a: Value, b: Value, c: Value, value: Any = 1) -> Value:
-    return binary("add", a, binary("mul", binary("div", b, c), value))
 
 
 @handler("where")
@@ -147,41 +117,19 @@ def _clamp(a: Value, low: Any = None, high: Any = None, *, min: Any = None, max:
     return a if high is None else where(binary("gt", a, high), high, a)
 
 
-@handler("clamp_max")
-def _clamp_max(a: Value, high: Any) -> Value:
-    return _clamp(a, None, high)
-
-
-@handler("tan")
-def _tan(a: Value) -> Value:
-    return binary("div", unary("sin", a), unary("cos", a))
-
-
-@handler("sinh")
-def _sinh(a: Value) -> Value:
-    return binary("mul", binary("sub", unary("exp", a), unary("exp", elementwise("neg", a))), 0.5)
-
-
-@handler("cosh")
-def _cosh(a: Value) -> Value:
-    return binary("mul", binary("add", unary("exp", a), unary("exp", elementwise("neg", a))), 0.5)
-
-
-@handler("exp2")
-def _exp2(a: Value) -> Value:
-    return unary("exp", binary("mul", a, math.log(2)))
-
-
-@handler("log2")
-def _log2(a: Value) -> Value:
-    return binary("mul", unary("log", a), 1 / math.log(2))
-
-
-@handler("log10")
-def _log10(a: Value) -> Value:
-    return binary("mul", unary("log", a), 1 / math.log(10))
-
-
-@handler("isnan")
-def _isnan(a: Value) -> Value:
-    return binary("ne", a, a)
+HANDLERS |= {
+    "eq": lambda a, b: _not(_ne(a, b)) if a.dtype == torch.bool else binary("eq", a, b),
+    "add": lambda a, b, alpha=1: binary("add", a, b if alpha == 1 else binary("mul", b, alpha)),
+    "rsub": lambda a, b, alpha=1: _sub(b, a, alpha),
+    "remainder": lambda a, b: binary("sub", a, binary("mul", _floor_divide(a, b), b)),
+    "lerp": lambda a, b, weight: binary("add", a, binary("mul", weight, binary("sub", b, a))),
+    "addcdiv": lambda a, b, c, value=1: binary("add", a, binary("mul", binary("div", b, c), value)),
+    "clamp_max": lambda a, high: _clamp(a, None, high),
+    "tan": lambda a: binary("div", unary("sin", a), unary("cos", a)),
+    "sinh": lambda a: binary("mul", binary("sub", unary("exp", a), unary("exp", elementwise("neg", a))), 0.5),
+    "cosh": lambda a: binary("mul", binary("add", unary("exp", a), unary("exp", elementwise("neg", a))), 0.5),
+    "exp2": lambda a: unary("exp", binary("mul", a, math.log(2))),
+    "log2": lambda a: binary("mul", unary("log", a), 1 / math.log(2)),
+    "log10": lambda a: binary("mul", unary("log", a), 1 / math.log(10)),
+    "isnan": lambda a: binary("ne", a, a),
+}
