@@ -50,7 +50,7 @@ segment: .venv/.dev ## measure what the page about segmenting says; ARGS="vgg16.
 	$(VENV_PYTHON) -m benchmarks.segment $(ARGS)
 
 kills: .venv/.dev ## kill two runs twenty times each at random moments, and compare what they go on to; two minutes
-	TREADLE_KILLS=$(or $(COUNT),20) $(VENV_PYTHON) -m pytest tests/training/test_loop.py -k killed $(ARGS)
+	TREADLE_KILLS=$(or $(COUNT),20) $(VENV_PYTHON) -m pytest tests/training/test_training_loop.py -k killed $(ARGS)
 
 fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the interpreter; half an hour
 	TREADLE_FUZZ=$(or $(COUNT),1000) $(VENV_PYTHON) -m pytest tests/engines/test_fuzz.py $(ARGS)

@@ -17,7 +17,7 @@ import torch
 from benchmarks.fits import folder_of
 from treadle.training import Sequences, read_sequences
 from treadle.training.budget import ShareDone
-from treadle.training.run import Run, Settings
+from treadle.training.fit_run import Run, Settings
 
 SETS = ("JapaneseVowels", "BasicMotions", "ItalyPowerDemand")
 SEEDS = range(5)

@@ -38,10 +38,10 @@ from treadle.recipes.segment import (
     scenes,
     start_from,
 )
-from treadle.recipes.segment.learning import PAPER_SIZE
-from treadle.recipes.segment.network import CUT_OFF
+from treadle.recipes.segment.click_fcn import CUT_OFF
 from treadle.recipes.segment.segmenter import looked_at, probabilities
-from treadle.show.clicks import draw_iou_by_clicks
+from treadle.recipes.segment.segmenter_training import PAPER_SIZE
+from treadle.show.iou_by_clicks import draw_iou_by_clicks
 from treadle.training.budget import ShareDone
 
 SEEDS = 3

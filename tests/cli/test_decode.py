@@ -10,7 +10,7 @@ import pytest
 from tests.cli.test_commands import WIDE, Terminal, command
 from tests.cli.test_translate import run
 from treadle.recipes.decode import Game, load_network
-from treadle.recipes.decode.learning import new_network
+from treadle.recipes.decode.decoder_training import new_network
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def test_a_study_says_what_came_of_it(capsys, folder):
 
 
 def test_a_network_is_learned_and_used(capsys, folder, monkeypatch):
-    monkeypatch.setattr("treadle.recipes.decode.learning.PRESSES", 100)
+    monkeypatch.setattr("treadle.recipes.decode.decoder_training.PRESSES", 100)
     code, out, _ = run(capsys, "decode", "--learn", "network.safetensors", "--rounds", "1")
     assert code == 0
     assert out.startswith("network.safetensors: after 1 rounds, ")

@@ -34,7 +34,7 @@ def test_it_learns_and_translates(capsys, folder, monkeypatch):
     code, out, _ = run(capsys, "translate", "pairs.tsv", "-o", "m.safetensors", *SMALL, "--plot", "lengths.svg")
     assert code == 0
     assert out.startswith("m.safetensors: ")
-    assert "% of 3 pairs that it did not learn from exactly right after 3 steps" in out
+    assert "% of 3 pairs of the validation set exactly right after 3 steps" in out
     assert (folder / "lengths.svg").read_text().startswith("<?xml")
     (folder / "new.txt").write_text("abc\nfed\n")
     for beams in ((), ("--beams", "3")):
@@ -61,7 +61,7 @@ def test_tasks_have_names_and_files_judge(capsys, folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pairs.tsv"], "pass '--output' MODEL to learn from pairs, or '--model' MODEL to translate with it"),
+        (["pairs.tsv"], "pass '--output' MODEL to train on pairs, or '--model' MODEL to translate with it"),
         (["pairs.tsv", "-o", "m", "--model", "m"], "pass '--output' MODEL"),
         (["none.tsv", "-o", "m"], "none.tsv: No such file"),
         (["bad.tsv", "-o", "m"], "bad.tsv, line 2 has no tab: a line is a source, one tab and its target"),
@@ -92,7 +92,7 @@ def test_unknown_characters_are_named_with_their_line(capsys, folder):
     (folder / "new.txt").write_text("abc\naß\n")
     code, out, err = run(capsys, "translate", "new.txt", "--model", "m.safetensors")
     assert (code, out) == (2, "")
-    assert "new.txt, line 2: 'aß' has 'ß', which was nowhere in the pairs that the network learned from" in err
+    assert "new.txt, line 2: 'aß' has 'ß', which was nowhere in the training set" in err
 
 
 def test_ctrl_c_keeps_what_was_learned(folder):

@@ -30,7 +30,7 @@ from treadle.recipes.decode import (
     study,
 )
 from treadle.recipes.decode.decoder import Rows, information
-from treadle.recipes.decode.learning import Crowd, learn_users, new_network, pressed_by
+from treadle.recipes.decode.decoder_training import Crowd, learn_users, new_network, pressed_by
 from treadle.recipes.decode.report import draw_study, moments, rows, summarise, write_study
 
 # Users and the world
@@ -272,7 +272,7 @@ def test_keys_have_rows_and_the_oldest_is_given_up():
 
 @pytest.mark.slow
 def test_learning_changes_the_network_and_is_the_same_again(monkeypatch):
-    monkeypatch.setattr("treadle.recipes.decode.learning.PRESSES", 150)
+    monkeypatch.setattr("treadle.recipes.decode.decoder_training.PRESSES", 150)
     first, second = new_network(6), new_network(6)
     one = list(learn_users(first, rounds=2, users=3))
     two = list(learn_users(second, rounds=2, users=3))

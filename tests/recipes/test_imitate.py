@@ -219,7 +219,7 @@ def test_the_command_learns_saves_and_runs(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing.txt"], "no machine of that name: those that come along are increment"),
+        (["nothing.txt"], "no machine of that name: the bundled ones are increment"),
         (["bad.txt"], "bad.txt, line 2, column 8: a move is l, r or *"),
         (["increment", "--letters", "01x"], "'x' at cell 3 is no symbol of increment"),
         (["increment", "--tape", "2"], "'2' at cell 1 is no symbol of increment"),

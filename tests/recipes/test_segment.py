@@ -41,7 +41,7 @@ from treadle.recipes.segment import (
 )
 from treadle.recipes.segment.augmentation import augment
 from treadle.recipes.segment.clicks import distance
-from treadle.recipes.segment.data import coco_region
+from treadle.recipes.segment.coco import coco_region
 from treadle.recipes.segment.focal import focal_loss
 from treadle.recipes.segment.grid import Grid
 from treadle.recipes.segment.images import fitting_size, resize_image
@@ -903,7 +903,7 @@ def test_it_learns(make, outputs):
 
 
 def test_a_frozen_trunk_looks_once_and_stays(monkeypatch):
-    monkeypatch.setattr("treadle.recipes.segment.learning.VIEWS", 6)
+    monkeypatch.setattr("treadle.recipes.segment.segmenter_training.VIEWS", 6)
     network = two_stage()
     before = [parameter.clone() for parameter in network.features.parameters()]
     learning = Learning(network, scenes(3, 32), size=32, rows=2, trunk_rate=0.0)

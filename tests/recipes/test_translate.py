@@ -20,9 +20,9 @@ from treadle.recipes.translate import (
     read_sources,
     split,
 )
-from treadle.recipes.translate.learning import forgetful, pair_batch, run_pairs
 from treadle.recipes.translate.tasks import FORMATS, LONGEST, ordinal
-from treadle.recipes.translate.vocabulary import END, START
+from treadle.recipes.translate.tokens import END, START
+from treadle.recipes.translate.translator_training import forgetful, pair_batch, run_pairs
 from treadle.training.budget import ShareDone
 
 # What is read

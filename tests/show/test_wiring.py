@@ -14,7 +14,7 @@ from torch import nn
 import treadle as td
 from treadle.show import draw_wiring
 from treadle.show.diagram import diagram_of
-from treadle.show.layout import SMALL_POINTS, lay_out, over_time, rooms, text_width
+from treadle.show.diagram_layout import SMALL_POINTS, lay_out, over_time, rooms, text_width
 from treadle.show.wiring import HAND_OVER, LATE, LATE_HAND_OVER, STATE, THIS_STEP, style_of
 from treadle.wiring.named import layer_input_size
 
@@ -376,11 +376,11 @@ def test_failure_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "wiring.svg"
     path.write_text("old")
 
-    def full_disk(figure, file, **options):
+    def full_disk(file, content):
         file.write_text("half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full_disk)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
     with pytest.raises(OSError, match="no space left"):
         draw_wiring(stack("stack"), path)
     assert path.read_text() == "old"

@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader
 
 from treadle.data import table_file
 from treadle.errors import DataError, ShapeError
-from treadle.streams import Table, Windows, count, series_of_table
-from treadle.streams import series as series_module
+from treadle.streams import Table, Windows, count, series_of_table, table_series
 
 # What PyTorch says on a machine with one core, and Python from 3.12 on.
 pytestmark = [
@@ -144,7 +143,7 @@ def portions(request, monkeypatch):
     if request.param == "a row at a time":
         monkeypatch.setattr(table_file, "PARQUET_ROWS_AT_ONCE", 1)
         monkeypatch.setattr(table_file, "TEXT_BLOCK_BYTES", 64)
-        monkeypatch.setattr(series_module, "BYTES_AT_ONCE", 1)
+        monkeypatch.setattr(table_series, "BYTES_AT_ONCE", 1)
 
 
 def test_order_is_watched_across_pieces(path, portions):
@@ -211,7 +210,7 @@ def test_tables_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError):
         Table(tmp_path / "nowhere.csv")
     path = write(tmp_path / "words.parquet", {"a": [1.0], "w": ["one"]})
-    with pytest.raises(DataError, match=r"words.parquet, row 1, column 'w': the column holds string, such as 'one'"):
+    with pytest.raises(DataError, match=r"words.parquet, row 1, column 'w': 'one' is not a number: convert"):
         Table(path)
     # What cannot be read of a file that has a good beginning.
     path = write(tmp_path / "cut.parquet", {"a": RANDOM.standard_normal(N)})
@@ -277,8 +276,8 @@ def test_series_are_put_together(tmp_path_factory, data):
     options = {"row_group_size": 7} if path.suffix == ".parquet" else {}
     write(path, {"v": values, "t": np.arange(len(names)), "who": names, "y": values * 2}, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(series_module, "BYTES_AT_ONCE", data.draw(st.sampled_from([1, 200, 1 << 25])))
-        patch.setattr(series_module, "PIECE_BYTES", data.draw(st.sampled_from([1, 50, 1 << 16])))
+        patch.setattr(table_series, "BYTES_AT_ONCE", data.draw(st.sampled_from([1, 200, 1 << 25])))
+        patch.setattr(table_series, "PIECE_BYTES", data.draw(st.sampled_from([1, 50, 1 << 16])))
         found = series_of_table(path, id="who", time="t", inputs="v", targets="y")
         assert [series.id for series in found] == list(dict.fromkeys(names))
         for series in found:

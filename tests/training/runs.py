@@ -29,9 +29,9 @@ from treadle.training import (
     train,
 )
 from treadle.training.budget import ShareDone, every
-from treadle.training.loop import Step
 from treadle.training.processes import rank_and_ranks
 from treadle.training.text import text_of
+from treadle.training.training_loop import Step
 
 STEPS = 12
 PROSE = b"Now is the time for all good men to come to the aid of the party. " * 60

@@ -10,7 +10,7 @@ from tests.tolerances import assert_close
 from treadle.errors import DataError, ModelFileError
 from treadle.files import model_file
 from treadle.training import Fitted, forecaster, sequence_model
-from treadle.training.network import fit_linear
+from treadle.training.layered_networks import fit_linear
 from treadle.training.scaling import Scaling, fill_previous
 
 

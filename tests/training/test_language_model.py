@@ -6,7 +6,7 @@ import torch
 import treadle as td
 from treadle.errors import ModelFileError, ShapeError
 from treadle.training import CELLS, language_model, match_hidden_size, require_language_model
-from treadle.training.network import parameter_count
+from treadle.training.layered_networks import parameter_count
 
 
 @pytest.mark.parametrize("wiring", td.WIRINGS)

@@ -45,7 +45,7 @@ def test_what_the_answers_are_is_seen_from_their_values(parquet):
 
 BAD = {
     "another column": ({}, {"target": "lable"}, "no column 'lable': it has x, z, label; did you mean 'label'"),
-    "no target": ({}, {"target": None}, "Name it with --target"),
+    "no target": ({}, {"target": None}, "Name it with `target`"),
     "no list": ({"z": [1, 2, 3]}, {}, "column 'z' has no list in each row"),
     "empty": ({"x": [[1.0, 2.0], [], [1.0, 2.0, 3.0]]}, {}, "row 2, column 'x': the sequence is empty"),
     "nothing": ({"x": [[1.0, 2.0], None, [1.0, 2.0, 3.0]]}, {}, "row 2, column 'x': there is no sequence"),
@@ -89,14 +89,14 @@ def test_a_label_is_never_taken_away_from_what_is_learned(parquet):
 
 
 def test_an_empty_part_is_refused(parquet):
-    with pytest.raises(DataError, match="has 3 sequences: 1% of them to judge by would be none"):
+    with pytest.raises(DataError, match="has 3 sequences: 1% of them for validation would be none"):
         read_sequences(parquet(), "label").split(0.01, seed=0)
 
 
 def test_a_label_that_was_not_learned_is_refused_with_its_row(parquet):
     whole = many(parquet)
     other = read_sequences(parquet(label=["a", "c", "b"]), "label")
-    with pytest.raises(DataError, match=r"x\.parquet, row 2: label 'c' does not occur in what is learned from"):
+    with pytest.raises(DataError, match=r"x\.parquet, row 2: label 'c' does not occur in the training set"):
         SequenceTask(whole, whole, other)
 
 
@@ -143,5 +143,5 @@ def test_columns_of_the_parts_must_be_the_same(parquet):
 
 def test_answers_for_every_step_are_not_learned_from_the_last(parquet):
     found = read_sequences(parquet(label=[["a", "b"], ["a"], ["b", "b", "c"]]), "label")
-    with pytest.raises(DataError, match="--predict every"):
+    with pytest.raises(DataError, match="`predict='every'`"):
         SequenceTask(found, found)

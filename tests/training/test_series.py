@@ -67,7 +67,7 @@ BAD = {
     ("a missing column", LINES): ({"target": ["yy"]}, r"x\.csv has no column 'yy': it has t, y; did you mean 'y'\?"),
     ("text", LINES + "5,high\n"): ({}, r"x\.csv, line 6, column 'y': 'high' is not a number"),
     ("text after a blank line", LINES + "\n\n5,high\n"): ({}, "line 8, column 'y': 'high'"),
-    ("a gap", LINES + "5,\n"): ({}, r"line 6, column 'y': the value is missing; .*--missing previous"),
+    ("a gap", LINES + "5,\n"): ({}, r"line 6, column 'y': the value is missing; .*`missing='previous'`"),
     ("NaN", LINES + "5,NaN\n"): ({}, "line 6, column 'y': the value is missing"),
     ("infinite", LINES + "5,inf\n"): ({}, "line 6, column 'y': the value is infinite"),
     ("the same time", LINES + "4,14\n"): ({}, "line 6, column 't': 4 is the same time as 4 in line 5"),
@@ -82,9 +82,9 @@ BAD = {
     ("no rows", "t,y\n"): ({}, "has no rows"),
     ("nothing", ""): ({}, "has no header"),
     ("no values", "t,y\n1,\n2,\n"): ({"missing": "previous"}, "column 'y' has no values"),
-    ("no target", LINES): ({"target": []}, "Name them with --target"),
+    ("no target", LINES): ({"target": []}, "Name them with `target`"),
     ("no id", "t,y,who\n1,2,a\n2,2,\n"): ({"series_id": "who"}, "line 3, column 'who': there is no id"),
-    ("shares", LINES): ({"validation": 0.5, "test": 0.5}, "leave something to learn from"),
+    ("shares", LINES): ({"validation": 0.5, "test": 0.5}, "leave something for training"),
 }
 
 
@@ -113,7 +113,7 @@ def test_a_binary_file_is_no_csv():
 
 def test_short_series_and_empty_parts_are_refused():
     with pytest.raises(
-        DataError, match="has 70 rows to learn from, but a window has 71 steps: pass --window 70 or less"
+        DataError, match="has 70 rows in the training set, but a window has 71 steps: pass `window=70` or less"
     ):
         SeriesTask(read_series(csv(), ["y"]), window=71)
     with pytest.raises(DataError, match="has 2 rows, of which the test part gets none"):
@@ -182,7 +182,7 @@ def test_what_is_to_be_forecast_is_never_made_up():
 
 
 def test_the_present_cannot_be_predicted_from_itself_but_from_others():
-    with pytest.raises(DataError, match="--horizon 0 the network would read 'y'"):
+    with pytest.raises(DataError, match="`horizon=0` the network would read 'y'"):
         SeriesTask(read_series(csv(), ["y"]), horizon=0)
     task = SeriesTask(read_series(csv(), ["y"], ["z"]), horizon=0, window=10)
     assert task._targets(0, "training")[5, 0] == task.targets.apply(torch.tensor([5.0]))[0]

@@ -6,6 +6,7 @@ slow to import when they run, not before.
 
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -84,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except (TreadleError, OSError, UsageError) as error:
-        print(f"treadle: {one_line(error)}", file=sys.stderr)
+        message = with_options(one_line(error), sys.argv[1:] if arguments is None else arguments)
+        print(f"treadle: {message}", file=sys.stderr)
         status = 2
     except Exception as error:
         if os.environ.get("TREADLE_TRACEBACK"):
@@ -96,6 +98,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises about options; BadParameter is the only kind of it that has a public name."""
+
+
+def with_options(message: str, words: Sequence[str]) -> str:
+    """A message of the library in which arguments, as `` `horizon=0` ``, are options of the command, ``--horizon 0``.
+
+    Args:
+        message: what the library says.
+        words: what the command was called with, which says whose options they are.
+
+    Example:
+        >>> from treadle.cli import with_options
+        >>> with_options("name other `inputs`, or forecast with `horizon=1` or more", ["fit", "prices.csv"])
+        'name other --inputs, or forecast with --horizon 1 or more'
+    """
+    command = typer.main.get_command(app)
+    for word in words:
+        command = getattr(command, "commands", {}).get(word, command)
+    options = {parameter.name: max(parameter.opts, key=len) for parameter in command.params}
+
+    def option(found: re.Match[str]) -> str:
+        name = options.get(found[1], "")
+        return f"{name} {found[2] or ''}".rstrip() if name.startswith("--") else found[0]
+
+    return re.sub(r"`(\w+)(?:=['\"]?([^`]*?)['\"]?)?`", option, message)
 
 
 def one_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ import typer
 def cache(clear: Annotated[bool, typer.Option("--clear", help="Delete them.")] = False) -> None:
     """Show where compiled kernels are kept and how much room they take, or delete them.
 
-    They are compiled anew when they are needed again. The environment variable TREADLE_CACHE names another folder.
+    They are compiled again when they are needed. The environment variable TREADLE_CACHE names another folder.
     """
     from treadle.engines.cpu.machine import disk_cache
 

@@ -64,14 +64,13 @@ def compare(
     from treadle.files import model_file
     from treadle.recipes.compare import Workers, as_json, available_cores, best, make_plan, standings
     from treadle.training import CELLS, read_text, standard_library
-    from treadle.training.fit import ROWS
+    from treadle.training.language_model_fit import ROWS
 
     wirings, cells = choices("--wiring", wiring, WIRINGS), choices("--cell", cell, CELLS)
     allowed = parse_budget(budget)
     to_stdout = json_file == Path("-")
     check_outputs({"--save": save, "--json": None if to_stdout else json_file, "--plot": plot}, [file])
-    if plot is not None:
-        check_picture("--plot", plot)
+    check_picture("--plot", plot)
     out = console(sys.stderr if to_stdout else sys.stdout)
     use_one_thread()  # here, for the sample; the workers see to it themselves
     deadline = math.inf
@@ -138,7 +137,7 @@ def compare(
 
 def announce(out: "Console", plan: "Plan", text: "Text") -> None:
     """Say what is about to happen."""
-    from treadle.training.fit import ROWS
+    from treadle.training.language_model_fit import ROWS
 
     kinds, seeds = len(plan.contenders), len(plan.seeds)
     seen = plan.steps * plan.window * ROWS

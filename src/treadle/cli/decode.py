@@ -17,11 +17,9 @@ def decode(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(
-            help="Use this network, made with --learn, not the one that comes along. With --learn: go on from it."
-        ),
+        typer.Option(help="Use this network, made with --learn, not the bundled one. With --learn: resume from it."),
     ] = None,
-    save: Annotated[Path | None, typer.Option(help="Keep the game here, and go on with it next time.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Keep the game here, and resume it next time.")] = None,
     users: Annotated[int, typer.Option(min=1, max=10_000, help="How many, with --study.")] = 100,
     presses: Annotated[
         int, typer.Option(min=25, max=100_000, help="Of each, before all keys change their meanings, and again after.")
@@ -51,8 +49,7 @@ def decode(
     if save is not None and (study or learn is not None):
         raise typer.BadParameter("--save keeps a game: leave it out with --study and --learn")
     check_outputs({"--output": output, "--plot": plot, "--learn": learn, "--save": save}, [model])
-    if plot is not None:
-        check_picture("--plot", plot)
+    check_picture("--plot", plot)
     use_one_thread()
     if learn is not None:
         learn_network(learn, model, rounds, seed, compiled)
@@ -66,7 +63,7 @@ def learn_network(path: Path, model: Path | None, rounds: int, seed: int, compil
     """Learn from simulated users; what was learned is kept if interrupted."""
     from treadle.files import model_file
     from treadle.recipes.decode import load_network
-    from treadle.recipes.decode.learning import learn_users, new_network
+    from treadle.recipes.decode.decoder_training import learn_users, new_network
 
     network = new_network(seed=seed) if model is None else load_network(model)
     with noticing_interrupts() as interrupted, bar("learning", rounds) as (progress, task):

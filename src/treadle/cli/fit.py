@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from treadle.cli.options import (
     use_one_thread,
     words,
 )
+from treadle.errors import TreadleError
 
 MAX_SEED = 2**63 - 1
 
@@ -24,14 +25,14 @@ MAX_SEED = 2**63 - 1
 def fit(
     file: Annotated[
         Path,
-        typer.Argument(
-            help="What to learn: .csv or .parquet (series), .ts or .parquet with lists (sequences), or text."
-        ),
+        typer.Argument(help="Data: .csv, .tsv or .parquet (series), .ts or .parquet with lists (sequences), or text."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the network goes, such as model.safetensors.")],
     target: Annotated[str | None, typer.Option(help="Columns to predict, with commas between them.")] = None,
     inputs: Annotated[str | None, typer.Option(help="Columns to read.", show_default="the targets")] = None,
-    horizon: Annotated[int | None, typer.Option(min=0, help="Series: steps to forecast.", show_default="1")] = None,
+    horizon: Annotated[
+        int | None, typer.Option(min=0, help="Series: forecast horizon, in steps.", show_default="1")
+    ] = None,
     series_id: Annotated[str | None, typer.Option(help="Series: the column that tells them apart.")] = None,
     time: Annotated[str | None, typer.Option(help="Series: the column of times.")] = None,
     season: Annotated[int | None, typer.Option(min=1, help="Series: steps of a season.", show_default="found")] = None,
@@ -45,9 +46,12 @@ def fit(
         str | None, typer.Option(help="Gaps: refuse them, or read the previous value.", show_default="refuse")
     ] = None,
     validation: Annotated[
-        float | None, typer.Option(min=0.001, max=0.9, help="The share that says when to stop.", show_default="0.15")
+        float | None,
+        typer.Option(
+            min=0.001, max=0.9, help="Share of the validation set, which says when to stop.", show_default="0.15"
+        ),
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="Sequences: a file of them to judge by.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Sequences: the file of the test set.")] = None,
     cell: Annotated[str | None, typer.Option(help="The cell.", show_default="lstm")] = None,
     wiring: Annotated[str | None, typer.Option(help="How layers connect.", show_default="stack")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Layers.", show_default="2")] = None,
@@ -55,7 +59,7 @@ def fit(
         int | None,
         typer.Option(min=1, max=10**9, help="Parameters, to within 2 %.", show_default="200000 for text, else fewer"),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on from this network instead of a new one.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume from this network instead of a new one.")] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="How long: 90s, 2m, 300steps, 50epochs.", show_default="2m for text, else 100epochs"),
@@ -64,20 +68,22 @@ def fit(
         int | None, typer.Option(min=1, help="Text and series: steps over which gradients reach back.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0, help="The highest.", show_default="by kind of data")
+        float | None, typer.Option(min=0, help="Peak learning rate.", show_default="by kind of data")
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Rows of a batch.", show_default="by kind of data")] = None,
-    dropout: Annotated[float | None, typer.Option(min=0, max=0.99, help="Between layers, except for text.")] = None,
-    noise: Annotated[float | None, typer.Option(min=0, help="On inputs while learning, except for text.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Batch size.", show_default="by kind of data")] = None,
+    dropout: Annotated[
+        float | None, typer.Option(min=0, max=0.99, help="Dropout between layers, except for text.")
+    ] = None,
+    noise: Annotated[float | None, typer.Option(min=0, help="Noise on inputs in training, except for text.")] = None,
     label_smoothing: Annotated[
         float | None, typer.Option(min=0, max=0.99, help="Sequences: against overconfidence.")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, help="Of matrices.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="Weight decay (matrices only).")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
-    precision: Annotated[str, typer.Option(help="Of products: float32 or bfloat16.")] = "float32",
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the start.")] = 0,
+    precision: Annotated[str, typer.Option(help="Precision of products: float32 or bfloat16.")] = "float32",
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Keep the run here, and go on with what is kept here already.")
+        Path | None, typer.Option(help="Keep the run here, and resume the one that is kept here already.")
     ] = None,
     on: Annotated[
         str | None, typer.Option(help="Where: ray, on the workers of a Ray cluster.", show_default="here")
@@ -95,14 +101,14 @@ def fit(
 
     from treadle import WIRINGS
     from treadle.cli.fitting import Watch, noticing_termination
-    from treadle.show.fit import draw_fit
+    from treadle.show.fit_picture import draw_confusion, draw_fit, draw_forecasts, draw_predictions
     from treadle.training import CELLS, on_ray, processes
     from treadle.training.budget import ShareDone, every
-    from treadle.training.run import Run, Settings
+    from treadle.training.fit_run import Run, Settings
+    from treadle.training.task import Confusion, Forecasts, Predictions
 
     check_outputs({"--output": output, "--checkpoint": checkpoint, "--plot": plot}, [file, test])
-    if plot is not None:
-        check_picture("--plot", plot)
+    check_picture("--plot", plot)
     for name, known in {
         "cell": CELLS,
         "wiring": WIRINGS,
@@ -119,7 +125,10 @@ def fit(
     if workers is not None and on is None:
         raise typer.BadParameter("--workers has a meaning with --on ray only; torchrun --nproc-per-node starts others")
     if on is not None:
-        on_ray.check_installed()
+        try:
+            on_ray.check_installed()
+        except TreadleError as error:
+            raise typer.BadParameter(f"--on {on}: {error}") from None
     length = parse_length("--budget", budget or settings.habits.budget)
     often = parse_length("--checkpoint-every", checkpoint_every)
 
@@ -148,14 +157,17 @@ def fit(
             verdict = run.task.judge(run.model)
             watch.judged(verdict)
             if plot is not None:
-                draw_fit(plot, watch.losses, watch.scores, run.task.truth(run.model))
+                truth = run.task.truth(run.model)
+                draw: Any = {Forecasts: draw_forecasts, Predictions: draw_predictions, Confusion: draw_confusion}
+                below = None if truth is None else lambda axes: draw[type(truth)](axes, *truth)
+                draw_fit(plot, watch.losses, watch.scores, below)
             answer = f"{output}: {verdict.sentence} after {run.done} steps"
     if answer:
         print(answer)
         if not watch.steps and not interrupted():
             print(
                 f"treadle: {checkpoint} holds this run, which is over: no step was left to take; for more, give a"
-                " longer --budget (or a larger --patience), to begin anew, another --checkpoint",
+                " longer --budget (or a larger --patience), to begin again, another --checkpoint",
                 file=sys.stderr,
             )
     if interrupted():

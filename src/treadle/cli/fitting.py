@@ -88,7 +88,7 @@ def noticing_termination() -> Iterator[None]:
     def notice(signal_number: int, frame: object) -> None:
         raise WorkerError(
             "ended by SIGTERM, which torchrun sends as soon as another of its processes has died: start it again; a run"
-            " with --checkpoint goes on from what was kept last"
+            " with --checkpoint resumes from what was kept last"
         )
 
     before = signal.signal(signal.SIGTERM, notice)

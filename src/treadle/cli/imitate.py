@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def imitate(
     machine: Annotated[
         str,
-        typer.Argument(help="A machine, 'state read write move next' on each line; or one of those that come along."),
+        typer.Argument(help="A machine, 'state read write move next' on each line; or one of the bundled ones."),
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the network goes.")] = None,
     model: Annotated[Path | None, typer.Option(help="Run this network, instead of training one.")] = None,
@@ -27,7 +27,7 @@ def imitate(
     letters: Annotated[
         str | None, typer.Option(help="What random tapes are written in.", show_default="by the machine's rules")
     ] = None,
-    cells: Annotated[int, typer.Option(min=1, max=10_000, help="The longest tape to learn from.")] = 16,
+    cells: Annotated[int, typer.Option(min=1, max=10_000, help="The longest tape of the training set.")] = 16,
     traces: Annotated[int, typer.Option(min=1, max=10**6, help="How many runs of the machine are seen.")] = 2048,
     trace_steps: Annotated[int, typer.Option(min=1, max=10**6, help="How much of each, at most.")] = 500,
     hidden: Annotated[int, typer.Option(min=1, max=4096, help="Units of the network.")] = 48,

@@ -108,11 +108,11 @@ def check_outputs(outputs: dict[str, Path | None], inputs: Collection[Path | Non
         taken[path.resolve()] = f"the file of {option}"
 
 
-def check_picture(option: str, path: Path) -> None:
-    """Refuse a picture of a kind that cannot be drawn."""
+def check_picture(option: str, path: Path | None) -> None:
+    """Refuse a picture, if one is wanted, of a kind that cannot be drawn."""
     from treadle.insight.picture import SUFFIXES
 
-    if path.suffix.lower() not in SUFFIXES:
+    if path is not None and path.suffix.lower() not in SUFFIXES:
         raise typer.BadParameter(
             f"{option}: {path} must end in {' or '.join(SUFFIXES)}, the kinds of picture that can be drawn"
         )

@@ -18,7 +18,7 @@ def run(
         Path | None, typer.Argument(help="For one of series or sequences: a file of these, to predict from.")
     ] = None,
     series_id: Annotated[str | None, typer.Option(help="Series: the column that tells them apart.")] = None,
-    prompt: Annotated[str, typer.Option(help="What it goes on from.")] = "\n",
+    prompt: Annotated[str, typer.Option(help="What it continues.")] = "\n",
     count: Annotated[int, typer.Option("--bytes", min=0, help="How much to write.")] = 300,
     temperature: Annotated[
         float, typer.Option(help="Lower is more cautious; 0 always takes the likeliest byte.")

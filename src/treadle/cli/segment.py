@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 MAX_SEED = 2**31 - 1
 NETWORKS = ("two-stage", "fcn-32s", "fcn-8s")
 JUDGES = 20
-"""Objects that a new network is judged by."""
-DATA = "What to learn from: scenes (generated), a folder with images/ and masks/, or COCO's JSON with --images."
+"""Objects that a new network is evaluated on."""
+DATA = "Training set: scenes (generated), a folder with images/ and masks/, or COCO's JSON with --images."
 
 TRUNK_RATE, FIRST_RATE = "with --trunk 0, 0.1 for an fcn; else 0.3, 1", "1, for two-stage --trunk-rate"
 """What these options are if they are left out, in words."""
@@ -78,7 +78,7 @@ def fit(
     ] = None,
     size: Annotated[
         int,
-        typer.Option(min=16, max=1024, help="Pixels of a side of the pieces of images that it learns from."),
+        typer.Option(min=16, max=1024, help="Pixels of a side of the pieces of images that it is trained on."),
     ] = 128,
     longest: Annotated[
         int | None,
@@ -91,16 +91,18 @@ def fit(
     ] = None,
     scenes: Annotated[int, typer.Option(min=1, max=10**7, help="How many are generated.")] = 1000,
     budget: Annotated[str, typer.Option(help="How long to learn: 90s, 10m, 300steps, 20epochs.")] = "10m",
-    rows: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 8,
+    rows: Annotated[int, typer.Option(min=1, help="Batch size, in images.")] = 8,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0, help="The highest.", show_default="0.001, 0.0002 for an fcn")
+        float | None, typer.Option(min=0, help="Peak learning rate.", show_default="0.001, 0.0002 for an fcn")
     ] = None,
-    validation: Annotated[float, typer.Option(min=0.001, max=0.9, help="The share of images that judges.")] = 0.1,
+    validation: Annotated[
+        float, typer.Option(min=0.001, max=0.9, help="Share of the images in the validation set.")
+    ] = 0.1,
     patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the start.")] = 0,
-    resume: Annotated[Path | None, typer.Option(help="Go on from this network instead of a new one.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
+    resume: Annotated[Path | None, typer.Option(help="Resume from this network instead of a new one.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Keep the run here, and go on with what is kept here already.")
+        Path | None, typer.Option(help="Keep the run here, and resume the one that is kept here already.")
     ] = None,
     checkpoint_every: Annotated[str, typer.Option(help="How often: 60s, 100steps.")] = "60s",
     report: Annotated[bool, typer.Option("--report", help="Print what became of each tensor of --trunk.")] = False,
@@ -165,7 +167,7 @@ def fit(
     learns = sum(parameter.numel() for parameter in learning.model.parameters() if parameter.requires_grad)
     err.print(
         f"A network of {parameters:,} parameters, of which {learns:,} learn, learns from {data}"
-        f" ({len(training):,} objects; {len(held_out):,} judge it)."
+        f" ({len(training):,} objects; {len(held_out):,} for validation)."
     )
     options = {
         "data": data,
@@ -201,7 +203,7 @@ def fit(
 @segment.command(name="evaluate")
 def evaluate_(
     model: Annotated[Path, typer.Argument(help="A network that treadle segment fit made.")],
-    data: Annotated[str, typer.Argument(help=DATA.replace("learn from", "judge by"))],
+    data: Annotated[str, typer.Argument(help=DATA.replace("Training", "Test"))],
     images: Annotated[Path | None, typer.Option(help="The folder of the images of COCO's JSON.")] = None,
     clicks: Annotated[int, typer.Option(min=1, max=100, help="The most for each object.")] = 20,
     limit: Annotated[int, typer.Option(min=1, help="Objects; the first ones.")] = 100,
@@ -214,12 +216,11 @@ def evaluate_(
 ) -> None:
     """Find out how many clicks it takes: a simulated user clicks into the largest error, until the mask is good."""
     check_outputs({"--plot": plot, "--json": figures}, [model])
-    if plot is not None:
-        check_picture("--plot", plot)
+    check_picture("--plot", plot)
 
     from treadle.recipes.segment import Segmenter, evaluate, summary
     from treadle.recipes.segment.evaluation import TARGETS
-    from treadle.show.clicks import draw_iou_by_clicks
+    from treadle.show.iou_by_clicks import draw_iou_by_clicks
 
     segmenter = Segmenter.load(model)
     examples = _data(data, images, segmenter.learned_at if data == "scenes" else longest, limit, seed, test=True)
@@ -260,8 +261,8 @@ def _data(data: str, images: Path | None, size: int, count: int, seed: int, test
 
 def _network(name: str, state: Any, width: int | None, loss: str, size: int) -> Any:
     from treadle.recipes.segment import ClickFCN, TwoStageNetwork
-    from treadle.recipes.segment.learning import PAPER_SIZE
-    from treadle.recipes.segment.network import CUT_OFF
+    from treadle.recipes.segment.click_fcn import CUT_OFF
+    from treadle.recipes.segment.segmenter_training import PAPER_SIZE
     from treadle.recipes.segment.vgg import CHANNELS, trunk_channels
 
     outputs = 2 if loss == "softmax" else 1
@@ -276,5 +277,5 @@ def _judged(err: Any, evaluate: Any, segmenter: "Segmenter", examples: Any, clic
     from rich.progress import Progress
 
     with Progress(console=err) as bar:
-        task = bar.add_task("judging", total=len(examples))
+        task = bar.add_task("evaluating", total=len(examples))
         return evaluate(segmenter, examples, clicks, lambda done: bar.update(task, completed=done))

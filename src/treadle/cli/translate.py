@@ -25,7 +25,7 @@ def translate(
     pairs: Annotated[
         str,
         typer.Argument(
-            help="Pairs to learn from, SOURCE<TAB>TARGET, a line each; or the name of a task: dates, reverse, sort."
+            help="Pairs to train on, SOURCE<TAB>TARGET, a line each; or the name of a task: dates, reverse, sort."
             " With --model: sources to translate, a line each; - is standard input."
         ),
     ],
@@ -36,7 +36,9 @@ def translate(
     beams: Annotated[
         int, typer.Option(min=1, max=1000, help="Beginnings that are kept while it translates; 1 is greedy.")
     ] = 1,
-    test: Annotated[Path | None, typer.Option(help="Pairs to judge by.", show_default="a share of the pairs")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Test set: a file of pairs.", show_default="a share of the pairs")
+    ] = None,
     words: Annotated[
         str, typer.Option(help="What is read as words instead of characters: neither, source, target, both.")
     ] = "neither",
@@ -45,16 +47,16 @@ def translate(
     layers: Annotated[int, typer.Option(min=1, max=100, help="Layers of encoder and decoder.")] = 1,
     hidden_size: Annotated[int, typer.Option(min=1, max=10_000, help="Units of each layer.")] = 128,
     attention: Annotated[str, typer.Option(help="dot, additive or none.")] = "dot",
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="While learning.")] = 0.1,
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout in training.")] = 0.1,
     forgetting: Annotated[
         float, typer.Option(min=0, max=1, help="Share of rows that forget now and then while learning.")
     ] = 0.3,
     label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="Against overconfidence.")] = 0.0,
-    learning_rate: Annotated[float, typer.Option(min=0, help="The highest.")] = 0.003,
-    rows: Annotated[int, typer.Option(min=1, help="Pairs of a batch.")] = 64,
-    validation: Annotated[float, typer.Option(min=0.001, max=0.9, help="The share that judges.")] = 0.1,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 0.003,
+    rows: Annotated[int, typer.Option(min=1, help="Batch size, in pairs.")] = 64,
+    validation: Annotated[float, typer.Option(min=0.001, max=0.9, help="Share of the validation set.")] = 0.1,
     patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the start.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw how many are right by the length of the source: .svg or .png.")
     ] = None,
@@ -62,7 +64,7 @@ def translate(
     """Learn to turn strings into strings from pairs of them; with --model, do it. Ctrl-C keeps what is learned."""
     start = start_of_process()
     if (output is None) == (model is None):
-        raise typer.BadParameter("pass '--output' MODEL to learn from pairs, or '--model' MODEL to translate with it")
+        raise typer.BadParameter("pass '--output' MODEL to train on pairs, or '--model' MODEL to translate with it")
 
     from treadle.recipes.translate import TASKS, Learning, Translator, make_pairs, read_pairs, read_sources, split
     from treadle.recipes.translate.tasks import COUNTS
@@ -91,8 +93,7 @@ def translate(
     assert output is not None
     made = pairs in TASKS and not Path(pairs).exists()
     check_outputs({"--output": output, "--plot": plot}, [None if made else Path(pairs), test])
-    if plot is not None:
-        check_picture("--plot", plot)
+    check_picture("--plot", plot)
     choice("--cell", cell, CELLS)
     choice("--attention", attention, ("dot", "additive", "none"))
     choice("--words", words, ("neither", "source", "target", "both"))
@@ -113,7 +114,8 @@ def translate(
     size = sum(parameter.numel() for parameter in translator.model.parameters())
     err = console(sys.stderr)
     err.print(
-        f"A network of {size:,} parameters learns from {pairs} ({len(training):,} pairs; {len(held_out):,} judge it)."
+        f"A network of {size:,} parameters learns from {pairs} ({len(training):,} pairs;"
+        f" {len(held_out):,} for validation)."
     )
     with noticing_interrupts() as interrupted, Watch(err, "tokens", None) as watch:
         lasts = length.of(len(learning.batches))
@@ -125,7 +127,7 @@ def translate(
         lengths = [len(translator.source.encode(pair.source)) for pair in judges]
         longest = max(len(translator.source.encode(pair.source)) for pair in training)
         draw_accuracy_by_length(plot, {pairs if made else Path(pairs).name: (lengths, right)}, longest)
-    whose = "pairs of the test" if test is not None or made else "pairs that it did not learn from"
+    whose = "pairs of the test" if test is not None or made else "pairs of the validation set"
     share = 100 * math.fsum(right) / len(right)
     print(f"{output}: {share:.1f} % of {len(right):,} {whose} exactly right after {learning.done} steps")
     if interrupted():

@@ -110,29 +110,19 @@ class TableFile:
         return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
     def check_numbers(self, columns: Sequence[str]) -> None:
-        """Refuse columns of Parquet that cannot hold numbers, by their types, before anything is read.
+        """Refuse columns of Parquet that do not begin with numbers, before all is read.
 
         Raises:
-            DataError: with a value, for example.
+            DataError: with the first value that is none.
         """
         import pyarrow as pa
 
-        if not self.is_parquet:
-            return
-        schema = self._parquet().schema_arrow
-        number = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
-        for name in columns:
-            kind = schema.field(name).type
-            if any(is_kind(kind) for is_kind in number):
-                continue
-            first = next(self.batches([name]), None)
-            if first is None or first.first_without_number(name) is not None:
-                example = "" if first is None else f", such as {first.batch.column(name)[0].as_py()!r:.40},"
-                raise self.error(
-                    0,
-                    name,
-                    f"the column holds {kind}{example} but networks need numbers: convert it, or name other columns",
-                )
+        numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
+        types = self._parquet().schema_arrow if self.is_parquet else None
+        odd = [name for name in columns if types and not any(is_kind(types.field(name).type) for is_kind in numbers)]
+        for rows in itertools.islice(self.batches(odd), 1 if odd else 0):
+            for name in odd:
+                rows.numbers(name)
 
     def read(self, numbers: Sequence[str] = (), others: Sequence[str] = ()) -> "Rows":
         """All rows of some columns; see `batches`.
@@ -168,9 +158,9 @@ class TableFile:
                 yield Rows(self, first, batch)
             first += batch.num_rows
 
-    def error(self, row: int, column: str | None, message: str) -> DataError:
+    def error(self, row: int, column: str, message: str) -> DataError:
         """What to raise about a row, counted from 0."""
-        return DataError(f"{self.path}, {self.place(row)}{f', column {column!r}' if column else ''}: {message}")
+        return DataError(f"{self.path}, {self.place(row)}, column {column!r}: {message}")
 
     def place(self, row: int) -> str:
         """Where people find a row, counted from 0: its line in a text file, its number from 1 in Parquet."""
@@ -279,9 +269,10 @@ class TableFile:
         with contextlib.suppress(pa.ArrowInvalid):  # not a cell that is wrong, but a table that is no table
             for batch in self._parsed(dict.fromkeys([*numbers, *others], pa.binary()), 0):
                 rows = Rows(self, first, batch)
-                wrong = [(row, name) for name in numbers if (row := rows.first_without_number(name)) is not None]
-                if wrong:
-                    rows.numbers(min(wrong, key=lambda one: one[0])[1])
+                wrong = {name: _first_failure(batch.column(name), _as_float64) for name in numbers}
+                places = {row: name for name, row in reversed(wrong.items()) if row is not None}
+                if places:
+                    rows.numbers(places[min(places)])
                 first += batch.num_rows
 
 
@@ -308,7 +299,7 @@ class Rows:
     def __len__(self) -> int:
         return self.batch.num_rows
 
-    def error(self, row: int, column: str | None, message: str) -> DataError:
+    def error(self, row: int, column: str, message: str) -> DataError:
         """What to raise about one of these rows, counted from 0."""
         return self.file.error(self.first + row, column, message)
 
@@ -335,17 +326,14 @@ class Rows:
 
         return self.column(name)[row].cast(pa.string()).as_py()
 
-    def first_without_number(self, name: str) -> int | None:
-        """The first row whose value can be read neither as a number nor as missing."""
-        return _first_failure(self.batch.column(name), _as_float64)
-
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64 [N], NaN where a value is missing.
 
         Raises:
             DataError: a value is not a number, or infinite.
         """
-        message = "{} is not a number: correct it, or leave the row out"
+        hint = "convert the column, or name others" if self.file.is_parquet else "correct it, or leave the row out"
+        message = f"{{}} is not a number: {hint}"
         numbers = self._converted(name, self.batch.column(name), _as_float64, message).to_numpy(zero_copy_only=False)
         infinite = np.isinf(numbers)
         if infinite.any():

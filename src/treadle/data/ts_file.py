@@ -103,7 +103,7 @@ def _says(tags: dict[str, list[str]], name: str) -> bool:
     return tags.get(name, ["false"])[:1] in (["true"], ["True"], ["TRUE"])
 
 
-def _number(path: Any, tags: dict[str, list[str]], name: str) -> int | None:
+def _number(path: str | os.PathLike[str], tags: dict[str, list[str]], name: str) -> int | None:
     if name not in tags:
         return None
     word = " ".join(tags[name])

@@ -1,4 +1,4 @@
-"""Checkpoints: a training run in one file, so that it can go on as if nothing had happened. No code, no pickle.
+"""Checkpoints: a training run in one file, so that it can be resumed as if nothing had happened. No code, no pickle.
 
 Tensors lie in a safetensors file, everything else in its metadata, as JSON. What a run consists of is not fixed here:
 parts have names, and a part is whatever has a ``state_dict``, a generator, or plain values and tensors.
@@ -125,7 +125,7 @@ def weights_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_same(path: str | os.PathLike[str], there: Any, here: Any) -> None:
-    """Refuse to go on with a run as if it were another.
+    """Refuse to resume a run as if it were another.
 
     Args:
         path: the checkpoint.
@@ -179,7 +179,7 @@ def _describe(model: nn.Module) -> str:
         return json.dumps(repr(model))  # of a network that no file can hold, its print-out has to do
 
 
-def _check_model(path: Any, model: nn.Module, weights: Mapping[str, Tensor], network: str) -> None:
+def _check_model(path: str | os.PathLike[str], model: nn.Module, weights: Mapping[str, Tensor], network: str) -> None:
     """Refuse a checkpoint of another network, by the name of what differs."""
     there, here = (
         {name: f"{tensor.dtype} {shape(tensor)}" for name, tensor in found.items()}

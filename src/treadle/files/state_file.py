@@ -13,7 +13,7 @@ __all__ = ["load_state", "save_state"]
 
 
 def save_state(path: str | os.PathLike[str], state: State, model: nn.Module) -> None:
-    """Write a state to a ``.safetensors`` file, so that a stream can go on later, elsewhere.
+    """Write a state to a ``.safetensors`` file, so that a stream can be resumed later, elsewhere.
 
     Args:
         path: where to.

@@ -24,7 +24,7 @@ def generate(model: Recurrent, prompt: bytes, *, temperature: float = 0.8, seed:
 
     Args:
         model: a byte-level language model, such as `treadle.training.language_model` builds.
-        prompt: what to go on from; at least one byte.
+        prompt: what to continue; at least one byte.
         temperature: what scores are divided by: 1 draws as often as the model thinks right, less is more cautious, 0
             always takes the likeliest byte.
         seed: of the draws. The same model, prompt and seed write the same.
@@ -45,7 +45,7 @@ def generate(model: Recurrent, prompt: bytes, *, temperature: float = 0.8, seed:
         20
     """
     if not prompt:
-        raise ShapeError("the prompt is empty, but a model needs a byte to go on from: pass a newline")
+        raise ShapeError("the prompt is empty, but a model needs a byte to continue: pass a newline")
     if not 0 <= temperature < math.inf:
         raise ShapeError(f"temperature is 0 or a positive number, but is {temperature}")
     session = model.session()

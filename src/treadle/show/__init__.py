@@ -1,4 +1,7 @@
-"""Pictures. ``wiring.py`` draws how layers connect: ``diagram.py`` says what there is, ``layout.py`` where it goes."""
+"""Pictures.
+
+``wiring.py`` draws how layers connect: ``diagram.py`` says what there is, ``diagram_layout.py`` where it goes.
+"""
 
 from treadle.show.wiring import draw_wiring
 

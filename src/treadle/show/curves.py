@@ -5,9 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from treadle.show.files import save_figure
+from treadle.show.figures import plot, save_figure
 
 
 def draw_curves(
@@ -25,19 +23,14 @@ def draw_curves(
         baselines: level lines by name, for scale.
 
     Returns:
-        The path. The file appears there complete or not at all.
-
-    Raises:
-        ValueError: a path with another suffix.
-        OSError: the file cannot be written.
+        The path; see `save_figure`.
 
     Example:
         >>> from treadle.show.curves import draw_curves
         >>> draw_curves("curves.svg", [10, 20], {"skip": ([4.0, 3.5], [0.1, 0.05])}, {"unigram": 4.8}).name
         'curves.svg'
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plot(5, "training steps", "bits per byte of held-out text")
     for name, (means, spreads) in curves.items():
         (line,) = axes.plot(steps, means, marker="o", markersize=3, label=name)
         bands = [
@@ -50,8 +43,5 @@ def draw_curves(
             axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     for (name, level), style in zip(baselines.items(), ("--", ":", "-."), strict=False):
         axes.axhline(level, color="gray", linestyle=style, linewidth=1, label=name)
-    axes.set_xlabel("training steps")
-    axes.set_ylabel("bits per byte of held-out text")
-    axes.grid(alpha=0.2)
     figure.legend(frameon=False, loc="outside right upper")
     return save_figure(figure, path)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from treadle.show.files import save_figure
+from treadle.show.figures import plot, save_figure
 
 
 def accuracy_by_length(lengths: Sequence[int], right: Sequence[bool]) -> list[tuple[int, float]]:
@@ -31,31 +31,21 @@ def draw_accuracy_by_length(
     Args:
         path: where to; ``.svg`` or ``.png``.
         answers: by name, the length of each question and whether its answer is right.
-        longest: the length of the longest that was learned from, for a line there.
+        longest: the longest length in the training set, for a line there.
 
     Returns:
-        The path. The file appears there complete or not at all.
-
-    Raises:
-        ValueError: a path with another suffix.
-        OSError: the file cannot be written.
+        The path; see `save_figure`.
 
     Example:
         >>> from treadle.show.lengths import draw_accuracy_by_length
         >>> draw_accuracy_by_length("lengths.svg", {"reverse": ([1, 2, 2], [True, True, False])}, longest=1).name
         'lengths.svg'
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plot(4, "tokens of the source", "exactly right")
     for name, (lengths, right) in answers.items():
         axes.plot(*zip(*accuracy_by_length(lengths, right), strict=True), marker="o", markersize=3, label=name)
     if longest is not None:
-        axes.axvline(longest, color="gray", linestyle="--", linewidth=1, label="longest that was learned from")
+        axes.axvline(longest, color="gray", linestyle="--", linewidth=1, label="longest in the training set")
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("tokens of the source")
-    axes.set_ylabel("exactly right")
-    axes.grid(alpha=0.2)
     axes.legend(frameon=False)
     return save_figure(figure, path)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from treadle.insight.reach_curves import GradientReach, figure_of
-from treadle.show.files import save_figure
+from treadle.show.figures import save_figure
 
 
 def draw_reach(path: str | os.PathLike[str], measured: Mapping[str, GradientReach]) -> Path:
@@ -16,11 +16,7 @@ def draw_reach(path: str | os.PathLike[str], measured: Mapping[str, GradientReac
         measured: what `treadle.gradient_reach` gave, by name. Where no gradient is left, a curve falls to the bottom.
 
     Returns:
-        The path. The file appears there complete or not at all.
-
-    Raises:
-        ValueError: a path with another suffix.
-        OSError: the file cannot be written.
+        The path; see `save_figure`.
 
     Example:
         >>> import torch, treadle as td

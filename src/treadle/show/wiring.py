@@ -12,8 +12,8 @@ from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Curve
 
 from treadle.show.diagram import Edge, diagram_of
-from treadle.show.files import save_figure
-from treadle.show.layout import SMALL_POINTS, TITLE_POINTS, Label, Panel, Place, Point, Wire, lay_out
+from treadle.show.diagram_layout import SMALL_POINTS, TITLE_POINTS, Label, Panel, Place, Point, Wire, lay_out
+from treadle.show.figures import save_figure
 
 
 class Style(NamedTuple):

@@ -42,7 +42,7 @@ class Batch:
         """[B, T], true at the steps that there are: ``loss(ys[batch.mask], batch.y[batch.mask])``."""
         return torch.arange(self.x.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
-    def to(self, device: Any, non_blocking: bool = False) -> "Batch":
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same on another device."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 

@@ -52,7 +52,7 @@ class StateKeeper:
         []
     """
 
-    def __init__(self, rnn: Any, device: Any = None):
+    def __init__(self, rnn: Any, device: torch.device | str | None = None):
         if not callable(getattr(rnn, "initial_state", None)):
             hint = ": pass its .recurrent()" if hasattr(rnn, "recurrent") else ""
             raise TypeError(f"a {type(rnn).__name__} has no initial_state(batch_size), from which states start{hint}")
@@ -135,7 +135,7 @@ class StateKeeper:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave.
+        """Resume from what `state_dict` gave.
 
         Raises:
             StateError: these are states of another network.

@@ -1,4 +1,4 @@
-"""Parts of streams: so that one long stream fills many rows, and the end of a series judges what was learned."""
+"""Parts of streams: so that one long stream fills many rows, and the end of a series is its test set."""
 
 import itertools
 import math
@@ -69,7 +69,7 @@ def split(stream: Stream, parts: int | Sequence[float]) -> list[Span]:
     """Cut a stream into parts that follow each other in time.
 
     Into equal ones, because a row of a batch reads one stream at a time: a single text keeps 32 rows busy if it is cut
-    into 32 parts. Or by shares, because what judges a network lies after what it learned from: random steps would have
+    into 32 parts. Or by shares, because the test set of a network lies after its training set: random steps would have
     their own neighbours in the training part.
 
     Args:

@@ -71,7 +71,7 @@ class Table:
         for rows in columns.rows(start):
             values = columns.values(rows)
             if columns.time:
-                times = columns.times(rows)
+                times = rows.times(columns.time)
                 columns.check_order(times, rows, times[:0] if before is None else before)
                 before = times[-1:]
             yield columns.piece(values)
@@ -118,11 +118,6 @@ class Columns:
             row, place = np.argwhere(missing)[0].tolist()
             raise rows.error(row, self.numbers[place], "the value is missing: fill it in, or leave the row out")
         return values
-
-    def times(self, rows: Rows) -> np.ndarray:
-        """The column of times as numbers that can be compared."""
-        assert self.time is not None
-        return rows.times(self.time)
 
     def check_order(self, times: np.ndarray, rows: Rows, before: np.ndarray) -> None:
         """Refuse ``times`` [n] that do not grow, each beyond the one before it; ``before`` is the one before them."""

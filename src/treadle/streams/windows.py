@@ -27,12 +27,12 @@ class Windows(IterableDataset[Batch]):
 
     Every row reads a stream from its beginning to its end, window after window, and then the next one that no row has
     read yet, in the same window, behind a reset: no step is wasted, and every step of every stream comes once an epoch,
-    in order. The streams' order is drawn anew for each epoch, steps are never shuffled.
+    in order. The streams' order is drawn again for each epoch, steps are never shuffled.
 
     A stream may be shorter than a window, if only it has one step.
 
     Going through the windows once gives ``epochs`` epochs; going through them again gives the next ones. One that was
-    left in the middle goes on where it was left; `set_epoch` goes elsewhere.
+    left in the middle is resumed where it was left; `set_epoch` goes elsewhere.
 
     **What y is.** Where streams have targets, y is the target of each step; elsewhere, the element after it.
     ``horizon`` says how many elements later: forecasting an hour ahead from minutes is ``horizon=60``, with targets or
@@ -142,7 +142,7 @@ class Windows(IterableDataset[Batch]):
         return copy.deepcopy(self._state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where ``state_dict()`` or ``batch.after`` was taken, with any number of ranks and workers.
+        """Resume from where ``state_dict()`` or ``batch.after`` was taken, with any number of ranks and workers.
 
         Raises:
             StateError: it is the state of reading other streams, or of laying them out otherwise.

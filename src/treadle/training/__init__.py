@@ -1,22 +1,21 @@
 """Fitting a network to data, from files to a model that says how good it is.
 
-What is read: ``text.py``, ``sequences.py`` (over ``ts_file.py``) and ``series.py`` (over ``table.py``), scaled by
-``scaling.py`` and laid out by ``batches.py``. What reads it: ``language_model.py``, ``network.py``. ``text_task.py``,
+Data: ``text.py``, ``sequences.py`` and ``series.py``, scaled by ``scaling.py``, in ``batches.py`` and
+``batches_of_traces.py``. Networks: ``language_model.py``, ``layered_networks.py``. ``text_task.py``,
 ``sequence_task.py`` and ``series_task.py`` bring both together, as ``task.py`` says; ``opening.py`` chooses one by the
-file. ``traces.py`` lays out what networks that act learn from. How it learns: ``run.py`` starts ``loop.py``, with
-``loss.py``, ``optimiser.py``, ``budget.py``, ``early_stopping.py``, over ``processes.py`` or ``on_ray.py``.
-What comes out: ``fitted.py``.
+file. Training: ``fit_run.py`` starts ``training_loop.py``, with ``loss.py``, ``optimiser.py``, ``budget.py``,
+``early_stopping.py``, over ``processes.py`` or ``on_ray.py``. What comes out: ``fitted.py``.
 """
 
 from treadle.files.checkpoint import load_checkpoint, save_checkpoint
 from treadle.training.batches import Batch, Epochs
+from treadle.training.batches_of_traces import trace_batches
 from treadle.training.early_stopping import EarlyStopping
-from treadle.training.fit import Progress, bits_per_byte, fit
 from treadle.training.fitted import Fitted
 from treadle.training.language_model import language_model, match_hidden_size, require_language_model
-from treadle.training.loop import Step, train
+from treadle.training.language_model_fit import Progress, bits_per_byte, fit
+from treadle.training.layered_networks import CELLS, forecaster, sequence_model
 from treadle.training.loss import total_loss
-from treadle.training.network import CELLS, forecaster, sequence_model
 from treadle.training.on_ray import steps_on_ray
 from treadle.training.optimiser import parameter_groups
 from treadle.training.sequence_task import SequenceTask
@@ -25,7 +24,7 @@ from treadle.training.series import Series, read_series
 from treadle.training.series_task import SeriesTask
 from treadle.training.text import Text, read_text, standard_library
 from treadle.training.text_task import TextTask
-from treadle.training.traces import trace_batches
+from treadle.training.training_loop import Step, train
 
 __all__ = [
     "CELLS",

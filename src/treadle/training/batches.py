@@ -11,7 +11,7 @@ from treadle.training.sequences import IGNORED
 
 
 class Batch(NamedTuple):
-    """What is learned from in one step of training."""
+    """A batch: what one step of training reads."""
 
     x: Tensor
     """[B, T, …]"""
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     lengths: Tensor | None = None
     """[B], what of the T steps is no padding; None if all of them are not."""
     resets: Tensor | None = None
-    """[B, T], where a row begins anew; None if nowhere."""
+    """[B, T], where a row begins again; None if nowhere."""
 
 
 class Epochs:
@@ -28,7 +28,7 @@ class Epochs:
 
     Args:
         plan: given the number of an epoch, its batches: lists of whatever ``example`` takes. The same number must
-            give the same plan, as a run that goes on asks for it again.
+            give the same plan, as a run that is resumed asks for it again.
         example: one item as a pair, ``x`` [T, I] and ``y``: [T] whole numbers or [T, K] floats.
         share: ``(rank, ranks)``: of every batch, only the rows of this process.
         batch_of: makes a batch of a list of what ``example`` gives; None pads pairs of ``x`` and ``y``.

@@ -65,5 +65,5 @@ class EarlyStopping:
         return {"score": self.score, "waited": self.waited, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Resume from there."""
         self.score, self.waited, self.weights = state["score"], state["waited"], state["weights"]

@@ -1,4 +1,4 @@
-"""A network over sequences that it does not learn from."""
+"""A network over sequences, for evaluation."""
 
 from collections.abc import Sequence
 

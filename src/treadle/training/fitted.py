@@ -54,7 +54,7 @@ class Fitted:
         return len(self.labels) if self.targets is None else max(self.horizon or 1, 1) * len(self.targets.names)
 
     def refuse_other(self, name: str, inputs: Sequence[str], targets: Sequence[str] | None) -> None:
-        """Refuse data that the network cannot go on learning from.
+        """Refuse data that the network cannot be trained further on.
 
         Args:
             name: how messages call the data.
@@ -72,8 +72,7 @@ class Fitted:
         for what, here, there in (("reads", inputs, self.inputs.names), ("predicts", targets, ours)):
             if words(here) != words(there):
                 raise DataError(
-                    f"{name}: the network that is to go on learning {what} {words(there)}, but here it would be"
-                    f" {words(here)}"
+                    f"{name}: the resumed network {what} {words(there)}, but here it would be {words(here)}"
                 )
 
     def refuse_option(self, name: str, value: Any) -> None:
@@ -84,7 +83,7 @@ class Fitted:
         """
         if value not in (None, getattr(self, name)):
             raise DataError(
-                f"--{name} {value}: the network that goes on learning was made with {getattr(self, name)}; leave it out"
+                f"`{name}={value!r}`: the resumed network was made with {getattr(self, name)}; leave it out"
             )
 
     def scale(self, xs: Tensor) -> Tensor:

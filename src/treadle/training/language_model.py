@@ -7,7 +7,7 @@ from torch import nn
 
 from treadle.errors import ModelFileError
 from treadle.running.recurrent import Recurrent
-from treadle.training.network import layers_of, nearest_hidden_size
+from treadle.training.layered_networks import layers_of, nearest_hidden_size
 from treadle.wiring import Graph
 
 EMBEDDING_SIZE = 64

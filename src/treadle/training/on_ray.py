@@ -15,9 +15,9 @@ import torch
 
 from treadle.errors import TreadleError, WorkerError
 from treadle.training.budget import ShareDone, every
-from treadle.training.loop import Step
+from treadle.training.fit_run import Run, Settings
 from treadle.training.processes import SILENCE, rank_and_ranks
-from treadle.training.run import Run, Settings
+from treadle.training.training_loop import Step
 
 TELL_EVERY = 0.2
 """Seconds between two messages of the first worker."""
@@ -30,7 +30,7 @@ def check_installed() -> None:
         TreadleError: it is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise TreadleError("--on ray: Ray is not installed: pip install 'treadle[ray]'")
+        raise TreadleError("Ray is not installed: pip install 'treadle[ray]'")
 
 
 def steps_on_ray(
@@ -69,7 +69,7 @@ def steps_on_ray(
     Example:
         ::
 
-            run = Run(Settings("data.csv", target=("y",)))  # both of treadle.training.run
+            run = Run(Settings("data.csv", target=("y",)))  # both of treadle.training.fit_run
             for step in steps_on_ray(run, workers=8, length={"steps": 500}):
                 print(step.loss)
             run.task.save("m.safetensors", run.model)
@@ -138,7 +138,7 @@ def _train(todo: dict[str, Any], workers: int, folder: str, line: Any) -> None:
         known = [one for one in causes if isinstance(one, TreadleError | OSError)]
         known.sort(key=lambda one: isinstance(one, WorkerError))  # that another one is gone is the last of reasons
         first = " ".join(str(causes[0]).split())[:300]
-        said = known[0] if known else WorkerError(f"--on ray: a worker ended: {first}")
+        said = known[0] if known else WorkerError(f"a worker of Ray ended: {first}")
         ray.get(line.tell.remote([said]))
 
 

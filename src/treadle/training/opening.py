@@ -57,14 +57,14 @@ def open_task(
     Args:
         path: the file.
         kind: what it holds, of `KINDS`.
-        start: what is to go on learning from series or sequences.
-        test: a second file with the sequences that judge.
+        start: the network to resume, of series or sequences.
+        test: a second file with the test set.
         target: the columns to predict; one for sequences; those of ``start`` unless given.
         inputs: the columns to read; those of ``start`` unless given.
         validation: the share that says when to stop.
         missing: ``"refuse"`` gaps, or read the ``"previous"`` value.
         rows: ``B``.
-        seed: of the order, and of what is drawn to judge by.
+        seed: of the order, and of the validation set.
         share: ``(rank, ranks)`` of the process.
         series_id: the column that tells series apart.
         time: the column of times.
@@ -85,7 +85,7 @@ def open_task(
         columns = {"series_id": series_id, "time": time, "missing": missing, "validation": validation}
         return SeriesTask(read_series(path, target, inputs, **columns), **common)
     if len(target) > 1:
-        raise DataError(f"{path}: sequences have one column of answers, but --target names {', '.join(target)}")
+        raise DataError(f"{path}: sequences have one column of answers, but `target` names {', '.join(target)}")
     answer = target[0] if target else None
     learned, chosen = read_sequences(path, answer, inputs).split(validation, seed)
     judge = None if test is None else read_sequences(test, answer, inputs)

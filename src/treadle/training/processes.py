@@ -43,7 +43,7 @@ def listening() -> Iterator[None]:
         rank, ranks = rank_and_ranks()
         raise WorkerError(
             f"process {rank} of {ranks} does not hear of the others any more, one of them ended or its machine is gone:"
-            " start all of them again; a run with --checkpoint goes on from what was kept last"
+            " start all of them again; a run with `checkpoint` resumes from what was kept last"
         ) from error
 
 
@@ -124,7 +124,7 @@ def all_draws() -> Tensor:
 
 
 def put_draws_back(draws: Tensor) -> None:
-    """Go on drawing where this process was; with another number of processes than then, anywhere new."""
+    """Resume drawing where this process was; with another number of processes than then, anywhere new."""
     rank, ranks = rank_and_ranks()
     if ranks == len(draws):
         torch.set_rng_state(draws[rank])

@@ -33,7 +33,7 @@ class Scaling:
 
     @classmethod
     def fit(cls, names: Sequence[str], parts: Iterable[Tensor]) -> "Scaling":
-        """The scaling of what is learned from, and of nothing else: the judge must not be looked at.
+        """The scaling of the training set, and of nothing else: validation and test set must not be looked at.
 
         Args:
             names: of the columns.

@@ -1,7 +1,7 @@
 """Labelled sequences as something to be learned."""
 
+import os
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,20 +11,20 @@ from treadle.running.recurrent import Recurrent
 from treadle.training.batches import Epochs, buckets
 from treadle.training.evaluate import mean_loss, outputs_of
 from treadle.training.fitted import Fitted
-from treadle.training.network import sequence_model
+from treadle.training.layered_networks import sequence_model
 from treadle.training.scaling import Scaling, fill_previous
 from treadle.training.sequences import IGNORED, Sequences
-from treadle.training.task import MOST_STEPS, Design, Habits, Verdict
+from treadle.training.task import MOST_STEPS, Confusion, Design, Habits, Predictions, Verdict
 
 
 class SequenceTask:
     """Labelled sequences: every one a label or numbers, or every step of it.
 
     Args:
-        training: what is learned from.
-        validation: what says when to stop.
-        test: the judge; the validation part if there is none.
-        start: what is to go on learning, whose scaling, labels and ``predict`` hold; a new network if it is None.
+        training: the training set.
+        validation: the validation set, which says when to stop.
+        test: the test set; the validation set if there is none.
+        start: the network to resume, whose scaling, labels and ``predict`` hold; a new network if it is None.
         predict: ``"last"``: the answer after the last step counts; ``"every"``: the answers at all steps do.
         missing: ``"refuse"`` gaps, or read the ``"previous"`` value in their place.
         rows: ``B``.
@@ -69,13 +69,13 @@ class SequenceTask:
         predict = predict or "last"
         if training.per_step and predict == "last":
             raise DataError(
-                f"{training.name} has an answer for every step, so all of them can be learned: --predict every"
+                f"{training.name} has an answer for every step, so all of them can be learned: `predict='every'`"
             )
         self.name, self.size = training.name, f"{len(training)} sequences"
         self.predict, self._test = predict, test or validation
         self.labels = training.occurring_labels() if start is None else start.labels
         self.judged_by = "test" if test else "validation"
-        self._whose = "what is learned from" if start is None else "what the network learned from until now"
+        self._whose = "the training set" if start is None else "the training set of the resumed network"
         if start is not None:
             self.inputs, self.targets = start.inputs, start.targets
         else:
@@ -120,7 +120,7 @@ class SequenceTask:
     def fitted(self, model: Recurrent) -> Fitted:
         return Fitted(model, self.inputs, self.targets, self.labels, self.predict)
 
-    def save(self, path: Any, model: Recurrent) -> None:
+    def save(self, path: str | os.PathLike[str], model: Recurrent) -> None:
         self.fitted(model).save(path)
 
     def judge(self, model: Recurrent) -> Verdict:
@@ -151,15 +151,13 @@ class SequenceTask:
             return said.argmax(-1), true
         return self.targets.undo(said), self.targets.undo(true)
 
-    def truth(self, model: Recurrent) -> Any:
-        from treadle.show.fit import Confusion, Scatter
-
+    def truth(self, model: Recurrent) -> Confusion | Predictions:
         said, true = self._answers(model)
         if self.targets is None:
             counts = torch.zeros(len(self.labels), len(self.labels), dtype=torch.long)
             counts.index_put_((true, said), torch.ones_like(true), accumulate=True)
             return Confusion(list(self.labels), counts.tolist())
-        return Scatter(self.targets.names[0], true[:, 0].tolist(), said[:, 0].tolist())
+        return Predictions(self.targets.names[0], true[:, 0].tolist(), said[:, 0].tolist())
 
 
 def _as_rows(answers: Sequence[Tensor]) -> list[Tensor]:

@@ -56,9 +56,9 @@ class Sequences:
         return tuple(label for label in self.labels if label in found)
 
     def split(self, share: float, seed: int) -> tuple["Sequences", "Sequences"]:
-        """Those to learn from, and ``share`` of them to judge by: drawn by seed, from each label as from the others.
+        """Training and validation set, ``share`` of them: drawn by seed, from each label as from the others.
 
-        Sequences that have a label each are drawn label by label, and of every label at least one is learned from.
+        Sequences that have a label each are drawn label by label; every label has at least one in the training set.
 
         Raises:
             DataError: one of the parts would be empty.
@@ -73,12 +73,12 @@ class Sequences:
         learned = [i for i in range(len(self)) if i not in taken]
         if not taken or not learned:
             raise DataError(
-                f"{self.name} has {len(self)} sequences: {share:.0%} of them to judge by would be none; give more of"
+                f"{self.name} has {len(self)} sequences: {share:.0%} of them for validation would be none; give more of"
                 " them, or a larger share"
             )
         return self.subset(learned), self.subset(sorted(taken))
 
-    def encode(self, labels: Sequence[str], whose: str = "what is learned from") -> list[Tensor]:
+    def encode(self, labels: Sequence[str], whose: str = "the training set") -> list[Tensor]:
         """The labels as whole numbers, places in ``labels``: [] for each sequence, or [T].
 
         Args:
@@ -114,7 +114,7 @@ class Sequences:
                 step, column = gaps[0].tolist()
                 raise DataError(
                     f"{self.name}, {where}, step {step + 1}, column {self.input_names[column]!r}: the value is missing;"
-                    " fill it, or let the one before it stand for it (--missing previous)"
+                    " fill it, or let the one before it stand for it (`missing='previous'`)"
                 )
 
 
@@ -143,7 +143,7 @@ def read_sequences(path: str | os.PathLike[str], target: str | None = None, inpu
     if Path(path).suffix.lower() == ".ts":
         return _from_ts(path, target, inputs)
     if target is None:
-        raise DataError(f"{path}: which column is to be predicted? Name it with --target")
+        raise DataError(f"{path}: which column is to be predicted? Name it with `target`")
     file = TableFile(path)
     file.require([*inputs, target])
     inputs = inputs or [name for name in file.names if name != target]
@@ -181,7 +181,7 @@ def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> list[tupl
 
 def _from_ts(path: str | os.PathLike[str], target: str | None, inputs: Sequence[str]) -> Sequences:
     if target is not None or inputs:
-        raise DataError(f"{path}: a .ts file says itself what is to be predicted: leave out --target and --inputs")
+        raise DataError(f"{path}: a .ts file says itself what is to be predicted: leave out `target` and `inputs`")
     file = read_ts(path)
     if file.answers is None:
         raise DataError(f"{path} has neither labels (@classLabel true) nor numbers to predict (@targetLabel true)")
@@ -204,7 +204,7 @@ def _columns(file: TableFile, names: Sequence[str], others: Sequence[str] = ()) 
         if not file.is_list(name):
             raise DataError(
                 f"{file.path}: column {name!r} has no list in each row, so it is no sequence: name the columns that"
-                " have with --inputs"
+                " have with `inputs`"
             )
     table = file.read(others=[*names, *others])
     lengths: list[int] = []

@@ -62,14 +62,14 @@ class Series:
                 rows = sum(map(len, self.inputs))
                 raise DataError(
                     f"{self.name} has {rows} rows, of which the {part} part gets none: give more rows, or another share"
-                    " (--validation)"
+                    " (`validation`)"
                 )
         for id_, values in zip(self.ids, self.part(self.inputs, "training"), strict=True):
             if 0 < len(values) < window:
                 which = f", series {id_!r}," if len(self) > 1 else ""
                 raise DataError(
-                    f"{self.name}{which} has {len(values)} rows to learn from, but a window has {window} steps: pass"
-                    f" --window {len(values)} or less, or give more rows"
+                    f"{self.name}{which} has {len(values)} rows in the training set, but a window has {window} steps:"
+                    f" pass `window={len(values)}` or less, or give more rows"
                 )
 
 
@@ -97,7 +97,7 @@ def read_series(
         missing: ``"refuse"`` gaps, or read the ``"previous"`` value in their place; what is to be forecast is never
             made up, a target that is missing is left out.
         validation: the share of the rows before the test part that choose when to stop.
-        test: the share of the last rows, the judge.
+        test: the share of the last rows, the test set.
 
     Raises:
         DataError: a column is missing; a value is missing or no number; times stand still or go back. With row and
@@ -112,10 +112,10 @@ def read_series(
         [(14, 17)]
     """
     if not target:
-        raise DataError(f"{path}: which columns are to be forecast? Name them with --target")
+        raise DataError(f"{path}: which columns are to be forecast? Name them with `target`")
     if min(validation, test) <= 0 or validation + test >= 1:
         raise DataError(
-            f"validation and test shares are above 0 and leave something to learn from, but are {validation} and {test}"
+            f"validation and test shares are above 0 and leave something for training, but are {validation} and {test}"
         )
     inputs = inputs or target
     extra, numbers = [name for name in (series_id, time) if name is not None], list(dict.fromkeys([*target, *inputs]))
@@ -130,7 +130,7 @@ def read_series(
         for name, values in columns.items():
             gaps = np.isnan(values).nonzero()[0]
             if len(gaps):
-                message = "the value is missing; fill it, or let the one before it stand for it (--missing previous)"
+                message = "the value is missing; fill it, or let the one before it stand for it (`missing='previous'`)"
                 raise table.error(int(gaps[0]), name, message)
     for name, values in columns.items():
         if np.isnan(values).all():
@@ -203,7 +203,7 @@ def _check_times(table: Rows, time: str, clock: np.ndarray, rows: list[np.ndarra
                 time,
                 f"{table.written(time, row)} {what} {earlier}: rows of a series are sorted by"
                 " time, each time once; if there are several series, name the column that tells them apart"
-                " (--series-id)",
+                " (`series_id`)",
             )
 
 

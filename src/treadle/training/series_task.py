@@ -1,5 +1,6 @@
 """Series as something to be learned: forecasts."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,26 +12,26 @@ from treadle.running.recurrent import Recurrent
 from treadle.training.batches import Epochs
 from treadle.training.evaluate import mean_loss
 from treadle.training.fitted import Fitted
-from treadle.training.network import fit_linear, forecaster
+from treadle.training.layered_networks import fit_linear, forecaster
 from treadle.training.scaling import Scaling, fill_previous
 from treadle.training.series import Series, find_season, seasonal_naive
-from treadle.training.task import MOST_STEPS, Design, Habits, Verdict
+from treadle.training.task import MOST_STEPS, Design, Forecasts, Habits, Verdict
 
 
 class SeriesTask:
     """Series: at every step, a forecast of the steps that follow.
 
-    The network learns from windows of the training part. Each epoch cuts it anew into pieces that do not overlap, at a
-    place that the seed says, and runs over every piece from far enough before it: the ``context``, which is half a
-    window, or a season if that is more. So each forecast is learned from once an epoch, with at least so much past,
-    except at the start of a series. It is judged as it is used: in one run over each series, from its start.
+    The network is trained on windows of the training part. Each epoch cuts it again into pieces that do not overlap, at
+    a place that the seed says, and runs over every piece from far enough before it: the ``context``, which is half a
+    window, or a season if that is more. So each forecast is trained on once an epoch, with at least so much past,
+    except at the start of a series. It is evaluated as it is used: in one run over each series, from its start.
 
     With ``predict="last"`` only the forecast at a window's end counts, in learning and in use: every step has a window
     of its own. That costs ``window`` times as much.
 
     Args:
-        series: what is learned from, and what is judged by.
-        start: what is to go on learning, whose scaling, ``horizon`` and ``predict`` hold; a new network if it is None.
+        series: training, validation and test set.
+        start: the network to resume, whose scaling, ``horizon`` and ``predict`` hold; a new network if it is None.
         horizon: ``H``, steps to forecast; 1 if it is None; 0 for the present step, from inputs that are not the target.
         window: ``T``; at least 64 and four seasons if it is None, less if the series are shorter.
         season: steps of a season, for the linear part and for the seasonal-naive forecast; found by autocorrelation in
@@ -76,8 +77,8 @@ class SeriesTask:
         own = set(series.target_names) & set(series.input_names)
         if horizon == 0 and own:
             raise DataError(
-                f"{series.name}: with --horizon 0 the network would read {sorted(own)[0]!r}, which it is to predict:"
-                " name other --inputs, or forecast with --horizon 1 or more"
+                f"{series.name}: with `horizon=0` the network would read {sorted(own)[0]!r}, which it is to predict:"
+                " name other `inputs`, or forecast with `horizon=1` or more"
             )
         learned = series.part(series.targets, "training")
         if window is None:
@@ -159,7 +160,7 @@ class SeriesTask:
         window = self.window if self.predict == "last" else None
         return Fitted(model, self.inputs, self.targets, (), self.predict, self.horizon, window)
 
-    def save(self, path: Any, model: Recurrent) -> None:
+    def save(self, path: str | os.PathLike[str], model: Recurrent) -> None:
         self.fitted(model).save(path)
 
     def _outputs(self, model: Recurrent, part: str) -> list[Tensor]:
@@ -196,9 +197,7 @@ class SeriesTask:
             {"mean_absolute_error": error, "mean_absolute_error_of_seasonal_naive": naive_error, "better_by": better},
         )
 
-    def truth(self, model: Recurrent) -> Any:
-        from treadle.show.fit import Forecasts
-
+    def truth(self, model: Recurrent) -> Forecasts:
         forecasts = self._forecasts(model)
         longest = max(range(len(forecasts)), key=lambda i: int((~forecasts[i][2].isnan()).sum()))
         said, _, _ = forecasts[longest]

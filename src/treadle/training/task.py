@@ -1,10 +1,11 @@
 """What is to be learned: data as batches, the network for it, and how good it is. Each kind of data has a class."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from treadle.running.recurrent import Recurrent
-from treadle.training.network import nearest_hidden_size
+from treadle.training.layered_networks import nearest_hidden_size
 
 MOST_STEPS = 500
 """Validation comes after each epoch, or after so many steps if that is sooner."""
@@ -17,6 +18,34 @@ class Verdict(NamedTuple):
     """For people."""
     scores: dict[str, float]
     """The same as numbers, by name."""
+
+
+class Forecasts(NamedTuple):
+    """What was forecast for each row, and what came."""
+
+    name: str
+    rows: Sequence[int]
+    true: Sequence[float]
+    forecasts: Mapping[str, Sequence[float]]
+
+
+class Predictions(NamedTuple):
+    """Numbers that were predicted beside those that are true."""
+
+    name: str
+    true: Sequence[float]
+    predicted: Sequence[float]
+
+
+class Confusion(NamedTuple):
+    """How often each label was said where each is true."""
+
+    labels: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    """A row for each true label, a column for each that was said."""
+
+
+Truth: TypeAlias = Forecasts | Predictions | Confusion
 
 
 class Design(NamedTuple):
@@ -53,18 +82,18 @@ class Habits(NamedTuple):
 
 
 class Task(Protocol):
-    """What `treadle.training.loop.train` and the command need to know of what is learned."""
+    """What `treadle.training.training_loop.train` and the command need to know of what is learned."""
 
     name: str
     """How messages call the data."""
     size: str
-    """How much of it there is to learn from, in words."""
+    """How large the training set is, in words."""
     batches: Any
-    """What is learned from, without an end."""
+    """Batches of the training set, without an end."""
     epoch_steps: int
     """How many batches make an epoch."""
     carry_state: bool
-    """Whether batches go on where those before them ended."""
+    """Whether batches continue where those before them ended."""
     evaluate_every: int
     """After how many steps to validate."""
     habits: Habits
@@ -82,10 +111,10 @@ class Task(Protocol):
         """How good the network is on what was never used."""
         ...
 
-    def save(self, path: Any, model: Recurrent) -> None:
+    def save(self, path: str | os.PathLike[str], model: Recurrent) -> None:
         """Write the network to a file, with what its numbers mean."""
         ...
 
-    def truth(self, model: Recurrent) -> Any:
+    def truth(self, model: Recurrent) -> Truth | None:
         """Predictions beside what came true, for a picture; None if there is nothing to show."""
         ...

@@ -1,4 +1,4 @@
-"""Text to learn from, as streams of bytes of any length, split into what is learned and what judges."""
+"""Text as streams of bytes of any length, split into a training part and a held-out one."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ HELD_OUT = 10
 """One part in ten is held out."""
 
 ROWS, ROW_BYTES = 64, 128
-"""The held-out text is judged by this many rows of this many bytes, spread evenly over it."""
+"""The held-out text is scored by this many rows of this many bytes, spread evenly over it."""
 
 SAMPLE = 1 << 24
 """Of longer texts, so many bytes say how frequent each byte is, and how well gzip packs: both would take minutes."""
@@ -35,7 +35,7 @@ class Text:
 
     Attributes:
         name: how messages call it.
-        training: what is learned from, a stream of bytes.
+        training: the training set, a stream of bytes.
         held_out: what is never trained on, another.
     """
 
@@ -45,7 +45,7 @@ class Text:
 
     @property
     def training_bytes(self) -> int:
-        """How many bytes there are to learn from."""
+        """How many bytes the training set has."""
         return count(self.training)
 
     @property
@@ -54,7 +54,7 @@ class Text:
         return count(self.held_out)
 
     def windows(self, rows: int, steps: int, seed: int = 0, share: tuple[int, int] = (0, 1)) -> Windows:
-        """What is learned from, without an end, for a state that is carried from each window to the next.
+        """Windows of the training set, without an end, for a state that is carried from each window to the next.
 
         The text is cut into ``rows`` equal parts, which are read side by side; all of it is read before anything is
         read twice. The first cut lies where the seed says, so that other seeds see other windows.
@@ -77,7 +77,7 @@ class Text:
         return Windows(parts, rows, steps, seed=seed, epochs=None, prefetch=0, rank=rank, ranks=ranks)
 
     def scored_rows(self) -> Tensor:
-        """What networks are judged by: [R, S + 1] bytes of held-out text; all but each row's first are scored.
+        """What networks are scored on: [R, S + 1] bytes of held-out text; all but each row's first are scored.
 
         64 rows of 128 scored bytes, fewer rows where the held-out text is short.
         """
@@ -138,7 +138,7 @@ class Text:
         if self.training_bytes < learned or self.held_out_bytes < judged:
             raise ShapeError(
                 f"{self.name} has {self.training_bytes + self.held_out_bytes:,} bytes, but {needed:,} are needed:"
-                f" {rows} rows x ({window} bytes + 1) = {learned:,} to learn from, which are {HELD_OUT - 1} parts in"
+                f" {rows} rows x ({window} bytes + 1) = {learned:,} for training, which are {HELD_OUT - 1} parts in"
                 f" {HELD_OUT}, and {ROW_BYTES} + 1 = {judged} held out"
             )
 
@@ -180,7 +180,7 @@ def read_text(path: str | os.PathLike[str]) -> Text:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise DataError(f"{path} is a pipe or a device, which cannot be read twice: write it to a file first")
-    whole = TextFile(path, id="text")  # not by its path, so that a run goes on with a file that was moved
+    whole = TextFile(path, id="text")  # not by its path, so that a run is resumed with a file that was moved
     if not whole.length:
         raise ShapeError(f"{path} is empty: pass a text file")
     cut = whole.length - whole.length // HELD_OUT

@@ -1,12 +1,12 @@
 """A text as something to be learned: which byte comes next."""
 
 import math
-from typing import Any
+import os
 
 from treadle.files import model_file
 from treadle.running.recurrent import Recurrent
-from treadle.training.fit import ROWS, bits_per_byte, start_from_frequencies
 from treadle.training.language_model import language_model, match_hidden_size
+from treadle.training.language_model_fit import ROWS, bits_per_byte, start_from_frequencies
 from treadle.training.task import Design, Habits, Verdict
 from treadle.training.text import Text
 
@@ -15,7 +15,7 @@ class TextTask:
     """A text, whose last part is held out.
 
     Args:
-        text: what is learned from, and what is judged by.
+        text: the training set, and the held-out text.
         window: ``T``, bytes over which gradients reach back.
         rows: ``B``, places of the text that are read side by side.
         seed: where it is cut into rows.
@@ -53,7 +53,7 @@ class TextTask:
         bits = bits_per_byte(model, self.text.scored_rows())
         return Verdict(f"{bits:.3f} bits per byte of held-out text", {"bits_per_byte": bits})
 
-    def save(self, path: Any, model: Recurrent) -> None:
+    def save(self, path: str | os.PathLike[str], model: Recurrent) -> None:
         """Write the network to a model file."""
         model_file.save(path, model)
 

@@ -44,7 +44,7 @@ class Outcome:
 
     @property
     def step(self) -> int:
-        """The training step that is judged: that of the last common evaluation point, or 0."""
+        """The training step that is evaluated: that of the last common evaluation point, or 0."""
         return self.plan.evaluate_at[self.points - 1] if self.points else 0
 
     @property

@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from treadle.adapt import Online
 from treadle.errors import DataError, ModelFileError
 from treadle.files import model_file
-from treadle.recipes.decode.memory import EvidenceCell
+from treadle.recipes.decode.evidence_cell import EvidenceCell
 from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT
 from treadle.running.recurrent import Recurrent
 from treadle.state import map_state
@@ -23,7 +23,7 @@ from treadle.state import map_state
 __all__ = ["Decoder", "KeyDecoder", "load_network", "outcome_loss"]
 
 OWN = Path(__file__).parent / "decoder.safetensors"
-"""The network that comes along; ``treadle decode --learn`` makes one."""
+"""The bundled network; ``treadle decode --learn`` makes one."""
 
 
 class Decoder(Protocol):
@@ -119,7 +119,7 @@ class KeyDecoder:
     known from the first time that it is pressed.
 
     Args:
-        network: a `Recurrent` over an `EvidenceCell`; by default a copy of the one that comes along.
+        network: a `Recurrent` over an `EvidenceCell`; by default a copy of the bundled one.
         learning_rate: of the weights while running; 0 leaves them as they are, and the memory does it alone. What
             one user's outcomes say about weights is mostly noise: 0.0001 is much already.
         sharpness: how surely the likeliest meaning is acted out: each is drawn with the power ``sharpness`` of its
@@ -226,7 +226,7 @@ class KeyDecoder:
         self.online.save(path, decoder=decoder, notes=notes)
 
     def restore(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Go on with what `save` wrote; an action without its outcome is forgotten.
+        """Resume what `save` wrote; an action without its outcome is forgotten.
 
         Returns:
             The notes.
@@ -250,7 +250,7 @@ def load_network(path: str | os.PathLike[str] | None = None) -> Recurrent:
     """A network that has learned how users are.
 
     Args:
-        path: a file that ``treadle decode --learn`` made; None is the one that comes along.
+        path: a file that ``treadle decode --learn`` made; None is the bundled one.
 
     Raises:
         ModelFileError: the file is damaged, or holds another network.

@@ -123,7 +123,7 @@ class Game:
         self.decoder.save(path, seed=self.seed, fulfilled=self._fulfilled, right=right, known=self.known)
 
     def restore(self, path: str | os.PathLike[str]) -> None:
-        """Go on with what `save` wrote; a ship that waits no longer does.
+        """Resume what `save` wrote; a ship that waits no longer does.
 
         Raises:
             ModelFileError: the file is damaged, or holds something else.

@@ -87,8 +87,8 @@ def study(
     Args:
         users: how many; user number n is always the same one.
         presses: before the meanings change, and again after that.
-        model: a network in place of that which comes along.
-        learning_rate: with which its weights go on learning; beside it there is one whose weights stay then.
+        model: a network in place of the bundled one.
+        learning_rate: with which its weights are trained further; beside it there is one whose weights stay then.
         processes: how many users are followed at the same time; by default one a core.
     """
     options = presses, None if model is None else os.fspath(model), learning_rate

@@ -1,4 +1,4 @@
-"""From traces of a machine to a network that does the same: what is learned from, how, and how it is judged."""
+"""From traces of a machine to a network that does the same: training set, training and evaluation."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +21,9 @@ class Settings(NamedTuple):
     """How a machine is imitated."""
 
     letters: str
-    """What tapes to learn from are written in."""
+    """What tapes of the training set are written in."""
     longest: int = 16
-    """The longest tape to learn from, in cells."""
+    """The longest tape of the training set, in cells."""
     traces: int = 2048
     """How many runs of the machine are seen."""
     trace_steps: int = 500
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
     rows: int = 32
     """Traces in a batch."""
     learning_rate: float = 0.01
-    """The highest."""
+    """The peak of the schedule."""
     seed: int = 0
     """Of tapes, start and noise."""
 

@@ -72,7 +72,7 @@ class Machine:
 
     @property
     def letters(self) -> str:
-        """What tapes to learn from are written in, if nobody says: what rules read and do not write over another.
+        """What tapes of the training set are written in, if nobody says: what rules read and do not write over another.
 
         That is a guess: whether a symbol is a mark of the machine's own cannot be seen in its rules.
         """
@@ -140,7 +140,7 @@ def find_machine(name: str) -> Machine:
         return read_machine(name)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"there is no file {name}, and no machine of that name: those that come along are {', '.join(MACHINES)}"
+            f"there is no file {name}, and no machine of that name: the bundled ones are {', '.join(MACHINES)}"
         ) from None
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from treadle.errors import DataError
-from treadle.recipes.segment.network import CUT_OFF
+from treadle.recipes.segment.click_fcn import CUT_OFF
 
 IGNORED = 255
 """The label of pixels that belong to nothing: nobody clicks there, and they count for nothing."""

@@ -78,7 +78,7 @@ def evaluate(
     """Let a simulated user select the object of each example, one click at a time, each into the largest error.
 
     Args:
-        segmenter: what is judged.
+        segmenter: what is evaluated.
         examples: images and objects.
         clicks: the most for each object.
         follow: told how many examples are done.
@@ -110,7 +110,7 @@ def evaluate(
         rows.append(row)
         follow(done)
     if not rows:
-        raise DataError("there is no example to judge by")
+        raise DataError("there is no example to evaluate on")
     return Evaluation(tuple(names), np.array(rows))
 
 

@@ -4,7 +4,7 @@ An object has a body and may have limbs, with the outlines of ellipses, boxes, p
 on them. Each part has a texture of its own or that of another part: a piece of a photograph (sometimes of the one that
 is behind it), a grey texture in colours, stripes or blotches, or a colour. Light falls on it from a side; its edge is
 sharp or soft. Beside it may lie others, some of them made alike, and they may cover each other. The photographs of
-scenes to judge by are others than those of scenes to learn from.
+scenes of the test set are others than those of the training set.
 """
 
 import functools
@@ -25,7 +25,7 @@ PHOTOGRAPHS = {
     False: ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "hubble_deep_field.jpg"),
     True: ("rocket.jpg", "ihc.png", "retina.jpg"),
 }
-"""To learn from, and to judge by."""
+"""Of the training set, and of the test set."""
 TEXTURES = {False: ("brick.png", "gravel.png", "camera.png"), True: ("grass.png", "coins.png")}
 """The same, in grey."""
 SMALLEST, LARGEST = 0.03, 0.5
@@ -38,7 +38,7 @@ def make_scene(seed: int, size: int = 128, test: bool = False) -> Example:
     Args:
         seed: any whole number.
         size: pixels of a side.
-        test: whether it is to be judged by: of other photographs, and never the scene of the same seed.
+        test: whether it is for the test set: of other photographs, and never the scene of the same seed.
 
     Raises:
         TreadleError: scikit-image is not installed.
@@ -70,7 +70,7 @@ def make_scene(seed: int, size: int = 128, test: bool = False) -> Example:
             break
     image = finish(random, image)
     target = int(random.choice(targets))
-    return Example(image, instances, target, f"scene {seed}{' to judge by' if test else ''}")
+    return Example(image, instances, target, f"scene {seed}{' of the test set' if test else ''}")
 
 
 def background(random: np.random.Generator, size: int, test: bool, behind: int) -> Tensor:

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from treadle.errors import DataError, ModelFileError, ShapeError
 from treadle.files import model_file
+from treadle.recipes.segment.click_fcn import ClickFCN
 from treadle.recipes.segment.clicks import Click, add_click, check_click, no_clicks
 from treadle.recipes.segment.images import fitting_size, resize_image
-from treadle.recipes.segment.network import ClickFCN
 from treadle.recipes.segment.two_stage import TwoStageNetwork
 
 NETWORKS = (ClickFCN, TwoStageNetwork)
@@ -38,7 +38,7 @@ class Segmenter:
     Args:
         model: a `ClickFCN` or a `TwoStageNetwork`.
         size: larger images are scaled down until their longer side has so many pixels, and the mask up again.
-        learned_at: pixels of a side of what the network has learned from; scenes to judge it by are as large. As
+        learned_at: pixels of a side of what the network has learned from; scenes to evaluate it on are as large. As
             ``size``, if it is None.
 
     Raises:

@@ -8,7 +8,7 @@ from torch import Tensor
 from treadle.adapt import Copy, Fresh, TransplantReport, Widen, transplant
 from treadle.adapt.transplant import Rule
 from treadle.errors import ModelFileError
-from treadle.recipes.segment.network import ClickFCN
+from treadle.recipes.segment.click_fcn import ClickFCN
 from treadle.recipes.segment.two_stage import TwoStageNetwork
 from treadle.recipes.segment.vgg import check_trunk, trunk_channels
 
@@ -23,7 +23,7 @@ def start_from(
     """A copy of a network with the weights of a trained VGG-16.
 
     The first convolution of a `ClickFCN` keeps its three trained channels, and its two new ones start as told; VGG's
-    fully connected layers become the convolutions ``fc6`` and ``fc7`` if they are there and as wide. Scores start anew.
+    fully connected layers become the convolutions ``fc6`` and ``fc7`` if they are there and as wide. Scores start new.
 
     Args:
         network: a `ClickFCN` or `TwoStageNetwork`, which stays as it is.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from treadle.errors import ShapeError
-from treadle.recipes.segment.network import CUT_OFF, MAPS, check_outputs, check_read
+from treadle.recipes.segment.click_fcn import CUT_OFF, MAPS, check_outputs, check_read
 from treadle.recipes.segment.vgg import BLOCK_ENDS, CHANNELS, normalised, vgg_features
 
 REACHES = (4.0, 12.0, 36.0)

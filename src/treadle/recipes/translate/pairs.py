@@ -3,7 +3,7 @@
 import os
 import random
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,7 +108,7 @@ def lines_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
 
 def split(pairs: Sequence[Pair], share: float, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to learn from, and pairs to validate on, of sources that the former do not have.
+    """Training and validation set, of sources that the former do not have.
 
     Args:
         pairs: all.
@@ -126,11 +126,3 @@ def split(pairs: Sequence[Pair], share: float, seed: int = 0) -> tuple[list[Pair
     random.Random(seed).shuffle(sources)
     held_out = set(sources[: min(max(round(share * len(sources)), 1), len(sources) - 1)])
     return [p for p in pairs if p.source not in held_out], [p for p in pairs if p.source in held_out]
-
-
-def write_pairs(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None:
-    """Write a file of pairs, beside its place, then rename it."""
-    from treadle.files.atomic import replacing
-
-    with replacing(path) as beside:
-        beside.write_text("".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8")

@@ -12,7 +12,7 @@ YEARS = (1900, 2099)
 """The first and the last year of the dates."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LONGEST = 12
-"""Letters of the longest sequence that is learned from; they are judged up to twice that."""
+"""Letters of the longest sequence in the training set; those of the test set have up to twice as many."""
 
 
 def ordinal(day: int) -> str:
@@ -46,7 +46,7 @@ are 50 or more, else the 21st."""
 
 
 def dates(random: random.Random, test: bool) -> Pair:
-    """A date in one of `FORMATS`, and as ISO 8601 has it. Those of the test are other days than those learned from."""
+    """A date in one of `FORMATS`, and as ISO 8601 has it. Days of the test set are not in the training set."""
     while True:
         first, last = (datetime.date(year, 1, 1).toordinal() for year in (YEARS[0], YEARS[1] + 1))
         date = datetime.date.fromordinal(random.randrange(first, last))
@@ -58,7 +58,7 @@ def dates(random: random.Random, test: bool) -> Pair:
 
 
 def letters(random: random.Random, test: bool) -> str:
-    """Random letters: up to `LONGEST` to learn from, to be judged by up to twice as many."""
+    """Random letters: up to `LONGEST` in the training set, up to twice as many in the test set."""
     return "".join(random.choices(LETTERS[:10], k=random.randint(1, LONGEST * (1 + test))))
 
 
@@ -77,7 +77,7 @@ def sort(random: random.Random, test: bool) -> Pair:
 TASKS: dict[str, Callable[[random.Random, bool], Pair]] = {"dates": dates, "reverse": reverse, "sort": sort}
 """The tasks by name."""
 COUNTS = {"dates": 20_000, "reverse": 50_000, "sort": 50_000}
-"""How many pairs of each are learned from."""
+"""How many pairs of each the training set has."""
 
 
 def make_pairs(task: str, count: int, seed: int = 0, test: bool = False) -> list[Pair]:
@@ -87,7 +87,7 @@ def make_pairs(task: str, count: int, seed: int = 0, test: bool = False) -> list
         task: a name in `TASKS`.
         count: how many.
         seed: of the draw.
-        test: whether they are to be judged by: other dates than those that are learned from, longer sequences.
+        test: whether they are for the test set: other dates than in the training set, longer sequences.
 
     Example:
         >>> from treadle.recipes.translate import make_pairs

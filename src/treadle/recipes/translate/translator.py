@@ -11,7 +11,7 @@ from torch import Tensor
 from treadle.errors import ModelFileError, ShapeError
 from treadle.files import model_file
 from treadle.recipes.translate.pairs import Pair
-from treadle.recipes.translate.vocabulary import END, START, UNITS, Vocabulary
+from treadle.recipes.translate.tokens import END, START, UNITS, Vocabulary
 from treadle.seq2seq import EncoderDecoder
 from treadle.seq2seq.decoding import beam_search, greedy
 
@@ -29,8 +29,8 @@ class Translator:
         model: the network.
         source: the symbols that it reads.
         target: the symbols that it says.
-        longest: tokens of the longest target that it learned from.
-        ratio: the most tokens of a target for each of its source that it learned from.
+        longest: tokens of the longest target in the training set.
+        ratio: the most tokens of a target for each of its source in the training set.
 
     Example:
         >>> from treadle.recipes.translate import Pair, Translator
@@ -58,7 +58,7 @@ class Translator:
             target_unit: the same.
             design: options of `translation_model`.
         """
-        from treadle.recipes.translate.network import translation_model
+        from treadle.recipes.translate.translation_network import translation_model
 
         source = Vocabulary.of((pair.source for pair in pairs), source_unit)
         target = Vocabulary.of((pair.target for pair in pairs), target_unit)

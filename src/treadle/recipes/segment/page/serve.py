@@ -27,7 +27,7 @@ def serve(application: Any, port: int = 0, ready: Callable[[str], None] = lambda
         try:
             listening.bind((LOOPBACK, port))
         except OSError as error:
-            raise OSError(f"--port {port}: {error.strerror}: name another, or leave it out") from None
+            raise OSError(f"`port={port}`: {error.strerror}: name another, or leave it out") from None
         listening.listen()
         ready(f"http://{LOOPBACK}:{listening.getsockname()[1]}/")
         uvicorn.Server(uvicorn.Config(application, log_level="warning")).run(sockets=[listening])

@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from treadle.recipes.translate.pairs import Pair
+from treadle.recipes.translate.tokens import END, START
 from treadle.recipes.translate.translator import Translator
-from treadle.recipes.translate.vocabulary import END, START
 from treadle.training.batches import Epochs, buckets
 from treadle.training.early_stopping import EarlyStopping
-from treadle.training.loop import Step, train
 from treadle.training.loss import total_loss
 from treadle.training.optimiser import parameter_groups
 from treadle.training.sequences import IGNORED
+from treadle.training.training_loop import Step, train
 
 MOST_VALIDATED = 2_000
 """Pairs that are looked at after each epoch."""
@@ -24,7 +24,7 @@ MOST_STEPS = 200
 
 
 class PairBatch(NamedTuple):
-    """What is learned from in one step."""
+    """A batch: what one step of training reads."""
 
     x: Tensor
     """Sources [B, S]."""
@@ -71,13 +71,13 @@ class Learning:
 
     Args:
         translator: what learns, in place.
-        training: pairs to learn from.
+        training: the training set.
         validation: pairs that say which weights are the best.
         rows: of a batch.
-        learning_rate: the highest.
+        learning_rate: its peak.
         weight_decay: of matrices.
         forgetting: the share of rows, of sources and of targets, that forget what was before at random steps: against
-            relying on what is counted, which holds for no length that was not learned from.
+            relying on what is counted, which holds for no length that is not in the training set.
         label_smoothing: how much of each token's weight goes to all tokens alike.
         patience: validations without a new best, to stop after; None never stops before the time is over.
         seed: of the order.

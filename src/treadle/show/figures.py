@@ -1,12 +1,34 @@
-"""How pictures become files."""
+"""Figures of one style, and how they become files."""
 
 import os
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from treadle.files.atomic import replacing
 from treadle.insight.picture import rendered
+
+
+def plot(height: float, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure 8 inches wide, with one pair of axes for curves.
+
+    Args:
+        height: inches.
+        x: what the horizontal axis says.
+        y: what the vertical one says.
+    """
+    figure = Figure(figsize=(8, height), layout="constrained")
+    axes = figure.subplots()
+    label(axes, x, y)
+    return figure, axes
+
+
+def label(axes: Axes, x: str, y: str) -> None:
+    """Say what axes show, and lay a grid under it."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.2)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
@@ -25,7 +47,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
     Example:
         >>> from matplotlib.figure import Figure
-        >>> from treadle.show.files import save_figure
+        >>> from treadle.show.figures import save_figure
         >>> save_figure(Figure(), "empty.svg").name
         'empty.svg'
     """

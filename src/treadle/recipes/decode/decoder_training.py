@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, nll_loss
 
 from treadle.recipes.decode.decoder import outcome_loss
-from treadle.recipes.decode.memory import EvidenceCell
+from treadle.recipes.decode.evidence_cell import EvidenceCell
 from treadle.recipes.decode.user import Press, UserModel
 from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT, World
 from treadle.running.recurrent import Recurrent
@@ -24,7 +24,7 @@ from treadle.training.optimiser import warm_up_and_cosine
 __all__ = ["Crowd", "Round", "learn_users", "new_network", "pressed_by"]
 
 FIRST_SEED = 10**6
-"""Of simulated users to learn from: those of the study are others."""
+"""Of simulated users in training: those of the study are others."""
 ROWS_TO_LEARN, ROWS_TO_USE = 24, 40
 """Memories of keys. The weights are the same for any number, and fewer are quicker."""
 PRESSES = 600

@@ -77,7 +77,7 @@ def train(
 ) -> Generator[Step, None, int]:
     """Train a network, a step each time that the iterator is asked.
 
-    Everywhere between two steps the process may be killed: started again with the same arguments it goes on from its
+    Everywhere between two steps the process may be killed: started again with the same arguments it resumes from its
     last checkpoint and takes the same steps again, bit for bit. Started by ``torchrun``, every process gets its share
     of the rows of each batch, and all together take the step that one process with all the rows would take.
 
@@ -90,7 +90,7 @@ def train(
         share_done: given how many steps are done, the share of the training that is over; at 1 it ends. If it has
             ``state_dict``, it goes into checkpoints.
         learning_rate: the highest; it rises over ten steps and falls along half a cosine.
-        carry_state: whether each batch goes on where the one before it ended, row by row; the gradient ends there.
+        carry_state: whether each batch continues where the one before it ended, row by row; the gradient ends there.
         noise: the deviation of Gaussian noise on ``x``, for as long as it learns, against learning by heart.
         label_smoothing: see `treadle.training.total_loss`.
         loss_of: given outputs and answers, the sum of the loss over all answers, and how many there are; in place of
@@ -99,10 +99,10 @@ def train(
             after it.
         clip: the largest norm of the gradient.
         bfloat16: whether to multiply in bfloat16 and add in float32.
-        validate: the score of the network on what it does not learn from.
+        validate: the score of the network on the validation set.
         evaluate_at: whether to ask for it after a step.
         stopping: keeps the best weights, which the network has at the end, and may end the training early.
-        checkpoint: the file to go on from, if it is there, and to write to.
+        checkpoint: the file to resume from, if it is there, and to write to.
         checkpoint_at: whether to write it after a step; it is written at the end, too.
         about: what this run is, as numbers and words; a checkpoint of another is refused.
         thaw: a `treadle.adapt.Thaw` of the network, which is told of each step and goes into checkpoints.

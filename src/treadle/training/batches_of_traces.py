@@ -32,7 +32,7 @@ def trace_batches(loop: ClosedLoop, traces: Sequence[Trace], rows: int, seed: in
             except DataError as error:
                 raise DataError(f"trace {number}: {error}") from None
     if not examples:
-        raise DataError("there are no traces with a step in them to learn from")
+        raise DataError("there are no traces with a step in them to train on")
 
     def plan(epoch: int) -> list[list[int]]:
         order = np.random.default_rng([seed, epoch]).permutation(len(examples)).tolist()

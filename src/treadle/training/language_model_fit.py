@@ -1,4 +1,4 @@
-"""How a language model learns, and how it is judged."""
+"""Training of a language model, and its evaluation."""
 
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from treadle.running.recurrent import Recurrent
-from treadle.training.loop import train
 from treadle.training.text import Text
+from treadle.training.training_loop import train
 
 ROWS = 32
 """How many places of the text are read at the same time."""
@@ -46,12 +46,12 @@ def fit(
 
     Args:
         model: what `treadle.training.language_model` builds; it is trained in place.
-        text: what to learn, and what to be judged by.
+        text: the training set, and the held-out text.
         share_done: given how many steps are done, the share of the training that is over, from 0 to 1; at 1 it ends.
             ``lambda step: step / 300`` trains 300 steps; a function that looks at a clock trains for a time.
         evaluate_at: after which steps to measure `bits_per_byte` on the held-out text.
         window: ``T``, bytes in a window: as far as gradients reach back.
-        learning_rate: the highest.
+        learning_rate: its peak.
         seed: where the text is cut into rows. Networks with the same seed see the same windows.
 
     Yields:

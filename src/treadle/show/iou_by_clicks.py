@@ -4,7 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from treadle.show.files import save_figure
+from matplotlib.ticker import MaxNLocator
+
+from treadle.show.figures import plot, save_figure
 
 
 def draw_iou_by_clicks(
@@ -18,30 +20,19 @@ def draw_iou_by_clicks(
         targets: level lines.
 
     Returns:
-        The path. The file appears there complete or not at all.
-
-    Raises:
-        ValueError: a path with another suffix.
-        OSError: the file cannot be written.
+        The path; see `save_figure`.
 
     Example:
-        >>> from treadle.show.clicks import draw_iou_by_clicks
+        >>> from treadle.show.iou_by_clicks import draw_iou_by_clicks
         >>> draw_iou_by_clicks("clicks.svg", {"two stages": [0.6, 0.75, 0.8]}, targets=[0.85]).name
         'clicks.svg'
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plot(4.5, "clicks", "mean IoU")
     for name, values in ious.items():
         axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name)
     for target in targets:
         axes.axhline(target, color="gray", linestyle="--", linewidth=1)
     axes.set_ylim(0, 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("clicks")
-    axes.set_ylabel("mean IoU")
-    axes.grid(alpha=0.2)
     axes.legend(frameon=False, loc="lower right")
     return save_figure(figure, path)

@@ -11,6 +11,7 @@ from torch import Tensor
 from treadle.adapt import freeze, parameter_groups
 from treadle.errors import DataError
 from treadle.recipes.segment.augmentation import augment
+from treadle.recipes.segment.click_fcn import ClickFCN
 from treadle.recipes.segment.clicks import (
     IGNORED,
     Click,
@@ -22,13 +23,12 @@ from treadle.recipes.segment.clicks import (
 )
 from treadle.recipes.segment.focal import focal_loss
 from treadle.recipes.segment.images import Example, fitted
-from treadle.recipes.segment.network import ClickFCN
 from treadle.recipes.segment.segmenter import probabilities
 from treadle.recipes.segment.two_stage import Seen, TwoStageNetwork
 from treadle.training.batches import Epochs
 from treadle.training.early_stopping import EarlyStopping
-from treadle.training.loop import Step, train
 from treadle.training.sequences import IGNORED as UNANSWERED
+from treadle.training.training_loop import Step, train
 
 PAPER_SIZE = 500
 """Pixels of a side of the images for which the paper gives lengths."""
@@ -39,13 +39,13 @@ ROUNDS = 8
 VALIDATED = 3
 """Clicks after which the network is validated."""
 VIEWS = 1_000
-"""Views of examples that are learned from, where features are kept: several of each, if there are fewer examples."""
+"""Views of examples that are trained on, where features are kept: several of each, if there are fewer examples."""
 MOST_KEPT = 2 * 2**30
 """Bytes of features that are kept in memory."""
 
 
 class ClickBatch(NamedTuple):
-    """What is learned from in one step."""
+    """A batch: what one step of training reads."""
 
     x: Tensor
     """Images [B, 3, H, W] from 0 to 255."""
@@ -70,16 +70,16 @@ class Learning:
     pixels that are wrong or unsure, which are mostly at edges: see `focal_loss`.
 
     If the first stage of a `TwoStageNetwork` is frozen, what it sees in an image is computed once and kept in memory:
-    about a thousand views of the examples are then learned from again and again, rather than a new one each time.
+    about a thousand views of the examples are then trained on again and again, rather than a new one each time.
 
     Args:
         model: a `ClickFCN` or a `TwoStageNetwork`; what of it is frozen stays as it is. It learns in place, unless
             a rate is 0: then a copy of it does, of which that part is frozen. ``learning.model`` is what learns.
-        examples: what is learned from.
+        examples: the training set.
         validation: examples that say which weights are the best; scaled down to the size that is learned at.
-        size: pixels of a side of what is learned from.
+        size: pixels of a side of what is trained on.
         rows: examples of a batch.
-        learning_rate: the highest.
+        learning_rate: its peak.
         trunk_rate: how fast VGG's convolutions learn, compared with the rest; 0 freezes them.
         first_rate: the same of the first of them, which in a `ClickFCN` reads the clicks; as the others, if it is None.
         weight_decay: of kernels.
@@ -108,7 +108,7 @@ class Learning:
         seed: int = 0,
     ):
         if not examples:
-            raise DataError("there is no example to learn from")
+            raise DataError("there is no example to train on")
         shares = {"features.0": trunk_rate if first_rate is None else first_rate, "features": trunk_rate}
         if not all(shares.values()):
 
@@ -251,7 +251,7 @@ class Learning:
 
         Args:
             share_done: given how many steps are done, the share of the training that is over.
-            checkpoint: the file to go on from, if it is there, and to write to.
+            checkpoint: the file to resume from, if it is there, and to write to.
             checkpoint_at: whether to write it after a step.
             about: what this run is; a checkpoint of another is refused.
         """

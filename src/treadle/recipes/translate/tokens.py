@@ -58,8 +58,7 @@ class Vocabulary:
             knows = joint.join(self.symbols)
             knows = knows if len(knows) <= 200 else f"{knows[:200]}… ({len(self.symbols):,} {self.unit})"
             raise DataError(
-                f"{where}{text[:60]!r} has {strange!r}, which was nowhere in the pairs that the network learned from;"
-                f" it knows: {knows}"
+                f"{where}{text[:60]!r} has {strange!r}, which was nowhere in the training set; it knows: {knows}"
             )
         return torch.tensor([known[symbol] for symbol in found], dtype=torch.long)
 

@@ -14,12 +14,12 @@ from treadle.files import model_file
 from treadle.training.early_stopping import EarlyStopping
 from treadle.training.fitted import Fitted
 from treadle.training.language_model import require_language_model
-from treadle.training.loop import Step, train
-from treadle.training.network import parameter_count
+from treadle.training.layered_networks import parameter_count
 from treadle.training.opening import KINDS, kind_of, open_task
 from treadle.training.optimiser import parameter_groups
 from treadle.training.processes import rank_and_ranks
 from treadle.training.task import Design, Habits
+from treadle.training.training_loop import Step, train
 
 ONLY = {
     "series": ("horizon", "series_id", "time", "season", "difference"),
@@ -88,12 +88,11 @@ class Settings:
         kind = self.kind
         for name in [name for other, names in ONLY.items() if other != kind for name in names] + [*NOT.get(kind, ())]:
             if getattr(self, name) not in (None, ()):
-                option = "--" + name.replace("_", "-")
-                raise DataError(f"{option} has no meaning for {self.file}, which is read as {kind}: leave it out")
+                raise DataError(f"`{name}` has no meaning for {self.file}, which is read as {kind}: leave it out")
         if self.resume is not None:
             for name in ("cell", "wiring", "layers", "parameters", "dropout", "difference"):
                 if getattr(self, name) is not None:
-                    raise DataError(f"--{name}: the network of --resume {self.resume} has that already; leave it out")
+                    raise DataError(f"`{name}`: the network of `resume={self.resume!r}` has that already; leave it out")
         return kind
 
     def option(self, name: str) -> Any:
@@ -111,7 +110,7 @@ class Run:
     Raises:
         DataError: the data does not fit.
         ShapeError: sizes do not.
-        ModelFileError: what it is to go on from is no such network.
+        ModelFileError: what it is to resume from is no such network.
         OSError: a file cannot be read.
     """
 
@@ -163,7 +162,7 @@ class Run:
         Args:
             share_done: given how many steps are done, the share of the training that is over.
             validated: whether to validate even if nothing depends on it.
-            checkpoint: the file to go on from, if it is there, and to write to.
+            checkpoint: the file to resume from, if it is there, and to write to.
             checkpoint_at: whether to write it after a step.
 
         Raises:
@@ -203,6 +202,7 @@ class Run:
         return said
 
 
+# As checkpoints have it, so that runs that were kept can still be resumed.
 CALLED = {"file": "the data", "test": "the file of --test", "resume": "the file of --resume"}
 
 
@@ -216,7 +216,7 @@ def load_to_go_on(path: str, kind: str) -> Fitted:
     fitted = Fitted.load(path)
     found = "sequences" if fitted.horizon is None else "series"
     if found != kind:
-        raise ModelFileError(f"{path} holds a network for {found}, which cannot go on learning from {kind}")
+        raise ModelFileError(f"{path} holds a network for {found}, which cannot be trained further on {kind}")
     return fitted
 
 

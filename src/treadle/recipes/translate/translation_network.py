@@ -3,7 +3,7 @@
 from torch import nn
 
 from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
-from treadle.training.network import layers_of
+from treadle.training.layered_networks import layers_of
 from treadle.wiring import Graph
 
 REACH = 8

@@ -109,7 +109,7 @@ class _Sorter:
 
     def __init__(self, columns: Columns, store: "_Store"):
         self.columns, self.store = columns, store
-        self.numbers: dict[Any, int] = {}  # of the series, by what the column says
+        self.numbers: dict[str | int, int] = {}  # of the series, by what the column says
         self.runs: list[tuple[array[int], array[int]]] = []  # of each series: where its runs start, their lengths
         self.last = np.empty(0)  # the latest time of each series
 
@@ -155,7 +155,8 @@ class _Sorter:
         return translate[codes]
 
     def _check_times(self, rows: Rows, order: np.ndarray, sorted_by: np.ndarray, starts: np.ndarray) -> None:
-        times = self.columns.times(rows)[order]
+        assert self.columns.time is not None
+        times = rows.times(self.columns.time)[order]
         known = len(self.last)
         wrong = np.zeros(len(times), bool)
         equal = np.zeros(len(times), bool)
