@@ -447,3 +447,61 @@ def test_one_float_a_row_cannot_be_read_late_as_a_token():
 def test_what_runs_over_time_is_no_node():
     with pytest.raises(TypeError, match=r"runs over time: a graph steps cells, pass its .cell"):
         td.Graph(3).add("low", td.Recurrent(td.GRUCell(3, 4)), reads=[])
+
+
+def test_nodes_can_be_read_but_not_changed():
+    g = td.Graph(3)
+    top = g.later("top", 4)
+    low = g.add("low", td.LSTMCell(7, 5), reads=[g.x, top.delayed()])
+    assert g.nodes == {"x": g.x, "top": top, "low": low}
+    assert g.output_reads == ()
+    g.outputs(g.add("top", td.GRUCell(5, 4), reads=low))
+    assert g.output_reads == (top,)
+    with pytest.raises(TypeError):
+        g.nodes["other"] = top  # pyright: ignore[reportIndexIssue]
+
+
+def test_a_graph_rewired_with_nothing_is_the_same_graph():
+    g = td.Graph(3)
+    low = g.add("low", td.LSTMCell(7, 4), reads=[g.x, g.later("top", 4).delayed(2)])
+    top = g.add("top", td.LSTMCell(7, 4), reads=[td.sum_of(low, low.delayed()), g.x], previous={"c": low.state("c")})
+    g = g.outputs(top, low.state("h")).eval()
+    same = g.rewired()
+    assert same is not g
+    assert td.Graph.extra_repr(same) == td.Graph.extra_repr(g)
+    assert not same.training
+    assert same.low is g.low
+    x, state = torch.randn(2, 3), None
+    for _ in range(3):
+        y, after = g(x, state)
+        other, state = same(x, state)
+        assert torch.equal(y, other)
+        assert torch.equal(after["top.delayed"][1], state["top.delayed"][1])
+
+
+def test_a_node_that_comes_between_others_is_read_in_the_place_of_the_one_before():
+    g = td.Graph(4)
+    low = g.add("low", td.LSTMCell(8, 4), reads=[g.x, g.later("low", 4).delayed()])
+    top = g.add("top", td.LSTMCell(4, 4), reads=low, previous={"h": low.state("h")})
+    new = g.outputs(td.sum_of(top, low)).rewired({"between": nn.Tanh(), "top": td.LSTMCell(4, 4)}, {"low": "between"})
+    assert td.Graph.extra_repr(new).splitlines() == [
+        "low reads x, between(t-1)",
+        "between reads low",
+        "top reads between, h from low.h",
+        "gives (top + between)",
+    ]
+    first = g.rewired({"between": nn.Tanh()}, {"x": "between"})
+    assert td.Graph.extra_repr(first).splitlines()[:2] == ["between reads x", "low reads between, low(t-1)"]
+
+
+def test_sizes_that_change_are_said_when_a_graph_is_rewired():
+    g = td.Graph(3)
+    low = g.add("low", td.GRUCell(7, 4), reads=[g.x, g.later("top", 4).delayed()])
+    g.outputs(g.add("top", td.GRUCell(4, 4), reads=low))
+    wider = {"low": td.GRUCell(11, 4), "top": td.GRUCell(4, 6)}
+    new = g.rewired(wider, sizes={"x": (5,), "top": (6,)})
+    assert new.input_size == 5
+    assert new.output_size == 6
+    assert new(torch.randn(2, 5))[0].shape == (2, 6)
+    with pytest.raises(ShapeError, match="low"):
+        g.rewired(wider)

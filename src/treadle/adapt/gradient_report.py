@@ -48,7 +48,7 @@ class GradientReport:
 
     Args:
         rows: a `LayerGradient` for every layer with parameters, in the network's order.
-        loss: the loss that was followed back; None if nobody named one.
+        loss: the loss that was followed back; None if none was named.
     """
 
     rows: tuple[LayerGradient, ...]

@@ -5,26 +5,14 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from treadle.adapt.carry import (
-    CONVOLUTIONS,
-    KNOWN,
-    TRANSPOSED,
-    Carrier,
-    at_path,
-    features_in,
-    features_out,
-    finished,
-    grown_cell,
-    grown_layer,
-    is_known,
-    outermost,
-    read_wider,
-    with_part,
-)
+from treadle.adapt.carry import carrier
+from treadle.adapt.features import CONVOLUTIONS, TRANSPOSED, features_in, features_out
+from treadle.adapt.parts import KNOWN, at_path, finished, is_known, outermost, with_part
 from treadle.adapt.patterns import close_to, names_it
-from treadle.adapt.places import Places, appended
+from treadle.adapt.places import Changed, Places, appended
 from treadle.adapt.resize import resized_inputs
-from treadle.adapt.transplant import STARTS, Start
+from treadle.adapt.starts import STARTS, Start
+from treadle.adapt.wider import grown_cell, grown_layer, read_wider
 from treadle.errors import AdaptError
 from treadle.seq2seq import EncoderDecoder
 from treadle.wiring.sizes import is_cell
@@ -49,7 +37,7 @@ def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") 
 
     Raises:
         AdaptError: the size is not larger, a part cannot read more without a change of what it does (a norm over all
-            features), or nobody knows who reads the input.
+            features), or it is not known which part reads the input.
 
     Example:
         >>> import torch, treadle as td
@@ -70,7 +58,7 @@ def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") 
     if old is None:
         raise AdaptError(f"this {type(part).__name__} does not say how many features it reads: give it an input_size")
     _check_size(size, old, "features")
-    new, _ = Carrier(start).carry(at, part, appended(old, size))
+    new, _ = carrier(start).carry(at, part, appended(old, size))
     return finished(network, with_part(network, at, new))
 
 
@@ -84,7 +72,7 @@ def grow_hidden(
     gradient from the first step on; those that lead into them from the second on, once there is a way out.
 
     Inside a network whose connections are known, whoever reads the grown cells is given weights for the new units, and
-    the output stays as it was. Where nobody does, because the cells are the last thing there is, the output grows by
+    the output stays as it was. Where nothing does, because the cells are the last thing there is, the output grows by
     the new units, behind the old.
 
     Args:
@@ -95,12 +83,12 @@ def grow_hidden(
         at: patterns of the cells to grow, such as ``"cell.layer1"``; all cells by default. Linear layers and
             convolutions grow if they are named. Of a module of your own, the path of the part.
         readers: in a module of your own, the paths of the parts that read what grows: ``["head"]``; ``()`` says that
-            nobody does.
+            none does.
 
     Raises:
         AdaptError: the size is smaller, a cell cannot grow without a change (as with a norm over its units, or units
-            divided into heads), sizes would not fit any more (residual sums, relayed states), or nobody knows who
-            reads.
+            divided into heads), sizes would not fit any more (residual sums, relayed states), or it is not known
+            what reads the part.
 
     Source: the idea of growing without a change of the function is from Chen, Goodfellow and Shlens, *Net2Net*, 2016;
     zeros on the way out, rather than copies of units, are in Evci et al., *GradMax*, 2022.
@@ -153,19 +141,19 @@ def grow_hidden(
                 f"{name!r} reads {reads} features, but {path!r} gives {features_out(part)}: name the parts that read"
                 " these alone"
             )
-        wider, after = Carrier().carry(name, reader, gives)
+        wider, after = carrier().carry(name, reader, gives)
         if after is not None:
             raise AdaptError(f"{name!r} only hands on what it reads: name the part that reads it then, too")
         result = with_part(result, name, wider)
     return finished(network, result)
 
 
-def _grown(part: nn.Module, path: str, size: int, patterns: list[str] | None) -> tuple[Any, Places]:
+def _grown(part: nn.Module, path: str, size: int, patterns: list[str] | None) -> Changed:
     """A part with ``size`` units in the cells that the patterns name, and the places of what it gives."""
     used: set[str] = set()
     seen: list[str] = []
 
-    def change(path: str, module: Any, places: Places) -> tuple[Any, Places] | None:
+    def change(path: str, module: Any, places: Places) -> Changed | None:
         layer = isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED))
         if isinstance(module, KNOWN) or not (is_cell(module) or (layer and patterns is not None)):
             return None
@@ -181,7 +169,7 @@ def _grown(part: nn.Module, path: str, size: int, patterns: list[str] | None) ->
         _check_size(size, old, "units")
         return grown_layer(path, read_wider(path, module, places, "zeros")[0], size, "xavier")
 
-    found = Carrier(change=change).carry(path, part, None)
+    found = carrier(change=change).carry(path, part, None)
     for pattern in patterns or ():
         if pattern not in used:
             raise AdaptError(f"{pattern!r} names nothing that could grow{close_to(pattern, seen)}")

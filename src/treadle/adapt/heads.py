@@ -6,18 +6,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from treadle.adapt.carry import (
-    CONVOLUTIONS,
-    Carrier,
-    at_path,
-    features_in,
-    features_out,
-    finished,
-    is_known,
-    outermost,
-    with_part,
-)
-from treadle.adapt.places import Places
+from treadle.adapt.carry import carrier
+from treadle.adapt.features import CONVOLUTIONS, features_in, features_out
+from treadle.adapt.parts import at_path, finished, is_known, outermost, with_part, within
+from treadle.adapt.places import Changed, Places
 from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
 from treadle.running.recurrent import Recurrent
@@ -75,31 +67,31 @@ def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) ->
         )
     places = None if gives is None or gives == features_out(old) else torch.full((gives,), -1)
 
-    def change(where: str, module: Any, _: Places) -> tuple[Any, Places] | None:
+    def change(where: str, module: Any, _: Places) -> Changed | None:
         return (new, places) if module is old else None
 
     around = outermost(network, path)
     whole = new
     if around != path:
-        whole, _ = Carrier(change=change).carry(around, network.get_submodule(around), None)
+        whole, _ = carrier(change=change).carry(around, network.get_submodule(around), None)
     return finished(network, with_part(network, around, whole), replaced=path)
 
 
 def _head(module: nn.Module, path: str) -> str:
     """Where the head of a network is."""
     if isinstance(module, Recurrent | NoisyStateCell):
-        return _head(module.cell, f"{path}.cell" if path else "cell")
+        return _head(module.cell, within(path, "cell"))
     if isinstance(module, Graph):
-        read = module._outputs[0] if len(module._outputs) == 1 else None
+        read = module.output_reads[0] if len(module.output_reads) == 1 else None
         if not isinstance(read, Node) or read.name == "x":
             raise AdaptError(
                 "the output of this graph is more than one node, so nobody knows its head: name it with at="
             )
-        return _head(module.get_submodule(read.name), f"{path}.{read.name}" if path else read.name)
+        return _head(module.get_submodule(read.name), within(path, read.name))
     if isinstance(module, nn.Sequential):
         for name, part in reversed(list(module.named_children())):
             if next(part.parameters(), None) is not None:
-                return _head(part, f"{path}.{name}" if path else name)
+                return _head(part, within(path, name))
     if not isinstance(module, (nn.Linear, *CONVOLUTIONS)):
         what = "is a module of your own" if not is_known(module) else "is no linear layer"
         raise AdaptError(f"{path or 'this network'!r}, a {type(module).__name__}, {what}: name the head with at=")

@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from treadle import state as states
-from treadle.adapt.carry import CONVOLUTIONS, HANDING_ON, at_path, features_out, is_plain
+from treadle.adapt.features import CONVOLUTIONS, HANDING_ON, features_out
+from treadle.adapt.parts import at_path, is_plain
 from treadle.adapt.resize import rebuilt
 from treadle.cells import RecurrentCell
 from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
 from treadle.running.recurrent import Recurrent
 from treadle.wiring import Graph, NoisyStateCell
-from treadle.wiring.graph import Delayed, Node, Sum, leaves, sum_of
+from treadle.wiring.graph import Delayed, Node, sum_of
 from treadle.wiring.sizes import is_cell, output_size
 
 
@@ -79,7 +80,7 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
     around: Any = whole.get_submodule(owner_path.rpartition(".")[0])
     if isinstance(around, ClosedLoop) and owner is around.cell and last != "controller":
         raise AdaptError(f"{at!r}: of a closed loop, its controller can be followed: pass at='cell.controller'")
-    if isinstance(owner, Graph) and last in owner._handles and not isinstance(around, ClosedLoop):
+    if isinstance(owner, Graph) and last in owner.nodes and not isinstance(around, ClosedLoop):
         path, new = owner_path, _in_graph(owner, at, last, layer, name)
         before = partial(_read_late_before, last, name)
     elif isinstance(owner, nn.Sequential) and last in owner._modules and is_plain(owner):
@@ -103,62 +104,26 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
 
 
 def _in_graph(graph: Graph, at: str, last: str, layer: nn.Module | None, name: str) -> Graph:
-    everything = [r for c in graph.connections.values() for r in (*c.reads, *(read for _, read in c.previous))]
-    if not any(
-        leaf.name == last and isinstance(leaf, Node | Delayed) for leaf in leaves([*everything, *graph._outputs])
-    ):
+    if not any(read.name == last and isinstance(read, Node | Delayed) for read in graph.all_reads):
         raise AdaptError(
             f"nobody reads what {at!r} gives: under 'relay' layers hand on their states, so a layer can come"
             " behind the last of them only"
         )
-    if name in graph._handles:
+    if name in graph.nodes:
         raise AdaptError(f"there is a node {name!r} already: pass another name=")
-    size = graph._handles[last].size
+    size = graph.nodes[last].size
     if not size:
         what = "reads tokens" if last == "x" else "is of unknown size"
         raise AdaptError(f"{at!r} {what}, so nothing can be added to it: insert behind a part that gives features")
-    new = Graph(graph.input_size)
-    there: dict[str, Any] = {}
-    sizes = {n: handle.size for n, handle in graph._handles.items()}
-
-    def insert(node: Node) -> None:
-        module = _made(graph, graph._modules.get(last), at, layer, size)
-        branch = Graph(size)
-        read = branch.add("layer", module, reads=branch.x)
-        given = output_size(module, size)
-        if given is None or len(given) != len(size) or given[1:] != size[1:]:
-            raise AdaptError(
-                f"the layer makes {given} of rows of {size}: pass one that keeps all axes but the features"
-            )
-        added = branch.add("out", _zeros(given, size, graph), reads=read)
-        there[last] = new.add(name, branch.outputs(sum_of(branch.x, added)), reads=node)
-
-    def moved(read: Any) -> Any:
-        match read:
-            case Sum():
-                return sum_of(*map(moved, read.parts))
-            case Delayed():
-                known = there.get(read.name) or new.later(
-                    name if read.name == last else read.name, sizes[read.name] or ()
-                )
-                return known.delayed(read.k)
-            case Node():
-                return there[read.name]
-        return nodes[read.name].state(read.field)
-
-    nodes: dict[str, Node] = {"x": new.x}
-    if last == "x":
-        insert(new.x)
-    else:
-        there["x"] = new.x
-    for n, connection in graph.connections.items():
-        previous = {field: moved(read) for field, read in connection.previous}
-        nodes[n] = there[n] = new.add(n, graph.get_submodule(n), [moved(read) for read in connection.reads], previous)
-        if n == last:
-            insert(nodes[n])
-    new.outputs(*map(moved, graph._outputs)).training = graph.training
-    new.get_submodule(name).train(graph.training)
-    return new
+    branch = Graph(size)
+    module = _made(graph, None if last == "x" else graph.get_submodule(last), at, layer, size)
+    read = branch.add("layer", module, reads=branch.x)
+    given = output_size(module, size)
+    if given is None or len(given) != len(size) or given[1:] != size[1:]:
+        raise AdaptError(f"the layer makes {given} of rows of {size}: pass one that keeps all axes but the features")
+    added = branch.add("out", _zeros(given, size, graph), reads=read)
+    branch.outputs(sum_of(branch.x, added)).train(graph.training)
+    return graph.rewired({name: branch}, rename={last: name})
 
 
 def _behind_cell(cell: Any, layer: nn.Module | None, name: str) -> Graph:

@@ -23,7 +23,7 @@ class Moment(NamedTuple):
     x: Tensor
     """What was read [1, I]."""
     y: Any
-    """What the answer should have been, a tensor or a tuple of them; None where nobody said."""
+    """What the answer should have been, a tensor or a tuple of them; None where it is not known."""
     before: State
     """The state before it, as it was then."""
     begins: bool
@@ -49,7 +49,7 @@ class Online:
     exact for the steps of a window. It is approximate in two ways, as an estimate of the gradient of the whole past:
     it lacks what lies more than ``horizon`` steps back, and a window starts from the state that was carried then, which
     older weights made. The latter grows with the learning rate and, for replayed windows, with their age. Where the
-    network is random while it learns (dropout, zoneout, noise on states), windows draw anew, and what is carried and
+    network is random while it learns (dropout, zoneout, noise on states), windows draw new masks; what is carried and
     predicted is without.
 
     Memory is bounded: the weights, the optimiser and ``history`` steps, each with its input, answer and state. Time for
@@ -61,10 +61,10 @@ class Online:
         loss: from outputs [N, …] and as many answers to a scalar, such as `torch.nn.functional.mse_loss`. Answers may
             be tuples of tensors, such as an action and what came of it; each arrives with a first axis of N.
         optimiser: over the parameters that are to learn; by default Adam over all of them, with a rate of 0.001.
-        horizon: steps that the gradient goes back through.
+        horizon: the gradient horizon, in steps.
         history: steps that are remembered, at least ``horizon``.
-        replays: windows that are learned from again at each step.
-        most: what the norm of a gradient is cut down to.
+        replays: how many earlier windows are replayed at each step.
+        most: the norm to which gradients are clipped.
         seed: of the choice of windows.
 
     Raises:
@@ -166,7 +166,7 @@ class Online:
         Args:
             x: as for `predict_one`.
             y: what the loss compares the output with: a number, an array, a tensor, or a tuple of these, of the same
-                shapes at every step. None where nobody said: then nothing is learned, and the state goes on.
+                shapes at every step. None where it is not known: then nothing is learned, and the state goes on.
 
         Returns:
             The loss of this step before it was learned from; None without a y.

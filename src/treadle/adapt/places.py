@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Places: TypeAlias = Tensor | None
+
+Changed: TypeAlias = tuple[nn.Module, Places]
+"""A part that was changed, and the places of what it gives."""
 
 
 def appended(old: int, new: int) -> Places:

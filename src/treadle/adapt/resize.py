@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from treadle import state as states
 from treadle.adapt.places import Places, appended, joined, placed
-from treadle.adapt.transplant import STARTED, Start
+from treadle.adapt.starts import STARTED, Start
 from treadle.errors import AdaptError, ModelFileError
 from treadle.files.description import arguments_of
 
@@ -82,8 +82,7 @@ def resized_hidden(path: str, cell: Any, size: int) -> Any:
     raise AdaptError(
         f"{_called(path, cell)} cannot be given more units without a change of what the old ones do: they act on each"
         " other in other ways than by weights, as through a norm over all of them; replace it by a new one, or"
-        " transplant"
-        " its weights"
+        " transplant its weights"
     )
 
 
@@ -151,10 +150,9 @@ def _axes(
             others = short - blocks * old_size
             if rest or others < 0:
                 raise AdaptError(
-                    f"{_called(path, cell)} cannot be grown from {old_size} to {new_size}: axis {axis} of {name}"
-                    " goes from"
-                    f" {short} to {long}, which are not whole blocks of these sizes, as where units are divided into"
-                    " heads"
+                    f"{_called(path, cell)} cannot be grown from {old_size} to {new_size}: axis {axis} of {name} goes"
+                    f" from {short} to {long}, which are not whole blocks of these sizes, as where units are divided"
+                    " into heads"
                 )
             parts: list[tuple[Places, int]] = [(places, old_size)] * blocks
             whole = joined([*parts, (None, others)] if order == "first" else [(None, others), *parts])

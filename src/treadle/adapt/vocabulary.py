@@ -6,20 +6,13 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from treadle.adapt.carry import (
-    CONVOLUTIONS,
-    Carrier,
-    features_out,
-    finished,
-    grown_layer,
-    outermost,
-    read_wider,
-    wider,
-    with_part,
-)
+from treadle.adapt.carry import carrier
+from treadle.adapt.features import CONVOLUTIONS, features_out
+from treadle.adapt.parts import finished, outermost, with_part
 from treadle.adapt.patterns import chosen
-from treadle.adapt.places import Places, appended
-from treadle.adapt.transplant import Start
+from treadle.adapt.places import Changed, Places, appended
+from treadle.adapt.starts import Start
+from treadle.adapt.wider import grown_layer, read_wider, wider
 from treadle.errors import AdaptError
 
 M = TypeVar("M", bound=nn.Module)
@@ -96,7 +89,7 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
     ids = {id(candidates[path]) for path in growing}
     left = set(ids)
 
-    def change(path: str, module: Any, places: Places) -> tuple[Any, Places] | None:
+    def change(path: str, module: Any, places: Places) -> Changed | None:
         if isinstance(module, nn.Softmax | nn.LogSoftmax):
             return copy.deepcopy(module), places  # it has a share for every token
         if id(module) not in ids:
@@ -109,11 +102,11 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
             new.weight, new.num_embeddings = wider(module.weight, {0: rows}, start), size
         return new, None
 
-    carrier, result = Carrier(change=change), network
+    carry, result = carrier(change=change).carry, network
     for path in dict.fromkeys(outermost(network, path) for path in modules if path in growing):
-        new, _ = carrier.carry(path, network.get_submodule(path), None)
+        new, _ = carry(path, network.get_submodule(path), None)
         result = with_part(result, path, new)
     for path in growing:
         if id(candidates[path]) in left:  # inside a cell of a user's own, which calls it as it likes
-            result = with_part(result, path, carrier.carry(path, candidates[path], None)[0])
+            result = with_part(result, path, carry(path, candidates[path], None)[0])
     return finished(network, result)

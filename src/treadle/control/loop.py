@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from treadle.control.session import LoopSession
 from treadle.control.spaces import Continuous, Discrete, Space
 from treadle.errors import ShapeError
+from treadle.gradients import GradientMethod
 from treadle.protocol import State
 from treadle.running.recurrent import Recurrent
 from treadle.state import shape
@@ -62,12 +63,12 @@ class ClosedLoop(Recurrent):
 
     def __init__(
         self,
-        cell: Any,
+        cell: nn.Module,
         readings: Space,
         actions: Space,
         readout: nn.Module | None = None,
         batch_first: bool = True,
-        gradient: Any = None,
+        gradient: GradientMethod | None = None,
         engine: str = "auto",
         learn_initial_state: bool = False,
     ):
@@ -90,6 +91,9 @@ class ClosedLoop(Recurrent):
         super().__init__(graph.outputs(decision), batch_first, gradient, engine, learn_initial_state)
         self.readings, self.actions = readings, actions
         self._followers: dict[float, Recurrent] = {}  # no modules of their own: they have this one's parameters
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_followers": {}}  # a copy has parameters of its own, and makes its own followers
 
     def constructor_arguments(self) -> dict[str, Any]:
         """What would construct it again, for `treadle.save`."""

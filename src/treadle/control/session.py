@@ -82,11 +82,11 @@ class LoopSession(Session):
         """Act in an environment, for as long as somebody asks, or until it is done.
 
         What the environment raises comes out here. The session is as it was after its last decision then, which was not
-        carried out: it can go on, from a reading, or begin anew.
+        carried out: it can go on, from a reading, or start again.
 
         Args:
             environment: see `Environment`.
-            reading: go on from this reading, with the state that there is; by default, both begin anew.
+            reading: go on from this reading, with the state that there is; by default, both start again.
 
         Yields:
             `Acted`, after each step.

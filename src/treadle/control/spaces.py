@@ -16,7 +16,19 @@ __all__ = ["Continuous", "Discrete", "Space"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Discrete:
+class _Sized:
+    n: int
+
+    def __post_init__(self) -> None:
+        positive("n", self.n)
+
+    @property
+    def size(self) -> int:
+        """Features."""
+        return self.n
+
+
+class Discrete(_Sized):
     """Symbols, as whole numbers from 0 to ``n - 1``. A network sees one as ``n`` features, all 0 but a 1 in its place.
 
     As an action: the network gives ``n`` scores, and the action is that of the highest one (of equal ones, the first).
@@ -33,16 +45,6 @@ class Discrete:
         tensor([[[0., 0., 1.],
                  [1., 0., 0.]]])
     """
-
-    n: int
-
-    def __post_init__(self) -> None:
-        positive("n", self.n)
-
-    @property
-    def size(self) -> int:
-        """Features."""
-        return self.n
 
     def encode(self, values: Any, lengths: Any = None, what: str = "reading") -> Tensor:
         """Features [..., n] of symbols [...]; features are taken as they are.
@@ -126,8 +128,7 @@ class Discrete:
         return values
 
 
-@dataclasses.dataclass(frozen=True)
-class Continuous:
+class Continuous(_Sized):
     """``n`` numbers, which a network sees, and gives, as they are.
 
     Args:
@@ -141,16 +142,6 @@ class Continuous:
         >>> td.Continuous(2).encode(torch.zeros(4, 7, 2)).shape
         torch.Size([4, 7, 2])
     """
-
-    n: int
-
-    def __post_init__(self) -> None:
-        positive("n", self.n)
-
-    @property
-    def size(self) -> int:
-        """Features."""
-        return self.n
 
     def encode(self, values: Any, lengths: Any = None, what: str = "reading") -> Tensor:
         """Numbers [..., n] as they are.

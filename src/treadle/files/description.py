@@ -152,18 +152,18 @@ def _describe_graph(graph: Graph, names: Mapping[type, str]) -> dict[str, Any]:
     seen: dict[int, str] = {}
     nodes = []
     for name, connection in graph.connections.items():
-        module = graph._modules[name]
+        module = graph.get_submodule(name)
         shared = seen.setdefault(id(module), name)
         nodes.append(
             {
                 "name": name,
-                "size": _describe(graph._handles[name].size, names),
+                "size": _describe(graph.nodes[name].size, names),
                 "module": _describe(module, names) if shared == name else {"same_as": shared},
                 "reads": [_describe_read(read) for read in connection.reads],
                 "previous": {field: _describe_read(read) for field, read in connection.previous},
             }
         )
-    outputs = [_describe_read(read) for read in graph._outputs]
+    outputs = [_describe_read(read) for read in graph.output_reads]
     return {"input_size": _describe(graph.input_size, names), "nodes": nodes, "outputs": outputs}
 
 

@@ -91,6 +91,10 @@ class _Subject:
     def x(self, rows: int, dtype: torch.dtype) -> Tensor:
         return torch.randint(2, (rows, *self.size)) if self.tokens else torch.randn(rows, *self.size).to(dtype)
 
+    def xs(self, rows: int, steps: int, dtype: torch.dtype) -> Tensor:
+        """A sequence of so many steps."""
+        return torch.stack([self.x(rows, dtype) for _ in range(steps)], 1)
+
     def dtype(self, cell: Any) -> torch.dtype:
         return next((p.dtype for p in cell.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
@@ -135,14 +139,14 @@ def _check_methods(cell: Any, name: str) -> None:
             raise CellError(f"{name}.{method} must be callable as {method}({wanted})") from None
 
 
-def _equal(a: Any, b: Any, tolerance: float = 1e-9) -> str | None:
-    """The name of the first tensor in which two results differ; None if they are equal."""
+def _demand_equal(a: Any, b: Any, otherwise: str, tolerance: float = 1e-9) -> None:
+    """Refuse a cell whose results differ, in words in which NAME stands for the first tensor that does."""
     for (name, left), (_, right) in zip(states.named_tensors(a), states.named_tensors(b), strict=True):
-        if left.shape != right.shape or not torch.allclose(
+        close = left.shape == right.shape and torch.allclose(
             left.double(), right.double(), tolerance, tolerance, equal_nan=True
-        ):
-            return name
-    return None
+        )
+        if not close:
+            raise CellError(otherwise.replace("NAME", name))
 
 
 def _seeded(cell: Any, x: Tensor, state: Any) -> dict[str, Any]:
@@ -174,8 +178,7 @@ def state_form(subject: _Subject) -> None:
         if type(before) is not type(after) or old.keys() != new.keys():
             raise CellError(
                 f"initial_state returns {type(before).__name__} of {sorted(old)}, forward returns"
-                f" {type(after).__name__} of"
-                f" {sorted(new)}: return the same kind of state from both"
+                f" {type(after).__name__} of {sorted(new)}: return the same kind of state from both"
             )
         for name, tensor in [("y", y), *old.items(), *new.items()]:
             if tensor.ndim == 0 or tensor.shape[0] != rows:
@@ -196,13 +199,12 @@ def rows(subject: _Subject) -> None:
     together = _seeded(cell, x, state)
     for row in range(4):
         alone = _seeded(cell, x[row : row + 1], states.select(state, row))
-        name = _equal(states.select(together, row), alone)
-        if name:
-            raise CellError(
-                f"row {row} of {name} is another when the row is computed alone: the rows of a batch must not"
-                " influence each"
-                " other; look for a mean, a norm or a softmax over axis 0, BatchNorm, or a reshape that mixes rows"
-            )
+        _demand_equal(
+            states.select(together, row),
+            alone,
+            f"row {row} of NAME is another when the row is computed alone: the rows of a batch must not influence each"
+            " other; look for a mean, a norm or a softmax over axis 0, BatchNorm, or a reshape that mixes rows",
+        )
 
 
 def nothing_hidden(subject: _Subject) -> None:
@@ -213,27 +215,23 @@ def nothing_hidden(subject: _Subject) -> None:
     first = _seeded(cell, x, state)
     if not torch.equal(x, x_before):
         raise CellError("the step changed its input x in place: use x = x + ... instead of x += ... or x.add_()")
-    changed = _equal(state, state_before, 0)
-    if changed:
-        raise CellError(
-            f"the step changed the state that it was given, {changed}, in place: return a new tensor instead"
-        )
+    in_place = "the step changed the state that it was given, NAME, in place: return a new tensor instead"
+    _demand_equal(state, state_before, in_place, tolerance=0)
     first = states.map_state(Tensor.clone, first)
     _seeded(cell, subject.x(3, torch.float64), subject.state(cell, 3))
-    name = _equal(first, _seeded(cell, x, state))
-    if name:
-        raise CellError(
-            f"{name} was another when the same step was taken again: the module remembers something outside its state"
-            " (an attribute or a buffer that forward writes, or another random generator than torch's); put"
-            " it into the state"
-        )
+    _demand_equal(
+        first,
+        _seeded(cell, x, state),
+        "NAME was another when the same step was taken again: the module remembers something outside its state (an"
+        " attribute or a buffer that forward writes, or another random generator than torch's); put it into the state",
+    )
 
 
 def step_is_sequence(subject: _Subject) -> None:
     """Whole = in chunks = step by step."""
     cell = subject.cell(torch.float64).eval()
     recurrent = Recurrent(cell)
-    xs = torch.stack([subject.x(2, torch.float64) for _ in range(7)], 1)
+    xs = subject.xs(2, 7, torch.float64)
     state = subject.state(cell, 2)
     ys, end = recurrent(xs, state)
     first, middle = recurrent(xs[:, :3], state)
@@ -247,18 +245,14 @@ def step_is_sequence(subject: _Subject) -> None:
         ("in chunks", {"y": torch.cat([first, second], 1), "state": chunked}),
         ("step by step", {"y": torch.stack(outputs, 1), "state": state}),
     ):
-        name = _equal(whole, other)
-        if name:
-            raise CellError(
-                f"{name} differs between a sequence passed whole and {way}: all that one step hands to the"
-                " next must be state"
-            )
+        why = f"NAME differs between a sequence passed whole and {way}: "
+        _demand_equal(whole, other, why + "all that one step hands to the next must be state")
 
 
 def program(subject: _Subject) -> None:
     """What the compiler makes of the step does what the step's Python does, in values and gradients."""
     cell = subject.cell(torch.float64).eval()
-    xs = torch.stack([subject.x(3, torch.float64) for _ in range(4)], 1)
+    xs = subject.xs(3, 4, torch.float64)
     state = subject.state(cell, 3)
     found = []
     for engine in ("interpreter", "reference"):
@@ -279,13 +273,12 @@ def program(subject: _Subject) -> None:
             grads = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
             results["a gradient"] = list(grads)
         found.append(results)
-    name = _equal(*found)
-    if name:
-        raise CellError(
-            f"{name} of the program that was made of the step is another than that of its Python: the step depends on"
-            " what is no tensor and no attribute of the module (a global variable, a file, the time), or treadle has a"
-            " bug"
-        )
+    _demand_equal(
+        found[0],
+        found[1],
+        "NAME of the program that was made of the step is another than that of its Python: the step depends on what is"
+        " no tensor and no attribute of the module (a global variable, a file, the time), or treadle has a bug",
+    )
 
 
 def gradients(subject: _Subject) -> None:
@@ -316,9 +309,8 @@ def gradients(subject: _Subject) -> None:
         torch.autograd.gradcheck(step, inputs, fast_mode=True, atol=1e-5, rtol=1e-3)
     except GradcheckError as error:
         raise CellError(
-            f"gradients differ from finite differences ({str(error).splitlines()[0]}): look for detach(),"
-            " .data, no_grad, rounding, or"
-            " a custom backward"
+            f"gradients differ from finite differences ({str(error).splitlines()[0]}): look for detach(), .data,"
+            " no_grad, rounding, or a custom backward"
         ) from None
 
 
@@ -350,9 +342,8 @@ def device(subject: _Subject) -> None:
         ) from None
     except RuntimeError as error:
         raise CellError(
-            f"the step does not run where its parameters are ({str(error).splitlines()[0]}): make tensors"
-            " with device=x.device, and"
-            " register constants as buffers"
+            f"the step does not run where its parameters are ({str(error).splitlines()[0]}): make tensors with"
+            " device=x.device, and register constants as buffers"
         ) from None
     for name, tensor in states.named_tensors(result):
         if tensor.device.type != "meta":
@@ -364,7 +355,7 @@ def device(subject: _Subject) -> None:
 def finite(subject: _Subject) -> None:
     """Ordinary inputs give no infinity and no NaN, in values and gradients, over some steps."""
     cell = subject.cell()
-    xs = torch.stack([subject.x(2, subject.dtype(cell)) for _ in range(20)], 1)
+    xs = subject.xs(2, 20, subject.dtype(cell))
     xs = xs if subject.tokens else (3 * xs).requires_grad_()
     ys, end = Recurrent(cell)(xs)
     for name, tensor in states.named_tensors({"y": ys, "state": end}):
@@ -394,12 +385,9 @@ def copies(subject: _Subject) -> None:
             " or open files in it"
         ) from None
     for way, other in (("pickled", pickled), ("deep-copied", copy.deepcopy(cell))):
-        name = _equal(expected, _seeded(other, x, state))
-        if name:
-            raise CellError(
-                f"{name} of a {way} cell is another: everything that a step uses must be a parameter, a"
-                " buffer or an attribute"
-            )
+        why = f"NAME of a {way} cell is another: "
+        why += "everything that a step uses must be a parameter, a buffer or an attribute"
+        _demand_equal(expected, _seeded(other, x, state), why)
 
 
 CHECKS: tuple[Callable[[_Subject], None], ...] = (

@@ -258,7 +258,7 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
     """
     name = type(rnn).__name__
     if hasattr(rnn, "recurrent"):
-        fused = rnn._why_not_fused(None, False) is None and not rnn._is_faster_compiled(_long(rnn) if x is None else x)
+        fused = rnn.why_not_fused(_long(rnn) if x is None else x) is None
         if fused or rnn.bidirectional:
             text = "" if fused else "each layer and direction by itself; explain td.Recurrent(cell) for one of them"
             return Explanation(name, "torch.nn" if fused else "reference", text)

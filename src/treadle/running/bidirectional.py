@@ -76,8 +76,8 @@ class Bidirectional(nn.Module):
             xs: [B, T, I].
             state: ``{"forward": …, "backward": …}``, what each direction starts from; ``None`` for the initial ones.
             lengths: [B] whole numbers: a row is read backwards from its own end.
-            resets: [B, T] booleans: where true, a row begins anew. Neither direction knows, on one side of the border
-                in front of that step, what is on the other. In padding they do nothing.
+            resets: [B, T] booleans: where true, a row starts from its initial state. Neither direction knows, on one
+                side of the border in front of that step, what is on the other. In padding they do nothing.
             return_states: whether to return the states after every step as well.
 
         Returns:
@@ -111,7 +111,7 @@ def both_directions(
         xs: the sequence, as they take it.
         before: the states that they begin with.
         lengths: as `Recurrent` takes it.
-        resets: likewise. Both directions begin anew at the same borders.
+        resets: likewise. Both directions start from the initial state at the same borders.
         return_states: likewise.
 
     Returns:

@@ -7,22 +7,21 @@ a few steps alone, in both directions, on other devices.
 
 import copy
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import maybe_current_level
-from torch.autograd import forward_ad
-from torch.jit._trace import is_tracing
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from treadle import state as states
 from treadle.cells import GRUCell, LSTMCell, RNNCell
 from treadle.engines import choose
-from treadle.errors import EngineError, ShapeError, StateError
+from treadle.errors import EngineError, ShapeError
 from treadle.gradients import FullBPTT, GradientMethod
 from treadle.running.bidirectional import both_directions
+from treadle.running.fused import is_faster_compiled
+from treadle.running.hx import as_hx, as_state, joined, parts_of, per_layer, stacked, state_type
 from treadle.running.recurrent import Recurrent
 from treadle.running.session import Session
 from treadle.wiring import WIRINGS, Stack
@@ -34,16 +33,39 @@ __all__ = ["GRU", "LSTM", "RNN"]
 # copied and pickled.
 _made: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Recurrent]]" = weakref.WeakKeyDictionary()
 
-_SHORT = 8
-"""Below so many steps PyTorch's kernels are faster: ours take a moment to begin."""
 
+class DropIn(nn.RNNBase):
+    """What the three drop-ins share."""
 
-class _DropIn(nn.RNNBase):
-    """What the three drop-ins share: when the fused kernels can work, and how the layers become a `Recurrent`."""
+    _cell: ClassVar[type[LSTMCell | GRUCell | RNNCell]]
+    _own: ClassVar[tuple[str, ...]] = ()  # what this one's constructor takes besides
 
-    _cell: Any
+    def __init__(
+        self,
+        *args: Any,
+        wiring: str = "stack",
+        cell: Callable[[int, int], nn.Module] | None = None,
+        gradient: GradientMethod | None = None,
+        engine: str = "auto",
+        **kwargs: Any,
+    ):
+        """Take what PyTorch's takes, and by keyword:
 
-    def _start(self, args: Any, kwargs: Any, wiring: str, cell: Any, gradient: Any, engine: str) -> None:
+        Args:
+            args: as PyTorch's takes them, ``batch_first=False`` included.
+            wiring: how the layers connect, a name that `treadle.Stack` takes. Parameters keep PyTorch's names; where a
+                layer reads more, its ``weight_ih_l{k}`` is wider.
+            cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must
+                give its hidden state ``h`` as output. Its parameters are in ``layers``.
+            gradient: how gradients go back in time.
+            engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every
+                other name is an engine that `treadle.Recurrent` takes.
+            kwargs: as PyTorch's takes them.
+
+        Raises:
+            EngineError: there is no such engine.
+            ValueError, TypeError: options that exclude each other; what PyTorch's raises, as PyTorch's does.
+        """
         # PyTorch's own __init__ comes next in the order of bases. It is not called by its name, because torch.nn.LSTM
         # may be one of us by now, where somebody put the drop-ins into torch.nn.
         if cell is None:
@@ -61,9 +83,8 @@ class _DropIn(nn.RNNBase):
             raise ValueError(f"there is no wiring {wiring!r}: choose one of {', '.join(WIRINGS)}")
         if self.bidirectional and wiring != "stack":
             raise ValueError(
-                f"wiring {wiring!r} connects layers within a step, but a bidirectional layer needs the whole"
-                " sequence before the"
-                " next layer starts: choose one of the two"
+                f"wiring {wiring!r} connects layers within a step, but a bidirectional layer needs the whole sequence"
+                " before the next layer starts: choose one of the two"
             )
         if cell is not None and self.proj_size:
             raise ValueError(f"proj_size belongs to the classic LSTM: leave it out, or make it part of {cell!r}")
@@ -108,16 +129,22 @@ class _DropIn(nn.RNNBase):
         size = (self.proj_size or self.hidden_size) * (2 if self.bidirectional else 1)
         return layer_input_size(self.wiring, layer, self.input_size, [size] * self.num_layers)
 
-    def _cells(self) -> list[Any]:
+    def cells(self) -> list[Any]:
         """The cells, layer by layer, both directions of a layer together; classic ones made around our own weights."""
         if self.cell is not None:
             return list(self.layers)
-        suffixes = ("", "_reverse") if self.bidirectional else ("",)
-        return [self._classic(f"l{layer}{suffix}") for layer in range(self.num_layers) for suffix in suffixes]
+        return [self._classic(suffix) for suffix in self.suffixes(self)]
+
+    @staticmethod
+    def suffixes(network: nn.RNNBase) -> list[str]:
+        """What names of parameters end in, layer by layer and direction by direction: ``l0``, ``l0_reverse``, …"""
+        ends = ("", "_reverse") if network.bidirectional else ("",)
+        return [f"l{layer}{end}" for layer in range(network.num_layers) for end in ends]
 
     def _classic(self, suffix: str) -> Any:
         width = getattr(self, f"weight_ih_{suffix}").shape[1]
-        cell = self._cell(width, self.hidden_size, self.bias, **self._cell_options(), device="meta")
+        own = {name: getattr(self, name) for name in self._own}
+        cell = self._cell(width, self.hidden_size, self.bias, **own, device="meta")
         for name in list(cell._parameters):
             if cell._parameters.pop(name) is not None:
                 # Set, not copied: the cell computes with our parameter, or with the tensor that stands in for it
@@ -126,9 +153,6 @@ class _DropIn(nn.RNNBase):
             else:
                 cell.register_parameter(name, None)
         return cell
-
-    def _cell_options(self) -> dict[str, Any]:
-        return {}
 
     def recurrent(self) -> Recurrent:
         """The same network as a `treadle.Recurrent` that computes with the same parameters.
@@ -146,7 +170,7 @@ class _DropIn(nn.RNNBase):
         key = (*map(id, weights), *options)  # whoever is in the cache is alive, so an identity is not used twice
         found = _made.get(self)
         if found is None or found[0] != key:
-            stack = Stack(self._cells(), self.wiring, dropout=self.dropout)
+            stack = Stack(self.cells(), self.wiring, dropout=self.dropout)
             recurrent = Recurrent(stack, self.batch_first, self.gradient, self.engine).train(self.training)
             found = _made[self] = (key, recurrent)
         return found[1]
@@ -154,8 +178,8 @@ class _DropIn(nn.RNNBase):
     def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
         """One step, as a function: ``input`` [B, I] and ``hx`` give the output [B, H] and the next ``hx``."""
         recurrent = self.recurrent()
-        y, state = recurrent.step(input, None if hx is None else self._as_state(self._parts(hx, 3), recurrent))
-        return y, self._as_hx(state)
+        y, state = recurrent.step(input, None if hx is None else as_state(self._parts(hx, 3), recurrent))
+        return y, as_hx(state, self.num_layers)
 
     def session(self, batch_size: int = 1, weights: str = "float32") -> Session:
         """Run live, one step a call, with the state kept inside: see `treadle.Session`."""
@@ -171,7 +195,27 @@ class _DropIn(nn.RNNBase):
         resets: Tensor | None = None,
         return_states: bool = False,
     ) -> Any:
-        """Run over a sequence; see the class."""
+        """Run over a sequence, as PyTorch's does.
+
+        Args:
+            input: as PyTorch's takes it: [T, B, I], [B, T, I] with ``batch_first``, [T, I] for one sequence alone, or a
+                PackedSequence.
+            hx: the state before the first step, ``(h_0, c_0)`` or ``h_0``; ``None`` for zeros.
+            lengths: [B] whole numbers in any order, 0 to T: past its end a row's outputs are zero, its state stands
+                still.
+            resets: [B, T] booleans, whatever ``batch_first`` is: the row starts anew before it reads that step. The
+                reverse direction of a bidirectional network starts anew at the same borders, from the other side.
+            return_states: whether to return a third value: the states at every step, like ``hx`` with time before the
+                batch ([L, T, B, H]; [L, B, T, H] with ``batch_first``).
+
+        Returns:
+            ``output, hx``: as PyTorch's returns them.
+
+        Raises:
+            ShapeError: ``lengths`` or ``resets`` do not fit.
+            StateError: ``hx`` has not one tensor for each field of the state.
+            RuntimeError, ValueError: what PyTorch's raises, as PyTorch's does.
+        """
         if isinstance(input, torch.fx.Proxy):
             # torch.fx takes PyTorch's own modules for one operation each, by the name of their package; so are we.
             given = (input,) if hx is None else (input, hx)
@@ -179,9 +223,7 @@ class _DropIn(nn.RNNBase):
             options = {name: value for name, value in options.items() if value is not None and value is not False}
             tracer: Any = input.tracer
             return tracer.create_proxy("call_module", tracer.path_of_module(self), given, options)
-        why = self._why_not_fused(resets, return_states)
-        if why is None and self._is_faster_compiled(input):
-            why = "the compiled engine is faster"
+        why = self.why_not_fused(input, resets, return_states)
         if why is None and lengths is None:
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
@@ -205,31 +247,16 @@ class _DropIn(nn.RNNBase):
         run = self._both_directions if self.bidirectional else self._wired
         return run(input, parts, lengths, resets, return_states)
 
-    def _is_faster_compiled(self, input: Any) -> bool:
-        """Whether the classic network is one that treadle's CPU engine runs faster than PyTorch's kernels."""
-        data = input.data if isinstance(input, PackedSequence) else input
-        if type(data) is not Tensor or data.dtype not in (torch.float32, torch.float64) or data.device.type != "cpu":
-            return False
-        steps = (
-            len(input.batch_sizes) if isinstance(input, PackedSequence) else data.shape[1 if self.batch_first else 0]
-        )
-        masked = (
-            self.dropout > 0 and self.training and self.num_layers > 1
-        )  # PyTorch's masks are drawn in another order
-        special = torch.compiler.is_compiling() or is_tracing() or torch.is_autocast_enabled("cpu")
-        transformed = maybe_current_level() is not None or forward_ad._current_level >= 0
-        plain = not self.bidirectional and not masked and data.dim() in (2, 3) and data.numel() > 0
-        if isinstance(input, Tensor) and input.dim() == 2:
-            steps = input.shape[0]
-        return plain and not special and not transformed and steps >= _SHORT and self._weights_are_plain(data)
+    def why_not_fused(
+        self, input: Tensor | PackedSequence | None = None, resets: Any = None, return_states: bool = False
+    ) -> str | None:
+        """Why PyTorch's fused kernels do not do the work; ``None`` where they do.
 
-    def _weights_are_plain(self, data: Tensor) -> bool:
-        weights = [getattr(self, name) for name in self._flat_weights_names]
-        return all(
-            type(w) in (Tensor, nn.Parameter) and w.dtype == data.dtype and w.device.type == "cpu" for w in weights
-        )
-
-    def _why_not_fused(self, resets: Any, return_states: bool) -> str | None:
+        Args:
+            input: what is to be read; without it, the options alone decide.
+            resets: as `forward` takes them.
+            return_states: likewise.
+        """
         reasons = {
             f"wiring is {self.wiring!r}": self.wiring != "stack",
             "the cell is not the classic one": self.cell is not None,
@@ -238,13 +265,16 @@ class _DropIn(nn.RNNBase):
             "resets were passed": resets is not None,
             "return_states was asked for": return_states,
         }
-        return next((reason for reason, holds in reasons.items() if holds), None)
+        why = next((reason for reason, holds in reasons.items() if holds), None)
+        if why is None and input is not None and is_faster_compiled(self, input):
+            return "the compiled engine is faster"
+        return why
 
     # What is passed in other forms is brought into the form [T, B, I] or [B, T, I] with hx of [L, B, H].
 
     def _unbatched(self, input: Tensor, hx: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
         batch_axis = 0 if self.batch_first else 1
-        hx = None if hx is None else self._joined([part.unsqueeze(1) for part in self._parts(hx, 2)])
+        hx = None if hx is None else joined([part.unsqueeze(1) for part in self._parts(hx, 2)])
         lengths = None if lengths is None else torch.as_tensor(lengths)
         if lengths is not None and lengths.numel() != 1:
             raise ShapeError(f"one sequence without a batch has one length, but {lengths.numel()} were passed")
@@ -253,8 +283,8 @@ class _DropIn(nn.RNNBase):
         output, hidden, *every = self.forward(
             input.unsqueeze(batch_axis), hx, lengths=lengths, resets=resets, return_states=return_states
         )
-        hidden = self._joined([part.squeeze(1) for part in self._parts(hidden, 3)])
-        every = [self._joined([part.squeeze(batch_axis + 1) for part in self._parts(one, 4)]) for one in every]
+        hidden = joined([part.squeeze(1) for part in self._parts(hidden, 3)])
+        every = [joined([part.squeeze(batch_axis + 1) for part in self._parts(one, 4)]) for one in every]
         return output.squeeze(batch_axis), hidden, *every
 
     def _packed(self, input: PackedSequence, hx: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
@@ -278,25 +308,27 @@ class _DropIn(nn.RNNBase):
         packed = pack_padded_sequence(input, lengths.clamp(min=1).cpu(), self.batch_first, enforce_sorted=False)
         output, hidden = super().forward(packed, hx)
         output, _ = pad_packed_sequence(output, self.batch_first, total_length=steps)
-        before = self._zeros(input.shape[batch_axis], input) if hx is None else self._parts(hx, 3)
+        if hx is None:
+            initial = (cell.initial_state(input.shape[batch_axis]) for cell in self.cells())
+            before = [part.to(input.device, input.dtype) for part in stacked(initial)]
+        else:
+            before = self._parts(hx, 3)
         rows = (lengths > 0)[None, :, None]
         kept = [torch.where(rows, new, old) for new, old in zip(self._parts(hidden, 3), before, strict=True)]
-        return torch.where(some, output, output.new_zeros(())), self._joined(kept)
+        return torch.where(some, output, output.new_zeros(())), joined(kept)
 
     def _wired(self, input: Tensor, parts: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
         """All layers together, one step after another."""
         recurrent = self.recurrent()
-        state = None if parts is None else self._as_state(parts, recurrent)
+        state = None if parts is None else as_state(parts, recurrent)
         output, state, *every = recurrent(input, state, lengths, resets, return_states)
-        return output, self._as_hx(state), *map(self._as_hx, every)
+        return output, *(as_hx(one, self.num_layers) for one in (state, *every))
 
     def _both_directions(self, input: Tensor, parts: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
         """Layer after layer, each in both directions over the whole sequence."""
         ys = input.transpose(0, 1) if self.batch_first else input
-        networks = [Recurrent(c, False, self.gradient, self.engine).train(self.training) for c in self._cells()]
-        before: list[Any] = [None] * len(networks)
-        if parts is not None:
-            before = [self._field_type(n.cell)(*group) for n, *group in zip(networks, *parts, strict=True)]
+        networks = [Recurrent(c, False, self.gradient, self.engine).train(self.training) for c in self.cells()]
+        before = [None] * len(networks) if parts is None else per_layer(parts, [n.cell for n in networks])
         finals, everies = [], []
         for i in range(0, len(networks), 2):
             given = both_directions(networks[i : i + 2], ys, before[i : i + 2], lengths, resets, return_states)
@@ -306,64 +338,15 @@ class _DropIn(nn.RNNBase):
                 ys = nn.functional.dropout(ys, self.dropout, self.training)
             finals += ends
             everies += [states for both in every for states in both]
-        hidden = self._joined([torch.stack(group) for group in zip(*finals, strict=True)])
+        hidden = joined(stacked(finals))
         output = ys.transpose(0, 1) if self.batch_first else ys
         if not return_states:
             return output, hidden
-        every = [torch.stack(group) for group in zip(*everies, strict=True)]
-        return output, hidden, self._joined([part.transpose(1, 2) if self.batch_first else part for part in every])
-
-    # PyTorch's hx, one tensor [L, B, H] for each field of the state, and treadle's dict of states.
+        return output, hidden, joined([p.transpose(1, 2) if self.batch_first else p for p in stacked(everies)])
 
     def _parts(self, hx: Any, axes: int) -> list[Tensor]:
-        parts = list(hx) if isinstance(hx, Sequence) else [hx]
-        fields = self._fields()
-        if len(parts) != len(fields):
-            raise StateError(f"hx is ({', '.join(f'{field}_0' for field in fields)}), but {len(parts)} were passed")
-        if any(part.dim() != axes for part in parts):
-            dims = [part.dim() for part in parts]
-            batched = "batched 3-D" if axes == 3 else "unbatched 2-D"
-            raise RuntimeError(f"For {batched} input, hx and cx should also be {axes}-D but got {dims}-D tensors")
-        return parts
-
-    def _joined(self, parts: Sequence[Tensor]) -> Any:
-        return tuple(parts) if len(parts) > 1 else parts[0]
-
-    def _fields(self) -> tuple[str, ...]:
-        if self.cell is None:
-            return self._cell.State._fields
-        return self._field_type(self.layers[0])._fields
-
-    @staticmethod
-    def _field_type(cell: Any) -> Any:
-        kind = type(cell.initial_state(0))
-        if not hasattr(kind, "_fields"):
-            raise StateError(
-                f"the state of {type(cell).__name__} must be a NamedTuple here: hx has one tensor for each of"
-                " its fields"
-            )
-        return kind
-
-    def _as_state(self, parts: Sequence[Tensor], recurrent: Recurrent) -> Any:
-        cells = recurrent.cell.cells
-        if any(len(part) != len(cells) for part in parts):
-            raise ShapeError(
-                f"hx is [{len(cells)}, B, H], one slice a layer, but is {[states.shape(part) for part in parts]}"
-            )
-        state: dict[str, Any] = {
-            f"layer{i}": self._field_type(cell)(*(part[i] for part in parts)) for i, cell in enumerate(cells)
-        }
-        # What a layer gave one step ago is its hidden state, so hx says that as well.
-        delayed = [name for name in recurrent.initial_state(0) if name.endswith(".delayed")]
-        return state | {name: (state[name.removesuffix(".delayed")].h,) for name in delayed}
-
-    def _as_hx(self, state: Any) -> Any:
-        layers = [state[f"layer{i}"] for i in range(self.num_layers)]
-        return self._joined([torch.stack(group) for group in zip(*layers, strict=True)])
-
-    def _zeros(self, rows: int, input: Tensor) -> list[Tensor]:
-        initial = [states.map_state(lambda t: t.to(input.dtype), cell.initial_state(rows)) for cell in self._cells()]
-        return [torch.stack(group).to(input.device) for group in zip(*initial, strict=True)]
+        kind = self._cell.State if self.cell is None else state_type(self.layers[0])
+        return parts_of(hx, kind._fields, axes)
 
     def extra_repr(self) -> str:
         """PyTorch's, and the options that are not the usual ones."""
@@ -373,18 +356,23 @@ class _DropIn(nn.RNNBase):
         ]
         return ", ".join([super().extra_repr(), *extra])
 
+    @classmethod
+    def torch_arguments(cls, network: nn.RNNBase) -> dict[str, Any]:
+        """The arguments that construct one of PyTorch's networks again, of the class that this one stands in for."""
+        names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+        return {name: getattr(network, name) for name in (*names, *cls._own)}
+
     def constructor_arguments(self) -> dict[str, Any]:
         """The arguments that construct this module again."""
-        names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
         own = ("wiring", "cell", "gradient", "engine")
-        return {name: getattr(self, name) for name in (*names, *own)}
+        return self.torch_arguments(self) | {name: getattr(self, name) for name in own}
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What `torch.jit.script` compiles: PyTorch's own module with our parameters; it takes no subclass of that.
 
         PyTorch also puts it into the model that is scripted, in our place.
         """
-        why = self._why_not_fused(None, False)
+        why = self.why_not_fused()
         if why is not None:
             raise EngineError(
                 f"torch.jit.script takes the classic {self._get_name()} alone, but {why}: use torch.export"
@@ -410,34 +398,11 @@ class _DropIn(nn.RNNBase):
             self._flat_weight_refs = []
 
 
-class LSTM(_DropIn, nn.LSTM):
+class LSTM(DropIn, nn.LSTM):
     """Drop-in for `torch.nn.LSTM`: the same arguments, defaults, parameters, results and errors.
 
-    Args:
-        args: as `torch.nn.LSTM` takes them, ``batch_first=False`` included.
-        wiring: how the layers connect, a name that `treadle.Stack` takes. Parameters keep PyTorch's names; where a
-            layer reads more, its ``weight_ih_l{k}`` is wider.
-        cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must give
-            its hidden state ``h`` as output. Its parameters are in ``layers``.
-        gradient: how gradients go back in time.
-        engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every other
-            name is an engine that `treadle.Recurrent` takes.
-        kwargs: as `torch.nn.LSTM` takes them.
-
-    Called with ``(input, hx=None)`` as PyTorch's, and keyword-only:
-
-    - ``lengths``: [B] whole numbers in any order, 0 to T: past its end a row's outputs are zero, its state
-      stands still.
-    - ``resets``: [B, T] booleans, whatever ``batch_first`` is: the row starts anew before it reads that step. The
-      reverse direction of a bidirectional network starts anew at the same borders, from the other side.
-    - ``return_states``: whether to return a third value: the states at every step, like ``(h_n, c_n)`` with time before
-      the batch ([L, T, B, H]; [L, B, T, H] with ``batch_first``).
-
-    Raises:
-        ShapeError: ``lengths`` or ``resets`` do not fit.
-        StateError: ``hx`` has not one tensor for each field of the state.
-        EngineError: there is no such engine.
-        RuntimeError, ValueError, TypeError: what PyTorch's raises, as PyTorch's does.
+    How it is made, with ``wiring=``, ``cell=``, ``gradient=`` and ``engine=`` besides PyTorch's arguments, is at
+    ``__init__``; how it is called, with ``lengths=``, ``resets=`` and ``return_states=``, at ``forward``.
 
     Example:
         >>> import torch, treadle as td
@@ -451,55 +416,14 @@ class LSTM(_DropIn, nn.LSTM):
         torch.Size([80, 30])
     """
 
-    _cell = LSTMCell
-
-    def __init__(
-        self,
-        *args: Any,
-        wiring: str = "stack",
-        cell: Any = None,
-        gradient: Any = None,
-        engine: str = "auto",
-        **kwargs: Any,
-    ):
-        self._start(args, kwargs, wiring, cell, gradient, engine)
-
-    def _cell_options(self) -> dict[str, Any]:
-        return {"proj_size": self.proj_size}
-
-    def constructor_arguments(self) -> dict[str, Any]:
-        """The arguments that construct this module again."""
-        return super().constructor_arguments() | {"proj_size": self.proj_size}
+    _cell, _own = LSTMCell, ("proj_size",)
 
 
-class GRU(_DropIn, nn.GRU):
+class GRU(DropIn, nn.GRU):
     """Drop-in for `torch.nn.GRU`: the same arguments, defaults, parameters, results and errors.
 
-    Args:
-        args: as `torch.nn.GRU` takes them, ``batch_first=False`` included.
-        wiring: how the layers connect, a name that `treadle.Stack` takes. Parameters keep PyTorch's names; where a
-            layer reads more, its ``weight_ih_l{k}`` is wider.
-        cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must give
-            its hidden state ``h`` as output. Its parameters are in ``layers``.
-        gradient: how gradients go back in time.
-        engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every other
-            name is an engine that `treadle.Recurrent` takes.
-        kwargs: as `torch.nn.GRU` takes them.
-
-    Called with ``(input, hx=None)`` as PyTorch's, and keyword-only:
-
-    - ``lengths``: [B] whole numbers in any order, 0 to T: past its end a row's outputs are zero, its state
-      stands still.
-    - ``resets``: [B, T] booleans, whatever ``batch_first`` is: the row starts anew before it reads that step. The
-      reverse direction of a bidirectional network starts anew at the same borders, from the other side.
-    - ``return_states``: whether to return a third value: the states at every step, like ``h_n`` with time before
-      the batch ([L, T, B, H]; [L, B, T, H] with ``batch_first``).
-
-    Raises:
-        ShapeError: ``lengths`` or ``resets`` do not fit.
-        StateError: ``hx`` has not one tensor for each field of the state.
-        EngineError: there is no such engine.
-        RuntimeError, ValueError, TypeError: what PyTorch's raises, as PyTorch's does.
+    How it is made, with ``wiring=``, ``cell=``, ``gradient=`` and ``engine=`` besides PyTorch's arguments, is at
+    ``__init__``; how it is called, with ``lengths=``, ``resets=`` and ``return_states=``, at ``forward``.
 
     Example:
         >>> import torch, treadle as td
@@ -510,46 +434,12 @@ class GRU(_DropIn, nn.GRU):
 
     _cell = GRUCell
 
-    def __init__(
-        self,
-        *args: Any,
-        wiring: str = "stack",
-        cell: Any = None,
-        gradient: Any = None,
-        engine: str = "auto",
-        **kwargs: Any,
-    ):
-        self._start(args, kwargs, wiring, cell, gradient, engine)
 
-
-class RNN(_DropIn, nn.RNN):
+class RNN(DropIn, nn.RNN):
     """Drop-in for `torch.nn.RNN`: the same arguments, defaults, parameters, results and errors.
 
-    Args:
-        args: as `torch.nn.RNN` takes them, ``batch_first=False`` included.
-        wiring: how the layers connect, a name that `treadle.Stack` takes. Parameters keep PyTorch's names; where a
-            layer reads more, its ``weight_ih_l{k}`` is wider.
-        cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must give
-            its hidden state ``h`` as output. Its parameters are in ``layers``.
-        gradient: how gradients go back in time.
-        engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every other
-            name is an engine that `treadle.Recurrent` takes.
-        kwargs: as `torch.nn.RNN` takes them.
-
-    Called with ``(input, hx=None)`` as PyTorch's, and keyword-only:
-
-    - ``lengths``: [B] whole numbers in any order, 0 to T: past its end a row's outputs are zero, its state
-      stands still.
-    - ``resets``: [B, T] booleans, whatever ``batch_first`` is: the row starts anew before it reads that step. The
-      reverse direction of a bidirectional network starts anew at the same borders, from the other side.
-    - ``return_states``: whether to return a third value: the states at every step, like ``h_n`` with time before
-      the batch ([L, T, B, H]; [L, B, T, H] with ``batch_first``).
-
-    Raises:
-        ShapeError: ``lengths`` or ``resets`` do not fit.
-        StateError: ``hx`` has not one tensor for each field of the state.
-        EngineError: there is no such engine.
-        RuntimeError, ValueError, TypeError: what PyTorch's raises, as PyTorch's does.
+    How it is made, with ``wiring=``, ``cell=``, ``gradient=`` and ``engine=`` besides PyTorch's arguments, is at
+    ``__init__``; how it is called, with ``lengths=``, ``resets=`` and ``return_states=``, at ``forward``.
 
     Example:
         >>> import torch, treadle as td
@@ -558,22 +448,4 @@ class RNN(_DropIn, nn.RNN):
         (torch.Size([5, 20]), torch.Size([1, 20]))
     """
 
-    _cell = RNNCell
-
-    def __init__(
-        self,
-        *args: Any,
-        wiring: str = "stack",
-        cell: Any = None,
-        gradient: Any = None,
-        engine: str = "auto",
-        **kwargs: Any,
-    ):
-        self._start(args, kwargs, wiring, cell, gradient, engine)
-
-    def _cell_options(self) -> dict[str, Any]:
-        return {"nonlinearity": self.nonlinearity}
-
-    def constructor_arguments(self) -> dict[str, Any]:
-        """The arguments that construct this module again."""
-        return super().constructor_arguments() | {"nonlinearity": self.nonlinearity}
+    _cell, _own = RNNCell, ("nonlinearity",)

@@ -125,7 +125,7 @@ class EncoderDecoder(nn.Module):
         Args:
             source: [B, S, …], what the encoder reads.
             lengths: [B] whole numbers from 0 to S; all S if None.
-            resets: [B, S] booleans, where the encoder begins anew.
+            resets: [B, S] booleans, where the encoder starts from its initial state again.
 
         Raises:
             ShapeError: they do not fit.

@@ -138,7 +138,7 @@ class _Walk:
 
     def enter(self, graph: Graph, path: str, x: list[_End]) -> None:
         """Add what a wiring consists of. ``path`` is empty for the outermost one."""
-        if not graph._outputs:
+        if not graph.output_reads:
             raise ValueError("the graph is not complete, so it cannot be drawn: say what it gives with outputs(node)")
         prefix = f"{path}." if path else ""
         self.stands_for[f"{prefix}x"] = x
@@ -146,7 +146,7 @@ class _Walk:
             reads = [self.end(graph, prefix, read) for read in connection.reads]
             previous = {field: self.end(graph, prefix, read) for field, read in connection.previous}
             self.add(f"{prefix}{name}", graph.get_submodule(name), reads, previous)
-        self.stands_for[path] = [self.end(graph, prefix, read) for read in graph._outputs]
+        self.stands_for[path] = [self.end(graph, prefix, read) for read in graph.output_reads]
 
     def add(self, path: str, module: nn.Module, reads: list[_End], previous: Mapping[str, _End]) -> None:
         """Add a node with its edges."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -25,7 +26,7 @@ class Node:
         """This node's output ``k`` steps ago; zeros before there was one.
 
         Raises:
-            ShapeError: ``k`` is not a positive whole number, or nobody knows how large the output is.
+            ShapeError: ``k`` is not a positive whole number, or the size of the output is not known.
         """
         if not isinstance(k, int) or k < 1:
             raise ShapeError(f"{self.name} can be read 1 or more steps late, but k={k!r} was passed")
@@ -126,6 +127,11 @@ class Connection:
     previous: tuple[tuple[str, Read], ...]
     has_memory: bool
 
+    @property
+    def all_reads(self) -> tuple[Read, ...]:
+        """What the node reads, and what its previous state is taken from."""
+        return (*self.reads, *(read for _, read in self.previous))
+
 
 class Graph(nn.Module):
     """Any wiring of cells and memoryless modules; a cell itself.
@@ -165,20 +171,35 @@ class Graph(nn.Module):
         super().__init__()
         self.x = Node("x", as_size(input_size))
         self.connections: dict[str, Connection] = {}
-        self._handles: dict[str, Node] = {"x": self.x}  # nodes that may be read, those of later() included
+        self._handles: dict[str, Node] = {"x": self.x}
         self._outputs: tuple[Read, ...] = ()
         self._delays: dict[str, int] = {}  # how many past outputs are kept, by node
         self._state_names: frozenset[str] = frozenset()
 
     @property
-    def input_size(self) -> Any:
+    def input_size(self) -> int | tuple[int, ...] | None:
         """What the graph takes: a number of features, a tuple, or ``None`` if it is not known."""
         return as_number(self.x.size)
 
     @property
-    def output_size(self) -> Any:
+    def output_size(self) -> int | tuple[int, ...] | None:
         """What the graph gives: a number of features, a tuple, or ``None`` if it is not known."""
         return as_number(concatenated([read.size for read in self._outputs], "the outputs")) if self._outputs else None
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """All that can be read, by name: the input ``x`` and the nodes, those that `later` announced included."""
+        return MappingProxyType(self._handles)
+
+    @property
+    def output_reads(self) -> tuple[Read, ...]:
+        """What the graph gives, as `outputs` was told; nothing before that."""
+        return self._outputs
+
+    @property
+    def all_reads(self) -> list[Node | Delayed | StateField]:
+        """Everything that any node or the output reads."""
+        return leaves([*(read for c in self.connections.values() for read in c.all_reads), *self._outputs])
 
     def later(self, name: str, size: int | tuple[int, ...]) -> Node:
         """A node that will be added further down, to be read with a delay: a way from above to below.
@@ -221,9 +242,8 @@ class Graph(nn.Module):
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             kind = type(module).__name__.removesuffix("Cell")
             raise TypeError(
-                f"node {name!r} is torch.nn's {type(module).__name__}, which would forget its state at every"
-                " step: pass a"
-                f" treadle cell, such as td.{kind}Cell"
+                f"node {name!r} is torch.nn's {type(module).__name__}, which would forget its state at every step: pass"
+                f" a treadle cell, such as td.{kind}Cell"
             )
         if is_cell(module) and hasattr(module, "session"):
             raise TypeError(
@@ -261,13 +281,72 @@ class Graph(nn.Module):
         checked = self._checked_reads("the outputs", reads)
         concatenated([read.size for read in checked], f"the outputs read {describe(checked)}")
         self._outputs = checked
-        everything = [read for c in self.connections.values() for read in (*c.reads, *(read for _, read in c.previous))]
-        for leaf in leaves([*everything, *self._outputs]):
+        for leaf in self.all_reads:
             if isinstance(leaf, Delayed):
                 self._delays[leaf.name] = max(self._delays.get(leaf.name, 0), leaf.k)
         with_memory = {name for name, connection in self.connections.items() if connection.has_memory}
         self._state_names = frozenset(with_memory | {f"{name}.delayed" for name in self._delays})
         return self
+
+    def rewired(
+        self,
+        nodes: Mapping[str, nn.Module] | None = None,
+        rename: Mapping[str, str] | None = None,
+        sizes: Mapping[str, Size] | None = None,
+    ) -> Graph:
+        """Another graph whose nodes are connected as those of this one, which stays as it is.
+
+        Args:
+            nodes: the modules that are to be others, by the name of their node. The rest is in both graphs.
+            rename: ``{"low": "inserted"}`` puts a node ``inserted`` behind ``low``, which reads ``low`` alone; whoever
+                read the output of ``low``, now or late, reads that of ``inserted``. Its module is in ``nodes``. States
+                are still read from ``low`` itself.
+            sizes: what nodes give with their new modules, where that is another size; under ``"x"`` the new size of the
+                input.
+
+        Raises:
+            ShapeError: the sizes of what a node reads do not add up to what its new module takes.
+
+        Example:
+            >>> import torch, treadle as td
+            >>> g = td.Graph(4)
+            >>> low = g.add("low", td.GRUCell(4, 4), reads=g.x)
+            >>> g = g.outputs(g.add("high", td.GRUCell(4, 4), reads=low))
+            >>> print(td.Graph.extra_repr(g.rewired({"between": torch.nn.Tanh()}, rename={"low": "between"})))
+            low reads x
+            between reads low
+            high reads between
+            gives high
+        """
+        nodes, rename = dict(nodes or {}), dict(rename or {})
+        sizes = {name: node.size for name, node in self.nodes.items()} | dict(sizes or {})
+        new = Graph(sizes["x"])
+
+        def moved(read: Read) -> Read:
+            match read:
+                case Sum():
+                    return sum_of(*map(moved, read.parts))
+                case StateField():
+                    return new.nodes[read.name].state(read.field)
+            name = rename.get(read.name, read.name)
+            if isinstance(read, Delayed):
+                size = sizes[read.name]
+                assert size is not None  # or it could not have been read late
+                return (new.nodes.get(name) or new.later(name, size)).delayed(read.k)
+            return new.nodes[name]
+
+        def follow(name: str) -> None:
+            if name in rename:
+                new.add(rename[name], nodes[rename[name]], new.nodes[name])
+
+        follow("x")
+        for name, connection in self.connections.items():
+            module = nodes[name] if name in nodes else self.get_submodule(name)
+            previous = {field: moved(read) for field, read in connection.previous}
+            new.add(name, module, [moved(read) for read in connection.reads], previous)
+            follow(name)
+        new.outputs(*map(moved, self.output_reads)).training = self.training
+        return new
 
     def initial_state(self, batch_size: int) -> dict[str, State]:
         """The state of every node with memory, and zeros for what is read late."""
@@ -397,9 +476,8 @@ class Graph(nn.Module):
         own, given = self._field_size(name, module, field), read.size
         if given is not None and own != given:
             raise ShapeError(
-                f"layer {name!r} steps from {label(read)} ({words(given)}) as its previous {field}, but its"
-                f" own {field} has"
-                f" {words(own)}: give both layers the same size"
+                f"layer {name!r} steps from {label(read)} ({words(given)}) as its previous {field}, but its own {field}"
+                f" has {words(own)}: give both layers the same size"
             )
 
     def _size_of(self, name: str, module: nn.Module, reads: tuple[Read, ...]) -> Size:

@@ -15,7 +15,7 @@ from treadle.wiring.graph import Graph, Node, Read, sum_of
 from treadle.wiring.sizes import output_size
 
 Layers: TypeAlias = list[tuple[str, nn.Module]]
-Between: TypeAlias = Callable[[str, Read], Any]
+Between: TypeAlias = Callable[[str, Read], Read]
 
 
 def stack(g: Graph, layers: Layers, between: Between) -> Read:

@@ -1,7 +1,7 @@
 """The arithmetic of wirings: what a module takes and gives, found out before anything runs.
 
 A size is the shape of one row: ``(64,)`` for 64 features, ``(3, 32, 32)`` for an image, ``()`` for one token, ``None``
-where nobody can know it yet.
+where it is not known yet.
 """
 
 from typing import Any, TypeAlias

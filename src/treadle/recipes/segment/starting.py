@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from treadle.adapt import Copy, Fresh, TransplantReport, Widen, transplant
-from treadle.adapt.transplant import Rule
+from treadle.adapt.rules import Rule
 from treadle.errors import ModelFileError
 from treadle.recipes.segment.click_fcn import ClickFCN
 from treadle.recipes.segment.two_stage import TwoStageNetwork

@@ -1,0 +1,118 @@
+"""Parts of a network by their paths: which there are, how much is known of them, and how one is replaced."""
+
+import copy
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from torch import nn
+
+from treadle.adapt.patterns import close_to, names_it
+from treadle.errors import AdaptError
+from treadle.running.bidirectional import Bidirectional
+from treadle.running.recurrent import Recurrent
+from treadle.seq2seq import EncoderDecoder
+from treadle.wiring import Graph, NoisyStateCell
+from treadle.wiring.sizes import is_cell
+
+M = TypeVar("M", bound=nn.Module)
+
+KNOWN = (Recurrent, Bidirectional, Graph, NoisyStateCell, nn.Sequential, nn.RNNBase)
+"""Networks of parts whose connections are known."""
+
+
+def is_plain(module: nn.Sequential) -> bool:
+    """Whether a sequence calls its parts one after another, and not in a ``forward`` of a user's own."""
+    return type(module).forward is nn.Sequential.forward
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether it is known how the parts of a module are connected, or whether it is a part itself."""
+    own = isinstance(module, EncoderDecoder) or (not is_cell(module) and next(module.children(), None) is not None)
+    if isinstance(module, nn.Sequential) and not is_plain(module):
+        return False
+    return isinstance(module, KNOWN) or not own
+
+
+def outermost(network: nn.Module, path: str) -> str:
+    """The path of the outermost part on the way to a part of which it is known how it is connected."""
+    names = path.split(".") if path else []
+    for k in range(len(names) + 1):
+        if is_known(network.get_submodule(".".join(names[:k]))):
+            return ".".join(names[:k])
+    return path
+
+
+def at_path(network: nn.Module, at: Any) -> str:
+    """A path, once there is a part of that name.
+
+    Raises:
+        AdaptError: there is none.
+    """
+    names = [name for name, _ in network.named_modules() if name]
+    if not isinstance(at, str) or (at and at not in names):
+        raise AdaptError(f"at={at!r} is no part of this {type(network).__name__}{close_to(str(at), names)}")
+    return at
+
+
+def within(path: str, name: str) -> str:
+    """The path of a part of the part at ``path``."""
+    return f"{path}.{name}" if path else name
+
+
+def copied_without(network: nn.Module, owner: nn.Module, names: Iterable[str]) -> Any:
+    """A copy of a network in which parts of its module ``owner`` are missing: they are not copied, to be replaced."""
+    held = dict(owner._modules)
+    owner._modules.update(dict.fromkeys(names))
+    try:
+        return copy.deepcopy(network)
+    finally:
+        owner._modules.update(held)
+
+
+def with_part(network: nn.Module, path: str, part: Any) -> Any:
+    """A copy of a network in which another part stands at a path."""
+    if not path:
+        return part
+    owner, _, name = path.rpartition(".")
+    new = copied_without(network, network.get_submodule(owner), [name])
+    new.get_submodule(owner)._modules[name] = part
+    return new
+
+
+def finished(old: M, new: Any, replaced: str | None = None) -> M:
+    """A changed copy of a network, with what is known of it by name: modes, what is frozen, what is one and the same.
+
+    Args:
+        old: the network.
+        new: its copy.
+        replaced: the path of a part that has nothing to do with the old one, though it has its name.
+
+    Raises:
+        AdaptError: weights that were one have come apart.
+    """
+    modes = dict(old.named_modules())
+    for name, module in new.named_modules():
+        if name in modes:
+            module.training = modes[name].training
+    groups: dict[int, list[str]] = {}
+    for name, parameter in old.named_parameters(remove_duplicate=False):
+        if replaced is not None and names_it(replaced, name):
+            continue
+        groups.setdefault(id(parameter), []).append(name)
+        try:
+            new.get_parameter(name).requires_grad_(parameter.requires_grad)
+        except AttributeError:
+            continue
+    for first, *others in groups.values():
+        for name in others:
+            one, other = new.get_parameter(first), new.get_parameter(name)
+            if one is other:
+                continue
+            if one.shape != other.shape:
+                raise AdaptError(
+                    f"{first} and {name} are one weight, but would be {list(one.shape)} and {list(other.shape)}: untie"
+                    " them first, or change both in one way"
+                )
+            owner, _, attribute = name.rpartition(".")
+            setattr(new.get_submodule(owner), attribute, one)
+    return new

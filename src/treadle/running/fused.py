@@ -1,0 +1,40 @@
+"""Whether PyTorch's own kernels are the faster ones for a classic network."""
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level
+from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
+from torch.nn.utils.rnn import PackedSequence
+
+_SHORT = 8
+"""Below so many steps PyTorch's kernels are faster: ours take a moment to begin."""
+
+
+def is_faster_compiled(network: nn.RNNBase, input: Tensor | PackedSequence) -> bool:
+    """Whether treadle's CPU engine runs a classic network faster over this input than PyTorch's kernels do."""
+    packed = isinstance(input, PackedSequence)
+    data = input.data if packed else input
+    if type(data) is not Tensor or data.dim() not in (2, 3) or data.numel() == 0:
+        return False
+    if data.dtype not in (torch.float32, torch.float64) or data.device.type != "cpu":
+        return False
+    by_row = network.batch_first and data.dim() == 3
+    steps = len(input.batch_sizes) if packed else data.shape[1 if by_row else 0]
+    # PyTorch's masks are drawn in another order.
+    masked = network.dropout > 0 and network.training and network.num_layers > 1
+    special = torch.compiler.is_compiling() or is_tracing() or torch.is_autocast_enabled("cpu")
+    transformed = maybe_current_level() is not None or forward_ad._current_level >= 0
+    return (
+        not network.bidirectional
+        and not masked
+        and not special
+        and not transformed
+        and steps >= _SHORT
+        and _weights_are_plain(network, data)
+    )
+
+
+def _weights_are_plain(network: nn.RNNBase, data: Tensor) -> bool:
+    weights = [getattr(network, name) for name in network._flat_weights_names]
+    return all(type(w) in (Tensor, nn.Parameter) and w.dtype == data.dtype and w.device.type == "cpu" for w in weights)
