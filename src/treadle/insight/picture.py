@@ -1,7 +1,7 @@
-"""A figure as the bytes of a picture file."""
+"""A figure as a picture file."""
 
-import io
 from pathlib import Path
+from typing import BinaryIO
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -9,17 +9,21 @@ from matplotlib.figure import Figure
 SUFFIXES = (".svg", ".png")
 
 
-def rendered(figure: Figure, path: Path) -> bytes:
-    """What belongs into the file at ``path``: SVG (its text stays text) or PNG, by suffix.
+def write_figure(figure: Figure, path: Path, to: Path | BinaryIO) -> None:
+    """Write a figure as SVG (its text stays text) or PNG, by the suffix of ``path``.
+
+    Args:
+        figure: what to write.
+        path: where the picture will be.
+        to: what is written now: a file that will be moved there, or memory.
 
     Raises:
         ValueError: another suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"a picture is {' or '.join(SUFFIXES)}, but the path is {str(path)!r}: change its suffix")
-    kind, content = path.suffix[1:].lower(), io.BytesIO()
+    kind = path.suffix[1:].lower()
     # The same figure gives the same file, whoever draws it and when.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "treadle"}):
         metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(content, format=kind, dpi=150, metadata=metadata, facecolor=figure.get_facecolor())
-    return content.getvalue()
+        figure.savefig(to, format=kind, dpi=150, metadata=metadata, facecolor=figure.get_facecolor())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,10 +55,11 @@ class GradientReach:
             ValueError: a path with another suffix.
             OSError: the file cannot be written.
         """
-        from treadle.insight.picture import rendered  # matplotlib is loaded when it is needed
+        from treadle.insight.picture import write_figure  # matplotlib is loaded when it is needed
 
-        path = Path(path)
-        path.write_bytes(rendered(figure_of({self.method: self}), path))
+        path, content = Path(path), io.BytesIO()
+        write_figure(figure_of({self.method: self}), path, content)
+        path.write_bytes(content.getvalue())
         return path
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from treadle.files.atomic import replacing
-from treadle.insight.picture import rendered
+from treadle.insight.picture import write_figure
 
 
 def plot(height: float, x: str, y: str) -> tuple[Figure, Axes]:
@@ -52,7 +52,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
         'empty.svg'
     """
     path = Path(path)
-    content = rendered(figure, path)
     with replacing(path) as beside:
-        beside.write_bytes(content)
+        write_figure(figure, path, beside)
     return path
