@@ -171,9 +171,9 @@ def live_step(recurrent: Any, batch_size: int, state: Any, bfloat16: bool) -> An
         if reason is None:
             try:
                 found = network.network_of(cell, x, state)
-                from treadle.engines.cpu.plan import live_step  # LLVM is loaded when it is needed
+                from treadle.engines.cpu.plan import live_step, whole_step  # LLVM is loaded when it is needed
 
-                reason = live_step.reason_against(found)
+                reason = whole_step.reason_against(found)
                 if reason is None:
                     return live_step.LiveStep(found, batch_size, bfloat16)
             except TraceError as error:

@@ -440,7 +440,7 @@ class _Reader:
         """What the compiled section keeps, and no earlier section does."""
         wanted = tuple(self.needs.get(v, False) and v.dtype.is_floating_point for v in section.inputs)
         local = compiled.section
-        keeps = compiled.backward(wanted).keeps
+        keeps = compiled.derivative(wanted).keeps
         known = dict(zip(local.inputs, section.inputs, strict=True))
         known |= dict(zip(local.outputs, section.outputs, strict=True))
         known |= dict(zip(local.new, section.new, strict=True))

@@ -12,7 +12,7 @@ import hashlib, json, sys, torch
 from tests.registry import CELLS, build, sequence, random_state
 from treadle.engines import network
 from treadle.engines.cpu.write.emit import emit
-from treadle.engines.cpu.plan.live_step import whole_step
+from treadle.engines.cpu.plan.whole_step import whole_step
 from treadle.engines.cpu.plan.section import CompiledSection, why_not
 from treadle.engines.cpu.machine.target import host
 
@@ -25,8 +25,8 @@ for name in CELLS:
     for section in [*net.plan(False).sections, whole_step(net)]:
         if section.kind in ("loop", "parallel") and not why_not(section):
             compiled = CompiledSection(section)
-            backward = compiled.backward((True,) * len(section.inputs))
-            kernels += [compiled.plain.kernel, backward.forward.kernel, backward.part.kernel]
+            derivative = compiled.derivative((True,) * len(section.inputs))
+            kernels += [compiled.plain.kernel, derivative.forward.kernel, derivative.backward.kernel]
     words = "".join(emit(kernel, host()).description for kernel in kernels)
     found[name] = hashlib.sha256(words.encode()).hexdigest()
 print(json.dumps(found))

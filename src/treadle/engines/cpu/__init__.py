@@ -42,9 +42,8 @@ class CpuEngine:
     ) -> Any:
         """Sections that follow each other as one, with the invariants that they alone read: see `Chain`."""
         from treadle.engines.cpu.plan.chain import Chain
-        from treadle.engines.cpu.plan.invariants import Once
 
-        return Chain(sections, taken, visible, None if before is None else Once(before))
+        return Chain(sections, taken, visible, before)
 
 
 CPU, CPU_BFLOAT16 = CpuEngine(), CpuEngine(bfloat16=True)

@@ -245,8 +245,8 @@ def kernels(subject, dtype):
         if section.kind in ("loop", "parallel") and why_not(section) is None:
             for bfloat16 in (False, True):
                 one = CompiledSection(section, bfloat16, memory_bound=True)
-                backward = one.backward(tuple(v.dtype.is_floating_point for v in one.section.inputs))
-                for part in (one.plain, backward.forward, backward.part):
+                derivative = one.derivative(tuple(v.dtype.is_floating_point for v in one.section.inputs))
+                for part in (one.plain, derivative.forward, derivative.backward):
                     if part.kernel.outputs or part.kernel.carries or part.kernel.sums:
                         yield part.kernel
 

@@ -160,7 +160,7 @@ def test_sections_are_joined(subject, run):
     """The tests below are about chains of several sections, and of one."""
     rnn = build(subject, engine="cpu")
     agree(rnn, sequence(rnn, 4, 7), random_state(rnn, 4), **RUNS[run])
-    lengths = [len(chain.sections) for chain in chains_of(rnn, "return_states" in RUNS[run])]
+    lengths = [len([*chain.links]) for chain in chains_of(rnn, "return_states" in RUNS[run])]
     assert lengths
     assert max(lengths) > 1 or run == "every state" or subject in ("lstm", "stack-feedback")
 
@@ -176,8 +176,8 @@ def test_several_sections_read_one_input(cell):
     agree(rnn, xs)
     agree(rnn, xs, lengths=LENGTHS, resets=RESETS)
     (chain,) = chains_of(rnn)
-    (x,) = (v for v in chain.inputs if v.has_rows)
-    assert sum(x in section.inputs for section in chain.sections) > 1
+    (x,) = (v for v in chain.links.inputs if v.has_rows)
+    assert sum(x in link.section.inputs for link in chain.links) > 1
 
 
 # What gradients come from and go to
@@ -353,7 +353,7 @@ def test_memory_is_free_after_the_backward_pass(lent, monkeypatch):
 
     ys, end = rnn(xs)
     (chain,) = chains_of(rnn)
-    (forward,) = (recipe for recipe in chain._recipes.values() if recipe.active)
+    (forward,) = (recipes.forward for recipes in chain._recipes.values() if recipes.forward.derivatives)
     kept = forward.recipe.kept.size
     assert kept > 1 << 20
     assert lent() == kept + 64

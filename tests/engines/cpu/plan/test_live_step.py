@@ -118,8 +118,8 @@ def test_odd_sizes(name):
 def test_a_step_that_is_worth_several_threads(B):
     rnn = lstm(H=200)
     session, arrays, blocks = (rnn.session(batch_size=B) for _ in range(3))
-    assert session._live.by_columns
-    assert not lstm(H=20).session()._live.by_columns
+    assert session._live.call.columns is not None
+    assert lstm(H=20).session()._live.call.columns is None
     xs = torch.randn(B, 5, 3)
     ys = torch.stack([session.step(x).clone() for x in xs.unbind(1)], 1)
     again = np.stack([arrays.step(x.numpy()).copy() for x in xs.unbind(1)], 1)
@@ -144,7 +144,7 @@ def test_every_thread_has_columns_of_its_own(monkeypatch):
 
 
 def phases_of(session):
-    return session._live._memory.recipe._all_phases
+    return session._live.call.columns.recipe._all_phases
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

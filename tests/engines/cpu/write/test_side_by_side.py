@@ -31,7 +31,8 @@ def always(monkeypatch):
 
     def set_count(count):
         torch.set_num_threads(count)
-        monkeypatch.setattr(kernel.CompiledKernel, "abreast", lambda self, layout: count if self.kernel.carries else 1)
+        always = lambda self, layout: count if self.kernel.carries else 1  # noqa: E731
+        monkeypatch.setattr(kernel.CompiledKernel, "threads_side_by_side", always)
 
     return set_count
 
@@ -40,9 +41,9 @@ def always(monkeypatch):
 def calls(monkeypatch):
     """How often the machine code of a kernel was asked for."""
     asked = []
-    found = kernel.CompiledKernel._abreast_address
+    found = kernel.CompiledKernel._side_by_side_address
     monkeypatch.setattr(
-        kernel.CompiledKernel, "_abreast_address", property(lambda self: asked.append(self) or found.func(self))
+        kernel.CompiledKernel, "_side_by_side_address", property(lambda self: asked.append(self) or found.func(self))
     )
     return asked
 
@@ -138,8 +139,8 @@ def test_several_python_threads_at_once(always):
 def test_only_where_few_rows_wait_for_many_weights(H, B, count, expected, set_num_threads):
     set_num_threads(count)
     kernels = forward_loops(td.Recurrent(td.LSTMCell(8, H)), B)
-    assert [one.abreast(Layout(100, B)) for one in kernels] == [expected]
-    assert [one.abreast(Layout(1, B)) for one in kernels if H < 256] in ([], [1])  # too little to do
+    assert [one.threads_side_by_side(Layout(100, B)) for one in kernels] == [expected]
+    assert [one.threads_side_by_side(Layout(1, B)) for one in kernels if H < 256] in ([], [1])  # too little to do
 
 
 def forward_loops(rnn, B):

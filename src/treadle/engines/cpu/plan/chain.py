@@ -4,8 +4,9 @@ What a section gives and another one reads never becomes a tensor of PyTorch's: 
 block that the backward pass reads is one tensor, the other one ends with the call.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,14 +15,25 @@ from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.cpu.plan.backward import BackwardRecipe
 from treadle.engines.cpu.plan.forward import ForwardRecipe
-from treadle.engines.cpu.plan.invariants import Once
+from treadle.engines.cpu.plan.invariants import Invariants
+from treadle.engines.cpu.plan.links import Links
 from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.interpreter import run_section
 from treadle.engines.layout import Layout
 
 __all__ = ["Chain"]
 
+T = TypeVar("T")
+
 _MOST_RECIPES = 16
+
+
+@dataclasses.dataclass
+class Recipes:
+    """A forward pass, and the backward passes after it, which know where it keeps what."""
+
+    forward: ForwardRecipe
+    backward: dict[Hashable, BackwardRecipe] = dataclasses.field(default_factory=dict)
 
 
 class Chain:
@@ -29,114 +41,54 @@ class Chain:
 
     Args:
         sections: loops and parallel ones, of one precision.
-        links: the compiled form of each.
+        compiled: the compiled form of each.
         visible: which of the values that they give are read outside.
-        once: what is computed before, and read by them alone.
+        invariant: a section whose outputs they alone read: it is run before them.
 
     Attributes:
-        inputs: what the sections read from outside.
-        given: what a run takes, which instead of what is computed once has what that is made of.
+        given: what a run takes, its arguments.
         outputs: what a run gives.
     """
 
     def __init__(
         self,
         sections: Sequence[Section],
-        links: Sequence[CompiledSection],
+        compiled: Sequence[CompiledSection],
         visible: Iterable[Value],
-        once: Once | None = None,
+        invariant: Section | None = None,
     ):
-        self.sections, self.links, self.once = tuple(sections), tuple(links), once
-        self.dtype = links[0].dtype
-        made = {value for section in sections for value in section.outputs}
-        visible = set(visible)
-        self.inputs = tuple(dict.fromkeys(v for section in sections for v in section.inputs if v not in made))
-        self.computed = () if once is None else tuple(v for v in once.outputs if v in self.inputs)
-        self.given = tuple(
-            dict.fromkeys([*(v for v in self.inputs if v not in self.computed), *(once.inputs if once else ())])
-        )
-        self.outputs = tuple(dict.fromkeys(v for section in sections for v in section.outputs if v in visible))
-        self.states = tuple(name for section in sections for name in section.states)
-        self.old = tuple(value for section in sections for value in section.old)
-        self.new = tuple(value for section in sections for value in section.new)
-        self.first_state = [sum(len(s.old) for s in sections[:i]) for i in range(len(sections))]
-        self._recipes: dict[Any, Any] = {}
+        self.links = Links(sections, compiled, visible)
+        self.invariants = Invariants(self.links, invariant)
+        self.given, self.outputs = self.invariants.arguments, self.links.outputs
+        self._recipes: dict[Hashable, Recipes] = {}
 
     def run(
-        self, layout: Layout, given: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
+        self, layout: Layout, arguments: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Outputs [N, ...], and the states after the last step of each row."""
-        everything = [*given, *starts, *fresh]
+        everything = [*arguments, *starts, *fresh]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in everything):
             results = list(_Node.apply(self, layout, *everything))  # pyright: ignore
         else:
             with torch.no_grad():
-                results, _ = self.forward(layout, None).follow(layout, self.completed(given), starts, fresh)
+                inputs = self.invariants.inputs(arguments)
+                results, _ = self.recipes(layout, None).forward.follow(layout, inputs, starts, fresh)
         count = len(self.outputs)
         return results[:count], results[count:]
 
-    def completed(self, given: Sequence[Tensor], made: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """The inputs, from what a run takes; ``made`` is what was computed once, if it was."""
-        if self.once is None:
-            return list(given)
-        known = dict(zip(self.given, given, strict=True))
-        if made is None:
-            self.once.forward(known)
-        else:
-            known.update(zip(self.computed, made, strict=True))
-        return [known[v] for v in self.inputs]
-
-    def made(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Of the inputs, what was computed once."""
-        known = dict(zip(self.inputs, inputs, strict=True)) if self.computed else {}
-        return [known[v] for v in self.computed]
-
-    def needs(self, given: Sequence[bool]) -> tuple[bool, ...]:
-        """Which gradients of inputs, starts and fresh states are wanted, if these of what a run takes are."""
-        if self.once is None:
-            return tuple(given)
-        wanted = {v for v, need in zip(self.given, given, strict=False) if need}
-        made_of = self.once.made_of
-        own = [v in wanted or not wanted.isdisjoint(made_of.get(v, ())) for v in self.inputs]
-        return (*own, *given[len(self.given) :])
-
-    def handed_back(
-        self, given: Sequence[Tensor], needs: Sequence[bool], gradients: Sequence[Tensor | None]
-    ) -> list[Tensor | None]:
-        """The gradients of what a run takes, from those of the inputs."""
-        if self.once is None:
-            return list(gradients)
-        found = {v: g for v, g in zip(self.inputs, gradients, strict=True) if g is not None}
-        above = [found.pop(v, None) for v in self.once.outputs]
-        if any(gradient is not None for gradient in above):
-            floats = [v.dtype.is_floating_point for v in self.given]
-            wanted = {v for v, need, is_float in zip(self.given, needs, floats, strict=False) if need and is_float}
-            known = dict(zip(self.given, given, strict=True))
-            more = self.once.backward(known, [v for v in self.once.inputs if v in wanted], above)
-            for value, gradient in more.items():
-                found[value] = found[value] + gradient if value in found else gradient
-        return [found.get(v) for v in self.given]
-
-    def forward(self, layout: Layout, needs: tuple[bool, ...] | None) -> ForwardRecipe:
-        """The way forwards; ``needs`` says of inputs, starts and fresh states whether gradients are wanted."""
+    def recipes(self, layout: Layout, needs: tuple[bool, ...] | None) -> Recipes:
+        """The recipes for a layout; ``needs`` says whether gradients are wanted, see `Links.derivatives`."""
         key = (needs, layout.key, torch.get_num_threads())
-        return _found(self._recipes, key, lambda: ForwardRecipe(self, layout, needs))
-
-    def backward(self, forward: ForwardRecipe, layout: Layout, given: tuple[bool, ...]) -> BackwardRecipe:
-        """The way back; ``given`` says of outputs and final states whether there is a gradient from above."""
-        make = lambda: BackwardRecipe(self, forward, layout, given)  # noqa: E731
-        return _found(forward.backwards, (given, torch.get_num_threads()), make)
-
-    def values_of(self, number: int) -> dict[Value, Value]:
-        """Of a link: what its own inputs are in the chain."""
-        return dict(zip(self.links[number].section.inputs, self.sections[number].inputs, strict=True))
-
-    def shared_by(self, number: int) -> list[tuple[Value, Value]]:
-        """Of a link: its own inputs that have no rows, and what they are in the chain."""
-        return [(local, value) for local, value in self.values_of(number).items() if not value.has_rows]
+        return _found(self._recipes, key, lambda: Recipes(ForwardRecipe(self.links, layout, needs)))
 
 
-def _found(recipes: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+def _backward(recipes: Recipes, layout: Layout, from_above: tuple[bool, ...]) -> BackwardRecipe:
+    """The backward pass; ``from_above`` says of outputs and final states whether they have a gradient."""
+    key = (from_above, torch.get_num_threads())
+    return _found(recipes.backward, key, lambda: BackwardRecipe(recipes.forward, layout, from_above))
+
+
+def _found(recipes: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
     """The recipe of that key, made if there is none; the oldest one is forgotten where there are many."""
     found = recipes.get(key)
     if found is None:
@@ -150,52 +102,57 @@ def _found(recipes: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
 class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, chain: Chain, layout: Layout, *tensors: Tensor) -> tuple[Tensor, ...]:
-        count, states = len(chain.given), len(chain.old)
-        recipe = chain.forward(layout, chain.needs(ctx.needs_input_grad[2:]))
-        given, starts, fresh = tensors[:count], tensors[count : count + states], tensors[count + states :]
-        inputs = chain.completed(given)
-        results, kept = recipe.follow(layout, inputs, starts, fresh)
-        ctx.chain, ctx.layout, ctx.recipe = chain, layout, recipe
+        invariants = chain.invariants
+        recipes = chain.recipes(layout, invariants.needs(ctx.needs_input_grad[2:]))
+        arguments, starts, fresh = chain.links.divided(tensors)
+        inputs = invariants.inputs(arguments)
+        results, kept = recipes.forward.follow(layout, inputs, starts, fresh)
+        ctx.chain, ctx.layout, ctx.recipes = chain, layout, recipes
         ctx.set_materialize_grads(False)
-        made = chain.made(inputs)
-        ctx.save_for_backward(*tensors, *made, *(() if kept is None else (kept,)))
-        ctx.counts = len(tensors), len(made)
+        computed = invariants.computed(inputs)
+        ctx.save_for_backward(*tensors, *computed, *(() if kept is None else (kept,)))
+        ctx.counts = len(tensors), len(computed)
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *from_above: Tensor | None) -> tuple[Any, ...]:
         chain, layout, needs = ctx.chain, ctx.layout, ctx.needs_input_grad[2:]
         (count, others), saved = ctx.counts, ctx.saved_tensors
-        tensors, made, kept = saved[:count], saved[count : count + others], saved[count + others :]
+        tensors, computed, kept = saved[:count], saved[count : count + others], saved[count + others :]
         if torch.is_grad_enabled():
             return (None, None, *_by_interpreter(chain, layout, tensors, needs, from_above))
-        recipe = chain.backward(ctx.recipe, layout, tuple(g is not None for g in from_above))
-        given = tensors[: len(chain.given)]
-        inputs = chain.completed(given, made)
-        gradients, to_starts, to_fresh = recipe.follow(layout, inputs, from_above, kept[0] if kept else None)
-        return (None, None, *chain.handed_back(given, needs, gradients), *to_starts, *to_fresh)
+        recipe = _backward(ctx.recipes, layout, tuple(g is not None for g in from_above))
+        arguments, _, _ = chain.links.divided(tensors)
+        inputs = chain.invariants.inputs(arguments, computed)
+        found = recipe.follow(layout, inputs, from_above, kept[0] if kept else None)
+        of_arguments = chain.invariants.gradients(arguments, needs, found.inputs)
+        return (None, None, *of_arguments, *found.starts, *found.fresh)
 
 
-def _by_interpreter(chain: Chain, layout: Layout, tensors: Any, needs: Any, from_above: Any) -> list[Tensor | None]:
+def _by_interpreter(
+    chain: Chain, layout: Layout, tensors: Sequence[Tensor], needs: Sequence[bool], from_above: Sequence[Tensor | None]
+) -> list[Tensor | None]:
     """The gradient as something that has a derivative itself."""
-    count, states = len(chain.given), len(chain.old)
     with torch.enable_grad():
         # Stand-ins: the gradient of one must not take in what reaches it through another that is made of it.
         tensors = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]
-        known = dict(zip(chain.inputs, chain.completed(tensors[:count]), strict=True))
-        finals = []
-        for section, first in zip(chain.sections, chain.first_state, strict=True):
-            starts = tensors[count + first :][: len(section.old)]
-            fresh = tensors[count + states + first :][: len(section.old)]
-            outputs, ends = run_section(section, layout, [known[v] for v in section.inputs], starts, fresh)
-            known.update(zip(section.outputs, outputs, strict=True))
-            finals += ends
-        results = [*(known[v] for v in chain.outputs), *finals]
+        results = _interpret(chain, layout, tensors)
         pairs = [(o, g) for o, g in zip(results, from_above, strict=True) if g is not None and o.requires_grad]
         wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
-        found = iter(
-            torch.autograd.grad(
-                [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True
-            )
-        )
+        outputs, above = [o for o, _ in pairs], [g for _, g in pairs]
+        found = iter(torch.autograd.grad(outputs, wanted, above, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]
+
+
+def _interpret(chain: Chain, layout: Layout, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs and final states, by PyTorch."""
+    arguments, starts, fresh = chain.links.divided(tensors)
+    known = dict(zip(chain.links.inputs, chain.invariants.inputs(arguments), strict=True))
+    finals = []
+    for link in chain.links:
+        first, last = link.states.start, link.states.stop
+        inputs = [known[v] for v in link.section.inputs]
+        outputs, ends = run_section(link.section, layout, inputs, starts[first:last], fresh[first:last])
+        known.update(zip(link.section.outputs, outputs, strict=True))
+        finals += ends
+    return [*(known[v] for v in chain.outputs), *finals]

@@ -1,230 +1,227 @@
-"""The way forwards through a chain, written down."""
+"""The forward pass of a chain, written down."""
 
+import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine.arena import Number
-from treadle.engines.cpu.machine.memory_pool import empty
-from treadle.engines.cpu.machine.recipe import Recipe
-from treadle.engines.cpu.plan.rows import Packed, Reads, Slot, of_layout, split_rows
-from treadle.engines.cpu.plan.section import Backward, Part, contiguous
+from treadle.engines.cpu.plan.kernel import Carry
+from treadle.engines.cpu.plan.links import Link, Links
+from treadle.engines.cpu.plan.rows import ORIGINS, Role, Shares, TensorKey, contiguous, keys_of, with_rows_in_place
+from treadle.engines.cpu.plan.section import CompiledDerivative, Pass
+from treadle.engines.cpu.plan.slots import Block, Draft, Slot
 from treadle.engines.cpu.routines import copies
 from treadle.engines.layout import Layout
 
-if TYPE_CHECKING:
-    from treadle.engines.cpu.plan.backward import BackwardRecipe
-    from treadle.engines.cpu.plan.chain import Chain
-
 __all__ = ["ForwardRecipe"]
+
+_NEAR = 8192
+"""Bytes of a state in a thread's rows from which on other threads are far enough away, and copying costs more."""
 
 
 class ForwardRecipe:
-    """The way forwards through a chain, for one layout of rows.
+    """The forward pass of a chain, for one layout of rows.
+
+    Args:
+        links: the chain.
+        layout: how rows lie.
+        needs: whether gradients are wanted, see `Links.derivatives`; None if none are.
 
     Attributes:
+        derivatives: the links that have a backward pass.
         slots: of each link, where the values are that its backward pass may read.
-        active: the links that have a backward pass.
-        backwards: the recipes for the way back, which know where this one keeps what.
+        runs: the runs of rows that lie apart, if they do.
     """
 
-    def __init__(self, chain: "Chain", layout: Layout, needs: tuple[bool, ...] | None):
-        self.chain = chain
-        self.backwards: dict[Any, BackwardRecipe] = {}
-        self.recipe = recipe = Recipe()
-        self.reads = Reads(chain, recipe)
-        self.active: dict[int, Backward] = {} if needs is None else active_links(chain, needs)
-        self.kept = self._kept()
-        parts = {i: self.active[i].forward if i in self.active else link.plain for i, link in enumerate(chain.links)}
-        self.split = split_rows(parts.values(), layout)
-        packed = Packed(self.reads, parts)
-        last = {v: i for i, section in enumerate(chain.sections) for v in section.inputs}
-        self.places: dict[Value, Slot] = {}
-        self.slots: list[dict[Value, Slot]] = []
-        self.results: dict[Any, tuple[int, ...]] = {}
-        self.size = chain.dtype.itemsize
-        if self.split is not None:
-            self._split_inputs(parts, layout)
-        for i, part in parts.items():
-            self._link(i, part, packed.of[i], layout, last)
-        recipe.barrier()
-
-    def _split_inputs(self, parts: Mapping[int, Part], layout: Layout) -> None:
-        """Copy the rows of inputs to where each thread has its own."""
-        recipe, read = self.recipe, set[Value]()
-        for i, part in parts.items():
-            outside = self.chain.values_of(i)
-            read |= {outside[v] for v in part.streams if outside.get(v) in self.reads.index}
-        indices = {self.chain.values_of(i)[v] for i, part in parts.items() for v in part.indices}
-        for value in self.chain.inputs:
-            kept = value in self.kept
-            if value in read or (kept and value.has_rows):
-                source = self.reads.row_slot(value, value in indices)
-                itemsize = source.key[2].itemsize
-                size = max(value.row_numel, 1) * itemsize
-                arena = recipe.kept if kept else recipe.scratch
-                slot = Slot("kept" if kept else "scratch", arena.room(layout.rows * size).plus, size // itemsize)
-                copies.split(
-                    recipe, slot.at(recipe)[0], source.at(recipe), layout.steps, self.split or (), size, itemsize
-                )
-                self.places[value] = slot
-        recipe.barrier()
-
-    def _kept(self) -> set[Value]:
-        """Which values that links read a backward pass reads, too."""
-        kept: set[Value] = set()
-        for i, backward in self.active.items():
-            outside = self.chain.values_of(i)
-            kept |= {outside[v] for v in backward.keeps if v in outside}
-        return kept
-
-    def _room(self, kept: bool, rows: int, value: Value) -> Slot:
-        numbers = max(value.row_numel, 1)
-        key, arena = ("kept", self.recipe.kept) if kept else ("scratch", self.recipe.scratch)
-        place = arena.room(rows * numbers * self.size)
-        return Slot(key, place.plus, numbers)
-
-    def _link(self, i: int, part: Part, packed: list[Number], layout: Layout, last: Mapping[Value, int]) -> None:
-        chain, recipe = self.chain, self.recipe
-        section, own = chain.sections[i], chain.links[i].section
-        backward, first = self.active.get(i), chain.first_state[i]
-        slots: dict[Value, Slot] = {}
-        for local, value in zip(own.inputs, section.inputs, strict=True):
-            if value in self.places:
-                slots[local] = self.places[value]
-            elif value.has_rows and self.split is None:
-                slots[local] = self.reads.row_slot(value, local in part.indices)
-        starts = [recipe.tensor(("start", first + k))[0] for k in range(len(own.old))]
-        resets = layout.packed_resets is not None
-        fresh = [recipe.tensor(("fresh", first + k))[0] for k in range(len(own.old))] if resets else starts
-        given = dict(zip(own.outputs, section.outputs, strict=True))
-        late: list[tuple[Slot, Slot, Value]] = []  # copies: to, from, what
-        gathers: list[tuple[Value, Value, int]] = []
-        if backward is not None:
-            for k, (old, new) in enumerate(zip(own.old, own.new, strict=True)):
-                if old not in backward.keeps:
-                    continue
-                if layout.order is None and self.split is None and not resets and new not in slots:
-                    # With the first state in front, the states before each step and those after it are one memory.
-                    storage = self._room(True, layout.batch + layout.rows, new)
-                    slots[old] = storage
-                    offset = layout.batch * max(new.row_numel, 1) * self.size
-                    slots[new] = dataclasses.replace(storage, offset=storage.offset + offset)
-                    copies.copy(recipe, storage.at(recipe)[0], starts[k], offset)
-                else:
-                    slots[old] = self._room(True, layout.rows, new)
-                    gathers.append((old, new, k))
-        leaving: list[tuple[Slot, Value]] = []
-        for local in part.outputs:
-            value = given.get(local)
-            seen = value is not None and value in chain.outputs
-            if local in slots:
-                pass
-            elif (backward is not None and local in backward.keeps) or (value is not None and value in self.kept):
-                slots[local] = self._room(True, layout.rows, local)
-            elif seen and self.split is None:
-                slots[local] = self._result(value, layout)
-                seen = False
-            else:
-                slots[local] = self._room(False, layout.rows, local)
-                if value is None or value not in last:
-                    leaving.append((slots[local], local))
-            if seen:
-                late.append((self._result(value, layout), slots[local], local))
-            if value is not None:
-                self.places[value] = slots[local]
-        finishes = []
-        for k, old in enumerate(own.old):
-            key = ("finish", first + k)
-            self.results[key] = (layout.batch, *old.row_shape)
-            finishes.append(recipe.tensor(key)[0])
-            if layout.order is not None:  # a row without steps ends as it starts
-                copies.copy(recipe, finishes[-1], starts[k], layout.batch * old.row_numel * self.size)
-        if layout.order is not None and own.old:
-            recipe.barrier()
-        part.compiled.write_down(
-            recipe,
-            layout,
-            [slots[v].at(recipe) for v in part.streams],
-            [self.reads.shared(i, v) for v in part.shared],
-            packed,
-            [slots[v].at(recipe) for v in part.outputs],
-            list(zip(starts, finishes, fresh, strict=True)),
-            self.split,
-        )
-        for value, end in last.items():
-            if end == i and value in self.places and self.places[value].key == "scratch":
-                leaving.append((self.places[value], value))
-        # What is copied in the next phase leaves after it.
-        copied = {source for _, source, _ in late} | {slots[new] for _, new, _ in gathers}
-        for slot, value in leaving:
-            if slot not in copied:
-                self._leave(slot, value, layout)
-        recipe.barrier()
-        for slot, value in leaving:
-            if slot in copied:
-                self._leave(slot, value, layout)
-        for to, source, value in late:
-            size = value.row_numel * self.size
-            if self.split is None:
-                copies.copy(recipe, to.at(recipe)[0], source.at(recipe)[0], layout.rows * size)
-            elif size:
-                addresses = to.at(recipe)[0], source.at(recipe)[0]
-                copies.unsplit(recipe, *addresses, layout.steps, self.split, size, self.size)
-        for old, new, k in gathers:
-            index, size = recipe.tensor("origins")[0], new.row_numel * self.size
-            rows = slots[new].at(recipe)[0]
-            to = slots[old].at(recipe)[0]
-            copies.previous(recipe, to, index, layout.rows, layout.batch, size, fresh[k], starts[k], rows)
-        self.slots.append(slots)
-
-    def _leave(self, slot: Slot, value: Value, layout: Layout) -> None:
-        size = layout.rows * max(value.row_numel, 1) * self.size
-        self.recipe.scratch.leave(self.recipe.scratch.address + slot.offset, size)
-
-    def _result(self, value: Any, layout: Layout) -> Slot:
-        key = ("result", self.chain.outputs.index(value))
-        self.results[key] = (layout.rows, *value.row_shape)
-        return Slot(key, 0, max(value.row_numel, 1))
+    def __init__(self, links: Links, layout: Layout, needs: Sequence[bool] | None):
+        self.links = links
+        self.derivatives = {} if needs is None else links.derivatives(needs)
+        writer = _Writer(links, layout, self.derivatives)
+        self.recipe, self.supply = writer.draft.recipe, writer.draft.supply
+        self.slots, self.runs = writer.slots, writer.draft.runs
 
     def follow(
         self, layout: Layout, inputs: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
         """Run; returns outputs and final states, and the memory that the backward pass reads."""
-        chain = self.chain
-        tensors = of_layout(layout, self.recipe, self.split)
-        self.reads.supply(inputs, tensors)
-        for i, start in enumerate(starts):
-            tensors["start", i] = contiguous(start, chain.dtype)
+        links, dtype = self.links, self.links.dtype
+        tensors = self.supply.tensors(layout, inputs)
+        for key, start in zip(keys_of(Role.START, links.states), starts, strict=True):
+            tensors[key] = contiguous(start, dtype)
         if layout.packed_resets is not None:
-            for i, again in enumerate(fresh):
-                tensors["fresh", i] = contiguous(again, chain.dtype)
-        for key, shape in self.results.items():
-            tensors[key] = empty(*shape, dtype=chain.dtype)
+            for key, again in zip(keys_of(Role.FRESH, links.states), fresh, strict=True):
+                tensors[key] = contiguous(again, dtype)
         kept = self.recipe.follow(tensors)
         results = []
-        for i, value in enumerate(chain.outputs):
-            tensor = tensors["result", i]
-            tensor = tensor.bool() if value.dtype == torch.bool else tensor
-            results.append(tensor.movedim(0, value.batch_axis) if value.batch_axis > 0 else tensor)
-        results += [tensors["finish", i] for i in range(len(chain.old))]
+        for key, value in zip(keys_of(Role.OUTPUT, len(links.outputs)), links.outputs, strict=True):
+            tensor = tensors[key].bool() if value.dtype == torch.bool else tensors[key]
+            results.append(with_rows_in_place(tensor, value))
+        results += [tensors[key] for key in keys_of(Role.END, links.states)]
         return results, kept
 
 
-def active_links(chain: "Chain", needs: tuple[bool, ...]) -> dict[int, Backward]:
-    """The links through which a gradient flows, and the derivative of each."""
-    inputs, states = len(chain.inputs), len(chain.old)
-    needed = {v for v, need in zip(chain.inputs, needs, strict=False) if need and v.dtype.is_floating_point}
-    found = {}
-    for i, (section, link) in enumerate(zip(chain.sections, chain.links, strict=True)):
-        wanted = tuple(v in needed for v in section.inputs)
-        first = chain.first_state[i]
-        of_states = [needs[inputs + k] or needs[inputs + states + k] for k in range(first, first + len(section.old))]
-        if any(wanted) or any(of_states):
-            found[i] = link.backward(wanted)
-            needed |= {v for v in section.outputs if v.dtype.is_floating_point}
-    return found
+class _Shifted(NamedTuple):
+    """A state before each step, to be taken from that after the step before it once the kernel has run."""
+
+    old: Value
+    new: Value
+    carry: Carry
+
+
+class _Writer:
+    """Writes the forward pass down.
+
+    Attributes:
+        places: where values of the chain are.
+        slots: of each link, where its own values are.
+        kept: the values between links that a backward pass reads.
+    """
+
+    def __init__(self, links: Links, layout: Layout, derivatives: Mapping[Link, CompiledDerivative]):
+        self.links, self.layout, self.derivatives = links, layout, derivatives
+        self.passes = {
+            link: derivatives[link].forward if link in derivatives else link.compiled.plain for link in links
+        }
+        self.draft = Draft(links, layout, _runs_apart(self.passes.values(), layout))
+        self.recipe = self.draft.recipe
+        self.kept = {link.inputs[v] for link, d in derivatives.items() for v in d.keeps if v in link.inputs}
+        self.readers = collections.Counter(v for link in links for v in link.section.inputs)
+        self.places: dict[Value, Slot] = {}
+        self.slots: dict[Link, dict[Value, Slot]] = {}
+        packed = self.draft.pack(self.passes)
+        if self.draft.runs is not None:
+            self._split_inputs()
+        for link in links:
+            self._link(link, packed[link])
+        self.recipe.barrier()
+
+    def _split_inputs(self) -> None:
+        """Copy the rows of inputs to where each thread has its own."""
+        passes = self.passes.items()
+        read = {link.inputs[v] for link, one in passes for v in one.streams if v in link.inputs}
+        indices = {link.inputs[v] for link, one in passes for v in one.indices}
+        for value in self.links.inputs:
+            kept = value in self.kept
+            if value in read or (kept and value.has_rows):
+                key = self.draft.supply.rows_of(value, value in indices)
+                itemsize = self.draft.supply.dtype(key).itemsize
+                slot = self.draft.room(value, Block.KEPT if kept else Block.SCRATCH, itemsize)
+                self.draft.split(Slot(key), slot, itemsize)
+                self.draft.will_use(slot, self.readers[value])
+                self.draft.has_used(slot)
+                self.places[value] = slot
+        self.recipe.barrier()
+
+    def _link(self, link: Link, packed: Sequence[Number]) -> None:
+        slots = self.slots[link] = self._input_slots(link)
+        read = [*slots.values()]
+        carries = self._carries(link)
+        shifted = self._keep_states_before_steps(link, slots, carries)
+        copied_out, rooms = self._output_slots(link, slots)
+        for states in shifted:
+            self.draft.will_use(slots[states.new])
+        if self.layout.order is not None and carries:  # a row without steps ends as it starts
+            for old, carry in zip(link.own.old, carries, strict=True):
+                self.draft.copy_state(carry.end, carry.start, old)
+            self.recipe.barrier()
+        self.draft.run(link, self.passes[link], packed, slots, carries)
+        for slot in (*read, *rooms):
+            self.draft.has_used(slot)
+        self.recipe.barrier()
+        for own in copied_out:
+            self.draft.copy_out(slots[own], self._output(link.outputs[own]), own)
+        for states in shifted:
+            self._shift(states, slots)
+
+    def _input_slots(self, link: Link) -> dict[Value, Slot]:
+        """Where the link's own inputs with rows are."""
+        slots = {}
+        for own, value in link.inputs.items():
+            if value in self.places:
+                slots[own] = self.places[value]
+            elif value.has_rows and self.draft.runs is None:
+                slots[own] = Slot(self.draft.supply.rows_of(value, own in self.passes[link].indices))
+        return slots
+
+    def _carries(self, link: Link) -> list[Carry]:
+        """Where the link's states start, end, and start again at resets."""
+        carries = []
+        for k, old in zip(link.states, link.own.old, strict=True):
+            start = self.recipe.tensor(TensorKey(Role.START, k))[0]
+            has_resets = self.layout.packed_resets is not None
+            fresh = self.recipe.tensor(TensorKey(Role.FRESH, k))[0] if has_resets else start
+            end = self.draft.supply.new(TensorKey(Role.END, k), self.layout.batch, *old.row_shape)
+            carries.append(Carry(start, end, fresh))
+        return carries
+
+    def _keep_states_before_steps(
+        self, link: Link, slots: dict[Value, Slot], carries: Sequence[Carry]
+    ) -> list[_Shifted]:
+        """Find room for the states before each step that are kept; returns those that have to be copied there."""
+        layout, shifted = self.layout, []
+        keeps = self.derivatives[link].keeps if link in self.derivatives else ()
+        simple = layout.order is None and self.draft.runs is None and layout.packed_resets is None
+        for (old, new), carry in zip(link.compiled.carries, carries, strict=True):
+            if old not in keeps:
+                continue
+            if simple and new not in slots:
+                # With the first state in front, the states before each step and those after it are one memory.
+                slots[old] = before = self.draft.room(new, Block.KEPT, more=layout.batch)
+                offset = layout.batch * max(new.row_numel, 1) * self.draft.itemsize
+                slots[new] = dataclasses.replace(before, offset=before.offset + offset)
+                self.draft.copy_state(before.at(self.recipe).address, carry.start, new)
+            else:
+                slots[old] = self.draft.room(new, Block.KEPT)
+                shifted.append(_Shifted(old, new, carry))
+        return shifted
+
+    def _output_slots(self, link: Link, slots: dict[Value, Slot]) -> tuple[list[Value], list[Slot]]:
+        """Find room for what a link writes; returns what is copied to an output of the chain, and the room."""
+        copied_out, rooms = [], []
+        for own in self.passes[link].outputs:
+            value = link.outputs.get(own)
+            is_output = value in self.links.outputs
+            if own not in slots:
+                kept = value in self.kept or (link in self.derivatives and own in self.derivatives[link].keeps)
+                if value is not None and is_output and not kept and self.draft.runs is None:
+                    slots[own] = self._output(value)
+                    is_output = False
+                else:
+                    slots[own] = self.draft.room(own, Block.KEPT if kept else Block.SCRATCH)
+                    rooms.append(slots[own])
+            if is_output:
+                copied_out.append(own)
+            if value is not None:
+                self.places[value] = slots[own]
+                self.draft.will_use(slots[own], self.readers[value] + is_output)
+        return copied_out, rooms
+
+    def _output(self, value: Value) -> Slot:
+        """The tensor of an output of the chain."""
+        return self.draft.new_tensor(TensorKey(Role.OUTPUT, self.links.outputs.index(value)), value)
+
+    def _shift(self, states: _Shifted, slots: Mapping[Value, Slot]) -> None:
+        """Copy the states after each step, and those that rows start with, to where those before each step belong."""
+        recipe, layout = self.recipe, self.layout
+        to, rows = slots[states.old].at(recipe).address, slots[states.new].at(recipe).address
+        index, size = recipe.tensor(ORIGINS)[0], states.new.row_numel * self.draft.itemsize
+        fresh, start = states.carry.fresh, states.carry.start
+        copies.previous(recipe, to, index, layout.rows, layout.batch, size, fresh, start, rows)
+        self.draft.has_used(slots[states.new])
+
+
+def _runs_apart(passes: Iterable[Pass], layout: Layout) -> Shares | None:
+    """The runs of rows that lie apart from each other, one for each thread; None if all are in one place."""
+    if layout.order is not None:
+        return None
+    loops = [one for one in passes if one.kernel.carries]
+    shares = max((one.compiled.shares(layout) for one in loops), key=len, default=[])
+    if len(shares) < 2:
+        return None
+    widest = max(old.row_numel * one.kernel.precision.dtype.itemsize for one in loops for old, _ in one.kernel.carries)
+    return shares if widest * max(last - first for first, last in shares) <= _NEAR else None

@@ -14,46 +14,96 @@ from treadle.compiler.derivative import derive
 from treadle.compiler.fission import Section
 from treadle.compiler.interpreter import Line
 from treadle.compiler.program import Value
+from treadle.engines.cpu.plan.links import Links
 
-__all__ = ["Once"]
+__all__ = ["Invariants"]
 
 
-class Once:
-    """An invariant section.
+class Invariants:
+    """The step from the arguments of a chain, such as parameters, to the inputs of its links.
 
     Args:
-        section: what is computed, of values without rows.
+        links: the chain.
+        section: an invariant section whose outputs the links alone read; None if every input is an argument.
 
     Attributes:
-        inputs, outputs: the section's.
+        arguments: what a call of the chain takes.
+        outputs: what of the links' inputs is computed here.
     """
 
-    def __init__(self, section: Section):
-        self.section, self.inputs, self.outputs = section, section.inputs, section.outputs
+    def __init__(self, links: Links, section: Section | None):
+        self.links, self.section = links, section
+        self.arguments, self.outputs = links.inputs, ()
+        if section is None:
+            return
+        self.outputs = section.outputs
+        others = [v for v in links.inputs if v not in self.outputs]
+        self.arguments = tuple(dict.fromkeys([*others, *section.inputs]))
         self._line = Line(section.outputs, section.inputs)
-        made_of: dict[Value, frozenset[Value]] = {v: frozenset([v]) for v in section.inputs}
-        for value in section.values():
-            made_of.setdefault(value, frozenset().union(*(made_of.get(v, frozenset()) for v in value.inputs)))
-        self.made_of = made_of
-        self._backward = functools.lru_cache(maxsize=16)(self._derived)
+        self._sources = _sources(section)
+        self._backward = functools.lru_cache(maxsize=16)(functools.partial(_backward, section))
 
-    def forward(self, known: dict[Value, Tensor]) -> None:
-        """Compute the outputs, into ``known``."""
-        self._line.run(known, 0)
+    def inputs(self, arguments: Sequence[Tensor], computed: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The inputs of the links; ``computed`` is what `computed` has given, if it is still there."""
+        if self.section is None:
+            return list(arguments)
+        known = dict(zip(self.arguments, arguments, strict=True))
+        if computed is None:
+            self._line.run(known, 0)
+        else:
+            known.update(zip(self.outputs, computed, strict=True))
+        return [known[v] for v in self.links.inputs]
 
-    def backward(
+    def computed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Of the links' inputs, those that were computed here."""
+        return [inputs[self.links.index[v]] for v in self.outputs]
+
+    def needs(self, needs: Sequence[bool]) -> tuple[bool, ...]:
+        """Which gradients the links have to give, if these of arguments, starts and fresh states are wanted."""
+        if self.section is None:
+            return tuple(needs)
+        wanted = {v for v, need in zip(self.arguments, needs, strict=False) if need}
+        of_inputs = [not wanted.isdisjoint(self._sources.get(v, (v,))) for v in self.links.inputs]
+        return (*of_inputs, *needs[len(self.arguments) :])
+
+    def gradients(
+        self, arguments: Sequence[Tensor], needs: Sequence[bool], of_inputs: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
+        """The gradients of the arguments, from those of the links' inputs."""
+        if self.section is None:
+            return list(of_inputs)
+        found = {v: g for v, g in zip(self.links.inputs, of_inputs, strict=True) if g is not None}
+        from_above = [found.pop(v, None) for v in self.outputs]
+        if any(gradient is not None for gradient in from_above):
+            known = dict(zip(self.arguments, arguments, strict=True))
+            wanted = {v for v, need in zip(self.arguments, needs, strict=False) if need and v.dtype.is_floating_point}
+            for value, gradient in self._gradients(known, wanted, from_above):
+                found[value] = found[value] + gradient if value in found else gradient
+        return [found.get(v) for v in self.arguments]
+
+    def _gradients(
         self, known: dict[Value, Tensor], wanted: Iterable[Value], from_above: Sequence[Tensor | None]
-    ) -> dict[Value, Tensor]:
-        """The gradients of the inputs that are wanted, from those of the outputs."""
-        wanted = tuple(wanted)
+    ) -> list[tuple[Value, Tensor]]:
+        """The gradients of the section's inputs that are wanted, from those of its outputs."""
+        assert self.section is not None
+        wanted = tuple(v for v in self.section.inputs if v in wanted)
         line, cotangents, gradients = self._backward(wanted)
-        known = {v: known[v] for v in self.inputs}
-        for place, output, above in zip(cotangents, self.outputs, from_above, strict=True):
-            known[place] = torch.zeros(output.shape, dtype=output.dtype) if above is None else above
+        for place, output, above in zip(cotangents, self.section.outputs, from_above, strict=True):
+            known[place] = torch.zeros(output.shape, dtype=output.dtype) if above is None else above  # pyright: ignore
         line.run(known, 0)
-        return {v: known[g] for v, g in zip(wanted, gradients, strict=True) if g is not None}
+        return [(v, known[g]) for v, g in zip(wanted, gradients, strict=True) if g is not None]
 
-    def _derived(self, wanted: tuple[Value, ...]) -> tuple[Line, tuple[Value, ...], tuple[Value | None, ...]]:
-        derivative = derive(self.section, wanted)
-        places, gradients = derivative.output_cotangents, derivative.gradients
-        return Line([g for g in gradients if g is not None], [*self.inputs, *places]), places, gradients
+
+def _sources(section: Section) -> dict[Value, frozenset[Value]]:
+    """Which inputs of a section each of its values is made of."""
+    sources = {v: frozenset([v]) for v in section.inputs}
+    for value in section.values():
+        sources.setdefault(value, frozenset().union(*(sources.get(v, frozenset()) for v in value.inputs)))
+    return sources
+
+
+def _backward(section: Section, wanted: tuple[Value, ...]) -> tuple[Line, tuple[Value, ...], tuple[Value | None, ...]]:
+    """How gradients of a section's inputs are computed, what stands for those of its outputs, and what they are."""
+    derivative = derive(section, wanted)
+    places, gradients = derivative.output_cotangents, derivative.gradients
+    return Line([g for g in gradients if g is not None], [*section.inputs, *places]), places, gradients

@@ -4,7 +4,7 @@ import ctypes
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from treadle.compiler.program import EXPENSIVE, Value
 from treadle.compiler.walk import preorder
@@ -14,18 +14,69 @@ from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
+from treadle.engines.cpu.plan.rows import COUNTS, OFFSETS, RESETS, Role, Shares, TensorKey
 from treadle.engines.cpu.routines.weight_panels import pack, pair_up
 from treadle.engines.cpu.write.emit import BLOCK, emit
 from treadle.engines.cpu.write.rendezvous import WORDS
 from treadle.engines.cpu.write.side_by_side import AbreastEmitter, side_by_side
 from treadle.engines.layout import Layout
 
-__all__ = ["RUN", "CompiledKernel", "Sums", "compiled"]
+__all__ = ["RUN", "STREAMS_AT", "Arguments", "Carry", "CompiledKernel", "Rows", "Sums", "compiled"]
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
 _WORTH_A_THREAD = 60_000
 _TILES = 24
+
+
+STREAMS_AT = 5
+"""Which number of a kernel's table says where the first stream is; each has two, and the outputs follow."""
+
+
+class Rows(NamedTuple):
+    """Where rows are, and how many numbers they are apart."""
+
+    address: Number
+    stride: Number
+
+
+class Carry(NamedTuple):
+    """A state [B, ...]: where it starts, where it ends up, and what resets start from."""
+
+    start: Number
+    end: Number
+    fresh: Number
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What a kernel is given.
+
+    Args:
+        streams: the rows that it reads.
+        invariants: where what all rows share is.
+        packed: where its packed matrices are.
+        outputs: the rows that it writes.
+        carries: its states.
+    """
+
+    streams: Sequence[Rows]
+    invariants: Sequence[Number]
+    packed: Sequence[Number]
+    outputs: Sequence[Rows]
+    carries: Sequence[Carry] = ()
+
+    def table(self, steps: int, capacity: int, counts: Number, offsets: Number, resets: Number) -> list[Number]:
+        """The numbers that machine code reads, in its order.
+
+        Args:
+            steps: T.
+            capacity: the most rows that a thread takes.
+            counts, offsets, resets: where those of the layout are; no resets are 0.
+        """
+        rows = [number for group in (*self.streams, *self.outputs) for number in group]
+        states = [number for carry in self.carries for number in carry]
+        return [steps, capacity, counts, offsets, resets, *rows, *self.invariants, *self.packed, *states]
 
 
 class CompiledKernel:
@@ -66,78 +117,69 @@ class CompiledKernel:
         operands = zip(packed, self.operands, strict=True)
         return [pair_up(recipe, matrix, packing, self.target) for matrix, (_, packing) in operands]
 
-    def write_down(
-        self,
-        recipe: Recipe,
-        layout: Layout,
-        streams: Sequence[tuple[Number, Number]],
-        invariants: Sequence[Number],
-        packed: Sequence[Number],
-        outputs: Sequence[tuple[Number, Number]],
-        carries: Sequence[tuple[Number, Number, Number]] = (),
-        split: Sequence[tuple[int, int]] | None = None,
-    ) -> "Sums":
+    def write_down(self, recipe: Recipe, layout: Layout, arguments: Arguments, runs: Shares | None = None) -> "Sums":
         """Write down a run over all rows (or all steps).
 
         Args:
             recipe: what does it.
-            layout: how rows lie; its counts, offsets and resets are tensors of these names.
-            streams: of each, where it is and how many numbers its rows are apart.
-            invariants, packed: where they are.
-            outputs: as streams, but written.
-            carries: of each, where it starts [B, ...], where it ends up, and what resets start from.
-            split: the runs of rows that lie apart, if they do; the offsets of each are a tensor of a run's number.
+            layout: how rows lie; its counts, offsets and resets are tensors of the recipe.
+            arguments: what the kernel is given.
+            runs: the runs of rows that lie apart, if they do; the offsets of each are a tensor, too.
 
         Returns:
             Where the kernel's sums are once it has run.
         """
-        shares = self.shares(layout) if split is None or not self.kernel.carries else split
+        count = self.threads_side_by_side(layout) if runs is None else 1
+        if count > 1:
+            return self._write_down_side_by_side(recipe, layout, arguments, count)
+        if not self.kernel.carries:
+            runs = None
+        shares = self.shares(layout) if runs is None else runs
         capacity = max(last - first for first, last in shares) if self.kernel.carries else BLOCK
-        table: list[Number] = [layout.steps, capacity, recipe.tensor("counts")[0], recipe.tensor("offsets")[0]]
-        table.append(0 if layout.packed_resets is None else recipe.tensor("resets")[0])
-        for group in (*streams, *outputs):
-            table += group
-        table += [*invariants, *packed]
-        for group in carries:
-            table += group
-        arguments = [recipe.table(table)] * len(shares)
-        if split is not None and self.kernel.carries:
-            runs = range(len(split))
-            arguments = [recipe.table([*table[:3], recipe.tensor(("offsets", i))[0], *table[4:]]) for i in runs]
-        itemsize = self.kernel.precision.dtype.itemsize
-        abreast = self.abreast(layout) if split is None else 1
-        if abreast > 1:
-            return self._write_down_abreast(recipe, arguments[0], capacity, abreast)
-        size = -(-(self.code.fixed + capacity * self.code.per_row + 64) * itemsize // 64) * 64
+        if runs is None:
+            tables = [self._table(recipe, layout, arguments, capacity, OFFSETS)] * len(shares)
+        else:
+            offsets = [TensorKey(Role.RUN_OFFSETS, i) for i in range(len(runs))]
+            tables = [self._table(recipe, layout, arguments, capacity, key) for key in offsets]
+        size = self._scratch_size(self.code.fixed + capacity * self.code.per_row)
         scratch = recipe.scratch.room(len(shares) * size)
-        for i, (first, last) in enumerate(shares):
-            recipe.task(self.address, (arguments[i], first, last, scratch + i * size))
+        for i, (table, (first, last)) in enumerate(zip(tables, shares, strict=True)):
+            recipe.task(self.address, (table, first, last, scratch + i * size))
         if not self.kernel.sums:
             recipe.scratch.leave(scratch, len(shares) * size)
         return Sums(scratch, size, len(shares), self.code.sums)
 
-    def _write_down_abreast(self, recipe: Recipe, table: Word, rows: int, count: int) -> "Sums":
+    def _write_down_side_by_side(self, recipe: Recipe, layout: Layout, arguments: Arguments, count: int) -> "Sums":
         """Write down a run by so many threads side by side."""
-        itemsize = self.kernel.precision.dtype.itemsize
-        shared = -(-(rows * self.code.per_row + 64) * itemsize // 64) * 64
-        own = -(-(self.code.fixed + 64) * itemsize // 64) * 64
+        table = self._table(recipe, layout, arguments, layout.batch, OFFSETS)
+        shared, own = self._scratch_size(layout.batch * self.code.per_row), self._scratch_size(self.code.fixed)
         scratch = recipe.scratch.room(shared + count * own)
         meeting = recipe.table([0] * WORDS)
         for _ in range(count):
             given = table, count, scratch, scratch + shared, own, meeting, threads.yield_address()
-            recipe.task(self._abreast_address, given)
+            recipe.task(self._side_by_side_address, given)
         if not self.kernel.sums:
             recipe.scratch.leave(scratch, shared + count * own)
         return Sums(scratch + shared, own, count, self.code.sums)
 
+    def _table(self, recipe: Recipe, layout: Layout, arguments: Arguments, capacity: int, offsets: TensorKey) -> Word:
+        """The address of what the kernel is given, as numbers."""
+        resets = 0 if layout.packed_resets is None else recipe.tensor(RESETS)[0]
+        counts, starts = recipe.tensor(COUNTS)[0], recipe.tensor(offsets)[0]
+        return recipe.table(arguments.table(layout.steps, capacity, counts, starts, resets))
+
+    def _scratch_size(self, numbers: int) -> int:
+        """The bytes of a thread's memory for so many numbers: whole cache lines, and room to align the first."""
+        return -(-(numbers + 64) * self.kernel.precision.dtype.itemsize // 64) * 64
+
     @functools.cached_property
-    def _abreast_address(self) -> int:
+    def _side_by_side_address(self) -> int:
         emitter = AbreastEmitter(self.kernel, self.target)
         library = compilation.recall(f"abreast\n{self.code.description}", ("run",), emitter.text, self.target)
         return library.address("run")
 
-    def abreast(self, layout: Layout) -> int:
-        """How many threads take all rows side by side, each some of the columns; 1 if they rather share out rows."""
+    def threads_side_by_side(self, layout: Layout) -> int:
+        """How many threads take all rows together, each some of the columns; 1 if they rather share out rows."""
         count = threads.count(self._worth(layout))
         return side_by_side(self.code, layout.batch, count) if self.kernel.carries else 1
 
@@ -145,12 +187,12 @@ class CompiledKernel:
         """How many threads the work is worth."""
         return max(1, int(self.row_cost * layout.rows // _WORTH_A_THREAD))
 
-    def shares(self, layout: Layout) -> list[tuple[int, int]]:
+    def shares(self, layout: Layout) -> Shares:
         """Which rows go to which thread."""
         steps = bool(self.kernel.carries)
         rows = layout.batch if steps else layout.rows
         count = threads.count(min(rows, self._worth(layout)))
-        if count == 1 or self.abreast(layout) > 1:
+        if count == 1 or self.threads_side_by_side(layout) > 1:
             return [(0, rows)]
         if steps:
             return layout.shares(count)

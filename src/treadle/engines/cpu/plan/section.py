@@ -4,7 +4,6 @@ import functools
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 
 from treadle.compiler import program as p
 from treadle.compiler.derivative import derive
@@ -16,7 +15,7 @@ from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.kernel import CompiledKernel, compiled
 
-__all__ = ["Backward", "CompiledSection", "Part", "contiguous", "dense_rows", "part_of", "why_not"]
+__all__ = ["CompiledDerivative", "CompiledSection", "Pass", "part_of", "why_not"]
 
 _KNOWN = p.ELEMENTWISE | p.VIEWS | p.REDUCTIONS | {"cat", "dot", "full", "embedding"}
 
@@ -59,46 +58,54 @@ class CompiledSection:
         self.dtype = next(v.dtype for v in values if v.dtype.is_floating_point)
         self.precision = Precision.decide(self.dtype, bfloat16, memory_bound, host())
         self.rows_in = tuple(v for v in section.inputs if v.has_rows)
-        self._backward: dict[tuple[bool, ...], Backward] = {}
+        self.carries = tuple(zip(section.old, section.new, strict=True))
+        self._derivatives: dict[tuple[bool, ...], CompiledDerivative] = {}
 
     @functools.cached_property
-    def plain(self) -> "Part":
+    def plain(self) -> "Pass":
         """The forward pass when nothing is kept for a derivative."""
-        return Part(self, self.section.outputs, self.carries)
+        return Pass(self, self.section.outputs, self.carries)
 
-    @property
-    def carries(self) -> tuple[tuple[Value, Value], ...]:
-        """The states before a step and after it."""
-        return tuple(zip(self.section.old, self.section.new, strict=True))
-
-    def backward(self, wanted: tuple[bool, ...]) -> "Backward":
+    def derivative(self, wanted: tuple[bool, ...]) -> "CompiledDerivative":
         """The derivative with respect to some of the inputs."""
-        if wanted not in self._backward:
-            self._backward[wanted] = Backward(self, wanted)
-        return self._backward[wanted]
+        if wanted not in self._derivatives:
+            self._derivatives[wanted] = CompiledDerivative(self, wanted)
+        return self._derivatives[wanted]
 
 
-class Part:
-    """A kernel, and what it reads that has no rows."""
+class Pass:
+    """One pass over all rows of a section: a kernel, and the values that its arguments are.
+
+    Args:
+        owner: whose it is.
+        outputs: what it writes, row by row.
+        carries: the states before a step and after it.
+        sums: what it adds up over all rows.
+        reverse: whether it goes back in time.
+        available: values with rows that are in memory beside the section's inputs and states.
+
+    Attributes:
+        streams: the values with rows that it reads, beside the states.
+        shared: those that all rows read.
+        matrices: the right operands of its products.
+        indices: the streams that are looked up in an embedding.
+    """
 
     def __init__(
         self,
         owner: CompiledSection,
-        outputs: Sequence[Value],
+        outputs: Iterable[Value],
         carries: Sequence[tuple[Value, Value]],
         sums: Sequence[Value] = (),
         reverse: bool = False,
-        streams: Iterable[Value] = (),
+        available: Iterable[Value] = (),
     ):
         self.owner, self.outputs = owner, tuple(dict.fromkeys(outputs))
-        leaves = {*owner.rows_in, *streams, *(old for old, _ in carries)}
-        used, shared, matrices = _reach([*self.outputs, *(new for _, new in carries), *sums], leaves)
-        old = {before for before, _ in carries}
+        old, computed = {before for before, _ in carries}, [*self.outputs, *(after for _, after in carries)]
+        used, shared, self.matrices = _reach([*computed, *sums], {*owner.rows_in, *available, *old})
         self.streams = tuple(v for v in used if v not in old)
-        self.shared, self.matrices = shared, matrices
-        looked_up = p.ordered([*self.outputs, *(new for _, new in carries)])
-        self.indices = {v.inputs[1] for v in looked_up if v.op == "embedding"}
-        self.derived = [v for v in (*shared, *matrices) if v.op != "input"]
+        self.shared = shared
+        self.indices = {v.inputs[1] for v in p.ordered(computed) if v.op == "embedding"}
         self.kernel = Kernel(
             self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.precision, reverse
         )
@@ -106,6 +113,11 @@ class Part:
     @functools.cached_property
     def compiled(self) -> CompiledKernel:
         return compiled(self.kernel)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to compute."""
+        return not (self.kernel.outputs or self.kernel.sums or self.kernel.carries)
 
 
 def _reach(roots: Sequence[Value], leaves: set[Value]) -> tuple[list[Value], list[Value], list[Value]]:
@@ -129,39 +141,47 @@ def _reach(roots: Sequence[Value], leaves: set[Value]) -> tuple[list[Value], lis
     return used, shared, list(matrices)
 
 
-class Backward:
-    """The backward pass of a section: its own kernel, and the products over all rows after it."""
+class CompiledDerivative:
+    """A section with its derivative: a forward pass that keeps what is needed, a backward pass, products after it.
+
+    Args:
+        owner: the section.
+        wanted: of each input, whether its gradient is wanted.
+
+    Attributes:
+        wanted: the inputs whose gradients are wanted.
+        program: what the gradients are.
+        forward, backward: the passes.
+        keeps: what has to stay alive between them.
+        read_by_torch: what with rows PyTorch makes gradients of that are no sums of products, such as an embedding's.
+        contracted: the gradients that are contractions as they stand.
+    """
 
     def __init__(self, owner: CompiledSection, wanted: tuple[bool, ...]):
         section = owner.section
-        self.owner = owner
         self.wanted = [v for v, want in zip(section.inputs, wanted, strict=True) if want]
-        """The inputs whose gradients are wanted."""
-        d = self.derivative = derive(section, tuple(self.wanted))
-        available = {
-            *owner.rows_in, *section.old, *section.new, *section.outputs,
-            *d.saved, *d.output_cotangents,
-        }  # fmt: skip
-        outputs = [g for g in d.gradients if g is not None and g.has_rows and g not in available]
-        for contraction in d.contractions:
-            if contraction.op == "outer":
-                outputs += [whole for whole, _ in map(part_of, contraction.inputs) if whole not in available]
-        # Gradients of what all rows share that are no sums of products, such as that of an embedding: PyTorch's.
-        self.looked_at = _rows_read(d.gradients, d.contractions)
-        outputs += [v for v in self.looked_at if v not in available]
-        sums = [c.inputs[0] for c in d.contractions if c.op == "rowsum"]
-        carries = tuple(zip(d.state_cotangents, d.state_gradients, strict=True))
-        self.part = Part(owner, outputs, carries, sums, True, available)
-        self.turned = {g: v for v, g in zip(self.wanted, d.gradients, strict=True) if g in d.contractions}
-        # What has to stay alive between the passes.
-        reads = {*self.part.streams, *(part_of(v)[0] for c in d.contractions if c.op == "outer" for v in c.inputs)}
-        reads |= {g for g in d.gradients if g is not None} | set(self.looked_at)
-        self.keeps = [v for v in (*owner.rows_in, *section.old, *section.new, *section.outputs, *d.saved) if v in reads]
-
+        d = self.program = derive(section, tuple(self.wanted))
+        gradients = [g for g in d.gradients if g is not None]
+        factors = [part_of(v)[0] for c in d.contractions if c.op == "outer" for v in c.inputs]
+        self.read_by_torch = _rows_read(gradients, d.contractions)
+        self.contracted = {*gradients}.intersection(d.contractions)
+        known = (*owner.rows_in, *section.old, *section.new, *section.outputs, *d.saved)
+        available = {*known, *d.output_cotangents}
+        outputs = [g for g in gradients if g.has_rows]
+        self.backward = Pass(
+            owner,
+            [v for v in (*outputs, *factors, *self.read_by_torch) if v not in available],
+            tuple(zip(d.state_cotangents, d.state_gradients, strict=True)),
+            [c.inputs[0] for c in d.contractions if c.op == "rowsum"],
+            reverse=True,
+            available=available,
+        )
+        reads = {*self.backward.streams, *factors, *gradients, *self.read_by_torch}
+        self.keeps = [v for v in known if v in reads]
         # The states before each step are those after the one before it.
         before = [new for old, new in owner.carries if old in reads]
         kept = [*section.outputs, *before, *(v for v in (*section.new, *d.saved) if v in reads)]
-        self.forward = Part(owner, kept, owner.carries)
+        self.forward = Pass(owner, kept, owner.carries)
 
 
 def part_of(value: Value) -> tuple[Value, int]:
@@ -173,27 +193,8 @@ def part_of(value: Value) -> tuple[Value, int]:
     return value, start
 
 
-def _rows_read(gradients: Iterable[Value | None], contractions: Iterable[Value]) -> list[Value]:
+def _rows_read(gradients: Iterable[Value], contractions: Iterable[Value]) -> list[Value]:
     """The values with rows that gradients without rows are made of, unless by a contraction."""
-    roots = [g for g in gradients if g is not None and not g.has_rows]
+    roots = [g for g in gradients if not g.has_rows]
     met = preorder(reversed(roots), lambda value: () if value.has_rows else value.inputs[::-1], contractions)
     return [value for value in met if value.has_rows]
-
-
-def contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Dense, in the type of the kernel."""
-    return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
-
-
-def dense_rows(tensor: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
-    """[N, ...] with the rows first, each of them dense, at any distance from each other."""
-    if axis == 0 and tensor.dtype == dtype and tensor.is_contiguous():
-        return tensor
-    tensor = tensor.movedim(axis, 0) if axis > 0 else tensor
-    tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
-    stride = 1
-    for size, have in zip(reversed(tensor.shape[1:]), reversed(tensor.stride()[1:]), strict=True):
-        if size != 1 and have != stride:
-            return tensor.contiguous()
-        stride *= size
-    return tensor

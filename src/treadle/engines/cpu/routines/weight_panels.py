@@ -13,7 +13,7 @@ import torch
 
 from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.machine import compilation, threads
-from treadle.engines.cpu.machine.arena import Number
+from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.routines.weight_panel_code import PackingCode
@@ -69,7 +69,7 @@ def pair_up(recipe: Recipe, packed: Number, packing: Packing, target: Target) ->
     return pairs
 
 
-def halve_rows(recipe: Recipe, rows: tuple[Number, Number], count: int, width: int, target: Target) -> Number:
+def halve_rows(recipe: Recipe, rows: tuple[Number, Number], count: int, width: int, target: Target) -> Word:
     """Write down how to round float32 rows [N, K] to bfloat16 and lay them together in pairs: [N / 2, K] of 32 bits.
 
     Args:

@@ -1,0 +1,67 @@
+"""What a live step computes with, in memory all the time: weights packed once, and the state in place."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from treadle.compiler import interpreter
+from treadle.compiler.program import Value
+from treadle.engines.cpu.machine.alignment import begin
+from treadle.engines.cpu.machine.arena import Number
+from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows
+from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous
+from treadle.engines.cpu.plan.section import Pass
+
+__all__ = ["LiveOperands"]
+
+
+class LiveOperands:
+    """What a live step computes with.
+
+    Args:
+        one: the forward pass of the whole step.
+        x: its input.
+        weights: the inputs without rows.
+        state: [B, ...] of each state.
+
+    Attributes:
+        x_type: the type of the input in memory.
+    """
+
+    def __init__(self, one: Pass, x: Value, weights: Mapping[Value, Tensor], state: Sequence[Tensor]):
+        self.one, self.x, self.state = one, x, state
+        (self.y,) = one.outputs
+        self.dtype = one.owner.dtype
+        self.x_type = self.dtype if x.dtype.is_floating_point else torch.int64
+        known = dict(weights)
+        interpreter.evaluate((*one.shared, *one.matrices), known, 0)
+        self.invariants = [contiguous(known[v], self.dtype) for v in one.shared]
+        self._packed, self.packed = _pack(one, known)
+
+    def arguments(self, x: Number, y: Number, states: Sequence[Number]) -> Arguments:
+        """The arguments of the kernel for rows and states at these addresses.
+
+        A row's state is read before its first step and written after its last one: that is the same memory.
+        """
+        return Arguments(
+            [Rows(x, max(self.x.row_numel, 1)) for _ in self.one.streams],
+            [tensor.data_ptr() for tensor in self.invariants],
+            self.packed,
+            [Rows(y, max(self.y.row_numel, 1))],
+            [Carry(address, address, address) for address in states],
+        )
+
+
+def _pack(one: Pass, known: Mapping[Value, Tensor]) -> tuple[Tensor | None, list[int]]:
+    """The right operands of all products as the kernel wants them: the memory, and where each is."""
+    kernel, recipe = one.compiled, Recipe()
+    recipe.scratch = recipe.kept  # it stays, for as long as the weights do
+    keys = {TensorKey(Role.MATRIX, i): known[w] for i, (w, _) in enumerate(kernel.operands)}
+    packed = kernel.pack(recipe, [recipe.tensor(key) for key in keys])
+    recipe.barrier()
+    packed = kernel.pair_up(recipe, packed)
+    kept = recipe.follow(keys)
+    first = 0 if kept is None else begin(kept)
+    return kept, [first + place.plus for place in packed]  # pyright: ignore

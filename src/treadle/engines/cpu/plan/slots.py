@@ -1,0 +1,143 @@
+"""Where the rows of a value lie while a recipe runs, and a recipe under construction, which finds room for them."""
+
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+
+from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.precision import Operands
+from treadle.engines.cpu.machine.arena import Number
+from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows, Sums
+from treadle.engines.cpu.plan.links import Link, Links
+from treadle.engines.cpu.plan.rows import Shares, TensorKey
+from treadle.engines.cpu.plan.section import Pass
+from treadle.engines.cpu.plan.supply import Supply
+from treadle.engines.cpu.routines import copies
+from treadle.engines.layout import Layout
+
+__all__ = ["Block", "Draft", "Slot"]
+
+
+class Block(enum.Enum):
+    """A block of memory of a recipe."""
+
+    KEPT = "what the backward pass reads"
+    SCRATCH = "what ends with the call"
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where rows are.
+
+    Args:
+        where: a block of memory, or a tensor.
+        offset: where in it, in bytes.
+        stride: how many numbers rows are apart; None if the tensor says it.
+    """
+
+    where: Block | TensorKey
+    offset: int = 0
+    stride: int | None = None
+
+    def at(self, recipe: Recipe) -> Rows:
+        """The address and the distance of rows, for a recipe."""
+        if isinstance(self.where, Block):
+            block = recipe.kept if self.where is Block.KEPT else recipe.scratch
+            return Rows(block.address + self.offset, self.stride or 0)
+        address, stride, _ = recipe.tensor(self.where)
+        return Rows(address + self.offset, stride if self.stride is None else self.stride)
+
+
+class Draft:
+    """A recipe under construction, for one layout of rows.
+
+    Args:
+        links: the chain.
+        layout: how rows lie.
+        runs: the runs of rows that lie apart from each other, one for each thread; None if all are in one place.
+
+    Attributes:
+        recipe: what is written down.
+        supply: the tensors that it needs.
+    """
+
+    def __init__(self, links: Links, layout: Layout, runs: Shares | None):
+        self.links, self.layout, self.runs = links, layout, runs
+        self.recipe = Recipe()
+        self.supply = Supply(links, self.recipe, runs)
+        self.itemsize = links.dtype.itemsize
+        self._uses: dict[int, int] = {}  # of places in scratch memory
+
+    def room(self, value: Value, block: Block = Block.SCRATCH, itemsize: int | None = None, more: int = 0) -> Slot:
+        """Room for the rows of a value, and for some ``more`` of them."""
+        stride = max(value.row_numel, 1)
+        arena = self.recipe.kept if block is Block.KEPT else self.recipe.scratch
+        place = arena.room((self.layout.rows + more) * stride * (itemsize or self.itemsize))
+        if block is Block.SCRATCH:
+            self._uses[place.plus] = 1
+        return Slot(block, place.plus, stride)
+
+    def will_use(self, slot: Slot, times: int = 1) -> None:
+        """Whoever asked for room uses it once; so many times somebody else will."""
+        if slot.where is Block.SCRATCH:
+            self._uses[slot.offset] += times
+
+    def has_used(self, slot: Slot) -> None:
+        """What tasks of the present phase use for the last time makes room in the next one."""
+        if slot.where is Block.SCRATCH:
+            self._uses[slot.offset] -= 1
+            if not self._uses[slot.offset]:
+                size = self.layout.rows * (slot.stride or 0) * self.itemsize
+                self.recipe.scratch.leave(self.recipe.scratch.address + slot.offset, size)
+
+    def new_tensor(self, key: TensorKey, value: Value) -> Slot:
+        """A tensor of its own for the rows of a value."""
+        self.supply.new(key, self.layout.rows, *value.row_shape)
+        return Slot(key, 0, max(value.row_numel, 1))
+
+    def split(self, source: Slot, to: Slot, itemsize: int | None = None) -> None:
+        """Copy rows that lie step after step to where each thread has its own."""
+        assert self.runs is not None
+        itemsize = itemsize or self.itemsize
+        size, rows = (to.stride or 0) * itemsize, source.at(self.recipe)
+        copies.split(self.recipe, to.at(self.recipe).address, rows, self.layout.steps, self.runs, size, itemsize)
+
+    def copy_out(self, source: Slot, to: Slot, value: Value) -> None:
+        """Copy dense rows to where they lie step after step; a use of them."""
+        size, recipe = value.row_numel * self.itemsize, self.recipe
+        addresses = to.at(recipe).address, source.at(recipe).address
+        if self.runs is None:
+            copies.copy(recipe, *addresses, self.layout.rows * size)
+        elif size:
+            copies.unsplit(recipe, *addresses, self.layout.steps, self.runs, size, self.itemsize)
+        self.has_used(source)
+
+    def copy_state(self, to: Number, source: Number, state: Value) -> None:
+        """Copy a state [B, ...]."""
+        copies.copy(self.recipe, to, source, self.layout.batch * state.row_numel * self.itemsize)
+
+    def pack(self, passes: Mapping[Link, Pass]) -> dict[Link, list[Number]]:
+        """The right operands of the products of several kernels, packed before any of them runs."""
+        packed = {}
+        for link, one in passes.items():
+            matrices = [self.supply.matrix(link, operand) for operand, _ in one.compiled.operands]
+            packed[link] = one.compiled.pack(self.recipe, matrices)
+        if any(one.kernel.precision.right is Operands.PAIRS for one in passes.values()):
+            self.recipe.barrier()
+        packed = {link: one.compiled.pair_up(self.recipe, packed[link]) for link, one in passes.items()}
+        self.recipe.barrier()
+        return packed
+
+    def run(
+        self, link: Link, one: Pass, packed: Sequence[Number], slots: Mapping[Value, Slot], carries: Sequence[Carry]
+    ) -> Sums:
+        """Run the kernel of a link's pass on what is in these slots."""
+        arguments = Arguments(
+            [slots[v].at(self.recipe) for v in one.streams],
+            [self.supply.shared(link, v) for v in one.shared],
+            packed,
+            [slots[v].at(self.recipe) for v in one.outputs],
+            carries,
+        )
+        return one.compiled.write_down(self.recipe, self.layout, arguments, self.runs)
