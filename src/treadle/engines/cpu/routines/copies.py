@@ -164,6 +164,7 @@ def _write_add_up(module: ir.Module, number: ir.Type) -> None:
     b, function = begin(module, f"add_up{8 * bytes}", POINTER, POINTER, I64, I64, I64)
     to, source, count, stride, terms = function.args
     total = b.alloca(number)
+    terms = b.select(b.icmp_signed(">", terms, const(1)), terms, const(1))  # or LLVM asks before each sum
     with counted(b, const(0), count, const(1)) as j:
         b.store(number(0.0), total)
         with counted(b, const(0), terms, const(1)) as k:
