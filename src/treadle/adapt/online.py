@@ -14,8 +14,6 @@ from treadle.files.checkpoint import load_checkpoint, save_checkpoint
 from treadle.protocol import State, first_weight
 from treadle.running.recurrent import Recurrent
 
-__all__ = ["Online"]
-
 
 class Moment(NamedTuple):
     """What is remembered of a step."""

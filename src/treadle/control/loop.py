@@ -15,8 +15,6 @@ from treadle.state import shape
 from treadle.wiring import Graph
 from treadle.wiring.sizes import is_cell, output_size
 
-__all__ = ["ClosedLoop"]
-
 ACTION = "action.delayed"
 """Where a loop's state keeps the last action."""
 

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from treadle.errors import ShapeError
 from treadle.running.session import Session
 
-__all__ = ["Acted", "Environment", "LoopSession"]
-
 
 @runtime_checkable
 class Environment(Protocol):

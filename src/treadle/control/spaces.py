@@ -12,8 +12,6 @@ from treadle.cells.base import positive
 from treadle.errors import DataError, ModelFileError, ShapeError
 from treadle.state import shape
 
-__all__ = ["Continuous", "Discrete", "Space"]
-
 
 @dataclasses.dataclass(frozen=True)
 class _Sized:

@@ -8,8 +8,6 @@ import numpy as np
 from treadle.control.loop import ClosedLoop
 from treadle.control.session import Environment
 
-__all__ = ["Policy", "Round", "Trace", "dagger", "record"]
-
 
 @runtime_checkable
 class Policy(Protocol):

@@ -14,8 +14,6 @@ from treadle import state as states
 from treadle.errors import CellError, EngineError
 from treadle.running.recurrent import Recurrent
 
-__all__ = ["check_cell"]
-
 
 def check_cell(cell: Any, input_size: int | tuple[int, ...] | None = None) -> tuple[str, ...]:
     """Check that a module keeps the contract of a cell. The module itself is left as it is; copies are checked.

@@ -15,8 +15,6 @@ from treadle.insight.reach_curves import GradientReach
 from treadle.protocol import State
 from treadle.running.recurrent import Recurrent
 
-__all__ = ["GradientReach", "gradient_reach"]
-
 _STEPS = 16
 """Steps whose loss is followed back, unless some are named."""
 _NUMBERS = 4_000_000

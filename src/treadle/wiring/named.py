@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from treadle.errors import ShapeError
-from treadle.wiring.graph import Graph, Node, Read, sum_of
+from treadle.wiring.graph import Graph, Read, sum_of
 from treadle.wiring.sizes import output_size
 
 Layers: TypeAlias = list[tuple[str, nn.Module]]
@@ -112,6 +112,3 @@ def layer_input_size(wiring: str, layer: int, input_size: int, output_sizes: lis
         case "dense":
             return input_size + sum(output_sizes[:layer])
     return below
-
-
-__all__ = ["WIRINGS", "Node", "layer_input_size"]
