@@ -21,8 +21,6 @@ from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.compiler.tracer import Tracer
 
-__all__ = ["Derivative", "derive"]
-
 # What it costs to compute one number again, in bytes kept: a logarithm takes about as long as storing and reading one.
 _PRICE_EXPENSIVE, _PRICE_CHEAP = 3.6, 0.3
 

@@ -19,8 +19,6 @@ from treadle.compiler import program as p
 from treadle.compiler.program import Program, Value
 from treadle.compiler.walk import preorder
 
-__all__ = ["Kind", "Plan", "Section", "plan"]
-
 
 class Kind(enum.StrEnum):
     """How a section runs over the sequence."""

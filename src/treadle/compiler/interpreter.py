@@ -12,8 +12,6 @@ from torch import Tensor
 from treadle.compiler.program import BATCH, Program, Value, between
 from treadle.compiler.tracer import Traced
 
-__all__ = ["Line", "evaluate", "run"]
-
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     name: getattr(torch, name)
     for name in "neg abs exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid erf floor ceil round trunc sign reciprocal"

@@ -9,8 +9,6 @@ from treadle.compiler.source_lines import first_line
 from treadle.compiler.tracer import Traced
 from treadle.errors import TraceError
 
-__all__ = ["Contents", "tensors_of"]
-
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Every tensor that a module holds, by path: parameters, buffers, and plain attributes."""

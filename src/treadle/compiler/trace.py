@@ -17,8 +17,6 @@ from treadle.compiler.tracer import Products, Traced, Tracer
 from treadle.compiler.walk import preorder
 from treadle.errors import TraceError
 
-__all__ = ["trace_step"]
-
 
 def trace_step(
     cell: nn.Module, inputs: Mapping[str, Value], step: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]

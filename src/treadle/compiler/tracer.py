@@ -20,8 +20,6 @@ from treadle.compiler.program import BATCH, Call, Operand, Value
 from treadle.compiler.source_lines import running_line
 from treadle.errors import TraceError
 
-__all__ = ["Products", "Traced", "Tracer"]
-
 OpOverload = torch._ops.OpOverload
 
 _BATCH_SIZES = (9973, 9967, 9949, 9941, 9931, 9929)

@@ -8,8 +8,6 @@ gives them in that order. Nothing here is recursive, because programs are deep.
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-__all__ = ["postorder", "preorder"]
-
 Node = TypeVar("Node", bound=Hashable)
 
 

@@ -7,7 +7,6 @@ nothing else about; they run as PyTorch's, outside loops.
 from treadle.compiler.operations import (
     activations,
     constants,
-    normalisations,
     pointwise,
     products,
     reductions,
@@ -18,5 +17,5 @@ from treadle.compiler.operations.table import HANDLERS, NotRowwise, Unknown
 
 __all__ = [
     "HANDLERS", "RANDOM", "ROWWISE", "NotRowwise", "Unknown", "activations", "check_rowwise", "constants", "has_rows",
-    "normalisations", "pointwise", "products", "reductions", "shapes",
+    "pointwise", "products", "reductions", "shapes",
 ]  # fmt: skip
