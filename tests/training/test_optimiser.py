@@ -5,6 +5,7 @@ from torch import nn
 import treadle as td
 from tests.registry import CELLS
 from treadle.training import parameter_groups
+from treadle.training.optimiser import warm_up_and_cosine
 
 
 def grouped(model):
@@ -53,3 +54,9 @@ def test_every_parameter_of_every_cell_is_in_one_group(name):
     assert decaying.isdisjoint(resting)
     assert decaying | resting == {name for name, _ in model.named_parameters()}
     assert decaying
+
+
+def test_the_rate_rises_in_a_line_and_falls_along_half_a_cosine():
+    assert [warm_up_and_cosine(step, 0, warm_up=4) for step in (1, 2, 4, 5)] == [0.25, 0.5, 1, 1]
+    falling = [warm_up_and_cosine(100, share, warm_up=4) for share in (0, 1 / 3, 0.5, 2 / 3, 1)]
+    assert falling == pytest.approx([1, 0.75, 0.5, 0.25, 0])
