@@ -28,7 +28,8 @@ def pairwise(**choices: Sequence[Any]) -> list[tuple[Any, ...]]:
         case = dict(min(open_pairs))
         for place in places:
             if place not in case:  # of values that gain the same, another one each time
-                turns = [(k + len(cases)) % len(values[place]) for k in range(len(values[place]))]
+                first = zlib.crc32(f"{place} {len(cases)}".encode())
+                turns = [(first + k) % len(values[place]) for k in range(len(values[place]))]
                 case[place] = max(turns, key=lambda value, place=place: gain(case, place, value))
         open_pairs -= set(itertools.combinations(sorted(case.items()), 2))
         cases.append(tuple(values[place][case[place]] for place in places))

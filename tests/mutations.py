@@ -102,8 +102,8 @@ MUTATIONS = [
     ),
     Mutation(
         "compiler/operations/pointwise.py",
-        'return binary("add", a, binary("mul", weight, binary("sub", b, a)))',
-        'return binary("add", b, binary("mul", weight, binary("sub", b, a)))',
+        'binary("add", a, binary("mul", weight, binary("sub", b, a)))',
+        'binary("add", b, binary("mul", weight, binary("sub", b, a)))',
         "lerp begins at the wrong end",
         "tests/compiler/test_trace.py -k operations",
     ),

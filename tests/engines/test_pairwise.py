@@ -11,7 +11,7 @@ import torch
 
 import treadle as td
 from tests.covering import pairwise
-from tests.outcome import outcome, row_by_row, stepped
+from tests.outcome import outcome, row_by_row
 from tests.registry import SUBJECTS, build, engine_of, random_state, sequence
 from tests.tolerances import assert_all_close
 from treadle.state import map_state, named_tensors
@@ -25,30 +25,33 @@ RESETS = torch.tensor(
 ).bool()
 
 
-def whole(rnn, xs, state, lengths, resets):
-    return rnn(xs, state, lengths, resets, return_states=True)
+def whole(rnn, xs, state, lengths, resets, moments):
+    return with_moments(rnn(xs, state, lengths, resets, return_states=moments))
 
 
-def chunked(rnn, xs, state, lengths, resets):
+def chunked(rnn, xs, state, lengths, resets, moments):
     """In pieces, each with what is left of the lengths."""
-    outputs, moments, start = [], [], 0
+    parts, start = [], 0
     for size in (1, 4, 2):
         part = slice(start, start + size)
         left = None if lengths is None else (lengths - start).clamp(0, size)
-        ys, state, every = rnn(
-            xs[:, part], state, left, None if resets is None else resets[:, part], return_states=True
-        )
-        outputs.append(ys)
-        moments.append(every)
+        some = None if resets is None else resets[:, part]
+        ys, state, every = with_moments(rnn(xs[:, part], state, left, some, return_states=moments))
+        parts.append((ys, every))
         start += size
-    return torch.cat(outputs, 1), state, map_state(lambda *parts: torch.cat(parts, 1), *moments)
+    return torch.cat([ys for ys, _ in parts], 1), state, map_state(lambda *p: torch.cat(p, 1), *(e for _, e in parts))
 
 
-def time_first(rnn, xs, state, lengths, resets):
+def time_first(rnn, xs, state, lengths, resets, moments):
     other = copy.copy(rnn)
     other.batch_first = False
-    ys, end, every = other(xs.transpose(0, 1), state, lengths, resets, return_states=True)
+    ys, end, every = whole(other, xs.transpose(0, 1), state, lengths, resets, moments)
     return ys.transpose(0, 1), end, map_state(lambda s: s.transpose(0, 1), every)
+
+
+def with_moments(result):
+    """Outputs, the final state, and the states at every step if they were asked for."""
+    return result if len(result) == 3 else (*result, ())
 
 
 WAYS = {"whole": whole, "chunked": chunked, "time first": time_first}
@@ -67,11 +70,12 @@ CASES = pairwise(
     rows=list(ROWS),
     start=["initial", "learned", "any"],
     gradient=list(GRADIENTS),
+    moments=[True, False],
 )
 
 
-@pytest.mark.parametrize(("subject", "engine", "dtype", "way", "rows", "start", "gradient"), CASES, ids=str)
-def test_pairs(subject, engine, dtype, way, rows, start, gradient):
+@pytest.mark.parametrize(("subject", "engine", "dtype", "way", "rows", "start", "gradient", "moments"), CASES, ids=str)
+def test_pairs(subject, engine, dtype, way, rows, start, gradient, moments):
     fine = build(subject, torch.float32, learn_initial_state=start == "learned").to(dtype)
     rnn, fine = fine, copy.deepcopy(fine).double()
     rnn.engine, fine.engine = engine_of(subject) if engine == "cpu" else engine, "reference"
@@ -82,11 +86,16 @@ def test_pairs(subject, engine, dtype, way, rows, start, gradient):
 
     exact = functools.partial(outcome, xs=wide(xs), state=None if state is None else map_state(wide, state))
     given = ROWS[rows]
-    run = functools.partial(WAYS[way], lengths=given[0], resets=given[1])
+    run = functools.partial(WAYS[way], lengths=given[0], resets=given[1], moments=moments)
+
+    def alone(rnn, xs, state):
+        ys, end, every = row_by_row(*given)(rnn, xs, state)
+        return ys, end, every if moments else ()
+
     if gradient == "none":
         with torch.no_grad():
             ys, end, every = run(rnn, xs, state)
-            wanted = row_by_row(*given)(fine, exact.keywords["xs"], exact.keywords["state"])
+            wanted = alone(fine, exact.keywords["xs"], exact.keywords["state"])
         assert not ys.requires_grad
         found, wanted = (dict(named_tensors(dict(zip("yse", t, strict=True)))) for t in ((ys, end, every), wanted))
         assert_all_close(found, wanted, dtype)
@@ -96,5 +105,5 @@ def test_pairs(subject, engine, dtype, way, rows, start, gradient):
         fine.gradient = GRADIENTS[gradient]
         reference = run
     else:
-        reference = stepped if given == (None, None) else row_by_row(*given)
+        reference = alone
     assert_all_close(outcome(run, rnn, xs, state), exact(reference, fine), dtype)
