@@ -81,8 +81,8 @@ MUTATIONS = [
     ),
     Mutation(
         "engines/cpu/plan/kernel.py",
-        'table.append(0 if layout.packed_resets is None else recipe.tensor("resets")[0])',
-        "table.append(0)",
+        "resets = 0 if layout.packed_resets is None else recipe.tensor(RESETS)[0]",
+        "resets = 0",
         "kernels are not told of resets",
         f"{PAIRS} 'resets and cpu'",
     ),
