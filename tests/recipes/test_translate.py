@@ -97,7 +97,7 @@ def test_symbols_are_tokens_and_back():
 
 
 def test_unknown_symbols_are_named():
-    with pytest.raises(DataError, match=r"line 4: 'cat' has 't', which was nowhere in the pairs .*; it knows: abc"):
+    with pytest.raises(DataError, match=r"line 4: 'cat' has 't', which was nowhere in the training set; it knows: abc"):
         Vocabulary.of(["abc"]).encode("cat", "line 4: ")
     with pytest.raises(DataError, match="'go up' has 'up'"):
         Vocabulary.of(["go left"], "words").encode("go up")

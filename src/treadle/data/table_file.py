@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import parquet
 
-__all__ = ["MISSING", "SUFFIXES", "Rows", "TableFile", "is_table"]
-
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
 """How a text file may write that a value is missing, in any column. Parquet has nulls, and NaN, for that."""
 

@@ -21,8 +21,6 @@ from treadle.files.description import describe, tensors_of
 from treadle.files.model_file import read, write_in_place
 from treadle.state import shape
 
-__all__ = ["load_checkpoint", "previous_checkpoint", "save_checkpoint"]
-
 KIND = "treadle checkpoint"
 _NETWORK = "model/"
 """What the names of a network's own tensors begin with."""

@@ -26,8 +26,6 @@ from treadle.wiring.noisy_state import NoisyStateCell
 from treadle.wiring.sizes import as_number
 from treadle.wiring.stack import Stack
 
-__all__ = ["build", "describe"]
-
 MEMORYLESS = (
     *("Linear", "Identity", "Embedding", "Flatten", "Unflatten", "Sequential"),
     *("Conv1d", "Conv2d", "Conv3d", "MaxPool1d", "MaxPool2d", "AvgPool1d", "AvgPool2d", "Upsample"),

@@ -15,8 +15,6 @@ from treadle.errors import ModelFileError
 from treadle.files.atomic import replacing
 from treadle.files.description import build, describe, tensors_of
 
-__all__ = ["fingerprint", "load", "read_notes", "save"]
-
 FORMAT = 1
 """Grows whenever files change in a way that an older treadle would misread."""
 

@@ -9,8 +9,6 @@ from treadle.errors import StateError
 from treadle.files.model_file import fingerprint, read, write
 from treadle.protocol import State
 
-__all__ = ["load_state", "save_state"]
-
 
 def save_state(path: str | os.PathLike[str], state: State, model: nn.Module) -> None:
     """Write a state to a ``.safetensors`` file, so that a stream can be resumed later, elsewhere.

@@ -5,8 +5,6 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["ahead"]
-
 T = TypeVar("T")
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from treadle.errors import ShapeError
 from treadle.streams.stream import Piece, require_finite
 
-__all__ = ["Array"]
-
 
 class Array:
     """An array or tensor as a stream; it is not copied.

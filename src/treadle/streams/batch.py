@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Batch:

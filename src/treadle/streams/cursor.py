@@ -8,8 +8,6 @@ import numpy as np
 from treadle.errors import DataError, ShapeError
 from treadle.streams.stream import Piece, Stream
 
-__all__ = ["Cursor"]
-
 
 class Cursor:
     """Reads a stream's steps from a position on, or steps over them.

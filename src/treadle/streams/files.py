@@ -13,8 +13,6 @@ import numpy as np
 from treadle.errors import DataError, ShapeError
 from treadle.streams.stream import PIECE_BYTES, Piece, require_finite
 
-__all__ = ["ArrayFile", "TextFile"]
-
 
 class TextFile:
     """The bytes of a file, of any size, as tokens 0 to 255.

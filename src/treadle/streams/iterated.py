@@ -10,8 +10,6 @@ from torch import Tensor
 from treadle.errors import DataError
 from treadle.streams.stream import Piece, require_finite
 
-__all__ = ["Iterated"]
-
 STEPS_AT_ONCE = 64
 """Single steps are gathered into pieces of this many."""
 

@@ -9,8 +9,6 @@ from treadle.errors import StateError
 from treadle.protocol import State
 from treadle.streams.batch import Batch
 
-__all__ = ["StateKeeper"]
-
 
 class _Kept(NamedTuple):
     """States side by side, and whose they are: row n belongs to stream ``ids[n]``, whose step ``positions[n]`` is next.

@@ -8,8 +8,6 @@ import torch
 from treadle.errors import ShapeError
 from treadle.streams.batch import Batch
 
-__all__ = ["Kind", "Page"]
-
 
 class Kind:
     """What the steps of a stream look like: the shape of x and of y, and whether they are whole numbers.

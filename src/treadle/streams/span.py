@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from treadle.errors import ShapeError
 from treadle.streams.stream import Piece, Stream
 
-__all__ = ["Span", "count", "split"]
-
 
 class Span:
     """A part of a stream as a stream of its own, whose elements count from 0 again.

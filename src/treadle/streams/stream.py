@@ -7,8 +7,6 @@ import numpy as np
 
 from treadle.errors import DataError
 
-__all__ = ["Piece", "Stream"]
-
 PIECE_BYTES = 1 << 16
 """How much of a file is read at once. Every row of a batch holds about one piece, whatever the files' size."""
 

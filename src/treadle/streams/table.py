@@ -9,8 +9,6 @@ from treadle.data.table_file import Rows, TableFile
 from treadle.errors import DataError
 from treadle.streams.stream import Piece
 
-__all__ = ["Table"]
-
 
 class Table:
     """A Parquet or CSV file whose rows are one stream, read in pieces: any size in bounded memory.

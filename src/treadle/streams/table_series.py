@@ -14,8 +14,6 @@ from treadle.errors import DataError
 from treadle.streams.stream import PIECE_BYTES, Piece
 from treadle.streams.table import Columns
 
-__all__ = ["Series", "series_of_table"]
-
 BYTES_AT_ONCE = 1 << 23
 """How much of the table is sorted by series at once. More makes fewer, longer runs of interleaved series."""
 

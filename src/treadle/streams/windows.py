@@ -19,8 +19,6 @@ from treadle.streams.cursor import Cursor
 from treadle.streams.page import Kind, Page
 from treadle.streams.stream import Stream
 
-__all__ = ["Windows"]
-
 
 class Windows(IterableDataset[Batch]):
     """Lays streams of any lengths over the rows of batches, ``T`` steps at a time.

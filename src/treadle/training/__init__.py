@@ -7,6 +7,7 @@ file. Training: ``fit_run.py`` starts ``training_loop.py``, with ``loss.py``, ``
 ``early_stopping.py``, over ``processes.py`` or ``on_ray.py``. What comes out: ``fitted.py``.
 """
 
+from treadle.adapt.groups import parameter_groups
 from treadle.files.checkpoint import load_checkpoint, save_checkpoint
 from treadle.training.batches import Batch, Epochs
 from treadle.training.batches_of_traces import trace_batches
@@ -17,7 +18,6 @@ from treadle.training.language_model_fit import Progress, bits_per_byte, fit
 from treadle.training.layered_networks import CELLS, forecaster, sequence_model
 from treadle.training.loss import total_loss
 from treadle.training.on_ray import steps_on_ray
-from treadle.training.optimiser import parameter_groups
 from treadle.training.sequence_task import SequenceTask
 from treadle.training.sequences import Sequences, read_sequences
 from treadle.training.series import Series, read_series

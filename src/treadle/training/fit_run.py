@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from treadle.adapt.groups import parameter_groups
 from treadle.errors import DataError, ModelFileError
 from treadle.files import model_file
 from treadle.training.early_stopping import EarlyStopping
@@ -16,7 +17,6 @@ from treadle.training.fitted import Fitted
 from treadle.training.language_model import require_language_model
 from treadle.training.layered_networks import parameter_count
 from treadle.training.opening import KINDS, kind_of, open_task
-from treadle.training.optimiser import parameter_groups
 from treadle.training.processes import rank_and_ranks
 from treadle.training.task import Design, Habits
 from treadle.training.training_loop import Step, train

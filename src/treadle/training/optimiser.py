@@ -1,10 +1,6 @@
-"""What the optimiser is told: which parameters decay, and how fast to learn when."""
+"""The schedule of the learning rate."""
 
 import math
-
-from treadle.adapt.groups import parameter_groups
-
-__all__ = ["parameter_groups", "warm_up_and_cosine"]
 
 
 def warm_up_and_cosine(step: int, share_done: float, warm_up: int = 10) -> float:

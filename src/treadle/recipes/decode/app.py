@@ -9,8 +9,6 @@ from textual.widgets import Static
 from treadle.recipes.decode.game import NAMES, PLACES, Game
 from treadle.recipes.decode.world import WAIT
 
-__all__ = ["GameApp"]
-
 LATELY = 20
 """Presses of which the share of right ones is shown."""
 

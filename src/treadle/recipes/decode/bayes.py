@@ -7,8 +7,6 @@ import numpy as np
 from treadle.recipes.decode.decoder import Rows
 from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT, World
 
-__all__ = ["Bayes"]
-
 ACTIONS = COMMANDS + 1
 
 

@@ -20,8 +20,6 @@ from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT
 from treadle.running.recurrent import Recurrent
 from treadle.state import map_state
 
-__all__ = ["Decoder", "KeyDecoder", "load_network", "outcome_loss"]
-
 OWN = Path(__file__).parent / "decoder.safetensors"
 """The bundled network; ``treadle decode --learn`` makes one."""
 

@@ -21,8 +21,6 @@ from treadle.running.recurrent import Recurrent
 from treadle.state import detach
 from treadle.training.optimiser import warm_up_and_cosine
 
-__all__ = ["Crowd", "Round", "learn_users", "new_network", "pressed_by"]
-
 FIRST_SEED = 10**6
 """Of simulated users in training: those of the study are others."""
 ROWS_TO_LEARN, ROWS_TO_USE = 24, 40

@@ -9,8 +9,6 @@ from torch.nn.functional import logsigmoid, softplus
 
 from treadle.cells import LSTMCell, LSTMState
 
-__all__ = ["EvidenceCell", "EvidenceState"]
-
 FITTINGS = 3
 """How often what keys mean is made to fit, keys by commands."""
 

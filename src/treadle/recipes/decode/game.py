@@ -7,8 +7,6 @@ from typing import NamedTuple
 from treadle.recipes.decode.decoder import KeyDecoder
 from treadle.recipes.decode.world import COMMANDS, WAIT, World
 
-__all__ = ["NAMES", "PLACES", "Game", "Turn"]
-
 PLACES = (
     "in the harbour",
     "on the open sea",

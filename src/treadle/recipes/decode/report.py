@@ -10,8 +10,6 @@ import numpy as np
 
 from treadle.recipes.decode.study import EVERY, Followed
 
-__all__ = ["Summary", "draw_study", "rows", "summarise", "write_study"]
-
 WINDOW = 50
 """Presses over which the share of right ones is taken."""
 Study = Mapping[int, Mapping[str, Followed]]

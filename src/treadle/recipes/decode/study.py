@@ -14,8 +14,6 @@ from treadle.recipes.decode.user import Press, UserModel
 from treadle.recipes.decode.world import SITUATIONS, World
 from treadle.recipes.decode.yardsticks import Informed, Perceptron
 
-__all__ = ["Followed", "follow", "study"]
-
 EVERY = 25
 """Presses between two looks at the mutual information."""
 

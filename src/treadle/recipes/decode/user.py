@@ -7,8 +7,6 @@ from typing import NamedTuple
 from treadle.errors import DataError
 from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT
 
-__all__ = ["Press", "UserModel"]
-
 CAPRICE = 0.1
 """How often any command is wanted, whatever the habits."""
 TASTE = 0.3

@@ -2,8 +2,6 @@
 
 import random
 
-__all__ = ["COMMANDS", "SITUATIONS", "WAIT", "World"]
-
 COMMANDS = 10
 """What a user may want."""
 WAIT = COMMANDS

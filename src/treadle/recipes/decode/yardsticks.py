@@ -11,8 +11,6 @@ from treadle.recipes.decode.user import UserModel
 from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT
 from treadle.wiring import Graph
 
-__all__ = ["Informed", "Perceptron"]
-
 
 class Informed:
     """Knows what each key means, and when that changes: only the user's own mistakes mislead it. What is attainable.

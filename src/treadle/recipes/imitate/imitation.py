@@ -14,8 +14,6 @@ from treadle.recipes.imitate.tape import RandomTapes, Tape
 from treadle.training import Step, parameter_groups, trace_batches, train
 from treadle.wiring import NoisyStateCell
 
-__all__ = ["Imitated", "Judgement", "Settings", "demonstrations", "imitator", "judge", "learn", "same_run"]
-
 
 class Settings(NamedTuple):
     """How a machine is imitated."""

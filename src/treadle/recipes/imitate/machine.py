@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 
 from treadle.errors import DataError
 
-__all__ = ["BLANK", "MACHINES", "Action", "Controller", "Machine", "find_machine", "parse_machine", "read_machine"]
-
 BLANK = "_"
 MOVES = {"l": -1, "r": 1, "*": 0}
 ANY = "*"

@@ -8,8 +8,6 @@ import numpy as np
 from treadle.errors import DataError
 from treadle.recipes.imitate.machine import BLANK, Machine
 
-__all__ = ["RandomTapes", "Tape"]
-
 _MARGIN = 64
 
 

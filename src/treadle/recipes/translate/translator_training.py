@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from treadle.adapt.groups import parameter_groups
 from treadle.recipes.translate.pairs import Pair
 from treadle.recipes.translate.tokens import END, START
 from treadle.recipes.translate.translator import Translator
 from treadle.training.batches import Epochs, buckets
 from treadle.training.early_stopping import EarlyStopping
 from treadle.training.loss import total_loss
-from treadle.training.optimiser import parameter_groups
 from treadle.training.sequences import IGNORED
 from treadle.training.training_loop import Step, train
 
