@@ -17,8 +17,6 @@ from llvmlite import ir
 from treadle.engines.cpu.machine import compilation
 from treadle.engines.cpu.plan.step_call import StepCall
 
-__all__ = ["Entry", "array_entry"]
-
 Entry = tuple[Callable[[np.ndarray], np.ndarray | None], object]
 """A built-in function, and what has to stay alive while it is used."""
 

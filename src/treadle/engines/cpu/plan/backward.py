@@ -22,8 +22,6 @@ from treadle.engines.cpu.plan.shared_gradients import Computed, SharedGradients,
 from treadle.engines.cpu.plan.slots import Block, Draft, Slot
 from treadle.engines.layout import Layout
 
-__all__ = ["BackwardRecipe", "Gradients"]
-
 
 class Gradients(NamedTuple):
     """Those of a chain's inputs, of states before the first step, and of states at resets; None where none flows."""

@@ -21,8 +21,6 @@ from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.interpreter import run_section
 from treadle.engines.layout import Layout
 
-__all__ = ["Chain"]
-
 T = TypeVar("T")
 
 _MOST_RECIPES = 16

@@ -16,8 +16,6 @@ from treadle.engines.cpu.plan.kernel import CompiledKernel
 from treadle.engines.cpu.write.emit import I64, POINTER, phases_of
 from treadle.engines.cpu.write.panels import PanelEmitter
 
-__all__ = ["ByColumns"]
-
 
 class ByColumns:
     """A step of a kernel, ready to be called by machine code, on memory that stays.

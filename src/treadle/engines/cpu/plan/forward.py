@@ -18,8 +18,6 @@ from treadle.engines.cpu.plan.slots import Block, Draft, Slot
 from treadle.engines.cpu.routines import copies
 from treadle.engines.layout import Layout
 
-__all__ = ["ForwardRecipe"]
-
 _NEAR = 8192
 """Bytes of a state in a thread's rows from which on other threads are far enough away, and copying costs more."""
 

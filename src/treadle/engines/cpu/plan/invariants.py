@@ -16,8 +16,6 @@ from treadle.compiler.interpreter import Line
 from treadle.compiler.program import Value
 from treadle.engines.cpu.plan.links import Links
 
-__all__ = ["Invariants"]
-
 
 class Invariants:
     """The step from the arguments of a chain, such as parameters, to the inputs of its links.

@@ -21,8 +21,6 @@ from treadle.engines.cpu.write.rendezvous import WORDS
 from treadle.engines.cpu.write.side_by_side import AbreastEmitter, side_by_side
 from treadle.engines.layout import Layout
 
-__all__ = ["RUN", "STREAMS_AT", "Arguments", "Carry", "CompiledKernel", "Rows", "Sums", "compiled"]
-
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
 _WORTH_A_THREAD = 60_000

@@ -12,8 +12,6 @@ from treadle.compiler.interpreter import Line
 from treadle.compiler.program import Value
 from treadle.engines.cpu.plan.section import CompiledDerivative, CompiledSection
 
-__all__ = ["Link", "Links", "SharedValues"]
-
 T = TypeVar("T")
 
 

@@ -1,4 +1,4 @@
-"""What a live step computes with, in memory all the time: weights packed once, and the state in place."""
+"""What a live step computes with, in memory all the time: packed weights, the state in place; and blocks of steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,10 +11,12 @@ from treadle.engines.cpu.machine.alignment import begin
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows
-from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous
+from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, keys_of, tensors_of_layout
 from treadle.engines.cpu.plan.section import Pass
+from treadle.engines.layout import Layout
 
-__all__ = ["LiveOperands"]
+_MOST_BLOCKS = 16
+_X, _Y = TensorKey(Role.ROWS), TensorKey(Role.OUTPUT)
 
 
 class LiveOperands:
@@ -65,3 +67,34 @@ def _pack(one: Pass, known: Mapping[Value, Tensor]) -> tuple[Tensor | None, list
     kept = recipe.follow(keys)
     first = 0 if kept is None else begin(kept)
     return kept, [first + place.plus for place in packed]  # pyright: ignore
+
+
+class StepBlocks:
+    """Blocks of steps, by recipes that are written once for each size.
+
+    Args:
+        operands: what they compute with.
+    """
+
+    def __init__(self, operands: LiveOperands):
+        self.operands = operands
+        self._states = keys_of(Role.START, len(operands.state))
+        self._recipes: dict[tuple[int, int], Recipe] = {}
+
+    def run(self, layout: Layout, xs: Tensor, ys: Tensor) -> None:
+        """All steps on [N, ...], into ``ys``; the state moves on."""
+        recipe = self._recipe(layout)
+        tensors = tensors_of_layout(layout, recipe.tensors, None)
+        recipe.follow({**tensors, _X: xs, _Y: ys, **dict(zip(self._states, self.operands.state, strict=True))})
+
+    def _recipe(self, layout: Layout) -> Recipe:
+        key = layout.steps, torch.get_num_threads()
+        found = self._recipes.get(key)
+        if found is None:
+            found = Recipe()
+            x, y, *states = (found.tensor(key)[0] for key in (_X, _Y, *self._states))
+            self.operands.one.compiled.write_down(found, layout, self.operands.arguments(x, y, states))
+            if len(self._recipes) >= _MOST_BLOCKS:
+                self._recipes.pop(next(iter(self._recipes)))
+            self._recipes[key] = found
+        return found

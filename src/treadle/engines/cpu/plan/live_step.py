@@ -6,17 +6,14 @@ from torch import Tensor
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine import threads
 from treadle.engines.cpu.plan.array_entry import Entry, array_entry
-from treadle.engines.cpu.plan.live_operands import LiveOperands
+from treadle.engines.cpu.plan.live_operands import LiveOperands, StepBlocks
 from treadle.engines.cpu.plan.rows import contiguous
 from treadle.engines.cpu.plan.section import CompiledSection
-from treadle.engines.cpu.plan.step_blocks import StepBlocks
 from treadle.engines.cpu.plan.step_call import StepCall
 from treadle.engines.cpu.plan.whole_step import whole_step
 from treadle.engines.layout import Layout
 from treadle.engines.network import Network
 from treadle.errors import ShapeError
-
-__all__ = ["LiveStep"]
 
 _WORTH_A_THREAD = 12_000
 """Vector operations of a step, of all rows, for each thread that it is worth calling: about seven microseconds."""

@@ -11,11 +11,6 @@ from torch import Tensor
 from treadle.compiler.program import Value
 from treadle.engines.layout import Layout, Split
 
-__all__ = [
-    "COUNTS", "OFFSETS", "ORIGINS", "RESETS", "Role", "Shares", "TensorKey", "contiguous", "dense_rows",
-    "keys_of", "tensors_of_layout", "with_rows_in_place",
-]  # fmt: skip
-
 Shares = list[tuple[int, int]]
 """Runs of rows, one for each thread: the first row of each, and the one behind its last."""
 

@@ -15,8 +15,6 @@ from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.kernel import CompiledKernel, compiled
 
-__all__ = ["CompiledDerivative", "CompiledSection", "Pass", "part_of", "why_not"]
-
 _KNOWN = p.ELEMENTWISE | p.VIEWS | p.REDUCTIONS | {"cat", "dot", "full", "embedding"}
 
 

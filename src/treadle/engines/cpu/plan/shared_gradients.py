@@ -19,8 +19,6 @@ from treadle.engines.cpu.routines import copies
 from treadle.engines.cpu.routines.row_products import outer
 from treadle.engines.cpu.routines.weight_panels import halve_rows
 
-__all__ = ["Computed", "SharedGradients", "write_contractions"]
-
 _NARROW, _WIDE = 256, 512
 """Features: where the right operand of a product over rows is wide and the left one narrow, it is computed as it is."""
 

@@ -16,8 +16,6 @@ from treadle.engines.cpu.plan.supply import Supply
 from treadle.engines.cpu.routines import copies
 from treadle.engines.layout import Layout
 
-__all__ = ["Block", "Draft", "Slot"]
-
 
 class Block(enum.Enum):
     """A block of memory of a recipe."""

@@ -10,8 +10,6 @@ from treadle.engines.cpu.plan.kernel import RUN, STREAMS_AT
 from treadle.engines.cpu.plan.live_operands import LiveOperands
 from treadle.engines.layout import Layout
 
-__all__ = ["StepCall"]
-
 
 class StepCall:
     """One step of a batch, ready to be called by machine code: ``function(arguments, 0, rows, memory)``.

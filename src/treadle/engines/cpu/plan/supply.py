@@ -14,8 +14,6 @@ from treadle.engines.cpu.plan.links import Link, Links, SharedValues
 from treadle.engines.cpu.plan.rows import Role, Shares, TensorKey, contiguous, dense_rows, tensors_of_layout
 from treadle.engines.layout import Layout
 
-__all__ = ["Supply"]
-
 
 class Supply:
     """Which tensors a recipe is followed with.

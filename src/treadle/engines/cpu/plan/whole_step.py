@@ -8,8 +8,6 @@ from treadle.compiler.program import Value
 from treadle.engines.cpu.plan.section import why_not
 from treadle.engines.network import Network
 
-__all__ = ["reason_against", "whole_step"]
-
 
 def whole_step(network: Network) -> Section:
     """A network's step as one section, in which every state is carried."""
