@@ -24,7 +24,8 @@ from treadle.files.model_file import fingerprint, load, save
 from treadle.files.state_file import load_state, save_state
 from treadle.gradients import CheckpointedBPTT, FullBPTT, History, SequenceInPieces, TruncatedBPTT
 from treadle.insight.check import check_cell
-from treadle.insight.explanation import Explanation, explain
+from treadle.insight.explain import explain
+from treadle.insight.explanation import Explanation
 from treadle.insight.reach import GradientReach, gradient_reach
 from treadle.protocol import Cell, State
 from treadle.running.dropin import GRU, LSTM, RNN

@@ -6,6 +6,7 @@ features, ``L`` layers.
 
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 State: TypeAlias = Any
@@ -56,3 +57,13 @@ def first_weight(module: nn.Module) -> Tensor | None:
         if found is not None:
             return found
     return None
+
+
+def example_input(cell: Any, batch_size: int) -> Tensor | None:
+    """Zeros such as one step of a cell reads; None where the cell does not say what it reads (``input_size``)."""
+    size = getattr(cell, "input_size", None)
+    if size is None:
+        return None
+    weight, row = first_weight(cell), (size,) if isinstance(size, int) else tuple(size)
+    weight = torch.empty(0) if weight is None else weight
+    return torch.zeros(batch_size, *row, dtype=weight.dtype if row else torch.long, device=weight.device)

@@ -52,7 +52,7 @@ def three_layers(wiring: str) -> Any:
 def explained(network: Any) -> Any:
     """What the compiler does with a network."""
     from treadle import Recurrent
-    from treadle.insight.explanation import explain
+    from treadle.insight.explain import explain
 
     over_time = hasattr(network, "recurrent") or isinstance(network, Recurrent)
     return explain(network if over_time else Recurrent(network))

@@ -16,8 +16,6 @@ from torch import Tensor
 from treadle.protocol import State
 from treadle.state import map_state
 
-__all__ = ["Layout", "Split"]
-
 
 @dataclasses.dataclass(eq=False)
 class Layout:

@@ -14,8 +14,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["HOOKS", "Signature", "signature_of"]
-
 HOOKS = frozenset({"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"})
 _OWN = frozenset({"_parameters", "_buffers", "_modules"})
 _TABLES = _OWN | frozenset(

@@ -2,18 +2,17 @@
 
 import dataclasses
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from treadle.engines import say_once
+from treadle.engines import Call, Result, run, say_once
 from treadle.gradients.memory import FEWEST_STEPS, as_bytes, kept_by_a_step, show_bytes
-from treadle.gradients.method import GradientMethod, is_followed
+from treadle.gradients.method import GradientMethod
 from treadle.gradients.schedule import least_kept
-from treadle.gradients.segments import Call, Trial, run_in_segments
+from treadle.gradients.segments import Trial, run_in_segments
 from treadle.state import named_tensors
-
-__all__ = ["CheckpointedBPTT"]
+from treadle.torch_internals import is_followed
 
 _WHILE_GOING_BACK = 2
 """Bytes that a segment takes while its gradient is computed, over those that it keeps for that."""
@@ -81,21 +80,20 @@ class CheckpointedBPTT(GradientMethod):
     def __post_init__(self) -> None:
         as_bytes(self.memory)
 
-    def run(self, engine: Any, *arguments: Any) -> Any:
+    def run(self, call: Call) -> Result:
         """Run a cell over a sequence."""
-        call = Call(engine, *arguments)
         if not torch.is_grad_enabled() or is_followed() or call.steps < FEWEST_STEPS:
-            return call.run()
+            return run(call)
         trial = Trial(call)
         if not trial.is_differentiated:
-            return call.run()
+            return run(call)
         allowed = as_bytes(self.memory)
         rows, lengths = call.xs.shape[1], call.lengths
         running = rows if lengths is None else int((lengths >= FEWEST_STEPS).sum())
         step = -(-kept_by_a_step(trial.run) // running) * rows
         rows_and_steps = rows * call.steps if lengths is None else int(lengths.sum())
         if step * rows_and_steps // rows <= allowed:
-            return call.run()
+            return run(call)
         state = sum(tensor.nbytes for _, tensor in named_tensors(call.state))
         found = schedule(call.steps, step * _WHILE_GOING_BACK, state + (_GENERATOR if trial.is_random else 0), allowed)
         if found.size > allowed:
@@ -105,7 +103,7 @@ class CheckpointedBPTT(GradientMethod):
             )
         borders = [*range(0, call.steps, found.length), call.steps]
         segments = list(itertools.pairwise(borders))
-        return run_in_segments(call, trial, segments, [0] * len(segments), found.most, Call.run)
+        return run_in_segments(call, trial, segments, [0] * len(segments), found.most, run)
 
 
 def schedule(steps: int, step: int, state: int, allowed: int) -> Schedule:

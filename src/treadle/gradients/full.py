@@ -1,11 +1,9 @@
 """Backpropagation through all steps."""
 
 import dataclasses
-from typing import Any
 
+from treadle.engines import Call, Result, run
 from treadle.gradients.method import GradientMethod
-
-__all__ = ["FullBPTT"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +23,6 @@ class FullBPTT(GradientMethod):
         FullBPTT()
     """
 
-    def run(self, engine: Any, *arguments: Any) -> Any:
+    def run(self, call: Call) -> Result:
         """Run a cell over a sequence, and leave the derivative to the engine."""
-        return engine.run(*arguments)
+        return run(call)

@@ -15,8 +15,6 @@ from treadle.gradients.full import FullBPTT
 from treadle.gradients.truncated import TruncatedBPTT
 from treadle.protocol import State
 
-__all__ = ["History"]
-
 
 @dataclasses.dataclass(frozen=True)
 class _Window:

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FEWEST_STEPS", "as_bytes", "kept_by_a_step", "show_bytes"]
-
 _UNITS = {
     "": 1,
     **{f"{prefix}b": 1000**i for i, prefix in enumerate(["", "k", "m", "g", "t"])},

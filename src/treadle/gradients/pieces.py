@@ -12,8 +12,6 @@ from treadle.gradients.surroundings import Generators, generators, generators_at
 from treadle.protocol import State
 from treadle.state import kept, map_state, named_tensors
 
-__all__ = ["SequenceInPieces"]
-
 _CLOSE = 1e-3
 """How far a loss may be off when a piece is run again: more than rounding does to it, less than another piece."""
 

@@ -12,8 +12,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-__all__ = ["backwards", "kept_at_first", "least_kept"]
-
 Border = TypeVar("Border")
 
 

@@ -13,57 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from treadle.engines import Call, Result, run
 from treadle.gradients.schedule import backwards, kept_at_first
 from treadle.gradients.surroundings import Generators, Surroundings, generators, generators_at, leaves_beyond
 from treadle.protocol import State
 from treadle.state import map_state, named_tensors, rebuild
 
-__all__ = ["Call", "Trial", "run_in_segments"]
-
 Found = list[Tensor | None]
 """Gradients, None where none flows."""
-
-
-@dataclasses.dataclass
-class Call:
-    """What a cell is called for: an engine's arguments.
-
-    Args:
-        engine: what runs it.
-        cell, initial, xs, state, lengths, resets, return_states: as an engine's ``run`` gets them.
-    """
-
-    engine: Any
-    cell: Any
-    initial: State
-    xs: Tensor
-    state: State
-    lengths: Tensor | None
-    resets: Tensor | None
-    return_states: bool
-
-    def run(self) -> tuple[Tensor, State, State | None]:
-        """Run it whole."""
-        return self.engine.run(*(getattr(self, field.name) for field in dataclasses.fields(self)[1:]))
-
-    def part(self, begin: int, end: int, state: State, initial: State, xs: Tensor | None = None) -> "Call":
-        """Some of the steps, from a state."""
-        return dataclasses.replace(
-            self,
-            initial=initial,
-            xs=self.xs[begin:end] if xs is None else xs,
-            state=state,
-            lengths=None if self.lengths is None else (self.lengths - begin).clamp(0, end - begin),
-            resets=None if self.resets is None else self.resets[begin:end],
-        )
-
-    @property
-    def steps(self) -> int:
-        """Up to the end of the longest row; 0 if there are no rows."""
-        steps, rows = self.xs.shape[:2]
-        if not rows:
-            return 0
-        return steps if self.lengths is None else int(self.lengths.max())
 
 
 class Trial:
@@ -76,7 +33,7 @@ class Trial:
         self.others = leaves_beyond(_listed(results), leaves)
         """Tensors besides the cell's own that gradients flow to: leaves that its Python reaches on other ways."""
 
-    def run(self, steps: int) -> tuple[tuple[Tensor, State, State | None], list[Tensor]]:
+    def run(self, steps: int) -> tuple[Result, list[Tensor]]:
         """What the first steps give, as if they had not been run, and the leaves of their graph."""
         call, device = self.call, self.call.xs.device
         sources = [_stand_in(tensor, True) for tensor in self.surroundings.sources]
@@ -84,7 +41,7 @@ class Trial:
         xs = _stand_in(call.xs[:steps], call.xs.requires_grad)
         before = generators(device)
         with torch.enable_grad(), generators_at(device, before), self.surroundings.again(sources):
-            results = call.part(0, steps, state, initial, xs).run()
+            results = run(call.part(0, steps, state, initial, xs))
             self.is_random = generators(device, before) is not before
         return results, [xs, *sources, *(tensor for part in (state, initial) for _, tensor in named_tensors(part))]
 
@@ -103,8 +60,8 @@ def run_in_segments(
     segments: Sequence[tuple[int, int]],
     reach: Sequence[int],
     most: int | None,
-    plain: Callable[[Call], tuple[Tensor, State, State | None]],
-) -> tuple[Tensor, State, State | None]:
+    plain: Callable[[Call], Result],
+) -> Result:
     """Run a cell over a sequence whose gradient goes back in segments.
 
     Args:
@@ -120,11 +77,8 @@ def run_in_segments(
     tensors += [*trial.surroundings.sources, *trial.others]
     results: Any = _Node.apply(plan, call.xs, call.lengths, call.resets, *tensors)  # pyright: ignore
     count = len(plan.names)
-    end = rebuild(call.state, dict(zip(plan.names, results[1 : 1 + count], strict=True)))
-    every = (
-        rebuild(call.state, dict(zip(plan.names, results[1 + count :], strict=True))) if call.return_states else None
-    )
-    return results[0], end, every
+    every = plan.like_state(results[1 + count :]) if call.return_states else None
+    return Result(results[0], plan.like_state(results[1 : 1 + count]), every)
 
 
 class _Plan:
@@ -137,7 +91,7 @@ class _Plan:
         segments: Sequence[tuple[int, int]],
         reach: Sequence[int],
         most: int | None,
-        plain: Any,
+        plain: Callable[[Call], Result],
     ):
         self.segments, self.reach, self.most, self.plain = segments, reach, most, plain
         self.surroundings = surroundings
@@ -146,8 +100,7 @@ class _Plan:
         # Without resets nothing starts from the initial state.
         self.fresh = call.initial if call.resets is not None else ()
         # The tensors among the arguments are saved by autograd, which sees to it that nobody writes into them.
-        nothing: Any = None
-        self.call = dataclasses.replace(call, xs=nothing, lengths=nothing, resets=nothing)
+        self.call = dataclasses.replace(call, xs=call.xs.new_empty(0, *call.xs.shape[1:]), lengths=None, resets=None)
 
     def like_state(self, tensors: Sequence[Tensor]) -> State:
         """A state of these tensors."""
@@ -176,7 +129,7 @@ class _Given:
         """A segment without its derivative: outputs, the state after it, every state."""
         begin, end = self.plan.segments[segment]
         initial = self.plan.like_state(self.fresh) if self.fresh else self.call.initial
-        return _listed(self.call.part(begin, end, self.plan.like_state(state), initial).run())
+        return _listed(run(self.call.part(begin, end, self.plan.like_state(state), initial)))
 
     def graph(self, segment: int, state: Sequence[Tensor], needs: "_Needs") -> "_Segment":
         """A segment with its derivative."""
@@ -188,7 +141,7 @@ class _Given:
         sources = [_stand_in(tensor, tensor.requires_grad) for tensor in self.sources[:own]] + self.sources[own:]
         initial = self.plan.like_state(fresh) if fresh else self.call.initial
         with torch.enable_grad(), self.plan.surroundings.again(sources):
-            results = _listed(self.call.part(begin, end, self.plan.like_state(state), initial, xs).run())
+            results = _listed(run(self.call.part(begin, end, self.plan.like_state(state), initial, xs)))
         return _Segment(xs, state, fresh, sources, results)
 
 
@@ -474,7 +427,7 @@ def _own(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in tensors]
 
 
-def _listed(results: tuple[Tensor, State, State | None]) -> list[Tensor]:
+def _listed(results: Result) -> list[Tensor]:
     ys, end, every = results
     parts = (end,) if every is None else (end, every)
     return [ys, *(tensor for part in parts for _, tensor in named_tensors(part))]

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from treadle.compiler.walk import preorder
 
-__all__ = ["Generators", "Surroundings", "generators", "generators_at", "leaves_beyond"]
-
 Generators = tuple[Tensor, ...]
 """The states of PyTorch's random generators."""
 

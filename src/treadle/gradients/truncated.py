@@ -2,18 +2,17 @@
 
 import dataclasses
 import itertools
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from treadle.gradients.method import GradientMethod, is_followed
-from treadle.gradients.segments import Call, Trial, run_in_segments
+from treadle.engines import Call, Result, run
+from treadle.gradients.method import GradientMethod
+from treadle.gradients.segments import Trial, run_in_segments
 from treadle.gradients.surroundings import Generators, generators, generators_at
 from treadle.protocol import State
 from treadle.state import detach, map_state, where
-
-__all__ = ["TruncatedBPTT"]
+from treadle.torch_internals import is_followed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +65,16 @@ class TruncatedBPTT(GradientMethod):
                 bound = "of at least 1" if name == "steps" else f"of at least steps={self.steps}"
                 raise ValueError(f"{name} is a whole number {bound}, but is {value!r:.40}")
 
-    def run(self, engine: Any, *arguments: Any) -> Any:
+    def run(self, call: Call) -> Result:
         """Run a cell over a sequence."""
-        call = Call(engine, *arguments)
         last = call.steps - 1 - (call.steps - 1) % self.steps
         if not torch.is_grad_enabled() or not self._window(last):
-            return call.run()  # every block reaches the beginning
+            return run(call)  # every block reaches the beginning
         if self.horizon == self.steps or is_followed():
             return self._by_detaching(call)
         trial = Trial(call)
         if not trial.is_differentiated:
-            return call.run()
+            return run(call)
         borders = sorted({0, call.steps, *self._borders(call.steps)})
         segments = list(itertools.pairwise(borders))
         begins = {begin: i for i, (begin, _) in enumerate(segments)}
@@ -90,7 +88,7 @@ class TruncatedBPTT(GradientMethod):
     def _borders(self, steps: int) -> set[int]:
         return {border for block in range(0, steps, self.steps) for border in (block, self._window(block))}
 
-    def _by_detaching(self, call: Call) -> tuple[Tensor, State, State | None]:
+    def _by_detaching(self, call: Call) -> Result:
         """What it means, with nothing but detach: each block again from the beginning of its window."""
         steps, device = call.xs.shape[0], call.xs.device
         again = self.horizon > self.steps
@@ -103,9 +101,9 @@ class TruncatedBPTT(GradientMethod):
             if again:
                 state, drawn = before[window]
                 with generators_at(device, drawn):
-                    ys, state, every = call.part(window, following, state, call.initial).run()
+                    ys, state, every = run(call.part(window, following, state, call.initial))
             else:
-                ys, state, every = call.part(begin, following, state, call.initial).run()
+                ys, state, every = run(call.part(begin, following, state, call.initial))
             outputs.append(ys[begin - window :])
             if every is not None:
                 every = map_state(lambda part, skipped=begin - window: part[skipped:], every)
@@ -124,10 +122,10 @@ class TruncatedBPTT(GradientMethod):
         if rest:
             ys = torch.cat([ys, ys.new_zeros(rest, *ys.shape[1:])])
         if not call.return_states:
-            return ys, end, None
+            return Result(ys, end, None)
         if rest:
             moments.append(map_state(lambda last: last.expand(rest, *last.shape), end))
-        return ys, end, map_state(lambda *parts: torch.cat(parts), *moments)
+        return Result(ys, end, map_state(lambda *parts: torch.cat(parts), *moments))
 
     def _states(self, call: Call) -> dict[int, tuple[State, Generators]]:
         """What is known before each window; the generators are left as they are after the whole sequence."""
@@ -138,7 +136,7 @@ class TruncatedBPTT(GradientMethod):
         initial = detach(call.initial)
         with torch.no_grad():
             for begin, following in itertools.pairwise(borders):
-                state = call.part(begin, following, state, initial).run()[1]
+                state = run(call.part(begin, following, state, initial)).state
                 before[following] = (state, generators(device))
         return before
 

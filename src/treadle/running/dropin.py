@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from treadle import state as states
 from treadle.cells import GRUCell, LSTMCell, RNNCell
-from treadle.engines import choose
+from treadle.engines import candidates
 from treadle.errors import EngineError, ShapeError
 from treadle.gradients import FullBPTT, GradientMethod
 from treadle.running.bidirectional import both_directions
@@ -92,7 +92,7 @@ class DropIn(nn.RNNBase):
             raise ValueError(
                 f"bias and nonlinearity belong to the classic cells: leave them out, or make them part of {cell!r}"
             )
-        choose(engine)
+        candidates(engine)
         self.wiring, self.cell, self.engine = wiring, cell, engine
         self.gradient = FullBPTT() if gradient is None else gradient
         if not isinstance(self.gradient, GradientMethod):

@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import maybe_current_level
-from torch.autograd import forward_ad
-from torch.jit._trace import is_tracing
 from torch.nn.utils.rnn import PackedSequence
+
+from treadle.torch_internals import is_followed
 
 _SHORT = 8
 """Below so many steps PyTorch's kernels are faster: ours take a moment to begin."""
@@ -23,13 +22,11 @@ def is_faster_compiled(network: nn.RNNBase, input: Tensor | PackedSequence) -> b
     steps = len(input.batch_sizes) if packed else data.shape[1 if by_row else 0]
     # PyTorch's masks are drawn in another order.
     masked = network.dropout > 0 and network.training and network.num_layers > 1
-    special = torch.compiler.is_compiling() or is_tracing() or torch.is_autocast_enabled("cpu")
-    transformed = maybe_current_level() is not None or forward_ad._current_level >= 0
+    special = torch.compiler.is_compiling() or is_followed() or torch.is_autocast_enabled("cpu")
     return (
         not network.bidirectional
         and not masked
         and not special
-        and not transformed
         and steps >= _SHORT
         and _weights_are_plain(network, data)
     )

@@ -6,14 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from treadle import state as states
-from treadle.engines import choose
+from treadle.engines import Call, autocast_dtype, candidates
 from treadle.errors import ShapeError, StateError
 from treadle.gradients import FullBPTT, GradientMethod
 from treadle.protocol import State, first_weight
 from treadle.running import sequence_operator
 from treadle.running.session import Session
-
-__all__ = ["Recurrent"]
 
 
 class Recurrent(nn.Module):
@@ -71,7 +69,7 @@ class Recurrent(nn.Module):
         gradient = FullBPTT() if gradient is None else gradient
         if not isinstance(gradient, GradientMethod):
             raise TypeError(f"gradient is a method such as td.FullBPTT(), but is {gradient!r:.60}")
-        choose(engine)
+        candidates(engine)
         self.cell: Any = cell
         self.batch_first, self.gradient, self.engine = batch_first, gradient, engine
         self.learn_initial_state = learn_initial_state
@@ -142,8 +140,9 @@ class Recurrent(nn.Module):
         state = initial if state is None else self._checked_state(state, initial, steps, rows)
         lengths, resets = self.checked_lengths(lengths, xs), None if resets is None else self.checked_resets(resets, xs)
         if steps:
-            engine = choose(self.engine)
-            ys, state, every = self.gradient.run(engine, self.cell, initial, xs, state, lengths, resets, return_states)
+            products = autocast_dtype(xs.device)
+            call = Call(self.cell, initial, xs, state, lengths, resets, return_states, self.engine, products)
+            ys, state, every = self.gradient.run(call)
         else:
             y, _ = self.cell(xs.new_zeros(xs.shape[1:]), initial)
             ys = y.new_zeros(0, *y.shape)

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from treadle import state as states
-from treadle.engines import live_step
+from treadle.engines import LiveStep, live_step
 from treadle.errors import ShapeError
 from treadle.protocol import State, first_weight
-
-__all__ = ["Session"]
 
 
 class Session:
@@ -54,7 +52,7 @@ class Session:
         self.batch_size, self.weights = batch_size, weights
         self._source = recurrent
         self._answer: Tensor | None = None
-        self._live: Any = None
+        self._live: LiveStep | None = None
         self._state: State = None
         self.refresh()
 
@@ -76,8 +74,10 @@ class Session:
                     parameter.copy_(parameter.bfloat16())
         first = self._state is None
         state = self._recurrent.initial_state(self.batch_size) if first else self.state
-        self._live = live_step(self._recurrent, self.batch_size, state, self.weights == "bfloat16")
-        self._fast, self._fast_needs = (self._live and self._live.entry()) or (_takes_nothing, None)
+        products = torch.bfloat16 if self.weights == "bfloat16" else None
+        self._live = live_step(self._recurrent.cell, self._recurrent.engine, self.batch_size, state, products)
+        entry = None if self._live is None else self._live.entry()
+        self._fast, self._fast_needs = entry or (_takes_nothing, None)
         self._keep(state)
 
     def _keep(self, state: State) -> None:

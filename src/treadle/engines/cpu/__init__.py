@@ -8,42 +8,65 @@ packed weights of ``pack.py`` and the ``moves.py`` between them, is a ``recipe.p
 rows are few, threads share out columns (``panels.py``): of a sequence in ``abreast.py``, of one step in ``columns.py``.
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
+
+import torch
+from torch import Tensor
 
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
-
-__all__ = ["CPU", "CPU_BFLOAT16", "CpuEngine"]
+from treadle.engines.call import Call
+from treadle.engines.engine import Engine, LiveStep, Refusal, Runner, Taken
+from treadle.engines.network import Network
 
 # Where a method imports something, LLVM is loaded when it is needed.
 
 
-@dataclasses.dataclass(frozen=True)
-class CpuEngine:
-    """Sections as machine code.
+class CpuEngine(Engine):
+    """Sections as machine code."""
 
-    Args:
-        bfloat16: whether products multiply in bfloat16; they add up in float32.
-    """
+    name = "cpu"
+    form = "machine code"
+    automatic = True
+    steps_live = True
+    joins_invariants = True
 
-    bfloat16: bool = False
+    def refusal(self, call: Call) -> Refusal | None:
+        """It runs on the CPU alone."""
+        if call.xs.device.type != "cpu":
+            return Refusal(f"the CPU engine runs on the CPU, but x is on {call.xs.device}")
+        return None
 
-    def take(self, section: Section) -> Any:
-        """The compiled form of a section, or the reason why there is none."""
+    def take(self, section: Section, products: torch.dtype | None) -> Taken | Refusal:
+        """The compiled form of a section; compiled when it first runs."""
         from treadle.engines.cpu.plan.section import CompiledSection, why_not
 
         reason = why_not(section)
-        return CompiledSection(section, self.bfloat16) if reason is None else reason
+        return CompiledSection(section, products == torch.bfloat16) if reason is None else Refusal(reason)
+
+    def goes_with(self, before: Taken, after: Taken) -> bool:
+        """Sections of one precision share a block of memory."""
+        return before.dtype == after.dtype
 
     def join(
-        self, sections: Sequence[Section], taken: Sequence[Any], visible: Iterable[Value], before: Section | None
-    ) -> Any:
-        """Sections that follow each other as one, with the invariants that they alone read: see `Chain`."""
+        self, sections: Sequence[Section], taken: Sequence[Taken], visible: Iterable[Value], before: Section | None
+    ) -> Runner:
+        """Sections that follow each other as one node of autograd: see `Chain`."""
         from treadle.engines.cpu.plan.chain import Chain
 
-        return Chain(sections, taken, visible, before)
+        return Chain(sections, taken, visible, before)  # pyright: ignore
 
+    def live_step(self, network: Network, batch_size: int, products: torch.dtype | None) -> LiveStep | Refusal:
+        """A network's whole step as one kernel."""
+        from treadle.engines.cpu.plan import live_step, whole_step
 
-CPU, CPU_BFLOAT16 = CpuEngine(), CpuEngine(bfloat16=True)
+        reason = whole_step.reason_against(network)
+        if reason is not None:
+            return Refusal(reason)
+        return live_step.LiveStep(network, batch_size, products == torch.bfloat16)
+
+    def masks(self, shares: Sequence[float], sizes: Sequence[int], steps: int) -> list[Tensor] | None:
+        """Masks of all steps at once, where our generator is known to draw what PyTorch's draws."""
+        from treadle.engines.cpu.routines import random_masks
+
+        return random_masks.masks(shares, sizes, steps) if random_masks.agree_with_pytorch() else None

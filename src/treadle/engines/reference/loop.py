@@ -1,38 +1,15 @@
 """A plain loop over time."""
 
-from typing import Any
-
 import torch
-from jaxtyping import Bool, Int, Shaped
-from torch import Tensor
 
-from treadle.protocol import State
+from treadle.engines.call import Call, Result
 from treadle.state import check_kept, map_state, where
 
 
-def run(
-    cell: Any,
-    initial: State,
-    xs: Shaped[Tensor, "T B *row"],
-    state: State,
-    lengths: Int[Tensor, " B"] | None = None,
-    resets: Bool[Tensor, "T B"] | None = None,
-    return_states: bool = False,
-) -> tuple[Shaped[Tensor, "T B *y"], State, State | None]:
-    """Step a cell over a sequence.
-
-    Args:
-        cell: the cell.
-        initial: the initial state of all rows, for resets.
-        xs: [T, B, ...], T at least 1.
-        state: the state before the first step.
-        lengths: [B] whole numbers; past its end a row's state stands still and its outputs are zero.
-        resets: [T, B] booleans; a row starts anew before reading that step.
-        return_states: whether to keep the state after every step.
-
-    Returns:
-        Outputs [T, B, ...], the state after the last step, and the states after every step with time first, or None.
-    """
+def run(call: Call) -> Result:
+    """Step a cell over a sequence."""
+    cell, xs, state = call.cell, call.xs, call.state
+    lengths, resets = call.lengths, call.resets
     steps = xs.shape[0]
     everyone_until = steps
     if lengths is not None:
@@ -51,7 +28,7 @@ def run(
     ys, states = [], []
     for t in range(steps):
         if some_reset[t]:
-            state = where(resets[t], initial, state)  # pyright: ignore[reportOptionalSubscript]
+            state = where(resets[t], call.initial, state)  # pyright: ignore[reportOptionalSubscript]
         y, after = cell(xs[t], state)
         if t == 0:
             after = check_kept(cell, after, state)
@@ -60,7 +37,7 @@ def run(
             after = where(active[t], after, state)  # pyright: ignore[reportPossiblyUnboundVariable]
         state = after
         ys.append(y)
-        if return_states:
+        if call.return_states:
             states.append(state)
-    every = map_state(lambda *moments: torch.stack(moments), states[0], *states[1:]) if return_states else None
-    return torch.stack(ys), state, every
+    every = map_state(lambda *moments: torch.stack(moments), *states) if states else None
+    return Result(torch.stack(ys), state, every)

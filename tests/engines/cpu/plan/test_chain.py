@@ -14,14 +14,15 @@ import treadle as td
 from tests.outcome import outcome
 from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
+from treadle.engines import ENGINES
 from treadle.engines import network as networks
-from treadle.engines.cpu import CPU
 from treadle.engines.cpu.machine import memory_pool, threads
 from treadle.engines.cpu.machine.call_table import Phase
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan import chain as chains
 from treadle.engines.cpu.plan import kernel
 from treadle.engines.cpu.routines import copies, row_products, weight_panels
+from treadle.engines.stages import staged
 from treadle.state import named_tensors
 
 FAST = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
@@ -64,7 +65,7 @@ def agree(rnn, xs, state=None, **options):
 def chains_of(rnn, keep_states=False):
     """The chains of a network that has run, in order."""
     (network,) = networks._networks[rnn.cell].values()
-    return [runner for _, runner in network.stages(CPU, keep_states) if isinstance(runner, chains.Chain)]
+    return [runner for _, runner in staged(network, ENGINES["cpu"], None, keep_states).runners]
 
 
 def large(wiring="stack", cell=td.LSTMCell, H=40):

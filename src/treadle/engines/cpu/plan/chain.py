@@ -18,8 +18,8 @@ from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.invariants import Invariants
 from treadle.engines.cpu.plan.links import Links
 from treadle.engines.cpu.plan.section import CompiledSection
-from treadle.engines.interpreter import run_section
 from treadle.engines.layout import Layout
+from treadle.engines.step_by_step import run_section
 
 T = TypeVar("T")
 

@@ -64,6 +64,10 @@ class CompiledSection:
         """The forward pass when nothing is kept for a derivative."""
         return Pass(self, self.section.outputs, self.carries)
 
+    def kept(self, wanted: tuple[bool, ...]) -> list[Value]:
+        """The values that stay in memory for the backward pass, if gradients of these inputs are wanted."""
+        return self.derivative(wanted).keeps
+
     def derivative(self, wanted: tuple[bool, ...]) -> "CompiledDerivative":
         """The derivative with respect to some of the inputs."""
         if wanted not in self._derivatives:

@@ -13,36 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from treadle.engines.cpu.routines import mersenne_twister
 from treadle.errors import EngineError
-
-__all__ = ["masks"]
 
 _BITS = 24
 """Random bits of a float32 between 0 and 1."""
 
 
-def masks(shares: Sequence[float], sizes: Sequence[int], steps: int, dtype: torch.dtype) -> list[Tensor]:
-    """Zeros and ones: what `torch.bernoulli` gives step by step, and in each step result by result.
+def masks(
+    shares: Sequence[float], sizes: Sequence[int], steps: int, generator: torch.Generator | None = None
+) -> list[Tensor]:
+    """Zeros and ones in float32: what `torch.bernoulli` gives step by step, and in each step result by result.
 
     Args:
         shares: of each result, the probability of a one.
         sizes: of each result, how many numbers a step has.
         steps: how many steps.
-        dtype: of the results.
+        generator: PyTorch's own unless another is passed.
 
     Returns:
         Each result, [steps, n].
     """
-    generator = torch.default_generator
-    if dtype == torch.float32 and _are_alike():
-        return _drawn(shares, sizes, steps, generator)
-    row = torch.cat([torch.full((n,), share, dtype=dtype) for share, n in zip(shares, sizes, strict=True)])
-    return list(torch.bernoulli(row.expand(steps, -1).contiguous(), generator=generator).split(list(sizes), 1))
-
-
-def _drawn(shares: Sequence[float], sizes: Sequence[int], steps: int, generator: torch.Generator) -> list[Tensor]:
-    from treadle.engines.cpu.routines import mersenne_twister  # LLVM is loaded when it is needed
-
+    generator = torch.default_generator if generator is None else generator
     state = generator.get_state()
     numbers = state.numpy()
     # The state begins with the seed, how many words are left, whether it was seeded, which is next, and the words.
@@ -60,14 +52,15 @@ def _drawn(shares: Sequence[float], sizes: Sequence[int], steps: int, generator:
 
 
 @functools.cache
-def _are_alike() -> bool:
+def agree_with_pytorch() -> bool:
+    """Whether these are the numbers that PyTorch draws: tried once in a process."""
     try:
         generator, ours = torch.Generator(), torch.Generator()
         shares, sizes = [0.1, 0.5, 0.9], [100, 7, 193]
         row = torch.tensor([0.1] * 100 + [0.5] * 7 + [0.9] * 193)
         for _ in range(4):  # over the end of the words, too
             expected = torch.bernoulli(row.expand(2, -1).contiguous(), generator=generator)
-            if not torch.equal(torch.cat(_drawn(shares, sizes, 2, ours), 1), expected):
+            if not torch.equal(torch.cat(masks(shares, sizes, 2, ours), 1), expected):
                 return False
         return torch.equal(generator.get_state(), ours.get_state())
     except (RuntimeError, ValueError, TypeError, EngineError):

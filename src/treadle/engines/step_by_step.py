@@ -1,4 +1,4 @@
-"""Sections in plain PyTorch: what every other way of running them has to agree with."""
+"""Sections in plain PyTorch, step by step: what every other way of running them has to agree with."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,14 @@ from torch import Tensor
 
 from treadle.compiler import interpreter
 from treadle.compiler.fission import Kind, Section
+from treadle.engines.engine import Engine
 from treadle.engines.layout import Layout
 
-__all__ = ["run_section"]
+
+class Interpreter(Engine):
+    """The engine that leaves every section to PyTorch."""
+
+    name = "interpreter"
 
 
 def run_section(

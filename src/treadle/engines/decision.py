@@ -1,0 +1,183 @@
+"""Who runs a call, and why not the others: one answer for running, sessions, `treadle.explain` and the drop-ins."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from treadle.engines import execution, reference
+from treadle.engines.audible import say_once
+from treadle.engines.call import Call, Result, autocast_dtype
+from treadle.engines.engine import Engine, LiveStep, Refusal
+from treadle.engines.network import Network, network_of
+from treadle.engines.registry import ENGINES, candidates
+from treadle.engines.stages import staged
+from treadle.errors import EngineError, TraceError
+from treadle.protocol import State, example_input, first_weight
+from treadle.state import named_tensors
+from treadle.torch_internals import a_function_transform_is_active, forward_mode_is_active, jit_is_tracing
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """Who runs a call.
+
+    Args:
+        call: the call, as the engine gets it.
+        engine: what runs it; None if the one that was asked for by name refuses.
+        network: the cell's program; None where its own Python is run.
+        refusals: what engines said that were asked and refused.
+        left_out: the loops that the engine leaves to PyTorch, step by step, and why.
+    """
+
+    call: Call
+    engine: Engine | None
+    network: Network | None
+    refusals: Mapping[str, Refusal]
+    left_out: tuple[Refusal, ...] = ()
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """The first of the refusals."""
+        return next(iter(self.refusals.values()), None)
+
+    @property
+    def reasons(self) -> dict[str, Refusal]:
+        """Of each engine that was passed over, why."""
+        others = [engine for engine in ENGINES.values() if engine is not self.engine]
+        return {one.name: self.refusals.get(one.name) or Refusal(self._passed_over(one)) for one in others}
+
+    def _passed_over(self, engine: Engine) -> str:
+        """Why an engine was not asked."""
+        if self.call.engine != "auto":
+            return f"engine={self.call.engine!r} was asked for"
+        if engine.automatic or not engine.by_program:
+            return f"engine {self.engine.name!r} comes first" if self.engine else ""
+        return "it runs where it is asked for by name"
+
+    def run(self) -> Result:
+        """Run the call; say once if that is slower than the user may think.
+
+        Raises:
+            EngineError: the engine that was asked for by name cannot, with the reason.
+        """
+        call = self.call
+        if self.engine is None:
+            assert self.refusal is not None
+            raise EngineError(
+                f"engine {call.engine!r} cannot run {_the_loop(self.refusal)}{_name(call)}: {self.refusal}"
+            )
+        if self.network is None:
+            if self.refusal is not None and call.xs.numel():
+                say_once(f"{_name(call)} runs step by step in Python, much slower than compiled: {self.refusal}")
+            return reference.run(call)
+        for loop in self.left_out:
+            say_once(f"{_the_loop(loop)}{_name(call)} runs in PyTorch, step by step: {loop}")
+        return execution.run(self.network, self.engine, call)
+
+
+def _name(call: Call) -> str:
+    return type(call.cell).__name__
+
+
+def _the_loop(refusal: Refusal) -> str:
+    return f"the loop over {refusal.loop} of " if refusal.loop else ""
+
+
+def decide(call: Call) -> Decision:
+    """Who runs a call: the engine that was asked for; or the first that can, of all that ``"auto"`` tries.
+
+    Where none of those can, the cell's own Python is run.
+
+    Raises:
+        EngineError: there is no such engine.
+    """
+    refusals: dict[str, Refusal] = {}
+    for engine in candidates(call.engine):
+        if not engine.by_program:
+            return Decision(call, engine, None, refusals)
+        own = call if call.products is None else call.in_precision_of_weights()
+        network = engine.refusal(call) or program_of(own)
+        if isinstance(network, Network):
+            left_out = staged(network, engine, own.products, own.return_states).left_out
+            # An engine that was asked for by name runs every loop itself.
+            if not left_out or call.engine == "auto":
+                return Decision(own, engine, network, refusals, left_out)
+            network = left_out[0]
+        refusals[engine.name] = network
+    return Decision(call, ENGINES["reference"] if call.engine == "auto" else None, None, refusals)
+
+
+def run(call: Call) -> Result:
+    """Run a call: see `decide` and `Decision.run`."""
+    return decide(call).run()
+
+
+def program_of(call: Call) -> Network | Refusal:
+    """The program by which a cell can run, here and now; or why there is none, whatever the engine."""
+    refusal = _no_program(call)
+    if refusal is not None:
+        return refusal
+    try:
+        return network_of(call.cell, call.xs[0], call.state)
+    except TraceError as error:
+        return Refusal(str(error))
+
+
+def _no_program(call: Call) -> Refusal | None:
+    xs, lengths = call.xs, call.lengths
+    tensors = [xs, *(tensor for _, tensor in named_tensors(call.state))]
+    reason = None
+    if not xs.shape[0] or not xs.shape[1] or (lengths is not None and not bool(lengths.any())):
+        reason = "there are no rows or no steps"
+    elif (other := _not_plain(tensors)) is not None:
+        reason = f"an input is a {type(other).__name__}, not a plain tensor"
+    elif a_function_transform_is_active():
+        reason = "a transform of torch.func is at work"
+    elif forward_mode_is_active():
+        reason = "forward-mode differentiation is at work"
+    elif call.products not in (None, torch.bfloat16):
+        reason = f"autocast to {call.products} is on"
+    elif jit_is_tracing():
+        reason = "torch.jit traces"
+    return None if reason is None else Refusal(reason)
+
+
+def _not_plain(tensors: Iterable[Tensor]) -> Tensor | None:
+    return next((t for t in tensors if type(t) is not Tensor and not isinstance(t, nn.Parameter)), None)
+
+
+def live_step(
+    cell: Any, engine: str, batch_size: int, state: State, products: torch.dtype | None = None
+) -> LiveStep | None:
+    """A network's step with its state inside, for sessions; or None where the network's own Python has to step.
+
+    Args:
+        cell: the network.
+        engine: the name of the engine that was asked for, or ``"auto"``.
+        batch_size: rows.
+        state: the state of so many rows.
+        products: the precision in which products multiply, if that is another than that of the weights.
+
+    Raises:
+        EngineError: the engine that was asked for by name cannot.
+    """
+    engines = [one for one in candidates(engine) if one.steps_live]
+    if not engines:
+        return None
+    refusal = Refusal("the cell does not say what it reads, or has no weights")
+    x = None if first_weight(cell) is None else example_input(cell, batch_size)
+    if x is not None:
+        call = Call(cell, state, x[None], state, engine=engine, products=autocast_dtype(x.device))
+        for one in engines:
+            found = one.refusal(call) or program_of(call)
+            found = found if isinstance(found, Refusal) else one.live_step(found, batch_size, products)
+            if not isinstance(found, Refusal):
+                return found
+            refusal = found
+    if engine != "auto":
+        raise EngineError(f"engine {engine!r} cannot step {type(cell).__name__}: {refusal}")
+    say_once(f"a session of {type(cell).__name__} steps in Python, much slower than compiled: {refusal}")
+    return None

@@ -1,0 +1,168 @@
+"""What an engine is: the questions that it is asked, and the types of its answers.
+
+An engine runs the sections of a cell's program (see ``compiler/fission.py``), all of them or some; what it refuses,
+PyTorch runs step by step. It is registered by its name (see ``registry.py``), and knows of no other engine.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from treadle.compiler.fission import Section
+from treadle.compiler.program import Value
+from treadle.engines.call import Call
+from treadle.engines.layout import Layout
+from treadle.engines.network import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Why something cannot be done.
+
+    Args:
+        reason: as a user reads it.
+        loop: where only a loop is refused: the components of the state that it carries.
+    """
+
+    reason: str
+    loop: str = ""
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@runtime_checkable
+class Taken(Protocol):
+    """A section as an engine has it.
+
+    Attributes:
+        section: the section, with inputs of its own: `Section.local`.
+        dtype: in which its numbers are stored.
+    """
+
+    section: Section
+    dtype: torch.dtype
+
+    def kept(self, wanted: tuple[bool, ...]) -> Sequence[Value]:
+        """The values that stay in memory for the backward pass, if gradients of these inputs are wanted."""
+        ...
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """Sections that follow each other, ready to run.
+
+    Attributes:
+        given: what a run takes.
+        outputs: what a run gives.
+    """
+
+    given: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+    def run(
+        self, layout: Layout, given: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Run over a sequence.
+
+        Args:
+            layout: how rows lie.
+            given: for each value that a run takes [N, ...], or without rows.
+            starts: the states [B, ...] before the first step, of all sections in turn.
+            fresh: the states [B, ...] that resets start from.
+
+        Returns:
+            The outputs [N, ...], and the states after the last step of each row.
+        """
+        ...
+
+
+@runtime_checkable
+class LiveStep(Protocol):
+    """A network's whole step with its state inside."""
+
+    def step(self, x: Tensor) -> Tensor:
+        """One step on [B, ...]; the answer is the same memory every time."""
+        ...
+
+    def steps(self, xs: Tensor) -> Tensor:
+        """A block of steps on [T, B, ...]."""
+        ...
+
+    def entry(self) -> tuple[Callable[[Any], Any], Any] | None:
+        """A fast way in: a function from a NumPy array to one (None: use `step`), and what has to live as long."""
+        ...
+
+    def named(self) -> dict[str, Tensor]:
+        """The state by name: the memory itself."""
+        ...
+
+
+class Engine:
+    """An engine. Every answer here is that of one that leaves all sections to PyTorch; a new engine gives its own.
+
+    Attributes:
+        name: by which it is asked for.
+        form: what it makes of a section, as `treadle.explain` says it; empty if it makes nothing.
+        by_program: whether it runs the cell's program; if not, the cell's own Python.
+        automatic: whether ``"auto"`` tries it.
+        steps_live: whether it has an answer for sessions.
+        joins_invariants: whether `join` takes what is computed of parameters before the first step.
+    """
+
+    name: str
+    form: str = ""
+    by_program: bool = True
+    automatic: bool = False
+    steps_live: bool = False
+    joins_invariants: bool = False
+
+    def refusal(self, call: Call) -> Refusal | None:
+        """Why it does not run a call, whatever the cell's program: a device, for example. Asked in every pass."""
+        return None
+
+    def take(self, section: Section, products: torch.dtype | None) -> Taken | Refusal | None:
+        """Its form of a section; why it has none; or None, which leaves the section to PyTorch as a matter of course.
+
+        Args:
+            section: a loop, or one that runs at all steps at once.
+            products: the precision in which products multiply, if that is another than the section's own.
+        """
+        return None
+
+    def goes_with(self, before: Taken, after: Taken) -> bool:
+        """Whether a section can be joined to the one before it."""
+        return False
+
+    def join(
+        self, sections: Sequence[Section], taken: Sequence[Taken], visible: Iterable[Value], before: Section | None
+    ) -> Runner:
+        """Sections that follow each other as one.
+
+        Args:
+            sections: as they are in the plan.
+            taken: this engine's form of each.
+            visible: which values are read outside.
+            before: with ``joins_invariants``, an invariant section that they alone read, so that they compute it.
+        """
+        raise NotImplementedError
+
+    def live_step(self, network: Network, batch_size: int, products: torch.dtype | None) -> LiveStep | Refusal:
+        """A network's whole step for sessions, or why there is none."""
+        raise NotImplementedError
+
+    def masks(self, shares: Sequence[float], sizes: Sequence[int], steps: int) -> list[Tensor] | None:
+        """Random masks in float32, the very numbers that PyTorch would draw; None to have PyTorch draw them.
+
+        Args:
+            shares: of each mask, the probability of a one.
+            sizes: of each mask, how many numbers a step has.
+            steps: how many steps.
+
+        Returns:
+            Each mask, [steps, n].
+        """
+        return None

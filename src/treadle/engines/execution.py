@@ -1,0 +1,51 @@
+"""A cell over a sequence by its program: stage after stage, each by what runs it."""
+
+import torch
+
+from treadle.engines.call import Call, Result
+from treadle.engines.engine import Engine
+from treadle.engines.layout import Layout
+from treadle.engines.network import Network
+from treadle.engines.random_values import draw
+from treadle.engines.stages import Progress, staged
+from treadle.state import named_tensors, with_tensors
+
+
+def run(network: Network, engine: Engine, call: Call) -> Result:
+    """Run a cell over a sequence.
+
+    Args:
+        network: the cell's program.
+        engine: what runs the sections that it takes.
+        call: the cell and the sequence, in one precision.
+    """
+    if not torch.is_autocast_enabled("cpu"):  # the context alone takes as long as a short step
+        return _run(network, engine, call)
+    with torch.autocast("cpu", enabled=False):
+        return _run(network, engine, call)
+
+
+def _run(network: Network, engine: Engine, call: Call) -> Result:
+    own = staged(network, engine, call.products, call.return_states)
+    xs, lengths = call.xs, call.lengths
+    layout = Layout(xs.shape[0], xs.shape[1], None if lengths is None else lengths.cpu(), call.resets)
+    starts = {f"state/{name}": t for name, t in named_tensors(layout.sort(call.state))}
+    fresh = starts
+    if call.resets is not None:
+        fresh = {f"state/{name}": t for name, t in named_tensors(layout.sort(call.initial))}
+    program, known = own.plan.program, network.constants()
+    known[program.inputs["x"]] = layout.packed(xs)
+    known.update(draw(own.plan, layout, known, engine))
+    now = Progress(layout, known, starts, fresh)
+    for stage in own.stages:
+        stage.run(now)
+    end = with_tensors(call.state, [now.finals[name] for name in starts])
+    every = None
+    if call.return_states:
+        held = [layout.held(known[program.outputs[name]], start) for name, start in starts.items()]
+        every = with_tensors(call.state, held)
+    ys = known[program.outputs["y"]]
+    if ys.requires_grad and not own.hands_over:
+        # The derivative may read what was given, and callers may write into what they get: `ys += x`, for example.
+        ys = ys.clone()
+    return Result(layout.padded(ys), layout.unsort(end), every)

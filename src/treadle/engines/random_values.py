@@ -1,0 +1,68 @@
+"""Random numbers for all steps before the first one, as the cell's own Python would draw them step by step."""
+
+import torch
+from torch import Tensor
+
+from treadle.compiler import interpreter
+from treadle.compiler.fission import Plan
+from treadle.compiler.program import BATCH, Value
+from treadle.engines.engine import Engine
+from treadle.engines.layout import Layout
+
+
+def draw(plan: Plan, layout: Layout, known: dict[Value, Tensor], engine: Engine) -> dict[Value, Tensor]:
+    """What a plan draws, with its rows as the layout has them.
+
+    Args:
+        plan: the plan.
+        layout: how rows lie.
+        known: the values that have no rows.
+        engine: what may have a faster way.
+    """
+    if not plan.random:
+        return {}
+    drawn = _masks_of(plan.random, layout, engine)
+    drawn = _step_by_step(plan.random, layout, known) if drawn is None else drawn
+    return {v: layout.packed(t).movedim(0, v.batch_axis) for v, t in zip(plan.random, drawn, strict=True)}
+
+
+def _masks_of(random: tuple[Value, ...], layout: Layout, engine: Engine) -> list[Tensor] | None:
+    """[T, B, ...] of each, if all are masks that can be drawn at once."""
+    dtype = random[0].dtype
+    shares = [share for value in random if (share := _share_of(value)) is not None]
+    if len(shares) < len(random) or any(value.dtype != dtype for value in random):
+        return None
+    sizes = [layout.batch * value.row_numel for value in random]
+    drawn = engine.masks(shares, sizes, layout.steps) if dtype == torch.float32 else None
+    drawn = masks(shares, sizes, layout.steps, dtype) if drawn is None else drawn
+    shapes = [[layout.batch if dim is BATCH else dim for dim in value.shape] for value in random]
+    return [
+        mask.reshape(layout.steps, *shape).movedim(value.batch_axis + 1, 1)
+        for value, mask, shape in zip(random, drawn, shapes, strict=True)
+    ]
+
+
+def masks(shares: list[float], sizes: list[int], steps: int, dtype: torch.dtype) -> list[Tensor]:
+    """Zeros and ones, [steps, n] of each: see `Engine.masks`."""
+    # The generator gives one number after another: all steps in one call are the same numbers as step by step.
+    row = torch.cat([torch.full((n,), share, dtype=dtype) for share, n in zip(shares, sizes, strict=True)])
+    return list(torch.bernoulli(row.expand(steps, -1).contiguous()).split(sizes, 1))
+
+
+def _step_by_step(random: tuple[Value, ...], layout: Layout, known: dict[Value, Tensor]) -> list[Tensor]:
+    """[T, B, ...] of each."""
+    fixed = {value: tensor for value, tensor in known.items() if not value.has_rows}
+    interpreter.evaluate([operand for value in random for operand in value.inputs], fixed, layout.batch)
+    steps = []
+    for _ in range(layout.steps):
+        now = dict(fixed)
+        interpreter.evaluate(random, now, layout.batch)
+        steps.append([now[value].movedim(value.batch_axis, 0) for value in random])
+    return [torch.stack(parts) for parts in zip(*steps, strict=True)]
+
+
+def _share_of(value: Value) -> float | None:
+    """The probability of ones, where a value is drawn by `torch.bernoulli` from one that is the same everywhere."""
+    call = value.call
+    plain = call.function is torch.ops.aten.bernoulli.default and len(call.arguments) == 1 and not call.options
+    return value.inputs[0].number if plain and value.inputs[0].op == "full" else None

@@ -1,0 +1,218 @@
+"""The sections of a plan in stages, as an engine takes them: which it runs as one, and which are left to PyTorch."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from treadle.compiler.fission import Kind, Plan, Section
+from treadle.compiler.interpreter import Line
+from treadle.compiler.program import Value
+from treadle.engines.engine import Engine, Refusal, Runner, Taken
+from treadle.engines.layout import Layout
+from treadle.engines.network import Network
+from treadle.engines.step_by_step import run_section
+
+
+@dataclasses.dataclass(eq=False)
+class Progress:
+    """What is known while a plan runs over a sequence, stage by stage.
+
+    Args:
+        layout: how rows lie.
+        known: values with rows as [N, ...], and those without.
+        starts: of each state, [B, ...] before the first step.
+        fresh: of each state, [B, ...] that resets start from.
+        finals: of each state, [B, ...] after the last step of each row.
+    """
+
+    layout: Layout
+    known: dict[Value, Tensor]
+    starts: dict[str, Tensor]
+    fresh: dict[str, Tensor]
+    finals: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
+class Stage(Protocol):
+    """A part of a plan that runs before the next one begins."""
+
+    def run(self, now: Progress) -> None:
+        """Run it, and add what it gives to what is known."""
+        ...
+
+
+class _Invariants:
+    """What is computed once, of parameters alone."""
+
+    def __init__(self, section: Section):
+        self.line = Line(section.outputs, section.inputs)
+
+    def run(self, now: Progress) -> None:
+        self.line.run(now.known, 0)
+
+
+class _Shifts:
+    """Sequences that are moved by one step: delayed outputs, which are no loops."""
+
+    def __init__(self, section: Section):
+        self.section = section
+
+    def run(self, now: Progress) -> None:
+        section, layout = self.section, now.layout
+        for name, old, new in zip(section.states, section.old, section.new, strict=True):
+            after, start = now.known[new], now.starts[name]
+            now.known[old] = layout.previous(after, start, now.fresh[name])
+            now.finals[name] = layout.last(after, start)
+
+
+class _InPyTorch:
+    """The `Runner` of a section that no engine takes."""
+
+    def __init__(self, section: Section):
+        self.section, self.given, self.outputs = section, section.inputs, section.outputs
+
+    def run(
+        self, layout: Layout, given: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        return run_section(self.section, layout, given, starts, fresh)
+
+
+class _Running:
+    """Sections over the whole sequence, with whatever runs them."""
+
+    def __init__(self, sections: Sequence[Section], runner: Runner, plan: Plan):
+        self.runner = runner
+        self.states = tuple(name for section in sections for name in section.states)
+        last = sections[-1]
+        # The states before each step that are read later, and that nobody gives.
+        self.before = [
+            (name, old, new)
+            for name, old, new in zip(last.states, last.old, last.new, strict=True)
+            if old in plan.sunk and old not in last.outputs
+        ]
+
+    def run(self, now: Progress) -> None:
+        known, runner = now.known, self.runner
+        starts, fresh = [now.starts[name] for name in self.states], [now.fresh[name] for name in self.states]
+        results, ends = runner.run(now.layout, [known[v] for v in runner.given], starts, fresh)
+        known.update(zip(runner.outputs, results, strict=True))
+        now.finals.update(zip(self.states, ends, strict=True))
+        for name, old, new in self.before:
+            known[old] = now.layout.previous(known[new], now.starts[name], now.fresh[name])
+
+
+@dataclasses.dataclass
+class _Group:
+    """Sections that run together, and the engine's form of each; of none where PyTorch runs it."""
+
+    sections: list[Section]
+    taken: list[Taken]
+
+
+class Staged:
+    """A plan as an engine runs it.
+
+    Attributes:
+        plan: the plan.
+        stages: in the order in which they run.
+        runners: those of the engine, each with the sections that it runs.
+        left_out: the loops that the engine refuses.
+        hands_over: whether the outputs are in memory that nobody else reads or writes.
+    """
+
+    def __init__(self, network: Network, engine: Engine, products: torch.dtype | None, keep_states: bool):
+        self.plan = network.plan(keep_states)
+        self._engine = engine
+        self._wanted = {v for name, v in self.plan.program.outputs.items() if name == "y" or keep_states}
+        self.left_out: tuple[Refusal, ...] = ()
+        self.runners: list[tuple[tuple[Section, ...], Runner]] = []
+        groups = self._groups(network, products)
+        self.stages = list(self._joined(groups))
+        self.hands_over = self._are_handed_over(groups, keep_states)
+
+    def _groups(self, network: Network, products: torch.dtype | None) -> list[_Group]:
+        groups: list[_Group] = []
+        ended = True
+        for section in self.plan.sections:
+            own = taken(network, self._engine, section, products)
+            if isinstance(own, Refusal):
+                if section.kind is Kind.LOOP:
+                    names = ", ".join(name.removeprefix("state/") for name in section.states)
+                    self.left_out = (*self.left_out, dataclasses.replace(own, loop=names))
+                own = None
+            last = groups[-1].taken[-1] if groups and groups[-1].taken else None
+            if own is None or last is None or ended or not self._engine.goes_with(last, own):
+                groups.append(_Group([], []))
+            groups[-1].sections.append(section)
+            groups[-1].taken += [] if own is None else [own]
+            # PyTorch makes the states before each step from those after it, where they are read later.
+            ended = own is None or any(v in self.plan.sunk and v not in section.outputs for v in section.old)
+        return groups
+
+    def _joined(self, groups: list[_Group]) -> Iterator[Stage]:
+        before: Section | None = None
+        for i, group in enumerate(groups):
+            sections, last = tuple(group.sections), group.sections[-1]
+            visible = self._read_by(groups[i + 1 :])
+            if last.kind is Kind.INVARIANT:
+                # What the sections after it alone read, they compute themselves.
+                after = groups[i + 1] if i + 1 < len(groups) and self._engine.joins_invariants else None
+                if after and after.taken and self._read_by(groups[i + 2 :]).isdisjoint(last.outputs):
+                    before = last
+                else:
+                    yield _Invariants(last)
+                continue
+            if last.kind is Kind.SHIFT:
+                yield _Shifts(last)
+                continue
+            visible |= {new for old, new in zip(last.old, last.new, strict=True) if old in self.plan.sunk}
+            runner: Runner = _InPyTorch(last)
+            if group.taken:
+                runner = self._engine.join(sections, group.taken, visible, before)
+                self.runners.append((sections, runner))
+            before = None
+            yield _Running(sections, runner, self.plan)
+
+    def _read_by(self, groups: list[_Group]) -> set[Value]:
+        """What these read, and what is wanted in the end."""
+        return {v for group in groups for section in group.sections for v in section.inputs} | self._wanted
+
+    def _are_handed_over(self, groups: list[_Group], keep_states: bool) -> bool:
+        y = self.plan.program.outputs["y"]
+        made = any(y in runner.outputs for _, runner in self.runners)
+        read = {v for _, runner in self.runners for v in runner.given}
+        read |= {v for group in groups if not group.taken for v in group.sections[0].inputs}
+        states = [v for name, v in self.plan.program.outputs.items() if name != "y"]
+        return made and y not in read and not (keep_states and y in states) and y not in self.plan.sunk
+
+
+def staged(network: Network, engine: Engine, products: torch.dtype | None, keep_states: bool) -> Staged:
+    """A network's plan as an engine runs it; made when it is first asked for.
+
+    Args:
+        network: the network.
+        engine: the engine.
+        products: the precision in which products multiply, if that is another than that of the weights.
+        keep_states: whether the states at every step are wanted.
+    """
+    key = (engine, products, keep_states)
+    found = network.made.get(key)
+    if found is None:
+        with network.lock:
+            found = network.made.get(key)
+            if found is None:
+                found = network.made[key] = Staged(network, engine, products, keep_states)
+    return found
+
+
+def taken(network: Network, engine: Engine, section: Section, products: torch.dtype | None) -> Taken | Refusal | None:
+    """An engine's form of a section, or why it has none; None where there is nothing for an engine to do."""
+    if section.kind not in (Kind.LOOP, Kind.PARALLEL):
+        return None
+    key = (engine, products, section)
+    with network.lock:
+        if key not in network.made:
+            network.made[key] = engine.take(section, products)
+        return network.made[key]
