@@ -376,11 +376,11 @@ def test_failure_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "wiring.svg"
     path.write_text("old")
 
-    def full_disk(file, content):
+    def full_disk(figure, file, **options):
         file.write_text("half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full_disk)
     with pytest.raises(OSError, match="no space left"):
         draw_wiring(stack("stack"), path)
     assert path.read_text() == "old"
