@@ -105,7 +105,7 @@ MUTATIONS = [
         'binary("add", a, binary("mul", weight, binary("sub", b, a)))',
         'binary("add", b, binary("mul", weight, binary("sub", b, a)))',
         "lerp begins at the wrong end",
-        "tests/compiler/test_trace.py -k operations",
+        "tests/compiler/test_trace.py -k 'operations and lerp'",
     ),
     Mutation(
         "compiler/fission.py",
@@ -140,7 +140,7 @@ MUTATIONS = [
         "nn.Parameter(row[0].clone())",
         "nn.Parameter(torch.zeros_like(row[0]))",
         "a learned initial state starts at zero, not where the cell's own is",
-        "tests/running/test_recurrent.py -k learned",
+        "tests/running/test_recurrent.py -k starts_where",
     ),
     Mutation(
         "running/session.py",

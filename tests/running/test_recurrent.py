@@ -311,7 +311,6 @@ def test_a_nan_state_is_gone_after_a_reset():
 # The initial state
 
 
-@pytest.mark.share(10)
 @every_subject
 def test_a_learned_initial_state_starts_where_the_cell_would(subject):
     plain = td.Recurrent(SUBJECTS[subject]()).eval()
