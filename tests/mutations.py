@@ -52,7 +52,7 @@ MUTATIONS = [
         f"{PAIRS} 'lengths and interpreter'",
     ),
     Mutation(
-        "engines/cpu/lower/schedule.py",
+        "engines/cpu/lower/indices.py",
         "for size in reversed(list(shape)):",
         "for size in list(shape):",
         "strides of rows with several axes in the wrong order",

@@ -11,7 +11,7 @@ SCRIPT = """
 import hashlib, json, sys, torch
 from tests.registry import CELLS, build, sequence, random_state
 from treadle.engines import network
-from treadle.engines.cpu.write.emit import emit
+from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.plan.whole_step import whole_step
 from treadle.engines.cpu.plan.section import CompiledSection, why_not
 from treadle.engines.cpu.machine.target import host
@@ -27,7 +27,7 @@ for name in CELLS:
             compiled = CompiledSection(section)
             derivative = compiled.derivative((True,) * len(section.inputs))
             kernels += [compiled.plain.kernel, derivative.forward.kernel, derivative.backward.kernel]
-    words = "".join(emit(kernel, host()).description for kernel in kernels)
+    words = "".join(lower(kernel, host()).description for kernel in kernels)
     found[name] = hashlib.sha256(words.encode()).hexdigest()
 print(json.dumps(found))
 """

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from treadle.compiler import program as p
+from treadle.engines.cpu.lower.loop_nests import Kernel
+from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.lower.precision import Operands, Precision
-from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine import target
-from treadle.engines.cpu.write.emit import emit
+from treadle.engines.cpu.write import by_rows
 
 HOST = target.host()
 DOT, PLAIN = (dataclasses.replace(HOST, bf16_dot=has) for has in (True, False))
@@ -42,6 +43,6 @@ def product(precision):
 def test_every_text_has_a_description_of_its_own():
     kernels = [product(Precision(torch.float32, *sides)) for sides in [(), (ROUNDED,), (PAIRS,), (PAIRS, PAIRS)]]
     assert len({kernel.precision for kernel in kernels}) == 4
-    texts = {code.description: code.text for code in (emit(kernel, DOT) for kernel in kernels)}
+    texts = {one.description: by_rows.text(one) for one in (lower(kernel, DOT) for kernel in kernels)}
     # Rounded weights are float32 like others: one text, compiled once.
     assert len(texts) == len(set(texts.values())) == 3

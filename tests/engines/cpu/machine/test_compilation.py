@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests.registry import build, sequence
+from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.machine import compilation, disk_cache, target
 from treadle.engines.cpu.plan.section import CompiledSection, why_not
-from treadle.engines.cpu.write.emit import emit
+from treadle.engines.cpu.write import by_rows
 from treadle.engines.network import network_of
 from treadle.errors import EngineError
 
@@ -166,6 +167,7 @@ def test_the_environment_narrows_and_treadle_needs_no_llvm_to_be_imported():
     program = f"""
 import sys, treadle
 assert "llvmlite" not in sys.modules
+from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.machine import target
 assert target.host() == target.restrict(target.host(), {level!r})
 import os
@@ -256,6 +258,7 @@ def test_a_description_says_all_that_the_text_follows_from():
     for subject in ("gru", "layer-norm-lstm"):
         for dtype in (torch.float32, torch.float64):
             for kernel in kernels(subject, dtype):
-                code = emit(kernel, target.host())
-                assert texts.setdefault(code.description, code.text) == code.text
+                lowered = lower(kernel, target.host())
+                text = by_rows.text(lowered)
+                assert texts.setdefault(lowered.description, text) == text
     assert len(texts) > 20

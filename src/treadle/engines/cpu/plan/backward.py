@@ -10,8 +10,8 @@ from torch import Tensor
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.loop_nests import Kernel
 from treadle.engines.cpu.lower.precision import Precision
-from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, compiled

@@ -8,17 +8,18 @@ from typing import Any, NamedTuple
 
 from treadle.compiler.program import EXPENSIVE, Value
 from treadle.compiler.walk import preorder
+from treadle.engines.cpu.lower.loop_nests import Kernel
+from treadle.engines.cpu.lower.lowered import BLOCK, lower
 from treadle.engines.cpu.lower.precision import Operands
-from treadle.engines.cpu.lower.schedule import Kernel
+from treadle.engines.cpu.lower.side_by_side_pays import count_side_by_side
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.engines.cpu.plan.rows import COUNTS, OFFSETS, RESETS, Role, Shares, TensorKey
 from treadle.engines.cpu.routines.weight_panels import pack, pair_up
-from treadle.engines.cpu.write.emit import BLOCK, emit
+from treadle.engines.cpu.write import by_rows, side_by_side
 from treadle.engines.cpu.write.rendezvous import WORDS
-from treadle.engines.cpu.write.side_by_side import AbreastEmitter, side_by_side
 from treadle.engines.layout import Layout
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
@@ -88,14 +89,14 @@ class CompiledKernel:
     def __init__(self, kernel: Kernel, target: Target | None = None):
         target = target or host()
         self.kernel, self.target = kernel, target
-        self.code = emit(kernel, target)
-        self.operands = [(packing.product.inputs[1], packing) for packing in self.code.packings]
-        self.library = compilation.recall(self.code.description, ("run",), self.code.write, target)
+        self.lowered = lowered = lower(kernel, target)
+        self.operands = [(product.inputs[1], packing) for product, packing in lowered.packings.items()]
+        self.library = compilation.recall(lowered.description, ("run",), lambda: by_rows.text(lowered), target)
         self.address = self.library.address("run")
         self.function = RUN(self.address)
         lanes = target.lanes(kernel.precision.dtype.itemsize)
-        self.row_cost = sum(packing.size / lanes for packing in self.code.packings)
-        computed = {v for phase in self.code.schedule.phases for v in _evaluated(phase, kernel.memory)}
+        self.row_cost = sum(packing.size / lanes for packing in lowered.packings.values())
+        computed = {v for phase in lowered.schedule.phases for v in _evaluated(phase, kernel.memory)}
         self.row_cost += sum(v.row_numel / lanes * (20 if v.op in EXPENSIVE else 1) for v in computed)
 
     def pack(self, recipe: Recipe, matrices: Sequence[tuple[Number, Number, Number]]) -> list[Number]:
@@ -139,18 +140,21 @@ class CompiledKernel:
         else:
             offsets = [TensorKey(Role.RUN_OFFSETS, i) for i in range(len(runs))]
             tables = [self._table(recipe, layout, arguments, capacity, key) for key in offsets]
-        size = self._scratch_size(self.code.fixed + capacity * self.code.per_row)
+        size = self._scratch_size(self.lowered.scratch.fixed + capacity * self.lowered.scratch.per_row)
         scratch = recipe.scratch.room(len(shares) * size)
         for i, (table, (first, last)) in enumerate(zip(tables, shares, strict=True)):
             recipe.task(self.address, (table, first, last, scratch + i * size))
         if not self.kernel.sums:
             recipe.scratch.leave(scratch, len(shares) * size)
-        return Sums(scratch, size, len(shares), self.code.sums)
+        return Sums(scratch, size, len(shares), self.lowered.scratch.sums)
 
     def _write_down_side_by_side(self, recipe: Recipe, layout: Layout, arguments: Arguments, count: int) -> "Sums":
         """Write down a run by so many threads side by side."""
         table = self._table(recipe, layout, arguments, layout.batch, OFFSETS)
-        shared, own = self._scratch_size(layout.batch * self.code.per_row), self._scratch_size(self.code.fixed)
+        shared, own = (
+            self._scratch_size(layout.batch * self.lowered.scratch.per_row),
+            self._scratch_size(self.lowered.scratch.fixed),
+        )
         scratch = recipe.scratch.room(shared + count * own)
         meeting = recipe.table([0] * WORDS)
         for _ in range(count):
@@ -158,7 +162,7 @@ class CompiledKernel:
             recipe.task(self._side_by_side_address, given)
         if not self.kernel.sums:
             recipe.scratch.leave(scratch, shared + count * own)
-        return Sums(scratch + shared, own, count, self.code.sums)
+        return Sums(scratch + shared, own, count, self.lowered.scratch.sums)
 
     def _table(self, recipe: Recipe, layout: Layout, arguments: Arguments, capacity: int, offsets: TensorKey) -> Word:
         """The address of what the kernel is given, as numbers."""
@@ -172,14 +176,14 @@ class CompiledKernel:
 
     @functools.cached_property
     def _side_by_side_address(self) -> int:
-        emitter = AbreastEmitter(self.kernel, self.target)
-        library = compilation.recall(f"abreast\n{self.code.description}", ("run",), emitter.text, self.target)
+        lowered, write = self.lowered, lambda: side_by_side.text(self.lowered)
+        library = compilation.recall(f"side by side\n{lowered.description}", ("run",), write, self.target)
         return library.address("run")
 
     def threads_side_by_side(self, layout: Layout) -> int:
         """How many threads take all rows together, each some of the columns; 1 if they rather share out rows."""
         count = threads.count(self._worth(layout))
-        return side_by_side(self.code, layout.batch, count) if self.kernel.carries else 1
+        return count_side_by_side(self.lowered, layout.batch, count) if self.kernel.carries else 1
 
     def _worth(self, layout: Layout) -> int:
         """How many threads the work is worth."""

@@ -10,8 +10,8 @@ from treadle.compiler.derivative import derive
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.compiler.walk import preorder
+from treadle.engines.cpu.lower.loop_nests import Kernel
 from treadle.engines.cpu.lower.precision import Precision
-from treadle.engines.cpu.lower.schedule import Kernel
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.kernel import CompiledKernel, compiled
 

@@ -27,7 +27,7 @@ class StepCall:
     """
 
     def __init__(self, operands: LiveOperands, rows: int, most_threads: int):
-        kernel, code, self.rows = operands.one.compiled, operands.one.compiled.code, rows
+        kernel, scratch, self.rows = operands.one.compiled, operands.one.compiled.lowered.scratch, rows
         self.x = torch.zeros(rows, *operands.x.row_shape, dtype=operands.x_type)
         self.y = torch.zeros(rows, *operands.y.row_shape, dtype=operands.dtype)
         self._layout, self._operands = Layout(1, rows), operands  # memory that machine code reads
@@ -39,7 +39,7 @@ class StepCall:
             self.memory = self.columns.team
         else:
             self._table = np.array(table, dtype=np.int64)
-            self._scratch = torch.empty(code.fixed + rows * code.per_row + 64, dtype=operands.dtype)
+            self._scratch = torch.empty(scratch.fixed + rows * scratch.per_row + 64, dtype=operands.dtype)
             self.function, self.arguments = kernel.address, self._table.ctypes.data
             at, self.memory = self.arguments, -(-self._scratch.data_ptr() // 64) * 64
         self._run, self.reads_x = RUN(self.function), bool(arguments.streams)

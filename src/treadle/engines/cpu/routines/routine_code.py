@@ -6,7 +6,7 @@ import torch
 from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
-from treadle.engines.cpu.write.counted_loop import counted
+from treadle.engines.cpu.write.cursor import counted
 from treadle.engines.cpu.write.vector import declared
 
 I64, I32, I1, POINTER, VOID = ir.IntType(64), ir.IntType(32), ir.IntType(1), ir.PointerType(), ir.VoidType()

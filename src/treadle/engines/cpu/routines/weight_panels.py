@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from treadle.engines.cpu.lower.packing import Packing
 from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.routines.weight_panel_code import PackingCode
-from treadle.engines.cpu.write.emit import Packing
 
 __all__ = ["halve_rows", "pack", "pair_up"]
 

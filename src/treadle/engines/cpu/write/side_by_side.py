@@ -1,7 +1,9 @@
-"""All steps of a few rows by several threads side by side: each computes some of the columns of every product.
+"""All steps of a few rows by threads side by side, which share out columns as in ``by_columns.py``.
 
-What rows that are few wait for in every step are the weights: see ``panels.py``. Threads are called once for a
-sequence and wait for each other between the phases of each step, a few tenths of a microsecond.
+Threads are called once for a sequence and wait for each other between the phases of each step, a few tenths of a
+microsecond. ``run(arguments, most, scratch, own, own size, meeting, give way)`` is called by up to ``most`` threads at
+once, all with the same arguments. ``scratch`` is memory for all of them; from ``own`` on each has so many bytes, where
+its sums are. ``meeting`` are words that are zero, ``give way`` is the system's function that lets others use the core.
 """
 
 import contextlib
@@ -11,144 +13,125 @@ from typing import Any
 
 from llvmlite import ir
 
-from treadle.engines.cpu.lower.schedule import Nest
-from treadle.engines.cpu.write.emit import I64, POINTER, Code, phases_of
-from treadle.engines.cpu.write.panels import PanelEmitter
+from treadle.engines.cpu.lower.loop_nests import Nest
+from treadle.engines.cpu.lower.lowered import Lowered
+from treadle.engines.cpu.write.addresses import Table
+from treadle.engines.cpu.write.cursor import I8, I64, POINTER, Cursor
+from treadle.engines.cpu.write.phases import Phases
 from treadle.engines.cpu.write.rendezvous import join, meet
+from treadle.engines.cpu.write.sharing import Panels, Sharing, SomePanels, Work
+from treadle.engines.cpu.write.steps import Steps
+from treadle.engines.cpu.write.sums import Sums
 
-__all__ = ["AbreastEmitter", "side_by_side"]
-
-# In cycles of a core, as measured on servers of 2023 and 2024.
-_MULTIPLY = 0.5
-"""To multiply a vector of a matrix with a number of a row."""
-_NEAR, _FAR, _FAR_BYTES = 2.0, 5.0, 3 << 19
-"""To read a vector of a matrix, from the second cache or, if it is larger than that, from the third."""
-_MEETING = 800.0
-"""For threads to wait for each other."""
-_LINE = 150.0
-"""To read a vector that another thread has just written."""
-_WORTH = 1.25
-"""How many times as fast it has to be, by this reckoning."""
+__all__ = ["text"]
 
 
-def side_by_side(code: Code, rows: int, count: int) -> int:
-    """How many of so many threads are to do a kernel's steps side by side; 1 if they are to share out its rows.
+class _SideBySide(Sharing):
+    """Threads that wait for each other.
 
     Args:
-        code: the kernel.
+        cursor: at the beginning of the function.
+        lowered: the kernel.
         rows: of the batch.
-        count: how many threads there are.
-    """
-    count = min(count, max((packing.panels for packing in code.packings), default=1))
-    if count < 2:
-        return 1
-    itemsize, lanes = code.kernel.precision.dtype.itemsize, code.packings[0].lanes
-    vectors = sum(packing.size for packing in code.packings) / lanes
-
-    def products(share: float, of_rows: int) -> float:
-        read = _NEAR if share * lanes * itemsize <= _FAR_BYTES else _FAR
-        return share * max(of_rows * _MULTIPLY, read)
-
-    written = sum(packing.product.inputs[0].row_numel for packing in code.packings) * rows / lanes
-    apart = products(vectors, -(-rows // count))
-    abreast = products(vectors / count, rows) + len(phases_of(code.schedule)) * _MEETING
-    abreast += written * (count - 1) / count * _LINE
-    return count if apart > _WORTH * abreast else 1
-
-
-class AbreastEmitter(PanelEmitter):
-    """Writes ``run(arguments, most, scratch, own, own size, meeting, give way)``: all steps of all rows.
-
-    It is called by up to ``most`` threads at once, all with the same arguments. ``scratch`` is memory for all of them;
-    from ``own`` on each has so many bytes, where its sums are. ``meeting`` are words that are zero, ``give way`` is the
-    system's function that lets others use the core.
+        scratch: for all threads.
+        meeting, give_way: as the function is given them.
+        team: how many threads there are.
+        number: which of them we are.
     """
 
-    def text(self) -> str:
-        kind = ir.FunctionType(ir.VoidType(), [POINTER, I64, POINTER, POINTER, I64, POINTER, I64])
-        function = ir.Function(self.module, kind, "run")
-        self.arguments, most, self.scratch, own, own_size, self.meeting, self.give_way = function.args
-        start = self._begin(function)
-        begin, end = function.append_basic_block("begin"), function.append_basic_block("late")
-        b = self.b
-        joined = join(b, self.target, self.meeting, most)
-        self.team, self.number = b.lshr(joined, self.const(32)), b.and_(joined, self.const(0xFFFFFFFF))
-        b.cbranch(b.icmp_unsigned("==", self.team, self.const(0)), end, begin)
-        b.position_at_end(end)
-        b.ret_void()
-        b.position_at_end(begin)
-        self.is_first = b.icmp_unsigned("==", self.number, self.const(0))
-        self.met = self._slot(I64)
-        b.store(self.const(0), self.met)
-        self.first, self.last = self.const(0), self.table["capacity"]
-        nothing = ir.Constant(self.vector, [0.0] * self.lanes)
-        # The sums of who did not come are zero.
-        with b.if_then(self.is_first), self.loop(self.team, most, self.const(1)) as absent:
-            self.own = self._bytes_on(own, b.mul(absent, own_size))
-            self._over(2 * self.sums_size, lambda j, valid: self._store(nothing, self._at(self.own, j), valid))
-        self.own = self._bytes_on(own, b.mul(self.number, own_size))
-        self._over(2 * self.sums_size, lambda j, valid: self._store(nothing, self._at(self.own, j), valid))
-        self._all_steps()
-        self._flush()
-        b.ret_void()
-        self.entry.branch(start)
-        return str(self.module)
+    def __init__(
+        self,
+        cursor: Cursor,
+        lowered: Lowered,
+        rows: ir.Value,
+        scratch: ir.Value,
+        meeting: ir.Value,
+        give_way: ir.Value,
+        team: ir.Value,
+        number: ir.Value,
+    ):
+        super().__init__(cursor, lowered)
+        self.first, self.last, self.scratch = cursor.const(0), rows, scratch
+        self.meeting, self.give_way, self.team, self.number = meeting, give_way, team, number
+        self.is_first = cursor.b.icmp_unsigned("==", number, cursor.const(0))
+        self.met = cursor.slot(I64)
+        """How many threads have arrived at all meetings so far."""
+        cursor.b.store(cursor.const(0), self.met)
 
-    def _bytes_on(self, address: Any, count: Any) -> Any:
-        return self.b.gep(address, [count], source_etype=ir.IntType(8))
+    def panels(self, count: int) -> Panels:
+        return SomePanels(self.cursor, *self._share(self.cursor.const(count)))
 
-    def _phase(self, phase: Any) -> None:
-        if not isinstance(phase, list):
-            self.first_panel, self.last_panel = self._share(self.const(self.panels_of(phase)))
-        super()._phase(phase)
-
-    def _share(self, count: Any) -> list[Any]:
-        """From where to where our part of so many goes."""
-        b = self.b
-        numbers = self.number, b.add(self.number, self.const(1))
-        return [b.sdiv(b.mul(count, number), self.team) for number in numbers]
-
-    def _plain(self, nests: Sequence[Nest]) -> None:
+    def plain(self, nests: Sequence[Nest], rows: ir.Value) -> Iterator[Work]:
         # Where features do not wait for each other, each thread has those that it also has of the products.
         for nest, following in itertools.zip_longest(nests, nests[1:]):
-            self.by_features = self._has_features(nest)
-            super()._plain([nest])
-            if following is not None and (self.by_features or self._has_features(following)):
-                self._meet()
+            by_features = self._has_features(nest)
+            if by_features:
+                yield Work([nest], self.cursor.const(0), rows, self._over_own)
+            else:
+                yield Work([nest], *self._share(rows), self.cursor.over)
+            if following is not None and (by_features or self._has_features(following)):
+                self.wait()
+
+    def _share(self, count: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """From where to where our part of so many goes."""
+        b, following = self.cursor.b, self.cursor.b.add(self.number, self.cursor.const(1))
+        first, last = (b.sdiv(b.mul(count, n), self.team) for n in (self.number, following))
+        return first, last
 
     def _has_features(self, nest: Nest) -> bool:
-        return not nest.reduced and bool(nest.domain) and nest.domain[-1] > self.lanes
+        return not nest.reduced and bool(nest.domain) and nest.domain[-1] > self.cursor.lanes
 
-    def _own_rows(self) -> tuple[Any, Any]:
-        if self.by_features:
-            return super()._own_rows()
-        begin, stop = self._share(self.rows)
-        return begin, stop
-
-    def _over_features(self, count: int, body: Callable[[Any, int], Any]) -> None:
-        if not self.by_features:
-            self._over(count, body)
-            return
-        whole, rest = divmod(count, self.lanes)
-        first, last = self._share(self.const(whole + bool(rest)))
-        with self.loop(first, self._minimum(last, self.const(whole)), self.const(1)) as vector:
-            body(self.b.mul(vector, self.const(self.lanes)), self.lanes)
+    def _over_own(self, count: int, body: Callable[[ir.Value, int], Any]) -> None:
+        """Our vectors of so many features."""
+        c = self.cursor
+        whole, rest = divmod(count, c.lanes)
+        first, last = self._share(c.const(whole + bool(rest)))
+        with c.loop(first, c.minimum(last, c.const(whole))) as vector:
+            body(c.b.mul(vector, c.const(c.lanes)), c.lanes)
         if rest:
-            with self.b.if_then(self.b.icmp_signed(">", last, self.const(whole))):
-                body(self.const(whole * self.lanes), rest)
+            with c.b.if_then(c.b.icmp_signed(">", last, c.const(whole))):
+                body(c.const(whole * c.lanes), rest)
 
     @contextlib.contextmanager
-    def _by_one(self, changes: Any = None) -> Iterator[None]:
+    def once(self, changes: ir.Value | None = None) -> Iterator[None]:
+        b = self.cursor.b
         with contextlib.ExitStack() as stack:
             if changes is not None:
-                stack.enter_context(self.b.if_then(changes, likely=False))
-            with self.b.if_then(self.is_first):
+                stack.enter_context(b.if_then(changes, likely=False))
+            with b.if_then(self.is_first):
                 yield
             if changes is not None:
-                self._meet()
+                self.wait()
 
-    def _meet(self) -> None:
-        b = self.b
+    def wait(self) -> None:
+        b = self.cursor.b
         arrivals = b.add(b.load(self.met, typ=I64), self.team)
         b.store(arrivals, self.met)
-        meet(b, self.target, self.meeting, arrivals, self.give_way)
+        meet(b, self.cursor.target, self.meeting, arrivals, self.give_way)
+
+
+def text(lowered: Lowered) -> str:
+    """The module."""
+    c = Cursor(lowered.target, lowered.kernel.precision.dtype.itemsize)
+    function = c.function("run", POINTER, I64, POINTER, POINTER, I64, POINTER, I64)
+    arguments, most, scratch, own, own_size, meeting, give_way = function.args
+    with c.inside(function):
+        table, b = Table(c, arguments, len(lowered.places)), c.b
+        begin, late = function.append_basic_block("begin"), function.append_basic_block("late")
+        joined = join(b, c.target, meeting, most)
+        team, number = b.lshr(joined, c.const(32)), b.and_(joined, c.const(0xFFFFFFFF))
+        b.cbranch(b.icmp_unsigned("==", team, c.const(0)), late, begin)
+        b.position_at_end(late)
+        b.ret_void()
+        b.position_at_end(begin)
+        rows = table.words[lowered.places.capacity]
+        sharing = _SideBySide(c, lowered, rows, scratch, meeting, give_way, team, number)
+        sums = Sums(c, sharing)
+        # The sums of who did not come are zero.
+        with b.if_then(sharing.is_first), c.loop(team, most) as absent:
+            sums.clear(b.gep(own, [b.mul(absent, own_size)], source_etype=I8))
+        sharing.own = b.gep(own, [b.mul(number, own_size)], source_etype=I8)
+        sums.clear(sharing.own)
+        Steps(Phases(c, lowered, table, sharing), sums).write()
+        sums.flush()
+    return str(c.module)

@@ -1,0 +1,142 @@
+"""What a kernel computes, and the loop nests that do it."""
+
+import dataclasses
+import functools
+
+from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.precision import Precision
+
+__all__ = ["Buffer", "Carry", "Fused", "Kernel", "Nest", "Output", "Phase", "Root", "Schedule", "Sink", "Sum"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """What a kernel computes.
+
+    Args:
+        streams: values with rows that are read from memory; whole numbers only as indices of embeddings.
+        invariants: values without rows that are read from memory.
+        carries: (before, after): what goes from step to step; none in a kernel that takes all rows at once.
+        outputs: values written to memory, row by row.
+        sums: values summed over all rows and steps.
+        precision: what products multiply, and the type of everything else.
+        reverse: whether time runs backwards.
+    """
+
+    streams: tuple[Value, ...]
+    invariants: tuple[Value, ...]
+    carries: tuple[tuple[Value, Value], ...]
+    outputs: tuple[Value, ...]
+    sums: tuple[Value, ...]
+    precision: Precision
+    reverse: bool = False
+
+    @functools.cached_property
+    def memory(self) -> set[Value]:
+        """What can be loaded at any time."""
+        return {*self.streams, *self.invariants, *(old for old, _ in self.carries)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """The memory of an output, by its place among the kernel's outputs."""
+
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Carry:
+    """A state after the step, by its place among the kernel's carries."""
+
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+    """What is added up over all rows, by its place among the kernel's sums."""
+
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """Scratch that holds a value until it is read."""
+
+    value: Value
+
+
+@dataclasses.dataclass(frozen=True)
+class Sink:
+    """Where a root goes: into which memory, and where in its row."""
+
+    to: Output | Carry | Sum | Buffer
+    offset: int
+    strides: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    """A value that is stored."""
+
+    value: Value
+    sinks: tuple[Sink, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused:
+    """A product inside a nest: column ``slots[g] + j`` of the product is slot g of unit j."""
+
+    product: Value
+    slots: tuple[int, ...]
+
+
+@dataclasses.dataclass
+class Nest:
+    """A loop over features: all roots of one shape and one level.
+
+    ``domain`` are the extents of the loop variables, the last one the vectorised. Of a reduction, ``reduced`` says
+    which of them it sums over.
+    """
+
+    level: int
+    domain: tuple[int, ...]
+    reduced: tuple[int, ...]
+    roots: list[Root]
+    fused: list[Fused] = dataclasses.field(default_factory=list)
+
+
+Phase = Value | Nest | tuple[Nest, ...]
+"""What is done for all rows before the next begins: a product, a nest with products in it, or nests without."""
+
+
+@dataclasses.dataclass
+class Schedule:
+    """The order in which a kernel computes: products (``Value``), and nests."""
+
+    kernel: Kernel
+    phases: list[Value | Nest]
+    buffers: dict[Value, int]
+    """Values with a row of memory of their own, and how many numbers it has."""
+    products: dict[Value, Fused]
+    """Every product; those that are not fused have one slot."""
+    stored: set[Value]
+    """What nests read from buffers, once it is there."""
+    ready: dict[Value, int]
+    """The first level of nests in which that is so; of other values, in which they can be computed."""
+
+    def is_loaded(self, value: Value, nest: Nest) -> bool:
+        """Whether a nest reads a value from memory, rather than computing it."""
+        return value in self.kernel.memory or (value in self.stored and self.ready[value] <= nest.level)
+
+    @functools.cached_property
+    def grouped(self) -> list[Phase]:
+        """The phases, those that need not wait for each other's rows taken together."""
+        found: list[Phase] = []
+        for phase in self.phases:
+            if isinstance(phase, Value) or phase.fused:
+                found.append(phase)
+            elif found and isinstance(found[-1], tuple):
+                found[-1] = (*found[-1], phase)
+            else:
+                found.append((phase,))
+        return found

@@ -1,0 +1,62 @@
+"""A kernel lowered for a CPU: everything that is decided before a line of it is written."""
+
+import dataclasses
+import functools
+
+from treadle.compiler import program as p
+from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.loop_nests import Kernel, Phase, Schedule
+from treadle.engines.cpu.lower.memory_layout import Places, Scratch, scratch_of
+from treadle.engines.cpu.lower.packing import Packing, packings_of
+from treadle.engines.cpu.lower.precision import Operands
+from treadle.engines.cpu.lower.schedule import schedule
+from treadle.engines.cpu.machine.target import Target
+
+__all__ = ["BLOCK", "Lowered", "lower"]
+
+BLOCK = 48
+"""How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lowered:
+    """What a kernel's text is written from, and what a caller has to know to run it."""
+
+    kernel: Kernel
+    target: Target
+    schedule: Schedule
+    packings: dict[Value, Packing]
+    """Of each product, in the order of the matrices among the arguments."""
+    places: Places
+    scratch: Scratch
+
+    @functools.cached_property
+    def description(self) -> str:
+        """What the text follows from, beside the sources of this engine: the kernel, value by value."""
+        kernel = self.kernel
+        groups = (kernel.streams, kernel.invariants, sum(kernel.carries, ()), kernel.outputs, kernel.sums)
+        values = p.ordered(value for group in groups for value in group)
+        number = {value: i for i, value in enumerate(values)}
+        lines = [
+            f"{v.op} {v.attributes!r} {p.show_shape(v.shape)} {v.dtype} {[number[operand] for operand in v.inputs]}"
+            for v in values
+        ]
+        lines += [str([number[value] for value in group]) for group in groups]
+        # Weights that are rounded are float32 like others: the text is the same.
+        pairs = [operands is Operands.PAIRS for operands in (kernel.precision.right, kernel.precision.left)]
+        return "\n".join([*lines, f"{kernel.precision.dtype} {kernel.reverse} {pairs}"])
+
+    def panels(self, phase: Phase) -> int:
+        """How many panels a phase's products have; threads can share these out. 1 if it has no products."""
+        if isinstance(phase, tuple):
+            return 1
+        return self.packings[phase if isinstance(phase, Value) else phase.fused[0].product].panels
+
+
+def lower(kernel: Kernel, target: Target) -> Lowered:
+    """Decide how a kernel is computed on a CPU."""
+    lanes = target.lanes(kernel.precision.dtype.itemsize)
+    plan = schedule(kernel)
+    packings = packings_of(plan, target, lanes)
+    scratch = scratch_of(plan, packings, target, lanes)
+    return Lowered(kernel, target, plan, packings, Places.of(kernel, len(packings)), scratch)

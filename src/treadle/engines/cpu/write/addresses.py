@@ -1,0 +1,128 @@
+"""Where rows are, in the text of a kernel: addresses of arguments, of scratch, and of the rows of a step."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.loop_nests import Buffer, Carry, Output, Sum
+from treadle.engines.cpu.lower.lowered import Lowered
+from treadle.engines.cpu.lower.memory_layout import Rows
+from treadle.engines.cpu.write.cursor import I64, POINTER, Cursor
+from treadle.engines.cpu.write.sharing import Sharing
+
+__all__ = ["Addresses", "Step", "Table"]
+
+
+class Table:
+    """The kernel's table of arguments, which the entry block reads."""
+
+    def __init__(self, cursor: Cursor, address: ir.Value, size: int):
+        self.cursor, self.words = cursor, []
+        self._pointers: dict[int, ir.Value] = {}
+        for place in range(size):
+            word = cursor.entry.gep(address, [cursor.const(place)], source_etype=I64)
+            self.words.append(cursor.entry.load(word, typ=I64))
+
+    def pointer(self, place: int) -> ir.Value:
+        """A word as an address."""
+        if place not in self._pointers:
+            self._pointers[place] = self.cursor.entry.inttoptr(self.words[place], POINTER)
+        return self._pointers[place]
+
+    def word_of(self, place: int, index: ir.Value) -> ir.Value:
+        """A number of the array whose address that word is."""
+        return self.cursor.load_word(self.cursor.b.inttoptr(self.words[place], POINTER), index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The rows that take a step."""
+
+    first: ir.Value
+    """Where the first one is in streams and outputs."""
+    count: ir.Value
+    before: Sequence[ir.Value] = ()
+    """Of each state, the address of the first row before the step."""
+    after: Sequence[ir.Value] = ()
+
+
+class Addresses:
+    """Addresses of everything that a kernel reads and writes."""
+
+    def __init__(self, cursor: Cursor, lowered: Lowered, table: Table, sharing: Sharing):
+        self.cursor, self.lowered, self.table, self.sharing = cursor, lowered, table, sharing
+        self.places, self.scratch = lowered.places, lowered.scratch
+        kernel = lowered.kernel
+        self.streams, self.invariants, self.carries = (
+            {value: i for i, value in enumerate(values)}
+            for values in (kernel.streams, kernel.invariants, [old for old, _ in kernel.carries])
+        )
+        self.matrices = {product: i for i, product in enumerate(lowered.packings)}
+        self._held = kernel.memory | set(lowered.schedule.buffers)
+
+    def in_scratch(self, rows: Rows, r: ir.Value) -> ir.Value:
+        """Row ``r`` of a block of the scratch."""
+        c, b = self.cursor, self.cursor.b
+        start = b.mul(self.table.words[self.places.capacity], c.const(rows.start))
+        offset = b.add(start, b.mul(r, c.const(rows.size)))
+        return c.at(self.sharing.scratch, self.sharing.behind_own(offset))
+
+    def row(self, value: Value, r: ir.Value, step: Step) -> tuple[ir.Value, ir.Value]:
+        """Row ``r`` of a value with rows, and how many numbers its rows are apart."""
+        c, b = self.cursor, self.cursor.b
+        if value in self.streams:
+            place = self.places.stream(self.streams[value])
+            stride = self.table.words[place + 1]
+            return c.at(self.table.pointer(place), b.mul(b.add(step.first, r), stride)), stride
+        if value in self.carries:
+            i = self.carries[value]
+            size = c.const(self.sharing.state_size(i))
+            return c.at(step.before[i], b.mul(r, size)), size
+        rows = self.scratch.buffers[value]
+        return self.in_scratch(rows, r), c.const(rows.size)
+
+    def is_dense(self, value: Value) -> bool:
+        """Whether nothing follows the last feature of a row, so that no lanes beyond it may be read."""
+        outside = self.sharing.states_outside and value in self.carries
+        return outside or value in self.streams or value in self.invariants
+
+    def left(self, operand: Value, r: ir.Value, step: Step) -> tuple[ir.Value, ir.Value]:
+        """Row ``r`` of a product's left operand, which may be a part of a row, and the distance between rows."""
+        offset = 0
+        while operand not in self._held:
+            if operand.op == "slice":
+                offset += operand.slice.start * (operand.slice.axis == 1)
+            operand = operand.inputs[0]
+        address, stride = self.row(operand, r, step)
+        return self.cursor.at(address, self.cursor.const(offset)), stride
+
+    def written(self, to: Output | Carry | Buffer, r: ir.Value, step: Step) -> ir.Value:
+        """Row ``r`` of the memory that a root goes to."""
+        c, b = self.cursor, self.cursor.b
+        match to:
+            case Output(i):
+                place = self.places.output(i)
+                row = b.mul(b.add(step.first, r), self.table.words[place + 1])
+                return c.at(self.table.pointer(place), row)
+            case Carry(i):
+                return c.at(step.after[i], b.mul(r, c.const(self.scratch.carries[i][1].size)))
+            case Buffer(value):
+                return self.in_scratch(self.scratch.buffers[value], r)
+
+    def sum(self, to: Sum) -> ir.Value:
+        """A sum of late."""
+        return self.cursor.at(self.sharing.own, self.cursor.const(self.scratch.recent[to.number]))
+
+    def tile(self, product: Value) -> ir.Value:
+        """The accumulators of a fused product."""
+        return self.cursor.at(self.sharing.own, self.cursor.const(self.scratch.tiles[product]))
+
+    def matrix(self, product: Value) -> ir.Value:
+        """The packed right operand of a product."""
+        return self.table.pointer(self.places.matrix(self.matrices[product]))
+
+    def invariant(self, value: Value) -> ir.Value:
+        """What all rows share."""
+        return self.table.pointer(self.places.invariant(self.invariants[value]))

@@ -1,0 +1,68 @@
+"""One step of a few rows by threads that share out columns: each computes some panels of every product.
+
+Rows cannot be shared out where there is one. But what a few rows wait for are the weights, which come from a far cache,
+and two cores read twice as fast as one. So each thread has panels of every matrix, always the same ones, which then lie
+in its own core's cache; between phases the threads wait for each other.
+
+``phase(arguments, number, first, last, scratch, own)`` computes some panels of one phase, all rows. ``scratch`` is
+memory for all threads, ``own`` for one. The last phase takes the states from the scratch to where they end up.
+"""
+
+from llvmlite import ir
+
+from treadle.engines.cpu.lower.lowered import Lowered
+from treadle.engines.cpu.write.addresses import Step, Table
+from treadle.engines.cpu.write.cursor import I64, POINTER, Cursor
+from treadle.engines.cpu.write.phases import Phases
+from treadle.engines.cpu.write.sharing import Panels, Sharing, SomePanels
+from treadle.engines.cpu.write.steps import copy_states
+
+__all__ = ["text"]
+
+
+class _ByColumns(Sharing):
+    """States are read where they start."""
+
+    states_outside = True
+
+    def __init__(self, cursor: Cursor, lowered: Lowered, panels: SomePanels, scratch: ir.Value, own: ir.Value):
+        super().__init__(cursor, lowered)
+        self.first, self.scratch, self.own, self._panels = cursor.const(0), scratch, own, panels
+
+    def state_size(self, i: int) -> int:
+        return self.lowered.kernel.carries[i][0].row_numel
+
+    def panels(self, count: int) -> Panels:
+        return self._panels
+
+
+def text(lowered: Lowered) -> str:
+    """The module."""
+    c = Cursor(lowered.target, lowered.kernel.precision.dtype.itemsize)
+    function = c.function("phase", POINTER, I64, I64, I64, POINTER, POINTER)
+    arguments, number, first, last, scratch, own = function.args
+    places, carries = lowered.places, range(len(lowered.kernel.carries))
+    with c.inside(function):
+        table = Table(c, arguments, len(places))
+        phases = Phases(c, lowered, table, _ByColumns(c, lowered, SomePanels(c, first, last), scratch, own))
+        rows = table.words[places.capacity]
+        before = [table.pointer(places.start(i)) for i in carries]
+        after = []
+        for _, written in lowered.scratch.carries:
+            begin = c.entry.mul(rows, c.const(written.start))
+            after.append(c.entry.gep(scratch, [begin], source_etype=c.element))
+        step = Step(c.const(0), rows, before, after)
+        end = function.append_basic_block("end")
+        switch = c.b.switch(number, end)
+        for n, phase in enumerate([*lowered.schedule.grouped, None]):
+            block = function.append_basic_block(f"phase{n}")
+            switch.add_case(c.const(n), block)
+            c.b.position_at_end(block)
+            if phase is not None:
+                phases.one(phase, step)
+            else:
+                for i in carries:
+                    copy_states(phases, i, places.finish(i), after[i], (c.const(0), rows), load=False)
+            c.b.branch(end)
+        c.b.position_at_end(end)
+    return str(c.module)

@@ -1,0 +1,50 @@
+"""Kernels for threads that share out rows: each has rows of its own, and nobody waits for anybody.
+
+``run(arguments, first, last, scratch)`` takes rows ``first`` to ``last`` of the batch through all steps. ``arguments``
+is a table of addresses and sizes (`Places`), ``scratch`` is memory for one thread.
+"""
+
+from llvmlite import ir
+
+from treadle.engines.cpu.lower.lowered import BLOCK, Lowered
+from treadle.engines.cpu.write.addresses import Step, Table
+from treadle.engines.cpu.write.cursor import I64, POINTER, Cursor
+from treadle.engines.cpu.write.phases import Phases
+from treadle.engines.cpu.write.sharing import Sharing
+from treadle.engines.cpu.write.steps import Steps
+from treadle.engines.cpu.write.sums import Sums
+
+__all__ = ["text"]
+
+FLUSH_ROWS = 32 * BLOCK
+"""How many rows are added up, in a kernel without steps, before their sum is added to that of those before."""
+
+
+class _ByRows(Sharing):
+    def __init__(self, cursor: Cursor, lowered: Lowered, first: ir.Value, last: ir.Value, scratch: ir.Value):
+        super().__init__(cursor, lowered)
+        self.first, self.last, self.scratch, self.own = first, last, scratch, scratch
+
+    def behind_own(self, offset: ir.Value) -> ir.Value:
+        return self.cursor.b.add(offset, self.cursor.const(self.lowered.scratch.fixed))
+
+
+def text(lowered: Lowered) -> str:
+    """The module."""
+    c = Cursor(lowered.target, lowered.kernel.precision.dtype.itemsize)
+    function = c.function("run", POINTER, I64, I64, POINTER)
+    arguments, first, last, scratch = function.args
+    with c.inside(function):
+        table = Table(c, arguments, len(lowered.places))
+        sharing = _ByRows(c, lowered, first, last, scratch)
+        phases, sums = Phases(c, lowered, table, sharing), Sums(c, sharing)
+        sums.clear(sharing.own)
+        if lowered.kernel.carries:
+            Steps(phases, sums).write()
+        else:
+            with c.loop(first, last, BLOCK) as row:
+                left = c.b.sub(last, row)
+                phases.all(Step(row, c.minimum(left, c.const(BLOCK))))
+                sums.flush_after(c.b.sub(row, first), FLUSH_ROWS)
+        sums.flush()
+    return str(c.module)

@@ -1,0 +1,188 @@
+"""Where LLVM IR is written, and the small things that all of it is made of: loops, vectors, masks, addresses."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llvmlite import ir
+
+from treadle.engines.cpu.machine.target import Target
+
+__all__ = ["I8", "I32", "I64", "POINTER", "Cursor", "counted"]
+
+I64, I32, I8, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.IntType(1)
+POINTER = ir.PointerType()
+
+
+@contextlib.contextmanager
+def counted(b: Any, start: Any, stop: Any, step: Any) -> Iterator[Any]:
+    """``for i in range(start, stop, step)``, on 64-bit numbers: what is built inside is the body."""
+    before = b.block
+    head, body, end = (b.append_basic_block(name) for name in ("loop", "body", "end"))
+    b.branch(head)
+    b.position_at_end(head)
+    i = b.phi(I64)
+    i.add_incoming(start, before)
+    b.cbranch(b.icmp_signed("<", i, stop), body, end)
+    b.position_at_end(body)
+    yield i
+    i.add_incoming(b.add(i, step), b.block)
+    b.branch(head)
+    b.position_at_end(end)
+
+
+@functools.cache
+def const(number: int) -> ir.Constant:
+    """An integer."""
+    return ir.Constant(I64, number)
+
+
+class Cursor:
+    """A place in a module: the function that is being written, and where in it.
+
+    Args:
+        target: the CPU.
+        itemsize: bytes of the numbers that vectors are made of: 4 for float32, 8 for float64.
+
+    Attributes:
+        b: builds what comes next. llvmlite's methods have no types, and pyright infers wrong ones: hence ``Any``.
+        entry: builds the function's first block: variables, and what is read once.
+    """
+
+    b: Any
+    entry: Any
+
+    def __init__(self, target: Target, itemsize: int):
+        self.target, self.bytes = target, itemsize
+        self.element = ir.DoubleType() if itemsize == 8 else ir.FloatType()
+        self.lanes = target.lanes(itemsize)
+        self.vector = ir.VectorType(self.element, self.lanes)
+        self.mask_type = ir.VectorType(I1, self.lanes)
+        self.suffix = f"v{self.lanes}f{itemsize * 8}"
+        self.zeros = self.filled(0.0)
+        self._undefined = ir.Constant(self.vector, ir.Undefined)
+        self._first_lane = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        self.module = ir.Module()
+        self.module.triple = target.triple
+
+    # Functions.
+
+    def function(self, name: str, *kinds: ir.Type) -> ir.Function:
+        """A new function of the module, which gives nothing back."""
+        return ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
+
+    def declared(self, name: str, result: ir.Type, *kinds: ir.Type) -> ir.Function:
+        """A function of LLVM's."""
+        return self.module.globals.get(name) or ir.Function(self.module, ir.FunctionType(result, kinds), name)
+
+    @contextlib.contextmanager
+    def inside(self, function: ir.Function) -> Iterator[None]:
+        """What is written is the body of a function, which returns at its end."""
+        outer = self.__dict__.get("b"), self.__dict__.get("entry")
+        self.entry = ir.IRBuilder(function.append_basic_block("entry"))
+        start = function.append_basic_block("start")
+        self.b = ir.IRBuilder(start)
+        yield
+        self.b.ret_void()
+        self.entry.branch(start)
+        self.b, self.entry = outer
+
+    def slot(self, kind: ir.Type | None = None) -> ir.Value:
+        """Memory for one variable, a vector unless said otherwise, which LLVM turns into a register."""
+        return self.entry.alloca(kind or self.vector)
+
+    # Numbers and loops.
+
+    const = staticmethod(const)
+
+    def minimum(self, a: ir.Value, c: ir.Value) -> ir.Value:
+        """The lesser one of two integers."""
+        return self.b.select(self.b.icmp_signed("<", a, c), a, c)
+
+    def loop(self, start: ir.Value | int, stop: ir.Value | int, step: int = 1) -> Any:
+        """``for i in range(start, stop, step)``."""
+        start, stop = (const(i) if isinstance(i, int) else i for i in (start, stop))
+        return counted(self.b, start, stop, const(step))
+
+    def over(self, count: int, body: Callable[[ir.Value, int], Any]) -> None:
+        """``body(j, valid lanes)`` for each vector of ``count`` features."""
+        whole = count - count % self.lanes
+        if whole == self.lanes:
+            body(const(0), self.lanes)
+        elif whole:
+            with self.loop(0, whole, self.lanes) as j:
+                body(j, self.lanes)
+        if count - whole:
+            body(const(whole), count - whole)
+
+    # Memory.
+
+    def at(self, address: ir.Value, elements: ir.Value) -> ir.Value:
+        """The address of a number, so many numbers further on."""
+        if isinstance(elements, ir.Constant) and elements.constant == 0:
+            return address
+        return self.b.gep(address, [elements], source_etype=self.element)
+
+    def load_word(self, table: ir.Value, index: ir.Value) -> ir.Value:
+        """An integer of a table."""
+        return self.b.load(self.b.gep(table, [index], source_etype=I64), typ=I64)
+
+    def load_number(self, address: ir.Value) -> ir.Value:
+        """One number."""
+        return self.b.load(address, typ=self.element, align=self.bytes)
+
+    def store_number(self, number: ir.Value, address: ir.Value) -> None:
+        """Store one number."""
+        self.b.store(number, address, align=self.bytes)
+
+    def load_slot(self, slot: ir.Value) -> ir.Value:
+        """The vector in a variable."""
+        return self.b.load(slot, typ=self.vector)
+
+    def load(self, address: ir.Value, valid: int) -> ir.Value:
+        """A vector, of which so many lanes are read; the others are zero."""
+        if valid == self.lanes:
+            return self.b.load(address, typ=self.vector, align=self.bytes)
+        kinds = POINTER, I32, self.mask_type, self.vector
+        function = self.declared(f"llvm.masked.load.{self.suffix}.p0", self.vector, *kinds)
+        return self.b.call(function, [address, ir.Constant(I32, self.bytes), self.mask(valid), self.zeros])
+
+    def store(self, value: ir.Value, address: ir.Value, valid: int) -> None:
+        """Store so many lanes of a vector."""
+        if valid == self.lanes:
+            self.b.store(value, address, align=self.bytes)
+            return
+        kinds = self.vector, POINTER, I32, self.mask_type
+        function = self.declared(f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), *kinds)
+        self.b.call(function, [value, address, ir.Constant(I32, self.bytes), self.mask(valid)])
+
+    def fill(self, address: ir.Value, count: int) -> None:
+        """Zeros."""
+        self.over(count, lambda j, valid: self.store(self.zeros, self.at(address, j), valid))
+
+    def copy(self, source: ir.Value, to: ir.Value, count: int) -> None:
+        """Copy so many numbers."""
+        self.over(count, lambda j, valid: self.store(self.load(self.at(source, j), valid), self.at(to, j), valid))
+
+    # Vectors.
+
+    def filled(self, number: float) -> ir.Constant:
+        """A number in all lanes."""
+        return ir.Constant(self.vector, [number] * self.lanes)
+
+    def mask(self, valid: int) -> ir.Constant:
+        """The first lanes."""
+        return ir.Constant(self.mask_type, [int(lane < valid) for lane in range(self.lanes)])
+
+    def splat(self, scalar: ir.Value) -> ir.Value:
+        """A number that is only known then, in all lanes."""
+        one = self.b.insert_element(self._undefined, scalar, ir.Constant(I32, 0))
+        return self.b.shuffle_vector(one, self._undefined, self._first_lane)
+
+    def multiply_add(self, a: ir.Value, x: ir.Value, c: ir.Value) -> ir.Value:
+        """``a * x + c``."""
+        # Where there is no instruction for it, LLVM would call libm for each lane of llvm.fma.
+        fused = self.target.vector_bytes > 16 or self.target.registers == 32
+        function = self.declared(f"llvm.{'fma' if fused else 'fmuladd'}.{self.suffix}", *[self.vector] * 4)
+        return self.b.call(function, [a, x, c])

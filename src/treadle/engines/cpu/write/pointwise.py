@@ -1,0 +1,81 @@
+"""Nests without reductions: loops over features that compute every root and store it."""
+
+from collections.abc import Callable, Sequence
+
+from llvmlite import ir
+
+from treadle.engines.cpu.lower.indices import flat, root_index
+from treadle.engines.cpu.lower.loop_nests import Nest, Sink, Sum
+from treadle.engines.cpu.write.addresses import Addresses, Step
+from treadle.engines.cpu.write.cursor import I32, Cursor
+from treadle.engines.cpu.write.expressions import Expressions, Spot
+from treadle.engines.cpu.write.sharing import Over
+
+__all__ = ["Pointwise", "Variables", "walk"]
+
+Variables = dict[int, ir.Value]
+
+
+def walk(cursor: Cursor, nest: Nest, axes: Sequence[int], over: Over, body: Callable[[Variables, int], None]) -> None:
+    """``body(variables, valid lanes)`` for all places along some axes of a nest; its last axis goes by vectors."""
+
+    def inner(axes: Sequence[int], variables: Variables, valid: int) -> None:
+        if not axes:
+            body(variables, valid)
+            return
+        axis, *rest = axes
+        if axis == len(nest.domain) - 1:
+            over(nest.domain[axis], lambda j, valid: inner(rest, {**variables, axis: j}, valid))
+        else:
+            with cursor.loop(0, nest.domain[axis]) as i:
+                inner(rest, {**variables, axis: i}, valid)
+
+    inner(axes, {}, cursor.lanes)
+
+
+class Pointwise:
+    """Writes nests without reductions."""
+
+    def __init__(self, cursor: Cursor, addresses: Addresses, expressions: Expressions):
+        self.cursor, self.addresses, self.expressions = cursor, addresses, expressions
+
+    def write(self, nest: Nest, row: ir.Value, step: Step, over: Over) -> None:
+        """All features of a row."""
+
+        def body(variables: Variables, valid: int) -> None:
+            self.vector(Spot(step, nest, row, list(variables.values()), valid))
+
+        if nest.domain:
+            walk(self.cursor, nest, range(len(nest.domain)), over, body)
+        else:  # one number
+            over(1, lambda _, valid: body({}, valid))
+
+    def vector(self, spot: Spot) -> None:
+        """One vector of features of every root."""
+        count = len(spot.nest.domain)
+        for root in spot.nest.roots:
+            value, index = root_index(root, spot.nest)
+            result = self.expressions.number_at(value, index, spot)
+            for sink in root.sinks:
+                constant, *coefficients = flat(index, value.shape, count, sink.strides)
+                self._store(result, sink, (constant + sink.offset, *coefficients), spot)
+
+    def _store(self, result: ir.Value, sink: Sink, affine: tuple[int, ...], spot: Spot) -> None:
+        c, to, is_sum = self.cursor, sink.to, isinstance(sink.to, Sum)
+        if isinstance(to, Sum):
+            base = self.addresses.sum(to)
+        else:
+            base = spot.rows.get(to)
+            if base is None:
+                base = spot.rows[to] = self.addresses.written(to, spot.row, spot.step)
+        address = self.expressions.place(base, affine, spot)
+        coefficient = affine[-1] if spot.variables else 1
+        if coefficient == 1:
+            result = c.b.fadd(c.load(address, spot.valid), result) if is_sum else result
+            c.store(result, address, spot.valid)
+            return
+        for lane in range(spot.valid):
+            one = c.b.extract_element(result, ir.Constant(I32, lane))
+            place = c.at(address, c.const(coefficient * lane))
+            one = c.b.fadd(c.load_number(place), one) if is_sum else one
+            c.store_number(one, place)

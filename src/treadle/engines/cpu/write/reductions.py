@@ -1,0 +1,128 @@
+"""Nests that reduce features, to their sum or their maximum."""
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.indices import ROW, flat, root_index, variables
+from treadle.engines.cpu.lower.loop_nests import Buffer, Nest, Root
+from treadle.engines.cpu.write import vector_functions
+from treadle.engines.cpu.write.addresses import Addresses, Step
+from treadle.engines.cpu.write.cursor import Cursor
+from treadle.engines.cpu.write.expressions import Expressions, Spot
+from treadle.engines.cpu.write.pointwise import Variables, walk
+
+__all__ = ["Reductions"]
+
+SUMS = 4
+"""How many totals a long reduction keeps, because one addition after another waits for the one before it."""
+
+
+class Reductions:
+    """Writes nests that reduce."""
+
+    def __init__(self, cursor: Cursor, addresses: Addresses, expressions: Expressions):
+        self.cursor, self.addresses, self.expressions = cursor, addresses, expressions
+
+    def write(self, nest: Nest, row: ir.Value, step: Step) -> None:
+        """All features of a row."""
+        kept = [axis for axis in range(len(nest.domain)) if axis not in nest.reduced]
+        one = _Reduction(self, nest, row, step)
+        walk(self.cursor, nest, kept, self.cursor.over, one.write)
+
+
+class _Reduction:
+    """A nest, for one row."""
+
+    def __init__(self, writer: Reductions, nest: Nest, row: ir.Value, step: Step):
+        self.cursor, self.addresses, self.expressions = writer.cursor, writer.addresses, writer.expressions
+        self.nest, self.row, self.step = nest, row, step
+        self.last = len(nest.domain) - 1
+        self.across = self.last in nest.reduced
+        """Whether lanes are reduced, too."""
+
+    def write(self, kept: Variables, valid: int) -> None:
+        """The totals at one place along the axes that stay."""
+        c, nest = self.cursor, self.nest
+        totals = self._slots()
+        for root, total in zip(nest.roots, totals, strict=True):
+            c.b.store(self._neutral(root.value), total)
+        if self.across and len(nest.reduced) == 1 and nest.domain[self.last] >= SUMS * c.lanes:
+            self._in_several(kept, totals)
+        elif self.across:
+            walk(c, nest, nest.reduced, c.over, lambda found, lanes: self._add({**kept, **found}, totals, lanes))
+        else:
+            walk(c, nest, nest.reduced, c.over, lambda found, _: self._add({**kept, **found}, totals, valid))
+        spot = self._spot(kept, valid)
+        for root, total in zip(nest.roots, totals, strict=True):
+            self._store(root, c.load_slot(total), spot)
+
+    def _spot(self, found: Variables, valid: int) -> Spot:
+        every = [found.get(axis, self.cursor.const(0)) for axis in range(len(self.nest.domain))]
+        return Spot(self.step, self.nest, self.row, every, valid)
+
+    def _slots(self) -> list[ir.Value]:
+        """A variable for each root."""
+        return [self.cursor.slot() for _ in self.nest.roots]
+
+    def _in_several(self, kept: Variables, totals: list[ir.Value]) -> None:
+        """Several totals at once, which are combined in the end."""
+        c, count = self.cursor, self.nest.domain[self.last]
+        whole = count - count % (SUMS * c.lanes)
+        others = [self._slots() for _ in range(SUMS - 1)]
+        for root, *rest in zip(self.nest.roots, *others, strict=True):
+            for other in rest:
+                c.b.store(self._neutral(root.value), other)
+        with c.loop(0, whole, SUMS * c.lanes) as j:
+            for n, some in enumerate([totals, *others]):
+                self._add({**kept, self.last: c.b.add(j, c.const(n * c.lanes))}, some, c.lanes)
+        for start in range(whole, count, c.lanes):
+            self._add({**kept, self.last: c.const(start)}, totals, min(c.lanes, count - start))
+        for root, total, *rest in zip(self.nest.roots, totals, *others, strict=True):
+            for other in rest:
+                parts = [c.load_slot(slot) for slot in (total, other)]
+                c.b.store(self._combined(root.value, *parts), total)
+
+    def _add(self, found: Variables, totals: Sequence[ir.Value], valid: int) -> None:
+        """Add one vector of every root to its total."""
+        c, spot = self.cursor, self._spot(found, valid)
+        for root, total in zip(self.nest.roots, totals, strict=True):
+            new = self.expressions.number_at(*root_index(root, self.nest), spot)
+            if self.across and valid < c.lanes:
+                new = c.b.select(c.mask(valid), new, self._neutral(root.value))
+            c.b.store(self._combined(root.value, c.load_slot(total), new), total)
+
+    def _neutral(self, value: Value) -> ir.Constant:
+        return self.cursor.filled(0.0 if value.op == "sum" else float("-inf"))
+
+    def _combined(self, value: Value, old: ir.Value, new: ir.Value) -> ir.Value:
+        b = self.cursor.b
+        return b.fadd(old, new) if value.op == "sum" else vector_functions.emit(b, "maximum", old, new)
+
+    def _store(self, root: Root, total: ir.Value, spot: Spot) -> None:
+        c, nest, (inside, _) = self.cursor, self.nest, root_index(root, self.nest)
+        zero = (0,) * (len(nest.domain) + 1)
+        # The total lies where the axes that are reduced are 0.
+        index = tuple(
+            axis if axis is ROW else zero if any(axis[n + 1] for n in nest.reduced) else axis
+            for axis in variables(inside.shape)
+        )
+        for sink in root.sinks:
+            assert isinstance(sink.to, Buffer), root
+            constant, *coefficients = flat(index, inside.shape, len(nest.domain), sink.strides)
+            row = self.addresses.written(sink.to, self.row, self.step)
+            address = self.expressions.place(row, (constant + sink.offset, *coefficients), spot)
+            if self.across:
+                c.store_number(self._across(root.value, total), address)
+            else:
+                c.store(total, address, spot.valid)
+
+    def _across(self, value: Value, total: ir.Value) -> ir.Value:
+        """All lanes reduced to one number."""
+        c = self.cursor
+        if value.op == "sum":
+            function = c.declared(f"llvm.vector.reduce.fadd.{c.suffix}", c.element, c.element, c.vector)
+            return c.b.call(function, [ir.Constant(c.element, -0.0), total], fastmath=("reassoc",))
+        function = c.declared(f"llvm.vector.reduce.fmaximum.{c.suffix}", c.element, c.vector)
+        return c.b.call(function, [total])

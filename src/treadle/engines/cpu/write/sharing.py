@@ -1,0 +1,102 @@
+"""How threads share out a kernel: the questions that the writers ask."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from treadle.engines.cpu.lower.loop_nests import Nest
+from treadle.engines.cpu.lower.lowered import Lowered
+from treadle.engines.cpu.write.cursor import Cursor
+
+__all__ = ["Panels", "Sharing", "SomePanels", "Work"]
+
+Over = Callable[[int, Callable[[ir.Value, int], Any]], None]
+"""``over(count, body)`` writes ``body(j, valid lanes)`` for those vectors of ``count`` features that are ours."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Nests without products, and which rows and features of them are ours."""
+
+    nests: Sequence[Nest]
+    first: ir.Value
+    last: ir.Value
+    over: Over
+
+
+class Panels:
+    """All panels of a phase's products."""
+
+    def __init__(self, cursor: Cursor):
+        self.cursor = cursor
+
+    def each(self, whole: int, rest: bool, panel_of: Callable[[ir.Value, bool], None]) -> None:
+        """``panel_of(panel, whether it is a whole one)`` for each panel; a last one may have fewer vectors."""
+        if whole:
+            with self.cursor.loop(0, whole) as panel:
+                panel_of(panel, True)
+        if rest:
+            panel_of(self.cursor.const(whole), False)
+
+
+class SomePanels(Panels):
+    """The panels from one to before another."""
+
+    def __init__(self, cursor: Cursor, first: ir.Value, last: ir.Value):
+        super().__init__(cursor)
+        self.first, self.last = first, last
+
+    def each(self, whole: int, rest: bool, panel_of: Callable[[ir.Value, bool], None]) -> None:
+        c = self.cursor
+        with c.loop(self.first, c.minimum(self.last, c.const(whole))) as panel:
+            panel_of(panel, True)
+        if rest:
+            with c.b.if_then(c.b.icmp_signed(">", self.last, c.const(whole))):
+                panel_of(c.const(whole), False)
+
+
+class Sharing:
+    """What is a thread's own, and what it waits for: here, everything is, and it waits for nobody.
+
+    Attributes:
+        first, last: which rows of the batch the function takes.
+        scratch: the address of the blocks of rows.
+        own: the address of sums and tiles, which are each thread's own.
+        states_outside: whether a step reads states where they start, not from the scratch.
+    """
+
+    first: ir.Value
+    last: ir.Value
+    scratch: ir.Value
+    own: ir.Value
+    states_outside = False
+
+    def __init__(self, cursor: Cursor, lowered: Lowered):
+        self.cursor, self.lowered = cursor, lowered
+
+    def behind_own(self, offset: ir.Value) -> ir.Value:
+        """Where a number of the blocks of rows is in the scratch."""
+        return offset
+
+    def state_size(self, i: int) -> int:
+        """How many numbers the rows of a state are apart before a step."""
+        return self.lowered.scratch.carries[i][0].size
+
+    def panels(self, count: int) -> Panels:
+        """Which of so many panels of a phase are ours."""
+        return Panels(self.cursor)
+
+    def plain(self, nests: Sequence[Nest], rows: ir.Value) -> Iterator[Work]:
+        """Which parts of nests without products are ours, of so many rows; writes where to wait between them."""
+        yield Work(nests, self.cursor.const(0), rows, self.cursor.over)
+
+    @contextlib.contextmanager
+    def once(self, changes: ir.Value | None = None) -> Iterator[None]:
+        """What is done once for all rows of the kernel; the others wait where it ``changes`` what they read."""
+        yield
+
+    def wait(self) -> None:
+        """Wait until all rows have come so far."""

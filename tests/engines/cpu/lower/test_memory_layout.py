@@ -1,0 +1,77 @@
+"""Where arguments and scratch are: every word and every number has one place."""
+
+import pytest
+import torch
+
+from tests.registry import build, sequence
+from treadle.compiler.fission import Kind
+from treadle.engines.cpu.lower.lowered import lower
+from treadle.engines.cpu.lower.memory_layout import Places
+from treadle.engines.cpu.machine import target
+from treadle.engines.cpu.plan.section import CompiledSection, why_not
+from treadle.engines.network import network_of
+
+
+def test_every_argument_has_a_place_of_its_own():
+    table = Places(2, 3, 4, 5, 6)
+    places = [table.steps, table.capacity, table.counts, table.offsets, table.resets]
+    for i in range(2):
+        places += [table.stream(i), table.stream(i) + 1]
+    for i in range(3):
+        places += [table.output(i), table.output(i) + 1]
+    places += [table.invariant(i) for i in range(4)]
+    places += [table.matrix(i) for i in range(5)]
+    for i in range(6):
+        places += [table.start(i), table.finish(i), table.fresh(i)]
+    assert places == list(range(len(table)))
+
+
+def kernels(subject, bfloat16):
+    rnn = build(subject, torch.float32)
+    network = network_of(rnn.cell, sequence(rnn, 2, 3, torch.float32)[:, 0], rnn.initial_state(2))
+    for section in network.plan(False).sections:
+        if section.kind in (Kind.LOOP, Kind.PARALLEL) and why_not(section) is None:
+            one = CompiledSection(section, bfloat16, memory_bound=True)
+            derivative = one.derivative(tuple(v.dtype.is_floating_point for v in one.section.inputs))
+            yield from (part.kernel for part in (one.plain, derivative.forward, derivative.backward))
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("subject", ["layer-norm-lstm", "stack-feedback"])
+def test_nothing_in_the_scratch_lies_on_something_else(subject, bfloat16):
+    found = [lower(kernel, target.host()) for kernel in kernels(subject, bfloat16)]
+    assert any(one.scratch.tiles for one in found)
+    assert any(one.scratch.recent for one in found)
+    for one in found:
+        kernel, scratch, lanes = one.kernel, one.scratch, one.target.lanes(4)
+        rows = [
+            *scratch.buffers.values(),
+            *scratch.pairs.values(),
+            *(block for pair in scratch.carries for block in pair),
+        ]
+        end = 0
+        for block in rows:  # one after the other
+            assert block.start == end
+            end += block.size
+        assert end == scratch.per_row
+        # A vector that begins with the last feature is still inside of the row.
+        for value, block in scratch.buffers.items():
+            assert block.size >= value.row_numel + lanes
+        for (old, _), pair in zip(kernel.carries, scratch.carries, strict=True):
+            assert all(block.size >= old.row_numel + lanes for block in pair)
+        for value, begin, end in zip(
+            kernel.sums, scratch.recent, [*scratch.recent, scratch.sums_size][1:], strict=True
+        ):
+            assert end - begin >= value.row_numel
+        assert scratch.sums == tuple(begin + scratch.sums_size for begin in scratch.recent)
+        tiles = sorted(scratch.tiles.values())
+        assert all(tile >= 2 * scratch.sums_size for tile in tiles)
+        assert len(set(tiles)) == len(tiles)
+        assert scratch.fixed >= max(tiles, default=2 * scratch.sums_size)
+
+
+def test_pairs_of_left_operands_have_rows_of_their_own():
+    pairs = target.host().bf16_dot
+    for kernel in kernels("layer-norm-lstm", True):
+        one = lower(kernel, target.host())
+        assert set(one.scratch.pairs) == ({product.inputs[0] for product in one.packings} if pairs else set())
