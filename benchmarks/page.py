@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Grid, bars, remarks, timings
-from treadle.files.atomic import replacing
+from treadle.atomic import replacing
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = Path(__file__).with_name("page.md")

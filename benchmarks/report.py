@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.machine import describe
 from benchmarks.registry import Options, Result, Suite
-from treadle.files.atomic import replacing
+from treadle.atomic import replacing
 
 
 class Grid(NamedTuple):

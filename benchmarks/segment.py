@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from treadle.adapt import freeze
-from treadle.files.atomic import replacing
+from treadle.atomic import replacing
 from treadle.recipes.segment import (
     Click,
     ClickFCN,

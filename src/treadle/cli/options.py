@@ -120,7 +120,7 @@ def check_picture(option: str, path: Path | None) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file beside its place, then rename it."""
-    from treadle.files.atomic import replacing
+    from treadle.atomic import replacing
 
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")

@@ -1,3 +1,1 @@
-"""What is on disk: models, states, checkpoints, and how files are written so that none is ever half there. No file runs
-code.
-"""
+"""What is on disk: models, states and checkpoints. No file runs code."""

@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from treadle.atomic import replacing
 from treadle.errors import ModelFileError
-from treadle.files.atomic import replacing
 from treadle.files.description import build, describe, tensors_of
 
 FORMAT = 1

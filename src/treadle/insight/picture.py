@@ -1,29 +1,42 @@
 """A figure as a picture file."""
 
+import os
 from pathlib import Path
-from typing import BinaryIO
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from treadle.atomic import replacing
+
 SUFFIXES = (".svg", ".png")
 
 
-def write_figure(figure: Figure, path: Path, to: Path | BinaryIO) -> None:
-    """Write a figure as SVG (its text stays text) or PNG, by the suffix of ``path``.
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as SVG (its text stays text) or PNG, by suffix. The file appears complete or not at all.
 
     Args:
         figure: what to write.
-        path: where the picture will be.
-        to: what is written now: a file that will be moved there, or memory.
+        path: where to.
+
+    Returns:
+        The path.
 
     Raises:
         ValueError: another suffix.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> from treadle.show.figures import save_figure
+        >>> save_figure(Figure(), "empty.svg").name
+        'empty.svg'
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"a picture is {' or '.join(SUFFIXES)}, but the path is {str(path)!r}: change its suffix")
+    path = Path(path)
     kind = path.suffix[1:].lower()
+    if f".{kind}" not in SUFFIXES:
+        raise ValueError(f"a picture is {' or '.join(SUFFIXES)}, but the path is {str(path)!r}: change its suffix")
     # The same figure gives the same file, whoever draws it and when.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "treadle"}):
+    with replacing(path) as beside, rc_context({"svg.fonttype": "none", "svg.hashsalt": "treadle"}):
         metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(to, format=kind, dpi=150, metadata=metadata, facecolor=figure.get_facecolor())
+        figure.savefig(beside, format=kind, dpi=150, metadata=metadata, facecolor=figure.get_facecolor())
+    return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,12 +54,9 @@ class GradientReach:
             ValueError: a path with another suffix.
             OSError: the file cannot be written.
         """
-        from treadle.insight.picture import write_figure  # matplotlib is loaded when it is needed
+        from treadle.insight.picture import save_figure  # matplotlib is loaded when it is needed
 
-        path, content = Path(path), io.BytesIO()
-        write_figure(figure_of({self.method: self}), path, content)
-        path.write_bytes(content.getvalue())
-        return path
+        return save_figure(figure_of({self.method: self}), path)
 
 
 def figure_of(measured: Mapping[str, GradientReach]) -> Figure:

@@ -1,13 +1,11 @@
-"""Figures of one style, and how they become files."""
-
-import os
-from pathlib import Path
+"""Figures of one style."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from treadle.files.atomic import replacing
-from treadle.insight.picture import write_figure
+from treadle.insight.picture import save_figure
+
+__all__ = ["label", "plot", "save_figure"]
 
 
 def plot(height: float, x: str, y: str) -> tuple[Figure, Axes]:
@@ -29,29 +27,3 @@ def label(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.2)
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as SVG (its text stays text) or PNG, by suffix. The file appears complete or not at all.
-
-    Args:
-        figure: what to write.
-        path: where to.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: another suffix.
-        OSError: the file cannot be written.
-
-    Example:
-        >>> from matplotlib.figure import Figure
-        >>> from treadle.show.figures import save_figure
-        >>> save_figure(Figure(), "empty.svg").name
-        'empty.svg'
-    """
-    path = Path(path)
-    with replacing(path) as beside:
-        write_figure(figure, path, beside)
-    return path

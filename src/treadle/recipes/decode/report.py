@@ -82,7 +82,7 @@ def write_study(path: str | os.PathLike[str], study: Study) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from treadle.files.atomic import replacing
+    from treadle.atomic import replacing
 
     text = json.dumps(
         {

@@ -111,7 +111,7 @@ def _write(key: str, kind: str, held: bytes) -> None:
         place = folder()
         _make_private(place)
         _check_folder(place)
-        # Not files.atomic: its files are as open as the umask says, and these are for their owner alone. No fsync
+        # Not treadle.atomic: its files are as open as the umask says, and these are for their owner alone. No fsync
         # either, since a checksum tells what a power failure left.
         handle, beside = tempfile.mkstemp(prefix=f".{key}.", dir=place)
         try:

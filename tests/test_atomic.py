@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from treadle.files.atomic import replacing
+from treadle.atomic import replacing
 
 
 def test_replaces_at_the_end_and_not_before(tmp_path):
