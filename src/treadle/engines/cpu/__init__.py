@@ -1,11 +1,10 @@
 """The CPU engine: programs as machine code, made with LLVM while the program runs; nothing is compiled at installation.
 
-In the order of the work: ``section.py`` takes a section of a plan, ``schedule.py`` finds its loop nests, ``emit.py``
-writes them down as LLVM IR (with the functions of ``math.py``), ``jit.py`` turns that into machine code for a
-``target.py``, or finds it in the ``cache.py``; ``kernel.py`` is the result. ``chain.py`` makes sections that follow
-each other one node of PyTorch's autograd: all that they do, with the products over all rows of ``contract.py``, the
-packed weights of ``pack.py`` and the ``moves.py`` between them, is a ``recipe.py`` that ``threads.py`` follow. Where
-rows are few, threads share out columns (``panels.py``): of a sequence in ``abreast.py``, of one step in ``columns.py``.
+In the order of the work: ``lower/`` turns a section of a plan into loop nests, and decides precision and memory layout.
+``write/`` writes them down as LLVM IR. ``routines/`` are the kernels that every network shares: products over all rows,
+packed weights, copies. ``plan/`` is what one call does, written down once: sections that follow each other are one node
+of PyTorch's autograd, and its passes are recipes. ``machine/`` is below all of these: it compiles, keeps machine code on
+disk, and follows recipes on several threads.
 """
 
 from collections.abc import Iterable, Sequence
