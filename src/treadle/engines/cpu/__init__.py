@@ -3,8 +3,8 @@
 In the order of the work: ``lower/`` turns a section of a plan into loop nests, and decides precision and memory layout.
 ``write/`` writes them down as LLVM IR. ``routines/`` are the kernels that every network shares: products over all rows,
 packed weights, copies. ``plan/`` is what one call does, written down once: sections that follow each other are one node
-of PyTorch's autograd, and its passes are recipes. ``machine/`` is below all of these: it compiles, keeps machine code on
-disk, and follows recipes on several threads.
+of PyTorch's autograd, and its passes are recipes. ``machine/`` is below all of these: it compiles, keeps machine code
+on disk, and follows recipes on several threads.
 """
 
 from collections.abc import Iterable, Sequence
