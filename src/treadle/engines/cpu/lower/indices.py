@@ -11,20 +11,6 @@ from treadle.compiler import program as p
 from treadle.compiler.program import BATCH, Value
 from treadle.engines.cpu.lower.loop_nests import Nest, Root
 
-__all__ = [
-    "ROW",
-    "Affine",
-    "Index",
-    "MustBeStored",
-    "contiguous",
-    "direct",
-    "flat",
-    "operands_at",
-    "root_index",
-    "squeezed",
-    "variables",
-]
-
 ROW = "row"
 """Stands in an index where the axis of rows is."""
 

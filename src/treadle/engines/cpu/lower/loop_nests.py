@@ -6,8 +6,6 @@ import functools
 from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.precision import Precision
 
-__all__ = ["Buffer", "Carry", "Fused", "Kernel", "Nest", "Output", "Phase", "Root", "Schedule", "Sink", "Sum"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:

@@ -12,8 +12,6 @@ from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.lower.schedule import schedule
 from treadle.engines.cpu.machine.target import Target
 
-__all__ = ["BLOCK", "Lowered", "lower"]
-
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""
 

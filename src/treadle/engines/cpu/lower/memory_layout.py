@@ -9,8 +9,6 @@ from treadle.engines.cpu.lower.packing import Packing, rows_of_tile
 from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.machine.target import Target
 
-__all__ = ["Places", "Rows", "Scratch", "scratch_of"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Places:

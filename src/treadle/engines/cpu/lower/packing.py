@@ -7,8 +7,6 @@ from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.loop_nests import Nest, Schedule
 from treadle.engines.cpu.machine.target import Target
 
-__all__ = ["Packing", "packings_of", "rows_of_tile"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Packing:

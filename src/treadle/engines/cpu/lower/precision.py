@@ -7,8 +7,6 @@ import torch
 
 from treadle.engines.cpu.machine.target import Target
 
-__all__ = ["Operands", "Precision"]
-
 
 class Operands(enum.Enum):
     """How the operands on one side of every product lie in memory."""

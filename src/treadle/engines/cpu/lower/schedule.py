@@ -28,8 +28,6 @@ from treadle.engines.cpu.lower.indices import (
 )
 from treadle.engines.cpu.lower.loop_nests import Buffer, Carry, Fused, Kernel, Nest, Output, Root, Schedule, Sink, Sum
 
-__all__ = ["schedule"]
-
 _MOST_SLOTS = 8
 
 

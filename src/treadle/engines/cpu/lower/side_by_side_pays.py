@@ -2,8 +2,6 @@
 
 from treadle.engines.cpu.lower.lowered import Lowered
 
-__all__ = ["count_side_by_side"]
-
 # In cycles of a core, as measured on servers of 2023 and 2024.
 _MULTIPLY = 0.5
 """To multiply a vector of a matrix with a number of a row."""

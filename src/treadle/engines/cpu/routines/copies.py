@@ -11,8 +11,8 @@ from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.alignment import LINE_BYTES
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
-from treadle.engines.cpu.routines.routine_code import I1, I64, POINTER, VOID, begin, const
-from treadle.engines.cpu.write.cursor import counted
+from treadle.engines.cpu.routines.routine_code import begin
+from treadle.engines.cpu.write.cursor import I1, I64, POINTER, VOID, const, counted
 from treadle.engines.cpu.write.vector import declared
 
 __all__ = ["add_up", "copy", "previous", "split", "unsplit"]

@@ -18,8 +18,8 @@ from torch import Tensor
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.memory_pool import empty
 from treadle.engines.cpu.machine.recipe import Recipe
-from treadle.engines.cpu.routines.routine_code import I32, I64, POINTER, begin, const, filled
-from treadle.engines.cpu.write.cursor import counted
+from treadle.engines.cpu.routines.routine_code import begin, filled
+from treadle.engines.cpu.write.cursor import I32, I64, POINTER, const, counted
 
 __all__ = ["WORDS", "draw"]
 

@@ -7,8 +7,9 @@ import torch
 from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
-from treadle.engines.cpu.routines.routine_code import I1, I64, POINTER, RoutineCode, const
+from treadle.engines.cpu.routines.routine_code import RoutineCode
 from treadle.engines.cpu.write.bfloat16 import multiply_pairs
+from treadle.engines.cpu.write.cursor import I1, I64, POINTER, const
 
 ROWS = 6
 """Rows of a tile: numbers of ``a`` that one row of both matrices brings."""
@@ -116,10 +117,10 @@ class RowProductCode(RoutineCode):
             place = self.at(buffer, b.mul(n, const(self.lanes)))
             with self.loop(0, whole, self.lanes) as k:
                 value = self.load(self.at(source, k))
-                b.store(value, self.at(place, b.mul(k, block)), align=self.vector_bytes)
+                b.store(value, self.at(place, b.mul(k, block)), align=self.target.vector_bytes)
             with b.if_then(some):
                 value = self.load(self.at(source, whole), mask)
-                b.store(value, self.at(place, b.mul(whole, block)), align=self.vector_bytes)
+                b.store(value, self.at(place, b.mul(whole, block)), align=self.target.vector_bytes)
         b.ret_void()
         return function
 
@@ -136,7 +137,7 @@ class RowProductCode(RoutineCode):
             place = self.at(buffer, b.mul(n, const(vectors * self.lanes)))
             for j in range(vectors):
                 value = self.load(self._vector(source, j), mask if j == vectors - 1 else None)
-                b.store(value, self._vector(place, j), align=self.vector_bytes)
+                b.store(value, self._vector(place, j), align=self.target.vector_bytes)
         with self.loop(0, k_size, ROWS) as k:
             place = self.at(out, b.mul(k, out_stride))
             arguments = [a, k, block, buffer, place, out_stride, n_size, mask, again]
@@ -196,7 +197,7 @@ class RowProductCode(RoutineCode):
     def _with_a_row(self, sums: Sequence[Any], columns: Sequence[Any], n: Any, line: Any) -> list[Any]:
         """The sums of a tile with one more row: number ``n`` of each column of ``a`` times a line of the panel."""
         b, vectors = self.b, len(sums) // len(columns)
-        row = [b.load(self._vector(line, j), typ=self.vector, align=self.vector_bytes) for j in range(vectors)]
+        row = [b.load(self._vector(line, j), typ=self.vector, align=self.target.vector_bytes) for j in range(vectors)]
         updated: list[Any] = []
         for i, column in enumerate(columns):
             number = self.splat(b.load(self.at(column, n), typ=self.element, align=self.bytes))

@@ -8,7 +8,8 @@ import torch
 from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
-from treadle.engines.cpu.routines.routine_code import I32, I64, POINTER, RoutineCode, const, filled
+from treadle.engines.cpu.routines.routine_code import RoutineCode, filled
+from treadle.engines.cpu.write.cursor import I32, I64, POINTER, const
 
 
 class PackingCode(RoutineCode):

@@ -12,8 +12,6 @@ from treadle.engines.cpu.lower.memory_layout import Rows
 from treadle.engines.cpu.write.cursor import I64, POINTER, Cursor
 from treadle.engines.cpu.write.sharing import Sharing
 
-__all__ = ["Addresses", "Step", "Table"]
-
 
 class Table:
     """The kernel's table of arguments, which the entry block reads."""

@@ -4,8 +4,6 @@ from typing import Any
 
 from llvmlite import ir
 
-__all__ = ["BFloat", "multiply_pairs"]
-
 
 class BFloat(ir.Type):
     """LLVM's ``bfloat``."""

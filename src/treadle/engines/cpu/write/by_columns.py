@@ -17,8 +17,6 @@ from treadle.engines.cpu.write.phases import Phases
 from treadle.engines.cpu.write.sharing import Panels, Sharing, SomePanels
 from treadle.engines.cpu.write.steps import copy_states
 
-__all__ = ["text"]
-
 
 class _ByColumns(Sharing):
     """States are read where they start."""

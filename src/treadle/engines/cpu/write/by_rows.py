@@ -14,8 +14,6 @@ from treadle.engines.cpu.write.sharing import Sharing
 from treadle.engines.cpu.write.steps import Steps
 from treadle.engines.cpu.write.sums import Sums
 
-__all__ = ["text"]
-
 FLUSH_ROWS = 32 * BLOCK
 """How many rows are added up, in a kernel without steps, before their sum is added to that of those before."""
 

@@ -8,11 +8,10 @@ from typing import Any
 from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
-
-__all__ = ["I8", "I32", "I64", "POINTER", "Cursor", "counted"]
+from treadle.engines.cpu.write.vector import declared
 
 I64, I32, I8, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.IntType(1)
-POINTER = ir.PointerType()
+POINTER, VOID = ir.PointerType(), ir.VoidType()
 
 
 @contextlib.contextmanager
@@ -57,24 +56,25 @@ class Cursor:
         self.target, self.bytes = target, itemsize
         self.element = ir.DoubleType() if itemsize == 8 else ir.FloatType()
         self.lanes = target.lanes(itemsize)
-        self.vector = ir.VectorType(self.element, self.lanes)
-        self.mask_type = ir.VectorType(I1, self.lanes)
+        self.vector, self.mask = ir.VectorType(self.element, self.lanes), ir.VectorType(I1, self.lanes)
         self.suffix = f"v{self.lanes}f{itemsize * 8}"
         self.zeros = self.filled(0.0)
-        self._undefined = ir.Constant(self.vector, ir.Undefined)
         self._first_lane = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
         self.module = ir.Module()
         self.module.triple = target.triple
 
     # Functions.
 
-    def function(self, name: str, *kinds: ir.Type) -> ir.Function:
-        """A new function of the module, which gives nothing back."""
-        return ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
+    def function(self, name: str, *kinds: ir.Type, internal: bool = False) -> ir.Function:
+        """A new function, which gives nothing back; internal if it is called from within the module alone."""
+        function = ir.Function(self.module, ir.FunctionType(VOID, kinds), name)
+        if internal:
+            function.linkage = "internal"
+        return function
 
     def declared(self, name: str, result: ir.Type, *kinds: ir.Type) -> ir.Function:
         """A function of LLVM's."""
-        return self.module.globals.get(name) or ir.Function(self.module, ir.FunctionType(result, kinds), name)
+        return declared(self.module, name, ir.FunctionType(result, kinds))
 
     @contextlib.contextmanager
     def inside(self, function: ir.Function) -> Iterator[None]:
@@ -100,10 +100,9 @@ class Cursor:
         """The lesser one of two integers."""
         return self.b.select(self.b.icmp_signed("<", a, c), a, c)
 
-    def loop(self, start: ir.Value | int, stop: ir.Value | int, step: int = 1) -> Any:
+    def loop(self, start: ir.Value | int, stop: ir.Value | int, step: ir.Value | int = 1) -> Any:
         """``for i in range(start, stop, step)``."""
-        start, stop = (const(i) if isinstance(i, int) else i for i in (start, stop))
-        return counted(self.b, start, stop, const(step))
+        return counted(self.b, *(const(i) if isinstance(i, int) else i for i in (start, stop, step)))
 
     def over(self, count: int, body: Callable[[ir.Value, int], Any]) -> None:
         """``body(j, valid lanes)`` for each vector of ``count`` features."""
@@ -140,22 +139,31 @@ class Cursor:
         """The vector in a variable."""
         return self.b.load(slot, typ=self.vector)
 
-    def load(self, address: ir.Value, valid: int) -> ir.Value:
-        """A vector, of which so many lanes are read; the others are zero."""
-        if valid == self.lanes:
+    def load(self, address: ir.Value, lanes: int | ir.Value | None = None) -> ir.Value:
+        """A vector. Only so many lanes are read, or those of a mask, if that is given; the others are zero."""
+        mask = self._mask_of(lanes)
+        if mask is None:
             return self.b.load(address, typ=self.vector, align=self.bytes)
-        kinds = POINTER, I32, self.mask_type, self.vector
-        function = self.declared(f"llvm.masked.load.{self.suffix}.p0", self.vector, *kinds)
-        return self.b.call(function, [address, ir.Constant(I32, self.bytes), self.mask(valid), self.zeros])
+        function = self.declared(
+            f"llvm.masked.load.{self.suffix}.p0", self.vector, POINTER, I32, self.mask, self.vector
+        )
+        return self.b.call(function, [address, ir.Constant(I32, self.bytes), mask, self.zeros])
 
-    def store(self, value: ir.Value, address: ir.Value, valid: int) -> None:
-        """Store so many lanes of a vector."""
-        if valid == self.lanes:
+    def store(self, value: Any, address: ir.Value, lanes: int | ir.Value | None = None) -> None:
+        """Store a vector, or so many of its lanes, or those of a mask; it may be one of integers of as many bytes."""
+        mask = self._mask_of(lanes)
+        if mask is None:
             self.b.store(value, address, align=self.bytes)
             return
-        kinds = self.vector, POINTER, I32, self.mask_type
-        function = self.declared(f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), *kinds)
-        self.b.call(function, [value, address, ir.Constant(I32, self.bytes), self.mask(valid)])
+        kind = value.type
+        suffix = self.suffix if kind == self.vector else f"v{self.lanes}i{self.bytes * 8}"
+        function = self.declared(f"llvm.masked.store.{suffix}.p0", VOID, kind, POINTER, I32, self.mask)
+        self.b.call(function, [value, address, ir.Constant(I32, self.bytes), mask])
+
+    def _mask_of(self, lanes: int | ir.Value | None) -> ir.Value | None:
+        if isinstance(lanes, int):
+            return None if lanes == self.lanes else self.first(lanes)
+        return lanes
 
     def fill(self, address: ir.Value, count: int) -> None:
         """Zeros."""
@@ -171,14 +179,15 @@ class Cursor:
         """A number in all lanes."""
         return ir.Constant(self.vector, [number] * self.lanes)
 
-    def mask(self, valid: int) -> ir.Constant:
-        """The first lanes."""
-        return ir.Constant(self.mask_type, [int(lane < valid) for lane in range(self.lanes)])
+    def first(self, count: int) -> ir.Constant:
+        """The mask of the first lanes."""
+        return ir.Constant(self.mask, [int(lane < count) for lane in range(self.lanes)])
 
-    def splat(self, scalar: ir.Value) -> ir.Value:
-        """A number that is only known then, in all lanes."""
-        one = self.b.insert_element(self._undefined, scalar, ir.Constant(I32, 0))
-        return self.b.shuffle_vector(one, self._undefined, self._first_lane)
+    def splat(self, number: Any) -> ir.Value:
+        """A number that is known only when the code runs, in all lanes."""
+        undefined = ir.Constant(ir.VectorType(number.type, self.lanes), ir.Undefined)
+        one = self.b.insert_element(undefined, number, ir.Constant(I32, 0))
+        return self.b.shuffle_vector(one, undefined, self._first_lane)
 
     def multiply_add(self, a: ir.Value, x: ir.Value, c: ir.Value) -> ir.Value:
         """``a * x + c``."""

@@ -14,8 +14,6 @@ from treadle.engines.cpu.write import vector_functions
 from treadle.engines.cpu.write.addresses import Addresses, Step
 from treadle.engines.cpu.write.cursor import I32, Cursor
 
-__all__ = ["Expressions", "Spot", "Tile"]
-
 _COMPARE = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 
@@ -87,7 +85,7 @@ class Expressions:
         if value.op == "full":
             number = value.number
             if value.dtype == torch.bool:
-                return ir.Constant(c.mask_type, [int(number)] * c.lanes)
+                return ir.Constant(c.mask, [int(number)] * c.lanes)
             return c.filled(float(number))
         if value.op == "embedding":
             return self._embedded(value, index, spot)
@@ -127,7 +125,7 @@ class Expressions:
 
     def _as_number(self, value: Any) -> ir.Value:
         c = self.cursor
-        return c.b.select(value, c.filled(1.0), c.zeros) if value.type == c.mask_type else value
+        return c.b.select(value, c.filled(1.0), c.zeros) if value.type == c.mask else value
 
     def _loaded(self, value: Value, index: Index, spot: Spot) -> ir.Value:
         c = self.cursor

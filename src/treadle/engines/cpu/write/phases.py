@@ -11,8 +11,6 @@ from treadle.engines.cpu.write.products import Products
 from treadle.engines.cpu.write.reductions import Reductions
 from treadle.engines.cpu.write.sharing import Sharing, Work
 
-__all__ = ["Phases"]
-
 ROWS = 4
 """How many rows go through one nest before the next one begins."""
 

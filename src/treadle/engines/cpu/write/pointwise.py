@@ -11,8 +11,6 @@ from treadle.engines.cpu.write.cursor import I32, Cursor
 from treadle.engines.cpu.write.expressions import Expressions, Spot
 from treadle.engines.cpu.write.sharing import Over
 
-__all__ = ["Pointwise", "Variables", "walk"]
-
 Variables = dict[int, ir.Value]
 
 

@@ -17,8 +17,6 @@ from treadle.engines.cpu.write.pointwise import Pointwise
 from treadle.engines.cpu.write.sharing import Panels
 from treadle.engines.cpu.write.tile import tile
 
-__all__ = ["Products"]
-
 
 @dataclasses.dataclass(frozen=True)
 class _Factor:

@@ -13,8 +13,6 @@ from treadle.engines.cpu.write.cursor import Cursor
 from treadle.engines.cpu.write.expressions import Expressions, Spot
 from treadle.engines.cpu.write.pointwise import Variables, walk
 
-__all__ = ["Reductions"]
-
 SUMS = 4
 """How many totals a long reduction keeps, because one addition after another waits for the one before it."""
 
@@ -90,7 +88,7 @@ class _Reduction:
         for root, total in zip(self.nest.roots, totals, strict=True):
             new = self.expressions.number_at(*root_index(root, self.nest), spot)
             if self.across and valid < c.lanes:
-                new = c.b.select(c.mask(valid), new, self._neutral(root.value))
+                new = c.b.select(c.first(valid), new, self._neutral(root.value))
             c.b.store(self._combined(root.value, c.load_slot(total), new), total)
 
     def _neutral(self, value: Value) -> ir.Constant:

@@ -11,8 +11,6 @@ from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
 
-__all__ = ["WORDS", "join", "meet"]
-
 WORDS = 24
 """Words of 64 bits that a meeting takes, all zero at first."""
 _JOINED, _MET = 8, 16  # apart from each other and from what is beside them, as caches see it

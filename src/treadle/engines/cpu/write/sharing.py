@@ -11,8 +11,6 @@ from treadle.engines.cpu.lower.loop_nests import Nest
 from treadle.engines.cpu.lower.lowered import Lowered
 from treadle.engines.cpu.write.cursor import Cursor
 
-__all__ = ["Panels", "Sharing", "SomePanels", "Work"]
-
 Over = Callable[[int, Callable[[ir.Value, int], Any]], None]
 """``over(count, body)`` writes ``body(j, valid lanes)`` for those vectors of ``count`` features that are ours."""
 

@@ -23,8 +23,6 @@ from treadle.engines.cpu.write.sharing import Panels, Sharing, SomePanels, Work
 from treadle.engines.cpu.write.steps import Steps
 from treadle.engines.cpu.write.sums import Sums
 
-__all__ = ["text"]
-
 
 class _SideBySide(Sharing):
     """Threads that wait for each other.

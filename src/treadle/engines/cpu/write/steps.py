@@ -9,8 +9,6 @@ from treadle.engines.cpu.write.cursor import I8, I64, POINTER
 from treadle.engines.cpu.write.phases import Phases
 from treadle.engines.cpu.write.sums import Sums
 
-__all__ = ["Steps", "copy_states"]
-
 FLUSH_STEPS = 256
 """How many steps are added up before their sum is added to that of those before."""
 

@@ -5,8 +5,6 @@ from llvmlite import ir
 from treadle.engines.cpu.write.cursor import Cursor
 from treadle.engines.cpu.write.sharing import Sharing
 
-__all__ = ["Sums"]
-
 
 class Sums:
     """Writes what becomes of a thread's own sums.

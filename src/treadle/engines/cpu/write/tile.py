@@ -1,12 +1,12 @@
 """The product of a tile: some rows of the left operand against one packed panel, with all sums in registers."""
 
+from collections.abc import Sequence
+
 from llvmlite import ir
 
 from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.write.bfloat16 import multiply_pairs
 from treadle.engines.cpu.write.cursor import I32, I64, POINTER, Cursor
-
-__all__ = ["tile"]
 
 
 def tile(cursor: Cursor, precision: Precision, rows: int, vectors: int) -> ir.Function:
@@ -15,33 +15,19 @@ def tile(cursor: Cursor, precision: Precision, rows: int, vectors: int) -> ir.Fu
     found = cursor.module.globals.get(name)
     if found is not None:
         return found
-    function = cursor.function(name, POINTER, I64, POINTER, I64, POINTER, I64)
-    function.linkage = "internal"
+    function = cursor.function(name, POINTER, I64, POINTER, I64, POINTER, I64, internal=True)
     function.attributes.add("noinline")
     with cursor.inside(function):
-        _Tile(cursor, precision, rows, vectors, *function.args).write()
+        _Tile(cursor, precision, rows, vectors, function.args).write()
     return function
 
 
 class _Tile:
     """Writes the body of a tile's function."""
 
-    def __init__(
-        self,
-        cursor: Cursor,
-        precision: Precision,
-        rows: int,
-        vectors: int,
-        a: ir.Value,
-        a_stride: ir.Value,
-        panel: ir.Value,
-        depth: ir.Value,
-        out: ir.Value,
-        out_stride: ir.Value,
-    ):
+    def __init__(self, cursor: Cursor, precision: Precision, rows: int, vectors: int, arguments: Sequence[ir.Value]):
         self.cursor, self.rows, self.vectors = cursor, rows, vectors
-        self.a, self.a_stride, self.panel, self.depth = a, a_stride, panel, depth
-        self.out, self.out_stride = out, out_stride
+        self.a, self.a_stride, self.panel, self.depth, self.out, self.out_stride = arguments
         self.left_pairs = precision.left is Operands.PAIRS
         self.widens = precision.right is Operands.PAIRS and not self.left_pairs
         """Whether pairs of weights are widened, because the left operand is float32."""

@@ -11,8 +11,6 @@ from typing import Any, TypeAlias, Union
 
 from llvmlite import ir
 
-__all__ = ["DOUBLE", "FLOAT", "Number", "Operand", "Vector", "declared", "suffix"]
-
 Number: TypeAlias = float | int
 Operand: TypeAlias = Union["Vector", float, int]
 

@@ -17,8 +17,6 @@ from llvmlite import ir
 
 from treadle.engines.cpu.write.vector import DOUBLE, FLOAT, Vector, suffix
 
-__all__ = ["FUNCTIONS", "emit"]
-
 
 def emit(builder: ir.IRBuilder, name: str, *operands: ir.Value) -> ir.Value:
     """The function of that name (`FUNCTIONS`) of vectors of one type, as a call that the optimiser inlines."""
