@@ -4,8 +4,6 @@ import itertools
 
 from torch import Tensor
 
-__all__ = ["LINE_BYTES", "PAGE_BYTES", "Stagger", "begin", "whole_lines"]
-
 LINE_BYTES = 64
 """Bytes of a cache line, and of the widest vector: where such a one begins with a line, it is read in one go."""
 PAGE_BYTES = 4096

@@ -5,8 +5,6 @@ import enum
 
 from treadle.engines.cpu.machine.alignment import PAGE_BYTES, Stagger, whole_lines
 
-__all__ = ["Arena", "Given", "Number", "Word"]
-
 
 class Given(enum.IntEnum):
     """What a recipe is given when it is followed; each tensor is given as three numbers, from ``TENSORS`` on."""

@@ -25,8 +25,6 @@ from treadle.engines.cpu.machine import disk_cache
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.errors import EngineError
 
-__all__ = ["Library", "compile", "recall"]
-
 LEVEL = 2
 """How hard LLVM tries. At 3 it takes longer, and nothing is gained where vectors and blocks are explicit."""
 

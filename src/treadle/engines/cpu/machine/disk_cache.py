@@ -16,8 +16,6 @@ import tempfile
 import time
 from pathlib import Path
 
-__all__ = ["clear", "folder", "read", "read_name", "size", "write", "write_name"]
-
 LIMIT = 256 * 2**20
 """Bytes that may stay: the entries that were used last."""
 WRITES_BETWEEN_PRUNING = 32

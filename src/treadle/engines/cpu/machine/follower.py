@@ -14,8 +14,6 @@ from treadle.engines.cpu.machine.call_table import MOST_ARGUMENTS, TASK_WORDS, H
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.engines.cpu.machine.threads import Team
 
-__all__ = ["again_address", "work"]
-
 PATIENCE = 20_000
 """Pauses of a thread that waits for others, about a millisecond, after which it lets others use the core."""
 

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from treadle.engines.cpu.machine.alignment import PAGE_BYTES, Stagger
 
-__all__ = ["empty"]
-
 
 def _physical() -> int:
     """Bytes of memory that the machine has; 0 where the system does not say."""

@@ -23,8 +23,6 @@ from treadle.engines.cpu.machine.arena import Arena, Given, Number, Word
 from treadle.engines.cpu.machine.call_table import MOST_ARGUMENTS, WORD_BYTES, Head, Phase, Task, written
 from treadle.engines.cpu.machine.memory_pool import empty
 
-__all__ = ["Recipe", "RecipeCall", "TensorWords"]
-
 _TENSOR_WORDS = 3
 
 

@@ -8,8 +8,6 @@ import llvmlite.binding as llvm
 
 from treadle.errors import EngineError
 
-__all__ = ["LEVELS", "Target", "host", "restrict", "runnable"]
-
 SSE4 = frozenset({"cx16", "popcnt", "sahf", "sse3", "sse4.1", "sse4.2", "ssse3"})
 AVX2 = SSE4 | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"}
 AVX512 = AVX2 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}

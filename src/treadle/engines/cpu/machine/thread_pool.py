@@ -4,8 +4,6 @@ import os
 import threading
 from collections.abc import Callable
 
-__all__ = ["Pool"]
-
 
 class _Work:
     """What one caller does, and how many threads of the pool help."""

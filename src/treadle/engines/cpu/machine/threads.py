@@ -18,8 +18,6 @@ import torch
 
 from treadle.engines.cpu.machine.thread_pool import Pool
 
-__all__ = ["Team", "count", "number_address", "split", "team", "together", "yield_address"]
-
 _USER_OF_OPENMP = "libtorch_cpu.so"
 """The library of PyTorch that is linked to OpenMP: what is looked up in it is found there."""
 

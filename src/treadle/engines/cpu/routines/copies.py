@@ -15,8 +15,6 @@ from treadle.engines.cpu.routines.routine_code import begin
 from treadle.engines.cpu.write.cursor import I1, I64, POINTER, VOID, const, counted
 from treadle.engines.cpu.write.vector import declared
 
-__all__ = ["add_up", "copy", "previous", "split", "unsplit"]
-
 Shares = Sequence[tuple[int, int]]
 
 ALONE = 1 << 18

@@ -21,8 +21,6 @@ from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.routines.routine_code import begin, filled
 from treadle.engines.cpu.write.cursor import I32, I64, POINTER, const, counted
 
-__all__ = ["WORDS", "draw"]
-
 WORDS = 624
 """Words of a state."""
 ALONE = 1 << 16

@@ -21,8 +21,6 @@ from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.engines.cpu.routines.row_product_code import CHUNK, DEPTH, ROWS, RowProductCode, vectors_of_a_tile
 
-__all__ = ["outer"]
-
 BLOCK = 128
 """Most rows (of N) for which both are copied; sums leave the registers once a block."""
 WORTH_A_THREAD = 1_000_000

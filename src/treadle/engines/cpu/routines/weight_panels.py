@@ -19,8 +19,6 @@ from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.routines.weight_panel_code import PackingCode
 
-__all__ = ["halve_rows", "pack", "pair_up"]
-
 ALONE = 1 << 17
 """Numbers; fewer are packed by one thread."""
 
