@@ -29,27 +29,21 @@ _PRICE_EXPENSIVE, _PRICE_CHEAP = 3.6, 0.3
 class Derivative:
     """The backward pass of a section.
 
-    Args:
-        section: what is derived.
-        cotangents: the placeholders of the gradients that come from above, for each output and each new state.
-        gradients: for each wanted input, and for each old state, what gives its gradient; None where none flows.
-        saved: what the forward pass keeps for it, beside the section's inputs, outputs and states.
-        contractions: sums over all rows and steps; the gradients of what all rows share are made of these.
+    Cotangents are the placeholders of the gradients that come from above, for each output and each new state.
     """
 
     section: Section
     wanted: tuple[Value, ...]
     output_cotangents: tuple[Value, ...]
     state_cotangents: tuple[Value, ...]
-    gradients: tuple[Value | None, ...]
+    gradients: tuple[Value | None, ...]  # of each wanted input; None where none flows
     state_gradients: tuple[Value, ...]
-    saved: tuple[Value, ...]
-    contractions: tuple[Value, ...]
+    saved: tuple[Value, ...]  # what the forward pass keeps, beside the section's inputs, outputs and states
+    contractions: tuple[Value, ...]  # sums over all rows and steps: gradients of what all rows share are made of these
 
 
-def cotangent(value: Value, index: int, kind: str) -> Value:
-    """The placeholder of the gradient that arrives at a value."""
-    return p.placeholder(f"gradient/{kind}{index}", value.shape, value.dtype)
+def _cotangents(values: Iterable[Value], kind: str) -> tuple[Value, ...]:
+    return tuple(p.placeholder(f"gradient/{kind}{i}", v.shape, v.dtype) for i, v in enumerate(values))
 
 
 @functools.lru_cache(maxsize=512)
@@ -58,8 +52,7 @@ def derive(section: Section, wanted: tuple[Value, ...]) -> Derivative:
     wanted = tuple(v for v in wanted if v.dtype.is_floating_point)
     tracer = Tracer()
     tracer.keep_gradients = True
-    out_cotangents = tuple(cotangent(v, i, "output") for i, v in enumerate(section.outputs))
-    new_cotangents = tuple(cotangent(v, i, "state") for i, v in enumerate(section.new))
+    out_cotangents, new_cotangents = _cotangents(section.outputs, "output"), _cotangents(section.new, "state")
     with tracer, torch.enable_grad(), torch.autocast("cpu", enabled=False):
         known: dict[Value, Any] = {
             v: tracer.tensor(v, requires_grad=v in wanted or v in section.old) for v in (*section.inputs, *section.old)
@@ -72,33 +65,22 @@ def derive(section: Section, wanted: tuple[Value, ...]) -> Derivative:
             if known[v].requires_grad
         ]
         differentiable = [s for s in sources if s.requires_grad]
-        found: Iterator[Any] = iter(
+        flowing: Iterator[Any] = iter(
             torch.autograd.grad(_Seed.apply(pairs, *(a for a, _ in pairs)), differentiable, allow_unused=True)
             if pairs
             else [None] * len(differentiable)
         )
-        results = [next(found) if s.requires_grad else None for s in sources]
-    gradients = [None if r is None else r.value for r in results]
-    gradients = [
-        None if g is None else p.expand(g, v.shape) for g, v in zip(gradients, (*wanted, *section.old), strict=True)
-    ]
+        results = [next(flowing) if s.requires_grad else None for s in sources]
+    found = zip(results, (*wanted, *section.old), strict=True)
+    gradients = [None if r is None else p.expand(r.value, v.shape) for r, v in found]
+    gradients, of_states = tuple(gradients[: len(wanted)]), gradients[len(wanted) :]
     state_gradients = tuple(
-        p.full(0, v.shape, v.dtype) if g is None else g
-        for g, v in zip(gradients[len(wanted) :], section.old, strict=True)
+        p.full(0, v.shape, v.dtype) if g is None else g for g, v in zip(of_states, section.old, strict=True)
     )
-    everything = [g for g in (*gradients[: len(wanted)], *state_gradients) if g is not None]
+    everything = [g for g in (*gradients, *state_gradients) if g is not None]
     contractions = tuple(v for v in p.ordered(everything) if v.op in p.CONTRACTIONS)
     saved = _choose_saved(section, everything, (*out_cotangents, *new_cotangents))
-    return Derivative(
-        section,
-        wanted,
-        out_cotangents,
-        new_cotangents,
-        tuple(gradients[: len(wanted)]),
-        state_gradients,
-        saved,
-        contractions,
-    )
+    return Derivative(section, wanted, out_cotangents, new_cotangents, gradients, state_gradients, saved, contractions)
 
 
 class _Seed(torch.autograd.Function):
@@ -122,9 +104,9 @@ def _choose_saved(section: Section, gradients: Iterable[Value], cotangents: Iter
     """The forward values to keep: a minimum cut between products and the derivative."""
     everything = p.ordered(gradients)
     from_above = set(cotangents)
-    backward = set()
+    backward: set[Value] = set()
     for value in everything:
-        if value in from_above or any(operand in backward for operand in value.inputs):
+        if value in from_above or not backward.isdisjoint(value.inputs):
             backward.add(value)
     given = {*section.inputs, *section.old, *section.new, *section.outputs}
     # In an order that is the same in every process: kernels are kept on disk by what they compute, in order.

@@ -3,14 +3,14 @@
 A step reads the old state and gives the new one. Which new component depends on which old one is a graph; its strongly
 connected components are the loops: nothing smaller can run over a whole sequence at once. Everything else is taken out
 of them. What a loop needs from outside is *hoisted*: computed for all steps before it, in one go; all but what would
-only take memory there. What no state depends
-on is *sunk*: computed for all steps after it. A component that does not depend on itself, such as a delayed output, is
-no loop at all but a *shifted* sequence. What depends on neither the input nor the state is *invariant*: computed once a
-call.
+only take memory there. What no state depends on is *sunk*: computed for all steps after it. A component that does not
+depend on itself, such as a delayed output, is no loop at all but a *shifted* sequence. What depends on neither the
+input nor the state is *invariant*: computed once a call.
 
 So a stack falls apart into one loop a layer, and a top-down connection ties layers into one loop, and nobody says so.
 """
 
+import collections
 import dataclasses
 import enum
 from collections.abc import Iterable, Mapping
@@ -39,12 +39,8 @@ class Kind(enum.StrEnum):
 class Section:
     """A part of a step that runs over the whole sequence before the next part begins.
 
-    Args:
-        kind: how it runs.
-        inputs: what it reads from other sections, from the input and the parameters.
-        outputs: what others read of it.
-        states: of a loop or a shift: the names of its components.
-        old, new: their values before and after a step.
+    It reads ``inputs`` from other sections, from the input and the parameters; others read ``outputs``. A loop or a
+    shift also has components of the state: their names, and their values before and after a step.
     """
 
     kind: Kind
@@ -151,10 +147,10 @@ class _Analysis:
         To normalise a product, say, before the loop takes one more value of the product's size in memory, and the
         derivative reads the product anyway: within the loop only the product crosses its border, there and back.
         """
-        readers: dict[Value, list[Value]] = {}
+        readers: dict[Value, list[Value]] = collections.defaultdict(list)
         for value in self.order:
             for operand in value.inputs:
-                readers.setdefault(operand, []).append(value)
+                readers[operand].append(value)
         outputs = set(self.program.outputs.values())
         between: dict[Value, int] = {}
         for value in reversed(self.order):
@@ -213,12 +209,8 @@ class _Analysis:
             if value in given:
                 continue
             # Sorted: sections before unit k are (k, 0, level), unit k itself is (k, 1, 0).
-            key = (
-                (self.loop_of[value], 1, 0)
-                if value in self.loop_of
-                else (self.place[value][0], 0, self.place[value][1])
-            )
-            home[value] = key
+            stage, level = self.place[value]
+            home[value] = key = (self.loop_of[value], 1, 0) if value in self.loop_of else (stage, 0, level)
             members.setdefault(key, []).append(value)
         for index in range(len(self.units)):
             members.setdefault((index, 1, 0), [])
@@ -239,36 +231,33 @@ class _Analysis:
             known = {*mine, *(self.old[name] for name in unit)}
             met = preorder(roots, lambda value: value.inputs if is_free(value) else (), known)
             needs[key] = {value for value in met if not is_free(value)}
-        wanted = final.union(*(needs.values()))
+        wanted = final.union(*needs.values())
+        order = {value: i for i, value in enumerate(self.order)}
         result = []
         for key in sorted(members):
             unit = self.units[key[0]] if key[1] == 1 else ()
             old, new = tuple(self.old[n] for n in unit), tuple(self.new[n] for n in unit)
             if unit and not self.is_loop[key[0]]:
-                result.append(Section(Kind.SHIFT, new, old, tuple(unit), old, new))
+                result.append(Section(Kind.SHIFT, new, old, unit, old, new))
                 continue
             # A component that a step hands on as it is: what it is after the step is what it was before.
             handed_on = dict.fromkeys(value for value in new if value in old and value in wanted)
             outputs = (*handed_on, *(v for v in members[key] if v in wanted))
-            reads = tuple(v for v in self._known_first(needs[key]))
+            # Inputs first, then in the order of the program: the same order whenever the same step is planned.
+            reads = tuple(sorted(needs[key], key=lambda v: (v.op != "input", order.get(v, -1), v.name)))
             outside = Kind.INVARIANT if key[0] < 0 else Kind.OPAQUE if key[2] % 2 else Kind.PARALLEL
             if unit or outputs:
-                result.append(Section(Kind.LOOP if unit else outside, reads, outputs, tuple(unit), old, new))
+                result.append(Section(Kind.LOOP if unit else outside, reads, outputs, unit, old, new))
         return result
-
-    def _known_first(self, values: Iterable[Value]) -> list[Value]:
-        """Inputs first, then in the order of the program: the same order whenever the same step is planned."""
-        order = {value: i for i, value in enumerate(self.order)}
-        return sorted(values, key=lambda value: (value.op != "input", order.get(value, -1), value.name))
 
     def _read_outside(self, name: str, value: Value, home: Mapping[Value, tuple[int, int, int]]) -> bool:
         """Whether an old component is read by anything but its own loop."""
         unit = (self.unit_of[name], 1, 0)
-        if value in self.program.outputs.values() and self.program.outputs["y"] is value:
-            return True
-        if any(new is value and self.unit_of[n] != unit[0] for n, new in self.new.items()):
-            return True
-        return any(value in reader.inputs and key != unit for reader, key in home.items())
+        return (
+            self.program.outputs["y"] is value
+            or any(new is value and self.unit_of[n] != unit[0] for n, new in self.new.items())
+            or any(value in reader.inputs and key != unit for reader, key in home.items())
+        )
 
 
 def _regroup(program: Program, analysis: _Analysis) -> Program:
@@ -276,12 +265,8 @@ def _regroup(program: Program, analysis: _Analysis) -> Program:
 
     What does not depend on the loop is then one value outside it.
     """
-    uses: dict[Value, int] = {}
-    for value in analysis.order:
-        for operand in value.inputs:
-            uses[operand] = uses.get(operand, 0) + 1
-    for value in program.outputs.values():
-        uses[value] = uses.get(value, 0) + 1
+    uses = collections.Counter(operand for value in analysis.order for operand in value.inputs)
+    uses.update(program.outputs.values())
 
     def terms(value: Value) -> list[Value]:
         found = []
@@ -315,8 +300,9 @@ def _regroup(program: Program, analysis: _Analysis) -> Program:
 
 def _split_product(value: Value, analysis: _Analysis) -> Value | None:
     """``[a, b] W`` as ``a W_a + b W_b`` where ``a`` is known before ``b``: each part of the product in its place."""
-    parts, w = value.inputs[0].inputs, value.inputs[1]
-    if value.inputs[0].axis != len(value.shape) - 1 or len({analysis.rank(part) for part in parts}) == 1:
+    whole, w = value.inputs
+    parts = whole.inputs
+    if whole.axis != len(value.shape) - 1 or len({analysis.rank(part) for part in parts}) == 1:
         return None
     groups: dict[int, list[tuple[Value, Value]]] = {}
     start = 0
@@ -324,9 +310,8 @@ def _split_product(value: Value, analysis: _Analysis) -> Value | None:
         stop = start + part.shape[-1]
         groups.setdefault(analysis.rank(part), []).append((part, p.slice_(w, 0, start, stop)))
         start = stop
-    total = None
+    total, axis = None, len(value.shape) - 1
     for _, group in sorted(groups.items()):
-        axis = len(value.shape) - 1
         one = p.dot(p.cat([part for part, _ in group], axis), p.cat([rows for _, rows in group], 0))
         total = one if total is None else p.elementwise("add", total, one)
     return total
@@ -347,9 +332,8 @@ def _connected(values: Iterable[Value]) -> list[list[Value]]:
 
 def _is_curved(value: Value) -> bool:
     """Whether the derivative of an operation reads values of the forward pass."""
-    if value.op in p.EXPENSIVE or value.op == "amax":
-        return True
-    return value.op == "mul" and all(operand.has_rows for operand in value.inputs)
+    product = value.op == "mul" and all(operand.has_rows for operand in value.inputs)
+    return product or value.op in p.EXPENSIVE or value.op == "amax"
 
 
 def _strong_components(depends: Mapping[str, frozenset[str]]) -> list[tuple[str, ...]]:

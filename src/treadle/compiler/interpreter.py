@@ -42,15 +42,10 @@ def evaluate(values: Iterable[Value], known: dict[Value, Tensor], rows: int) -> 
 
 
 class Line:
-    """What is to be computed, one operation after another, found once and done many times.
+    """What is to be computed to get from ``given`` to ``outputs``, found once and done many times."""
 
-    Args:
-        values: what is wanted; also the attribute ``outputs``.
-        given: what will be known; also an attribute.
-    """
-
-    def __init__(self, values: Iterable[Value], given: Iterable[Value]):
-        self.outputs, self.given = tuple(values), given
+    def __init__(self, outputs: Iterable[Value], given: Iterable[Value]):
+        self.outputs, self.given = tuple(outputs), given
         self._steps = [(value, _FUNCTIONS.get(value.op), value.inputs) for value in between(given, self.outputs)]
 
     def run(self, known: dict[Value, Tensor], rows: int) -> None:

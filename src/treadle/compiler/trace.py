@@ -21,15 +21,10 @@ from treadle.errors import TraceError
 def trace_step(
     cell: nn.Module, inputs: Mapping[str, Value], step: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 ) -> tuple[Program, dict[str, Tensor]]:
-    """Run a step once, and return its program.
+    """The program of a step, and the real tensors that it reads besides ``inputs``, by name.
 
-    Args:
-        cell: the module whose tensors become inputs, ``"parameter/PATH"``.
-        inputs: what else the step reads.
-        step: takes a tensor for each of ``inputs``, returns outputs by name.
-
-    Returns:
-        The program, and the real tensors that it reads besides ``inputs``, by name.
+    The step takes a tensor for each of ``inputs`` and returns outputs by name; the tensors of the cell become inputs
+    ``"parameter/PATH"``.
 
     Raises:
         TraceError: with the user's line, the operation and what to write instead.
@@ -76,14 +71,10 @@ def _trace_once(
         ) from error
     finally:
         kept.restore()
-    outputs = {}
-    for name, tensor in results.items():
-        if isinstance(tensor, Traced):
-            outputs[name] = tensor.value
-        else:
-            with p.made_at(lambda: ""):
-                outputs[name] = tracer._lift(tensor)
-    for value in p.ordered(outputs.values()):
+    with p.made_at(str):  # what comes from outside has no line
+        outputs = {name: t.value if isinstance(t, Traced) else tracer._lift(t) for name, t in results.items()}
+    values = p.ordered(outputs.values())
+    for value in values:
         if value.op in p.CONTRACTIONS:
             what = "a sum" if value.op == "rowsum" else "a product"
             raise TraceError(
@@ -99,11 +90,10 @@ def _trace_once(
                 raise TraceError(
                     f"{value.source}: random numbers are drawn that all rows share: draw some for each row"
                 )
-    used = {value.name for value in p.ordered(outputs.values()) if value.op == "input"}
-    placeholders = dict(inputs)
+    used = {value.name for value in values if value.op == "input"}
     lifted = {name: tensor for name, tensor in tracer.lifted.items() if name in used}
-    placeholders |= {name: p.placeholder(name, tensor.shape, tensor.dtype) for name, tensor in lifted.items()}
-    return Program(placeholders, outputs), lifted, tracer.rows
+    placeholders = {name: p.placeholder(name, tensor.shape, tensor.dtype) for name, tensor in lifted.items()}
+    return Program({**inputs, **placeholders}, outputs), lifted, tracer.rows
 
 
 def _refuse_own_derivatives(results: Mapping[str, Tensor]) -> None:

@@ -113,9 +113,7 @@ class Tracer(TorchDispatchMode):
         given, options = self._operands(args), self._operands(kwargs)
         try:
             if name == "detach":
-                result: Any = given[0]
-                if not self.keep_gradients:
-                    result = p.detach(result)
+                result: Any = given[0] if self.keep_gradients else p.detach(given[0])
             elif known is not None:
                 if func._schema.name.startswith("aten::"):
                     options = {k: v for k, v in options.items() if k not in ("layout", "pin_memory", "memory_format")}
@@ -211,8 +209,7 @@ class Tracer(TorchDispatchMode):
             target = args[0]
             if not isinstance(target, Traced) or target.alias[0] > 1:
                 raise self._refuse(func, "it draws random numbers into memory that is shared")
-            value = self._opaque(func, self._operands(args), self._operands(kwargs), next(self.draws))
-            target.value = value
+            target.value = self._opaque(func, self._operands(args), self._operands(kwargs), next(self.draws))
             return target
         given = self._operands(args)
         if name == "native_dropout":
@@ -237,13 +234,10 @@ class Tracer(TorchDispatchMode):
             raise self._refuse(func, f"the step changes its input {target.value.name} in place: use the form without _")
         if target.alias[0] > 1:
             raise self._refuse(func, "it writes into part of a tensor: build the whole with torch.cat or torch.stack")
-        if name == "copy":
-            source = self._operands(args[1])
-            target.value = p.expand(p.cast(source, target.value.dtype), target.value.shape)
-        elif name == "zero":
+        if name == "zero":
             target.value = p.full(0, target.value.shape, target.value.dtype)
         else:
-            result = self._value(func, name, args, kwargs)
+            result = self._operands(args[1]) if name == "copy" else self._value(func, name, args, kwargs)
             target.value = p.expand(p.cast(result, target.value.dtype), target.value.shape)
         return target
 

@@ -67,11 +67,6 @@ def _div(a: Any, b: Any, rounding_mode: str | None = None) -> Value:
     return cast(elementwise(rounding_mode, binary("div", cast(a, dtype), cast(b, dtype))), a.dtype)
 
 
-@handler("floor_divide")
-def _floor_divide(a: Any, b: Any) -> Value:
-    return _div(a, b, "floor")
-
-
 @handler("pow")
 def _pow(a: Any, b: Any) -> Value:
     a, b = common(a, b)
@@ -118,10 +113,11 @@ def _clamp(a: Value, low: Any = None, high: Any = None, *, min: Any = None, max:
 
 
 HANDLERS |= {
+    "floor_divide": lambda a, b: _div(a, b, "floor"),
     "eq": lambda a, b: _not(_ne(a, b)) if a.dtype == torch.bool else binary("eq", a, b),
     "add": lambda a, b, alpha=1: binary("add", a, b if alpha == 1 else binary("mul", b, alpha)),
     "rsub": lambda a, b, alpha=1: _sub(b, a, alpha),
-    "remainder": lambda a, b: binary("sub", a, binary("mul", _floor_divide(a, b), b)),
+    "remainder": lambda a, b: binary("sub", a, binary("mul", _div(a, b, "floor"), b)),
     "lerp": lambda a, b, weight: binary("add", a, binary("mul", weight, binary("sub", b, a))),
     "addcdiv": lambda a, b, c, value=1: binary("add", a, binary("mul", binary("div", b, c), value)),
     "clamp_max": lambda a, high: _clamp(a, None, high),

@@ -4,7 +4,7 @@ from typing import Any
 
 from treadle.compiler import program as p
 from treadle.compiler.operations.shapes import select, unsqueeze
-from treadle.compiler.operations.table import NotRowwise, binary, handler
+from treadle.compiler.operations.table import HANDLERS, NotRowwise, binary, handler
 from treadle.compiler.program import BATCH, Value
 
 
@@ -21,16 +21,6 @@ def matmul(a: Value, b: Value) -> Value:
     if a_rows == b_rows == -1:
         return p.make("matmul", (a, b), (), (a.shape[0], b.shape[1]), a.dtype)
     raise NotRowwise("the product contracts or pairs rows")
-
-
-@handler("mv")
-def _mv(a: Value, b: Value) -> Value:
-    return p.reshape(matmul(a, unsqueeze(b, 1)), a.shape[:1])
-
-
-@handler("dot", "vdot")
-def _vdot(a: Value, b: Value) -> Value:
-    return p.reduce("sum", binary("mul", a, b), [0])
 
 
 @handler("addmm")
@@ -64,6 +54,11 @@ def _bmm(a: Value, b: Value) -> Value:
     return p.cat([unsqueeze(matmul(select(a, 0, i), select(b, 0, i)), 0) for i in range(a.shape[0])], 0)
 
 
-@handler("baddbmm")
-def _baddbmm(bias: Value, a: Value, b: Value, beta: Any = 1, alpha: Any = 1) -> Value:
-    return binary("add", binary("mul", bias, beta), binary("mul", _bmm(a, b), alpha))
+HANDLERS |= {
+    "mv": lambda a, b: p.reshape(matmul(a, unsqueeze(b, 1)), a.shape[:1]),
+    "dot": lambda a, b: p.reduce("sum", binary("mul", a, b), [0]),
+    "vdot": lambda a, b: p.reduce("sum", binary("mul", a, b), [0]),
+    "baddbmm": lambda bias, a, b, beta=1, alpha=1: binary(
+        "add", binary("mul", bias, beta), binary("mul", _bmm(a, b), alpha)
+    ),
+}

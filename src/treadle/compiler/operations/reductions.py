@@ -8,7 +8,16 @@ import torch
 
 from treadle.compiler import program as p
 from treadle.compiler.operations.pointwise import square
-from treadle.compiler.operations.table import Unknown, axes_of, binary, feature_axes, feature_axis, handler, unary
+from treadle.compiler.operations.table import (
+    HANDLERS,
+    Unknown,
+    axes_of,
+    binary,
+    feature_axes,
+    feature_axis,
+    handler,
+    unary,
+)
 from treadle.compiler.program import Value, cast, elementwise
 
 
@@ -34,11 +43,6 @@ def amax(value: Value, dims: Any = (), keepdim: bool = False) -> Value:
     return p.reduce("amax", value, feature_axes(value, dims, "the maximum"), keepdim)
 
 
-@handler("amin")
-def _amin(value: Value, dims: Any = (), keepdim: bool = False) -> Value:
-    return elementwise("neg", amax(elementwise("neg", value), dims, keepdim))
-
-
 @handler("var_mean")
 def var_mean(value: Value, dims: Any = None, correction: Any = 1, keepdim: bool = False) -> tuple[Value, Value]:
     """The variance and the mean over axes of the rows."""
@@ -48,16 +52,6 @@ def var_mean(value: Value, dims: Any = None, correction: Any = 1, keepdim: bool 
     count = p.numel(value.shape[d] for d in dims) - (1 if correction is None else correction)
     variance = binary("mul", p.reduce("sum", square(centred), dims, keepdim), 1 / count if count > 0 else math.nan)
     return variance, centre if keepdim else p.reduce("sum", centre, dims)
-
-
-@handler("var")
-def _var(value: Value, dims: Any = None, correction: Any = 1, keepdim: bool = False) -> Value:
-    return var_mean(value, dims, correction, keepdim)[0]
-
-
-@handler("std")
-def _std(value: Value, dims: Any = None, correction: Any = 1, keepdim: bool = False) -> Value:
-    return unary("sqrt", _var(value, dims, correction, keepdim))
 
 
 @handler("linalg_vector_norm")
@@ -118,3 +112,10 @@ def _log_softmax(value: Value, dim: int, half_to_float: Any = False) -> Value:
     dim = feature_axis(value, dim, "the softmax")
     shifted, _ = _shifted(value, dim)
     return binary("sub", shifted, unary("log", p.reduce("sum", unary("exp", shifted), [dim], True)))
+
+
+HANDLERS |= {
+    "amin": lambda value, dims=(), keepdim=False: elementwise("neg", amax(elementwise("neg", value), dims, keepdim)),
+    "var": lambda *given, **options: var_mean(*given, **options)[0],
+    "std": lambda *given, **options: unary("sqrt", var_mean(*given, **options)[0]),
+}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from treadle.compiler import program as p
-from treadle.compiler.operations.table import NotRowwise, Unknown, axis_of, common, feature_axis, handler
+from treadle.compiler.operations.table import HANDLERS, NotRowwise, Unknown, axis_of, common, feature_axis, handler
 from treadle.compiler.program import BATCH, Value, cast, full
 
 
@@ -46,22 +46,12 @@ def _squeeze(value: Value, dim: Any = None) -> Value:
     return p.reshape(value, [d for i, d in enumerate(value.shape) if not (i in dims and d == 1)])
 
 
-@handler("permute")
-def _permute(value: Value, axes: Sequence[int]) -> Value:
-    return p.permute(value, axes)
-
-
 @handler("transpose")
 def _transpose(value: Value, a: int, b: int) -> Value:
     axes = list(range(len(value.shape)))
     if axes:
         axes[a], axes[b] = axes[b], axes[a]
     return p.permute(value, axes)
-
-
-@handler("t")
-def _t(value: Value) -> Value:
-    return p.permute(value, range(len(value.shape))[::-1])
 
 
 @handler("slice")
@@ -177,11 +167,6 @@ def _roll(value: Value, shifts: Any, dims: Any = ()) -> Value:
     return value
 
 
-@handler("clone", "contiguous", "alias", "lift_fresh", "lift_fresh_copy", "view_as")
-def _same(value: Value, *_: Any, **__: Any) -> Value:
-    return value
-
-
 @handler("_to_copy", "to", "type_as")
 def _to_copy(value: Value, *_: Any, dtype: Any = None, device: Any = None, **__: Any) -> Value:
     if device is not None and torch.device(device).type not in ("cpu", "meta"):
@@ -201,3 +186,9 @@ def _constant_pad(value: Value, pads: Sequence[int], fill: Any = 0) -> Value:
                 more = full(fill, (*value.shape[:dim], size, *value.shape[dim + 1 :]), value.dtype)
                 value = p.cat([more, value] if position == 0 else [value, more], dim)
     return value
+
+
+HANDLERS |= {"permute": p.permute, "t": lambda value: p.permute(value, range(len(value.shape))[::-1])}
+HANDLERS |= dict.fromkeys(
+    ("clone", "contiguous", "alias", "lift_fresh", "lift_fresh_copy", "view_as"), lambda value, *_, **__: value
+)

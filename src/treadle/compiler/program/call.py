@@ -24,10 +24,7 @@ class Operand:
 class Call:
     """One of PyTorch's operations with its arguments: an `Operand` for each tensor, `BATCH` for the number of rows.
 
-    Args:
-        function: the operation.
-        arguments, options: by position, and by name.
-        draw: which of the step's draws of random numbers it is; None if it draws none. No two draws are the same call.
+    ``draw`` says which of the step's draws of random numbers it is, None if it draws none: no two draws are one call.
     """
 
     function: torch._ops.OpOverload

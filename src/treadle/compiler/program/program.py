@@ -9,12 +9,7 @@ from treadle.compiler.program.value import Value, ordered
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Inputs, and outputs by name.
-
-    Args:
-        inputs: placeholders, by name.
-        outputs: what is computed, by name.
-    """
+    """Inputs, which are placeholders, and outputs, both by name."""
 
     inputs: Mapping[str, Value]
     outputs: Mapping[str, Value]
@@ -28,14 +23,12 @@ class Program:
 
 
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">"}
-
 _SIGNS |= {"ge": ">=", "and": "&", "or": "|", "dot": "@"}
 
 
 def show(program: Program, sources: bool = False) -> str:
     """A program as text, one operation a line, in the order in which an interpreter would run it."""
     names: dict[Value, str] = {}
-    taken: set[str] = set()
     outputs: dict[Value, list[str]] = {}
     for name, value in program.outputs.items():
         outputs.setdefault(value, []).append(name)
@@ -43,7 +36,6 @@ def show(program: Program, sources: bool = False) -> str:
     for value in program.values():
         if value.op == "input":
             names[value] = value.name
-            taken.add(value.name)
         elif value.op == "full" and not outputs.get(value):
             names[value] = f"{value.number:g}" if isinstance(value.number, float) else str(value.number)
     count = 0

@@ -1,6 +1,7 @@
 """Shapes, one of whose axes may be the batch, which is a symbol and not a number."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -20,12 +21,8 @@ Dim = Any  # an int, or BATCH; arithmetic with the latter is a mistake that rais
 Shape = tuple[Dim, ...]
 
 
-def numel(shape: Iterable[int]) -> int:
-    """The product of sizes."""
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+numel: Callable[[Iterable[int]], int] = math.prod
+"""The product of sizes."""
 
 
 def show_shape(shape: Shape) -> str:
