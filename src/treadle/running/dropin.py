@@ -27,6 +27,8 @@ from treadle.running.session import Session
 from treadle.wiring import WIRINGS, Stack
 from treadle.wiring.named import layer_input_size
 
+__all__ = ["GRU", "LSTM", "RNN"]
+
 # The layers of each drop-in as a Recurrent, while its weights are the same tensors. Not kept in the module, which is
 # copied and pickled.
 _made: "weakref.WeakKeyDictionary[nn.Module, tuple[Any, Recurrent]]" = weakref.WeakKeyDictionary()
