@@ -199,7 +199,7 @@ MUTATIONS = [
         "tests/control",
     ),
     Mutation(
-        "training/optimiser.py",
+        "training/budget.py",
         "0.5 * (1 + math.cos(math.pi * share_done))",
         "0.5 * (1 + math.cos(2 * math.pi * share_done))",
         "the learning rate rises again at the end",

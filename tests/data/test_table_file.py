@@ -11,7 +11,7 @@ from treadle.data.table_file import MISSING, SUFFIXES, TableFile, is_table
 from treadle.errors import DataError
 from treadle.streams import Table
 from treadle.training import read_series
-from treadle.training.opening import kind_of
+from treadle.training.fit_run import kind_of
 
 LINES = ["t,y,who", "1,10,a", "2,11,a", "3,12,a", "4,13,a", "5,14,a", "6,15,a"]
 

@@ -49,7 +49,7 @@ from treadle.recipes.segment.scenes import light, thing
 from treadle.recipes.segment.segmenter import probabilities, scaled_position
 from treadle.recipes.segment.two_stage import like_selected, stride_of
 from treadle.training.budget import ShareDone
-from treadle.training.loss import total_loss
+from treadle.training.evaluate import total_loss
 
 TINY = (4, 4, 6, 6, 8)
 

@@ -9,7 +9,7 @@ import treadle as td
 from tests.tolerances import assert_close
 from treadle.errors import ShapeError
 from treadle.training import bits_per_byte, fit, language_model
-from treadle.training.language_model_fit import ROWS, start_from_frequencies
+from treadle.training.language_model import ROWS, start_from_frequencies
 from treadle.training.text import text_of
 
 PROSE = b"Now is the time for all good men to come to the aid of the party. " * 120

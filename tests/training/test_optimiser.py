@@ -5,7 +5,7 @@ from torch import nn
 import treadle as td
 from tests.registry import CELLS
 from treadle.training import parameter_groups
-from treadle.training.optimiser import warm_up_and_cosine
+from treadle.training.budget import warm_up_and_cosine
 
 
 def grouped(model):

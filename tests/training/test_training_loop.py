@@ -13,8 +13,7 @@ import treadle as td
 from tests.tolerances import assert_close
 from treadle.errors import ModelFileError
 from treadle.training import Batch, EarlyStopping, parameter_groups, total_loss, train
-from treadle.training.budget import ShareDone
-from treadle.training.optimiser import warm_up_and_cosine
+from treadle.training.budget import ShareDone, warm_up_and_cosine
 from treadle.training.sequences import IGNORED
 
 ROOT = Path(__file__).parent.parent.parent

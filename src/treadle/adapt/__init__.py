@@ -2,8 +2,8 @@
 
 ``grow.py`` gives it more inputs or units, ``vocabulary.py`` more tokens, ``heads.py`` another head, ``insert.py``
 another layer. ``resize.py`` does so for one cell of any class, ``wider.py`` for a layer; ``carry.py`` carries that
-through a network around it, ``carry_graph.py`` through a graph. ``places.py`` says where features of wider rows come
-from, ``starts.py`` how new weights start, ``features.py`` and ``parts.py`` what is known of modules and their parts.
+through a network around it. ``places.py`` says where features of wider rows come from and how new weights start,
+``parts.py`` what is known of modules and their parts.
 
 ``transplant.py`` fills a network with the weights of one that has other shapes, by ``rules.py``; ``weights.py`` reads
 them. ``freezing.py`` says what learns, ``groups.py`` how fast, ``gradient_report.py`` whether it would learn anything,
@@ -20,8 +20,7 @@ from treadle.adapt.heads import replace_head
 from treadle.adapt.insert import insert_layer
 from treadle.adapt.online import Online
 from treadle.adapt.rules import Copy, Crop, Fresh, Widen
-from treadle.adapt.transplant import transplant
-from treadle.adapt.transplant_report import Transplanted, TransplantReport
+from treadle.adapt.transplant import Transplanted, TransplantReport, transplant
 from treadle.adapt.vocabulary import grow_vocabulary
 
 __all__ = [

@@ -5,13 +5,22 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from treadle.adapt.carry import carrier
-from treadle.adapt.features import CONVOLUTIONS, TRANSPOSED, features_in, features_out
-from treadle.adapt.parts import KNOWN, at_path, finished, is_known, outermost, with_part
+from treadle.adapt.carry import Carrier
+from treadle.adapt.parts import (
+    CONVOLUTIONS,
+    KNOWN,
+    TRANSPOSED,
+    at_path,
+    features_in,
+    features_out,
+    finished,
+    is_known,
+    outermost,
+    with_part,
+)
 from treadle.adapt.patterns import close_to, names_it
-from treadle.adapt.places import Changed, Places, appended
+from treadle.adapt.places import STARTS, Changed, Places, Start, appended
 from treadle.adapt.resize import resized_inputs
-from treadle.adapt.starts import STARTS, Start
 from treadle.adapt.wider import grown_cell, grown_layer, read_wider
 from treadle.errors import AdaptError
 from treadle.seq2seq import EncoderDecoder
@@ -58,7 +67,7 @@ def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") 
     if old is None:
         raise AdaptError(f"this {type(part).__name__} does not say how many features it reads: give it an input_size")
     _check_size(size, old, "features")
-    new, _ = carrier(start).carry(at, part, appended(old, size))
+    new, _ = Carrier(start).carry(at, part, appended(old, size))
     return finished(network, with_part(network, at, new))
 
 
@@ -141,7 +150,7 @@ def grow_hidden(
                 f"{name!r} reads {reads} features, but {path!r} gives {features_out(part)}: name the parts that read"
                 " these alone"
             )
-        wider, after = carrier().carry(name, reader, gives)
+        wider, after = Carrier().carry(name, reader, gives)
         if after is not None:
             raise AdaptError(f"{name!r} only hands on what it reads: name the part that reads it then, too")
         result = with_part(result, name, wider)
@@ -169,7 +178,7 @@ def _grown(part: nn.Module, path: str, size: int, patterns: list[str] | None) ->
         _check_size(size, old, "units")
         return grown_layer(path, read_wider(path, module, places, "zeros")[0], size, "xavier")
 
-    found = carrier(change=change).carry(path, part, None)
+    found = Carrier(change=change).carry(path, part, None)
     for pattern in patterns or ():
         if pattern not in used:
             raise AdaptError(f"{pattern!r} names nothing that could grow{close_to(pattern, seen)}")

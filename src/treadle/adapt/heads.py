@@ -6,9 +6,18 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from treadle.adapt.carry import carrier
-from treadle.adapt.features import CONVOLUTIONS, features_in, features_out
-from treadle.adapt.parts import at_path, finished, is_known, outermost, with_part, within
+from treadle.adapt.carry import Carrier
+from treadle.adapt.parts import (
+    CONVOLUTIONS,
+    at_path,
+    features_in,
+    features_out,
+    finished,
+    is_known,
+    outermost,
+    with_part,
+    within,
+)
 from treadle.adapt.places import Changed, Places
 from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
@@ -73,7 +82,7 @@ def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) ->
     around = outermost(network, path)
     whole = new
     if around != path:
-        whole, _ = carrier(change=change).carry(around, network.get_submodule(around), None)
+        whole, _ = Carrier(change=change).carry(around, network.get_submodule(around), None)
     return finished(network, with_part(network, around, whole), replaced=path)
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from treadle import state as states
-from treadle.adapt.features import CONVOLUTIONS, HANDING_ON, features_out
-from treadle.adapt.parts import at_path, is_plain
+from treadle.adapt.parts import CONVOLUTIONS, HANDING_ON, at_path, features_out, is_plain
 from treadle.adapt.resize import rebuilt
 from treadle.cells import RecurrentCell
 from treadle.control.loop import ClosedLoop

@@ -232,23 +232,19 @@ class Online:
         return error, error + self.loss(ys[1:][torch.tensor(answered)], _stack(answers))
 
     def _input(self, x: Any) -> Tensor:
-        weight = first_weight(self.model)
-        tensor = torch.as_tensor(x).detach().clone()[None]
-        if weight is not None:
-            tensor = tensor.to(weight.device, weight.dtype if tensor.is_floating_point() else None)
+        tensor = self._tensor(x)[None]
         self.model.check_input(tensor, 1, "step")
         return _finite(tensor, "x")
 
     def _answer(self, y: Any) -> Any:
-        if isinstance(y, tuple):
-            answer = tuple(self._answer(part) for part in y)
-        else:
-            weight = first_weight(self.model)
-            tensor = torch.as_tensor(y).detach().clone()
-            if weight is not None:
-                tensor = tensor.to(weight.device, weight.dtype if tensor.is_floating_point() else None)
-            answer = _finite(tensor, "y")
-        return answer
+        return tuple(map(self._answer, y)) if isinstance(y, tuple) else _finite(self._tensor(y), "y")
+
+    def _tensor(self, values: Any) -> Tensor:
+        """A copy where the weights are, and in their precision."""
+        tensor, weight = torch.as_tensor(values).detach().clone(), first_weight(self.model)
+        if weight is None:
+            return tensor
+        return tensor.to(weight.device, weight.dtype if tensor.is_floating_point() else None)
 
     def save(self, path: str | os.PathLike[str], **parts: Any) -> None:
         """Write network, state, history and optimiser to one checkpoint file, with the random generators.

@@ -1,7 +1,7 @@
-"""Parts of a network by their paths: which there are, how much is known of them, and how one is replaced."""
+"""Parts of a network by their paths: what they read and give, how much is known of them, and how one is replaced."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
@@ -13,6 +13,54 @@ from treadle.running.recurrent import Recurrent
 from treadle.seq2seq import EncoderDecoder
 from treadle.wiring import Graph, NoisyStateCell
 from treadle.wiring.sizes import is_cell
+
+HANDING_ON = (
+    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardtanh),
+    *(nn.Tanh, nn.Sigmoid, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Threshold),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.Upsample),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+    *(nn.ZeroPad1d, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
+)
+"""Modules without numbers of their own that treat every feature, or every channel, alike."""
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def features_in(module: nn.Module) -> int | None:
+    """How many features, or channels, a module reads; None if it does not say."""
+    if isinstance(module, nn.Sequential):
+        return _first_known(map(features_in, module))
+    return _stated(module, ("in_features", "in_channels", "input_size", "num_features"))
+
+
+def features_out(module: nn.Module) -> int | None:
+    """How many features, or channels, a module gives; None if it does not say."""
+    if isinstance(module, nn.Sequential):
+        return _first_known(map(features_out, reversed(module)))
+    if isinstance(module, nn.RNNBase):
+        return (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) == 1:
+        return module.normalized_shape[0]
+    return _stated(module, ("out_features", "out_channels", "output_size", "num_features"))
+
+
+def _first_known(counts: Iterable[int | None]) -> int | None:
+    return next((count for count in counts if count is not None), None)
+
+
+def _stated(module: Any, names: Sequence[str]) -> int | None:
+    found = _first_known(getattr(module, name, None) for name in names)
+    if found is None:
+        return module.num_parameters if isinstance(module, nn.PReLU) and module.num_parameters > 1 else None
+    return first(found) if isinstance(found, tuple) else found
+
+
+def first(size: tuple[int, ...] | None) -> int:
+    """The features of a row of that size, which are its first axis; 0 where there are none, or nobody knows."""
+    return size[0] if size else 0
+
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -43,11 +91,7 @@ def outermost(network: nn.Module, path: str) -> str:
 
 
 def at_path(network: nn.Module, at: Any) -> str:
-    """A path, once there is a part of that name.
-
-    Raises:
-        AdaptError: there is none.
-    """
+    """A path, once there is a part of that name."""
     names = [name for name, _ in network.named_modules() if name]
     if not isinstance(at, str) or (at and at not in names):
         raise AdaptError(f"at={at!r} is no part of this {type(network).__name__}{close_to(str(at), names)}")
@@ -80,15 +124,9 @@ def with_part(network: nn.Module, path: str, part: Any) -> Any:
 
 
 def finished(old: M, new: Any, replaced: str | None = None) -> M:
-    """A changed copy of a network, with what is known of it by name: modes, what is frozen, what is one and the same.
+    """A changed copy of a network, with modes, what is frozen and what is tied as in the old one, by name.
 
-    Args:
-        old: the network.
-        new: its copy.
-        replaced: the path of a part that has nothing to do with the old one, though it has its name.
-
-    Raises:
-        AdaptError: weights that were one have come apart.
+    What is at the path ``replaced`` has nothing to do with the old part, though it has its name.
     """
     modes = dict(old.named_modules())
     for name, module in new.named_modules():

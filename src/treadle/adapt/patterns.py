@@ -20,11 +20,7 @@ def names_it(pattern: str, name: str) -> bool:
 
 
 def chosen(patterns: Iterable[str] | str, names: Collection[str], what: str = "parameter") -> dict[str, list[str]]:
-    """The names that each pattern names, in their own order.
-
-    Raises:
-        AdaptError: a pattern that names nothing, which is most often a slip.
-    """
+    """The names that each pattern names, in their own order; one that names nothing is refused, as a slip."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     found: dict[str, list[str]] = {}
     for pattern in patterns:

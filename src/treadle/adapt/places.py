@@ -1,11 +1,12 @@
-"""Where the features of a wider row come from.
+"""Where the features of a wider row come from, and how new weights start.
 
 *Places* say of each feature of a new row which one of the old row it is, or -1 if it is new: ``[0, 1, 2, -1, -1]`` is a
 row of three with two behind it. ``None`` stands for a row that is as it was.
 """
 
-from collections.abc import Sequence
-from typing import TypeAlias
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -63,3 +64,23 @@ def placed(old: Tensor, new: Tensor, axes: dict[int, Tensor]) -> Tensor:
     new[grid(into)] = old[grid(out_of)]
     is_new[grid(into)] = False
     return is_new
+
+
+Start: TypeAlias = Literal["zeros", "xavier", "mean", "fresh"]
+"""How new weights start: at zero, uniform as Glorot and Bengio drew them for the fan of the tensor, as the mean of the
+old ones along the axis, or as the network that is filled had them."""
+
+STARTS = ("zeros", "xavier", "mean", "fresh")
+
+
+def _xavier(value: Tensor, tensor: Tensor, shape: tuple[int, ...], axis: int) -> Tensor:
+    bound = math.sqrt(6 / ((shape[0] + shape[1]) * math.prod(shape[2:])))
+    return value.new_empty(shape).uniform_(-bound, bound)
+
+
+STARTED: dict[str, Callable[[Tensor, Tensor, tuple[int, ...], int], Tensor]] = {
+    "zeros": lambda value, tensor, shape, axis: value.new_zeros(shape),
+    "xavier": _xavier,
+    "mean": lambda value, tensor, shape, axis: value.mean(axis, keepdim=True).expand(shape).clone(),
+    "fresh": lambda value, tensor, shape, axis: tensor.clone(),
+}

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle import state as states
-from treadle.adapt.places import Places, appended, joined, placed
-from treadle.adapt.starts import STARTED, Start
+from treadle.adapt.places import STARTED, Places, Start, appended, joined, placed
 from treadle.errors import AdaptError, ModelFileError
 from treadle.files.description import arguments_of
 

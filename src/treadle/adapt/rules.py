@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from treadle.adapt.starts import STARTED, Start
+from treadle.adapt.places import STARTED, Start
 from treadle.errors import AdaptError
 
 
@@ -88,18 +88,7 @@ def advice(name: str, found: Tensor, tensor: Tensor) -> str:
 def followed(
     name: str, pattern: str, steps: tuple[Step, ...], found: Tensor, tensor: Tensor
 ) -> tuple[Tensor, str, str]:
-    """What a rule makes of a tensor: its new value, what was done, and how.
-
-    Args:
-        name: the tensor that is filled.
-        pattern: that of the rule.
-        steps: those of the rule, one after another.
-        found: what was given.
-        tensor: what is filled.
-
-    Raises:
-        AdaptError: the rule does not fit.
-    """
+    """What the steps of a rule make of a tensor that was found: its new value, what was done, and how."""
     value, actions, details = found.detach().to(tensor.device, tensor.dtype), [], []
     wants = tuple(tensor.shape)
     for step in steps:

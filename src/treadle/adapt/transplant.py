@@ -1,20 +1,97 @@
 """The weights of one network in another that has other shapes."""
 
+import collections
 import copy
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from treadle.adapt.patterns import close_to, names_it, stands_for
+from treadle.adapt.places import STARTS
 from treadle.adapt.rules import Copy, Crop, Fresh, Rule, Step, Widen, advice, followed
-from treadle.adapt.starts import STARTS
-from treadle.adapt.transplant_report import Transplanted, TransplantReport
+from treadle.adapt.table import table
 from treadle.adapt.weights import tensors_by_name
 from treadle.errors import AdaptError
+
+
+@dataclasses.dataclass(frozen=True)
+class Transplanted:
+    """What became of one tensor: a row of a `TransplantReport`.
+
+    Args:
+        name: the tensor, in the network.
+        action: ``"copied"``, ``"widened"``, ``"cropped"``, ``"fresh"`` (a rule left it as it was), ``"missing"``
+            (nothing was given for it, so it is as it was), ``"tied"`` (it is one with another tensor) or ``"unused"``
+            (it is among the given weights alone).
+        source: its name among the given weights.
+        source_shape: the shape that was given.
+        shape: the shape that it has in the network.
+        detail: what else there is to say, in words.
+    """
+
+    name: str
+    action: str
+    source: str | None
+    source_shape: tuple[int, ...] | None
+    shape: tuple[int, ...] | None
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TransplantReport:
+    """What became of every tensor, in a network and among the weights that were given; it prints as a table.
+
+    Args:
+        rows: a `Transplanted` for each.
+    """
+
+    rows: tuple[Transplanted, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tensors there are of each action."""
+        return dict(collections.Counter(row.action for row in self.rows))
+
+    def names(self, action: str) -> list[str]:
+        """The tensors with which this was done: ``report.names("missing")``."""
+        return [row.name for row in self.rows if row.action == action]
+
+    def __getitem__(self, name: str) -> Transplanted:
+        for row in self.rows:
+            if row.name == name and row.action != "unused":
+                return row
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[Transplanted]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        def shaped(shape: tuple[int, ...] | None) -> str:
+            return "" if shape is None else str(list(shape))
+
+        rows = [
+            (
+                row.name,
+                row.action,
+                "" if row.source in (None, row.name) else str(row.source),
+                shaped(row.source_shape),
+                shaped(row.shape),
+                row.detail,
+            )
+            for row in self.rows
+        ]
+        counts = ", ".join(f"{count} {action}" for action, count in self.counts.items())
+        return f"{table(('tensor', 'action', 'from', 'given', 'network', ''), rows)}\n{counts}"
+
+    __repr__ = __str__
+
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -87,12 +164,7 @@ def transplant(
 
 
 class _Plan:
-    """What every tensor gets, decided one by one.
-
-    Args:
-        given: the weights.
-        asked: the pattern and the steps of the rule of each tensor that has one.
-    """
+    """What every tensor gets, decided one by one; ``asked`` has pattern and steps of each that has a rule."""
 
     def __init__(self, given: dict[str, Tensor], asked: dict[str, tuple[str, tuple[Step, ...]]]):
         self.given, self.asked = given, asked
@@ -146,11 +218,7 @@ class _Plan:
         self.rows[name] = Transplanted(name, action, source, shape, tuple(tensor.shape), detail)
 
     def check(self, own: list[str]) -> None:
-        """Refuse what does not fit, and the weights of another architecture.
-
-        Args:
-            own: the names of the network's tensors.
-        """
+        """Refuse what does not fit, and the weights of another architecture."""
         if not self.values and not self.unfit and any(row.action == "missing" for row in self.rows.values()):
             such = f", such as {next(iter(self.given))!r}" if self.given else ""
             raise AdaptError(

@@ -6,12 +6,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from treadle.adapt.carry import carrier
-from treadle.adapt.features import CONVOLUTIONS, features_out
-from treadle.adapt.parts import finished, outermost, with_part
+from treadle.adapt.carry import Carrier
+from treadle.adapt.parts import CONVOLUTIONS, features_out, finished, outermost, with_part
 from treadle.adapt.patterns import chosen
-from treadle.adapt.places import Changed, Places, appended
-from treadle.adapt.starts import Start
+from treadle.adapt.places import Changed, Places, Start, appended
 from treadle.adapt.wider import grown_layer, read_wider, wider
 from treadle.errors import AdaptError
 
@@ -102,7 +100,7 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
             new.weight, new.num_embeddings = wider(module.weight, {0: rows}, start), size
         return new, None
 
-    carry, result = carrier(change=change).carry, network
+    carry, result = Carrier(change=change).carry, network
     for path in dict.fromkeys(outermost(network, path) for path in modules if path in growing):
         new, _ = carry(path, network.get_submodule(path), None)
         result = with_part(result, path, new)

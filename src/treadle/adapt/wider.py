@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from treadle.adapt.features import CONVOLUTIONS, HANDING_ON, TRANSPOSED, first
-from treadle.adapt.places import Changed, Places, appended, placed
+from treadle.adapt.parts import CONVOLUTIONS, HANDING_ON, TRANSPOSED, first
+from treadle.adapt.places import STARTED, Changed, Places, Start, appended, placed
 from treadle.adapt.resize import resized_hidden
-from treadle.adapt.starts import STARTED, Start
 from treadle.errors import AdaptError
 from treadle.wiring.sizes import as_size, output_size
 

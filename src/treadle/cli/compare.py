@@ -64,7 +64,7 @@ def compare(
     from treadle.files import model_file
     from treadle.recipes.compare import Workers, as_json, available_cores, best, make_plan, standings
     from treadle.training import CELLS, read_text, standard_library
-    from treadle.training.language_model_fit import ROWS
+    from treadle.training.language_model import ROWS
 
     wirings, cells = choices("--wiring", wiring, WIRINGS), choices("--cell", cell, CELLS)
     allowed = parse_budget(budget)
@@ -137,7 +137,7 @@ def compare(
 
 def announce(out: "Console", plan: "Plan", text: "Text") -> None:
     """Say what is about to happen."""
-    from treadle.training.language_model_fit import ROWS
+    from treadle.training.language_model import ROWS
 
     kinds, seeds = len(plan.contenders), len(plan.seeds)
     seen = plan.steps * plan.window * ROWS

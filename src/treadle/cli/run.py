@@ -32,7 +32,7 @@ def run(
     from treadle.files import model_file
     from treadle.recipes.generate import generate, printable
     from treadle.training import Fitted, require_language_model
-    from treadle.training.predict import check_readable, predictions
+    from treadle.training.fitted import check_readable, predictions
 
     use_one_thread()
     if data is not None:

@@ -189,11 +189,7 @@ Space: TypeAlias = Discrete | Continuous
 
 
 class Likeliest(nn.Module):
-    """A 1 in the place of the highest score, of equal ones the first, and 0 elsewhere; without a gradient.
-
-    Args:
-        n: how many scores.
-    """
+    """A 1 in the place of the highest score, of equal ones the first, and 0 elsewhere; without a gradient."""
 
     def __init__(self, n: int):
         super().__init__()

@@ -80,11 +80,7 @@ class TableFile:
         """Of columns of text, as soon as their first times have been read."""
 
     def require(self, columns: Iterable[str]) -> None:
-        """Refuse what is not the name of one column.
-
-        Raises:
-            DataError: with the names that there are.
-        """
+        """Refuse what is not the name of one column."""
         for name in columns:
             if name not in self.names:
                 near = difflib.get_close_matches(name, self.names, 1)
@@ -108,11 +104,7 @@ class TableFile:
         return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
     def check_numbers(self, columns: Sequence[str]) -> None:
-        """Refuse columns of Parquet that do not begin with numbers, before all is read.
-
-        Raises:
-            DataError: with the first value that is none.
-        """
+        """Refuse columns of Parquet that do not begin with numbers, before all is read."""
         import pyarrow as pa
 
         numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
@@ -123,11 +115,7 @@ class TableFile:
                 rows.numbers(name)
 
     def read(self, numbers: Sequence[str] = (), others: Sequence[str] = ()) -> "Rows":
-        """All rows of some columns; see `batches`.
-
-        Raises:
-            DataError: as of `batches`; there are no rows.
-        """
+        """All rows of some columns, at least one; see `batches`."""
         self.require([*numbers, *others])
         self.check_numbers(numbers)
         pieces = list(self.batches(numbers, others))
@@ -138,16 +126,8 @@ class TableFile:
     def batches(self, numbers: Sequence[str], others: Sequence[str] = (), start: int = 0) -> "Iterator[Rows]":
         """Rows in pieces, from ``start`` on, in memory that does not depend on the size of the file.
 
-        Parquet knows where a row is. Of a text file, those before it are read over.
-
-        Args:
-            numbers: columns in which numbers are expected.
-            others: columns of text, times or lists.
-            start: the first row.
-
-        Raises:
-            DataError: the file is damaged; a text file has something that is not a number where one is expected, or a
-                line with too few or too many fields.
+        Numbers are expected in some columns; the others are text, times or lists. Parquet knows where a row is; of a
+        text file, those before it are read over.
         """
         first = start
         read = self._of_parquet if self.is_parquet else self._of_text
@@ -275,13 +255,7 @@ class TableFile:
 
 
 class Rows:
-    """Rows of a table that follow each other.
-
-    Attributes:
-        file: the table.
-        first: the number of the first row, counted from 0.
-        batch: what was read.
-    """
+    """Rows of a table that follow each other."""
 
     def __init__(self, file: TableFile, first: int, batch: "pa.RecordBatch"):
         self.file, self.first, self.batch = file, first, batch
@@ -302,11 +276,7 @@ class Rows:
         return self.file.error(self.first + row, column, message)
 
     def column(self, name: str) -> "pa.Array":
-        """A column; text as text.
-
-        Raises:
-            DataError: it is text that is not UTF-8.
-        """
+        """A column; text as text."""
         import pyarrow as pa
 
         values = self.batch.column(name)
@@ -325,11 +295,7 @@ class Rows:
         return self.column(name)[row].cast(pa.string()).as_py()
 
     def numbers(self, name: str) -> np.ndarray:
-        """A column as float64 [N], NaN where a value is missing.
-
-        Raises:
-            DataError: a value is not a number, or infinite.
-        """
+        """A column of finite numbers as float64 [N], NaN where a value is missing."""
         hint = "convert the column, or name others" if self.file.is_parquet else "correct it, or leave the row out"
         message = f"{{}} is not a number: {hint}"
         numbers = self._converted(name, self.batch.column(name), _as_float64, message).to_numpy(zero_copy_only=False)
@@ -339,11 +305,7 @@ class Rows:
         return numbers
 
     def numbers_of_lists(self, name: str) -> np.ndarray:
-        """The numbers of a column of lists, one list after the other: float64 [N], NaN where a value is missing.
-
-        Raises:
-            DataError: with the step, if a value is not a finite number.
-        """
+        """The numbers of a column of lists, one list after the other: finite float64 [N], NaN where missing."""
         values = self.batch.column(name).flatten()
         with contextlib.suppress(*CONVERSION_ERRORS):
             numbers = _as_float64(values).to_numpy(zero_copy_only=False)
@@ -356,11 +318,7 @@ class Rows:
         raise DataError(f"{self.file.path}, column {name!r}: the lists hold {values.type}, which are not numbers")
 
     def times(self, name: str) -> np.ndarray:
-        """A column of times as whole numbers or float64 [N] that can be compared.
-
-        Raises:
-            DataError: a time is missing, or is neither a number, nor a date or a time as ISO 8601 writes it.
-        """
+        """A column of numbers, or of times as ISO 8601 writes them, as numbers [N] that can be compared."""
         import pyarrow as pa
 
         values = self.column(name)

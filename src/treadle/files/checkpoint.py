@@ -123,16 +123,7 @@ def weights_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_same(path: str | os.PathLike[str], there: Any, here: Any) -> None:
-    """Refuse to resume a run as if it were another.
-
-    Args:
-        path: the checkpoint.
-        there: what the run in it said of itself.
-        here: what this one says.
-
-    Raises:
-        ModelFileError: they differ, with the first difference.
-    """
+    """Refuse to resume from a checkpoint of another run: each says what it is."""
     difference = _difference(there, here)
     if difference:
         name, before, now = difference

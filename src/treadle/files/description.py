@@ -53,25 +53,13 @@ def _known() -> dict[str, type]:
 
 
 def describe(model: Any) -> str:
-    """A network as JSON, without its weights.
-
-    Raises:
-        ModelFileError: an argument of a constructor cannot be read from the module, or is nothing that JSON holds.
-    """
+    """A network as JSON, without its weights."""
     names = {kind: name for name, kind in _known().items()}
     return json.dumps(_describe(model, names))
 
 
 def build(text: str, extra: Iterable[type] = ()) -> Any:
-    """The network that a description describes, with fresh weights.
-
-    Args:
-        text: what `describe` gave.
-        extra: classes of your own that the description may name.
-
-    Raises:
-        ModelFileError: the description is damaged, or names a class that was not passed.
-    """
+    """The network that `describe` described, with fresh weights; it may name the classes ``extra``, too."""
     known = _known()
     for kind in extra:
         if not isinstance(kind, type):
@@ -244,11 +232,7 @@ def occurrences(module: nn.Module, counted: dict[int, int]) -> int:
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, on the CPU, contiguous, sharing no memory.
-
-    Raises:
-        ModelFileError: a module keeps something else in its ``state_dict``.
-    """
+    """All parameters and buffers by name, on the CPU, contiguous, sharing no memory."""
     found = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):

@@ -27,7 +27,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
     Example:
         >>> from matplotlib.figure import Figure
-        >>> from treadle.show.figures import save_figure
+        >>> from treadle.insight.picture import save_figure
         >>> save_figure(Figure(), "empty.svg").name
         'empty.svg'
     """

@@ -223,12 +223,7 @@ def beam_search(
 
 
 def logarithms(scores: Tensor) -> Tensor:
-    """The logarithms of the probabilities of tokens [B, K], from what the network gives.
-
-    Raises:
-        ShapeError: it gives something else than scores of tokens.
-        StateError: they are not finite.
-    """
+    """The logarithms of the probabilities of tokens [B, K], from what the network gives."""
     if scores.ndim != 2:
         raise ShapeError(
             f"a network that says tokens gives a score for each, [B, K], but this gives {list(scores.shape)}"

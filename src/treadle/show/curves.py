@@ -5,7 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from treadle.show.figures import plot, save_figure
+from treadle.insight.picture import save_figure
+from treadle.show.figures import plot
 
 
 def draw_curves(
@@ -21,9 +22,6 @@ def draw_curves(
         steps: training steps, the points of all curves.
         curves: mean and spread in bits per byte at these points, by name; best first. A spread of None draws no band.
         baselines: level lines by name, for scale.
-
-    Returns:
-        The path; see `save_figure`.
 
     Example:
         >>> from treadle.show.curves import draw_curves

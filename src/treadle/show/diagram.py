@@ -77,10 +77,6 @@ def diagram_of(model: Any) -> Diagram:
     Args:
         model: a cell, a wiring, a `treadle.Recurrent` of one, or a drop-in, which has a method ``recurrent()``.
 
-    Raises:
-        TypeError: it is none of them.
-        ValueError: a graph without outputs.
-
     Example:
         >>> import treadle as td
         >>> from treadle.show.diagram import diagram_of

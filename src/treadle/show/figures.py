@@ -3,19 +3,9 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from treadle.insight.picture import save_figure
-
-__all__ = ["label", "plot", "save_figure"]
-
 
 def plot(height: float, x: str, y: str) -> tuple[Figure, Axes]:
-    """A figure 8 inches wide, with one pair of axes for curves.
-
-    Args:
-        height: inches.
-        x: what the horizontal axis says.
-        y: what the vertical one says.
-    """
+    """A figure 8 inches wide, with one pair of axes for curves."""
     figure = Figure(figsize=(8, height), layout="constrained")
     axes = figure.subplots()
     label(axes, x, y)

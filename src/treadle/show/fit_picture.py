@@ -7,7 +7,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from treadle.show.figures import label, save_figure
+from treadle.insight.picture import save_figure
+from treadle.show.figures import label
 
 
 def draw_forecasts(
@@ -32,13 +33,7 @@ def draw_predictions(axes: Axes, name: str, true: Sequence[float], predicted: Se
 
 
 def draw_confusion(axes: Axes, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
-    """Draw how often each label was said where each is true, as a table in shades.
-
-    Args:
-        axes: where.
-        labels: all of them.
-        counts: a row for each true label, a column for each that was said.
-    """
+    """Draw how often each label was said where each is true, as a table in shades."""
     axes.imshow(counts, cmap="Blues")
     if len(labels) <= 30:
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
@@ -66,9 +61,6 @@ def draw_fit(
         losses: step and loss of the training part.
         scores: step and loss of the validation part; may be empty.
         truth: draws predictions beside what came true, below the curves.
-
-    Returns:
-        The path; see `save_figure`.
 
     Example:
         >>> from treadle.show.fit_picture import draw_fit, draw_predictions

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
-from treadle.show.figures import plot, save_figure
+from treadle.insight.picture import save_figure
+from treadle.show.figures import plot
 
 
 def draw_iou_by_clicks(

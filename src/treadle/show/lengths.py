@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from treadle.show.figures import plot, save_figure
+from treadle.insight.picture import save_figure
+from treadle.show.figures import plot
 
 
 def accuracy_by_length(lengths: Sequence[int], right: Sequence[bool]) -> list[tuple[int, float]]:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from treadle.insight.picture import save_figure
 from treadle.insight.reach_curves import GradientReach, figure_of
-from treadle.show.figures import save_figure
 
 
 def draw_reach(path: str | os.PathLike[str], measured: Mapping[str, GradientReach]) -> Path:

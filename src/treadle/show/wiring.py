@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Curve
 
+from treadle.insight.picture import save_figure
 from treadle.show.diagram import Edge, diagram_of
 from treadle.show.diagram_layout import SMALL_POINTS, TITLE_POINTS, Label, Panel, Place, Point, Wire, lay_out
-from treadle.show.figures import save_figure
 
 
 class Style(NamedTuple):

@@ -15,11 +15,6 @@ class Cursor:
     A step is an element with what is asked for ``horizon`` elements later, so a stream has ``horizon`` steps fewer than
     elements. Where a stream knows its length, nothing is read before it is needed: stepping over the steps that another
     process reads costs nothing.
-
-    Args:
-        stream: what to read.
-        horizon: how much later y is than x.
-        position: the step to begin with.
     """
 
     def __init__(self, stream: Stream, horizon: int, position: int = 0):

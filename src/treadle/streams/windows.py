@@ -14,9 +14,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from treadle.errors import DataError, ShapeError, StateError
 from treadle.streams.ahead import ahead
-from treadle.streams.batch import Batch
+from treadle.streams.batch import Batch, Kind, Page
 from treadle.streams.cursor import Cursor
-from treadle.streams.page import Kind, Page
 from treadle.streams.stream import Stream
 
 

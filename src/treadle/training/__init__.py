@@ -1,22 +1,27 @@
 """Fitting a network to data, from files to a model that says how good it is.
 
-Data: ``text.py``, ``sequences.py`` and ``series.py``, scaled by ``scaling.py``, in ``batches.py`` and
-``batches_of_traces.py``. Networks: ``language_model.py``, ``layered_networks.py``. ``text_task.py``,
-``sequence_task.py`` and ``series_task.py`` bring both together, as ``task.py`` says; ``opening.py`` chooses one by the
-file. Training: ``fit_run.py`` starts ``training_loop.py``, with ``loss.py``, ``optimiser.py``, ``budget.py``,
-``early_stopping.py``, over ``processes.py`` or ``on_ray.py``. What comes out: ``fitted.py``.
+Data: ``text.py``, ``sequences.py`` and ``series.py``, scaled by ``scaling.py``, in ``batches.py``. Networks:
+``language_model.py``, ``layered_networks.py``. ``text_task.py``, ``sequence_task.py`` and ``series_task.py`` bring both
+together, as ``task.py`` says. Training: ``fit_run.py`` chooses one by the file and starts ``training_loop.py``, with
+``evaluate.py``, ``budget.py``, ``early_stopping.py``, over ``processes.py`` or ``on_ray.py``. What comes out:
+``fitted.py``.
 """
 
 from treadle.adapt.groups import parameter_groups
 from treadle.files.checkpoint import load_checkpoint, save_checkpoint
-from treadle.training.batches import Batch, Epochs
-from treadle.training.batches_of_traces import trace_batches
+from treadle.training.batches import Batch, Epochs, trace_batches
 from treadle.training.early_stopping import EarlyStopping
+from treadle.training.evaluate import total_loss
 from treadle.training.fitted import Fitted
-from treadle.training.language_model import language_model, match_hidden_size, require_language_model
-from treadle.training.language_model_fit import Progress, bits_per_byte, fit
+from treadle.training.language_model import (
+    Progress,
+    bits_per_byte,
+    fit,
+    language_model,
+    match_hidden_size,
+    require_language_model,
+)
 from treadle.training.layered_networks import CELLS, forecaster, sequence_model
-from treadle.training.loss import total_loss
 from treadle.training.on_ray import steps_on_ray
 from treadle.training.sequence_task import SequenceTask
 from treadle.training.sequences import Sequences, read_sequences

@@ -1,12 +1,16 @@
-"""Batches, by padding, epoch after epoch; what comes next is known from the seed and two numbers."""
+"""Batches of sequences and traces, by padding; what comes next is known from the seed and two numbers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from treadle.control.loop import ClosedLoop
+from treadle.control.traces import Trace
+from treadle.errors import DataError
 from treadle.training.sequences import IGNORED
 
 
@@ -118,3 +122,33 @@ def buckets(lengths: Sequence[int], rows: int, seed: int, epoch: int, pool: int 
         items = sorted(items, key=lengths.__getitem__)  # stable, so equal lengths stay shuffled
         batches += [items[i : i + rows] for i in range(0, len(items), rows)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def trace_batches(loop: ClosedLoop, traces: Sequence[Trace], rows: int, seed: int = 0) -> Epochs:
+    """Batches of traces for `treadle.training.train`, whose model is then ``loop.follower()``.
+
+    Args:
+        loop: who learns.
+        traces: what from.
+        rows: traces in a batch; in each epoch they are shuffled.
+        seed: of the order.
+
+    Raises:
+        DataError: no traces; a reading or an action that there is not, with the number of the trace.
+    """
+    examples: list[tuple[Tensor, Tensor]] = []
+    for number, trace in enumerate(traces):
+        if len(trace.readings):
+            try:
+                targets = loop.actions.targets(trace.targets, "target")
+                examples.append((loop.pairs(trace.readings, trace.actions), targets))
+            except DataError as error:
+                raise DataError(f"trace {number}: {error}") from None
+    if not examples:
+        raise DataError("there are no traces with a step in them to train on")
+
+    def plan(epoch: int) -> list[list[int]]:
+        order = np.random.default_rng([seed, epoch]).permutation(len(examples)).tolist()
+        return [order[first : first + rows] for first in range(0, len(order), rows)]
+
+    return Epochs(plan, lambda number: examples[number])

@@ -1,5 +1,6 @@
-"""How long training lasts: a number of steps, or a time that several runs of a process may share."""
+"""How long training lasts: a number of steps, or a time that several runs may share; and how fast it learns by then."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -70,3 +71,16 @@ def every(steps: int | None = None, seconds: float | None = None) -> Callable[[i
         return True
 
     return due
+
+
+def warm_up_and_cosine(step: int, share_done: float, warm_up: int = 10) -> float:
+    """The share of the highest learning rate: it rises over the first steps and falls along half a cosine to nothing.
+
+    Source: Loshchilov and Hutter, *SGDR: Stochastic gradient descent with warm restarts*, 2017.
+
+    Example:
+        >>> from treadle.training.budget import warm_up_and_cosine
+        >>> [round(warm_up_and_cosine(step, (step - 1) / 100), 2) for step in (1, 10, 51, 100)]
+        [0.1, 0.98, 0.5, 0.0]
+    """
+    return min(step / warm_up, 1) * 0.5 * (1 + math.cos(math.pi * share_done))

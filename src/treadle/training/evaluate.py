@@ -1,13 +1,42 @@
-"""A network over sequences, for evaluation."""
+"""The loss of labels and numbers, and a network over sequences, for evaluation. What has no answer does not count."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from treadle.running.recurrent import Recurrent
-from treadle.training.loss import total_loss
+from treadle.training.sequences import IGNORED
+
+
+def total_loss(ys: Tensor, y: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The loss over all answers of a batch, and how many there are; the mean is for whoever has all of them.
+
+    Args:
+        ys: [B, T, K]: scores (logits) of K labels, or K numbers.
+        y: [B, T] labels, -100 where a step has none; or [B, T, K] numbers, NaN where there is none.
+        label_smoothing: how much of each label's weight goes to all labels alike, against overconfidence.
+
+    Returns:
+        The sum, of cross-entropies in nats or of squared errors, and the number of terms in it.
+
+    Example:
+        >>> import torch
+        >>> from treadle.training.evaluate import total_loss
+        >>> total, count = total_loss(torch.zeros(1, 3, 2), torch.tensor([[1, -100, 0]]))
+        >>> (total / count).item(), count.item()
+        (0.6931471824645996, 2)
+    """
+    if y.is_floating_point():
+        there = ~y.isnan()
+        # Not (ys - y)[there]: what is NaN in y must not reach the gradient, and where() keeps the shapes.
+        return torch.where(there, ys - y.nan_to_num(), 0).square().sum(), there.sum()
+    options = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": label_smoothing}
+    total = F.cross_entropy(ys.flatten(0, 1), y.flatten(), **options)
+    return total, (y != IGNORED).sum()
+
 
 ROWS, STEPS = 64, 4096
 """At most so much is computed at a time: sequences may be long, and there may be many of them."""
@@ -15,14 +44,9 @@ ROWS, STEPS = 64, 4096
 
 @torch.no_grad()
 def outputs_of(model: Recurrent, xs: Sequence[Tensor]) -> list[Tensor]:
-    """What a network gives for each of some sequences, in evaluation mode; the mode it is in does not change.
+    """What a network [B, T, I] gives for each [T, I] of some sequences of any lengths: each [T, K].
 
-    Args:
-        model: [B, T, I] in, [B, T, K] out.
-        xs: each [T, I], of any lengths.
-
-    Returns:
-        Each [T, K].
+    In evaluation mode; the mode it is in does not change.
 
     Example:
         >>> import torch, treadle as td
@@ -48,12 +72,7 @@ def outputs_of(model: Recurrent, xs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def mean_loss(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
-    """The mean loss over all answers of some sequences; NaN if there are none.
-
-    Args:
-        outputs: each [T, K].
-        targets: each [T] labels or [T, K] numbers, as in `treadle.training.loss.total_loss`.
-    """
+    """The mean of `total_loss` over all answers of some sequences; NaN if there are none."""
     pairs = [total_loss(ys[None], y[None]) for ys, y in zip(outputs, targets, strict=True)]
     totals, counts = zip(*pairs, strict=True)
     return (torch.stack(totals).double().sum() / torch.stack(counts).sum()).item()

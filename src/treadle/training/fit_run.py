@@ -4,22 +4,43 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from treadle.adapt.groups import parameter_groups
+from treadle.data.table_file import TableFile, is_table
 from treadle.errors import DataError, ModelFileError
 from treadle.files import model_file
 from treadle.training.early_stopping import EarlyStopping
 from treadle.training.fitted import Fitted
 from treadle.training.language_model import require_language_model
 from treadle.training.layered_networks import parameter_count
-from treadle.training.opening import KINDS, kind_of, open_task
 from treadle.training.processes import rank_and_ranks
-from treadle.training.task import Design, Habits
+from treadle.training.sequence_task import SequenceTask
+from treadle.training.sequences import read_sequences
+from treadle.training.series import read_series
+from treadle.training.series_task import SeriesTask
+from treadle.training.task import Design, Habits, Task
+from treadle.training.text import read_text
+from treadle.training.text_task import TextTask
 from treadle.training.training_loop import Step, train
+
+KINDS: dict[str, type[Any]] = {"text": TextTask, "sequences": SequenceTask, "series": SeriesTask}
+
+
+def kind_of(path: str | os.PathLike[str], target: Sequence[str] = (), inputs: Sequence[str] = ()) -> str:
+    """What a file holds: ``"sequences"`` in ``.ts`` and in ``.parquet`` with lists in the columns that are read,
+    ``"series"`` in other tables (``.csv``, ``.tsv``, ``.parquet``), ``"text"`` in everything else."""
+    if not is_table(path):
+        return "sequences" if Path(path).suffix.lower() == ".ts" else "text"
+    file = TableFile(path)
+    file.require(inputs)
+    lists = [name for name in inputs or file.names if name not in target and file.is_list(name)]
+    return "sequences" if lists else "series"
+
 
 ONLY = {
     "series": ("horizon", "series_id", "time", "season", "difference"),
@@ -101,6 +122,31 @@ class Settings:
         return getattr(self.habits, name) if value is None else value
 
 
+def open_task(settings: Settings, start: Fitted | None) -> Task:
+    """Read the files, and make of them what is to be learned; ``start`` is the network to resume."""
+    path, target, inputs = settings.file, settings.target, settings.inputs
+    common: dict[str, Any] = {"rows": settings.option("rows"), "seed": settings.seed, "share": rank_and_ranks()}
+    if settings.kind == "text":
+        window = {} if settings.window is None else {"window": settings.window}
+        return TextTask(read_text(path), **window, **common)
+    if start is not None:
+        target = target or (start.targets.names if start.targets is not None else ())
+        inputs = inputs or (() if Path(path).suffix.lower() == ".ts" else start.inputs.names)
+    common |= {"start": start, "predict": settings.predict}
+    missing = "refuse" if settings.missing is None else settings.missing
+    validation = 0.15 if settings.validation is None else settings.validation
+    if settings.kind == "series":
+        columns = {"series_id": settings.series_id, "time": settings.time, "missing": missing, "validation": validation}
+        common |= {name: getattr(settings, name) for name in ("horizon", "window", "season", "difference")}
+        return SeriesTask(read_series(path, target, inputs, **columns), **common)
+    if len(target) > 1:
+        raise DataError(f"{path}: sequences have one column of answers, but `target` names {', '.join(target)}")
+    answer = target[0] if target else None
+    learned, chosen = read_sequences(path, answer, inputs).split(validation, settings.seed)
+    judge = None if settings.test is None else read_sequences(settings.test, answer, inputs)
+    return SequenceTask(learned, chosen, judge, missing=missing, **common)
+
+
 class Run:
     """A fit that can be started.
 
@@ -116,34 +162,20 @@ class Run:
 
     def __init__(self, settings: Settings):
         self.settings, kind = settings, settings.check()
-        names = ("horizon", "series_id", "time", "season", "difference", "predict", "missing", "validation", "window")
-        given = {name: getattr(settings, name) for name in (*names, "test")}
-        options = {name: value for name, value in given.items() if value is not None}
-        if kind != "text":
-            options |= {"target": settings.target, "inputs": settings.inputs}
-        options["rows"] = settings.option("rows")
         model = start = None
         if settings.resume is not None and kind == "text":
             model = require_language_model(model_file.load(settings.resume), settings.resume)
         elif settings.resume is not None:
             start = load_to_go_on(settings.resume, kind)
             model = start.model
-        self.task = open_task(settings.file, kind, start=start, seed=settings.seed, share=rank_and_ranks(), **options)
+        self.task = open_task(settings, start)
         self.done = 0
         """Steps done when it is over."""
         torch.manual_seed(settings.seed)
-        if model is not None:
-            self.model = model
-        else:
-            self.model = self.task.build(
-                Design(
-                    settings.cell or "lstm",
-                    settings.wiring or "stack",
-                    settings.layers or 2,
-                    settings.option("parameters"),
-                    settings.option("dropout"),
-                )
-            )
+        if model is None:
+            shape = settings.cell or "lstm", settings.wiring or "stack", settings.layers or 2
+            model = self.task.build(Design(*shape, settings.option("parameters"), settings.option("dropout")))
+        self.model = model
 
     def __str__(self) -> str:
         what = f"A network of {parameter_count(self.model):,} parameters"
@@ -207,12 +239,7 @@ CALLED = {"file": "the data", "test": "the file of --test", "resume": "the file 
 
 
 def load_to_go_on(path: str, kind: str) -> Fitted:
-    """What a model file holds, if it is a network for series or for sequences, as it must be.
-
-    Raises:
-        ModelFileError: it is not.
-        OSError: it cannot be read.
-    """
+    """What a model file holds, if it is a network for series or for sequences, as it must be."""
     fitted = Fitted.load(path)
     found = "sequences" if fitted.horizon is None else "series"
     if found != kind:

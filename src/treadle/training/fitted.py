@@ -2,17 +2,21 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from treadle.data.table_file import is_table
 from treadle.errors import DataError, ModelFileError
 from treadle.files import model_file
 from treadle.running.recurrent import Recurrent
 from treadle.training.evaluate import outputs_of
 from treadle.training.scaling import Scaling, fill_previous
+from treadle.training.sequences import read_inputs
+from treadle.training.series import read_inputs_of_series
 
 
 @dataclasses.dataclass
@@ -179,3 +183,41 @@ class Fitted:
                 f" says that there are {len(inputs.names)} and {found.outputs_per_step}"
             )
         return found
+
+
+def predictions(fitted: Fitted, path: str | os.PathLike[str], series_id: str | None = None) -> Iterator[list[Any]]:
+    """What a fitted network says of a file of series or sequences, in which answers may be or not.
+
+    Yields:
+        Names of columns, then rows: where it is, and the answer. Of sequences, one row each or one for every step; of
+        series, one for every row, in the order in which they lie in the file by series.
+
+    Raises:
+        DataError: the file lacks what the network reads, with row and column.
+    """
+    names = fitted.inputs.names
+    if fitted.horizon is not None:
+        targets = fitted.targets.names if fitted.targets is not None else ()
+        ahead = range(1, fitted.horizon + 1) if fitted.horizon else [0]
+        found = read_inputs_of_series(path, names, series_id)
+        yield [*(["series"] if series_id else []), "row", *(f"{name}+{k}" for k in ahead for name in targets)]
+        for id_, rows, xs in found:
+            answers = fitted.predict_all([xs])[0].flatten(1)
+            for row, answer in zip(rows, answers.tolist(), strict=True):
+                yield [*([id_] if series_id else []), row, *answer]
+        return
+    sequences, every = read_inputs(path, names), fitted.predict == "every"
+    said = ["label"] if fitted.targets is None else list(fitted.targets.names)
+    yield ["sequence", *(["step"] if every else []), *said]
+    for place, xs in sequences:
+        answer = fitted.predict_all([xs])[0]
+        for step, one in enumerate(answer if every else [answer], 1):
+            values = [one] if isinstance(one, str) else torch.as_tensor(one).tolist()
+            yield [place, *([step] if every else []), *values]
+
+
+def check_readable(path: str | os.PathLike[str], fitted: Fitted) -> None:
+    """Refuse a file of a kind that the network cannot read."""
+    forecasts = fitted.horizon is not None
+    if not (is_table(path) if forecasts else Path(path).suffix.lower() in (".ts", ".parquet", ".pq")):
+        raise DataError(f"{path}: this network reads {'.csv, .tsv' if forecasts else '.ts'} or .parquet files")

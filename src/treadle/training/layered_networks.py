@@ -37,20 +37,7 @@ TOLERANCE = 0.02
 
 
 def layers_of(cell: str, wiring: str, layers: int, input_size: int, hidden_size: int, dropout: float = 0.0) -> Stack:
-    """Layers of one cell under a named wiring. Forget gates start open (bias 1) in the cells that have this option.
-
-    Args:
-        cell: a name in `CELLS`.
-        wiring: a name in `treadle.WIRINGS`.
-        layers: how many.
-        input_size: ``I``, features that they read.
-        hidden_size: ``H`` of every layer.
-        dropout: between them, while training.
-
-    Raises:
-        ValueError: no such cell or wiring.
-        ShapeError: a size is not a positive whole number.
-    """
+    """Layers of one cell under a named wiring. Forget gates start open (bias 1) in the cells that have this option."""
     if cell not in CELLS:
         raise ValueError(f"there is no cell {cell!r}: choose one of {', '.join(CELLS)}")
     if wiring not in WIRINGS:
@@ -173,12 +160,9 @@ def forecaster(
 
 @torch.no_grad()
 def fit_linear(model: Recurrent, examples: Sequence[tuple[Tensor, Tensor]], delays: Sequence[int]) -> None:
-    """Let the linear part of a forecaster start as the best that a linear forecast can be: by least squares.
+    """Let the linear part of a `forecaster` with these ``delays`` start as the best linear forecast: by least squares.
 
-    Args:
-        model: what `forecaster` built, with these ``delays``.
-        examples: pairs of ``x`` [T, I] and ``y`` [T, K], NaN where there is nothing to forecast.
-        delays: as they were given to `forecaster`.
+    Examples are pairs of ``x`` [T, I] and ``y`` [T, K], NaN where there is nothing to forecast.
     """
     longest = max(delays)
     designs, targets = [], []
@@ -208,18 +192,10 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def nearest_hidden_size(build: Callable[[int], nn.Module], parameters: int, what: str) -> tuple[int, int]:
-    """The hidden size that brings a network nearest to a number of parameters, all of them counted.
-
-    Args:
-        build: the network of a hidden size.
-        parameters: the number to match.
-        what: how the message calls the network.
-
-    Returns:
-        The hidden size, and how many parameters the network then has: within 2 % of ``parameters``.
+    """The hidden size with which ``build`` comes nearest to a number of parameters, and how many it then has.
 
     Raises:
-        ShapeError: no hidden size comes that near; the message names what can be reached.
+        ShapeError: no hidden size comes within 2 %; the message names what can be reached.
     """
 
     def count(hidden_size: int) -> int:

@@ -24,11 +24,7 @@ TELL_EVERY = 0.2
 
 
 def check_installed() -> None:
-    """Refuse to begin without Ray.
-
-    Raises:
-        TreadleError: it is not installed.
-    """
+    """Refuse to begin without Ray."""
     if importlib.util.find_spec("ray") is None:
         raise TreadleError("Ray is not installed: pip install 'treadle[ray]'")
 

@@ -33,11 +33,9 @@ class Scaling:
 
     @classmethod
     def fit(cls, names: Sequence[str], parts: Iterable[Tensor]) -> "Scaling":
-        """The scaling of the training set, and of nothing else: validation and test set must not be looked at.
+        """The scaling of the training set alone: validation and test set must not be looked at.
 
-        Args:
-            names: of the columns.
-            parts: tensors [N, I]; missing values (NaN) do not count.
+        Parts are [N, I]; missing values (NaN) do not count.
         """
         values = torch.cat([part.double() for part in parts])
         means = values.nanmean(0).nan_to_num(0)

@@ -162,12 +162,7 @@ def read_sequences(path: str | os.PathLike[str], target: str | None = None, inpu
 
 
 def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> list[tuple[str, Tensor]]:
-    """Sequences without their answers: the place of each in the file, and [T, I] of the columns that are named.
-
-    Raises:
-        DataError: a column is missing, or what is in it is no sequence.
-        OSError: the file cannot be read.
-    """
+    """Sequences without their answers: the place of each in the file, and [T, I] of the columns that are named."""
     if Path(path).suffix.lower() == ".ts":
         file = read_ts(path)
         found = file.cases[0].shape[1]

@@ -58,11 +58,7 @@ class Design(NamedTuple):
     dropout: float = 0.0
 
     def hidden_size(self, build: Callable[[int], Recurrent]) -> int:
-        """The hidden size with which ``build`` makes a network of so many parameters.
-
-        Raises:
-            ShapeError: none comes near.
-        """
+        """The hidden size with which ``build`` makes a network of so many parameters."""
         what = f"{self.layers} {'layers' if self.layers > 1 else 'layer'} of {self.cell} wired as {self.wiring}"
         return nearest_hidden_size(build, self.parameters, what)[0]
 

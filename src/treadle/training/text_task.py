@@ -5,8 +5,13 @@ import os
 
 from treadle.files import model_file
 from treadle.running.recurrent import Recurrent
-from treadle.training.language_model import language_model, match_hidden_size
-from treadle.training.language_model_fit import ROWS, bits_per_byte, start_from_frequencies
+from treadle.training.language_model import (
+    ROWS,
+    bits_per_byte,
+    language_model,
+    match_hidden_size,
+    start_from_frequencies,
+)
 from treadle.training.task import Design, Habits, Verdict
 from treadle.training.text import Text
 

@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 
 from treadle.errors import ShapeError
-from treadle.training.language_model import match_hidden_size
-from treadle.training.language_model_fit import ROWS
+from treadle.training.language_model import ROWS, match_hidden_size
 from treadle.training.text import ROW_BYTES
 
 EVALUATIONS = 8

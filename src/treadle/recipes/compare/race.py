@@ -17,8 +17,7 @@ import torch
 
 from treadle.errors import WorkerError
 from treadle.recipes.compare.plan import Plan
-from treadle.training.language_model import language_model
-from treadle.training.language_model_fit import Progress, fit, start_from_frequencies
+from treadle.training.language_model import Progress, fit, language_model, start_from_frequencies
 from treadle.training.text import Text
 
 TELL_EVERY = 0.2

@@ -19,7 +19,7 @@ from treadle.recipes.decode.user import Press, UserModel
 from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT, World
 from treadle.running.recurrent import Recurrent
 from treadle.state import detach
-from treadle.training.optimiser import warm_up_and_cosine
+from treadle.training.budget import warm_up_and_cosine
 
 FIRST_SEED = 10**6
 """Of simulated users in training: those of the study are others."""

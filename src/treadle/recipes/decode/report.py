@@ -110,7 +110,7 @@ def draw_study(path: str | os.PathLike[str], study: Study) -> Path:
     """
     from matplotlib.figure import Figure
 
-    from treadle.show.figures import save_figure
+    from treadle.insight.picture import save_figure
 
     names = list(next(iter(study.values())))
     presses = len(next(iter(study.values()))[names[0]].right)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.training.loss import total_loss
+from treadle.training.evaluate import total_loss
 from treadle.training.sequences import IGNORED
 
 

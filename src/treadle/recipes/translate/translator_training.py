@@ -13,7 +13,7 @@ from treadle.recipes.translate.tokens import END, START
 from treadle.recipes.translate.translator import Translator
 from treadle.training.batches import Epochs, buckets
 from treadle.training.early_stopping import EarlyStopping
-from treadle.training.loss import total_loss
+from treadle.training.evaluate import total_loss
 from treadle.training.sequences import IGNORED
 from treadle.training.training_loop import Step, train
 
