@@ -126,7 +126,11 @@ def gradient_report(
         raise AdaptError("a pair (inputs, targets) was passed, but no loss that compares them: pass loss=")
     if not inputs.numel():
         raise AdaptError(f"a batch of {list(inputs.shape)} has no rows, so no gradient comes of it: pass one that has")
-    layers = [(path, module) for path, module in model.named_modules() if next(iter(_own(module)), None) is not None]
+    layers = [
+        (path, module)
+        for path, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
     if at is not None:
         found = chosen(at, [path for path, _ in layers], "layer with parameters").values()
         named = {path for paths in found for path in paths}
@@ -150,10 +154,6 @@ def gradient_report(
     return GradientReport(tuple(rows), None if loss is None else float(value.detach()))
 
 
-def _own(module: nn.Module) -> list[nn.Parameter]:
-    return list(module.parameters(recurse=False))
-
-
 def _loss(output: Any, loss: Callable[..., Tensor] | None, target: Sequence[Any]) -> Tensor:
     while isinstance(output, tuple | list) and output:
         output = output[0]
@@ -173,7 +173,7 @@ def _loss(output: Any, loss: Callable[..., Tensor] | None, target: Sequence[Any]
 
 
 def _row(path: str, module: nn.Module, gradients: dict[nn.Parameter, Tensor | None]) -> LayerGradient:
-    own = _own(module)
+    own = list(module.parameters(recurse=False))
     learning = [parameter for parameter in own if parameter in gradients]
     arrived = [gradient for parameter in learning if (gradient := gradients[parameter]) is not None]
     norm = _norm(arrived)

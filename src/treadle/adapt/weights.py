@@ -40,11 +40,7 @@ def read_weights(path: str | os.PathLike[str]) -> Any:
 
 
 def tensors_by_name(source: Any, who: str, wanted: str = "tensors by name") -> dict[str, Tensor]:
-    """The tensors of a network, or of a state dict; what modules keep beside their tensors is left out.
-
-    Raises:
-        TypeError: it is something else, or holds something else, as whole checkpoints do.
-    """
+    """The tensors of a network, or of a state dict; what modules keep beside their tensors is left out."""
     found = source.state_dict() if isinstance(source, nn.Module) else source
     if not isinstance(found, Mapping):
         raise TypeError(f"{who} takes {wanted}, but was given a {type(source).__name__}")

@@ -55,10 +55,6 @@ class TableFile:
         path: ``.csv``, ``.tsv``, ``.parquet`` or ``.pq``; text files may be compressed (``.csv.gz``). The first line of
             a text file names the columns.
 
-    Raises:
-        OSError: the file cannot be read.
-        DataError: it is not a table.
-
     Example:
         >>> from pathlib import Path
         >>> from treadle.data.table_file import TableFile

@@ -61,12 +61,7 @@ class Bridge(nn.Module):
             )
 
     def forward(self, ended: list[State], begins: State) -> State:
-        """The initial state.
-
-        Args:
-            ended: the final states, one for each direction.
-            begins: the initial state of the network that begins, for as many rows: what it would start from alone.
-        """
+        """The initial state from the final ones, one for each direction, where it would be ``begins`` without them."""
         there = [(name, tensor) for state in ended for name, tensor in floats(state)]
         found: list[Tensor] = []
         for name, tensor in states.named_tensors(begins):

@@ -106,7 +106,9 @@ class EncoderDecoder(nn.Module):
                     )
             attention = Attention(*sizes.values(), score=attention)  # pyright: ignore[reportArgumentType]
         self.attention: Any = attention
-        self.bridge: Any = bridge or Bridge(self._directions(self.encoder.initial_state(1)), self._begins(1))
+        self.bridge: Any = bridge or Bridge(
+            self._directions(self.encoder.initial_state(1)), self.decoder.initial_state(1)
+        )
 
     @property
     def has_memory(self) -> bool:
@@ -115,9 +117,6 @@ class EncoderDecoder(nn.Module):
 
     def _directions(self, state: State) -> list[State]:
         return list(state.values()) if isinstance(self.encoder, Bidirectional) else [state]
-
-    def _begins(self, rows: int) -> State:
-        return self.decoder.initial_state(rows)
 
     def encode(self, source: Tensor, lengths: Any = None, resets: Tensor | None = None) -> Encoded:
         """Read.
@@ -133,7 +132,7 @@ class EncoderDecoder(nn.Module):
         memory, end = self.encoder(source, lengths=lengths, resets=resets)
         rows, steps = source.shape[:2]
         lengths = torch.full((rows,), steps) if lengths is None else torch.as_tensor(lengths).long()
-        state = self.bridge(self._directions(end), self._begins(rows))
+        state = self.bridge(self._directions(end), self.decoder.initial_state(rows))
         keys = None if self.attention is None else self.attention.prepare(memory)
         return Encoded(memory, lengths.to(memory.device), state, keys)
 

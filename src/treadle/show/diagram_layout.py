@@ -93,12 +93,7 @@ class Panel:
 
 
 def lay_out(diagram: Diagram, steps: int) -> tuple[Panel, Panel]:
-    """The diagram folded (one step, the past coming in at the left), and unrolled over several steps, in the same rows.
-
-    Args:
-        diagram: what to draw.
-        steps: how many steps the second panel shows.
-    """
+    """The diagram folded (one step, the past coming in at the left), and unrolled over steps, in the same rows."""
     once = [Route(edge, 0, 0) for edge in diagram.edges]
     plans = _Plan(diagram, once, 1, folded=True), _Plan(diagram, list(over_time(diagram, steps)), steps, folded=False)
     bottoms, y = [], 0.0

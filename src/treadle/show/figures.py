@@ -14,6 +14,5 @@ def plot(height: float, x: str, y: str) -> tuple[Figure, Axes]:
 
 def label(axes: Axes, x: str, y: str) -> None:
     """Say what axes show, and lay a grid under it."""
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.2)

@@ -18,8 +18,7 @@ def draw_forecasts(
     axes.plot(rows, true, color="black", linewidth=1, label="truth")
     for which, values in forecasts.items():
         axes.plot(rows, values, linewidth=1, label=which)
-    axes.set_xlabel("row")
-    axes.set_ylabel(name)
+    axes.set(xlabel="row", ylabel=name)
     axes.legend(frameon=False)
 
 
@@ -28,8 +27,7 @@ def draw_predictions(axes: Axes, name: str, true: Sequence[float], predicted: Se
     axes.plot(true, predicted, ".", markersize=4)
     ends = [min([*true, *predicted]), max([*true, *predicted])]
     axes.plot(ends, ends, color="gray", linewidth=1, linestyle="--")
-    axes.set_xlabel(f"{name}, true")
-    axes.set_ylabel(f"{name}, predicted")
+    axes.set(xlabel=f"{name}, true", ylabel=f"{name}, predicted")
 
 
 def draw_confusion(axes: Axes, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
@@ -44,8 +42,7 @@ def draw_confusion(axes: Axes, labels: Sequence[str], counts: Sequence[Sequence[
                 if count:
                     colour = "white" if count > half else "black"
                     axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xlabel("said")
-    axes.set_ylabel("true")
+    axes.set(xlabel="said", ylabel="true")
 
 
 def draw_fit(

@@ -1,15 +1,14 @@
 """Data that does not end: where it comes from, how it is laid out in windows, and who keeps the states meanwhile.
 
-``stream.py`` says what a stream is; ``files.py``, ``table.py``, ``table_series.py``, ``array.py`` and ``iterated.py``
-are the sources. ``windows.py`` lays streams over the rows of batches (``cursor.py`` is
+``stream.py`` says what a stream is; ``files.py``, ``table.py``, ``table_series.py`` and ``array.py`` are the
+sources. ``windows.py`` lays streams over the rows of batches (``cursor.py`` is
 a place in one of them, ``ahead.py`` reads before it is asked), ``batch.py`` is what comes out. ``keeper.py`` carries
 states on.
 """
 
-from treadle.streams.array import Array
+from treadle.streams.array import Array, Iterated
 from treadle.streams.batch import Batch
 from treadle.streams.files import ArrayFile, TextFile
-from treadle.streams.iterated import Iterated
 from treadle.streams.keeper import StateKeeper
 from treadle.streams.stream import Piece, Span, Stream, count, split
 from treadle.streams.table import Table

@@ -1,20 +1,21 @@
 """Fitting a network to data, from files to a model that says how good it is.
 
 Data: ``text.py``, ``sequences.py`` and ``series.py``, scaled by ``scaling.py``, in ``batches.py``. Networks:
-``language_model.py``, ``layered_networks.py``. ``text_task.py``, ``sequence_task.py`` and ``series_task.py`` bring both
+``language_model.py``, ``layered_networks.py``. ``TextTask``, ``sequence_task.py`` and ``series_task.py`` bring both
 together, as ``task.py`` says. Training: ``fit_run.py`` chooses one by the file and starts ``training_loop.py``, with
-``evaluate.py``, ``budget.py``, ``early_stopping.py``, over ``processes.py`` or ``on_ray.py``. What comes out:
+``evaluate.py`` and ``budget.py``, over ``processes.py`` or ``on_ray.py``. What comes out:
 ``fitted.py``.
 """
 
 from treadle.adapt.groups import parameter_groups
 from treadle.files.checkpoint import load_checkpoint, save_checkpoint
 from treadle.training.batches import Batch, Epochs, trace_batches
-from treadle.training.early_stopping import EarlyStopping
+from treadle.training.budget import EarlyStopping
 from treadle.training.evaluate import total_loss
 from treadle.training.fitted import Fitted
 from treadle.training.language_model import (
     Progress,
+    TextTask,
     bits_per_byte,
     fit,
     language_model,
@@ -28,7 +29,6 @@ from treadle.training.sequences import Sequences, read_sequences
 from treadle.training.series import Series, read_series
 from treadle.training.series_task import SeriesTask
 from treadle.training.text import Text, read_text, standard_library
-from treadle.training.text_task import TextTask
 from treadle.training.training_loop import Step, train
 
 __all__ = [

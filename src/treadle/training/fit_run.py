@@ -14,9 +14,9 @@ from treadle.adapt.groups import parameter_groups
 from treadle.data.table_file import TableFile, is_table
 from treadle.errors import DataError, ModelFileError
 from treadle.files import model_file
-from treadle.training.early_stopping import EarlyStopping
+from treadle.training.budget import EarlyStopping
 from treadle.training.fitted import Fitted
-from treadle.training.language_model import require_language_model
+from treadle.training.language_model import TextTask, require_language_model
 from treadle.training.layered_networks import parameter_count
 from treadle.training.processes import rank_and_ranks
 from treadle.training.sequence_task import SequenceTask
@@ -25,7 +25,6 @@ from treadle.training.series import read_series
 from treadle.training.series_task import SeriesTask
 from treadle.training.task import Design, Habits, Task
 from treadle.training.text import read_text
-from treadle.training.text_task import TextTask
 from treadle.training.training_loop import Step, train
 
 KINDS: dict[str, type[Any]] = {"text": TextTask, "sequences": SequenceTask, "series": SeriesTask}

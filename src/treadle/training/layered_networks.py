@@ -191,7 +191,9 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def nearest_hidden_size(build: Callable[[int], nn.Module], parameters: int, what: str) -> tuple[int, int]:
+def nearest_hidden_size(
+    build: Callable[[int], nn.Module], parameters: int, cell: str, wiring: str, layers: int
+) -> tuple[int, int]:
     """The hidden size with which ``build`` comes nearest to a number of parameters, and how many it then has.
 
     Raises:
@@ -210,6 +212,7 @@ def nearest_hidden_size(build: Callable[[int], nn.Module], parameters: int, what
     reachable = {size: count(size) for size in (max(enough - 1, 1), enough)}
     best = min(reachable, key=lambda size: abs(reachable[size] - parameters))
     if abs(reachable[best] - parameters) > TOLERANCE * parameters:
+        what = f"{layers} {'layers' if layers > 1 else 'layer'} of {cell} wired as {wiring}"
         near = " or ".join(f"{total:,} (hidden size {size})" for size, total in reachable.items())
         raise ShapeError(
             f"{what} cannot have {parameters:,} parameters to within {TOLERANCE:.0%}: the nearest it can have is {near}"

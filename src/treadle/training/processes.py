@@ -32,11 +32,7 @@ def join() -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Around whatever waits for other processes.
-
-    Raises:
-        WorkerError: one of them is gone.
-    """
+    """Around whatever waits for other processes."""
     try:
         yield
     except RuntimeError as error:  # of any of torch's kinds, and with gloo's own source lines in it

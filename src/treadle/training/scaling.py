@@ -75,6 +75,13 @@ def fill_previous(values: Tensor) -> Tensor:
         >>> fill_previous(torch.tensor([[nan], [2.0], [nan], [nan], [3.0]])).T
         tensor([[0., 2., 2., 2., 3.]])
     """
-    steps = torch.arange(len(values))[:, None].expand_as(values)
-    last = torch.where(values.isnan(), -1, steps).cummax(0).values if len(values) else steps
-    return torch.where(last < 0, 0.0, values.gather(0, last.clamp(min=0)))
+    found = last_known(values)
+    return torch.where(found.isnan(), 0.0, found)
+
+
+def last_known(values: Tensor) -> Tensor:
+    """Values [T, I] in which each that is missing is the last that there was; NaN before there was any."""
+    if not len(values):
+        return values
+    last = torch.where(values.isnan(), -1, torch.arange(len(values))[:, None]).cummax(0).values
+    return values.gather(0, last.clamp(min=0))

@@ -107,11 +107,7 @@ class SequenceTask:
 
     def build(self, design: Design) -> Recurrent:
         sizes = len(self.inputs.names), len(self.labels) if self.targets is None else len(self.targets.names)
-
-        def build(hidden_size: int) -> Recurrent:
-            return sequence_model(*sizes, design.cell, design.wiring, design.layers, hidden_size, design.dropout)
-
-        return build(design.hidden_size(build))
+        return design.built(sequence_model, *sizes)
 
     def validate(self, model: Recurrent) -> float:
         xs, ys = zip(*self._validation, strict=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from treadle.data.table_file import Rows, TableFile
 from treadle.errors import DataError
+from treadle.training.scaling import last_known
 
 PARTS = ("training", "validation", "test")
 
@@ -160,12 +161,7 @@ def read_series(
 def read_inputs_of_series(
     path: str | os.PathLike[str], names: Sequence[str], series_id: str | None = None
 ) -> list[tuple[str, list[int], Tensor]]:
-    """Series without what is to be forecast: id, numbers of the rows from 1, and [N, I] of the columns that are named.
-
-    Raises:
-        DataError: a column is missing, or holds no numbers.
-        OSError: the file cannot be read.
-    """
+    """Series without what is to be forecast: id, numbers of the rows from 1, and [N, I] of the columns named."""
     table = TableFile(path).read(names, [series_id] if series_id else [])
     values = torch.from_numpy(np.stack([table.numbers(name) for name in names], 1).astype(np.float32))
     ids, rows = _group(table, series_id)
@@ -235,10 +231,7 @@ def seasonal_naive(values: Tensor, season: int, horizon: int) -> Tensor:
         >>> seasonal_naive(torch.tensor([[1.0], [2.0], [3.0]]), season=2, horizon=3)[2, :, 0]
         tensor([2., 3., 2.])
     """
-    steps = torch.arange(len(values))
-    last = torch.where(values.isnan(), -1, steps[:, None]).cummax(0).values
-    known = values.gather(0, last.clamp(min=0)).masked_fill(last < 0, float("nan"))
-    found = []
+    known, found = last_known(values), []
     for ahead in range(1, horizon + 1) if horizon else [0]:
         back = season * max(-(-ahead // season), 1) - ahead  # the latest step of the same phase that is not ahead
         found.append(torch.cat([torch.full_like(known[:back], float("nan")), known[: len(known) - back]]))
@@ -248,12 +241,8 @@ def seasonal_naive(values: Tensor, season: int, horizon: int) -> Tensor:
 def find_season(values: Sequence[Tensor], longest: int = 400) -> int:
     """The season of series, in steps: where the autocorrelation of what is left without a trend has its highest peak.
 
-    Args:
-        values: each [N, K], the training part; missing values do not count.
-        longest: the longest season to think of; never more than a third of the longest series.
-
-    Returns:
-        Steps of a season; 1 if nothing repeats.
+    Of the training part, each [N, K], where missing values do not count; at most ``longest`` and a third of the longest
+    series; 1 if nothing repeats.
 
     Example:
         >>> import torch

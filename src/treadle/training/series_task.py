@@ -145,12 +145,7 @@ class SeriesTask:
         sizes = len(self.inputs.names), max(self.horizon, 1) * len(self.targets.names)
         delays = self.delays()
         differences = sorted({1, self.season} & {1, *range(513)}) if self.difference else []
-
-        def build(hidden_size: int) -> Recurrent:
-            layers = design.cell, design.wiring, design.layers, hidden_size, design.dropout
-            return forecaster(*sizes, delays, differences, *layers)
-
-        model = build(design.hidden_size(build))
+        model = design.built(forecaster, *sizes, delays, differences)
         ends = [end for end, _ in self.series.cuts]
         examples = [(x[:end], y[:end]) for x, y, end in zip(self._xs, self._training, ends, strict=True)]
         fit_linear(model, examples, delays)

@@ -57,10 +57,14 @@ class Design(NamedTuple):
     parameters: int = 50_000
     dropout: float = 0.0
 
-    def hidden_size(self, build: Callable[[int], Recurrent]) -> int:
-        """The hidden size with which ``build`` makes a network of so many parameters."""
-        what = f"{self.layers} {'layers' if self.layers > 1 else 'layer'} of {self.cell} wired as {self.wiring}"
-        return nearest_hidden_size(build, self.parameters, what)[0]
+    def built(self, build: Callable[..., Recurrent], *arguments: Any) -> Recurrent:
+        """The network of so many parameters that ``build`` makes, which takes a design behind these arguments."""
+        design = self.cell, self.wiring, self.layers
+
+        def sized(hidden_size: int) -> Recurrent:
+            return build(*arguments, *design, hidden_size, self.dropout)
+
+        return sized(nearest_hidden_size(sized, self.parameters, *design)[0])
 
 
 class Habits(NamedTuple):

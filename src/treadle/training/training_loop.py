@@ -13,8 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from treadle.files.checkpoint import check_same, load_checkpoint, previous_checkpoint, save_checkpoint
 from treadle.state import detach
-from treadle.training.budget import warm_up_and_cosine
-from treadle.training.early_stopping import EarlyStopping
+from treadle.training.budget import EarlyStopping, warm_up_and_cosine
 from treadle.training.evaluate import total_loss
 from treadle.training.processes import (
     add_gradients,

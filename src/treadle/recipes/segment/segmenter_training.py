@@ -26,7 +26,7 @@ from treadle.recipes.segment.images import Example, fitted
 from treadle.recipes.segment.segmenter import probabilities
 from treadle.recipes.segment.two_stage import Seen, TwoStageNetwork
 from treadle.training.batches import Epochs
-from treadle.training.early_stopping import EarlyStopping
+from treadle.training.budget import EarlyStopping
 from treadle.training.sequences import IGNORED as UNANSWERED
 from treadle.training.training_loop import Step, train
 

@@ -12,7 +12,7 @@ from treadle.recipes.translate.pairs import Pair
 from treadle.recipes.translate.tokens import END, START
 from treadle.recipes.translate.translator import Translator
 from treadle.training.batches import Epochs, buckets
-from treadle.training.early_stopping import EarlyStopping
+from treadle.training.budget import EarlyStopping
 from treadle.training.evaluate import total_loss
 from treadle.training.sequences import IGNORED
 from treadle.training.training_loop import Step, train
