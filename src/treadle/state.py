@@ -177,7 +177,9 @@ def initial_state(cell: Any, x: Tensor) -> State:
 
     def follow(tensor: Tensor) -> Tensor:
         both_float = tensor.is_floating_point() and x.is_floating_point()
-        return tensor.to(x.device, x.dtype if both_float else tensor.dtype)
+        dtype = x.dtype if both_float else tensor.dtype
+        # Mostly nothing is to be done, and asking takes less time than `Tensor.to` needs to find that out.
+        return tensor if tensor.dtype == dtype and tensor.device == x.device else tensor.to(x.device, dtype)
 
     return map_state(follow, cell.initial_state(x.shape[0]))
 

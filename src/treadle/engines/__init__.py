@@ -9,10 +9,9 @@ A new engine says in a subclass of `Engine` (``engine.py``) which calls and whic
 below.
 """
 
-from treadle.engines.audible import say_once
 from treadle.engines.call import Call, Result, autocast_dtype
 from treadle.engines.cpu import CpuEngine
-from treadle.engines.decision import Decision, decide, live_step, program_of, run
+from treadle.engines.decision import Decision, decide, live_step, program_of, run, say_once
 from treadle.engines.engine import Engine, LiveStep, Refusal
 from treadle.engines.reference import Reference
 from treadle.engines.registry import ENGINES, candidates, register

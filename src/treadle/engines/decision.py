@@ -1,6 +1,8 @@
 """Who runs a call, and why not the others: one answer for running, sessions, `treadle.explain` and the drop-ins."""
 
 import dataclasses
+import functools
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from treadle.engines import execution, reference
-from treadle.engines.audible import say_once
 from treadle.engines.call import Call, Result, autocast_dtype
 from treadle.engines.engine import Engine, LiveStep, Refusal
 from treadle.engines.network import Network, network_of
@@ -18,6 +19,14 @@ from treadle.errors import EngineError, TraceError
 from treadle.protocol import State, example_input, first_weight
 from treadle.state import named_tensors
 from treadle.torch_internals import a_function_transform_is_active, forward_mode_is_active, jit_is_tracing
+
+logger = logging.getLogger("treadle")
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """A warning in the log, the first time: what is slower than a user may think is audible."""
+    logger.warning(text)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from treadle.engines import Call, Result, run
+from treadle.engines.autograd import gradients_of
 from treadle.gradients.schedule import backwards, kept_at_first
 from treadle.gradients.surroundings import Generators, Surroundings, generators, generators_at, leaves_beyond
 from treadle.protocol import State
@@ -172,13 +173,8 @@ class _Segment:
 
     def back(self, from_above: Found, keep: bool) -> Found:
         """The gradients of the leaves."""
-        pairs = [(r, g) for r, g in zip(self.results, from_above, strict=True) if g is not None and r.requires_grad]
-        wanted = [leaf for leaf in self.leaves if leaf.requires_grad]
-        if not pairs or not wanted:
-            return [None] * len(self.leaves)
-        outputs, above = zip(*pairs, strict=True)
-        found = iter(torch.autograd.grad(outputs, wanted, above, retain_graph=keep, allow_unused=True))
-        return [next(found) if leaf.requires_grad else None for leaf in self.leaves]
+        needs = [leaf.requires_grad for leaf in self.leaves]
+        return gradients_of(self.leaves, needs, self.results, from_above, retain_graph=keep)
 
 
 @dataclasses.dataclass
@@ -402,14 +398,7 @@ def _by_autograd(given: _Given, needs: _Needs, from_above: Sequence[Tensor | Non
         call = dataclasses.replace(again.call, state=given.plan.like_state(again.state), initial=initial)
         with given.plan.surroundings.again(again.sources):
             results = _listed(given.plan.plain(call))
-        pairs = [(r, g) for r, g in zip(results, from_above, strict=True) if g is not None and r.requires_grad]
-        everything = [xs, *tensors]
-        wanted = [t for t, need in zip(everything, flags, strict=True) if need]
-        if not pairs:
-            return [None] * len(everything)
-        outputs, above = zip(*pairs, strict=True)
-        found = iter(torch.autograd.grad(outputs, wanted, above, create_graph=True, allow_unused=True))
-    return [next(found) if need else None for need in flags]
+        return gradients_of([xs, *tensors], flags, results, from_above, create_graph=True)
 
 
 def _needs(ctx: Any, given: _Given) -> _Needs:

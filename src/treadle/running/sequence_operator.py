@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle import state as states
+from treadle.engines.autograd import gradients_of
 from treadle.engines.network import network_of
 from treadle.protocol import State
 from treadle.torch_internals import real_tensors
@@ -149,11 +150,8 @@ def _gradients(gradients: Sequence[Tensor], seed: Tensor, given: _Arguments) -> 
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(seed)
         outputs = given.with_sources(leaves).call()
-    pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    results, above = [o for o, _ in pairs], [g for _, g in pairs]
-    found = iter(_own(torch.autograd.grad(results, wanted, above, allow_unused=True, materialize_grads=True)))
-    return [next(found) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in leaves]
+    found = gradients_of(leaves, [leaf.requires_grad for leaf in leaves], outputs, gradients)
+    return _own([torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)])
 
 
 @sequence_backward.register_fake

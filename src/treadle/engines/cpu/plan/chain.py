@@ -13,6 +13,7 @@ from torch import Tensor
 
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
+from treadle.engines.autograd import gradients_of
 from treadle.engines.cpu.plan.backward import BackwardRecipe
 from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.invariants import Invariants
@@ -135,11 +136,7 @@ def _by_interpreter(
         # Stand-ins: the gradient of one must not take in what reaches it through another that is made of it.
         tensors = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]
         results = _interpret(chain, layout, tensors)
-        pairs = [(o, g) for o, g in zip(results, from_above, strict=True) if g is not None and o.requires_grad]
-        wanted = [t for t, need in zip(tensors, needs, strict=True) if need]
-        outputs, above = [o for o, _ in pairs], [g for _, g in pairs]
-        found = iter(torch.autograd.grad(outputs, wanted, above, create_graph=True, allow_unused=True))
-    return [next(found) if need else None for need in needs]
+        return gradients_of(tensors, needs, results, from_above, create_graph=True)
 
 
 def _interpret(chain: Chain, layout: Layout, tensors: Sequence[Tensor]) -> list[Tensor]:
