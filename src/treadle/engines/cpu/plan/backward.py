@@ -41,42 +41,46 @@ class BackwardRecipe:
     """
 
     def __init__(self, forward: ForwardRecipe, layout: Layout, from_above: Sequence[bool]):
-        self.links = forward.links
+        self.links = links = forward.links
         writer = _Writer(forward, layout, from_above)
         self.recipe, self.supply = writer.recipe, writer.draft.supply
-        self.ends, self.zeros = sorted(writer.ends), writer.zeros
-        self.shared = [SharedGradients(self.links, *one, writer.computed[one[0]]) for one in writer.reached.items()]
+        self._zeros = _zeros(writer.zeros, links.dtype)
+        keys = enumerate(keys_of(Role.OUTPUT_GRADIENT, len(links.outputs)))
+        self._outputs = [(i, key, links.outputs[i].batch_axis) for i, key in keys if from_above[i]]
+        self._ends = [(len(links.outputs) + k, TensorKey(Role.END_GRADIENT, k)) for k in sorted(writer.ends)]
+        self._inputs, self._starts, self._fresh = (
+            [key if key in self.supply.written else None for key in keys_of(role, count)]
+            for role, count in (
+                (Role.INPUT_GRADIENT, len(links.inputs)),
+                (Role.START_GRADIENT, links.states),
+                (Role.FRESH_GRADIENT, links.states),
+            )
+        )
+        self._shared = [SharedGradients(links, *one, writer.computed[one[0]]) for one in writer.reached.items()]
 
     def follow(
         self, layout: Layout, inputs: Sequence[Tensor], from_above: Sequence[Tensor | None], kept: Tensor | None
     ) -> Gradients:
         """Run, from the gradients of outputs and final states, and the memory that the forward pass has kept."""
-        links, dtype = self.links, self.links.dtype
-        tensors = self.supply.tensors(layout, inputs)
-        count = len(links.outputs)
-        keys = keys_of(Role.OUTPUT_GRADIENT, count)
-        for key, value, tensor in zip(keys, links.outputs, from_above, strict=False):
-            if tensor is not None:
-                tensors[key] = dense_rows(tensor, value.batch_axis, dtype)
-        for k in self.ends:
-            tensors[TensorKey(Role.END_GRADIENT, k)] = contiguous(from_above[count + k], dtype)  # pyright: ignore
-        tensors[_ZEROS] = _zeros(self.zeros, dtype)
-        fresh = [tensors.get(key) for key in keys_of(Role.FRESH_GRADIENT, links.states)]
+        dtype, tensors = self.links.dtype, self.supply.tensors(layout, inputs)
+        for i, key, axis in self._outputs:
+            tensors[key] = dense_rows(from_above[i], axis, dtype)  # pyright: ignore
+        for i, key in self._ends:
+            tensors[key] = contiguous(from_above[i], dtype)  # pyright: ignore
+        tensors[_ZEROS] = self._zeros
+        starts, fresh = ([key and tensors[key] for key in keys] for keys in (self._starts, self._fresh))
         for tensor in fresh:
             if tensor is not None:
                 tensor.zero_()  # added to where rows are reset
         self.recipe.follow(tensors, kept)
-        gradients: list[Tensor | None] = []
-        for key, value in zip(keys_of(Role.INPUT_GRADIENT, len(inputs)), links.inputs, strict=True):
-            tensor = tensors.get(key)
-            gradients.append(None if tensor is None else with_rows_in_place(tensor, value))
-        for one in self.shared:
+        gradients = [
+            key and with_rows_in_place(tensors[key], value)
+            for key, value in zip(self._inputs, self.links.inputs, strict=True)
+        ]
+        for one in self._shared:
             one.add(gradients, tensors, inputs, layout.rows)
-        return Gradients(
-            [g if g is None or g.dtype == t.dtype else g.to(t.dtype) for g, t in zip(gradients, inputs, strict=True)],
-            [tensors.get(key) for key in keys_of(Role.START_GRADIENT, links.states)],
-            fresh,
-        )
+        pairs = zip(gradients, inputs, strict=True)
+        return Gradients([g if g is None or g.dtype == t.dtype else g.to(t.dtype) for g, t in pairs], starts, fresh)
 
 
 class _Writer:

@@ -76,9 +76,12 @@ class Chain:
         return results[:count], results[count:]
 
     def recipes(self, layout: Layout, needs: tuple[bool, ...] | None) -> Recipes:
-        """The recipes for a layout; ``needs`` says whether gradients are wanted, see `Links.derivatives`."""
-        key = (needs, layout.key, torch.get_num_threads())
-        return _found(self._recipes, key, lambda: Recipes(ForwardRecipe(self.links, layout, needs)))
+        """The recipes for a layout; ``needs`` says of arguments, starts and fresh states who wants a gradient."""
+
+        def make() -> Recipes:
+            return Recipes(ForwardRecipe(self.links, layout, None if needs is None else self.invariants.needs(needs)))
+
+        return _found(self._recipes, (needs, layout.key, torch.get_num_threads()), make)
 
 
 def _backward(recipes: Recipes, layout: Layout, from_above: tuple[bool, ...]) -> BackwardRecipe:
@@ -102,7 +105,7 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, chain: Chain, layout: Layout, *tensors: Tensor) -> tuple[Tensor, ...]:
         invariants = chain.invariants
-        recipes = chain.recipes(layout, invariants.needs(ctx.needs_input_grad[2:]))
+        recipes = chain.recipes(layout, ctx.needs_input_grad[2:])
         arguments, starts, fresh = chain.links.divided(tensors)
         inputs = invariants.inputs(arguments)
         results, kept = recipes.forward.follow(layout, inputs, starts, fresh)

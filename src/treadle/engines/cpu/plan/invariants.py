@@ -5,7 +5,7 @@ sequences those take longer than the steps.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Invariants:
         self.arguments = tuple(dict.fromkeys([*others, *section.inputs]))
         self._line = Line(section.outputs, section.inputs)
         self._sources = _sources(section)
-        self._backward = functools.lru_cache(maxsize=16)(functools.partial(_backward, section))
+        self._backward = functools.lru_cache(maxsize=16)(functools.partial(_backward, section, self.arguments))
 
     def inputs(self, arguments: Sequence[Tensor], computed: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The inputs of the links; ``computed`` is what `computed` has given, if it is still there."""
@@ -65,7 +65,7 @@ class Invariants:
         return (*of_inputs, *needs[len(self.arguments) :])
 
     def gradients(
-        self, arguments: Sequence[Tensor], needs: Sequence[bool], of_inputs: Sequence[Tensor | None]
+        self, arguments: Sequence[Tensor], needs: tuple[bool, ...], of_inputs: Sequence[Tensor | None]
     ) -> list[Tensor | None]:
         """The gradients of the arguments, from those of the links' inputs."""
         if self.section is None:
@@ -73,23 +73,14 @@ class Invariants:
         found = {v: g for v, g in zip(self.links.inputs, of_inputs, strict=True) if g is not None}
         from_above = [found.pop(v, None) for v in self.outputs]
         if any(gradient is not None for gradient in from_above):
+            line, places, gradients = self._backward(needs)
             known = dict(zip(self.arguments, arguments, strict=True))
-            wanted = {v for v, need in zip(self.arguments, needs, strict=False) if need and v.dtype.is_floating_point}
-            for value, gradient in self._gradients(known, wanted, from_above):
-                found[value] = found[value] + gradient if value in found else gradient
+            for place, output, above in zip(places, self.outputs, from_above, strict=True):
+                known[place] = torch.zeros(output.shape, dtype=output.dtype) if above is None else above  # pyright: ignore
+            line.run(known, 0)
+            for value, gradient in gradients:
+                found[value] = found[value] + known[gradient] if value in found else known[gradient]
         return [found.get(v) for v in self.arguments]
-
-    def _gradients(
-        self, known: dict[Value, Tensor], wanted: Iterable[Value], from_above: Sequence[Tensor | None]
-    ) -> list[tuple[Value, Tensor]]:
-        """The gradients of the section's inputs that are wanted, from those of its outputs."""
-        assert self.section is not None
-        wanted = tuple(v for v in self.section.inputs if v in wanted)
-        line, cotangents, gradients = self._backward(wanted)
-        for place, output, above in zip(cotangents, self.section.outputs, from_above, strict=True):
-            known[place] = torch.zeros(output.shape, dtype=output.dtype) if above is None else above  # pyright: ignore
-        line.run(known, 0)
-        return [(v, known[g]) for v, g in zip(wanted, gradients, strict=True) if g is not None]
 
 
 def _sources(section: Section) -> dict[Value, frozenset[Value]]:
@@ -100,8 +91,13 @@ def _sources(section: Section) -> dict[Value, frozenset[Value]]:
     return sources
 
 
-def _backward(section: Section, wanted: tuple[Value, ...]) -> tuple[Line, tuple[Value, ...], tuple[Value | None, ...]]:
+def _backward(
+    section: Section, arguments: Sequence[Value], needs: Sequence[bool]
+) -> tuple[Line, tuple[Value, ...], list[tuple[Value, Value]]]:
     """How gradients of a section's inputs are computed, what stands for those of its outputs, and what they are."""
+    needed = {v for v, need in zip(arguments, needs, strict=False) if need and v.dtype.is_floating_point}
+    wanted = tuple(v for v in section.inputs if v in needed)
     derivative = derive(section, wanted)
-    places, gradients = derivative.output_cotangents, derivative.gradients
-    return Line([g for g in gradients if g is not None], [*section.inputs, *places]), places, gradients
+    gradients = [(v, g) for v, g in zip(wanted, derivative.gradients, strict=True) if g is not None]
+    line = Line([g for _, g in gradients], [*section.inputs, *derivative.output_cotangents])
+    return line, derivative.output_cotangents, gradients

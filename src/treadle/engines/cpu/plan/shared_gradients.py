@@ -41,12 +41,8 @@ class Computed:
         """The value, from the tensors of a call."""
         tensor = tensors[self.key]
         if self.value.has_rows:
-            tensor = with_rows_in_place(tensor, self.value)
-        elif self.transposed:
-            tensor = tensor.t()
-        elif self.value.op == "rowsum":
-            tensor = tensor.view(self.value.shape)  # pyright: ignore
-        return tensor if tensor.dtype == self.value.dtype else tensor.to(self.value.dtype)
+            return with_rows_in_place(tensor, self.value).to(self.value.dtype)
+        return tensor.t() if self.transposed else tensor
 
 
 class SharedGradients:
@@ -137,7 +133,8 @@ def _add_up(draft: Draft, contraction: Value, sums: Sums, begin: int, key: Tenso
     """Add up what each thread has summed over its rows."""
     count = contraction.inputs[0].row_numel
     source, stride = sums.address + begin * draft.itemsize, sums.stride // draft.itemsize
-    copies.add_up(draft.recipe, draft.supply.new(key, count), source, count, stride, sums.terms, draft.links.dtype)
+    to = draft.supply.new(key, *contraction.shape)  # pyright: ignore
+    copies.add_up(draft.recipe, to, source, count, stride, sums.terms, draft.links.dtype)
     return Computed(contraction, key)
 
 
