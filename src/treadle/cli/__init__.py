@@ -34,15 +34,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(compare)
-app.command()(decode)
-app.command()(fit)
-app.command()(imitate)
-app.command()(run)
+for subcommand in (compare, decode, fit, imitate, run, show, translate, cache):
+    app.command()(subcommand)
 app.add_typer(segment, name="segment")
-app.command()(show)
-app.command()(translate)
-app.command()(cache)
 
 
 def _print_version(asked: bool) -> None:
@@ -52,7 +46,7 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback()
-def options(
+def treadle(
     context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -102,10 +96,6 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 def with_options(message: str, words: Sequence[str]) -> str:
     """A message of the library in which arguments, as `` `horizon=0` ``, are options of the command, ``--horizon 0``.
-
-    Args:
-        message: what the library says.
-        words: what the command was called with, which says whose options they are.
 
     Example:
         >>> from treadle.cli import with_options

@@ -11,17 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from treadle.cli.options import (
-    check_outputs,
-    check_picture,
-    choices,
-    console,
-    noticing_interrupts,
-    parse_budget,
-    start_of_process,
-    use_one_thread,
-    write_text,
-)
+from treadle.cli import options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,25 +49,24 @@ def compare(
     plot: Annotated[Path | None, typer.Option(help="Learning curves as .svg or .png.")] = None,
 ) -> None:
     """Train as many parameters under each wiring, for as many steps, and say who learns fastest."""
-    start = start_of_process()
+    start = options.start_of_process()
     from treadle import WIRINGS, __version__
     from treadle.files import model_file
     from treadle.recipes.compare import Workers, as_json, available_cores, best, make_plan, standings
     from treadle.training import CELLS, read_text, standard_library
     from treadle.training.language_model import ROWS
 
-    wirings, cells = choices("--wiring", wiring, WIRINGS), choices("--cell", cell, CELLS)
-    allowed = parse_budget(budget)
+    wirings, cells = options.choices("--wiring", wiring, WIRINGS), options.choices("--cell", cell, CELLS)
+    allowed = options.parse_budget(budget)
     to_stdout = json_file == Path("-")
-    check_outputs({"--save": save, "--json": None if to_stdout else json_file, "--plot": plot}, [file])
-    check_picture("--plot", plot)
-    out = console(sys.stderr if to_stdout else sys.stdout)
-    use_one_thread()  # here, for the sample; the workers see to it themselves
+    options.check_outputs({"--save": save, "--json": None if to_stdout else json_file, "--plot": plot}, [file])
+    out = options.console(sys.stderr if to_stdout else sys.stdout)
+    options.use_one_thread()  # here, for the sample; the workers see to it themselves
     deadline = math.inf
     if allowed.seconds is not None:
         deadline = start + max(allowed.seconds - RESERVE, 0.7 * allowed.seconds)
 
-    with noticing_interrupts() as interrupted:
+    with options.noticing_interrupts() as interrupted:
         cores = available_cores()
         with Workers(min(cores, len(wirings) * len(cells) * seeds)) as workers:  # they start while we read and plan
             text = read_text(file) if file else standard_library()
@@ -130,7 +119,7 @@ def compare(
             if to_stdout:
                 sys.stdout.write(document)
             else:
-                write_text(json_file, document)
+                options.write_text(json_file, document)
     if interrupted():
         raise typer.Exit(130)
 
@@ -149,32 +138,16 @@ def announce(out: "Console", plan: "Plan", text: "Text") -> None:
 
 def train(workers: Any, plan: "Plan", text: "Text", should_stop: Any) -> "Outcome":
     """Run the race under a progress bar on stderr."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from treadle.recipes.compare import Outcome, Stepped
 
     outcome = Outcome(plan)
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps,"),
-        TimeRemainingColumn(),
-    ]
-    with Progress(
-        *columns, TextColumn("left,"), TimeElapsedColumn(), TextColumn("gone"), console=console(sys.stderr)
-    ) as bar:
-        task = bar.add_task("training", total=plan.steps * len(plan.runs))
+    times = TextColumn("steps,"), TimeRemainingColumn(), TextColumn("left,"), TimeElapsedColumn(), TextColumn("gone")
+    with options.bar("training", plan.steps * len(plan.runs), *times) as (progress, task):
         for event in workers.race(plan, text, should_stop):
             if isinstance(event, Stepped):
-                bar.advance(task, event.steps)
+                progress.advance(task, event.steps)
             else:
                 outcome.add(event)
     return outcome
@@ -194,19 +167,12 @@ def print_table(out: "Console", outcome: "Outcome", table: "list[Standing]", tex
 
     plan = outcome.plan
     cells = len({one.contender.cell for one in table})
-    grid = Table(
-        title=f"Bits per byte of held-out text after {outcome.step} steps",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    grid.add_column("wiring", no_wrap=True)
-    if cells > 1:
-        grid.add_column("cell", no_wrap=True)
-    for heading in ("hidden", "parameters", "bits per byte"):
-        grid.add_column(heading, justify="right", no_wrap=True)
-    grid.add_column("curve", no_wrap=True)
-    grid.add_column("steps/s", justify="right", no_wrap=True)
+    title = f"Bits per byte of held-out text after {outcome.step} steps"
+    grid = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("wiring", "cell", "hidden", "parameters", "bits per byte", "curve", "steps/s"):
+        if heading != "cell" or cells > 1:
+            words = heading in ("wiring", "cell", "curve")
+            grid.add_column(heading, justify="left" if words else "right", no_wrap=True)
     grid.add_column("clearly better than")
 
     finite = [value for one in table for value in one.curve if math.isfinite(value)]
@@ -217,13 +183,7 @@ def print_table(out: "Console", outcome: "Outcome", table: "list[Standing]", tex
         who = one.contender
         beaten = [names[other] for other in one.clearly_better_than]
         words = "all others" if len(beaten) == len(table) - 1 > 1 else ", ".join(beaten)
-        row = [
-            who.wiring,
-            *([who.cell] if cells > 1 else []),
-            str(who.hidden_size),
-            f"{who.parameters:,}",
-            figure(one),
-        ]
+        row = [who.wiring, *([who.cell] if cells > 1 else []), str(who.hidden_size), f"{who.parameters:,}", figure(one)]
         row += [sparkline(one.curve, low, high), f"{one.steps_per_second:.1f}", words]
         lines.append((one.mean if math.isfinite(one.mean) else math.inf, row, ""))
     for name, bits in (("unigram", text.unigram_bits()), ("gzip -9", text.gzip_bits())):

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from treadle.cli.options import check_outputs, check_picture, console, noticing_interrupts, use_one_thread
-from treadle.cli.progress import bar
+from treadle.cli.options import bar, check_outputs, console, noticing_interrupts, use_one_thread
 
 
 def decode(
@@ -49,7 +48,6 @@ def decode(
     if save is not None and (study or learn is not None):
         raise typer.BadParameter("--save keeps a game: leave it out with --study and --learn")
     check_outputs({"--output": output, "--plot": plot, "--learn": learn, "--save": save}, [model])
-    check_picture("--plot", plot)
     use_one_thread()
     if learn is not None:
         learn_network(learn, model, rounds, seed, compiled)

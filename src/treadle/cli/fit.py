@@ -6,17 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from treadle.cli.options import (
-    check_outputs,
-    check_picture,
-    choice,
-    console,
-    noticing_interrupts,
-    parse_length,
-    start_of_process,
-    use_one_thread,
-    words,
-)
+from treadle.cli import options
 from treadle.errors import TreadleError
 
 MAX_SEED = 2**63 - 1
@@ -96,8 +86,8 @@ def fit(
     ] = None,
 ) -> None:
     """Train one network: on a text, on series, on labelled sequences. Ctrl-C keeps what is learned so far."""
-    start = start_of_process()
-    options = dict(locals())
+    given = dict(locals())
+    start = options.start_of_process()
 
     from treadle import WIRINGS
     from treadle.cli.fitting import Watch, noticing_termination
@@ -107,8 +97,7 @@ def fit(
     from treadle.training.fit_run import Run, Settings
     from treadle.training.task import Confusion, Forecasts, Predictions
 
-    check_outputs({"--output": output, "--checkpoint": checkpoint, "--plot": plot}, [file, test])
-    check_picture("--plot", plot)
+    options.check_outputs({"--output": output, "--checkpoint": checkpoint, "--plot": plot}, [file, test])
     for name, known in {
         "cell": CELLS,
         "wiring": WIRINGS,
@@ -117,11 +106,11 @@ def fit(
         "precision": ("float32", "bfloat16"),
         "on": ("ray",),
     }.items():
-        if options[name] is not None:
-            choice(f"--{name}", options[name], known)
-    options |= {name: words(options[name]) for name in ("target", "inputs")}
-    options |= {name: options[name] and str(options[name]) for name in ("file", "test", "resume")}
-    settings = Settings(**{field: options[field] for field in Settings.__dataclass_fields__})
+        if given[name] is not None:
+            options.choice(f"--{name}", given[name], known)
+    given |= {name: options.words(given[name]) for name in ("target", "inputs")}
+    given |= {name: given[name] and str(given[name]) for name in ("file", "test", "resume")}
+    settings = Settings(**{field: given[field] for field in Settings.__dataclass_fields__})
     if workers is not None and on is None:
         raise typer.BadParameter("--workers has a meaning with --on ray only; torchrun --nproc-per-node starts others")
     if on is not None:
@@ -129,25 +118,25 @@ def fit(
             on_ray.check_installed()
         except TreadleError as error:
             raise typer.BadParameter(f"--on {on}: {error}") from None
-    length = parse_length("--budget", budget or settings.habits.budget)
-    often = parse_length("--checkpoint-every", checkpoint_every)
+    length = options.parse_length("--budget", budget or settings.habits.budget)
+    often = options.parse_length("--checkpoint-every", checkpoint_every)
 
     processes.join()
     first = processes.rank_and_ranks()[0] == 0  # the others learn, this one also shows and writes
     run = Run(settings)
-    use_one_thread()
-    err = console(sys.stderr, quiet=not first)
+    options.use_one_thread()
+    err = options.console(sys.stderr, quiet=not first)
     err.print(str(run))
     unit = "bytes" if settings.kind == "text" else "inputs"
     watching = Watch(err, unit, tensorboard if first else None)
-    with noticing_interrupts() as interrupted, noticing_termination(), watching as watch:
+    with options.noticing_interrupts() as interrupted, noticing_termination(), watching as watch:
         lasts, kept = length.of(run.task.epoch_steps), often.of(run.task.epoch_steps)
-        options = {"validated": plot is not None or tensorboard is not None, "checkpoint": checkpoint}
+        kwargs = {"validated": plot is not None or tensorboard is not None, "checkpoint": checkpoint}
         if on is None:
             share_done = ShareDone(**lasts, start=start, stop=interrupted)
-            steps = run.steps(share_done, checkpoint_at=every(**kept), **options)
+            steps = run.steps(share_done, checkpoint_at=every(**kept), **kwargs)
         else:
-            steps = on_ray.steps_on_ray(run, workers or 2, length=lasts, often=kept, stop=interrupted, **options)
+            steps = on_ray.steps_on_ray(run, workers or 2, length=lasts, often=kept, stop=interrupted, **kwargs)
         for step in steps:
             watch.follow(step)
         run.model.eval()

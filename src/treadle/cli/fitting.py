@@ -15,13 +15,7 @@ from treadle.training.task import Verdict
 
 
 class Watch:
-    """Follows a fit.
-
-    Args:
-        console: where the bar goes.
-        unit: what is read: bytes, or steps of sequences.
-        tensorboard: the folder for logs of TensorBoard, or None.
-    """
+    """Follows a fit: with a bar, and with logs in a folder of TensorBoard's. What is read is the unit, as bytes."""
 
     def __init__(self, console: Any, unit: str, tensorboard: Path | None):
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -45,11 +39,7 @@ class Watch:
             self._writer.close()
 
     def follow(self, step: Step) -> None:
-        """Show a step.
-
-        Raises:
-            typer.BadParameter: the training has diverged.
-        """
+        """Show a step; refuse to go on once the training has diverged."""
         self.steps = step.step
         speed = step.inputs / step.seconds
         if step.score is not None:
@@ -79,11 +69,7 @@ class Watch:
 
 @contextlib.contextmanager
 def noticing_termination() -> Iterator[None]:
-    """Let SIGTERM end a fit with a line that says why, and with nothing half written left behind.
-
-    Raises:
-        WorkerError: there was one.
-    """
+    """Let SIGTERM end a fit with a line that says why, and with nothing half written left behind."""
 
     def notice(signal_number: int, frame: object) -> None:
         raise WorkerError(
@@ -99,11 +85,7 @@ def noticing_termination() -> Iterator[None]:
 
 
 def summary_writer(folder: Path) -> Any:
-    """What writes logs for TensorBoard.
-
-    Raises:
-        typer.BadParameter: the package is not installed.
-    """
+    """What writes logs for TensorBoard."""
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from treadle.cli.options import check_outputs, console, noticing_interrupts, use_one_thread
-from treadle.cli.progress import bar
+from treadle.cli.options import bar, check_outputs, console, noticing_interrupts, use_one_thread
 
 if TYPE_CHECKING:
     from treadle.recipes.imitate import Machine, Tape
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 
 def imitate(
     machine: Annotated[
-        str,
-        typer.Argument(help="A machine, 'state read write move next' on each line; or one of the bundled ones."),
+        str, typer.Argument(help="A machine, 'state read write move next' on each line; or one of the bundled ones.")
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the network goes.")] = None,
     model: Annotated[Path | None, typer.Option(help="Run this network, instead of training one.")] = None,

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -79,15 +80,9 @@ def words(text: str | None) -> tuple[str, ...]:
 
 
 def check_outputs(outputs: dict[str, Path | None], inputs: Collection[Path | None] = ()) -> None:
-    """Refuse files that cannot be written, before training rather than after.
+    """Refuse files that cannot be written, by their options, or would be written twice or over inputs; None is no file.
 
-    Args:
-        outputs: the files to write, by their options; None for those that are not wanted.
-        inputs: files that are read and must not be overwritten.
-
-    Raises:
-        OSError: a folder is not there or cannot be written to.
-        typer.BadParameter: a file would be written twice, or over an input.
+    What is drawn, the file of ``--plot``, has to be a picture.
     """
     taken = {path.resolve(): "the input" for path in inputs if path is not None}
     for option, path in outputs.items():
@@ -106,6 +101,7 @@ def check_outputs(outputs: dict[str, Path | None], inputs: Collection[Path | Non
         if path.resolve() in taken:
             raise typer.BadParameter(f"{option}: {path} is {taken[path.resolve()]} already: name another file")
         taken[path.resolve()] = f"the file of {option}"
+    check_picture("--plot", outputs.get("--plot"))
 
 
 def check_picture(option: str, path: Path | None) -> None:
@@ -128,11 +124,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def noticing_interrupts() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C end training after the step it is at, rather than in the middle of it; a second Ctrl-C ends all.
-
-    Yields:
-        Whether there was a Ctrl-C.
-    """
+    """Let Ctrl-C end training after the step it is at; a second one ends all. What is given says if there was one."""
     interrupted = False
 
     def notice(signal_number: int, frame: object) -> None:
@@ -158,6 +150,18 @@ def console(stream: TextIO, quiet: bool = False) -> "Console":
     return Console(
         file=stream, quiet=quiet, highlight=False, markup=False, soft_wrap=True, width=None if stream.isatty() else 120
     )
+
+
+@contextlib.contextmanager
+def bar(what: str, count: int, *columns: Any) -> Iterator[tuple[Any, Any]]:
+    """A progress bar on stderr and its one task; the last columns, if they are not the time that is left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    first = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    progress = Progress(*first, *(columns or [TimeRemainingColumn()]), console=console(sys.stderr))
+    task = progress.add_task(what, total=count)
+    with progress:
+        yield progress, task
 
 
 def start_of_process() -> float:

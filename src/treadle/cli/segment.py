@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from treadle.cli.options import (
-    check_outputs,
-    check_picture,
-    choice,
-    console,
-    noticing_interrupts,
-    parse_length,
-    start_of_process,
-    write_text,
-)
+from treadle.cli import options
 
 if TYPE_CHECKING:
     from treadle.recipes.segment import Evaluation, Examples, Segmenter
@@ -58,8 +49,7 @@ def fit(
         ),
     ] = None,
     new_channels: Annotated[
-        str | None,
-        typer.Option(help="fcn: how channels for clicks start, xavier or zeros.", show_default="xavier"),
+        str | None, typer.Option(help="fcn: how channels for clicks start, xavier or zeros.", show_default="xavier")
     ] = None,
     trunk_rate: Annotated[
         float | None, _rate("How fast the trunk learns; 1 is as fast as the rest, 0 not at all.", TRUNK_RATE)
@@ -77,8 +67,7 @@ def fit(
         str | None, typer.Option(help="softmax, or euclidean with one output.", show_default="softmax")
     ] = None,
     size: Annotated[
-        int,
-        typer.Option(min=16, max=1024, help="Pixels of a side of the pieces of images that it is trained on."),
+        int, typer.Option(min=16, max=1024, help="Pixels of a side of the pieces of images that it is trained on.")
     ] = 128,
     longest: Annotated[
         int | None,
@@ -108,17 +97,19 @@ def fit(
     report: Annotated[bool, typer.Option("--report", help="Print what became of each tensor of --trunk.")] = False,
 ) -> None:
     """Learn to select objects by clicks. Ctrl-C keeps what is learned so far."""
-    start = start_of_process()
+    start = options.start_of_process()
     of_new = {"--trunk": trunk, "--network": network, "--new-channels": new_channels, "--width": width, "--loss": loss}
     for option, value in of_new.items():
         if resume is not None and value is not None:
             raise typer.BadParameter(f"{option}: the network of --resume {resume} has its own already; leave it out")
     network, new_channels, loss = network or "two-stage", new_channels or "xavier", loss or "softmax"
-    choice("--network", network, NETWORKS)
-    choice("--new-channels", new_channels, ("xavier", "zeros"))
-    choice("--loss", loss, ("softmax", "euclidean"))
-    check_outputs({"--output": output, "--checkpoint": checkpoint}, [resume, None if trunk is None else Path(trunk)])
-    length, often = parse_length("--budget", budget), parse_length("--checkpoint-every", checkpoint_every)
+    options.choice("--network", network, NETWORKS)
+    options.choice("--new-channels", new_channels, ("xavier", "zeros"))
+    options.choice("--loss", loss, ("softmax", "euclidean"))
+    inputs = [resume, None if trunk is None else Path(trunk)]
+    options.check_outputs({"--output": output, "--checkpoint": checkpoint}, inputs)
+    length = options.parse_length("--budget", budget)
+    often = options.parse_length("--checkpoint-every", checkpoint_every)
 
     import torch
 
@@ -128,7 +119,7 @@ def fit(
     from treadle.training.budget import ShareDone, every
 
     torch.manual_seed(seed)
-    err = console(sys.stderr)
+    err = options.console(sys.stderr)
     # Views are pieces of images, so that these may have more pixels than what is learned from.
     examples, judges = _data(data, images, size if data == "scenes" else 3 * size, scenes, seed), None
     training, held_out = split(examples, validation, seed)
@@ -146,9 +137,8 @@ def fit(
             err.print(str(became) if report else "; ".join(f"{n} tensors {what}" for what, n in became.counts.items()))
     fcn = not hasattr(model, "reduce")
     if trunk_rate is None:
-        trunk_rate = {(True, True): 0.1, (True, False): 1.0, (False, True): 0.0, (False, False): 0.3}[
-            fcn, bool(trunk or resume)
-        ]
+        rates = {(True, True): 0.1, (True, False): 1.0, (False, True): 0.0, (False, False): 0.3}
+        trunk_rate = rates[fcn, bool(trunk or resume)]
     if first_rate is None and fcn:
         first_rate = 1.0
     learning = Learning(
@@ -169,23 +159,10 @@ def fit(
         f"A network of {parameters:,} parameters, of which {learns:,} learn, learns from {data}"
         f" ({len(training):,} objects; {len(held_out):,} for validation)."
     )
-    options = {
-        "data": data,
-        "network": network,
-        "trunk": trunk,
-        "size": size,
-        "scenes": scenes,
-        "rows": rows,
-        "seed": seed,
-    }
-    about |= options | {
-        "width": width,
-        "loss": loss,
-        "trunk_rate": trunk_rate,
-        "first_rate": first_rate,
-        "learning_rate": learning.learning_rate,
-    }
-    with noticing_interrupts() as interrupted, Watch(err, "pixels", None) as watch:
+    about |= {"data": data, "size": size, "scenes": scenes, "seed": seed}
+    about |= {"network": network, "trunk": trunk, "width": width, "loss": loss}
+    about |= {"trunk_rate": trunk_rate, "first_rate": first_rate, "learning_rate": learning.learning_rate, "rows": rows}
+    with options.noticing_interrupts() as interrupted, Watch(err, "pixels", None) as watch:
         lasts, kept = (one.of(len(learning.batches)) for one in (length, often))
         share_done = ShareDone(**lasts, start=start, stop=interrupted)
         for step in learning.steps(share_done, checkpoint=checkpoint, checkpoint_at=every(**kept), about=about):
@@ -215,8 +192,7 @@ def evaluate_(
     figures: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
 ) -> None:
     """Find out how many clicks it takes: a simulated user clicks into the largest error, until the mask is good."""
-    check_outputs({"--plot": plot, "--json": figures}, [model])
-    check_picture("--plot", plot)
+    options.check_outputs({"--plot": plot, "--json": figures}, [model])
 
     from treadle.recipes.segment import Segmenter, evaluate, summary
     from treadle.recipes.segment.evaluation import TARGETS
@@ -224,10 +200,10 @@ def evaluate_(
 
     segmenter = Segmenter.load(model)
     examples = _data(data, images, segmenter.learned_at if data == "scenes" else longest, limit, seed, test=True)
-    result = _judged(console(sys.stderr), evaluate, segmenter, examples[:limit], clicks)
+    result = _judged(options.console(sys.stderr), evaluate, segmenter, examples[:limit], clicks)
     print(summary(result))
     if figures is not None:
-        write_text(figures, json.dumps(result.as_dict(), indent=1) + "\n")
+        options.write_text(figures, json.dumps(result.as_dict(), indent=1) + "\n")
     if plot is not None:
         draw_iou_by_clicks(plot, {model.name: result.mean_iou().tolist()}, TARGETS)
 

@@ -7,16 +7,7 @@ from typing import Annotated
 
 import typer
 
-from treadle.cli.options import (
-    check_outputs,
-    check_picture,
-    choice,
-    console,
-    noticing_interrupts,
-    parse_length,
-    start_of_process,
-    use_one_thread,
-)
+from treadle.cli import options
 
 MAX_SEED = 2**63 - 1
 
@@ -62,14 +53,14 @@ def translate(
     ] = None,
 ) -> None:
     """Learn to turn strings into strings from pairs of them; with --model, do it. Ctrl-C keeps what is learned."""
-    start = start_of_process()
+    start = options.start_of_process()
     if (output is None) == (model is None):
         raise typer.BadParameter("pass '--output' MODEL to train on pairs, or '--model' MODEL to translate with it")
 
     from treadle.recipes.translate import TASKS, Learning, Translator, make_pairs, read_pairs, read_sources, split
     from treadle.recipes.translate.tasks import COUNTS
 
-    use_one_thread()
+    options.use_one_thread()
     if model is not None:
         translator = Translator.load(model)
         sources, targets = read_sources(pairs)
@@ -92,12 +83,11 @@ def translate(
 
     assert output is not None
     made = pairs in TASKS and not Path(pairs).exists()
-    check_outputs({"--output": output, "--plot": plot}, [None if made else Path(pairs), test])
-    check_picture("--plot", plot)
-    choice("--cell", cell, CELLS)
-    choice("--attention", attention, ("dot", "additive", "none"))
-    choice("--words", words, ("neither", "source", "target", "both"))
-    length = parse_length("--budget", budget)
+    options.check_outputs({"--output": output, "--plot": plot}, [None if made else Path(pairs), test])
+    options.choice("--cell", cell, CELLS)
+    options.choice("--attention", attention, ("dot", "additive", "none"))
+    options.choice("--words", words, ("neither", "source", "target", "both"))
+    length = options.parse_length("--budget", budget)
     found = make_pairs(pairs, COUNTS[pairs], seed) if made else read_pairs(pairs)
     training, held_out = split(found, validation, seed)
     judges = read_pairs(test) if test is not None else make_pairs(pairs, 2_000, seed, True) if made else held_out
@@ -108,16 +98,15 @@ def translate(
     if test is not None:
         for i, pair in enumerate(judges, start=1):
             translator.reads(pair.source, f"{test}, line {i}: ")
-    options = {"rows": rows, "learning_rate": learning_rate, "label_smoothing": label_smoothing}
-    options |= {"forgetting": forgetting}
-    learning = Learning(translator, training, held_out, patience=patience, seed=seed, **options)
+    chosen = {"rows": rows, "learning_rate": learning_rate, "label_smoothing": label_smoothing}
+    learning = Learning(translator, training, held_out, forgetting=forgetting, patience=patience, seed=seed, **chosen)
     size = sum(parameter.numel() for parameter in translator.model.parameters())
-    err = console(sys.stderr)
+    err = options.console(sys.stderr)
     err.print(
         f"A network of {size:,} parameters learns from {pairs} ({len(training):,} pairs;"
         f" {len(held_out):,} for validation)."
     )
-    with noticing_interrupts() as interrupted, Watch(err, "tokens", None) as watch:
+    with options.noticing_interrupts() as interrupted, Watch(err, "tokens", None) as watch:
         lasts = length.of(len(learning.batches))
         for step in learning.steps(ShareDone(**lasts, start=start, stop=interrupted)):
             watch.follow(step)

@@ -157,14 +157,13 @@ def make_plan(
     for wiring, cell in itertools.product(wirings, cells):
         hidden_size, total = match_hidden_size(cell, wiring, layers, parameters)
         contenders.append(Contender(wiring, cell, layers, hidden_size, total))
-    costs = [contender.step_seconds(window) for contender, _ in itertools.product(contenders, seeds)]
+    runs = [contender for contender, _ in itertools.product(contenders, seeds)]
+    costs = [contender.step_seconds(window) for contender in runs]
     shares = spread(costs, workers)
     steps = budget.steps
     if steps is None:
         assert budget.seconds is not None
-        evaluation = [
-            EVALUATIONS * contender.evaluation_seconds() for contender, _ in itertools.product(contenders, seeds)
-        ]
+        evaluation = [EVALUATIONS * contender.evaluation_seconds() for contender in runs]
         fixed = START_SECONDS + max(sum(evaluation[i] for i in share) for share in shares)
         per_step = max(sum(costs[i] for i in share) for share in shares)
         steps = int((SHARE * budget.seconds - fixed) / per_step)

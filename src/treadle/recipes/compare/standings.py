@@ -96,7 +96,7 @@ class Standing:
     @property
     def mean(self) -> float:
         """Over the seeds; not finite if training diverged."""
-        return _mean(self.by_seed)
+        return statistics.fmean(self.by_seed)
 
     @property
     def spread(self) -> float | None:
@@ -106,7 +106,7 @@ class Standing:
     @property
     def curve(self) -> list[float]:
         """The mean over the seeds at every evaluation point."""
-        return [_mean(point) for point in zip(*self.curves, strict=True)]
+        return [statistics.fmean(point) for point in zip(*self.curves, strict=True)]
 
     @property
     def curve_spread(self) -> list[float | None]:
@@ -143,10 +143,6 @@ def _clearly(one: Standing, other: Standing) -> bool:
     if not math.isfinite(other.mean):
         return True
     return other.mean - one.mean > math.hypot(one.spread, other.spread)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values)
 
 
 def _spread(values: Sequence[float]) -> float | None:

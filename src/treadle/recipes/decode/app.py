@@ -14,12 +14,7 @@ LATELY = 20
 
 
 class GameApp(App[None]):
-    """Shows a `Game`, and hands it the keys.
-
-    Args:
-        game: what is played.
-        path: where it is kept, after every tenth press and at the end; None for nowhere.
-    """
+    """Shows a `Game`, hands it the keys, and keeps it at a path after every tenth press and at the end."""
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
@@ -34,7 +29,6 @@ class GameApp(App[None]):
         self.said = "The ship knows none of your keys yet." if not game.known else "Welcome back, captain."
 
     def compose(self) -> ComposeResult:
-        """From above to below."""
         help_text = (
             "Press any key you like for what you want; choose your own, one or two for each wish, and stick to them."
             " The ship sees the place and the key, never the wish, and learns from what comes of what it does."
@@ -44,11 +38,9 @@ class GameApp(App[None]):
             yield Static(text, id=name, markup=False)
 
     def on_mount(self) -> None:
-        """The first wish."""
         self._show()
 
     def on_key(self, event: Key) -> None:
-        """A press."""
         event.stop()
         event.prevent_default()
         if event.key == "escape":
@@ -59,11 +51,10 @@ class GameApp(App[None]):
             if turn.command == WAIT:
                 self.said = f"{event.key}: the ship waits for a second key."
             else:
-                what = (
-                    "that is good." if turn.right else "that happens to be good too." if turn.good else "that is bad!"
-                )
+                lucky = "that happens to be good too." if turn.good else "that is bad!"
+                what = "that is good." if turn.right else lucky
                 self.said = f"{event.key}: the ship does “{NAMES[turn.command]}”, and {what}"
-        if self.path is not None and len(self.game.right) % 10 == 0:
+        if len(self.game.right) % 10 == 0:
             self.keep()
         self._show()
 
@@ -76,7 +67,6 @@ class GameApp(App[None]):
                 self.said += f" (It cannot be kept: {error.strerror or error})"
 
     def on_unmount(self) -> None:
-        """At the end."""
         self.keep()
 
     def _show(self) -> None:

@@ -44,9 +44,6 @@ class Rows:
     """Where the memory of each key is: keys as they come, and a key after one that was waited for by itself.
 
     Where all rows are taken, a new key gets the row that was used longest ago.
-
-    Args:
-        count: how many rows there are.
     """
 
     def __init__(self, count: int):
@@ -82,12 +79,10 @@ class Rows:
         self._waited_for = key if action == WAIT and good else None
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
         waited = None if self._waited_for is None else [self._waited_for]
         return {"rows": [[list(name), row] for name, row in self._rows.items()], "waited_for": waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
         self._rows = collections.OrderedDict((tuple(name), row) for name, row in state["rows"])
         self._waited_for = None if state["waited_for"] is None else state["waited_for"][0]
 
@@ -132,11 +127,7 @@ class KeyDecoder:
     """
 
     def __init__(
-        self,
-        network: Recurrent | None = None,
-        learning_rate: float = 0.0,
-        sharpness: float = 8.0,
-        seed: int = 0,
+        self, network: Recurrent | None = None, learning_rate: float = 0.0, sharpness: float = 8.0, seed: int = 0
     ):
         network = load_network() if network is None else network
         self.cell: EvidenceCell = network.cell
@@ -270,11 +261,8 @@ def load_network(path: str | os.PathLike[str] | None = None) -> Recurrent:
 def information(first_keys: list[list[float]], table: list[list[int]]) -> float:
     """The mutual information between keys and what they are decoded to, given the situation, in bits.
 
-    As each key is decoded to one command, it is the entropy of the commands that come out, on average over situations.
-
-    Args:
-        first_keys: for each situation, how often each key is pressed.
-        table: for each situation, what each key is decoded to.
+    As each key is decoded to one command, it is the entropy of the commands that come out, on average over situations,
+    in each of which ``first_keys`` says how often each key is pressed, and ``table`` what it is decoded to.
 
     Example:
         >>> from treadle.recipes.decode.decoder import information

@@ -36,12 +36,8 @@ SHARPNESSES = (4.0, 8.0, 8.0, 16.0)
 def pressed_by(seed: int, presses: int, gaps: tuple[int, int] = (100, 700)) -> list[Press]:
     """What a user presses, who changes all meanings from time to time.
 
-    There is no time by which a change is to be expected: a network would learn that, and forget what it knows.
-
-    Args:
-        seed: of the user.
-        presses: how many.
-        gaps: the least and the most presses between two changes.
+    There is no time by which a change is to be expected, but for the least and the most presses between two (``gaps``):
+    a network would learn that, and forget what it knows.
     """
     user, draw = UserModel.random(seed), Random(f"changes {seed}")
     made: list[Press] = []
@@ -55,13 +51,7 @@ def pressed_by(seed: int, presses: int, gaps: tuple[int, int] = (100, 700)) -> l
 
 
 class Crowd:
-    """Users who press keys side by side, as rows of a batch.
-
-    Args:
-        users: what each presses.
-        seeds: of their worlds.
-        cell: for which inputs are made.
-    """
+    """Users who press keys side by side, as rows of a batch, in worlds of their own (``seeds``)."""
 
     def __init__(self, users: list[list[Press]], seeds: range, cell: EvidenceCell):
         count = len(users)
@@ -141,26 +131,14 @@ def with_rows(cell: EvidenceCell, keys: int) -> EvidenceCell:
 
 
 def learn_users(
-    network: Recurrent,
-    rounds: int = 250,
-    users: int = 48,
-    seed: int = 0,
-    rate: float = 0.004,
-    compiled: bool = False,
+    network: Recurrent, rounds: int = 250, users: int = 48, seed: int = 0, rate: float = 0.004, compiled: bool = False
 ) -> Iterator[Round]:
     """Learn how users are, a round each time that the iterator is asked.
 
     What is told here, and what nobody tells when it is used, is what each press was to mean, and how often each action
     would have turned out good in the situation without being wanted. Outcomes of its own actions are learned from
-    besides, as these are what it has to go by later.
-
-    Args:
-        network: of `new_network`; it learns in place.
-        rounds: each with other users.
-        users: in a round.
-        seed: of what is done.
-        rate: of learning, at its highest.
-        compiled: whether to compile a step first (`torch.compile`): that takes minutes, and halves the time after.
+    besides, as these are what it has to go by later. The network learns in place, in each round from other users.
+    To compile a step first (`torch.compile`) takes minutes, and halves the time after.
     """
     cell = with_rows(network.cell, ROWS_TO_LEARN)
     step = torch.compile(cell, dynamic=False) if compiled else cell
@@ -186,9 +164,8 @@ def learn_users(
                 outputs, acted, goods, wishes, unasked, lucks = (torch.cat(part) for part in zip(*parts, strict=True))
                 told = nll_loss(outputs[:, : cell.actions], wishes)
                 loss = told + outcome_loss(outputs, (acted, goods)) + binary_cross_entropy(unasked, lucks)
-                optimiser.param_groups[0]["lr"] = rate * warm_up_and_cosine(
-                    number, (number - 1 + at / PRESSES) / rounds
-                )
+                done = (number - 1 + at / PRESSES) / rounds
+                optimiser.param_groups[0]["lr"] = rate * warm_up_and_cosine(number, done)
                 optimiser.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -288,7 +288,7 @@ class EvidenceCell(nn.Module):
         ratio = happened * (torch.log(unexplained / explained) + surprise)
         changed = _mix(happened, (softplus(state.changed) + ratio).clamp_max(15), state.changed)
         x = torch.cat([outcome, believed, outcome * (explained * 2 - 1), ratio, surprise, torch.tanh(changed / 5)], 1)
-        h, c = _step(self.lately, x, (state.lately_h, state.lately_c))
+        _, (h, c) = self.lately(x, LSTMState(state.lately_h, state.lately_c))
         lately, lately_c = _mix(happened, h, state.lately_h), _mix(happened, c, state.lately_c)
         change = self.steepness * (changed - self.threshold) + self.change(lately)
         given_up, kept = happened * torch.sigmoid(change), 1 - happened * torch.sigmoid(change)
@@ -352,20 +352,15 @@ def _mix(share: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return old + share * (new - old)
 
 
-def _step(cell: LSTMCell, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    _, (h, c) = cell(x, LSTMState(*state))
-    return h, c
-
-
 def _written(
     cell: LSTMCell, x: Tensor, place: Tensor, tables: tuple[Tensor, Tensor], share: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Tables [B, N, A, H] after a step of a share of the row at a place [B, N]; elsewhere as they were."""
-    h, c = (_of(place, table) for table in tables)
-    new = _step(cell, x.flatten(0, 1), ((h * share).flatten(0, 1), (c * share).flatten(0, 1)))
+    rows = [_of(place, table) for table in tables]
+    _, new = cell(x.flatten(0, 1), LSTMState(*((row * share).flatten(0, 1) for row in rows)))
     where = place[:, :, None, None]
     written = [
         torch.addcmul(table, where, (after.unflatten(0, x.shape[:2]) - row)[:, None])
-        for table, row, after in zip(tables, (h, c), new, strict=True)
+        for table, row, after in zip(tables, rows, new, strict=True)
     ]
     return written[0], written[1]

@@ -8,14 +8,8 @@ from treadle.recipes.decode.decoder import KeyDecoder
 from treadle.recipes.decode.world import COMMANDS, WAIT, World
 
 PLACES = (
-    "in the harbour",
-    "on the open sea",
-    "in a storm",
-    "off a reef",
-    "becalmed",
-    "in fog",
-    "on a river",
-    "by night",
+    *("in the harbour", "on the open sea", "in a storm", "off a reef"),
+    *("becalmed", "in fog", "on a river", "by night"),
 )
 NAMES = (
     *("to port", "to starboard", "sails up", "sails down", "drop anchor"),
@@ -65,10 +59,9 @@ class Game:
         self._new_wish()
 
     def _new_wish(self) -> None:
-        world = World(self.seed)
+        self.world = World(self.seed)
         draw = Random(f"wish {self.seed} {self._fulfilled}")
         taste = Random(f"captain {self.seed}")
-        self.world = world
         self.place = draw.randrange(len(PLACES))
         habits = [[0.5 / COMMANDS + taste.gammavariate(0.5, 0.1) for _ in NAMES] for _ in PLACES]
         self.wish = draw.choices(range(COMMANDS), habits[self.place])[0]

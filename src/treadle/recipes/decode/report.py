@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from treadle.atomic import replacing
 from treadle.recipes.decode.study import EVERY, Followed
 
 WINDOW = 50
@@ -35,16 +37,8 @@ class Summary(NamedTuple):
 
 
 def summarise(study: Study, name: str, end: int) -> Summary:
-    """A decoder, over the 50 presses that end with a press.
-
-    Args:
-        study: what `study` gave, by user.
-        name: of the decoder.
-        end: the number of the last press.
-    """
-    begin = max(0, end - WINDOW)
-    right = np.array([sum(of[name].right[begin:end]) for of in study.values()])
-    attainable = np.array([sum(of["attainable"].right[begin:end]) for of in study.values()])
+    """A decoder, over the 50 presses that end with number ``end``."""
+    right, attainable = (right_presses(study, who, end) for who in (name, "attainable"))
     shares = right / np.maximum(attainable, 1)
     bits = np.mean([of[name].information[end // EVERY] for of in study.values()])
     tenth, middle = np.quantile(shares, [0.1, 0.5])
@@ -53,37 +47,30 @@ def summarise(study: Study, name: str, end: int) -> Summary:
     return Summary(*map(float, (total, error, shares.min(), tenth, middle, (shares >= 0.95).mean(), bits)))
 
 
+def right_presses(study: Study, name: str, end: int) -> NDArray[np.int64]:
+    """How many of these presses a decoder was right on, by user."""
+    return np.array([sum(of[name].right[max(0, end - WINDOW) : end]) for of in study.values()])
+
+
 def moments(presses: int) -> list[int]:
     """The presses at which a study of so many is looked at: early, at the end, and so after the change too."""
     half = presses // 2
-    points = [half // 6, half // 3, 2 * half // 3, half]
-    return [max(EVERY, point - point % EVERY) for point in points] + [
-        half + max(EVERY, point - point % EVERY) for point in points
-    ]
+    points = [max(EVERY, point - point % EVERY) for point in (half // 6, half // 3, 2 * half // 3, half)]
+    return points + [half + point for point in points]
 
 
 def rows(study: Study) -> list[list[str]]:
     """A table: for each decoder and some moments, the share of the attainable and the information."""
     presses = len(next(iter(next(iter(study.values())).values())).right)
-    names = list(next(iter(study.values())))
-    found = [["presses", *(str(at) for at in moments(presses))]]
-    for name in names:
-        summaries = [summarise(study, name, at) for at in moments(presses)]
-        found.append([name, *(f"{one.share:.3f}" for one in summaries)])
-    for name in names:
-        summaries = [summarise(study, name, at) for at in moments(presses)]
-        found.append([f"{name}, bits", *(f"{one.information:.2f}" for one in summaries)])
-    return found
+    points = moments(presses)
+    table = {name: [summarise(study, name, at) for at in points] for name in next(iter(study.values()))}
+    shares = [[name, *(f"{one.share:.3f}" for one in summaries)] for name, summaries in table.items()]
+    bits = [[f"{name}, bits", *(f"{one.information:.2f}" for one in summaries)] for name, summaries in table.items()]
+    return [["presses", *map(str, points)], *shares, *bits]
 
 
 def write_study(path: str | os.PathLike[str], study: Study) -> None:
-    """All of a study, as JSON: by user and decoder, right presses as text of 0 and 1, and bits.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    from treadle.atomic import replacing
-
+    """All of a study, as JSON: by user and decoder, right presses as text of 0 and 1, and bits."""
     text = json.dumps(
         {
             str(seed): {
@@ -98,16 +85,7 @@ def write_study(path: str | os.PathLike[str], study: Study) -> None:
 
 
 def draw_study(path: str | os.PathLike[str], study: Study) -> Path:
-    """Draw right presses and information against presses, and how users differ.
-
-    Args:
-        path: where to; ``.svg`` or ``.png``.
-        study: what `study` gave, by user.
-
-    Raises:
-        ValueError: a path with another suffix.
-        OSError: the file cannot be written.
-    """
+    """Draw right presses and information against presses, and how users differ, as ``.svg`` or ``.png``."""
     from matplotlib.figure import Figure
 
     from treadle.insight.picture import save_figure
@@ -131,13 +109,9 @@ def draw_study(path: str | os.PathLike[str], study: Study) -> Path:
         bits.plot(points, information.mean(0), color=line.get_color(), linestyle=line.get_linestyle(), linewidth=1.2)
         if name in ("decoder", "memory alone", "Bayes"):
             for end, marker in ((presses // 2, "o"), (presses // 2 + 2 * presses // 6, "x")):
-                begin = max(0, end - WINDOW)
-                shares = sorted(
-                    sum(of[name].right[begin:end]) / max(sum(of["attainable"].right[begin:end]), 1)
-                    for of in study.values()
-                )
-                label = f"{name}, presses {begin + 1} to {end}"
-                spread.plot(shares, marker, color=line.get_color(), markersize=3, label=label)
+                shares = right_presses(study, name, end) / np.maximum(right_presses(study, "attainable", end), 1)
+                label = f"{name}, presses {max(0, end - WINDOW) + 1} to {end}"
+                spread.plot(np.sort(shares), marker, color=line.get_color(), markersize=3, label=label)
     for axes in (accuracy, bits):
         axes.axvline(presses / 2, color="gray", linewidth=0.8, linestyle=":")
         axes.set_xlabel("presses; at the dotted line all keys change their meanings")

@@ -8,6 +8,8 @@ from multiprocessing import get_context
 from random import Random
 from typing import Any, NamedTuple
 
+import torch
+
 from treadle.recipes.decode.bayes import Bayes
 from treadle.recipes.decode.decoder import Decoder, KeyDecoder, information, load_network
 from treadle.recipes.decode.user import Press, UserModel
@@ -54,10 +56,10 @@ def follow(decoder: Any, world: World, users: list[tuple[UserModel, list[Press]]
     return Followed(right, bits)
 
 
-def study_user(seed: int, presses: int, model: str | None, learning_rate: float) -> dict[str, Followed]:
-    """All decoders with one user, who presses the same keys in the same situations each time."""
-    import torch
-
+def study_user(
+    seed: int, presses: int, model: str | os.PathLike[str] | None, learning_rate: float
+) -> tuple[int, dict[str, Followed]]:
+    """A user's number, and all decoders with that user, who presses the same keys in the same situations each time."""
     torch.set_num_threads(1)
     world, user = World(seed), UserModel.random(seed)
     later = user.changed(seed)
@@ -70,7 +72,7 @@ def study_user(seed: int, presses: int, model: str | None, learning_rate: float)
     if learning_rate:
         decoders["memory alone"] = KeyDecoder(load_network(model), 0.0, seed=seed)
     decoders |= {"Bayes": Bayes(world), "perceptron": Perceptron(user.keys, seed)}
-    return {name: follow(decoder, world, parts, seed) for name, decoder in decoders.items()}
+    return seed, {name: follow(decoder, world, parts, seed) for name, decoder in decoders.items()}
 
 
 def study(
@@ -89,16 +91,10 @@ def study(
         learning_rate: with which its weights are trained further; beside it there is one whose weights stay then.
         processes: how many users are followed at the same time; by default one a core.
     """
-    options = presses, None if model is None else os.fspath(model), learning_rate
     count = min(processes or os.cpu_count() or 1, users)
+    run = functools.partial(study_user, presses=presses, model=model, learning_rate=learning_rate)
     if count == 1:
-        for seed in range(users):
-            yield seed, study_user(seed, *options)
+        yield from map(run, range(users))
         return
-    run = functools.partial(_numbered, options=options)
     with get_context("spawn").Pool(count, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         yield from pool.imap_unordered(run, range(users))  # whoever stops listening ends them all
-
-
-def _numbered(seed: int, options: tuple[int, str | None, float]) -> tuple[int, dict[str, Followed]]:
-    return seed, study_user(seed, *options)

@@ -181,7 +181,7 @@ def parse_machine(text: str, name: str = "the machine") -> Machine:
     """
     lines: dict[tuple[str, str], int] = {}
     given: dict[tuple[str, str], tuple[str, int, str]] = {}
-    for number, words in _lines(text, name):
+    for number, words in _lines(text):
 
         def refuse(column: int, message: str, number: int = number) -> DataError:
             return DataError(f"{name}, line {number}, column {column}: {message}")
@@ -221,7 +221,7 @@ def parse_machine(text: str, name: str = "the machine") -> Machine:
     return machine
 
 
-def _lines(text: str, name: str) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+def _lines(text: str) -> Iterator[tuple[int, list[tuple[int, str]]]]:
     """The lines with something in them: their numbers, and their words with the column where each begins."""
     for number, line in enumerate(text.splitlines(), 1):
         words = [(found.start() + 1, found[0]) for found in re.finditer(r"\S+", line.split(";")[0])]

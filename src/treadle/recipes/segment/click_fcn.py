@@ -16,21 +16,13 @@ MAPS = 2
 
 
 def check_outputs(outputs: int) -> None:
-    """Refuse a number of maps of scores that no loss goes with.
-
-    Raises:
-        ShapeError: ``outputs`` is neither 1 nor 2.
-    """
+    """Refuse a number of maps of scores that no loss goes with."""
     if outputs not in (1, 2):
         raise ShapeError(f"outputs is 2 (softmax) or 1 (Euclidean), but {outputs!r} was passed")
 
 
 def check_read(x: Tensor) -> None:
-    """Refuse what no network for clicks reads.
-
-    Raises:
-        ShapeError: another number of axes or channels than [B, 5, H, W], or no pixel.
-    """
+    """Refuse what no network for clicks reads: all but [B, 5, H, W]."""
     if x.ndim != 4 or x.shape[1] != 3 + MAPS or 0 in x.shape[2:]:
         raise ShapeError(
             f"the network reads [B, {3 + MAPS}, H, W], an image and {MAPS} maps of distances, but was given"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from treadle.errors import DataError
 from treadle.recipes.segment.click_fcn import CUT_OFF
+from treadle.recipes.segment.needs import need
 
 IGNORED = 255
 """The label of pixels that belong to nothing: nobody clicks there, and they count for nothing."""
@@ -27,19 +28,14 @@ class Click(NamedTuple):
     """Whether it says what is the object, or what is not."""
 
 
-def check_click(click: Click, size: Sequence[int]) -> Click:
-    """Refuse a click outside an image of [H, W] pixels.
-
-    Raises:
-        DataError: with the click and the size.
-    """
+def check_click(click: Click, size: Sequence[int]) -> None:
+    """Refuse a click outside an image of [H, W] pixels."""
     height, width = size
     if not (0 <= click.row < height and 0 <= click.column < width):
         raise DataError(
             f"a click in row {click.row}, column {click.column} lies outside the image, which has rows 0 to"
             f" {height - 1} and columns 0 to {width - 1}"
         )
-    return click
 
 
 def no_clicks(size: Sequence[int]) -> Tensor:
@@ -48,15 +44,7 @@ def no_clicks(size: Sequence[int]) -> Tensor:
 
 
 def add_click(maps: Tensor, click: Click) -> Tensor:
-    """Maps with one more click. Only distances to it are computed: each pixel keeps the smaller of old and new.
-
-    Args:
-        maps: [2, H, W], which stays as it is.
-        click: in the image.
-
-    Raises:
-        DataError: the click lies outside the image.
-    """
+    """Maps [2, H, W] with one more click. Only distances to it are computed: each pixel keeps the smaller one."""
     check_click(click, maps.shape[1:])
     rows = torch.arange(maps.shape[1], dtype=maps.dtype, device=maps.device)[:, None] - click.row
     columns = torch.arange(maps.shape[2], dtype=maps.dtype, device=maps.device) - click.column
@@ -185,7 +173,8 @@ class ClickSampling:
     ) -> list[Click]:
         away = away_from(inside)
         ring = background & (away <= self.band)
-        rows, columns = np.nonzero(self._beyond(ring, away))
+        beyond = ring & (away > self.margin)
+        rows, columns = np.nonzero(beyond if beyond.any() else ring)
         if not len(rows):
             return []
         clicks, i = [], int(random.integers(len(rows)))
@@ -197,10 +186,6 @@ class ClickSampling:
             if nearest[i] < max(self.spacing, 1):
                 break
         return clicks
-
-    def _beyond(self, ring: NDArray[np.bool_], away: NDArray[np.float64]) -> NDArray[np.bool_]:
-        beyond = ring & (away > self.margin)
-        return beyond if beyond.any() else ring
 
 
 def next_click(predicted: NDArray[np.bool_], mask: NDArray[np.uint8]) -> Click | None:
@@ -227,7 +212,7 @@ def next_click(predicted: NDArray[np.bool_], mask: NDArray[np.uint8]) -> Click |
         >>> next_click(np.zeros((9, 9), bool), mask)
         Click(row=4, column=4, positive=True)
     """
-    ndimage = scipy_ndimage()
+    ndimage = need("scipy.ndimage", "scipy")
     check_same_size(mask.shape, predicted.shape)
     best, middle = 0, None
     for positive in (True, False):
@@ -247,40 +232,21 @@ def next_click(predicted: NDArray[np.bool_], mask: NDArray[np.uint8]) -> Click |
 
 def distance(region: NDArray[np.bool_]) -> NDArray[np.float64]:
     """How deep each pixel lies in a region: the distance to the nearest pixel outside, beyond the image included."""
-    padded = np.pad(region, 1)
-    return scipy_ndimage().distance_transform_edt(padded)[1:-1, 1:-1]
+    return away_from(~np.pad(region, 1))[1:-1, 1:-1]
 
 
 def away_from(region: NDArray[np.bool_]) -> NDArray[np.float64]:
     """How far each pixel is from a region that is not empty."""
-    return scipy_ndimage().distance_transform_edt(~region)
+    return need("scipy.ndimage", "scipy").distance_transform_edt(~region)
 
 
 def check_same_size(mask: Sequence[int], image: Sequence[int], name: str = "the mask") -> None:
-    """Refuse a mask of another size than its image's.
-
-    Raises:
-        DataError: with both sizes.
-    """
+    """Refuse a mask of another size than its image's."""
     if tuple(mask) != tuple(image):
-        turned = tuple(mask) == tuple(image)[::-1]
+        advice = "make them the same size"
+        if tuple(mask) == tuple(image)[::-1]:
+            advice = "one of them lies on its side; images are turned upright as their cameras noted (EXIF), so turn"
+            advice += " the mask as the image is seen"
         raise DataError(
-            f"{name} is {mask[1]}x{mask[0]} pixels (width x height), but its image is {image[1]}x{image[0]}"
-            + (
-                ": one of them lies on its side; images are turned upright as their cameras noted (EXIF), so turn the"
-                " mask as the image is seen"
-                if turned
-                else ": make them the same size"
-            )
+            f"{name} is {mask[1]}x{mask[0]} pixels (width x height), but its image is {image[1]}x{image[0]}: {advice}"
         )
-
-
-def scipy_ndimage():
-    """`scipy.ndimage`, or what to install.
-
-    Raises:
-        DataError: SciPy is not installed.
-    """
-    from treadle.recipes.segment.needs import need
-
-    return need("scipy.ndimage", "scipy")

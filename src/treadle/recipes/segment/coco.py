@@ -78,11 +78,7 @@ class CocoImage:
     annotations: tuple[Any, ...]
 
     def region(self, index: int) -> NDArray[np.bool_]:
-        """The pixels of an annotation [H, W].
-
-        Raises:
-            DataError: it cannot be read.
-        """
+        """The pixels of an annotation [H, W]."""
         annotation = self.annotations[index]
         try:
             return coco_region(annotation["segmentation"], self.size)
@@ -114,17 +110,10 @@ class CocoImage:
 
 
 def coco_region(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels of a segmentation as COCO has it: a list of polygons, or runs.
+    """The pixels [H, W] of a segmentation as COCO has it: a list of polygons, or runs.
 
-    A pixel is of a polygon if its middle is; corners are given in pixels from the upper left corner of the image. Runs
-    go down the columns, of pixels outside and inside by turns.
-
-    Args:
-        segmentation: ``[[x, y, x, y, …], …]``, or ``{"size": [H, W], "counts": …}`` with numbers or COCO's string.
-        size: [H, W].
-
-    Raises:
-        ValueError: it is neither, or runs do not fill the image.
+    A pixel is of a polygon ``[x, y, x, y, …]`` if its middle is; corners are given in pixels from the upper left corner
+    of the image. Runs, as numbers or COCO's string, go down the columns, of pixels outside and inside by turns.
 
     Example:
         >>> from treadle.recipes.segment.coco import coco_region

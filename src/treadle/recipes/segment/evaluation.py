@@ -1,12 +1,12 @@
 """How many clicks it takes: a simulated user clicks into the largest error until the mask is good."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from treadle.errors import DataError
 from treadle.recipes.segment.clicks import IGNORED, next_click
 from treadle.recipes.segment.images import Example
 from treadle.recipes.segment.segmenter import Segmenter
@@ -47,8 +47,7 @@ class Evaluation:
     def clicks_to(self, target: float) -> NDArray[np.int64]:
         """[N]: how many clicks each example took to an IoU of the target; the most there were if it never got there."""
         reached = self.ious >= target
-        most = self.ious.shape[1]
-        return np.where(reached.any(1), reached.argmax(1) + 1, most)
+        return np.where(reached.any(1), reached.argmax(1) + 1, self.ious.shape[1])
 
     def failures(self, target: float) -> int:
         """How many never got there."""
@@ -71,7 +70,7 @@ class Evaluation:
 
 def evaluate(
     segmenter: Segmenter,
-    examples: Sequence[Example] | Iterable[Example],
+    examples: Iterable[Example],
     clicks: int = MOST_CLICKS,
     follow: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
@@ -95,8 +94,6 @@ def evaluate(
         >>> evaluate(segmenter, [make_scene(0, 64, test=True)], clicks=3).ious.shape
         (1, 3)
     """
-    from treadle.errors import DataError
-
     names, rows = [], []
     for done, example in enumerate(examples, start=1):
         mask = example.mask
@@ -122,7 +119,5 @@ def summary(evaluation: Evaluation) -> str:
         for t in TARGETS
     )
     ious = evaluation.mean_iou()
-    at = [n for n in (1, 2, 3, 5, 10, 20) if n <= most]
-    means = ", ".join(f"{ious[n - 1]:.1%} after {n}" for n in at)
-    assert all(math.isfinite(value) for value in ious)
+    means = ", ".join(f"{ious[n - 1]:.1%} after {n}" for n in (1, 2, 3, 5, 10, 20) if n <= most)
     return f"{len(evaluation.names)} objects: {clicks}\nmean IoU: {means}"

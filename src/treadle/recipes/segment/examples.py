@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 
 from treadle.errors import DataError
 from treadle.recipes.segment.clicks import IGNORED
-from treadle.recipes.segment.images import (
-    SUFFIXES,
-    Example,
-    fitted,
-    fitting_size,
-    read_image,
-    read_mask,
-    resize_mask,
-)
+from treadle.recipes.segment.images import SUFFIXES, Example, fitted, fitting_size, read_image, read_mask, resize_mask
 from treadle.recipes.segment.scenes import make_scene
 
 SMALLEST_OBJECT = 16

@@ -50,11 +50,7 @@ class Grid:
         return Grid(self.stride * stride, self.offset + self.stride * middle)
 
     def position_of(self, other: "Grid") -> int:
-        """Which position of this grid lies where position 0 of another of the same stride does.
-
-        Raises:
-            ShapeError: none does: strides differ, or the grids lie between each other.
-        """
+        """Which position of this grid lies where position 0 of another of the same stride does."""
         position = (other.offset - self.offset) / self.stride
         if self.stride != other.stride or position.denominator != 1:
             raise ShapeError(

@@ -24,8 +24,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """What is taken for an image in a folder."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """What is read, whatever a file is called: Pillow knows others, for some of which it starts programs (PostScript)."""
-
-
 ORIENTATION = 0x0112
 """EXIF's number for how a camera was held."""
 
@@ -116,12 +114,7 @@ def read_mask(source: str | os.PathLike[str] | bytes, name: str = "") -> NDArray
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of an image as `read_image` will give it, from its header alone.
-
-    Raises:
-        DataError: as for `read_image`, as far as the header tells.
-        OSError: the file cannot be read.
-    """
+    """Height and width of an image as `read_image` will give it, from its header alone."""
 
     def upright(image: Any) -> tuple[int, int]:
         width, height = image.size
@@ -179,10 +172,10 @@ def _name_of(source: object) -> str:
     return "the image" if isinstance(source, bytes) else str(source)
 
 
-def encode_png(mask: NDArray[Any]) -> bytes:
-    """A mask [H, W] of truth as a PNG file: 255 on the object, 0 elsewhere."""
+def encode_png(pixels: NDArray[np.uint8], **options: int) -> bytes:
+    """Pixels [H, W] or [H, W, channels] as a PNG file."""
     stream = io.BytesIO()
-    need("PIL.Image", "pillow").fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(stream, "PNG")
+    need("PIL.Image", "pillow").fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", **options)
     return stream.getvalue()
 
 

@@ -7,11 +7,7 @@ from treadle.errors import TreadleError
 
 
 def need(module: str, package: str, extra: str = "vision") -> Any:
-    """Import a module of a package that treadle does not always install.
-
-    Raises:
-        TreadleError: the package is not installed, with what to install.
-    """
+    """Import a module of a package that treadle does not always install, or say what to install."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:

@@ -51,7 +51,7 @@ def make_scene(seed: int, size: int = 128, test: bool = False) -> Example:
     """
     random = np.random.default_rng([seed, test])
     while True:
-        behind = int(random.integers(len(photographs(test))))
+        behind = int(random.integers(len(PHOTOGRAPHS[test])))
         image = background(random, size, test, behind)
         instances = np.zeros((size, size), np.uint8)
         count = int(random.integers(1, 5))
@@ -75,7 +75,7 @@ def make_scene(seed: int, size: int = 128, test: bool = False) -> Example:
 
 def background(random: np.random.Generator, size: int, test: bool, behind: int) -> Tensor:
     """A piece of a photograph [3, size, size], from 0 to 1; sometimes of two, and sometimes out of focus."""
-    photos = photographs(test)
+    photos = pictures(PHOTOGRAPHS[test])
     image = recoloured(random, piece(random, photos[behind : behind + 1], size, 0.3), 0.15)
     if random.random() < 0.3:
         other = recoloured(random, piece(random, photos, size, 0.3), 0.15)
@@ -142,14 +142,14 @@ def half(random: np.random.Generator, size: int) -> Tensor:
 
 def texture(random: np.random.Generator, size: int, test: bool, behind: int) -> Tensor:
     """What a part is made of [3, size, size], from 0 to 1."""
-    photos, kind = photographs(test), random.random()
+    photos, kind = pictures(PHOTOGRAPHS[test]), random.random()
     if kind < 0.15:  # hardly different from what is behind it
         return recoloured(random, piece(random, photos[behind : behind + 1], size, random.uniform(0.1, 0.6)), 0.25)
     if kind < 0.45:
         return recoloured(random, piece(random, photos, size, random.uniform(0.1, 0.6)), 0.4)
     one, other = colour(random, test), colour(random, test)
     if kind < 0.65:
-        grey = piece(random, textures(test), size, random.uniform(0.15, 0.6))
+        grey = piece(random, pictures(TEXTURES[test]), size, random.uniform(0.15, 0.6))
         return one + grey * (other - one)
     if kind < 0.85:
         return one + pattern(random, size) * (other - one)
@@ -161,7 +161,7 @@ def texture(random: np.random.Generator, size: int, test: bool, behind: int) -> 
 def colour(random: np.random.Generator, test: bool) -> Tensor:
     """A colour [3, 1, 1], from 0 to 1: one of a photograph's, or any."""
     if random.random() < 0.6:
-        photo = photographs(test)[int(random.integers(len(photographs(test))))]
+        photo = pictures(PHOTOGRAPHS[test])[int(random.integers(len(PHOTOGRAPHS[test])))]
         row, column = (int(random.integers(length)) for length in photo.shape[1:])
         return photo[:, row, column, None, None].float() / 255
     return torch.from_numpy(random.uniform(0, 1, (3, 1, 1))).float()
@@ -190,13 +190,8 @@ def outline(
 ) -> Tensor:
     """How much of each pixel a part covers [size, size], from 0 to 1.
 
-    Args:
-        random: where chance comes from.
-        size: pixels of a side.
-        centre: row and column of its middle.
-        radius: in pixels, of its longer axis.
-        softness: pixels over which its edge goes from 0 to 1.
-        squeeze: between what its shorter axis lies, as a share of the longer one.
+    ``radius`` is that of its longer axis, ``squeeze`` between what the shorter one lies as a share of it; over
+    ``softness`` pixels its edge goes from 0 to 1.
     """
     squeezed, turn = random.uniform(*squeeze), random.uniform(0, math.pi)
     rows, columns = np.mgrid[:size, :size]
@@ -248,8 +243,8 @@ def piece(random: np.random.Generator, photos: tuple[Tensor, ...], size: int, le
 
 def blurred(image: Tensor, deviation: float) -> Tensor:
     """An image [C, H, W] out of focus."""
-    found = need("scipy.ndimage", "scipy").gaussian_filter(image.numpy(), (0, deviation, deviation), mode="nearest")
-    return torch.from_numpy(found)
+    blur = need("scipy.ndimage", "scipy").gaussian_filter
+    return torch.from_numpy(blur(image.numpy(), (0, deviation, deviation), mode="nearest"))
 
 
 def recoloured(random: np.random.Generator, image: Tensor, strength: float) -> Tensor:
@@ -270,17 +265,7 @@ def finish(random: np.random.Generator, image: Tensor) -> Tensor:
 
 
 @functools.cache
-def photographs(test: bool) -> tuple[Tensor, ...]:
-    """Photographs in colour, [3, H, W] bytes each."""
-    return tuple(_sample(name) for name in PHOTOGRAPHS[test])
-
-
-@functools.cache
-def textures(test: bool) -> tuple[Tensor, ...]:
-    """Grey textures, in three equal channels."""
-    return tuple(_sample(name) for name in TEXTURES[test])
-
-
-def _sample(name: str) -> Tensor:
+def pictures(names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """Pictures that come with scikit-image, [3, H, W] bytes each; grey ones in three equal channels."""
     folder = os.path.dirname(need("skimage.data", "scikit-image").__file__)
-    return read_image(os.path.join(folder, name))
+    return tuple(read_image(os.path.join(folder, name)) for name in names)

@@ -57,11 +57,10 @@ class Segmenter:
     """
 
     def __init__(self, model: ClickFCN | TwoStageNetwork, size: int = 128, learned_at: int | None = None):
-        if not isinstance(size, int) or not 1 <= size <= LARGEST_SIDE:
-            raise ShapeError(f"size is from 1 to {LARGEST_SIDE} pixels, but {size!r} was passed")
         learned_at = size if learned_at is None else learned_at
-        if not isinstance(learned_at, int) or not 1 <= learned_at <= LARGEST_SIDE:
-            raise ShapeError(f"learned_at is from 1 to {LARGEST_SIDE} pixels, but {learned_at!r} was passed")
+        for name, pixels in (("size", size), ("learned_at", learned_at)):
+            if not isinstance(pixels, int) or not 1 <= pixels <= LARGEST_SIDE:
+                raise ShapeError(f"{name} is from 1 to {LARGEST_SIDE} pixels, but {pixels!r} was passed")
         self.model, self.size, self.learned_at = model.eval(), size, learned_at
 
     def session(self, image: Tensor) -> "ClickSession":

@@ -13,8 +13,6 @@ from treadle.recipes.segment.vgg import BLOCK_ENDS, CHANNELS, normalised, vgg_fe
 
 REACHES = (4.0, 12.0, 36.0)
 """Pixels over which the closeness to a click falls to a third, for the head to see where clicks are."""
-
-
 GRIP = 1.5
 """Pixels over which a click's own say falls to a third."""
 

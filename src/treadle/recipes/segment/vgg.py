@@ -92,11 +92,7 @@ def read_trunk(source: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def check_trunk(state: Any, source: object = "the state dict") -> dict[str, Tensor]:
-    """Refuse what is not the state dict of a VGG-16 of any width.
-
-    Raises:
-        ModelFileError: with the first difference.
-    """
+    """Refuse what is not the state dict of a VGG-16 of any width, with the first difference."""
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ModelFileError(f"{source} holds a {type(state).__name__}, not a state dict: save model.state_dict()")
     convolutions = [module for module in vgg_features(channels=(1,) * 5).named_children() if hasattr(module[1], "bias")]

@@ -76,11 +76,7 @@ def read_sources(path: str | os.PathLike[str]) -> tuple[list[str], list[str] | N
 
 
 def check_length(text: str, what: str) -> None:
-    """Refuse what is too long to be one of many short strings.
-
-    Raises:
-        DataError: it is.
-    """
+    """Refuse what is too long to be one of many short strings."""
     if len(text) > MOST_CHARACTERS:
         raise DataError(
             f"{what} has {len(text):,} characters, more than {MOST_CHARACTERS:,}: cut it into parts that can be"
@@ -89,12 +85,7 @@ def check_length(text: str, what: str) -> None:
 
 
 def lines_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, without their ends.
-
-    Raises:
-        DataError: one is not UTF-8.
-        OSError: the file cannot be read.
-    """
+    """Lines of UTF-8 with their numbers, without their ends."""
     data = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
     name = "standard input" if str(path) == "-" else str(path)
     data = data.removeprefix(b"\xef\xbb\xbf")

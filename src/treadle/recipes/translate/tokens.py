@@ -1,6 +1,7 @@
 """Strings as tokens: characters, or words between spaces."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -38,6 +39,14 @@ class Vocabulary:
         """All symbols of some texts."""
         return cls(tuple(sorted({symbol for text in texts for symbol in symbols_of(text, unit)})), unit)
 
+    @functools.cached_property
+    def _tokens(self) -> dict[str, int]:
+        return {symbol: token for token, symbol in enumerate(self.symbols, start=FIRST)}
+
+    @property
+    def _joint(self) -> str:
+        return "" if self.unit == "characters" else " "
+
     def __len__(self) -> int:
         return FIRST + len(self.symbols)
 
@@ -47,25 +56,19 @@ class Vocabulary:
         Raises:
             DataError: a symbol that is not in it; ``where`` the text is goes before.
         """
-        if not hasattr(self, "_tokens"):
-            tokens = {symbol: token for token, symbol in enumerate(self.symbols, start=FIRST)}
-            object.__setattr__(self, "_tokens", tokens)
-        known: dict[str, int] = self._tokens  # pyright: ignore[reportAttributeAccessIssue]
         found = symbols_of(text, self.unit)
-        strange = next((symbol for symbol in found if symbol not in known), None)
+        strange = next((symbol for symbol in found if symbol not in self._tokens), None)
         if strange is not None:
-            joint = "" if self.unit == "characters" else " "
-            knows = joint.join(self.symbols)
+            knows = self._joint.join(self.symbols)
             knows = knows if len(knows) <= 200 else f"{knows[:200]}… ({len(self.symbols):,} {self.unit})"
             raise DataError(
                 f"{where}{text[:60]!r} has {strange!r}, which was nowhere in the training set; it knows: {knows}"
             )
-        return torch.tensor([known[symbol] for symbol in found], dtype=torch.long)
+        return torch.tensor([self._tokens[symbol] for symbol in found], dtype=torch.long)
 
     def decode(self, tokens: Tensor | Sequence[int]) -> str:
         """The text of tokens; start and end are nothing in it."""
-        joint = "" if self.unit == "characters" else " "
-        return joint.join(self.symbols[int(token) - FIRST] for token in tokens if int(token) >= FIRST)
+        return self._joint.join(self.symbols[int(token) - FIRST] for token in tokens if int(token) >= FIRST)
 
 
 def symbols_of(text: str, unit: str) -> Sequence[str]:

@@ -12,6 +12,7 @@ from treadle.errors import ModelFileError, ShapeError
 from treadle.files import model_file
 from treadle.recipes.translate.pairs import Pair
 from treadle.recipes.translate.tokens import END, START, UNITS, Vocabulary
+from treadle.recipes.translate.translation_network import translation_model
 from treadle.seq2seq import EncoderDecoder
 from treadle.seq2seq.decoding import beam_search, greedy
 
@@ -58,8 +59,6 @@ class Translator:
             target_unit: the same.
             design: options of `translation_model`.
         """
-        from treadle.recipes.translate.translation_network import translation_model
-
         source = Vocabulary.of((pair.source for pair in pairs), source_unit)
         target = Vocabulary.of((pair.target for pair in pairs), target_unit)
         sizes = [(len(source.encode(pair.source)), len(target.encode(pair.target))) for pair in pairs]
@@ -134,12 +133,8 @@ class Translator:
         Raises:
             OSError: the file cannot be written.
         """
-        values = {
-            "source": dataclasses.asdict(self.source),
-            "target": dataclasses.asdict(self.target),
-            "longest": self.longest,
-            "ratio": self.ratio,
-        }
+        values = {"source": dataclasses.asdict(self.source), "target": dataclasses.asdict(self.target)}
+        values |= {"longest": self.longest, "ratio": self.ratio}
         model_file.save(path, self.model, {"translator": values})
 
     @classmethod

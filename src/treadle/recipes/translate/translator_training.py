@@ -51,10 +51,7 @@ def pair_batch(examples: Sequence[tuple[Tensor, Tensor]]) -> PairBatch:
 def run_pairs(model: Any, batch: PairBatch, forgetting: float = 0.0) -> Tensor:
     """What the network says to a batch when it is told the truth until then (teacher forcing).
 
-    Args:
-        model: the network.
-        batch: pairs.
-        forgetting: the share of rows that forget now and then, each at a rate of its own.
+    A share of rows, ``forgetting``, forgets now and then, each at a rate of its own.
     """
     resets = [forgetful(side, forgetting) if forgetting else None for side in (batch.x, batch.read)]
     return model(batch.x, batch.read, batch.lengths, batch.target_lengths, *resets)[0]
@@ -97,8 +94,8 @@ class Learning:
         patience: int | None = None,
         seed: int = 0,
     ):
-        self.translator, self.learning_rate, self.label_smoothing = translator, learning_rate, label_smoothing
-        self.forgetting = forgetting
+        self.translator, self.learning_rate = translator, learning_rate
+        self.label_smoothing, self.forgetting = label_smoothing, forgetting
         examples = [self._example(pair) for pair in training]
         self._validation = [self._example(pair) for pair in validation[:MOST_VALIDATED]]
         sizes = [len(source) * 1_000 + len(target) for source, target in examples]

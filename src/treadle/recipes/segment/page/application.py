@@ -1,4 +1,4 @@
-"""What answers the page's requests."""
+"""What answers the page's requests, and listens for them on the loopback address and on no other."""
 
 import base64
 import collections
@@ -6,12 +6,14 @@ import functools
 import importlib.resources
 import json
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from treadle.errors import DataError
@@ -27,7 +29,8 @@ MOST_SESSIONS = 8
 """Images that are kept, for as many tabs; the one that was not used for the longest goes first."""
 MOST_CLICKS = 200
 """In one image: each keeps its mask, so that it can be undone."""
-HOSTS = ["127.0.0.1", "localhost"]
+LOOPBACK = "127.0.0.1"
+HOSTS = [LOOPBACK, "localhost"]
 """What this machine calls itself: a page of somebody else's cannot have its own name lead here."""
 FILES = {
     "/": ("page.html", "text/html"),
@@ -62,14 +65,10 @@ class Sessions:
         milliseconds = 1000 * (time.perf_counter() - start)
         height, width = session.size
         said = {"session": name, "width": width, "height": height, "milliseconds": milliseconds}
-        return said | {"image": _text(_png(image.movedim(0, 2).numpy()))}
+        return said | {"image": _text(image.movedim(0, 2).numpy())}
 
     def get(self, name: object) -> ClickSession:
-        """An open image.
-
-        Raises:
-            DataError: there is none of that name.
-        """
+        """An open image, or the refusal of a name that none has."""
         with self._lock:
             if not isinstance(name, str) or name not in self._open:
                 raise DataError("this image is not open any more: open it again")
@@ -81,7 +80,7 @@ class Sessions:
         session = self.get(name)
         with self._lock:
             mask = session.mask
-        return encode_png(mask)
+        return encode_png(np.where(mask, 255, 0).astype(np.uint8))
 
     def change(self, name: object, how: Callable[[ClickSession], object]) -> dict[str, Any]:
         """Change the clicks of an image: its clicks and its mask after that."""
@@ -94,7 +93,7 @@ class Sessions:
             mask = session.mask
         overlay = np.zeros((*mask.shape, 2), np.uint8)
         overlay[..., 1] = mask * np.uint8(140)
-        return {"clicks": clicks, "milliseconds": milliseconds, "mask": _text(_png(overlay)) if clicks else None}
+        return {"clicks": clicks, "milliseconds": milliseconds, "mask": _text(overlay) if clicks else None}
 
 
 def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
@@ -192,11 +191,7 @@ class TooLargeError(DataError):
 
 
 async def body(request: Any, most: int) -> bytes:
-    """What a request sends, read only as far as it is allowed to go.
-
-    Raises:
-        TooLargeError: it is more.
-    """
+    """What a request sends, read only as far as it is allowed to go."""
     said = request.headers.get("content-length", "0")
     parts, size = [], int(said) if said.isdigit() else 0
     if size <= most:
@@ -212,11 +207,7 @@ async def body(request: Any, most: int) -> bytes:
 
 
 async def json_body(request: Any) -> dict[str, Any]:
-    """A JSON object that a request sends.
-
-    Raises:
-        DataError: it is none.
-    """
+    """A JSON object that a request sends."""
     try:
         values = json.loads(await body(request, 10_000))
     except (ValueError, RecursionError) as error:
@@ -228,13 +219,30 @@ async def json_body(request: Any) -> dict[str, Any]:
     return values
 
 
-def _png(pixels: Any) -> bytes:
-    import io
-
-    stream = io.BytesIO()
-    need("PIL.Image", "pillow").fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
+def _text(pixels: NDArray[np.uint8]) -> str:
+    """A picture as the page's script takes it."""
+    return base64.b64encode(encode_png(pixels, compress_level=1)).decode()
 
 
-def _text(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+def serve(application: Any, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
+    """Serve an application to this machine until Ctrl-C.
+
+    Args:
+        application: what `treadle.recipes.segment.page.application` made.
+        port: 0 takes any that is free.
+        ready: told the page's address as soon as it can be opened.
+
+    Raises:
+        TreadleError: uvicorn is not installed.
+        OSError: the port is taken.
+    """
+    uvicorn = need("uvicorn", "uvicorn", "serve")
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((LOOPBACK, port))
+        except OSError as error:
+            raise OSError(f"`port={port}`: {error.strerror}: name another, or leave it out") from None
+        listening.listen()
+        ready(f"http://{LOOPBACK}:{listening.getsockname()[1]}/")
+        uvicorn.Server(uvicorn.Config(application, log_level="warning")).run(sockets=[listening])
