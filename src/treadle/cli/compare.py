@@ -120,8 +120,7 @@ def compare(
                 sys.stdout.write(document)
             else:
                 options.write_text(json_file, document)
-    if interrupted():
-        raise typer.Exit(130)
+    options.exit_if(interrupted())
 
 
 def announce(out: "Console", plan: "Plan", text: "Text") -> None:

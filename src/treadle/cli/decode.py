@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from treadle.cli.options import bar, check_outputs, console, noticing_interrupts, use_one_thread
+from treadle.cli.options import bar, check_outputs, console, exit_if, noticing_interrupts, use_one_thread
 
 
 def decode(
@@ -73,8 +73,7 @@ def learn_network(path: Path, model: Path | None, rounds: int, seed: int, compil
                 break
     model_file.save(path, network, notes={"rounds": number, "seed": seed})
     print(f"{path}: after {number} rounds, {right:.0%} of all presses of the last one were decoded rightly")
-    if interrupted():
-        raise typer.Exit(130)
+    exit_if(interrupted())
 
 
 def follow_users(
@@ -121,9 +120,7 @@ def follow_users(
         write_study(output, found)
     if plot is not None:
         draw_study(plot, found)
-    if interrupted():
-        print(f"treadle: interrupted after {len(found)} of {users} users", file=sys.stderr)
-        raise typer.Exit(130)
+    exit_if(interrupted(), f"treadle: interrupted after {len(found)} of {users} users")
 
 
 def play(model: Path | None, save: Path | None, learning_rate: float, seed: int) -> None:

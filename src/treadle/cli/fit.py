@@ -9,8 +9,6 @@ import typer
 from treadle.cli import options
 from treadle.errors import TreadleError
 
-MAX_SEED = 2**63 - 1
-
 
 def fit(
     file: Annotated[
@@ -71,7 +69,7 @@ def fit(
     weight_decay: Annotated[float | None, typer.Option(min=0, help="Weight decay (matrices only).")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
     precision: Annotated[str, typer.Option(help="Precision of products: float32 or bfloat16.")] = "float32",
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep the run here, and resume the one that is kept here already.")
     ] = None,
@@ -159,6 +157,4 @@ def fit(
                 " longer --budget (or a larger --patience), to begin again, another --checkpoint",
                 file=sys.stderr,
             )
-    if interrupted():
-        print("treadle: interrupted; what was learned so far is saved", file=sys.stderr)
-        raise typer.Exit(130)
+    options.exit_if(interrupted(), "treadle: interrupted; what was learned so far is saved")

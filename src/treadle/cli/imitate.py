@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from treadle.cli.options import bar, check_outputs, console, noticing_interrupts, use_one_thread
+from treadle.cli.options import bar, check_outputs, console, exit_if, noticing_interrupts, use_one_thread
 
 if TYPE_CHECKING:
     from treadle.recipes.imitate import Machine, Tape
@@ -84,9 +84,7 @@ def imitate(
                 print(f"wrong first on {verdict.first_wrong or 'the empty tape'!r}")
         if free is not None and not interrupted():
             run_free(loop, box, free)
-    if interrupted():
-        print("treadle: interrupted" + (f"; what was learned is in {output}" if output else ""), file=sys.stderr)
-        raise typer.Exit(130)
+    exit_if(interrupted(), "treadle: interrupted" + (f"; what was learned is in {output}" if output else ""))
 
 
 def train(steps: Any, count: int) -> None:

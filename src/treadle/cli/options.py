@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from treadle.recipes.compare import Budget
 
 
+MAX_SEED = 2**63 - 1
+
+
 def choices(option: str, text: str, known: Collection[str]) -> list[str]:
     """The names of a list such as ``skip,dense``; ``all`` is all that are known."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
@@ -150,6 +153,14 @@ def console(stream: TextIO, quiet: bool = False) -> "Console":
     return Console(
         file=stream, quiet=quiet, highlight=False, markup=False, soft_wrap=True, width=None if stream.isatty() else 120
     )
+
+
+def exit_if(interrupted: bool, message: str = "") -> None:
+    """End with the status of Ctrl-C if there was one, with a message on stderr."""
+    if interrupted:
+        if message:
+            print(message, file=sys.stderr)
+        raise typer.Exit(130)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from treadle.cli.options import use_one_thread
+from treadle.cli.options import MAX_SEED, use_one_thread
 
 
 def run(
@@ -23,7 +23,7 @@ def run(
     temperature: Annotated[
         float, typer.Option(help="Lower is more cautious; 0 always takes the likeliest byte.")
     ] = 0.8,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the draws: the same seed writes the same.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws: the same seed writes the same.")] = 0,
 ) -> None:
     """Stream what a network writes, each byte as it is made; prompt first. Into a pipe go the bytes as they are.
 

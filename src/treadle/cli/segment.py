@@ -159,9 +159,9 @@ def fit(
         f"A network of {parameters:,} parameters, of which {learns:,} learn, learns from {data}"
         f" ({len(training):,} objects; {len(held_out):,} for validation)."
     )
-    about |= {"data": data, "size": size, "scenes": scenes, "seed": seed}
-    about |= {"network": network, "trunk": trunk, "width": width, "loss": loss}
-    about |= {"trunk_rate": trunk_rate, "first_rate": first_rate, "learning_rate": learning.learning_rate, "rows": rows}
+    about |= {"data": data, "network": network, "trunk": trunk, "size": size, "scenes": scenes, "rows": rows}
+    about |= {"seed": seed, "width": width, "loss": loss}
+    about |= {"trunk_rate": trunk_rate, "first_rate": first_rate, "learning_rate": learning.learning_rate}
     with options.noticing_interrupts() as interrupted, Watch(err, "pixels", None) as watch:
         lasts, kept = (one.of(len(learning.batches)) for one in (length, often))
         share_done = ShareDone(**lasts, start=start, stop=interrupted)
@@ -170,9 +170,8 @@ def fit(
     learning.model.requires_grad_(True)
     segmenter = Segmenter(learning.model, longest or (size if fcn else looked_at(size)), size)
     segmenter.save(output)
-    if interrupted():
-        print(f"{output}: interrupted after {learning.done} steps; what was learned so far is saved", file=sys.stderr)
-        raise typer.Exit(130)
+    stopped = f"{output}: interrupted after {learning.done} steps; what was learned so far is saved"
+    options.exit_if(interrupted(), stopped)
     judges = judges or [held_out[i] for i in range(min(len(held_out), JUDGES))]
     print(f"{output}: after {learning.done} steps, {summary(_judged(err, evaluate, segmenter, judges))}")
 

@@ -9,8 +9,6 @@ import typer
 
 from treadle.cli import options
 
-MAX_SEED = 2**63 - 1
-
 
 def translate(
     pairs: Annotated[
@@ -47,7 +45,7 @@ def translate(
     rows: Annotated[int, typer.Option(min=1, help="Batch size, in pairs.")] = 64,
     validation: Annotated[float, typer.Option(min=0.001, max=0.9, help="Share of the validation set.")] = 0.1,
     patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
     plot: Annotated[
         Path | None, typer.Option(help="Draw how many are right by the length of the source: .svg or .png.")
     ] = None,
@@ -119,6 +117,4 @@ def translate(
     whose = "pairs of the test" if test is not None or made else "pairs of the validation set"
     share = 100 * math.fsum(right) / len(right)
     print(f"{output}: {share:.1f} % of {len(right):,} {whose} exactly right after {learning.done} steps")
-    if interrupted():
-        print("treadle: interrupted; what was learned so far is saved", file=sys.stderr)
-        raise typer.Exit(130)
+    options.exit_if(interrupted(), "treadle: interrupted; what was learned so far is saved")

@@ -54,9 +54,6 @@ class _Done(NamedTuple):
 class Workers:
     """Worker processes; they load PyTorch while the caller still prepares the plan.
 
-    Args:
-        count: how many.
-
     Example:
         ::
 

@@ -21,9 +21,6 @@ class Outcome:
 
     All judgement is at the last evaluation point that *every* run has reached, so that nobody wins by having trained
     longer. Weights of earlier points are forgotten.
-
-    Args:
-        plan: the race's plan.
     """
 
     def __init__(self, plan: Plan):

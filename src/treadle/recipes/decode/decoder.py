@@ -201,11 +201,7 @@ class KeyDecoder:
         return self.cell.encode(rows, situations, seconds, new, [action] * len(rows), [good] * len(rows))
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
-        """Write all that was learned of a user to one file: weights, memory, history, optimiser and keys.
-
-        Args:
-            path: where to.
-            **notes: what else is to be kept, as `treadle.training.save_checkpoint` takes it.
+        """Write all that was learned of a user to one file: weights, memory, history, optimiser and keys; and notes.
 
         Raises:
             ModelFileError: a key or a note is nothing that a file can hold: names and numbers are.
@@ -236,10 +232,7 @@ class KeyDecoder:
 
 
 def load_network(path: str | os.PathLike[str] | None = None) -> Recurrent:
-    """A network that has learned how users are.
-
-    Args:
-        path: a file that ``treadle decode --learn`` made; None is the bundled one.
+    """A network that has learned how users are: from a file that ``treadle decode --learn`` made, or the bundled one.
 
     Raises:
         ModelFileError: the file is damaged, or holds another network.

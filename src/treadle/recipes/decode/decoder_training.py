@@ -56,9 +56,7 @@ class Crowd:
     def __init__(self, users: list[list[Press]], seeds: range, cell: EvidenceCell):
         count = len(users)
         self.cell, self.every = cell, np.arange(count)
-        self.situations = np.array([[press.situation for press in presses] for presses in users])
-        self.keys = np.array([[press.key for press in presses] for presses in users])
-        self.wanted = np.array([[press.wanted for press in presses] for presses in users])
+        self.situations, self.keys, self.wanted, _ = np.array(users).transpose(2, 0, 1)
         self.luck = np.array([World(seed).luck for seed in seeds])
         self._random = np.random.default_rng(list(seeds))
         most = int(self.keys.max()) + 1

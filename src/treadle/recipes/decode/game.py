@@ -36,9 +36,7 @@ class Game:
     something good came of it. If the ship waits for a second key, the next key says that it was right to, and
     `that_was_all` that it was not.
 
-    Args:
-        seed: of the world and its wishes.
-        decoder: who guesses; by default a `KeyDecoder` that knows nothing of this captain.
+    Who guesses is by default a `KeyDecoder` that knows nothing of this captain.
 
     Example:
         >>> from treadle.recipes.decode import Game, NAMES

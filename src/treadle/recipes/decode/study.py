@@ -32,11 +32,8 @@ class Followed(NamedTuple):
 def follow(decoder: Any, world: World, users: list[tuple[UserModel, list[Press]]], seed: int) -> Followed:
     """Let a user press keys, a decoder guess, and the world say what came of it.
 
-    Args:
-        decoder: any `Decoder`; an `Informed` one is told when the meanings change.
-        world: which says whether outcomes are good.
-        users: the user, with what they press, before and after each change of meanings.
-        seed: of the outcomes.
+    ``users`` are the user, with what they press, before and after each change of meanings; an `Informed` decoder is told
+    of these.
     """
     draw = Random(f"outcomes {seed}")
     right: list[bool] = []

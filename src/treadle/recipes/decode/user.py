@@ -69,11 +69,8 @@ class UserModel:
         """A user at random: 5 to 12 keys, mistakes in 2 to 10 % of the presses.
 
         Every other user has a key that begins commands of two presses, two or three of them. Single keys mean different
-        commands as long as these last, but for one in three users, two of whose keys mean the same.
-
-        Args:
-            seed: of the user; the same one is the same user.
-            keys: how many keys.
+        commands as long as these last, but for one in three users, two of whose keys mean the same. The same seed
+        is the same user.
         """
         draw = Random(f"user {seed}")
         keys = draw.randint(5, 12) if keys is None else keys
@@ -94,9 +91,6 @@ class UserModel:
         """The same user, after all keys have got new meanings: what is wanted when, and mistakes, are as before.
 
         Where there are so few commands, or so many keys for each, that some keep their meaning, few do.
-
-        Args:
-            seed: of the meanings.
         """
         draw = Random(f"change {seed}")
         wishes = [command for command, some in self.ways.items() for _ in some]
@@ -113,12 +107,7 @@ class UserModel:
         return best
 
     def presses(self, count: int, seed: int) -> Iterator[Press]:
-        """What this user presses; a command of two presses is not broken off.
-
-        Args:
-            count: presses, at least.
-            seed: of situations, wishes and mistakes.
-        """
+        """What this user presses, at least ``count`` times; a command of two presses is not broken off."""
         draw = Random(f"presses {seed}")
         commands = list(self.ways)
         made = 0

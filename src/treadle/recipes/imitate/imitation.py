@@ -87,12 +87,9 @@ class Imitated(NamedTuple):
 
 
 def same_run(session: Any, machine: Machine, tape: Tape) -> Imitated:
-    """Let a network run free on a tape, and compare each action with the machine's, until one is wrong or all is over.
+    """Let a network's session run free on a tape, and compare each action with that of the machine, which is right.
 
-    Args:
-        session: of the network.
-        machine: who is right; it hears the same readings.
-        tape: what is worked on; its budget is the limit.
+    It is over when an action is wrong, the machine halts or the tape's budget is used up.
     """
     controller = machine.controller()
     session.reset()
@@ -123,14 +120,7 @@ class Judgement(NamedTuple):
 def judge(
     loop: ClosedLoop, machine: Machine, tapes: Iterable[Tape], stop: Callable[[], bool] = lambda: False
 ) -> Judgement:
-    """Run a network free on tapes, beside the machine.
-
-    Args:
-        loop: the network.
-        machine: who is right.
-        tapes: what they work on.
-        stop: asked between two tapes, whether to leave the rest.
-    """
+    """Run a network free on tapes, beside the machine; ``stop`` is asked after each whether to leave the rest."""
     session = loop.session()
     runs: list[Imitated] = []
     first_wrong = None
@@ -138,13 +128,9 @@ def judge(
         runs.append(same_run(session, machine, tape))
         if first_wrong is None and not runs[-1].right:
             first_wrong = "".join(machine.symbols[cell] for cell in tape.content)
-    return Judgement(
-        len(runs),
-        sum(run.right for run in runs),
-        sum(run.right and run.halted for run in runs),
-        sum(run.steps for run in runs),
-        first_wrong,
-    )
+    right = [run for run in runs if run.right]
+    halted, steps = sum(run.halted for run in right), sum(run.steps for run in runs)
+    return Judgement(len(runs), len(right), halted, steps, first_wrong)
 
 
 def check_imitates(loop: Any, machine: Machine, name: str) -> ClosedLoop:

@@ -162,11 +162,7 @@ def parse_machine(text: str, name: str = "the machine") -> Machine:
     A symbol is one character, ``_`` the blank. A move is ``l``, ``r`` or ``*`` (stay). A state is any word; those that
     begin with ``halt`` are ends. ``*`` as state or symbol that is read stands for all that no other rule names; as
     symbol that is written or next state, for the same as before. ``;`` begins a comment. The machine starts in state
-    ``0`` if there is one, and else in the state of the first rule.
-
-    Args:
-        text: the rules.
-        name: how messages call it, such as the name of the file.
+    ``0`` if there is one, and else in the state of the first rule. Messages call it by its name, such as the file's.
 
     Raises:
         DataError: what is wrong, with line and column.

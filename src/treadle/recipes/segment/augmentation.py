@@ -11,13 +11,7 @@ from treadle.recipes.segment.images import Example, resize
 def augment(example: Example, size: int, random: np.random.Generator) -> Example:
     """A square piece of an example that has its object in it, turned left to right by chance, in other colours.
 
-    Args:
-        example: any size.
-        size: pixels of a side of the result.
-        random: where chance comes from.
-
-    Returns:
-        [size, size]; where the piece reaches beyond the image nothing counts.
+    It is [size, size]; where it reaches beyond the image nothing counts.
 
     Example:
         >>> import numpy as np

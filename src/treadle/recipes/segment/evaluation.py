@@ -34,15 +34,11 @@ def iou(predicted: NDArray[np.bool_], mask: NDArray[np.uint8]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The IoU after each click, by example.
-
-    Attributes:
-        names: of examples.
-        ious: [N, clicks]: after the first, second, … click.
-    """
+    """The IoU after each click, by example."""
 
     names: tuple[str, ...]
     ious: NDArray[np.float64]
+    """[N, clicks]: after the first, second, … click."""
 
     def clicks_to(self, target: float) -> NDArray[np.int64]:
         """[N]: how many clicks each example took to an IoU of the target; the most there were if it never got there."""
@@ -76,11 +72,7 @@ def evaluate(
 ) -> Evaluation:
     """Let a simulated user select the object of each example, one click at a time, each into the largest error.
 
-    Args:
-        segmenter: what is evaluated.
-        examples: images and objects.
-        clicks: the most for each object.
-        follow: told how many examples are done.
+    ``clicks`` are the most for each object; ``follow`` is told how many examples are done.
 
     Raises:
         DataError: there is no example, or one without an object.

@@ -21,12 +21,7 @@ TOO_SMALL = f"no object of {SMALLEST_OBJECT} pixels or more, {SMALLEST_WIDTH} wi
 
 
 class Examples(Sequence[Example]):
-    """Examples that are read or made when they are asked for.
-
-    Args:
-        items: one for each.
-        make: the example of an item.
-    """
+    """Examples that are read or made, each from its item, when they are asked for."""
 
     def __init__(self, items: Sequence[Any], make: Any):
         self.items, self.make = items, make
@@ -89,9 +84,7 @@ def read_folder(folder: str | os.PathLike[str], longest: int | None = None) -> E
     as it is scaled down. What masks look like, `read_mask` says; they are those of images that are turned upright. All
     of them are read here, and so refused before anything is learned.
 
-    Args:
-        folder: that has the folders ``images`` and ``masks``.
-        longest: larger images are scaled down until their longer side has so many pixels.
+    Larger images are scaled down until their longer side has ``longest`` pixels.
 
     Raises:
         DataError: an image without a mask or a mask without an image, one of another size than the other, a damaged

@@ -14,13 +14,8 @@ def focal_loss(ys: Tensor, y: Tensor, gamma: float = 2.0) -> tuple[Tensor, Tenso
     The weights of each image are scaled so that their mean is 1: an image whose object is nearly right still counts as
     much as another, and what it has to learn, the pixels along the edge, gets all of it. Weights have no gradients.
 
-    Args:
-        ys: [B, T, K] scores.
-        y: [B, T] labels, -100 where there is none; or [B, T, K] numbers, whose squared errors all weigh the same.
-        gamma: how much more wrong pixels weigh; 0 is plain cross-entropy.
-
-    Returns:
-        The weighted sum over all labels, and how many there are.
+    Of scores [B, T, K] and labels [B, T], -100 where there is none, it gives the weighted sum and how many labels there
+    are; of numbers [B, T, K], the squared errors, which all weigh the same. A ``gamma`` of 0 is plain cross-entropy.
 
     Source: Lin et al., *Focal loss for dense object detection*, ICCV 2017; scaled as in Sofiiuk, Barinova and Konushin,
     *AdaptIS*, ICCV 2019.

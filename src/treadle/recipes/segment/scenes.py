@@ -33,12 +33,9 @@ SMALLEST, LARGEST = 0.03, 0.5
 
 
 def make_scene(seed: int, size: int = 128, test: bool = False) -> Example:
-    """A scene, the same for the same arguments.
+    """A scene of [size, size] pixels, the same for the same arguments.
 
-    Args:
-        seed: any whole number.
-        size: pixels of a side.
-        test: whether it is for the test set: of other photographs, and never the scene of the same seed.
+    One for the test set is of other photographs, and never the scene of the same seed.
 
     Raises:
         TreadleError: scikit-image is not installed.

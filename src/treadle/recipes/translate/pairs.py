@@ -99,12 +99,7 @@ def lines_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
 
 def split(pairs: Sequence[Pair], share: float, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
-    """Training and validation set, of sources that the former do not have.
-
-    Args:
-        pairs: all.
-        share: of the different sources, how many are for validation; one at least.
-        seed: of the draw.
+    """Training and validation set, the latter of a share of all different sources (one at least), which it alone has.
 
     Raises:
         DataError: there are not two different sources.

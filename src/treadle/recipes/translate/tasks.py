@@ -81,13 +81,7 @@ COUNTS = {"dates": 20_000, "reverse": 50_000, "sort": 50_000}
 
 
 def make_pairs(task: str, count: int, seed: int = 0, test: bool = False) -> list[Pair]:
-    """Pairs of a task.
-
-    Args:
-        task: a name in `TASKS`.
-        count: how many.
-        seed: of the draw.
-        test: whether they are for the test set: other dates than in the training set, longer sequences.
+    """Pairs of a task in `TASKS`; for the test set other dates than in the training set, and longer sequences.
 
     Example:
         >>> from treadle.recipes.translate import make_pairs

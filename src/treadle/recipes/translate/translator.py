@@ -1,6 +1,7 @@
 """A network and the meaning of its tokens: what ``treadle translate`` makes, and translates with."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -53,11 +54,7 @@ class Translator:
     ) -> "Translator":
         """One that knows the symbols of pairs, and how many a target has for each of its source; nothing else yet.
 
-        Args:
-            pairs: what is to be learned.
-            source_unit: ``"characters"`` or ``"words"``.
-            target_unit: the same.
-            design: options of `translation_model`.
+        Units are ``"characters"`` or ``"words"``; ``design`` has options of `translation_model`.
         """
         source = Vocabulary.of((pair.source for pair in pairs), source_unit)
         target = Vocabulary.of((pair.target for pair in pairs), target_unit)
@@ -104,10 +101,8 @@ class Translator:
             lengths = torch.tensor([len(tokens[i]) for i in filled])
             source = torch.nn.utils.rnn.pad_sequence([tokens[i] for i in filled], batch_first=True)
             steps = max(self.longest, math.ceil(self.ratio * source.shape[1])) + MARGIN
-            if beams == 1:
-                said = greedy(session, source, lengths, START, END, steps)  # pyright: ignore[reportArgumentType]
-            else:
-                said = beam_search(session, source, lengths, START, END, steps, beams)  # pyright: ignore[reportArgumentType]
+            decode = greedy if beams == 1 else functools.partial(beam_search, beams=beams)
+            said = decode(session, source, lengths, START, END, steps)  # pyright: ignore[reportArgumentType]
             for i, row, score in zip(own, said.tokens, said.scores.tolist(), strict=False):
                 found[i] = (self.target.decode(row), score)
         yield from (found[i] for i in range(len(texts)))

@@ -97,11 +97,7 @@ class Sessions:
 
 
 def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
-    """A Starlette application for a network.
-
-    Args:
-        segmenter: what selects.
-        image: [3, H, W] bytes, for the page to begin with.
+    """A Starlette application for a network; the page may begin with an image of [3, H, W] bytes.
 
     Raises:
         TreadleError: Starlette is not installed.
@@ -225,12 +221,9 @@ def _text(pixels: NDArray[np.uint8]) -> str:
 
 
 def serve(application: Any, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
-    """Serve an application to this machine until Ctrl-C.
+    """Serve an application to this machine until Ctrl-C; port 0 takes any that is free.
 
-    Args:
-        application: what `treadle.recipes.segment.page.application` made.
-        port: 0 takes any that is free.
-        ready: told the page's address as soon as it can be opened.
+    ``ready`` is told the page's address as soon as it can be opened.
 
     Raises:
         TreadleError: uvicorn is not installed.
