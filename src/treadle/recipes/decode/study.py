@@ -32,8 +32,8 @@ class Followed(NamedTuple):
 def follow(decoder: Any, world: World, users: list[tuple[UserModel, list[Press]]], seed: int) -> Followed:
     """Let a user press keys, a decoder guess, and the world say what came of it.
 
-    ``users`` are the user, with what they press, before and after each change of meanings; an `Informed` decoder is told
-    of these.
+    ``users`` are the user, with what they press, before and after each change of meanings; an `Informed` decoder is
+    told of these.
     """
     draw = Random(f"outcomes {seed}")
     right: list[bool] = []
