@@ -85,11 +85,6 @@ class ConvLSTMCell(RecurrentCell):
         """Both states are images."""
         return self.output_size
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters again."""
-        self.from_input.reset_parameters()
-        self.from_hidden.reset_parameters()
-
     def forward(self, x: Tensor, state: ConvLSTMState | None = None) -> tuple[Tensor, ConvLSTMState]:
         """One step: ``x`` [B, I, height, width] and the state give ``y`` [B, H, height, width] and the next state."""
         h, c = self.checked(x, state)

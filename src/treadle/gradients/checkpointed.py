@@ -23,13 +23,7 @@ _GENERATOR = 5056
 
 
 class Schedule(NamedTuple):
-    """How a sequence is run.
-
-    Args:
-        length: steps of a segment.
-        most: states kept at a time.
-        size: bytes that it takes.
-    """
+    """How a sequence is run: steps of a segment, states kept at a time, and the bytes that this takes."""
 
     length: int
     most: int
@@ -109,11 +103,7 @@ class CheckpointedBPTT(GradientMethod):
 def schedule(steps: int, step: int, state: int, allowed: int) -> Schedule:
     """The schedule that runs the fewest steps again within some memory; the smallest one if none is small enough.
 
-    Args:
-        steps: T.
-        step: bytes of a step whose gradient is computed.
-        state: bytes of a state that is kept.
-        allowed: bytes.
+    Bytes are those of a step whose gradient is computed, of a state that is kept, and those that are allowed.
     """
     smallest = None
     for runs in range(1, _MOST_RUNS):

@@ -155,9 +155,8 @@ class History:
         found = _named("state", self._state)
         for i, window in enumerate(self._windows):
             found |= _named(f"{i}/state", window.state)
-            for name in ("xs", "lengths", "resets"):
-                tensor = getattr(window, name)
-                found |= {} if tensor is None else {f"{i}/{name}": tensor}
+            tensors = {f"{i}/xs": window.xs, f"{i}/lengths": window.lengths, f"{i}/resets": window.resets}
+            found |= {name: tensor for name, tensor in tensors.items() if tensor is not None}
         return found
 
     def load_state_dict(self, remembered: Mapping[str, Tensor]) -> None:
@@ -169,9 +168,8 @@ class History:
         rnn = self._recurrent()
 
         def state(prefix: str) -> State:
-            parts = {
-                name.removeprefix(f"{prefix}/"): t for name, t in remembered.items() if name.startswith(f"{prefix}/")
-            }
+            begin = f"{prefix}/"
+            parts = {name.removeprefix(begin): t for name, t in remembered.items() if name.startswith(begin)}
             if not parts:
                 return None
             rows = next(iter(parts.values())).shape[0]

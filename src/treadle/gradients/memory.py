@@ -46,8 +46,7 @@ FEWEST_STEPS = 3
 def kept_by_a_step(run: Callable[[int], tuple[Any, Sequence[Tensor]]]) -> int:
     """How many bytes a step more keeps for its derivative.
 
-    Args:
-        run: runs that many steps with gradients, and returns what came of them, and what they read.
+    ``run`` runs that many steps with gradients, and returns what came of them, and what they read.
     """
     # A single step is another matter: much of what it keeps is a view of what it reads.
     fewer, more = _kept(run, FEWEST_STEPS - 1), _kept(run, FEWEST_STEPS)

@@ -127,10 +127,7 @@ class SequenceInPieces:
         for number, border in backwards(self._borders, len(self._pieces), self._most, advance):
             above = self._back(number, border, above)
         if self._first is not None:
-            pairs = [(t, g) for (_, t), g in zip(named_tensors(self._first), above, strict=True) if g is not None]
-            pairs = [(t, g) for t, g in pairs if t.requires_grad]
-            if pairs:
-                torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
+            _backward([tensor for _, tensor in named_tensors(self._first)], above)
         self._begin(self.state)
 
     def _back(self, number: int, border: _Border, above: list[Tensor | None]) -> list[Tensor | None]:
@@ -147,13 +144,16 @@ class SequenceInPieces:
                 f"piece {number} gave a loss of {float(pushed):.6g} when it was pushed, but {float(now):.6g} now:"
                 " its reader must give the same piece again, and weights may not change before backward()"
             )
-        ends = [tensor for _, tensor in named_tensors(after)]
-        pairs: list[tuple[Tensor, Tensor | None]] = [(loss, None)] if loss.requires_grad else []
-        pairs += [(t, g) for t, g in zip(ends, above, strict=False) if g is not None and t.requires_grad]
-        if pairs:
-            torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
+        _backward([loss, *(tensor for _, tensor in named_tensors(after))], [torch.ones_like(loss), *above])
         return [] if state is None else [tensor.grad for _, tensor in named_tensors(state)]
 
     def _device(self) -> torch.device:
         tensors = [] if self.state is None else [tensor for _, tensor in named_tensors(self.state)]
         return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _backward(tensors: list[Tensor], above: list[Tensor | None]) -> None:
+    """Add to ``.grad`` what gradients from above say; for the tensors behind the last of these there are none."""
+    pairs = [(t, g) for t, g in zip(tensors, above, strict=False) if g is not None and t.requires_grad]
+    if pairs:
+        torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])

@@ -20,11 +20,9 @@ def backwards(
 ) -> Iterator[tuple[int, Border]]:
     """Every piece with what is known before it, from the last to the first.
 
-    Args:
-        kept: what is known before some of the pieces, in their order, the first among them. It is used up.
-        pieces: how many there are.
-        most: of how many pieces that may be kept at a time.
-        advance: runs a piece: takes its number and what is known before it, gives what is known after it.
+    ``kept`` is what is known before some of the pieces, in their order, the first among them; it is used up. No more
+    than ``most`` are kept at a time. ``advance`` takes a piece's number and what is known before it, and gives what is
+    known after it.
     """
     while kept:
         begin = next(reversed(kept))

@@ -18,7 +18,7 @@ from treadle.engines.autograd import gradients_of
 from treadle.gradients.schedule import backwards, kept_at_first
 from treadle.gradients.surroundings import Generators, Surroundings, generators, generators_at, leaves_beyond
 from treadle.protocol import State
-from treadle.state import map_state, named_tensors, rebuild
+from treadle.state import map_state, named_tensors, with_tensors
 
 Found = list[Tensor | None]
 """Gradients, None where none flows."""
@@ -77,7 +77,7 @@ def run_in_segments(
     tensors = [tensor for part in (call.state, plan.fresh) for _, tensor in named_tensors(part)]
     tensors += [*trial.surroundings.sources, *trial.others]
     results: Any = _Node.apply(plan, call.xs, call.lengths, call.resets, *tensors)  # pyright: ignore
-    count = len(plan.names)
+    count = plan.states
     every = plan.like_state(results[1 + count :]) if call.return_states else None
     return Result(results[0], plan.like_state(results[1 : 1 + count]), every)
 
@@ -96,8 +96,7 @@ class _Plan:
     ):
         self.segments, self.reach, self.most, self.plain = segments, reach, most, plain
         self.surroundings = surroundings
-        self.names = [name for name, _ in named_tensors(call.state)]
-        self.floating = [tensor.is_floating_point() for _, tensor in named_tensors(call.state)]
+        self.states = len(named_tensors(call.state))
         # Without resets nothing starts from the initial state.
         self.fresh = call.initial if call.resets is not None else ()
         # The tensors among the arguments are saved by autograd, which sees to it that nobody writes into them.
@@ -105,15 +104,15 @@ class _Plan:
 
     def like_state(self, tensors: Sequence[Tensor]) -> State:
         """A state of these tensors."""
-        return rebuild(self.call.state, dict(zip(self.names, tensors, strict=True)))
+        return with_tensors(self.call.state, tensors)
 
     def given(self, xs: Tensor, lengths: Any, resets: Any, tensors: Sequence[Tensor]) -> "_Given":
         """The node's inputs, told apart."""
-        count = len(self.names)
-        state = list(tensors[:count])
-        fresh, rest = (list(tensors[count : 2 * count]), tensors[2 * count :]) if self.fresh else ([], tensors[count:])
-        call = dataclasses.replace(self.call, xs=xs, lengths=lengths, resets=resets)
-        return _Given(self, call, state, fresh, list(rest))
+        state, rest = list(tensors[: self.states]), list(tensors[self.states :])
+        fresh, sources = (rest[: self.states], rest[self.states :]) if self.fresh else ([], rest)
+        return _Given(
+            self, dataclasses.replace(self.call, xs=xs, lengths=lengths, resets=resets), state, fresh, sources
+        )
 
 
 @dataclasses.dataclass
@@ -125,6 +124,11 @@ class _Given:
     state: list[Tensor]
     fresh: list[Tensor]
     sources: list[Tensor]
+
+    def told_apart(self, parts: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """What belongs to the state, to the initial state and to the sources."""
+        state, fresh = len(self.state), len(self.state) + len(self.fresh)
+        return list(parts[:state]), list(parts[state:fresh]), list(parts[fresh:])
 
     def run(self, segment: int, state: Sequence[Tensor]) -> list[Tensor]:
         """A segment without its derivative: outputs, the state after it, every state."""
@@ -189,7 +193,8 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, xs: Tensor, lengths: Any, resets: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = plan.given(xs, lengths, resets, tensors)
-        ctx.plan, ctx.needs = plan, _needs(ctx, given)
+        _, needs_xs, _, _, *others = ctx.needs_input_grad
+        ctx.plan, ctx.needs = plan, _Needs(needs_xs, *given.told_apart(others))
         ctx.set_materialize_grads(False)
         device = xs.device
         border = _Border(given.state, generators(device))
@@ -206,8 +211,8 @@ class _Node(torch.autograd.Function):
                 if i in first:
                     ctx.borders[i] = border
                 results = given.run(i, border.state)
-            _write(whole, results, begin, end, xs.shape[0], len(plan.names))
-            after = _own(results[1 : 1 + len(plan.names)])
+            _write(whole, results, begin, end, xs.shape[0], plan.states)
+            after = _own(results[1 : 1 + plan.states])
             border = _Border(after, generators(device, border.generators) if plan.most is not None else ())
         outputs = _completed(whole, plan, given)
         ctx.mark_non_differentiable(*(tensor for tensor in outputs if not tensor.is_floating_point()))
@@ -227,7 +232,7 @@ class _Node(torch.autograd.Function):
             with generators_at(xs.device, ctx.generators):
                 found = _by_autograd(given, needs, from_above)
         else:
-            sums = _Sums(given, needs)
+            sums = _Sums(given)
             pending = _Pending(given, from_above)
             packets: dict[int, Found] = {}
             for i, segment in _graphs_backwards(ctx, given, saved[ctx.given :]):
@@ -255,22 +260,12 @@ def _graphs_backwards(ctx: Any, given: _Given, ends: Sequence[Tensor]) -> Iterat
         for i in reversed(range(len(plan.segments))):
             leaves, results = ctx.sizes[i]
             own, ends = ends[len(ends) - leaves - results :], ends[: len(ends) - leaves - results]
-            state, fresh = len(given.state), len(given.fresh)
-            yield (
-                i,
-                _Segment(
-                    own[0],
-                    list(own[1 : 1 + state]),
-                    list(own[1 + state : 1 + state + fresh]),
-                    list(own[1 + state + fresh : leaves]),
-                    list(own[leaves:]),
-                ),
-            )
+            yield i, _Segment(own[0], *given.told_apart(own[1:leaves]), list(own[leaves:]))
         return
 
     def advance(segment: int, border: _Border) -> _Border:
         with generators_at(device, border.generators), plan.surroundings.again():
-            after = _own(given.run(segment, border.state)[1 : 1 + len(plan.names)])
+            after = _own(given.run(segment, border.state)[1 : 1 + plan.states])
             return _Border(after, generators(device, border.generators))
 
     # What is used is let go of. A second pass through the same graph begins with the first state alone.
@@ -291,7 +286,7 @@ class _Pending:
 
     def __init__(self, given: _Given, from_above: Sequence[Tensor | None]):
         plan = given.plan
-        count = len(plan.names)
+        count = plan.states
         self.segments, self.lengths = plan.segments, given.call.lengths
         self.ys, self.every = from_above[0], list(from_above[1 + count :])
         self.moments = len(self.every)
@@ -335,16 +330,15 @@ class _Pending:
 class _Sums:
     """The gradients of what all segments read, and of the inputs, each of which one segment reads."""
 
-    def __init__(self, given: _Given, needs: _Needs):
-        self.given, self.needs = given, needs
+    def __init__(self, given: _Given):
+        self.given = given
         self.xs: Tensor | None = None
         self.reached: dict[int, None] = {}
-        self.fresh: Found = [None] * len(given.fresh)
-        self.sources: Found = [None] * len(given.sources)
+        self.sums: Found = [None] * len(given.fresh + given.sources)
 
     def add(self, segment: int, found: Found) -> Found:
         """Take the gradients of a segment's leaves; gives back those of the state before it."""
-        states, fresh = len(self.given.state), len(self.given.fresh)
+        state, fresh, sources = self.given.told_apart(found[1:])
         if found[0] is not None:
             begin, end = self.given.plan.segments[segment]
             # Laid out like the inputs themselves, so that nobody has to turn it.
@@ -352,24 +346,18 @@ class _Sums:
             part = self.xs[begin:end]
             part.add_(found[0]) if segment in self.reached else part.copy_(found[0])
             self.reached[segment] = None
-        for sums, parts in (
-            (self.fresh, found[1 + states : 1 + states + fresh]),
-            (self.sources, found[1 + states + fresh :]),
-        ):
-            for k, part in enumerate(parts):
-                if part is not None:
-                    # In float64, because there may be many segments; not in what was given, because two biases that
-                    # are added up share one gradient.
-                    total = sums[k]
-                    sums[k] = part.to(torch.float64, copy=True) if total is None else total.add_(part)
-        return found[1 : 1 + states]
+        for k, part in enumerate([*fresh, *sources]):
+            if part is not None:
+                # In float64, because there may be many segments; not in what was given, because two biases that are
+                # added up share one gradient.
+                total = self.sums[k]
+                self.sums[k] = part.to(torch.float64, copy=True) if total is None else total.add_(part)
+        return state
 
     def shared(self) -> Found:
         """The gradients of what all segments read."""
-        tensors = [*self.given.fresh, *self.given.sources]
-        return [
-            None if g is None else g.to(t.dtype) for t, g in zip(tensors, [*self.fresh, *self.sources], strict=True)
-        ]
+        tensors = self.given.fresh + self.given.sources
+        return [None if g is None else g.to(t.dtype) for t, g in zip(tensors, self.sums, strict=True)]
 
     def xs_gradient(self) -> Tensor | None:
         """The gradient of the inputs."""
@@ -401,12 +389,6 @@ def _by_autograd(given: _Given, needs: _Needs, from_above: Sequence[Tensor | Non
         return gradients_of([xs, *tensors], flags, results, from_above, create_graph=True)
 
 
-def _needs(ctx: Any, given: _Given) -> _Needs:
-    xs, _, _, *flags = ctx.needs_input_grad[1:]
-    states, fresh = len(given.state), len(given.fresh)
-    return _Needs(xs, flags[:states], flags[states : states + fresh], flags[states + fresh :])
-
-
 def _stand_in(tensor: Tensor, need: bool) -> Tensor:
     return tensor.detach().requires_grad_(need and tensor.is_floating_point())
 
@@ -435,7 +417,7 @@ def _write(whole: list[Tensor], results: list[Tensor], begin: int, end: int, ste
 
 def _completed(whole: list[Tensor], plan: _Plan, given: _Given) -> list[Tensor]:
     """The results with what is past the end of all rows: outputs of zeros, states that stand still."""
-    states = len(plan.names)
+    states = plan.states
     stop = plan.segments[-1][1]
     whole[0][stop:] = 0
     for k in range(states):

@@ -18,10 +18,6 @@ class Surroundings:
 
     Between a forward and a backward pass they may become others: `torch.func.functional_call` puts parameters in for
     one call, ``model.eval()`` is called, autocast is over.
-
-    Args:
-        cell: the cell.
-        device: where it runs.
     """
 
     def __init__(self, cell: nn.Module, device: torch.device):
@@ -47,9 +43,7 @@ class Surroundings:
     @contextlib.contextmanager
     def again(self, sources: Sequence[Tensor] | None = None) -> Iterator[None]:
         """Everything as it was; with ``sources``, these stand in for the cell's own."""
-        stand_ins = {}
-        if sources is not None:
-            stand_ins = {id(own): other for own, other in zip(self.sources, sources, strict=False)}
+        stand_ins = {id(own): other for own, other in zip(self.sources, sources or (), strict=False)}
         now = []
         for table, name, own in self.places:
             tensor = stand_ins.get(id(own), own)

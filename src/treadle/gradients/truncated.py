@@ -132,8 +132,7 @@ class TruncatedBPTT(GradientMethod):
         device = call.xs.device
         borders = sorted({*self._borders(call.steps), call.steps})
         before = {0: (call.state, generators(device))}
-        state = detach(call.state)
-        initial = detach(call.initial)
+        state, initial = detach(call.state), detach(call.initial)
         with torch.no_grad():
             for begin, following in itertools.pairwise(borders):
                 state = run(call.part(begin, following, state, initial)).state

@@ -1,5 +1,6 @@
 """The battery that every cell has to pass, treadle's own and yours."""
 
+import contextlib
 import copy
 import inspect
 import pickle
@@ -109,14 +110,11 @@ class _Subject:
 
     def _reads_tokens(self) -> bool:
         cell = self.cell()
-        try:
-            cell(torch.randn(2, *self.size, dtype=self.dtype(cell)), cell.initial_state(2))
-        except Exception:
-            try:
-                cell(torch.randint(2, (2, *self.size)), cell.initial_state(2))
-            except Exception:
-                return False
-            return True
+        for tokens in (False, True):
+            x = torch.randint(2, (2, *self.size)) if tokens else torch.randn(2, *self.size, dtype=self.dtype(cell))
+            with contextlib.suppress(Exception):
+                cell(x, cell.initial_state(2))
+                return tokens
         return False
 
 
@@ -140,10 +138,8 @@ def _check_methods(cell: Any, name: str) -> None:
 def _demand_equal(a: Any, b: Any, otherwise: str, tolerance: float = 1e-9) -> None:
     """Refuse a cell whose results differ, in words in which NAME stands for the first tensor that does."""
     for (name, left), (_, right) in zip(states.named_tensors(a), states.named_tensors(b), strict=True):
-        close = left.shape == right.shape and torch.allclose(
-            left.double(), right.double(), tolerance, tolerance, equal_nan=True
-        )
-        if not close:
+        left, right = left.double(), right.double()
+        if left.shape != right.shape or not torch.allclose(left, right, tolerance, tolerance, equal_nan=True):
             raise CellError(otherwise.replace("NAME", name))
 
 
@@ -185,8 +181,8 @@ def state_form(subject: _Subject) -> None:
             if tensor.shape != old[name].shape or tensor.dtype != old[name].dtype:
                 raise CellError(
                     f"state {name} goes in as {list(old[name].shape)} {old[name].dtype} and comes out as"
-                    f" {list(tensor.shape)}"
-                    f" {tensor.dtype}: keep shape and dtype, or start with the right ones in initial_state"
+                    f" {list(tensor.shape)} {tensor.dtype}: keep shape and dtype, or start with the right"
+                    " ones in initial_state"
                 )
 
 

@@ -28,14 +28,10 @@ _FREE = p.VIEWS | {"full", "cat"}
 
 
 class PlanReader:
-    """Reads what becomes of a network's sections.
+    """Reads what becomes of a network's sections, on an engine (None if nothing runs it).
 
-    Args:
-        network: the network.
-        engine: what runs it; None if nothing does.
-        products: the precision in which products multiply, if that is another than that of the weights.
-        learned: whether the initial state has gradients.
-        x_needs_grad: whether the input has.
+    Products multiply in another precision than that of the weights, if one is given; ``learned`` says whether the
+    initial state has gradients, ``x_needs_grad`` whether the input has.
     """
 
     def __init__(
@@ -46,9 +42,8 @@ class PlanReader:
         self.program = plan.program
         self.order = {v: i for i, v in enumerate(self.program.values())}
         self.names = ValueNames(plan)
-        constants = network.constants()
         # Which values have a gradient, as far as is known before the section that is being read.
-        self.needs = {v: tensor.requires_grad for v, tensor in constants.items()}
+        self.needs = {v: tensor.requires_grad for v, tensor in network.constants().items()}
         self.needs |= dict.fromkeys(plan.random, False) | {self.program.inputs["x"]: x_needs_grad}
         self.counted: set[Any] = set()
 
@@ -116,8 +111,7 @@ class PlanReader:
         otherwise = "PyTorch" if engine is None or engine.by_program else "Python"
         if section.kind in (Kind.SHIFT, Kind.INVARIANT):
             return otherwise, "", ()
-        active = self.learned and bool(section.states)
-        active = active or any(self.needs.get(v, False) for v in section.inputs)
+        active = (self.learned and bool(section.states)) or any(self.needs.get(v, False) for v in section.inputs)
         for value in (*section.outputs, *section.old, *section.new):
             self.needs[value] = active and value.dtype.is_floating_point
         own = None if engine is None else taken(self.network, engine, section, self.products)
@@ -160,8 +154,7 @@ class PlanReader:
 
     def _norms(self, values: list[Value]) -> tuple[tuple[str, ...], set[Value]]:
         """Layer normalisations, by name, and the roots in them that are not counted again."""
-        names, inside = [], set()
-        here = set(values)
+        names, inside, here = [], set(), set(values)
         for root in values:
             if root.op != "rsqrt" or not any(v.op == "sum" for v in _same_size_above(root)):
                 continue

@@ -127,12 +127,8 @@ def _squares(
     for i, step in enumerate(steps):
         above[i * rows : (i + 1) * rows, step] = from_above[:, step]
     with torch.enable_grad():
-        ys, _ = rnn(
-            xs,
-            states.map_state(copied, state),
-            None if lengths is None else copied(lengths),
-            None if resets is None else copied(resets),
-        )
+        copies_of = [None if tensor is None else copied(tensor) for tensor in (lengths, resets)]
+        ys, _ = rnn(xs, states.map_state(copied, state), *copies_of)
         (found,) = torch.autograd.grad(ys, xs, above)
     found = found.double().square().reshape(copies, rows, *found.shape[1:]).sum(1)
     width = inputs.shape[2]
@@ -146,9 +142,8 @@ def _from_above(rnn: Any, xs: Tensor, loss: Any, state: State, lengths: Any, res
     if loss is None:
         random = torch.Generator().manual_seed(0)
         above = torch.randn(ys.shape, generator=random, dtype=torch.float64).to(ys)
-        above /= (
-            above.reshape(*ys.shape[:2], -1).norm(dim=2).reshape(*ys.shape[:2], *[1] * (ys.ndim - 2)).clamp(min=1e-30)
-        )
+        lengths_of_all = above.reshape(*ys.shape[:2], -1).norm(dim=2).clamp(min=1e-30)
+        above /= lengths_of_all.reshape(*ys.shape[:2], *[1] * (ys.ndim - 2))
     else:
         with torch.enable_grad():
             leaf = ys.detach().requires_grad_()

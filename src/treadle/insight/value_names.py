@@ -18,7 +18,6 @@ class ValueNames:
         self.names = self._names()
 
     def _names(self) -> dict[Value, str]:
-        """Names of what crosses from section to section."""
         names = {}
         for number, section in enumerate(self.plan.sections, 1):
             crossing = [v for v in section.outputs if section.kind is not Kind.INVARIANT or v.op not in p.VIEWS]

@@ -104,18 +104,10 @@ def both_directions(
     resets: Any = None,
     return_states: bool = False,
 ) -> tuple[Any, Any]:
-    """One sequence through two networks, of which the second reads each row from its own end to its start.
+    """What two networks give for one sequence, of which the second reads each row from its own end to its start.
 
-    Args:
-        networks: who reads forwards and who reads backwards, with time in the same place.
-        xs: the sequence, as they take it.
-        before: the states that they begin with.
-        lengths: as `Recurrent` takes it.
-        resets: likewise. Both directions start from the initial state at the same borders.
-        return_states: likewise.
-
-    Returns:
-        What each of them gives, with all steps in the order of ``xs``.
+    Both have time in the same place, take what `Recurrent` takes, and start from the initial state at the same borders;
+    ``before`` are the states that they begin with. All steps are in the order of ``xs``.
     """
     ahead, back = networks
     axis = 1 if getattr(ahead, "batch_first", True) else 0
@@ -151,12 +143,7 @@ def _from_the_end(resets: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def over_time(network: Any, role: str) -> Any:
-    """A cell as a `treadle.Recurrent`; what runs over time already, as it is.
-
-    Raises:
-        TypeError: it is neither.
-        ShapeError: it wants time first.
-    """
+    """A cell as a `treadle.Recurrent`; what runs over time already, as it is."""
     if not isinstance(network, nn.Module):
         raise TypeError(f"{role} is a cell or a network over time, but is a {type(network).__name__}")
     if isinstance(network, nn.RNNBase):

@@ -22,7 +22,7 @@ from treadle.gradients import FullBPTT, GradientMethod
 from treadle.running.bidirectional import both_directions
 from treadle.running.fused import is_faster_compiled
 from treadle.running.hx import as_hx, as_state, joined, parts_of, per_layer, stacked, state_type
-from treadle.running.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent, checked_gradient, unusual
 from treadle.running.session import Session
 from treadle.wiring import WIRINGS, Stack
 from treadle.wiring.named import layer_input_size
@@ -94,9 +94,7 @@ class DropIn(nn.RNNBase):
             )
         candidates(engine)
         self.wiring, self.cell, self.engine = wiring, cell, engine
-        self.gradient = FullBPTT() if gradient is None else gradient
-        if not isinstance(self.gradient, GradientMethod):
-            raise TypeError(f"gradient is a method such as td.FullBPTT(), but is {gradient!r:.60}")
+        self.gradient = checked_gradient(gradient)
         if cell is None:
             self._widen()
 
@@ -275,10 +273,11 @@ class DropIn(nn.RNNBase):
     def _unbatched(self, input: Tensor, hx: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
         batch_axis = 0 if self.batch_first else 1
         hx = None if hx is None else joined([part.unsqueeze(1) for part in self._parts(hx, 2)])
-        lengths = None if lengths is None else torch.as_tensor(lengths)
-        if lengths is not None and lengths.numel() != 1:
-            raise ShapeError(f"one sequence without a batch has one length, but {lengths.numel()} were passed")
-        lengths = None if lengths is None else lengths.reshape(1)
+        if lengths is not None:
+            lengths = torch.as_tensor(lengths)
+            if lengths.numel() != 1:
+                raise ShapeError(f"one sequence without a batch has one length, but {lengths.numel()} were passed")
+            lengths = lengths.reshape(1)
         resets = None if resets is None else torch.as_tensor(resets).reshape(1, -1)
         output, hidden, *every = self.forward(
             input.unsqueeze(batch_axis), hx, lengths=lengths, resets=resets, return_states=return_states
@@ -351,10 +350,7 @@ class DropIn(nn.RNNBase):
     def extra_repr(self) -> str:
         """PyTorch's, and the options that are not the usual ones."""
         usual = {"wiring": "stack", "gradient": FullBPTT(), "engine": "auto"}
-        extra = [
-            f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name, value) != value
-        ]
-        return ", ".join([super().extra_repr(), *extra])
+        return ", ".join([super().extra_repr(), *unusual(self, usual)])
 
     @classmethod
     def torch_arguments(cls, network: nn.RNNBase) -> dict[str, Any]:

@@ -23,15 +23,7 @@ def is_faster_compiled(network: nn.RNNBase, input: Tensor | PackedSequence) -> b
     # PyTorch's masks are drawn in another order.
     masked = network.dropout > 0 and network.training and network.num_layers > 1
     special = torch.compiler.is_compiling() or is_followed() or torch.is_autocast_enabled("cpu")
-    return (
-        not network.bidirectional
-        and not masked
-        and not special
-        and steps >= _SHORT
-        and _weights_are_plain(network, data)
-    )
-
-
-def _weights_are_plain(network: nn.RNNBase, data: Tensor) -> bool:
+    if network.bidirectional or masked or special or steps < _SHORT:
+        return False
     weights = [getattr(network, name) for name in network._flat_weights_names]
     return all(type(w) in (Tensor, nn.Parameter) and w.dtype == data.dtype and w.device.type == "cpu" for w in weights)

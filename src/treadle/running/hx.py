@@ -20,12 +20,7 @@ def joined(parts: Sequence[Tensor]) -> Hx:
 
 
 def parts_of(hx: Any, fields: Sequence[str], axes: int) -> list[Tensor]:
-    """The inverse of `joined`, once the tensors are known to be one for each field, of so many axes.
-
-    Raises:
-        StateError: there are fewer or more.
-        RuntimeError: a tensor has other axes, in PyTorch's words.
-    """
+    """The inverse of `joined`, once the tensors are known to be one for each field, of so many axes."""
     parts = list(hx) if isinstance(hx, Sequence) else [hx]
     if len(parts) != len(fields):
         raise StateError(f"hx is ({', '.join(f'{field}_0' for field in fields)}), but {len(parts)} were passed")
@@ -37,11 +32,7 @@ def parts_of(hx: Any, fields: Sequence[str], axes: int) -> list[Tensor]:
 
 
 def state_type(cell: Any) -> Any:
-    """The named tuple that a cell has as its state.
-
-    Raises:
-        StateError: its state is something else.
-    """
+    """The named tuple that a cell has as its state; a StateError if it has none."""
     kind = type(cell.initial_state(0))
     if not hasattr(kind, "_fields"):
         raise StateError(
@@ -51,11 +42,7 @@ def state_type(cell: Any) -> Any:
 
 
 def per_layer(parts: Sequence[Tensor], cells: Sequence[Any]) -> list[Any]:
-    """The state of each cell, out of the tensors of all.
-
-    Raises:
-        ShapeError: they are not of so many layers.
-    """
+    """The state of each cell, out of the tensors of all."""
     if any(len(part) != len(cells) for part in parts):
         raise ShapeError(f"hx is [{len(cells)}, B, H], one slice a layer, but is {[shape(part) for part in parts]}")
     return [state_type(cell)(*(part[i] for part in parts)) for i, cell in enumerate(cells)]

@@ -62,13 +62,10 @@ class Recurrent(nn.Module):
         super().__init__()
         if not isinstance(cell, nn.Module) or not callable(getattr(cell, "initial_state", None)):
             raise TypeError(
-                "Recurrent takes a cell, a torch.nn.Module with forward(x, state) and"
-                " initial_state(batch_size), but was given a"
-                f" {type(cell).__name__}"
+                "Recurrent takes a cell, a torch.nn.Module with forward(x, state) and initial_state(batch_size),"
+                f" but was given a {type(cell).__name__}"
             )
-        gradient = FullBPTT() if gradient is None else gradient
-        if not isinstance(gradient, GradientMethod):
-            raise TypeError(f"gradient is a method such as td.FullBPTT(), but is {gradient!r:.60}")
+        gradient = checked_gradient(gradient)
         candidates(engine)
         self.cell: Any = cell
         self.batch_first, self.gradient, self.engine = batch_first, gradient, engine
@@ -146,12 +143,10 @@ class Recurrent(nn.Module):
         else:
             y, _ = self.cell(xs.new_zeros(xs.shape[1:]), initial)
             ys = y.new_zeros(0, *y.shape)
-            every = (
-                states.map_state(lambda tensor: tensor.new_zeros(0, *tensor.shape), state) if return_states else None
-            )
+            every = states.map_state(lambda t: t.new_zeros(0, *t.shape), state) if return_states else None
         if self.batch_first:
             ys = ys.transpose(0, 1)
-            every = states.map_state(lambda tensor: tensor.transpose(0, 1), every) if return_states else None
+            every = states.map_state(lambda t: t.transpose(0, 1), every) if return_states else None
         return (ys, state, every) if return_states else (ys, state)
 
     def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
@@ -186,9 +181,7 @@ class Recurrent(nn.Module):
     def extra_repr(self) -> str:
         """The options that are not the usual ones, for ``print``."""
         usual = {"batch_first": True, "gradient": FullBPTT(), "engine": "auto", "learn_initial_state": False}
-        return ", ".join(
-            f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value
-        )
+        return ", ".join(unusual(self, usual))
 
     def check_input(self, x: Tensor, leading: int, what: str) -> None:
         """Refuse an input that does not fit, with ``leading`` axes before those of a row."""
@@ -257,3 +250,17 @@ class Recurrent(nn.Module):
                 f"resets are booleans [{rows}, {steps}], but {states.shape(resets)} of {resets.dtype} were passed{hint}"
             )
         return resets.T.to(xs.device)
+
+
+def checked_gradient(gradient: Any) -> GradientMethod:
+    """The method that was passed, `FullBPTT` if none was."""
+    gradient = FullBPTT() if gradient is None else gradient
+    if not isinstance(gradient, GradientMethod):
+        raise TypeError(f"gradient is a method such as td.FullBPTT(), but is {gradient!r:.60}")
+    return gradient
+
+
+def unusual(network: nn.Module, usual: dict[str, Any]) -> list[str]:
+    """The options of a network that are not the usual ones, for ``print``."""
+    given = {name: getattr(network, name, value) for name, value in usual.items()}
+    return [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]

@@ -66,7 +66,7 @@ class _Arguments(NamedTuple):
         """Run the network: outputs, final states, the states at every step if they are asked for."""
         recurrent = self.network
         names = [name for name, _ in recurrent.named_parameters()]
-        before = _rebuilt(recurrent.initial_state(1), self.state) if self.state else None
+        before = states.with_tensors(recurrent.initial_state(1), self.state) if self.state else None
         parameters = dict(zip(names, self.parameters, strict=True))
         given = (self.xs, before, self.lengths, self.resets, self.return_states)
         ys, *parts = torch.func.functional_call(recurrent, parameters, given)
@@ -77,11 +77,6 @@ _SCHEMA = (
     "int handle, Tensor xs, Tensor[] state, Tensor[] parameters, Tensor? lengths, Tensor? resets, bool return_states,"
     " bool training"
 )
-
-
-def _rebuilt(like: State, tensors: Sequence[Tensor]) -> State:
-    names = [name for name, _ in states.named_tensors(like)]
-    return states.rebuild(like, dict(zip(names, tensors, strict=True)))
 
 
 def _own(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -100,8 +95,8 @@ def run(
         *_Arguments(recurrent.handle, xs, parts, parameters, lengths, resets, return_states, recurrent.training)
     )
     count = len(states.named_tensors(like))
-    end, every = results[1 : 1 + count], results[1 + count : -1]
-    return (results[0], _rebuilt(like, end), *([_rebuilt(like, every)] if return_states else []))
+    parts = [results[1 : 1 + count]] + ([results[1 + count : -1]] if return_states else [])
+    return (results[0], *(states.with_tensors(like, part) for part in parts))
 
 
 @torch.library.custom_op("treadle::sequence", mutates_args=(), schema=f"({_SCHEMA}) -> Tensor[]")

@@ -121,8 +121,7 @@ class Session:
             if rows is not None:
                 mask = torch.zeros(self.batch_size, dtype=torch.bool)
                 mask[states.select(torch.arange(self.batch_size), rows)] = True
-                mask = mask.to(self._device)
-                initial = states.where(mask, initial, self._state)
+                initial = states.where(mask.to(self._device), initial, self._state)
             self._keep(initial)
 
     def step(self, x: Any) -> Any:
@@ -190,9 +189,8 @@ class Session:
         tensor = tensor.unsqueeze(batch_axis) if bare else tensor
         if tensor.ndim > batch_axis and tensor.shape[batch_axis] != self.batch_size:
             raise ShapeError(
-                f"this session has {self.batch_size} rows, but x is {states.shape(tensor)}: its axis"
-                f" {batch_axis} must be"
-                f" {self.batch_size}; rnn.session(batch_size=...) makes another"
+                f"this session has {self.batch_size} rows, but x is {states.shape(tensor)}: its axis {batch_axis} must"
+                f" be {self.batch_size}; rnn.session(batch_size=...) makes another"
             )
 
         def back(y: Tensor) -> Any:

@@ -55,11 +55,7 @@ class Library:
         self._addresses = {name: tracker[name] for name in names}
 
     def address(self, name: str) -> int:
-        """Where the function of that name begins: what ``ctypes.CFUNCTYPE(...)`` takes.
-
-        Raises:
-            EngineError: the IR defined no such function.
-        """
+        """Where the function of that name begins: what ``ctypes.CFUNCTYPE(...)`` takes."""
         if name not in self._addresses:
             raise EngineError(f"the code has no function {name!r}, it defines {', '.join(self._addresses)}")
         return self._addresses[name]
@@ -68,11 +64,8 @@ class Library:
 def compile(ir_text: str, target: Target | None = None) -> Library:
     """The machine code of a module of LLVM IR: compiled once on a machine, loaded once in a process.
 
-    Functions may call each other and LLVM's intrinsics, nothing else. Safe to call from several threads.
-
-    Args:
-        ir_text: the module, such as ``str(llvmlite.ir.Module)``; its triple and data layout are set here.
-        target: what to compile for, `host` unless given; this machine must be able to run it.
+    Functions may call each other and LLVM's intrinsics, nothing else; triple and data layout are set here. Safe to call
+    from several threads.
 
     Raises:
         EngineError: LLVM refuses the text, or cannot load the code.
@@ -84,17 +77,9 @@ def compile(ir_text: str, target: Target | None = None) -> Library:
 def recall(description: str, names: Sequence[str], write: Callable[[], str], target: Target) -> Library:
     """The same for a text that takes long to write, and is written only where its code is not yet known.
 
-    The description and this engine's sources lead to the key of the text, and that to the code. So where a change of
-    the sources leaves a text as it was, it is written again, but not compiled.
-
-    Args:
-        description: what the text follows from, together with the sources of this engine and of programs.
-        names: the functions that it defines.
-        write: gives the text.
-        target: what to compile for.
-
-    Raises:
-        EngineError: LLVM refuses the text, or cannot load the code.
+    The description, which the text follows from, and the sources of this engine and of programs lead to the key of the
+    text, and that to the code. So where a change of the sources leaves a text as it was, it is written again, but not
+    compiled. The text defines the functions ``names``.
     """
     sources = _sources()
     if sources is None:
@@ -150,13 +135,8 @@ def _known(key: str, names: Sequence[str]) -> Library | None:
 
 def _key(ir_text: str, target: Target) -> str:
     """What the object code depends on, in one word."""
-    parts = (
-        ir_text,
-        target.triple,
-        target.cpu,
-        target.features,
-        f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}, O{LEVEL}",
-    )
+    versions = f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}, O{LEVEL}"
+    parts = ir_text, target.triple, target.cpu, target.features, versions
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -184,10 +164,9 @@ def _load(code: bytes, names: Sequence[str]) -> Library:
     global _linker
     if _linker is None:
         # LLVM's older linker puts each section where there is room, and code cannot reach its constants over 2 GB:
-        # beside large maps, such as Ray's, it then ends the process. On Windows JITLink is not complete.
-        _linker = llvm.create_lljit_compiler(
-            use_jit_link=sys.platform != "win32"
-        )  # prints the names of missing symbols, which its errors leave out
+        # beside large maps, such as Ray's, it then ends the process. On Windows JITLink is not complete. It prints the
+        # names of missing symbols, which its errors leave out.
+        _linker = llvm.create_lljit_compiler(use_jit_link=sys.platform != "win32")
     builder = llvm.JITLibraryBuilder().add_object_img(code)
     for name, function in RUNTIME.items():
         address = ctypes.cast(function, ctypes.c_void_p).value

@@ -128,20 +128,12 @@ def _write(key: str, kind: str, held: bytes) -> None:
 
 
 def size() -> tuple[int, int]:
-    """How many kernels there are, and their bytes.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
+    """How many kernels there are, and their bytes."""
     return _sums(_entries(folder()))
 
 
 def clear() -> tuple[int, int]:
-    """Delete all kernels; says how many there were, and their bytes. Whatever else is in the folder stays.
-
-    Raises:
-        OSError: the folder cannot be read, or a file not deleted.
-    """
+    """Delete all kernels; says how many there were, and their bytes. Whatever else is in the folder stays."""
     place = folder()
     entries = _entries(place)
     for path, _ in entries + _entries(place, BESIDE):
@@ -160,7 +152,6 @@ def _header(key: str, kind: str, held: bytes) -> bytes:
 
 
 def _check_folder(place: Path) -> None:
-    """Refuse a folder in which others can write."""
     information = os.stat(place)
     if not stat.S_ISDIR(information.st_mode):
         raise NotADirectoryError(f"{place} is no folder")
@@ -168,13 +159,13 @@ def _check_folder(place: Path) -> None:
 
 
 def _check_ours(information: os.stat_result, path: Path) -> None:
-    """Refuse an entry that others could have written."""
     if not stat.S_ISREG(information.st_mode):
         raise OSError(f"{path} is no file")
     _check_owner(information, path)
 
 
 def _check_owner(information: os.stat_result, path: Path) -> None:
+    """Refuse what others could have written."""
     if not hasattr(os, "geteuid"):
         return  # Windows gives every user a LOCALAPPDATA that others cannot write to
     if information.st_uid != os.geteuid():

@@ -27,8 +27,8 @@ def work() -> Callable[[int], None]:
 def again_address() -> int:
     """The address of ``again(table, _, _, team)``, which makes a call once more without any Python.
 
-    ``team`` is what `threads.team` gives. What is between them stands where a kernel has its rows, so that one may be
-    called in place of the other.
+    What is between the table and the `threads.team` stands where a kernel has its rows, so that one may be called in
+    place of the other.
     """
     return _library().address("again")
 

@@ -36,16 +36,11 @@ class TensorWords(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RecipeCall:
-    """A recipe on some tensors.
-
-    Attributes:
-        words: its table of calls.
-        address: where that is.
-        kept, scratch: the blocks of memory.
-    """
+    """A recipe on some tensors: its table of calls, and the blocks of memory."""
 
     words: np.ndarray
     address: int
+    """Where the words are."""
     kept: Tensor | None
     scratch: Tensor | None
 
@@ -81,8 +76,7 @@ class Recipe:
     def task(self, function: int, arguments: Sequence[Number], late: bool = False) -> None:
         """A call in the present phase: the address of a function of 64-bit integers and pointers, and its arguments.
 
-        There are 1 to 12 of them. ``late`` tasks are begun after all others of the phase: they fill up the time of
-        whoever is done first.
+        ``late`` tasks are begun after all others of the phase: they fill up the time of whoever is done first.
         """
         assert 1 <= len(arguments) <= MOST_ARGUMENTS, arguments
         phase = self._phases[-1]

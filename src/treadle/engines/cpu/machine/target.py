@@ -74,11 +74,7 @@ def host() -> Target:
 
 
 def restrict(target: Target, level: str) -> Target:
-    """A target with the instructions of a level only, so that its code also runs wherever the target's does.
-
-    Args:
-        target: what to narrow.
-        level: a key of `LEVELS`.
+    """A target with the instructions of one of `LEVELS` only, so that its code also runs wherever the target's does.
 
     Raises:
         EngineError: there is no such level, or the target lacks some of its instructions.

@@ -18,9 +18,6 @@ import torch
 
 from treadle.engines.cpu.machine.thread_pool import Pool
 
-_USER_OF_OPENMP = "libtorch_cpu.so"
-"""The library of PyTorch that is linked to OpenMP: what is looked up in it is found there."""
-
 
 def count(limit: int) -> int:
     """Into how many shares to split work that could be split ``limit`` times: as many as PyTorch has threads."""
@@ -30,13 +27,8 @@ def count(limit: int) -> int:
 def together(function: Any, argument: int, count: int) -> None:
     """Call ``function(argument)`` in up to ``count`` threads at once; returns when all calls have.
 
-    The calls find out among themselves who does what, and one alone could do it all: fewer threads may come. So there
-    is no deadlock however many Python threads call this at once.
-
-    Args:
-        function: a ctypes function of one pointer; its result is dropped.
-        argument: an address.
-        count: how many threads, the calling one included.
+    The function is one of ctypes, of one pointer. The calls find out among themselves who does what, and one alone
+    could do it all: fewer threads may come. So there is no deadlock however many Python threads call this at once.
     """
     if count == 1:
         function(argument)
@@ -101,9 +93,9 @@ def _openmp() -> Any:
 
 
 def _of_openmp(name: str) -> Any:
-    """A function of the OpenMP that PyTorch uses."""
+    """A function of the OpenMP that PyTorch uses: it is found in the library that is linked to it."""
     try:
-        return getattr(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / _USER_OF_OPENMP)), name)
+        return getattr(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")), name)
     except (OSError, AttributeError):
         return None
 

@@ -27,43 +27,22 @@ def copy(recipe: Recipe, to: Number, source: Number, size: int) -> None:
         recipe.task(_address("copy"), (to + first, source + first, last - first), late=True)
 
 
-def previous(
-    recipe: Recipe,
-    to: Number,
-    index: Number,
-    count: int,
-    batch: int,
-    size: int,
-    fresh: Number,
-    start: Number,
-    rows: Number,
-) -> None:
-    """The rows that each step begins with, ``size`` bytes each.
+def previous(recipe: Recipe, to: Number, index: Number, count: int, batch: int, size: int, *places: Number) -> None:
+    """The ``count`` rows that each step begins with, ``size`` bytes each, dense.
 
-    Args:
-        recipe: what does it.
-        to: [N, ...], dense, like all of them.
-        index: [N], 64 bits: from where in [B fresh rows, B start rows, N rows] (see `Layout.origins`).
-        count, batch: N and B.
-        size: bytes of a row.
-        fresh, start, rows: where those are.
+    ``index`` (64 bits) says from where in [B fresh rows, B start rows, ``count`` rows], see `Layout.origins`;
+    ``places`` says where these three are.
     """
     for first, last in _split(count, count * size, 1):
-        recipe.task(_address("previous"), (to, index, first, last, batch, size, fresh, start, rows), late=True)
+        recipe.task(_address("previous"), (to, index, first, last, batch, size, *places), late=True)
 
 
 def split(
     recipe: Recipe, to: Number, source: tuple[Number, Number], steps: int, shares: Shares, size: int, itemsize: int
 ) -> None:
-    """Rows, step after step, in the order of a `Split`: all steps of the first rows, then of the next.
+    """Rows, step after step, in the order of a `Split`: all steps of the first rows, then of the next; dense.
 
-    Args:
-        recipe: what does it.
-        to: [N, ...], dense.
-        source: [N, ...]: where, and how many numbers rows are apart.
-        steps: T.
-        shares: the runs of rows.
-        size, itemsize: bytes of a row and of a number.
+    The source is an address, and how many numbers rows are apart; sizes are bytes, of a row and of a number.
     """
     batch = shares[-1][1]
     for first, last in shares:

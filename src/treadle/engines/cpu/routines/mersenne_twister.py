@@ -33,16 +33,11 @@ FLOAT, VECTOR = ir.FloatType(), ir.VectorType(I32, LANES)
 def draw(
     state: Tensor, position: int, limits: Sequence[tuple[int, int]], steps: int
 ) -> tuple[list[Tensor], Tensor, int]:
-    """Zeros and ones, one where the lower 24 bits of the next word are below a limit.
+    """Zeros and ones, one where the lower 24 bits of the next word are below a limit; and where the generator is then.
 
-    Args:
-        state: [624] words, int32.
-        position: which word of the state comes next, up to 624.
-        limits: of each result, the limit, and how many numbers there are.
-        steps: how often all the results are gone through.
-
-    Returns:
-        The numbers, of each result [steps, n], float32; the state and the position after them.
+    The state is 624 words, int32; the position says which of them comes next, up to 624. The limits are those of each
+    result, and how many numbers there are; ``steps`` times all the results are gone through. So a result is [steps, n],
+    float32.
     """
     count = steps * sum(size for _, size in limits)
     blocks = max(0, -(-(position + count - WORDS) // WORDS))

@@ -25,14 +25,8 @@ def masks(
 ) -> list[Tensor]:
     """Zeros and ones in float32: what `torch.bernoulli` gives step by step, and in each step result by result.
 
-    Args:
-        shares: of each result, the probability of a one.
-        sizes: of each result, how many numbers a step has.
-        steps: how many steps.
-        generator: PyTorch's own unless another is passed.
-
-    Returns:
-        Each result, [steps, n].
+    Each result, [steps, n], has a share, the probability of a one, and a size n. The generator is PyTorch's own unless
+    another is passed.
     """
     generator = torch.default_generator if generator is None else generator
     state = generator.get_state()

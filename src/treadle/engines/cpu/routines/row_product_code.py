@@ -25,15 +25,9 @@ def vectors_of_a_tile(target: Target) -> int:
 
 
 class RowProductCode(RoutineCode):
-    """Writes the module: a function a width of panel, and one that goes over blocks of rows and over panels.
+    """Writes the module: a function a width of panel, and ``outer``, which goes over blocks of rows and over panels.
 
-    Args:
-        dtype: of all numbers.
-        target: the CPU.
-        pairs: whether what looks like float32 are pairs of bfloat16, of two rows each.
-
-    Attributes:
-        module: what is written; it defines ``outer``.
+    With ``pairs``, what looks like float32 are pairs of bfloat16, of two rows each.
     """
 
     def __init__(self, dtype: torch.dtype, target: Target, pairs: bool = False):
@@ -60,20 +54,9 @@ class RowProductCode(RoutineCode):
                 a_block = self.at(a, b.mul(n, a_stride))
                 g_block = self.at(g, b.mul(n, g_stride))
                 again = b.icmp_signed(">", start, const(0))
-                self._block(
-                    (a_block, a_stride),
-                    (g_block, g_stride),
-                    (to, out_stride),
-                    (rows, k_size, m_size),
-                    block,
-                    buffer,
-                    again,
-                )
-            with (
-                b.if_then(b.not_(is_first)),
-                self.loop(0, k_size) as k,
-                self.loop(0, m_size) as m,
-            ):
+                places = (a_block, a_stride), (g_block, g_stride), (to, out_stride)
+                self._block(*places, (rows, k_size, m_size), block, buffer, again)
+            with b.if_then(b.not_(is_first)), self.loop(0, k_size) as k, self.loop(0, m_size) as m:
                 offset = b.add(b.mul(k, out_stride), m)
                 total, more = (
                     b.load(self.at(base, offset), typ=self.element, align=self.bytes) for base in (out, other)
@@ -84,12 +67,8 @@ class RowProductCode(RoutineCode):
     def _block(self, a: Any, g: Any, to: Any, sizes: Any, block: Any, buffer: Any, again: Any) -> None:
         """The sums of a block of rows: panels from left to right, the last ones as narrow as what is left.
 
-        Args:
-            a, g, to: where they are, and how many numbers rows are apart.
-            sizes: rows, columns of ``a``, columns of ``g``.
-            block: most rows of a block.
-            buffer: memory for copies.
-            again: whether the sums are added to what is there.
+        ``a``, ``g`` and ``to`` are where they are, and how many numbers rows are apart; the sizes are rows, columns of
+        ``a``, columns of ``g``; ``again`` says whether the sums are added to what is there.
         """
         b, (rows, k_size, m_size) = self.b, sizes
         copy = self.at(buffer, b.mul(block, const(self.vectors * self.lanes)))

@@ -74,8 +74,6 @@ def outer(
 
 
 class _Strip(NamedTuple):
-    """A part of the result."""
-
     first_row: int
     last_row: int
     first_column: int

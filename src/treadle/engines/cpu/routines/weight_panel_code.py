@@ -15,10 +15,7 @@ from treadle.engines.cpu.write.cursor import I32, I64, POINTER, const
 class PackingCode(RoutineCode):
     """Writes ``pack`` and, where it makes sense, ``halve``. Addresses are numbers, as a recipe has them.
 
-    Args:
-        dtype: of the matrices.
-        target: the CPU.
-        rounded: whether numbers get the values of bfloat16.
+    With ``rounded``, numbers get the values of bfloat16.
     """
 
     def __init__(self, dtype: torch.dtype, target: Target, rounded: bool):

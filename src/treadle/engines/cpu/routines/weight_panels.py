@@ -24,22 +24,12 @@ ALONE = 1 << 17
 
 
 def pack(
-    recipe: Recipe,
-    matrix: tuple[Number, Number, Number],
-    packing: Packing,
-    precision: Precision,
-    target: Target,
+    recipe: Recipe, matrix: tuple[Number, Number, Number], packing: Packing, precision: Precision, target: Target
 ) -> Number:
-    """Write down how to pack the right operand of a product; gives the place where it will be.
+    """Write down how to pack the right operand [K, N] of a product; gives the place where it will be.
 
-    The panels are [K, slots, vectors * lanes], with zeros where there is no unit.
-
-    Args:
-        recipe: what does it.
-        matrix: [K, N]: its address and its strides.
-        packing: how it is to lie.
-        precision: of the kernel that reads it; with `Operands.PAIRS`, `pair_up` rounds it in the next phase.
-        target: the CPU.
+    The matrix is its address and its strides, the precision that of the kernel that reads it: with `Operands.PAIRS`,
+    `pair_up` rounds it in the next phase. Panels are [K, slots, vectors * lanes], with zeros where there is no unit.
     """
     functions = _functions(precision.dtype, target, precision.right is Operands.ROUNDED)
     depth, slots = packing.depth, _slots(packing.slots)
@@ -70,12 +60,7 @@ def pair_up(recipe: Recipe, packed: Number, packing: Packing, target: Target) ->
 def halve_rows(recipe: Recipe, rows: tuple[Number, Number], count: int, width: int, target: Target) -> Word:
     """Write down how to round float32 rows [N, K] to bfloat16 and lay them together in pairs: [N / 2, K] of 32 bits.
 
-    Args:
-        recipe: what does it.
-        rows: their address, and how far they are apart.
-        count: N.
-        width: K.
-        target: the CPU.
+    The rows are their address, and how far they are apart; ``count`` is N, ``width`` K.
     """
     halve, pairs = _functions(torch.float32, target)["halve"], (count + 1) // 2
     out = recipe.scratch.room(4 * pairs * width)
