@@ -20,6 +20,7 @@ from treadle.compiler import program as p
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.compiler.tracer import Tracer
+from treadle.compiler.walk import preorder
 
 # What it costs to compute one number again, in bytes kept: a logarithm takes about as long as storing and reading one.
 _PRICE_EXPENSIVE, _PRICE_CHEAP = 3.6, 0.3
@@ -176,18 +177,12 @@ class _Flow:
                 self.capacity[a][b] -= amount
                 self.capacity[b][a] += amount
         # Whatever can still reach the sink lies behind the cut.
-        behind = {sink}
-        waiting = collections.deque([sink])
         reverse: dict[object, list[object]] = collections.defaultdict(list)
         for a, others in self.capacity.items():
             for b, capacity in others.items():
                 if capacity > 1e-9:
                     reverse[b].append(a)
-        while waiting:
-            for other in reverse[waiting.popleft()]:
-                if other not in behind:
-                    behind.add(other)
-                    waiting.append(other)
+        behind = set(preorder([sink], lambda node: reverse[node]))
         return [
             node
             for node in self.capacity

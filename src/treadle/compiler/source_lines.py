@@ -1,6 +1,7 @@
 """Which line of the user's own file is running, or failed: messages and values name it."""
 
 import sys
+import traceback
 from pathlib import Path
 from types import CodeType
 
@@ -15,23 +16,18 @@ def _is_theirs(code: CodeType) -> bool:
 
 def running_line() -> str:
     """The line of the step, in the user's own file, that is running."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if _is_theirs(code) and "torch_dispatch" not in code.co_name:
-            return f"{Path(code.co_filename).name}:{frame.f_lineno}"
-        frame = frame.f_back
+    for frame, number in traceback.walk_stack(sys._getframe(1)):
+        if _is_theirs(frame.f_code) and "torch_dispatch" not in frame.f_code.co_name:
+            return f"{Path(frame.f_code.co_filename).name}:{number}"
     return ""
 
 
 def failed_line(error: BaseException) -> str:
     """The innermost line of the user's own file that an error came from."""
-    line, trace = "a step", error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        if _is_theirs(code):
-            line = f"{Path(code.co_filename).name}:{trace.tb_lineno}"
-        trace = trace.tb_next
+    line = "a step"
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if _is_theirs(frame.f_code):
+            line = f"{Path(frame.f_code.co_filename).name}:{number}"
     return line
 
 

@@ -85,12 +85,6 @@ def square(a: Value) -> Value:
     return binary("mul", a, a)
 
 
-@handler("addcmul")
-def _addcmul(a: Value, b: Value, c: Value, value: Any = 1) -> Value:
-    product = binary("mul", b, c)
-    return binary("add", a, product if value == 1 else binary("mul", product, value))
-
-
 @handler("where")
 def where(condition: Value, a: Any, b: Any) -> Value:
     """``a`` where the condition holds, else ``b``."""
@@ -119,6 +113,7 @@ HANDLERS |= {
     "rsub": lambda a, b, alpha=1: _sub(b, a, alpha),
     "remainder": lambda a, b: binary("sub", a, binary("mul", _div(a, b, "floor"), b)),
     "lerp": lambda a, b, weight: binary("add", a, binary("mul", weight, binary("sub", b, a))),
+    "addcmul": lambda a, b, c, value=1: binary("add", a, binary("mul", binary("mul", b, c), value)),
     "addcdiv": lambda a, b, c, value=1: binary("add", a, binary("mul", binary("div", b, c), value)),
     "clamp_max": lambda a, high: _clamp(a, None, high),
     "tan": lambda a: binary("div", unary("sin", a), unary("cos", a)),

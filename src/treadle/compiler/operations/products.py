@@ -23,13 +23,6 @@ def matmul(a: Value, b: Value) -> Value:
     raise NotRowwise("the product contracts or pairs rows")
 
 
-@handler("addmm")
-def _addmm(bias: Value, a: Value, b: Value, beta: Any = 1, alpha: Any = 1) -> Value:
-    product = matmul(a, b)
-    product = product if alpha == 1 else binary("mul", product, alpha)
-    return binary("add", product, bias if beta == 1 else binary("mul", bias, beta))
-
-
 @handler("linear")
 def _linear(x: Value, weight: Value, bias: Any = None) -> Value:
     product = _tensor_dot(x, p.permute(weight, (1, 0)))
@@ -58,6 +51,9 @@ HANDLERS |= {
     "mv": lambda a, b: p.reshape(matmul(a, unsqueeze(b, 1)), a.shape[:1]),
     "dot": lambda a, b: p.reduce("sum", binary("mul", a, b), [0]),
     "vdot": lambda a, b: p.reduce("sum", binary("mul", a, b), [0]),
+    "addmm": lambda bias, a, b, beta=1, alpha=1: binary(
+        "add", binary("mul", matmul(a, b), alpha), binary("mul", bias, beta)
+    ),
     "baddbmm": lambda bias, a, b, beta=1, alpha=1: binary(
         "add", binary("mul", bias, beta), binary("mul", _bmm(a, b), alpha)
     ),

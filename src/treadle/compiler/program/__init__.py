@@ -27,7 +27,6 @@ from treadle.compiler.program.build import (
     reshape,
     slice_,
 )  # fmt: skip
-from treadle.compiler.program.call import Call, Operand
 from treadle.compiler.program.program import Program, show
 from treadle.compiler.program.shapes import BATCH, Dim, Shape, broadcast, numel, show_shape
 from treadle.compiler.program.value import (
@@ -39,6 +38,8 @@ from treadle.compiler.program.value import (
     REDUCTIONS,
     UNARY,
     VIEWS,
+    Call,
+    Operand,
     Value,
     between,
     made_at,

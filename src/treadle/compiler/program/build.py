@@ -36,27 +36,20 @@ def elementwise(op: str, *inputs: Value, dtype: torch.dtype | None = None) -> Va
     return simpler if simpler is not None else make(op, inputs, (), shape, dtype)
 
 
+_NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1}
+"""The right operand, of sums and products the left one too, that changes nothing."""
+
+
 def _simpler(op: str, inputs: Sequence[Value], shape: Shape, dtype: torch.dtype) -> Value | None:
     constants = [constant_of(v) for v in inputs]
     if op == "cast":
         return inputs[0] if inputs[0].dtype == dtype else None
+    if op in ("add", "mul") and constants[0] == _NEUTRAL[op]:
+        return expand(inputs[1], shape)
+    if op in _NEUTRAL and constants[1] == _NEUTRAL[op]:
+        return expand(inputs[0], shape)
     if op == "add":
-        if constants[0] == 0:
-            return expand(inputs[1], shape)
-        if constants[1] == 0:
-            return expand(inputs[0], shape)
-        cats = _sum_of_cats(*inputs)
-        if cats is not None:
-            return cats
-    if op == "sub" and constants[1] == 0:
-        return expand(inputs[0], shape)
-    if op == "mul":
-        if constants[0] == 1:
-            return expand(inputs[1], shape)
-        if constants[1] == 1:
-            return expand(inputs[0], shape)
-    if op == "div" and constants[1] == 1:
-        return expand(inputs[0], shape)
+        return _sum_of_cats(*inputs)
     if op == "where" and constants[0] is not None:
         return expand(inputs[1] if constants[0] else inputs[2], shape)
     if op == "neg" and inputs[0].op == "neg":
