@@ -105,12 +105,7 @@ Nonlinearity: TypeAlias = Literal["tanh", "relu"] | nn.Module
 
 
 def check_nonlinearity(nonlinearity: Any, hidden_size: int) -> None:
-    """Refuse what cannot bend ``hidden_size`` units.
-
-    Raises:
-        ValueError: it is neither a known name nor a module.
-        ShapeError: a `torch.nn.PReLU` with another number of slopes.
-    """
+    """Refuse what cannot bend ``hidden_size`` units."""
     if not isinstance(nonlinearity, nn.Module) and nonlinearity not in ("tanh", "relu"):
         raise ValueError(
             f"nonlinearity is 'tanh', 'relu' or a module such as torch.nn.PReLU({hidden_size}), but"

@@ -70,27 +70,20 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A step, taken apart.
-
-    Args:
-        program: the step as a whole.
-        sections: in the order in which they run.
-        random: drawn from torch's generator, step by step in the order of the program, before everything else.
-        sunk: states of loops whose values before each step are read after the loop.
-    """
+    """A step, taken apart into sections, in the order in which they run."""
 
     program: Program
     sections: tuple[Section, ...]
     random: tuple[Value, ...]
+    """Drawn from torch's generator, step by step in the order of the program, before everything else."""
     sunk: frozenset[Value]
+    """States of loops whose values before each step are read after the loop."""
 
 
 def plan(program: Program, keep_states: bool = False) -> Plan:
-    """Take a step apart.
+    """Take a step apart: ``"x"``, ``"state/NAME"`` and what all rows share give ``"y"`` and ``"state/NAME"``.
 
-    Args:
-        program: inputs ``"x"``, ``"state/NAME"`` and whatever all rows share; outputs ``"y"`` and ``"state/NAME"``.
-        keep_states: whether every component is wanted at every step.
+    With ``keep_states``, every component is wanted at every step.
     """
     for _ in range(2):  # products that were split give sums, which are regrouped the second time
         program = _regroup(program, _Analysis(program))

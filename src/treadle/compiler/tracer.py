@@ -53,9 +53,8 @@ class Traced(Tensor):
 class Tracer(TorchDispatchMode):
     """While it is entered, operations are noted instead of computed.
 
-    Args:
-        names: what real tensors that turn up are called, by their identity; others are constants.
-        avoid: sizes that the batch must not be mistaken for.
+    ``names`` are what real tensors that turn up are called, by their identity; others are constants. The batch must not
+    be mistaken for one of the sizes to ``avoid``.
     """
 
     @classmethod

@@ -15,11 +15,7 @@ _UNITS = {
 
 
 def as_bytes(memory: int | str) -> int:
-    """``"1GB"`` as a number; ``"1.5 GiB"``, ``"200 MB"`` and numbers likewise.
-
-    Raises:
-        ValueError: it is no amount of memory.
-    """
+    """``"1GB"`` as a number; ``"1.5 GiB"``, ``"200 MB"`` and numbers likewise."""
     if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
         return memory
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", memory.lower()) if isinstance(memory, str) else None

@@ -9,12 +9,7 @@ _WIDTH, _LEAST_ROOM = 120, 40
 
 
 def wrapped_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
-    """The lines of a table, with columns as wide as what stands in them.
-
-    Args:
-        rows: the head among them; all of the same length.
-        right: the columns that end in one line, as numbers do.
-    """
+    """The lines of a table, with columns as wide as what stands in them; those of ``right`` end in one line."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [

@@ -1,6 +1,6 @@
 """Tensors of one number everywhere."""
 
-from collections.abc import Sequence
+import functools
 from typing import Any
 
 import torch
@@ -10,21 +10,17 @@ from treadle.compiler.operations.table import HANDLERS, handler
 from treadle.compiler.program import Value, cast, full
 
 
-@handler("zeros", "empty", "new_zeros", "new_empty", "zeros_like", "empty_like", "empty_strided", "new_empty_strided")
-def _zeros(first: Any, *rest: Any, dtype: Any = None, **_: Any) -> Value:
-    return _constant(0, first, rest, dtype)
-
-
-@handler("ones", "new_ones", "ones_like")
-def _ones(first: Any, *rest: Any, dtype: Any = None, **_: Any) -> Value:
-    return _constant(1, first, rest, dtype)
-
-
-def _constant(number: Any, first: Any, rest: Sequence[Any], dtype: Any) -> Value:
+def _constant(number: int, first: Any, *rest: Any, dtype: Any = None, **_: Any) -> Value:
     like = first if isinstance(first, Value) else None
     shape: Any = first if like is None else rest[0] if rest else like.shape
     dtype = dtype or (like.dtype if like is not None else torch.get_default_dtype())
     return full(number, shape, dtype)
+
+
+handler(*"zeros empty new_zeros new_empty zeros_like empty_like empty_strided new_empty_strided".split())(
+    functools.partial(_constant, 0)
+)
+handler("ones", "new_ones", "ones_like")(functools.partial(_constant, 1))
 
 
 @handler("full_like", "new_full")

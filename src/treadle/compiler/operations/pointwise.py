@@ -27,16 +27,13 @@ def _both(op: str, a: Value, b: Value) -> Value:
 
 @handler("ne")
 def _ne(a: Value, b: Any) -> Value:
-    if a.dtype == torch.bool and isinstance(b, Value) and b.dtype == torch.bool:
-        return elementwise("and", elementwise("or", a, b), _not(elementwise("and", a, b)))
-    return binary("ne", a, b)
+    both_bool = a.dtype == torch.bool and isinstance(b, Value) and b.dtype == torch.bool
+    return _xor(a, b) if both_bool else binary("ne", a, b)
 
 
 @handler("logical_xor", "bitwise_xor", "__xor__")
 def _xor(a: Value, b: Value) -> Value:
-    if a.dtype != torch.bool or b.dtype != torch.bool:
-        raise Unknown("of numbers that are not booleans")
-    return _ne(a, b)
+    return elementwise("and", _both("or", a, b), _not(_both("and", a, b)))
 
 
 @handler("logical_not", "bitwise_not")

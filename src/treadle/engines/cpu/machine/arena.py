@@ -32,11 +32,7 @@ Number = int | Word
 
 
 class Arena:
-    """One block of memory for many results; what is no longer read makes room for others.
-
-    Args:
-        address: where it will be.
-    """
+    """One block of memory for many results; what is no longer read makes room for others."""
 
     _stagger = Stagger()
 

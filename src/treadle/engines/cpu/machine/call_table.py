@@ -22,7 +22,7 @@ class Head(enum.IntEnum):
     TEAM = 1  # how many threads were called
     COME = 2  # how many came, where nothing numbers them
     YIELD = 3  # `threads.yield_address`
-    NUMBERS = 4  # `threads.number_address`
+    NUMBERS = 4  # `threads.Team.NUMBER`
     MOST = 5  # how many threads find something to do
 
 
@@ -71,7 +71,7 @@ def written(phases: Sequence[Phase]) -> list[Number]:
     """The table, with as many threads and addresses as this process has now."""
     words: list[Number] = [0] * len(Head)
     words[Head.PHASES], words[Head.MOST] = len(phases), max((len(phase.all) for phase in phases), default=0)
-    words[Head.YIELD], words[Head.NUMBERS] = threads.yield_address(), threads.number_address()
+    words[Head.YIELD], words[Head.NUMBERS] = threads.yield_address(), threads.team()[threads.Team.NUMBER]
     first = len(Head) + len(PhaseHead) * len(phases)
     for phase in phases:
         words += [0, len(phase.all), len(phase.tasks), Word(Given.CALLS, WORD_BYTES * first)]

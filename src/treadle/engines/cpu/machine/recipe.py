@@ -48,12 +48,8 @@ class RecipeCall:
 class Recipe:
     """Calls of machine code, in phases.
 
-    Within a phase the order of tasks is that in which threads begin them; they must not depend on each other.
-
-    Attributes:
-        kept: memory that outlives the call, for another recipe to read.
-        scratch: memory for the call alone.
-        tensors: what has to be passed to `follow`, by key.
+    Within a phase the order of tasks is that in which threads begin them; they must not depend on each other. Memory
+    that is ``kept`` outlives the call, for another recipe to read, ``scratch`` is for the call alone.
     """
 
     def __init__(self) -> None:

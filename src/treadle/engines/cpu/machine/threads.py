@@ -68,11 +68,6 @@ def team() -> "ctypes.Array[ctypes.c_int64]":
     return words
 
 
-def number_address() -> int:
-    """Where the function is that says which thread of a team the calling one is; 0 if there is none."""
-    return team()[Team.NUMBER]
-
-
 @functools.cache
 def yield_address() -> int:
     """The system's function that lets others use the core; 0 where there is none of that name."""

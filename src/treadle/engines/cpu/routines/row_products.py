@@ -45,8 +45,7 @@ def outer(
         g: [N, M], likewise.
         out: where the result [K, M] goes, dense.
         sizes: N, K and M, none of them 0. Where M is less than a vector, the product the other way round is faster.
-        dtype: float32 or float64.
-        target: the CPU, this one unless given.
+        dtype, target: float32 or float64; the CPU, this one unless given.
         pairs: whether what looks like float32 are pairs of bfloat16, of two rows each (`weight_panels.halve_rows`).
     """
     target = target or host()
