@@ -1,7 +1,7 @@
 """Which parts of a network learn, and when."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from torch import nn
@@ -39,12 +39,15 @@ def freeze(model: M, except_: Iterable[str] | str = ()) -> M:
     """
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     learning = {name for found in chosen(except_, names).values() for name in found}
-    frozen = copy.deepcopy(model)
-    frozen.requires_grad_(False)
-    for name, parameter in frozen.named_parameters(remove_duplicate=False):
-        if name in learning:
+    return _learning_only(copy.deepcopy(model), learning)
+
+
+def _learning_only(network: M, names: Collection[str]) -> M:
+    network.requires_grad_(False)
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if name in names:
             parameter.requires_grad_(True)
-    return frozen
+    return network
 
 
 def unfreeze_gradually(model: M, stages: Sequence[Iterable[str] | str], every: int) -> "Thaw[M]":
@@ -134,11 +137,7 @@ class Thaw(Generic[M]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there: what had begun to learn by then learns, and nothing else does."""
         self.steps = state["steps"]
-        learning = {name for names in self.stages[: self.stage + 1] for name in names}
-        self.network.requires_grad_(False)
-        for name, parameter in self.network.named_parameters(remove_duplicate=False):
-            if name in learning:
-                parameter.requires_grad_(True)
+        _learning_only(self.network, {name for names in self.stages[: self.stage + 1] for name in names})
 
     def __repr__(self) -> str:
         return f"Thaw(stage {self.stage + 1} of {len(self.stages)}, {self.steps} steps done)"

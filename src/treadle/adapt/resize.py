@@ -34,7 +34,7 @@ def resized_inputs(path: str, cell: Any, places: Tensor, start: Start) -> Any:
         new = make(new_size)
         axes = _axes(path, cell, new, old, new_size, places, order)
         with torch.no_grad():
-            for (name, before), after in zip(_tensors(cell), _tensors(new, values=True), strict=True):
+            for (name, before), (_, after) in zip(_tensors(cell), _tensors(new), strict=True):
                 fresh = after.clone()
                 where_new = placed(before, after, axes[name])
                 if where_new.any():
@@ -65,7 +65,7 @@ def resized_hidden(path: str, cell: Any, size: int) -> Any:
         axes = _axes(path, cell, new, old, size, places, order)
         where_new = {}
         with torch.no_grad():
-            for (name, before), after in zip(_tensors(cell), _tensors(new, values=True), strict=True):
+            for (name, before), (_, after) in zip(_tensors(cell), _tensors(new), strict=True):
                 where_new[name] = placed(before, after, axes[name])
                 if len(axes[name]) > 1:  # weights [to, from]: nothing leads from new units to old ones
                     to, source = min(axes[name]), max(axes[name])
@@ -125,9 +125,8 @@ def _maker(path: str, cell: Any, which: str) -> tuple[int, Callable[[int], Any]]
     return old, make
 
 
-def _tensors(cell: nn.Module, values: bool = False) -> Any:
-    named = [*cell.named_parameters(), *cell.named_buffers()]
-    return [tensor for _, tensor in named] if values else named
+def _tensors(cell: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*cell.named_parameters(), *cell.named_buffers()]
 
 
 def _axes(

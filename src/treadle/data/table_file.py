@@ -36,13 +36,7 @@ CONVERSION_ERRORS = (ValueError, TypeError, NotImplementedError)
 
 
 def is_table(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is called like a table.
-
-    Example:
-        >>> from treadle.data.table_file import is_table
-        >>> is_table("rain.2031.tsv.gz"), is_table("rain.txt")
-        (True, False)
-    """
+    """Whether a file is called like a table."""
     return _suffix(path) in SUFFIXES
 
 

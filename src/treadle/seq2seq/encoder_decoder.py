@@ -138,12 +138,11 @@ class EncoderDecoder(nn.Module):
 
     def initial_state(self, encoded: Encoded) -> dict[str, State]:
         """The state before the first step: that of the bridge for the decoder, and those of attention and head."""
-        rows = len(encoded.lengths)
         state = {"decoder": encoded.state}
         if self.attention is not None:
             state["attention"] = self.attention.initial_state(encoded.memory)
         if self.has_memory:
-            state["head"] = self.head.initial_state(rows)
+            state["head"] = self.head.initial_state(len(encoded.lengths))
         return state
 
     def decode(

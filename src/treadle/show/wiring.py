@@ -13,7 +13,7 @@ from matplotlib.path import Path as Curve
 
 from treadle.insight.picture import save_figure
 from treadle.show.diagram import Edge, diagram_of
-from treadle.show.diagram_layout import SMALL_POINTS, TITLE_POINTS, Label, Panel, Place, Point, Wire, lay_out
+from treadle.show.diagram_layout import SMALL_POINTS, TITLE_POINTS, Panel, Place, Point, Wire, lay_out
 
 
 class Style(NamedTuple):
@@ -119,7 +119,9 @@ def _draw_panel(axes: Axes, panel: Panel, origin: Point, times: list[int], subti
     for wire in panel.wires:
         _draw_wire(axes, wire, origin)
         if wire.label:
-            _draw_label(axes, wire.label, style_of(wire.edge), origin)
+            at = wire.label.x + origin[0], wire.label.y + origin[1]
+            color = style_of(wire.edge).color
+            _write(axes, wire.label.text, at, SMALL_POINTS, color=color, ha=wire.label.align)
     for place in panel.places:
         _draw_box(axes, place, origin, times[place.column], subtitles)
 
@@ -157,11 +159,6 @@ def _towards(start: Point, end: Point, distance: float, across: float = 0.0) -> 
     length = math.hypot(dx, dy) or 1.0
     distance = min(distance, length / 2)
     return start[0] + (dx * distance - dy * across) / length, start[1] + (dy * distance + dx * across) / length
-
-
-def _draw_label(axes: Axes, label: Label, style: Style, origin: Point) -> None:
-    at = label.x + origin[0], label.y + origin[1]
-    _write(axes, label.text, at, SMALL_POINTS, color=style.color, ha=label.align)
 
 
 def _draw_box(axes: Axes, place: Place, origin: Point, time: int, subtitle: bool) -> None:

@@ -34,6 +34,7 @@ class Array:
     def __init__(self, x: Any, targets: Any = None, *, id: str):
         self.id = str(id)
         self._x, self._targets = _numbers(x, "x"), None if targets is None else _numbers(targets, "targets")
+        self.has_targets = targets is not None
         if self._targets is not None and len(self._targets) != len(self._x):
             raise ShapeError(
                 f"stream {self.id!r} has {len(self._x)} elements, but {len(self._targets)} targets: pass one for each"
@@ -43,11 +44,6 @@ class Array:
     def length(self) -> int:
         """Elements."""
         return len(self._x)
-
-    @property
-    def has_targets(self) -> bool:
-        """Whether targets were passed."""
-        return self._targets is not None
 
     def pieces(self, start: int = 0) -> Iterator[Piece]:
         """Its elements from ``start`` on: views, some thousand at a time, each checked when it is reached."""

@@ -85,12 +85,7 @@ class ArrayFile:
                 f"{path} has {self._x.count} elements, but {targets} has {self._targets.count}: one for each is needed"
             )
         self.id = self._x.path if id is None else str(id)
-        self.length = self._x.count
-
-    @property
-    def has_targets(self) -> bool:
-        """Whether targets were passed."""
-        return self._targets is not None
+        self.length, self.has_targets = self._x.count, targets is not None
 
     def pieces(self, start: int = 0) -> Iterator[Piece]:
         """Its rows from ``start`` on, in the file's own precision."""

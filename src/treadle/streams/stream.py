@@ -111,18 +111,13 @@ class Span:
                 f" {'an unknown number' if stream.length is None else stream.length} of them: pass"
                 " 0 <= start <= stop <= length"
             )
-        self.stream, self.start, self.stop = stream, start, stop
+        self.stream, self.start, self.stop, self.has_targets = stream, start, stop, stream.has_targets
         self.id = f"{stream.id}[{start}:{'' if stop is None else stop}]" if id is None else str(id)
 
     @property
     def length(self) -> int | None:
         """Elements; ``None`` where the whole does not know its own."""
         return None if self.stop is None or self.stream.length is None else self.stop - self.start
-
-    @property
-    def has_targets(self) -> bool:
-        """Whether the whole has targets."""
-        return self.stream.has_targets
 
     def pieces(self, start: int = 0) -> Iterator[Piece]:
         """Its elements from ``start`` on."""

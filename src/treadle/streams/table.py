@@ -56,12 +56,7 @@ class Table:
         self.path = os.fspath(path)
         self.id = self.path if id is None else str(id)
         self._columns = Columns(self.path, inputs, targets, time)
-        self.length = self._columns.file.row_count()
-
-    @property
-    def has_targets(self) -> bool:
-        """Whether there are target columns."""
-        return bool(self._columns.targets)
+        self.length, self.has_targets = self._columns.file.row_count(), bool(self._columns.targets)
 
     def pieces(self, start: int = 0) -> Iterator[Piece]:
         """Its rows from ``start`` on."""

@@ -31,12 +31,7 @@ class Series:
         self.id, self.path = id, columns.file.path
         self._columns, self._store = columns, store
         self._starts, self._ends = starts, counts.cumsum()
-        self.length = int(counts.sum())
-
-    @property
-    def has_targets(self) -> bool:
-        """Whether there are target columns."""
-        return bool(self._columns.targets)
+        self.length, self.has_targets = int(counts.sum()), bool(columns.targets)
 
     def pieces(self, start: int = 0) -> Iterator[Piece]:
         """Its rows from ``start`` on."""

@@ -74,22 +74,26 @@ def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def all_rows(state: State) -> State:
     """A carried state with the rows of every process, one after the other: as one process would have it."""
-    _, ranks = rank_and_ranks()
-    if ranks == 1 or state is None:
+    if rank_and_ranks()[1] == 1 or state is None:
         return state
 
     def gather(tensor: Tensor) -> Tensor:
-        counts = [torch.zeros((), dtype=torch.long) for _ in range(ranks)]
-        with listening():
-            distributed.all_gather(counts, torch.tensor(len(tensor)))
-        most = int(max(counts))
-        padded = torch.cat([tensor, tensor.new_zeros(most - len(tensor), *tensor.shape[1:])])
-        parts = [torch.empty_like(padded) for _ in range(ranks)]
-        with listening():
-            distributed.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, map(int, counts), strict=True)])
+        counts = [int(count) for count in _gathered(torch.tensor(len(tensor)))]
+        padded = torch.cat([tensor, tensor.new_zeros(max(counts) - len(tensor), *tensor.shape[1:])])
+        return torch.cat([part[:count] for part, count in zip(_gathered(padded), counts, strict=True)])
 
     return map_state(gather, state)
+
+
+def _gathered(tensor: Tensor) -> list[Tensor]:
+    """What each process passes, all of one shape."""
+    _, ranks = rank_and_ranks()
+    if ranks == 1:
+        return [tensor]
+    found = [torch.empty_like(tensor) for _ in range(ranks)]
+    with listening():
+        distributed.all_gather(found, tensor)
+    return found
 
 
 def own_rows(state: State) -> State:
@@ -109,14 +113,7 @@ def draw_apart() -> None:
 
 def all_draws() -> Tensor:
     """Where PyTorch's generator is in each process, [ranks, …]."""
-    own = torch.get_rng_state()
-    ranks = rank_and_ranks()[1]
-    if ranks == 1:
-        return own[None]
-    found = [torch.empty_like(own) for _ in range(ranks)]
-    with listening():
-        distributed.all_gather(found, own)
-    return torch.stack(found)
+    return torch.stack(_gathered(torch.get_rng_state()))
 
 
 def put_draws_back(draws: Tensor) -> None:

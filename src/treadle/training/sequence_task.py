@@ -1,7 +1,6 @@
 """Labelled sequences as something to be learned."""
 
 import os
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -80,7 +79,8 @@ class SequenceTask:
             self.inputs, self.targets = start.inputs, start.targets
         else:
             self.inputs = Scaling.fit(training.input_names, training.inputs)
-            self.targets = None if training.labels else Scaling.fit(training.target_names, _as_rows(training.answers))
+            answers = [answer.reshape(-1, answer.shape[-1]) for answer in training.answers if not training.labels]
+            self.targets = None if training.labels else Scaling.fit(training.target_names, answers)
         self._training, self._validation = self._examples(training), self._examples(validation)
         self._judge = self._examples(self._test)
         lengths = [len(x) for x, _ in self._training]
@@ -154,7 +154,3 @@ class SequenceTask:
             counts.index_put_((true, said), torch.ones_like(true), accumulate=True)
             return Confusion(list(self.labels), counts.tolist())
         return Predictions(self.targets.names[0], true[:, 0].tolist(), said[:, 0].tolist())
-
-
-def _as_rows(answers: Sequence[Tensor]) -> list[Tensor]:
-    return [answer.reshape(-1, answer.shape[-1]) for answer in answers]

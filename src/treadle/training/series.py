@@ -170,21 +170,14 @@ def read_inputs_of_series(
 
 def _group(table: Rows, series_id: str | None) -> tuple[list[str], list[np.ndarray]]:
     """Ids of series, in the order in which they begin, and which rows are theirs."""
-    of_rows = _ids(table, series_id)
+    values = [""] * len(table) if series_id is None else table.values(series_id)
+    if None in values:
+        raise table.error(values.index(None), str(series_id), "there is no id of a series")
+    of_rows = list(map(str, values))
     ids = list(dict.fromkeys(of_rows))
     places = {id_: place for place, id_ in enumerate(ids)}
     number = np.array([places[id_] for id_ in of_rows])
     return ids, np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
-
-
-def _ids(table: Rows, series_id: str | None) -> list[str]:
-    if series_id is None:
-        return [""] * len(table)
-    ids = table.values(series_id)
-    for row, id_ in enumerate(ids):
-        if id_ is None:
-            raise table.error(row, series_id, "there is no id of a series")
-    return [str(id_) for id_ in ids]
 
 
 def _check_times(table: Rows, time: str, clock: np.ndarray, rows: list[np.ndarray]) -> None:

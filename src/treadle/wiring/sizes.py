@@ -4,6 +4,7 @@ A size is the shape of one row: ``(64,)`` for 64 features, ``(3, 32, 32)`` for a
 where it is not known yet.
 """
 
+import contextlib
 from typing import Any, TypeAlias
 
 import torch
@@ -85,8 +86,6 @@ def run_on_no_rows(module: nn.Module, input_size: tuple[int, ...]) -> tuple[int,
     try:
         return run(floating if input_size else torch.long)
     except Exception:
-        try:
+        with contextlib.suppress(Exception):
             return run(torch.long)  # an Embedding takes whole numbers alone
-        except Exception:
-            pass
         raise
