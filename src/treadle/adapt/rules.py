@@ -168,13 +168,9 @@ def _cropped(step: Crop, value: Tensor, tensor: Tensor, where: _Where) -> tuple[
     return value.narrow(axis, 0, new), "cropped", f"axis {axis}: {old} to {new}"
 
 
-def _left(step: Fresh, value: Tensor, tensor: Tensor, where: _Where) -> tuple[Tensor, str, str]:
-    return tensor, "fresh", ""
-
-
 _APPLY: dict[type, Callable[..., tuple[Tensor, str, str]]] = {
     Copy: _copied,
     Widen: _widened,
     Crop: _cropped,
-    Fresh: _left,
+    Fresh: lambda step, value, tensor, where: (tensor, "fresh", ""),
 }

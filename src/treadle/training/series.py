@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -170,7 +171,7 @@ def read_inputs_of_series(
 
 def _group(table: Rows, series_id: str | None) -> tuple[list[str], list[np.ndarray]]:
     """Ids of series, in the order in which they begin, and which rows are theirs."""
-    values = [""] * len(table) if series_id is None else table.values(series_id)
+    values: list[Any] = [""] * len(table) if series_id is None else table.values(series_id)
     if None in values:
         raise table.error(values.index(None), str(series_id), "there is no id of a series")
     of_rows = list(map(str, values))
