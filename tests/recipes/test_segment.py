@@ -42,11 +42,11 @@ from treadle.recipes.segment import (
 from treadle.recipes.segment.augmentation import augment
 from treadle.recipes.segment.clicks import distance
 from treadle.recipes.segment.coco import coco_region
-from treadle.recipes.segment.focal import focal_loss
 from treadle.recipes.segment.grid import Grid
 from treadle.recipes.segment.images import fitting_size, resize_image
 from treadle.recipes.segment.scenes import light, thing
 from treadle.recipes.segment.segmenter import probabilities, scaled_position
+from treadle.recipes.segment.segmenter_training import focal_loss
 from treadle.recipes.segment.two_stage import like_selected, stride_of
 from treadle.training.budget import ShareDone
 from treadle.training.evaluate import total_loss

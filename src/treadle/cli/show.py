@@ -30,13 +30,13 @@ def show(
             f"there is neither a file nor a wiring {model!r}; the wirings are {', '.join(WIRINGS)}"
         )
     network = model_file.load(model) if Path(model).exists() else three_layers(model)
-    try:
-        if output is not None:
-            from treadle.show.wiring import draw_wiring
+    if output is not None:
+        from treadle.show.wiring import draw_wiring
 
+        try:
             draw_wiring(network, output, steps=steps)
-    except (TypeError, ValueError) as error:
-        raise typer.BadParameter(f"{model} cannot be drawn: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise typer.BadParameter(f"{model} cannot be drawn: {error}") from error
     if explain:
         print(explained(network))
 

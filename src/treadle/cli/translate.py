@@ -62,8 +62,7 @@ def translate(
     if model is not None:
         translator = Translator.load(model)
         sources, targets = read_sources(pairs)
-        name = "standard input" if pairs == "-" else pairs
-        said = translator.translate(sources, beams, name)
+        said = translator.translate(sources, beams, "standard input" if pairs == "-" else pairs)
         for text in said:
             print(text)
         if targets is not None:

@@ -184,8 +184,7 @@ class KeyDecoder:
     def table(self, keys: list[Any]) -> list[list[int]]:
         """For each situation, what each key would mean now as the first of a command. Nothing changes."""
         situations = [s for s in range(self.cell.situations) for _ in keys]
-        found = self._foreseen(keys * self.cell.situations, situations).argmax(1).reshape(-1, len(keys))
-        return found.tolist()
+        return self._foreseen(keys * self.cell.situations, situations).argmax(1).reshape(-1, len(keys)).tolist()
 
     def _foreseen(self, keys: list[Any], situations: list[int], before: tuple[Hashable, ...] = ()) -> Tensor:
         names = [(*before, key) for key in keys]

@@ -15,8 +15,7 @@ from treadle.wiring import Graph
 class Informed:
     """Knows what each key means, and when that changes: only the user's own mistakes mislead it. What is attainable.
 
-    Args:
-        user: whose keys they are; set ``user`` when the meanings change.
+    When the meanings change, set ``user``.
     """
 
     def __init__(self, user: UserModel):

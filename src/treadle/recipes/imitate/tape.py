@@ -146,7 +146,6 @@ class RandomTapes:
         return self.tape.reset()
 
     def apply(self, action: int) -> tuple[int, bool]:
-        """See `Tape.apply`."""
         return self.tape.apply(action)
 
     def tapes(self, count: int) -> Iterator[Tape]:

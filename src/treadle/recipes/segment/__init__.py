@@ -3,9 +3,8 @@
 ``click_fcn.py`` is the paper's, a fully convolutional VGG-16 with five input channels, ``two_stage.py`` the variant
 that sees the image once; ``vgg.py`` and ``starting.py`` give them trained weights; ``grid.py`` derives crops.
 ``clicks.py`` draws and simulates clicks; ``images.py``, ``examples.py`` and ``coco.py`` read images and masks,
-``scenes.py`` makes them, ``augmentation.py`` varies them. ``segmenter_training.py`` trains, with the loss of
-``focal.py``; ``segmenter.py`` is what comes out, with its sessions, ``evaluation.py`` counts clicks, and ``page/`` is
-the page.
+``scenes.py`` makes them, ``augmentation.py`` varies them. ``segmenter_training.py`` trains; ``segmenter.py`` is what
+comes out, with its sessions, ``evaluation.py`` counts clicks, and ``page/`` is the page.
 """
 
 from treadle.recipes.segment.click_fcn import ClickFCN

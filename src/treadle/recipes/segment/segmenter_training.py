@@ -1,4 +1,4 @@
-"""Learning to segment by clicks: drawn clicks, then clicks into the network's own errors."""
+"""Learning to segment by clicks: drawn clicks, then clicks into the network's own errors; with a loss for edges."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from treadle.adapt import freeze, parameter_groups
 from treadle.errors import DataError
@@ -21,12 +22,12 @@ from treadle.recipes.segment.clicks import (
     next_click,
     no_clicks,
 )
-from treadle.recipes.segment.focal import focal_loss
 from treadle.recipes.segment.images import Example, fitted
 from treadle.recipes.segment.segmenter import probabilities
 from treadle.recipes.segment.two_stage import Seen, TwoStageNetwork
 from treadle.training.batches import Epochs
 from treadle.training.budget import EarlyStopping
+from treadle.training.evaluate import total_loss
 from treadle.training.sequences import IGNORED as UNANSWERED
 from treadle.training.training_loop import Step, train
 
@@ -247,14 +248,7 @@ class Learning:
         checkpoint_at: Callable[[int], bool] = lambda step: False,
         about: Any = None,
     ) -> Generator[Step, None, None]:
-        """Train, a step each time that the iterator is asked; the best weights are there at the end.
-
-        Args:
-            share_done: given how many steps are done, the share of the training that is over.
-            checkpoint: the file to resume from, if it is there, and to write to.
-            checkpoint_at: whether to write it after a step.
-            about: what this run is; a checkpoint of another is refused.
-        """
+        """Train, a step each time that the iterator is asked; the best weights are there at the end. See `train`."""
         every = max(min(len(self.batches), 200), 20)
         self.done = yield from train(
             self.model,
@@ -272,3 +266,33 @@ class Learning:
             about=about,
         )
         self.model.eval()
+
+
+def focal_loss(ys: Tensor, y: Tensor, gamma: float = 2.0) -> tuple[Tensor, Tensor]:
+    """Cross-entropy in which a pixel weighs as much as it is wrong: (1 - p)^gamma, for the probability p of its label.
+
+    The weights of each image are scaled so that their mean is 1: an image whose object is nearly right still counts as
+    much as another, and what it has to learn, the pixels along the edge, gets all of it. Weights have no gradients.
+
+    Of scores [B, T, K] and labels [B, T], -100 where there is none, it gives the weighted sum and how many labels there
+    are; of numbers [B, T, K], the squared errors, which all weigh the same. A ``gamma`` of 0 is plain cross-entropy.
+
+    Source: Lin et al., *Focal loss for dense object detection*, ICCV 2017; scaled as in Sofiiuk, Barinova and Konushin,
+    *AdaptIS*, ICCV 2019.
+
+    Example:
+        >>> import torch
+        >>> from treadle.recipes.segment.segmenter_training import focal_loss
+        >>> sure_and_unsure = torch.tensor([[[9.0, 0.0], [0.0, 0.0]]])
+        >>> total, count = focal_loss(sure_and_unsure, torch.tensor([[0, 0]]))
+        >>> round((total / count).item(), 3), count.item()  # of ln 2 = 0.693, as if there were none but the unsure one
+        (0.693, 2)
+    """
+    if y.is_floating_point():
+        return total_loss(ys, y)
+    each = F.cross_entropy(ys.movedim(2, 1), y, ignore_index=UNANSWERED, reduction="none")
+    there = y != UNANSWERED
+    with torch.no_grad():
+        weights = (1 - (-each).exp()).pow(gamma) * there
+        weights *= there.sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1e-6)
+    return (each * weights).sum(), there.sum()

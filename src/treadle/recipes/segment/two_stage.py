@@ -115,12 +115,7 @@ class TwoStageNetwork(nn.Module):
     def compare(self, seen: Seen, maps: Tensor) -> tuple[Tensor, ...]:
         """How similar each position is to the most similar clicked one, on the object and on the background.
 
-        Args:
-            seen: what `see` gave.
-            maps: [B, 2, H, W], 0 at clicks.
-
-        Returns:
-            A map of cosines [B, 2, h, w] for each level; 0 where there is no click.
+        Of maps [B, 2, H, W], 0 at clicks, it is a map of cosines [B, 2, h, w] a level, 0 where there is no click.
         """
         found = [level.new_zeros(len(level), MAPS, *level.shape[2:]) for level in seen.levels]
         clicks = (maps == 0).nonzero()
@@ -135,14 +130,9 @@ class TwoStageNetwork(nn.Module):
     def compare_one(
         self, seen: Seen, similar: tuple[Tensor, ...], click: tuple[int, int], sign: int, first: bool
     ) -> tuple[Tensor, ...]:
-        """What `compare` gives with one more click in the only image: it alone is compared.
+        """What `compare` gives with one more click in the only image: it alone is compared with what there was before.
 
-        Args:
-            seen: what `see` gave of one image.
-            similar: what there was before the click.
-            click: row and column.
-            sign: 0 for the object, 1 for the background.
-            first: whether it is the first of its sign.
+        The click is a row and a column; its sign is 0 for the object, 1 for the background, and it may be the first.
         """
         rows, columns = (torch.tensor([at]) for at in click)
         found = [one.clone() for one in similar]
