@@ -32,13 +32,7 @@ class Gradients(NamedTuple):
 
 
 class BackwardRecipe:
-    """The backward pass of a chain.
-
-    Args:
-        forward: the forward pass that was done.
-        layout: how rows lie.
-        from_above: of each output and final state, whether it has a gradient.
-    """
+    """The backward pass of a chain; ``from_above`` says of each output and final state whether it has a gradient."""
 
     def __init__(self, forward: ForwardRecipe, layout: Layout, from_above: Sequence[bool]):
         self.links = links = forward.links
@@ -89,8 +83,6 @@ class _Writer:
     Attributes:
         ends: the states after the last step that have a gradient from above.
         cotangents: of values of the chain: the gradients that have come together so far.
-        reached: the links that a gradient reaches, the last one first, and their derivatives.
-        readers: how many gradients each value gets from its readers.
         computed: of each link: what PyTorch makes gradients of.
         zeros: how many zeros are read.
     """

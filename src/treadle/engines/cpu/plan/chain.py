@@ -34,14 +34,16 @@ class Recipes:
     forward: ForwardRecipe
     backward: dict[Hashable, BackwardRecipe] = dataclasses.field(default_factory=dict)
 
+    def after(self, layout: Layout, from_above: tuple[bool, ...]) -> BackwardRecipe:
+        """The backward pass; ``from_above`` says of outputs and final states whether they have a gradient."""
+        key = (from_above, torch.get_num_threads())
+        return _found(self.backward, key, lambda: BackwardRecipe(self.forward, layout, from_above))
+
 
 class Chain:
-    """Sections that run one after another.
+    """Sections that run one after another, see `Links`.
 
     Args:
-        sections: loops and parallel ones, of one precision.
-        compiled: the compiled form of each.
-        visible: which of the values that they give are read outside.
         invariant: a section whose outputs they alone read: it is run before them.
 
     Attributes:
@@ -84,12 +86,6 @@ class Chain:
         return _found(self._recipes, (needs, layout.key, torch.get_num_threads()), make)
 
 
-def _backward(recipes: Recipes, layout: Layout, from_above: tuple[bool, ...]) -> BackwardRecipe:
-    """The backward pass; ``from_above`` says of outputs and final states whether they have a gradient."""
-    key = (from_above, torch.get_num_threads())
-    return _found(recipes.backward, key, lambda: BackwardRecipe(recipes.forward, layout, from_above))
-
-
 def _found(recipes: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
     """The recipe of that key, made if there is none; the oldest one is forgotten where there are many."""
     found = recipes.get(key)
@@ -123,7 +119,7 @@ class _Node(torch.autograd.Function):
         tensors, computed, kept = saved[:count], saved[count : count + others], saved[count + others :]
         if torch.is_grad_enabled():
             return (None, None, *_by_interpreter(chain, layout, tensors, needs, from_above))
-        recipe = _backward(ctx.recipes, layout, tuple(g is not None for g in from_above))
+        recipe = ctx.recipes.after(layout, tuple(g is not None for g in from_above))
         arguments, _, _ = chain.links.divided(tensors)
         inputs = chain.invariants.inputs(arguments, computed)
         found = recipe.follow(layout, inputs, from_above, kept[0] if kept else None)

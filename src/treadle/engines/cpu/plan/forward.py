@@ -23,12 +23,7 @@ _NEAR = 8192
 
 
 class ForwardRecipe:
-    """The forward pass of a chain, for one layout of rows.
-
-    Args:
-        links: the chain.
-        layout: how rows lie.
-        needs: whether gradients are wanted, see `Links.derivatives`; None if none are.
+    """The forward pass of a chain, for one layout of rows; ``needs`` as in `Links.derivatives`, None if there are none.
 
     Attributes:
         derivatives: the links that have a backward pass.

@@ -27,7 +27,6 @@ RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ct
 _WORTH_A_THREAD = 60_000
 _TILES = 24
 
-
 STREAMS_AT = 5
 """Which number of a kernel's table says where the first stream is; each has two, and the outputs follow."""
 
@@ -49,15 +48,7 @@ class Carry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What a kernel is given.
-
-    Args:
-        streams: the rows that it reads.
-        invariants: where what all rows share is.
-        packed: where its packed matrices are.
-        outputs: the rows that it writes.
-        carries: its states.
-    """
+    """What a kernel is given: the rows that it reads, what all rows share, packed matrices, the rows that it writes."""
 
     streams: Sequence[Rows]
     invariants: Sequence[Number]
@@ -66,25 +57,14 @@ class Arguments:
     carries: Sequence[Carry] = ()
 
     def table(self, steps: int, capacity: int, counts: Number, offsets: Number, resets: Number) -> list[Number]:
-        """The numbers that machine code reads, in its order.
-
-        Args:
-            steps: T.
-            capacity: the most rows that a thread takes.
-            counts, offsets, resets: where those of the layout are; no resets are 0.
-        """
+        """The numbers that machine code reads; a thread takes ``capacity`` rows at most, and no resets are 0."""
         rows = [number for group in (*self.streams, *self.outputs) for number in group]
         states = [number for carry in self.carries for number in carry]
         return [steps, capacity, counts, offsets, resets, *rows, *self.invariants, *self.packed, *states]
 
 
 class CompiledKernel:
-    """The machine code of a kernel.
-
-    Args:
-        kernel: what it computes.
-        target: the CPU; this machine's by default.
-    """
+    """The machine code of a kernel, for this machine's CPU by default."""
 
     def __init__(self, kernel: Kernel, target: Target | None = None):
         target = target or host()
@@ -117,16 +97,10 @@ class CompiledKernel:
         return [pair_up(recipe, matrix, packing, self.target) for matrix, (_, packing) in operands]
 
     def write_down(self, recipe: Recipe, layout: Layout, arguments: Arguments, runs: Shares | None = None) -> "Sums":
-        """Write down a run over all rows (or all steps).
+        """Write down a run over all rows (or all steps); returns where the kernel's sums are once it has run.
 
-        Args:
-            recipe: what does it.
-            layout: how rows lie; its counts, offsets and resets are tensors of the recipe.
-            arguments: what the kernel is given.
-            runs: the runs of rows that lie apart, if they do; the offsets of each are a tensor, too.
-
-        Returns:
-            Where the kernel's sums are once it has run.
+        Counts, offsets and resets of the layout are tensors of the recipe, and if ``runs`` of rows lie apart, so are
+        the offsets of each.
         """
         count = self.threads_side_by_side(layout) if runs is None else 1
         if count > 1:
@@ -151,10 +125,8 @@ class CompiledKernel:
     def _write_down_side_by_side(self, recipe: Recipe, layout: Layout, arguments: Arguments, count: int) -> "Sums":
         """Write down a run by so many threads side by side."""
         table = self._table(recipe, layout, arguments, layout.batch, OFFSETS)
-        shared, own = (
-            self._scratch_size(layout.batch * self.lowered.scratch.per_row),
-            self._scratch_size(self.lowered.scratch.fixed),
-        )
+        shared = self._scratch_size(layout.batch * self.lowered.scratch.per_row)
+        own = self._scratch_size(self.lowered.scratch.fixed)
         scratch = recipe.scratch.room(shared + count * own)
         meeting = recipe.table([0] * WORDS)
         for _ in range(count):

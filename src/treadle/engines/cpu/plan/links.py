@@ -19,10 +19,7 @@ T = TypeVar("T")
 class Link:
     """A section in a chain. What a value is called depends on who asks: the section *in the chain*, or its *own* one.
 
-    Args:
-        section: on the values of the chain.
-        compiled: its compiled form, on values of its own.
-        first_state: how many states the links before it have.
+    ``first_state`` is how many states the links before it have.
     """
 
     section: Section
@@ -31,7 +28,6 @@ class Link:
 
     @property
     def own(self) -> Section:
-        """The section on values of its own."""
         return self.compiled.section
 
     @functools.cached_property
@@ -56,12 +52,7 @@ class Link:
 
 
 class Links:
-    """Sections that follow each other, and who reads what of whom.
-
-    Args:
-        sections: loops and parallel ones, of one precision.
-        compiled: the compiled form of each.
-        visible: which of the values that they give are read outside.
+    """Sections of one precision that follow each other, and who reads what of whom; what is ``visible``, others read.
 
     Attributes:
         inputs: what they read from outside.
@@ -110,14 +101,7 @@ class Links:
 
 
 class SharedValues:
-    """What PyTorch makes of a link's inputs without rows, before or after its kernel.
-
-    Args:
-        links: the chain.
-        link: whose inputs.
-        values: what is wanted, as the link's own.
-        known: what is known beside the inputs.
-    """
+    """What PyTorch makes of a link's inputs without rows, and of what is ``known``, before or after its kernel."""
 
     def __init__(self, links: Links, link: Link, values: Iterable[Value], known: Collection[Value] = ()):
         self._sources = [(own, links.index[value]) for own, value in link.inputs.items() if not value.has_rows]

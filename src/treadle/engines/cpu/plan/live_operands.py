@@ -20,17 +20,7 @@ _X, _Y = TensorKey(Role.ROWS), TensorKey(Role.OUTPUT)
 
 
 class LiveOperands:
-    """What a live step computes with.
-
-    Args:
-        one: the forward pass of the whole step.
-        x: its input.
-        weights: the inputs without rows.
-        state: [B, ...] of each state.
-
-    Attributes:
-        x_type: the type of the input in memory.
-    """
+    """What a live step computes with: a forward pass, weights (inputs without rows), and [B, ...] of each state."""
 
     def __init__(self, one: Pass, x: Value, weights: Mapping[Value, Tensor], state: Sequence[Tensor]):
         self.one, self.x, self.state = one, x, state
@@ -70,11 +60,7 @@ def _pack(one: Pass, known: Mapping[Value, Tensor]) -> tuple[Tensor | None, list
 
 
 class StepBlocks:
-    """Blocks of steps, by recipes that are written once for each size.
-
-    Args:
-        operands: what they compute with.
-    """
+    """Blocks of steps, by recipes that are written once for each size."""
 
     def __init__(self, operands: LiveOperands):
         self.operands = operands

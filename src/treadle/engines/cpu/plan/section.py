@@ -146,10 +146,6 @@ def _reach(roots: Sequence[Value], leaves: set[Value]) -> tuple[list[Value], lis
 class CompiledDerivative:
     """A section with its derivative: a forward pass that keeps what is needed, a backward pass, products after it.
 
-    Args:
-        owner: the section.
-        wanted: of each input, whether its gradient is wanted.
-
     Attributes:
         wanted: the inputs whose gradients are wanted.
         program: what the gradients are.

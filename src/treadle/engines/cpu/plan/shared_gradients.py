@@ -25,13 +25,7 @@ _NARROW, _WIDE = 256, 512
 
 @dataclasses.dataclass(frozen=True)
 class Computed:
-    """A value that machine code has computed, a sum over all rows or rows, and the tensor that it is in.
-
-    Args:
-        value: what it is.
-        key: the tensor.
-        transposed: whether the tensor is its transpose.
-    """
+    """A value that machine code has computed, a sum over all rows or rows: it or its transpose is the tensor ``key``."""
 
     value: Value
     key: TensorKey
@@ -46,12 +40,7 @@ class Computed:
 
 
 class SharedGradients:
-    """The gradients that a link gives of inputs without rows.
-
-    Args:
-        links, link, derivative: whose they are.
-        computed: what machine code computes for them.
-    """
+    """The gradients that a link gives of inputs without rows, from what machine code has ``computed`` for them."""
 
     def __init__(self, links: Links, link: Link, derivative: CompiledDerivative, computed: Sequence[Computed]):
         self.computed = computed
@@ -96,13 +85,7 @@ def write_contractions(
 ) -> list[Computed]:
     """Write the contractions of a link's derivative down.
 
-    Args:
-        draft: the recipe.
-        link: whose derivative it is.
-        derivative: what is contracted.
-        slots: where rows are.
-        sums: where the backward pass left its sums; that memory is free afterwards.
-        numbers: gives each total a number of its own.
+    The memory of ``sums``, which the backward pass has left, is free afterwards. Each total gets a number of its own.
     """
     recipe, pairs = draft.recipe, link.compiled.precision.left is Operands.PAIRS
     contractions = derivative.program.contractions

@@ -50,14 +50,7 @@ class Slot:
 class Draft:
     """A recipe under construction, for one layout of rows.
 
-    Args:
-        links: the chain.
-        layout: how rows lie.
-        runs: the runs of rows that lie apart from each other, one for each thread; None if all are in one place.
-
-    Attributes:
-        recipe: what is written down.
-        supply: the tensors that it needs.
+    ``runs`` of rows lie apart from each other, one for each thread; None if all are in one place.
     """
 
     def __init__(self, links: Links, layout: Layout, runs: Shares | None):

@@ -1,29 +1,28 @@
-"""One step, laid out: everything that a call needs is in memory before it comes."""
+"""One step, laid out: everything that a call needs is in memory before it comes.
+
+For a few rows and several threads it is a recipe: each thread computes some of the columns of every product, always the
+same ones whenever it can.
+"""
 
 import ctypes
 
 import numpy as np
 import torch
 
-from treadle.engines.cpu.plan.columns import ByColumns
-from treadle.engines.cpu.plan.kernel import RUN, STREAMS_AT
+from treadle.engines.cpu.machine import compilation, threads
+from treadle.engines.cpu.machine.follower import again_address
+from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.plan.kernel import RUN, STREAMS_AT, CompiledKernel
 from treadle.engines.cpu.plan.live_operands import LiveOperands
+from treadle.engines.cpu.write import by_columns
 from treadle.engines.layout import Layout
 
 
 class StepCall:
     """One step of a batch, ready to be called by machine code: ``function(arguments, 0, rows, memory)``.
 
-    Args:
-        operands: what it computes with.
-        rows: the batch size.
-        most_threads: how many threads share out the columns of products; 1 for none.
-
-    Attributes:
-        function, arguments, rows, memory: numbers for the call.
-        x_at: the address of the number that says where the input is.
-        x, y: memory for input and output.
-        columns: the step shared out by columns, if it is.
+    With more than one thread, these share out the columns of products (``columns``). The number at ``x_at`` says where
+    the input is.
     """
 
     def __init__(self, operands: LiveOperands, rows: int, most_threads: int):
@@ -62,3 +61,31 @@ class StepCall:
                 self(x + t * x_bytes)
         finally:
             self._y.value = self.y.data_ptr()
+
+
+class ByColumns:
+    """A step of a kernel by threads that share out columns: the function at ``address`` (arguments, 0, rows, team).
+
+    ``table`` is given as the numbers that the kernel reads, and then is the address of these. States end up where they
+    start.
+    """
+
+    def __init__(self, kernel: CompiledKernel, rows: int, most: int, table: list[int]):
+        lowered = kernel.lowered
+        library = compilation.recall(
+            f"by columns\n{lowered.description}", ("phase",), lambda: by_columns.text(lowered), kernel.target
+        )
+        address, itemsize = library.address("phase"), kernel.kernel.precision.dtype.itemsize
+        panels = [lowered.panels(phase) for phase in lowered.schedule.grouped]
+        self.recipe = recipe = Recipe()
+        own_table = recipe.table(table)
+        shared = recipe.scratch.room((rows * lowered.scratch.per_row + 64) * itemsize)
+        own = [recipe.scratch.room(lowered.scratch.fixed * itemsize) for _ in range(most)]
+        for number, count in enumerate([*panels, 1]):  # the last phase hands the states over
+            for i, (first, last) in enumerate(threads.split(count, most)):
+                recipe.task(address, (own_table, number, first, last, shared, own[i]))
+            recipe.barrier()
+        self._call = recipe.lay_out({})
+        self.arguments, self.address = self._call.address, again_address()
+        self.table = self.arguments + recipe.offset_of(own_table)
+        self.team = ctypes.addressof(threads.team())

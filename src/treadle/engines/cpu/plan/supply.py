@@ -16,16 +16,7 @@ from treadle.engines.layout import Layout
 
 
 class Supply:
-    """Which tensors a recipe is followed with.
-
-    Args:
-        links: the chain that it belongs to.
-        recipe: what reads and writes them.
-        runs: the runs of rows that lie apart, if they do.
-
-    Attributes:
-        written: the shape of each tensor that is written.
-    """
+    """Which tensors a recipe is followed with; ``written`` is the shape of each one that it writes."""
 
     def __init__(self, links: Links, recipe: Recipe, runs: Shares | None):
         self.links, self.recipe, self.runs = links, recipe, runs
