@@ -67,13 +67,7 @@ class _Shifted(NamedTuple):
 
 
 class _Writer:
-    """Writes the forward pass down.
-
-    Attributes:
-        places: where values of the chain are.
-        slots: of each link, where its own values are.
-        kept: the values between links that a backward pass reads.
-    """
+    """Writes the forward pass down: ``places`` are of values of the chain, ``slots`` of each link's own ones."""
 
     def __init__(self, links: Links, layout: Layout, derivatives: Mapping[Link, CompiledDerivative]):
         self.links, self.layout, self.derivatives = links, layout, derivatives

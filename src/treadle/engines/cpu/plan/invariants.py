@@ -21,7 +21,6 @@ class Invariants:
     """The step from the arguments of a chain, such as parameters, to the inputs of its links.
 
     Args:
-        links: the chain.
         section: an invariant section whose outputs the links alone read; None if every input is an argument.
 
     Attributes:

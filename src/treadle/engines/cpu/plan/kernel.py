@@ -71,9 +71,8 @@ class CompiledKernel:
         self.kernel, self.target = kernel, target
         self.lowered = lowered = lower(kernel, target)
         self.operands = [(product.inputs[1], packing) for product, packing in lowered.packings.items()]
-        self.library = compilation.recall(lowered.description, ("run",), lambda: by_rows.text(lowered), target)
-        self.address = self.library.address("run")
-        self.function = RUN(self.address)
+        library = compilation.recall(lowered.description, ("run",), lambda: by_rows.text(lowered), target)
+        self.address = library.address("run")
         lanes = target.lanes(kernel.precision.dtype.itemsize)
         self.row_cost = sum(packing.size / lanes for packing in lowered.packings.values())
         computed = {v for phase in lowered.schedule.phases for v in _evaluated(phase, kernel.memory)}
@@ -148,9 +147,8 @@ class CompiledKernel:
 
     @functools.cached_property
     def _side_by_side_address(self) -> int:
-        lowered, write = self.lowered, lambda: side_by_side.text(self.lowered)
-        library = compilation.recall(f"side by side\n{lowered.description}", ("run",), write, self.target)
-        return library.address("run")
+        name, write = f"side by side\n{self.lowered.description}", lambda: side_by_side.text(self.lowered)
+        return compilation.recall(name, ("run",), write, self.target).address("run")
 
     def threads_side_by_side(self, layout: Layout) -> int:
         """How many threads take all rows together, each some of the columns; 1 if they rather share out rows."""

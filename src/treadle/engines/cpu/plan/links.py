@@ -52,7 +52,7 @@ class Link:
 
 
 class Links:
-    """Sections of one precision that follow each other, and who reads what of whom; what is ``visible``, others read.
+    """Sections of one precision that follow each other, and who reads what of whom; ``visible`` ones are read outside.
 
     Attributes:
         inputs: what they read from outside.

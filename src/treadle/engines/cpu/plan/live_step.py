@@ -22,16 +22,9 @@ _FEW_ROWS = 4
 
 
 class LiveStep:
-    """A network's step for a number of rows, and its state.
+    """A network's step for a number of rows, and its state: [B, ...] of each, changed in place.
 
-    Args:
-        network: the program.
-        batch_size: rows.
-        bfloat16: whether right operands of products are kept in bfloat16.
-
-    Attributes:
-        state: [B, ...] of each state, changed in place.
-        call: the step, laid out.
+    With ``bfloat16``, right operands of products are kept in that.
     """
 
     def __init__(self, network: Network, batch_size: int, bfloat16: bool = False):
@@ -81,12 +74,7 @@ class LiveStep:
         return layout.padded(ys)
 
     def _check(self, x: Tensor) -> None:
-        """Refuse what the kernel would misread.
-
-        Raises:
-            ShapeError: floats for tokens, or whole numbers for features.
-            IndexError: a token that an embedding does not have.
-        """
+        """Refuse what the kernel would misread."""
         if x.is_floating_point() != self.x.dtype.is_floating_point:
             if x.is_floating_point():
                 raise ShapeError(

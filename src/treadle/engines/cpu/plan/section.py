@@ -45,7 +45,6 @@ class CompiledSection:
     """The kernels of one section, made when they are first needed.
 
     Args:
-        section: what they compute.
         bfloat16: whether right operands of products are rounded to bfloat16; sums stay float32.
         memory_bound: whether they are read so seldom that their bytes count, as in a single step.
     """
@@ -79,11 +78,9 @@ class Pass:
     """One pass over all rows of a section: a kernel, and the values that its arguments are.
 
     Args:
-        owner: whose it is.
         outputs: what it writes, row by row.
         carries: the states before a step and after it.
         sums: what it adds up over all rows.
-        reverse: whether it goes back in time.
         available: values with rows that are in memory beside the section's inputs and states.
 
     Attributes:

@@ -25,7 +25,7 @@ _NARROW, _WIDE = 256, 512
 
 @dataclasses.dataclass(frozen=True)
 class Computed:
-    """A value that machine code has computed, a sum over all rows or rows: it or its transpose is the tensor ``key``."""
+    """A value that machine code has computed, a sum over rows or rows: it or its transpose is the tensor ``key``."""
 
     value: Value
     key: TensorKey
