@@ -203,7 +203,7 @@ MUTATIONS = [
         "0.5 * (1 + math.cos(math.pi * share_done))",
         "0.5 * (1 + math.cos(2 * math.pi * share_done))",
         "the learning rate rises again at the end",
-        "tests/training/test_optimiser.py",
+        "tests/training/test_budget.py",
     ),
     Mutation(
         "data/ts_file.py",
