@@ -224,7 +224,7 @@ def figure(one: "Standing") -> str:
 
 def plot_curves(path: Path, outcome: "Outcome", table: "list[Standing]", text: "Text") -> None:
     """Draw everybody's learning curve."""
-    from treadle.show.curves import draw_curves
+    from treadle.show.training import draw_curves
 
     cells = len({one.contender.cell for one in table})
     curves = {label(one, cells): (one.curve, one.curve_spread) for one in table}

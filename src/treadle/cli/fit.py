@@ -89,7 +89,7 @@ def fit(
 
     from treadle import WIRINGS
     from treadle.cli.fitting import Watch, noticing_termination
-    from treadle.show.fit_picture import draw_confusion, draw_fit, draw_forecasts, draw_predictions
+    from treadle.show.training import draw_confusion, draw_fit, draw_forecasts, draw_predictions
     from treadle.training import CELLS, on_ray, processes
     from treadle.training.budget import ShareDone, every
     from treadle.training.fit_run import Run, Settings

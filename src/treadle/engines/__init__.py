@@ -1,6 +1,6 @@
 """What runs a cell over time.
 
-``call.py`` is what is asked, ``decision.py`` who does it, and why not the others. ``reference/`` is the cell's own
+``call.py`` is what is asked, ``decision.py`` who does it, and why not the others. ``reference.py`` is the cell's own
 Python, step by step: it takes every cell. All others run the cell's *program* (see `treadle.compiler`): ``network.py``
 has it, ``stages.py`` asks the engine for its sections, ``execution.py`` runs them. The interpreter leaves them all to
 PyTorch, ``cpu/`` makes machine code of them.

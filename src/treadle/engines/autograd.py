@@ -16,12 +16,7 @@ def gradients_of(
 ) -> list[Tensor | None]:
     """The gradients of the leaves that need one, from those of the results; None elsewhere, and where none flows.
 
-    Args:
-        leaves: what was read.
-        needs: of each leaf, whether its gradient is wanted.
-        results: what came of them.
-        from_above: of each result, its gradient; None where there is none.
-        options: as `torch.autograd.grad` takes them.
+    The options are those of `torch.autograd.grad`.
     """
     pairs = [(r, g) for r, g in zip(results, from_above, strict=True) if g is not None and r.requires_grad]
     wanted = [leaf for leaf, need in zip(leaves, needs, strict=True) if need]

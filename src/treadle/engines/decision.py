@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -137,12 +137,13 @@ def program_of(call: Call) -> Network | Refusal:
 
 def _no_program(call: Call) -> Refusal | None:
     xs, lengths = call.xs, call.lengths
-    tensors = [xs, *(tensor for _, tensor in named_tensors(call.state))]
+    tensors = (xs, *(tensor for _, tensor in named_tensors(call.state)))
+    others = [tensor for tensor in tensors if type(tensor) is not Tensor and not isinstance(tensor, nn.Parameter)]
     reason = None
     if not xs.shape[0] or not xs.shape[1] or (lengths is not None and not bool(lengths.any())):
         reason = "there are no rows or no steps"
-    elif (other := _not_plain(tensors)) is not None:
-        reason = f"an input is a {type(other).__name__}, not a plain tensor"
+    elif others:
+        reason = f"an input is a {type(others[0]).__name__}, not a plain tensor"
     elif a_function_transform_is_active():
         reason = "a transform of torch.func is at work"
     elif forward_mode_is_active():
@@ -154,21 +155,12 @@ def _no_program(call: Call) -> Refusal | None:
     return None if reason is None else Refusal(reason)
 
 
-def _not_plain(tensors: Iterable[Tensor]) -> Tensor | None:
-    return next((t for t in tensors if type(t) is not Tensor and not isinstance(t, nn.Parameter)), None)
-
-
 def live_step(
     cell: Any, engine: str, batch_size: int, state: State, products: torch.dtype | None = None
 ) -> LiveStep | None:
     """A network's step with its state inside, for sessions; or None where the network's own Python has to step.
 
-    Args:
-        cell: the network.
-        engine: the name of the engine that was asked for, or ``"auto"``.
-        batch_size: rows.
-        state: the state of so many rows.
-        products: the precision in which products multiply, if that is another than that of the weights.
+    Its engine is asked for by name, or ``"auto"``; the state is of ``batch_size`` rows; see `Engine.take` for products.
 
     Raises:
         EngineError: the engine that was asked for by name cannot.

@@ -12,20 +12,10 @@ from treadle.state import named_tensors, with_tensors
 
 
 def run(network: Network, engine: Engine, call: Call) -> Result:
-    """Run a cell over a sequence.
-
-    Args:
-        network: the cell's program.
-        engine: what runs the sections that it takes.
-        call: the cell and the sequence, in one precision.
-    """
-    if not torch.is_autocast_enabled("cpu"):  # the context alone takes as long as a short step
-        return _run(network, engine, call)
-    with torch.autocast("cpu", enabled=False):
-        return _run(network, engine, call)
-
-
-def _run(network: Network, engine: Engine, call: Call) -> Result:
+    """Run a call, which is in one precision, by its cell's program; an engine runs the sections that it takes."""
+    if torch.is_autocast_enabled("cpu"):  # the context alone takes as long as a short step
+        with torch.autocast("cpu", enabled=False):
+            return run(network, engine, call)
     own = staged(network, engine, call.products, call.return_states)
     xs, lengths = call.xs, call.lengths
     layout = Layout(xs.shape[0], xs.shape[1], None if lengths is None else lengths.cpu(), call.resets)

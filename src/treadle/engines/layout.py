@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from treadle.protocol import State
-from treadle.state import map_state
+from treadle.state import map_state, where
 
 
 @dataclasses.dataclass(eq=False)
@@ -59,31 +59,32 @@ class Layout:
         return self.steps, self.batch, lengths, self.packed_resets is not None
 
     @functools.cached_property
+    def step_of(self) -> Tensor:
+        """[N]: the step of each packed row."""
+        return torch.repeat_interleave(torch.arange(self.steps), self.counts)
+
+    @functools.cached_property
+    def row_of(self) -> Tensor:
+        """[N]: which of the sorted rows each packed row is."""
+        return torch.arange(self.rows) - self.offsets[self.step_of]
+
+    @functools.cached_property
     def places(self) -> Tensor:
         """[N]: where each packed row is in [T * B]."""
         assert self.order is not None
-        step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
-        return step * self.batch + self.order[torch.arange(self.rows) - self.offsets[step]]
+        return self.step_of * self.batch + self.order[self.row_of]
 
     @functools.cached_property
     def before(self) -> Tensor:
         """[N]: where, in [B start rows, N packed rows], the row was one step before."""
-        step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
-        row = torch.arange(self.rows) - self.offsets[step]
-        return torch.where(step > 0, self.batch + self.offsets[(step - 1).clamp(min=0)] + row, row)
+        return self._place_after(self.step_of - 1, self.row_of)
 
     @functools.cached_property
     def origins(self) -> Tensor:
         """[N]: where the row that a step begins with is, in [B fresh rows, B start rows, N packed rows]."""
-        if self.packed_resets is None and self.order is None:
-            return torch.arange(self.batch, self.batch + self.rows)
-        if self.order is None:
-            origins = torch.arange(self.batch, self.batch + self.rows)
-            row = torch.arange(self.rows) % self.batch
-        else:
-            origins = self.before + self.batch
-            row = torch.arange(self.rows) - torch.repeat_interleave(self.offsets, self.counts)
-        return origins if self.packed_resets is None else torch.where(self.packed_resets.bool(), row, origins)
+        whole = self.order is None
+        origins = torch.arange(self.batch, self.batch + self.rows) if whole else self.before + self.batch
+        return origins if self.packed_resets is None else torch.where(self.packed_resets.bool(), self.row_of, origins)
 
     def packed(self, sequence: Tensor) -> Tensor:
         """[T, B, ...] as [N, ...]."""
@@ -103,18 +104,19 @@ class Layout:
             return self.padded(rows)
         assert self.lengths is not None
         step = torch.minimum(torch.arange(self.steps)[:, None], (self.lengths - 1)[None])  # [T, B]
-        place = self.batch + self.offsets[step.clamp(min=0)] + self.inverse[None]
-        place = torch.where(step >= 0, place, self.inverse[None].expand_as(place))
+        place = self._place_after(step, self.inverse[None])
         return torch.cat([start, rows]).index_select(0, place.reshape(-1)).view(self.steps, self.batch, *rows.shape[1:])
 
     def last(self, rows: Tensor, start: Tensor) -> Tensor:
         """The state after the last step of each (sorted) row, from the states at every step."""
         if self.order is None:
             return rows[self.rows - self.batch :]
-        step = self.sorted - 1
-        own = torch.arange(self.batch)
-        place = torch.where(step >= 0, self.batch + self.offsets[step.clamp(min=0)] + own, own)
+        place = self._place_after(self.sorted - 1, torch.arange(self.batch))
         return torch.cat([start, rows]).index_select(0, place)
+
+    def _place_after(self, step: Tensor, row: Tensor) -> Tensor:
+        """Where, in [B start rows, N packed rows], a (sorted) row is after a step; -1 is before the first."""
+        return torch.where(step >= 0, self.batch + self.offsets[step.clamp(min=0)] + row, row)
 
     def previous(self, rows: Tensor, start: Tensor, fresh: Tensor) -> Tensor:
         """The state that each step begins with, from the states [N, ...] after each."""
@@ -131,8 +133,8 @@ class Layout:
         if self.order is None:
             every = fresh.expand(self.steps, *fresh.shape).reshape(late.shape)
         else:
-            every = fresh.index_select(0, torch.arange(self.rows) - torch.repeat_interleave(self.offsets, self.counts))
-        return torch.where(self.packed_resets.bool().reshape(-1, *[1] * (late.ndim - 1)), every, late)
+            every = fresh.index_select(0, self.row_of)
+        return where(self.packed_resets.bool(), every, late)
 
     def sort(self, state: State) -> State:
         """A state's rows in the order of the layout."""
@@ -152,21 +154,6 @@ class Layout:
             borders = [0, *(int((done < goal).sum()) + 1 for goal in goals), self.batch]
         pairs = itertools.pairwise(borders)
         return [(first, min(last, self.batch)) for first, last in pairs if first < min(last, self.batch)]
-
-    @property
-    def counts_address(self) -> int:
-        """Where the counts are."""
-        return self.counts.data_ptr()
-
-    @property
-    def offsets_address(self) -> int:
-        """Where the offsets are."""
-        return self.offsets.data_ptr()
-
-    @property
-    def resets_address(self) -> int:
-        """Where the packed resets are; 0 if there are none."""
-        return 0 if self.packed_resets is None else self.packed_resets.data_ptr()
 
 
 class Split:

@@ -2,8 +2,8 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from treadle.engines.signature import HOOKS, signature_of
 from treadle.errors import TraceError
 from treadle.protocol import State
 from treadle.state import named_tensors, rebuild
+
+T = TypeVar("T")
 
 
 class Network:
@@ -41,10 +43,8 @@ class Network:
         self.program, lifted = trace_step(cell, inputs, step)
         self._check()
         self.getters = {name: _getter(cell, name, tensor) for name, tensor in lifted.items()}
-        self._plans: dict[bool, Plan] = {}
-        self.made: dict[Any, Any] = {}
-        """What others make of it and keep with it, each under a key of its own; see ``lock``."""
-        self.lock = threading.RLock()
+        self._made: dict[Any, Any] = {}
+        self._lock = threading.RLock()
 
     def _check(self) -> None:
         for name, value in self.program.outputs.items():
@@ -60,12 +60,17 @@ class Network:
                     f" {p.show_shape(value.shape)} {value.dtype}: a step keeps the form of its state"
                 )
 
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is made of the network when it is first asked for, and kept with it."""
+        if key not in self._made:
+            with self._lock:
+                if key not in self._made:
+                    self._made[key] = make()
+        return self._made[key]
+
     def plan(self, keep_states: bool) -> Plan:
         """The sections, with or without every state at every step."""
-        with self.lock:
-            if keep_states not in self._plans:
-                self._plans[keep_states] = plan(self.program, keep_states)
-            return self._plans[keep_states]
+        return self.kept(keep_states, lambda: plan(self.program, keep_states))
 
     def constants(self) -> dict[Value, Tensor]:
         """The parameters as they are now."""

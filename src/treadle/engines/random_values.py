@@ -11,14 +11,7 @@ from treadle.engines.layout import Layout
 
 
 def draw(plan: Plan, layout: Layout, known: dict[Value, Tensor], engine: Engine) -> dict[Value, Tensor]:
-    """What a plan draws, with its rows as the layout has them.
-
-    Args:
-        plan: the plan.
-        layout: how rows lie.
-        known: the values that have no rows.
-        engine: what may have a faster way.
-    """
+    """What a plan draws, with its rows as the layout has them; an engine may have a faster way."""
     if not plan.random:
         return {}
     drawn = _masks_of(plan.random, layout, engine)

@@ -84,7 +84,7 @@ class _Glance:
         own = {name: value for name, value in attributes.items() if name not in _TABLES}
         constants = [name for name, value in own.items() if _is_constant(value)]
         # Of one name, what this gives is no tuple, and of none there is none.
-        self.constants_of = operator.itemgetter(*constants, constants[0]) if constants else _nothing_of
+        self.constants_of = operator.itemgetter(*constants, constants[0]) if constants else lambda _: ()
         self.constants = self.constants_of(own)
         self.dicts, self.others = [], []
         for name in own.keys() - set(constants):
@@ -131,16 +131,8 @@ class _Glance:
         return all(_described(attributes[name]) == described for name, described in self.others)
 
 
-def _nothing_of(attributes: Any) -> tuple[Any, ...]:
-    return ()
-
-
-def _none() -> None:
-    return None
-
-
 def _weak(value: Any) -> Callable[[], Any]:
-    return _none if value is None else weakref.ref(value)
+    return (lambda: None) if value is None else weakref.ref(value)
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:

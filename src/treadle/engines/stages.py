@@ -115,7 +115,6 @@ class Staged:
     """A plan as an engine runs it.
 
     Attributes:
-        plan: the plan.
         stages: in the order in which they run.
         runners: those of the engine, each with the sections that it runs.
         left_out: the loops that the engine refuses.
@@ -189,30 +188,12 @@ class Staged:
 
 
 def staged(network: Network, engine: Engine, products: torch.dtype | None, keep_states: bool) -> Staged:
-    """A network's plan as an engine runs it; made when it is first asked for.
-
-    Args:
-        network: the network.
-        engine: the engine.
-        products: the precision in which products multiply, if that is another than that of the weights.
-        keep_states: whether the states at every step are wanted.
-    """
-    key = (engine, products, keep_states)
-    found = network.made.get(key)
-    if found is None:
-        with network.lock:
-            found = network.made.get(key)
-            if found is None:
-                found = network.made[key] = Staged(network, engine, products, keep_states)
-    return found
+    """A network's plan as an engine runs it, made when first asked for: see `Network.plan` and `Engine.take`."""
+    return network.kept((engine, products, keep_states), lambda: Staged(network, engine, products, keep_states))
 
 
 def taken(network: Network, engine: Engine, section: Section, products: torch.dtype | None) -> Taken | Refusal | None:
     """An engine's form of a section, or why it has none; None where there is nothing for an engine to do."""
     if section.kind not in (Kind.LOOP, Kind.PARALLEL):
         return None
-    key = (engine, products, section)
-    with network.lock:
-        if key not in network.made:
-            network.made[key] = engine.take(section, products)
-        return network.made[key]
+    return network.kept((engine, products, section), lambda: engine.take(section, products))

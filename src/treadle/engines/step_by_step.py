@@ -9,6 +9,7 @@ from treadle.compiler import interpreter
 from treadle.compiler.fission import Kind, Section
 from treadle.engines.engine import Engine
 from treadle.engines.layout import Layout
+from treadle.state import where
 
 
 class Interpreter(Engine):
@@ -20,18 +21,7 @@ class Interpreter(Engine):
 def run_section(
     section: Section, layout: Layout, inputs: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Run a section over a sequence.
-
-    Args:
-        section: invariant, parallel, opaque or a loop.
-        layout: how rows lie.
-        inputs: for each input of the section, [N, ...], or without rows.
-        starts: of a loop: the states [B, ...] before the first step.
-        fresh: of a loop: the states [B, ...] that resets start from.
-
-    Returns:
-        The outputs [N, ...], and the states after the last step of each row.
-    """
+    """Run a section, of any kind but a shift, over a sequence: see `Runner.run`; states are those of a loop."""
     known = dict(zip(section.inputs, inputs, strict=True))
     if section.kind is not Kind.LOOP:
         interpreter.evaluate(section.outputs, known, layout.rows)
@@ -51,10 +41,7 @@ def run_section(
         at = slice(offsets[t], offsets[t] + rows)
         if layout.packed_resets is not None:
             again = layout.packed_resets[at].bool()
-            state = [
-                torch.where(again.reshape(-1, *[1] * (s.ndim - 1)), f[:rows], s)
-                for s, f in zip(state, fresh, strict=True)
-            ]
+            state = [where(again, f[:rows], s) for s, f in zip(state, fresh, strict=True)]
         now = {v: t.narrow(v.batch_axis, at.start, rows) if v.has_rows else t for v, t in known.items()}
         now.update(zip(section.old, state, strict=True))
         interpreter.evaluate([*section.outputs, *section.new], now, rows)

@@ -54,7 +54,7 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
         raise TypeError(f"explain takes a Recurrent or a drop-in, but was given a {name}: pass td.Recurrent(cell)")
     cell, asked = rnn.cell, rnn.engine
     name = f"{name}({type(cell).__name__})" if name == "Recurrent" else name
-    xs = _example(rnn) if x is None else _checked(rnn, x)
+    xs = _sequence(rnn, x)
     state = states.initial_state(rnn, xs[0])
     call = Call(cell, state, xs, state, engine=asked, products=autocast_dtype(xs.device))
     decision = decide(call)
@@ -79,8 +79,11 @@ def _reason(decision: Decision) -> str:
     return "" if engine is None or engine.automatic or refusal is None else str(refusal)
 
 
-def _example(rnn: Any) -> Tensor:
-    """A sequence [T, B, ...] such as the network reads."""
+def _sequence(rnn: Any, x: Tensor | None) -> Tensor:
+    """What was passed, or else such as the network reads, [T, B, ...]."""
+    if x is not None:
+        rnn.check_input(x, 2, "sequence")
+        return x.transpose(0, 1) if rnn.batch_first else x
     x = example_input(rnn.cell, 2)
     if x is None:
         raise ShapeError(
@@ -94,8 +97,3 @@ def _long(rnn: Any) -> Tensor:
     """A sequence for a drop-in that is long and takes no memory: how a short one runs says little."""
     weight = next(iter(rnn.parameters()))
     return weight.new_zeros(1).expand(10_000, 10_000, rnn.input_size)
-
-
-def _checked(rnn: Any, x: Tensor) -> Tensor:
-    rnn.check_input(x, 2, "sequence")
-    return x.transpose(0, 1) if rnn.batch_first else x

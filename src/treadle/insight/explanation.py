@@ -1,15 +1,17 @@
 """What `treadle.explain` found out about a network; printed, a table."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Program
 from treadle.engines import ENGINES
 from treadle.insight.value_names import grouped
-from treadle.insight.wrapped_table import NO_BREAK, wrapped_table
 
 _MOST_PRODUCTS = 3
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_WIDTH, _LEAST_ROOM = 120, 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,11 +187,26 @@ class Explanation:
             kept = "?" if section.kept_bytes is None else f"{section.kept_bytes:,} B"
             adds = f"{section.multiply_adds:,}"
             # What belongs together is not broken between lines.
-            what = ", ".join(part.replace(" ", NO_BREAK) for part in section.contents)
+            what = ", ".join(part.replace(" ", _NO_BREAK) for part in section.contents)
             operations = str(section.operations)
             rows.append((str(number), section.kind, section.place, operations, adds, kept, section.engine, what))
         unknown = any(section.kept is None for section in self.sections)
         kept = f"{self.kept_bytes:,} B{' + ?' if unknown else ''}" if self.kept_bytes or not unknown else "?"
         operations = sum(section.operations for section in self.sections)
         rows.append(("", "one row, one step", "", str(operations), f"{self.multiply_adds:,}", kept, "", ""))
-        return wrapped_table(rows, right=(0, 3, 4, 5))
+        return _wrapped_table(rows, right=(0, 3, 4, 5))
+
+
+def _wrapped_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """The lines of a table, with columns as wide as what stands in them; those of ``right`` end in one line."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        start = "  ".join([*cells, ""])
+        room = max(_WIDTH - len(start), _LEAST_ROOM)
+        for line in textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]:
+            yield (start + line.replace(_NO_BREAK, " ")).rstrip()
+            start = " " * len(start)

@@ -1,14 +1,29 @@
-"""A figure as a picture file."""
+"""Figures of one style, and their picture files."""
 
 import os
 from pathlib import Path
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from treadle.atomic import replacing
 
 SUFFIXES = (".svg", ".png")
+
+
+def plot(height: float, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure 8 inches wide, with one pair of axes for curves."""
+    figure = Figure(figsize=(8, height), layout="constrained")
+    axes = figure.subplots()
+    label(axes, x, y)
+    return figure, axes
+
+
+def label(axes: Axes, x: str, y: str) -> None:
+    """Say what axes show, and lay a grid under it."""
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(alpha=0.2)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:

@@ -15,7 +15,7 @@ from treadle.engines.engine import Taken
 from treadle.engines.network import Network
 from treadle.engines.stages import staged, taken
 from treadle.insight.explanation import ExplainedSection, Kept
-from treadle.insight.value_names import FUNCTIONS, ValueNames, grouped, layers
+from treadle.insight.value_names import FUNCTIONS, ValueNames, called, grouped, layers
 
 _KINDS = {
     Kind.INVARIANT: "once",
@@ -79,6 +79,7 @@ class PlanReader:
         norms, inside = self._norms(values)
         functions = collections.Counter(v.op for v in operations if v.op in FUNCTIONS and v not in inside)
         engine, reason, kept = self._run(i, section)
+        name = self.names.name
         return ExplainedSection(
             _KINDS[section.kind],
             tuple(name.removeprefix("state/") for name in section.states),
@@ -86,10 +87,10 @@ class PlanReader:
             tuple(before),
             after,
             len(operations),
-            tuple(self.names.product(v) for v in products),
+            tuple(" @ ".join(map(name, v.inputs)) for v in products),
             norms,
             dict(functions),
-            tuple(self.names.opaque(v) for v in operations if v.op == "opaque"),
+            tuple(f"{called(v)}({', '.join(map(name, v.inputs))})" for v in operations if v.op == "opaque"),
             sum(v.row_numel * v.inputs[1].shape[0] for v in products),
             kept,
             engine,

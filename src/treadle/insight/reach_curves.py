@@ -61,10 +61,9 @@ class GradientReach:
 
 def figure_of(measured: Mapping[str, GradientReach]) -> Figure:
     """Several measurements as curves by name, on a logarithmic scale."""
-    from matplotlib.figure import Figure  # loaded when it is needed
+    from treadle.insight.picture import plot  # matplotlib is loaded when it is needed
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plot(5, "steps back, k", "norm of the gradient of the loss at t, at t − k")
     largest = max((float(reach.states.max()) for reach in measured.values()), default=0.0) or 1.0
     lowest = largest * _FAINT
     for name, reach in measured.items():
@@ -74,9 +73,6 @@ def figure_of(measured: Mapping[str, GradientReach]) -> Figure:
             axes.plot(reach.lags, inputs, color=line.get_color(), linestyle=":", label=f"{name}, input")
     axes.set_yscale("log")
     axes.set_ylim(bottom=lowest)
-    axes.set_xlabel("steps back, k")
-    axes.set_ylabel("norm of the gradient of the loss at t, at t − k")
-    axes.grid(alpha=0.2)
     figure.legend(frameon=False, loc="outside upper center", ncols=2)
     return figure
 

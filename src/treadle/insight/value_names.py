@@ -53,10 +53,6 @@ class ValueNames:
             return self.name(value.inputs[0])
         return f"{value.op}(…)" if value.op in FUNCTIONS else "…"
 
-    def opaque(self, value: Value) -> str:
-        """A call of an operation that the compiler does not look into."""
-        return f"{called(value)}({', '.join(map(self.name, value.inputs))})"
-
     def _part_of_matrix(self, value: Value) -> str:
         """A parameter, transposed or not; and which part, written as of the parameter itself."""
         axes = list(range(len(value.shape)))  # which axis of the parameter each axis is
@@ -82,11 +78,6 @@ class ValueNames:
         inputs = list(self.program.inputs.values())
         leaves = [v for v in p.ordered(product.inputs[1:]) if v.op == "input"]
         return min((inputs.index(v) for v in leaves), default=0)
-
-    def product(self, value: Value) -> str:
-        """A product with a matrix."""
-        a, w = value.inputs
-        return f"{self.name(a)} @ {self.name(w)}"
 
 
 def called(value: Value) -> str:

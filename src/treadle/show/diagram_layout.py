@@ -257,7 +257,7 @@ class _Plan:
 
     def level_count(self, name: str) -> int:
         """How many turns lie above each other in the gap above a box."""
-        return max((1 + level for net, level in self.level.items() if _source(net) == name), default=0)
+        return max((1 + level for ((source, *_), *_), level in self.level.items() if source == name), default=0)
 
     def height(self, row: int) -> float:
         """How high a box must be for all that enters it."""
@@ -352,10 +352,6 @@ def _signal(edge: Edge) -> Any:
 def _net(route: Route) -> Any:
     """What shares a lane: one signal, equally late, between the same columns."""
     return _signal(route.edge), route.edge.delay, route.start, route.end
-
-
-def _source(net: Any) -> str:
-    return net[0][0]
 
 
 def _side(route: Route) -> str:

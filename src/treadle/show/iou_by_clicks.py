@@ -6,8 +6,7 @@ from pathlib import Path
 
 from matplotlib.ticker import MaxNLocator
 
-from treadle.insight.picture import save_figure
-from treadle.show.figures import plot
+from treadle.insight.picture import plot, save_figure
 
 
 def draw_iou_by_clicks(
@@ -19,9 +18,6 @@ def draw_iou_by_clicks(
         path: where to; ``.svg`` or ``.png``.
         ious: by name, the mean after the first, second, … click.
         targets: level lines.
-
-    Returns:
-        The path; see `save_figure`.
 
     Example:
         >>> from treadle.show.iou_by_clicks import draw_iou_by_clicks

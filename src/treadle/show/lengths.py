@@ -4,8 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from treadle.insight.picture import save_figure
-from treadle.show.figures import plot
+from treadle.insight.picture import plot, save_figure
 
 
 def accuracy_by_length(lengths: Sequence[int], right: Sequence[bool]) -> list[tuple[int, float]]:
@@ -33,9 +32,6 @@ def draw_accuracy_by_length(
         path: where to; ``.svg`` or ``.png``.
         answers: by name, the length of each question and whether its answer is right.
         longest: the longest length in the training set, for a line there.
-
-    Returns:
-        The path; see `save_figure`.
 
     Example:
         >>> from treadle.show.lengths import draw_accuracy_by_length

@@ -27,11 +27,7 @@ def language_model(cell: str, wiring: str = "stack", layers: int = 2, hidden_siz
 
     Forget gates start open (bias 1) in the cells that have this option, so that gradients reach back from the start.
 
-    Args:
-        cell: a name in `CELLS`.
-        wiring: a name in `treadle.WIRINGS`.
-        layers: how many layers of the cell.
-        hidden_size: ``H`` of every layer.
+    The arguments are those of `sequence_model`.
 
     Returns:
         A `treadle.Recurrent`: whole numbers 0 to 255 [B, T] in, scores (logits) [B, T, 256] out.
@@ -58,11 +54,7 @@ def language_model(cell: str, wiring: str = "stack", layers: int = 2, hidden_siz
 def match_hidden_size(cell: str, wiring: str, layers: int, parameters: int) -> tuple[int, int]:
     """The hidden size that brings a language model nearest to a number of parameters, all of its parameters counted.
 
-    Args:
-        cell: a name in `CELLS`.
-        wiring: a name in `treadle.WIRINGS`.
-        layers: how many layers of the cell.
-        parameters: the number to match.
+    ``cell``, ``wiring`` and ``layers`` are those of `sequence_model`.
 
     Returns:
         The hidden size, and how many parameters the network then has: within 2 % of ``parameters``.
@@ -161,15 +153,8 @@ def fit(
     """
     text.check_length(ROWS, window)
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
-    steps = train(
-        model,
-        text.windows(ROWS, window, seed),
-        optimiser,
-        share_done,
-        learning_rate=learning_rate,
-        carry_state=True,
-    )
-    for done in steps:
+    windows = text.windows(ROWS, window, seed)
+    for done in train(model, windows, optimiser, share_done, learning_rate=learning_rate, carry_state=True):
         bits = bits_per_byte(model, text.scored_rows()) if done.step in evaluate_at else None
         yield Progress(done.step, done.loss / math.log(2), bits, done.seconds)
 

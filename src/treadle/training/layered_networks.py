@@ -105,7 +105,8 @@ def forecaster(
 ) -> Recurrent:
     """A network that forecasts: what is linear in the recent past, plus what layers of one cell add to it.
 
-    The head of the layers starts at zero, so that training starts from the linear forecast; see `fit_linear`.
+    The head of the layers starts at zero, so that training starts from the linear forecast; see `fit_linear`. What is
+    not said here is as in `sequence_model`.
 
     Args:
         input_size: ``I``, features of a step.
@@ -113,11 +114,6 @@ def forecaster(
         delays: how many steps ago the inputs are that the linear part reads; 0 is now.
         differences: if there are any, the layers do not read the input itself but by how much it has changed since so
             many steps ago; for series that drift away from where they were during training.
-        cell: a name in `CELLS`.
-        wiring: a name in `treadle.WIRINGS`.
-        layers: how many layers of the cell.
-        hidden_size: ``H`` of every layer.
-        dropout: between layers and before the head, while training.
 
     Returns:
         A `treadle.Recurrent`: [B, T, I] in, [B, T, ``output_size``] out.

@@ -29,9 +29,10 @@ class StepCall:
         kernel, scratch, self.rows = operands.one.compiled, operands.one.compiled.lowered.scratch, rows
         self.x = torch.zeros(rows, *operands.x.row_shape, dtype=operands.x_type)
         self.y = torch.zeros(rows, *operands.y.row_shape, dtype=operands.dtype)
-        self._layout, self._operands = Layout(1, rows), operands  # memory that machine code reads
+        layout = Layout(1, rows)
+        self._layout, self._operands = layout, operands  # memory that machine code reads
         arguments = operands.arguments(self.x.data_ptr(), self.y.data_ptr(), [s.data_ptr() for s in operands.state])
-        table = arguments.table(1, rows, self._layout.counts_address, self._layout.offsets_address, 0)
+        table = arguments.table(1, rows, layout.counts.data_ptr(), layout.offsets.data_ptr(), 0)
         self.columns = ByColumns(kernel, rows, most_threads, table) if most_threads > 1 else None  # pyright: ignore
         if self.columns is not None:
             self.function, self.arguments, at = self.columns.address, self.columns.arguments, self.columns.table

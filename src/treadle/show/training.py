@@ -1,5 +1,6 @@
-"""A fit as a picture: how the loss fell, and predictions beside what came true."""
+"""Pictures of training: learning curves, how the loss of a fit fell, and predictions beside what came true."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,8 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from treadle.insight.picture import save_figure
-from treadle.show.figures import label
+from treadle.insight.picture import label, plot, save_figure
 
 
 def draw_forecasts(
@@ -60,7 +60,7 @@ def draw_fit(
         truth: draws predictions beside what came true, below the curves.
 
     Example:
-        >>> from treadle.show.fit_picture import draw_fit, draw_predictions
+        >>> from treadle.show.training import draw_fit, draw_predictions
         >>> def truth(axes):
         ...     draw_predictions(axes, "heat", [1.0, 2.0], [1.1, 1.9])
         >>> draw_fit("fit.svg", [(1, 2.0), (2, 1.0)], [(2, 1.5)], truth).name
@@ -77,4 +77,40 @@ def draw_fit(
     axes[0].legend(frameon=False)
     if truth is not None:
         truth(axes[1])
+    return save_figure(figure, path)
+
+
+def draw_curves(
+    path: str | os.PathLike[str],
+    steps: Sequence[int],
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],
+    baselines: Mapping[str, float],
+) -> Path:
+    """Draw learning curves, each in a band as wide as its spread.
+
+    Args:
+        path: where to; ``.svg`` or ``.png``.
+        steps: training steps, the points of all curves.
+        curves: mean and spread in bits per byte at these points, by name; best first. A spread of None draws no band.
+        baselines: level lines by name, for scale.
+
+    Example:
+        >>> from treadle.show.training import draw_curves
+        >>> draw_curves("curves.svg", [10, 20], {"skip": ([4.0, 3.5], [0.1, 0.05])}, {"unigram": 4.8}).name
+        'curves.svg'
+    """
+    figure, axes = plot(5, "training steps", "bits per byte of held-out text")
+    for name, (means, spreads) in curves.items():
+        (line,) = axes.plot(steps, means, marker="o", markersize=3, label=name)
+        bands = [
+            (step, m - s, m + s)
+            for step, m, s in zip(steps, means, spreads, strict=True)
+            if s is not None and math.isfinite(s)
+        ]
+        if bands:
+            at, low, high = zip(*bands, strict=True)
+            axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    for (name, level), style in zip(baselines.items(), ("--", ":", "-."), strict=False):
+        axes.axhline(level, color="gray", linestyle=style, linewidth=1, label=name)
+    figure.legend(frameon=False, loc="outside right upper")
     return save_figure(figure, path)

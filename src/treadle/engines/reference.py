@@ -1,9 +1,17 @@
-"""A plain loop over time."""
+"""The engine that defines what is meant: the cell's own Python, one step after another."""
 
 import torch
 
 from treadle.engines.call import Call, Result
+from treadle.engines.engine import Engine
 from treadle.state import check_kept, map_state, where
+
+
+class Reference(Engine):
+    """Takes every cell, and has no use for a program."""
+
+    name = "reference"
+    by_program = False
 
 
 def run(call: Call) -> Result:
