@@ -58,33 +58,31 @@ class Layout:
         lengths = None if self.order is None else tuple(self.sorted.tolist())
         return self.steps, self.batch, lengths, self.packed_resets is not None
 
-    @functools.cached_property
-    def step_of(self) -> Tensor:
-        """[N]: the step of each packed row."""
-        return torch.repeat_interleave(torch.arange(self.steps), self.counts)
-
-    @functools.cached_property
-    def row_of(self) -> Tensor:
+    def _row_of_each(self) -> Tensor:
         """[N]: which of the sorted rows each packed row is."""
-        return torch.arange(self.rows) - self.offsets[self.step_of]
+        return torch.arange(self.rows) - torch.repeat_interleave(self.offsets, self.counts)
 
     @functools.cached_property
     def places(self) -> Tensor:
         """[N]: where each packed row is in [T * B]."""
         assert self.order is not None
-        return self.step_of * self.batch + self.order[self.row_of]
+        step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
+        return step * self.batch + self.order[self._row_of_each()]
 
     @functools.cached_property
     def before(self) -> Tensor:
         """[N]: where, in [B start rows, N packed rows], the row was one step before."""
-        return self._place_after(self.step_of - 1, self.row_of)
+        step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
+        return self._place_after(step - 1, self._row_of_each())
 
     @functools.cached_property
     def origins(self) -> Tensor:
         """[N]: where the row that a step begins with is, in [B fresh rows, B start rows, N packed rows]."""
         whole = self.order is None
         origins = torch.arange(self.batch, self.batch + self.rows) if whole else self.before + self.batch
-        return origins if self.packed_resets is None else torch.where(self.packed_resets.bool(), self.row_of, origins)
+        if self.packed_resets is None:
+            return origins
+        return torch.where(self.packed_resets.bool(), self._row_of_each(), origins)
 
     def packed(self, sequence: Tensor) -> Tensor:
         """[T, B, ...] as [N, ...]."""
@@ -133,7 +131,7 @@ class Layout:
         if self.order is None:
             every = fresh.expand(self.steps, *fresh.shape).reshape(late.shape)
         else:
-            every = fresh.index_select(0, self.row_of)
+            every = fresh.index_select(0, self._row_of_each())
         return where(self.packed_resets.bool(), every, late)
 
     def sort(self, state: State) -> State:
