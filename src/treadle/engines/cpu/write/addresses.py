@@ -7,7 +7,6 @@ from llvmlite import ir
 
 from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.loop_nests import Buffer, Carry, Output, Sum
-from treadle.engines.cpu.lower.lowered import Lowered
 from treadle.engines.cpu.lower.memory_layout import Rows
 from treadle.engines.cpu.write.cursor import I64, POINTER, Cursor
 from treadle.engines.cpu.write.sharing import Sharing
@@ -24,7 +23,6 @@ class Table:
             self.words.append(cursor.entry.load(word, typ=I64))
 
     def pointer(self, place: int) -> ir.Value:
-        """A word as an address."""
         if place not in self._pointers:
             self._pointers[place] = self.cursor.entry.inttoptr(self.words[place], POINTER)
         return self._pointers[place]
@@ -49,8 +47,9 @@ class Step:
 class Addresses:
     """Addresses of everything that a kernel reads and writes."""
 
-    def __init__(self, cursor: Cursor, lowered: Lowered, table: Table, sharing: Sharing):
-        self.cursor, self.lowered, self.table, self.sharing = cursor, lowered, table, sharing
+    def __init__(self, table: Table, sharing: Sharing):
+        self.cursor, self.lowered, self.table, self.sharing = sharing.cursor, sharing.lowered, table, sharing
+        lowered = self.lowered
         self.places, self.scratch = lowered.places, lowered.scratch
         kernel = lowered.kernel
         self.streams, self.invariants, self.carries = (
@@ -61,7 +60,6 @@ class Addresses:
         self._held = kernel.memory | set(lowered.schedule.buffers)
 
     def in_scratch(self, rows: Rows, r: ir.Value) -> ir.Value:
-        """Row ``r`` of a block of the scratch."""
         c, b = self.cursor, self.cursor.b
         start = b.mul(self.table.words[self.places.capacity], c.const(rows.start))
         offset = b.add(start, b.mul(r, c.const(rows.size)))
@@ -80,6 +78,14 @@ class Addresses:
             return c.at(step.before[i], b.mul(r, size)), size
         rows = self.scratch.buffers[value]
         return self.in_scratch(rows, r), c.const(rows.size)
+
+    def state(self, i: int, place: int, block: ir.Value, r: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Row ``r`` of a state in its tensor [B, n], whose address is that argument, and in a block of the scratch."""
+        c, b = self.cursor, self.cursor.b
+        count, size = self.lowered.kernel.carries[i][0].row_numel, self.scratch.carries[i][0].size
+        tensor = self.table.pointer(place)
+        outside = c.at(tensor, b.mul(b.add(self.sharing.first, r), c.const(count)))
+        return outside, c.at(block, b.mul(r, c.const(size)))
 
     def is_dense(self, value: Value) -> bool:
         """Whether nothing follows the last feature of a row, so that no lanes beyond it may be read."""
@@ -110,17 +116,13 @@ class Addresses:
                 return self.in_scratch(self.scratch.buffers[value], r)
 
     def sum(self, to: Sum) -> ir.Value:
-        """A sum of late."""
         return self.cursor.at(self.sharing.own, self.cursor.const(self.scratch.recent[to.number]))
 
     def tile(self, product: Value) -> ir.Value:
-        """The accumulators of a fused product."""
         return self.cursor.at(self.sharing.own, self.cursor.const(self.scratch.tiles[product]))
 
     def matrix(self, product: Value) -> ir.Value:
-        """The packed right operand of a product."""
         return self.table.pointer(self.places.matrix(self.matrices[product]))
 
     def invariant(self, value: Value) -> ir.Value:
-        """What all rows share."""
         return self.table.pointer(self.places.invariant(self.invariants[value]))

@@ -8,30 +8,29 @@ in its own core's cache; between phases the threads wait for each other.
 memory for all threads, ``own`` for one. The last phase takes the states from the scratch to where they end up.
 """
 
-from llvmlite import ir
+import dataclasses
+import functools
 
 from treadle.engines.cpu.lower.lowered import Lowered
 from treadle.engines.cpu.write.addresses import Step, Table
 from treadle.engines.cpu.write.cursor import I64, POINTER, Cursor
-from treadle.engines.cpu.write.phases import Phases
-from treadle.engines.cpu.write.sharing import Panels, Sharing, SomePanels
-from treadle.engines.cpu.write.steps import copy_states
+from treadle.engines.cpu.write.sharing import Panels, Sharing, some_panels
+from treadle.engines.cpu.write.steps import Phases
 
 
+@dataclasses.dataclass(eq=False)
 class _ByColumns(Sharing):
     """States are read where they start."""
 
-    states_outside = True
+    ours: Panels
 
-    def __init__(self, cursor: Cursor, lowered: Lowered, panels: SomePanels, scratch: ir.Value, own: ir.Value):
-        super().__init__(cursor, lowered)
-        self.first, self.scratch, self.own, self._panels = cursor.const(0), scratch, own, panels
+    states_outside = True
 
     def state_size(self, i: int) -> int:
         return self.lowered.kernel.carries[i][0].row_numel
 
     def panels(self, count: int) -> Panels:
-        return self._panels
+        return self.ours
 
 
 def text(lowered: Lowered) -> str:
@@ -42,8 +41,8 @@ def text(lowered: Lowered) -> str:
     places, carries = lowered.places, range(len(lowered.kernel.carries))
     with c.inside(function):
         table = Table(c, arguments, len(places))
-        phases = Phases(c, lowered, table, _ByColumns(c, lowered, SomePanels(c, first, last), scratch, own))
-        rows = table.words[places.capacity]
+        rows, panels = table.words[places.capacity], functools.partial(some_panels, c, first, last)
+        phases = Phases(table, _ByColumns(c, lowered, c.const(0), rows, scratch, own, panels))
         before = [table.pointer(places.start(i)) for i in carries]
         after = []
         for _, written in lowered.scratch.carries:
@@ -59,8 +58,7 @@ def text(lowered: Lowered) -> str:
             if phase is not None:
                 phases.one(phase, step)
             else:
-                for i in carries:
-                    copy_states(phases, i, places.finish(i), after[i], (c.const(0), rows), load=False)
+                phases.copy_states(after, c.const(0), rows, load=False)
             c.b.branch(end)
         c.b.position_at_end(end)
     return str(c.module)

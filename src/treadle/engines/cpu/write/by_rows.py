@@ -9,20 +9,14 @@ from llvmlite import ir
 from treadle.engines.cpu.lower.lowered import BLOCK, Lowered
 from treadle.engines.cpu.write.addresses import Step, Table
 from treadle.engines.cpu.write.cursor import I64, POINTER, Cursor
-from treadle.engines.cpu.write.phases import Phases
 from treadle.engines.cpu.write.sharing import Sharing
-from treadle.engines.cpu.write.steps import Steps
-from treadle.engines.cpu.write.sums import Sums
+from treadle.engines.cpu.write.steps import Phases, Steps, Sums
 
 FLUSH_ROWS = 32 * BLOCK
 """How many rows are added up, in a kernel without steps, before their sum is added to that of those before."""
 
 
 class _ByRows(Sharing):
-    def __init__(self, cursor: Cursor, lowered: Lowered, first: ir.Value, last: ir.Value, scratch: ir.Value):
-        super().__init__(cursor, lowered)
-        self.first, self.last, self.scratch, self.own = first, last, scratch, scratch
-
     def behind_own(self, offset: ir.Value) -> ir.Value:
         return self.cursor.b.add(offset, self.cursor.const(self.lowered.scratch.fixed))
 
@@ -34,8 +28,8 @@ def text(lowered: Lowered) -> str:
     arguments, first, last, scratch = function.args
     with c.inside(function):
         table = Table(c, arguments, len(lowered.places))
-        sharing = _ByRows(c, lowered, first, last, scratch)
-        phases, sums = Phases(c, lowered, table, sharing), Sums(c, sharing)
+        sharing = _ByRows(c, lowered, first, last, scratch, own=scratch)
+        phases, sums = Phases(table, sharing), Sums(sharing)
         sums.clear(sharing.own)
         if lowered.kernel.carries:
             Steps(phases, sums).write()

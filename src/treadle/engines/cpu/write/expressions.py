@@ -12,7 +12,7 @@ from treadle.engines.cpu.lower.indices import Affine, Index, flat, operands_at
 from treadle.engines.cpu.lower.loop_nests import Buffer, Carry, Nest, Output
 from treadle.engines.cpu.write import vector_functions
 from treadle.engines.cpu.write.addresses import Addresses, Step
-from treadle.engines.cpu.write.cursor import I32, Cursor
+from treadle.engines.cpu.write.cursor import I32
 
 _COMPARE = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
@@ -50,8 +50,8 @@ class Spot:
 class Expressions:
     """Writes values."""
 
-    def __init__(self, cursor: Cursor, addresses: Addresses):
-        self.cursor, self.addresses = cursor, addresses
+    def __init__(self, addresses: Addresses):
+        self.cursor, self.addresses = addresses.cursor, addresses
         self.plan = addresses.lowered.schedule
         self._readable = addresses.lowered.kernel.memory | self.plan.stored
 

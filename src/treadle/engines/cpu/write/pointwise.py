@@ -6,7 +6,7 @@ from llvmlite import ir
 
 from treadle.engines.cpu.lower.indices import flat, root_index
 from treadle.engines.cpu.lower.loop_nests import Nest, Sink, Sum
-from treadle.engines.cpu.write.addresses import Addresses, Step
+from treadle.engines.cpu.write.addresses import Step
 from treadle.engines.cpu.write.cursor import I32, Cursor
 from treadle.engines.cpu.write.expressions import Expressions, Spot
 from treadle.engines.cpu.write.sharing import Over
@@ -34,8 +34,8 @@ def walk(cursor: Cursor, nest: Nest, axes: Sequence[int], over: Over, body: Call
 class Pointwise:
     """Writes nests without reductions."""
 
-    def __init__(self, cursor: Cursor, addresses: Addresses, expressions: Expressions):
-        self.cursor, self.addresses, self.expressions = cursor, addresses, expressions
+    def __init__(self, expressions: Expressions):
+        self.cursor, self.addresses, self.expressions = expressions.cursor, expressions.addresses, expressions
 
     def write(self, nest: Nest, row: ir.Value, step: Step, over: Over) -> None:
         """All features of a row."""

@@ -11,7 +11,6 @@ from treadle.engines.cpu.lower.packing import rows_of_tile
 from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.write.addresses import Addresses, Step
 from treadle.engines.cpu.write.bfloat16 import BFloat
-from treadle.engines.cpu.write.cursor import Cursor
 from treadle.engines.cpu.write.expressions import Spot, Tile
 from treadle.engines.cpu.write.pointwise import Pointwise
 from treadle.engines.cpu.write.sharing import Panels
@@ -34,8 +33,8 @@ class _Factor:
 class Products:
     """Writes products."""
 
-    def __init__(self, cursor: Cursor, addresses: Addresses, pointwise: Pointwise):
-        self.cursor, self.addresses, self.pointwise = cursor, addresses, pointwise
+    def __init__(self, addresses: Addresses, pointwise: Pointwise):
+        self.cursor, self.addresses, self.pointwise = addresses.cursor, addresses, pointwise
         self.lowered = addresses.lowered
         self.precision = self.lowered.kernel.precision
 
@@ -53,7 +52,7 @@ class Products:
             self._tiles([_Factor(product, vectors, rows.size, out)], panel, step, None)
 
         whole = packing.panels - (packing.last_vectors < packing.vectors)
-        panels.each(whole, whole < packing.panels, panel_of)
+        panels(whole, whole < packing.panels, panel_of)
 
     def write_fused(self, nest: Nest, step: Step, panels: Panels) -> None:
         """Products and the nest that reads them: the nest runs on the accumulators of each tile."""
@@ -79,7 +78,7 @@ class Products:
 
             self._tiles(factors, panel, step, body)
 
-        panels.each(whole, bool(rest), panel_of)
+        panels(whole, bool(rest), panel_of)
 
     def _on_accumulators(
         self, nest: Nest, step: Step, row: ir.Value, n: ir.Value, start: ir.Value, counts: Sequence[int]

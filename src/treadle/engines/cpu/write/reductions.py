@@ -8,8 +8,7 @@ from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.indices import ROW, flat, root_index, variables
 from treadle.engines.cpu.lower.loop_nests import Buffer, Nest, Root
 from treadle.engines.cpu.write import vector_functions
-from treadle.engines.cpu.write.addresses import Addresses, Step
-from treadle.engines.cpu.write.cursor import Cursor
+from treadle.engines.cpu.write.addresses import Step
 from treadle.engines.cpu.write.expressions import Expressions, Spot
 from treadle.engines.cpu.write.pointwise import Variables, walk
 
@@ -17,30 +16,21 @@ SUMS = 4
 """How many totals a long reduction keeps, because one addition after another waits for the one before it."""
 
 
-class Reductions:
-    """Writes nests that reduce."""
+class Reduction:
+    """Writes a nest that reduces, for one row."""
 
-    def __init__(self, cursor: Cursor, addresses: Addresses, expressions: Expressions):
-        self.cursor, self.addresses, self.expressions = cursor, addresses, expressions
-
-    def write(self, nest: Nest, row: ir.Value, step: Step) -> None:
-        """All features of a row."""
-        kept = [axis for axis in range(len(nest.domain)) if axis not in nest.reduced]
-        one = _Reduction(self, nest, row, step)
-        walk(self.cursor, nest, kept, self.cursor.over, one.write)
-
-
-class _Reduction:
-    """A nest, for one row."""
-
-    def __init__(self, writer: Reductions, nest: Nest, row: ir.Value, step: Step):
-        self.cursor, self.addresses, self.expressions = writer.cursor, writer.addresses, writer.expressions
+    def __init__(self, expressions: Expressions, nest: Nest, row: ir.Value, step: Step):
+        self.cursor, self.addresses, self.expressions = expressions.cursor, expressions.addresses, expressions
         self.nest, self.row, self.step = nest, row, step
         self.last = len(nest.domain) - 1
         self.across = self.last in nest.reduced
         """Whether lanes are reduced, too."""
 
-    def write(self, kept: Variables, valid: int) -> None:
+    def write(self) -> None:
+        kept = [axis for axis in range(len(self.nest.domain)) if axis not in self.nest.reduced]
+        walk(self.cursor, self.nest, kept, self.cursor.over, self._write_at)
+
+    def _write_at(self, kept: Variables, valid: int) -> None:
         """The totals at one place along the axes that stay."""
         c, nest = self.cursor, self.nest
         totals = self._slots()

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from llvmlite import ir
 
@@ -13,6 +14,9 @@ from treadle.engines.cpu.write.cursor import Cursor
 
 Over = Callable[[int, Callable[[ir.Value, int], Any]], None]
 """``over(count, body)`` writes ``body(j, valid lanes)`` for those vectors of ``count`` features that are ours."""
+
+Panels = Callable[[int, bool, Callable[[ir.Value, bool], None]], None]
+"""``panels(whole ones, whether another has fewer vectors, body)`` writes ``body(panel, whether whole)`` for ours."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,55 +29,47 @@ class Work:
     over: Over
 
 
-class Panels:
+def all_panels(c: Cursor, whole: int, rest: bool, panel_of: Callable[[ir.Value, bool], None]) -> None:
     """All panels of a phase's products."""
-
-    def __init__(self, cursor: Cursor):
-        self.cursor = cursor
-
-    def each(self, whole: int, rest: bool, panel_of: Callable[[ir.Value, bool], None]) -> None:
-        """``panel_of(panel, whether it is a whole one)`` for each panel; a last one may have fewer vectors."""
-        if whole:
-            with self.cursor.loop(0, whole) as panel:
-                panel_of(panel, True)
-        if rest:
-            panel_of(self.cursor.const(whole), False)
-
-
-class SomePanels(Panels):
-    """The panels from one to before another."""
-
-    def __init__(self, cursor: Cursor, first: ir.Value, last: ir.Value):
-        super().__init__(cursor)
-        self.first, self.last = first, last
-
-    def each(self, whole: int, rest: bool, panel_of: Callable[[ir.Value, bool], None]) -> None:
-        c = self.cursor
-        with c.loop(self.first, c.minimum(self.last, c.const(whole))) as panel:
+    if whole:
+        with c.loop(0, whole) as panel:
             panel_of(panel, True)
-        if rest:
-            with c.b.if_then(c.b.icmp_signed(">", self.last, c.const(whole))):
-                panel_of(c.const(whole), False)
+    if rest:
+        panel_of(c.const(whole), False)
 
 
+def some_panels(
+    c: Cursor, first: ir.Value, last: ir.Value, whole: int, rest: bool, panel_of: Callable[[ir.Value, bool], None]
+) -> None:
+    """The panels from one to before another."""
+    with c.loop(first, c.minimum(last, c.const(whole))) as panel:
+        panel_of(panel, True)
+    if rest:
+        with c.b.if_then(c.b.icmp_signed(">", last, c.const(whole))):
+            panel_of(c.const(whole), False)
+
+
+@dataclasses.dataclass(eq=False)
 class Sharing:
     """What is a thread's own, and what it waits for: here, everything is, and it waits for nobody.
 
-    Attributes:
+    Args:
+        cursor: at the beginning of the function.
+        lowered: the kernel.
         first, last: which rows of the batch the function takes.
         scratch: the address of the blocks of rows.
         own: the address of sums and tiles, which are each thread's own.
-        states_outside: whether a step reads states where they start, not from the scratch.
     """
 
+    cursor: Cursor
+    lowered: Lowered
     first: ir.Value
     last: ir.Value
     scratch: ir.Value
     own: ir.Value
-    states_outside = False
 
-    def __init__(self, cursor: Cursor, lowered: Lowered):
-        self.cursor, self.lowered = cursor, lowered
+    states_outside: ClassVar = False
+    """Whether a step reads states where they start, not from the scratch."""
 
     def behind_own(self, offset: ir.Value) -> ir.Value:
         """Where a number of the blocks of rows is in the scratch."""
@@ -85,7 +81,7 @@ class Sharing:
 
     def panels(self, count: int) -> Panels:
         """Which of so many panels of a phase are ours."""
-        return Panels(self.cursor)
+        return functools.partial(all_panels, self.cursor)
 
     def plain(self, nests: Sequence[Nest], rows: ir.Value) -> Iterator[Work]:
         """Which parts of nests without products are ours, of so many rows; writes where to wait between them."""

@@ -7,6 +7,8 @@ its sums are. ``meeting`` are words that are zero, ``give way`` is the system's 
 """
 
 import contextlib
+import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,47 +19,29 @@ from treadle.engines.cpu.lower.loop_nests import Nest
 from treadle.engines.cpu.lower.lowered import Lowered
 from treadle.engines.cpu.write.addresses import Table
 from treadle.engines.cpu.write.cursor import I8, I64, POINTER, Cursor
-from treadle.engines.cpu.write.phases import Phases
 from treadle.engines.cpu.write.rendezvous import join, meet
-from treadle.engines.cpu.write.sharing import Panels, Sharing, SomePanels, Work
-from treadle.engines.cpu.write.steps import Steps
-from treadle.engines.cpu.write.sums import Sums
+from treadle.engines.cpu.write.sharing import Panels, Sharing, Work, some_panels
+from treadle.engines.cpu.write.steps import Phases, Steps, Sums
 
 
+@dataclasses.dataclass(eq=False)
 class _SideBySide(Sharing):
-    """Threads that wait for each other.
+    """Threads that wait for each other: number ``number`` of a ``team`` of so many."""
 
-    Args:
-        cursor: at the beginning of the function.
-        lowered: the kernel.
-        rows: of the batch.
-        scratch: for all threads.
-        meeting, give_way: as the function is given them.
-        team: how many threads there are.
-        number: which of them we are.
-    """
+    meeting: ir.Value
+    give_way: ir.Value
+    team: ir.Value
+    number: ir.Value
 
-    def __init__(
-        self,
-        cursor: Cursor,
-        lowered: Lowered,
-        rows: ir.Value,
-        scratch: ir.Value,
-        meeting: ir.Value,
-        give_way: ir.Value,
-        team: ir.Value,
-        number: ir.Value,
-    ):
-        super().__init__(cursor, lowered)
-        self.first, self.last, self.scratch = cursor.const(0), rows, scratch
-        self.meeting, self.give_way, self.team, self.number = meeting, give_way, team, number
-        self.is_first = cursor.b.icmp_unsigned("==", number, cursor.const(0))
-        self.met = cursor.slot(I64)
+    def __post_init__(self) -> None:
+        c = self.cursor
+        self.is_first = c.b.icmp_unsigned("==", self.number, c.const(0))
+        self.met = c.slot(I64)
         """How many threads have arrived at all meetings so far."""
-        cursor.b.store(cursor.const(0), self.met)
+        c.b.store(c.const(0), self.met)
 
     def panels(self, count: int) -> Panels:
-        return SomePanels(self.cursor, *self._share(self.cursor.const(count)))
+        return functools.partial(some_panels, self.cursor, *self._share(self.cursor.const(count)))
 
     def plain(self, nests: Sequence[Nest], rows: ir.Value) -> Iterator[Work]:
         # Where features do not wait for each other, each thread has those that it also has of the products.
@@ -83,12 +67,14 @@ class _SideBySide(Sharing):
         """Our vectors of so many features."""
         c = self.cursor
         whole, rest = divmod(count, c.lanes)
-        first, last = self._share(c.const(whole + bool(rest)))
-        with c.loop(first, c.minimum(last, c.const(whole))) as vector:
-            body(c.b.mul(vector, c.const(c.lanes)), c.lanes)
-        if rest:
-            with c.b.if_then(c.b.icmp_signed(">", last, c.const(whole))):
+
+        def vector_of(n: ir.Value, is_whole: bool) -> None:
+            if is_whole:
+                body(c.b.mul(n, c.const(c.lanes)), c.lanes)
+            else:
                 body(c.const(whole * c.lanes), rest)
+
+        self.panels(whole + bool(rest))(whole, bool(rest), vector_of)
 
     @contextlib.contextmanager
     def once(self, changes: ir.Value | None = None) -> Iterator[None]:
@@ -123,13 +109,13 @@ def text(lowered: Lowered) -> str:
         b.ret_void()
         b.position_at_end(begin)
         rows = table.words[lowered.places.capacity]
-        sharing = _SideBySide(c, lowered, rows, scratch, meeting, give_way, team, number)
-        sums = Sums(c, sharing)
+        sharing = _SideBySide(c, lowered, c.const(0), rows, scratch, own, meeting, give_way, team, number)
+        sums = Sums(sharing)
         # The sums of who did not come are zero.
         with b.if_then(sharing.is_first), c.loop(team, most) as absent:
             sums.clear(b.gep(own, [b.mul(absent, own_size)], source_etype=I8))
         sharing.own = b.gep(own, [b.mul(number, own_size)], source_etype=I8)
         sums.clear(sharing.own)
-        Steps(Phases(c, lowered, table, sharing), sums).write()
+        Steps(Phases(table, sharing), sums).write()
         sums.flush()
     return str(c.module)

@@ -1,38 +1,103 @@
-"""All steps of a sequence: which rows take part in each, and where states come from and go to."""
+"""What one step does, all steps of a sequence, and what is summed over them."""
 
 from collections.abc import Sequence
 
 from llvmlite import ir
 
-from treadle.engines.cpu.write.addresses import Step
+from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.loop_nests import Phase
+from treadle.engines.cpu.write.addresses import Addresses, Step, Table
 from treadle.engines.cpu.write.cursor import I8, I64, POINTER
-from treadle.engines.cpu.write.phases import Phases
-from treadle.engines.cpu.write.sums import Sums
+from treadle.engines.cpu.write.expressions import Expressions
+from treadle.engines.cpu.write.pointwise import Pointwise
+from treadle.engines.cpu.write.products import Products
+from treadle.engines.cpu.write.reductions import Reduction
+from treadle.engines.cpu.write.sharing import Sharing, Work
 
+ROWS = 4
+"""How many rows go through one nest before the next one begins."""
 FLUSH_STEPS = 256
 """How many steps are added up before their sum is added to that of those before."""
 
 
-def copy_states(
-    phases: Phases, i: int, place: int, states: ir.Value, rows: tuple[ir.Value, ir.Value], load: bool
-) -> None:
-    """Rows of a carried value between its tensor [B, n] and the scratch.
+class Phases:
+    """Writes all that is done in one step, as far as it is ours."""
 
-    Args:
-        phases: the writers of the kernel.
-        i: which carried value.
-        place: which argument is the tensor's address.
-        states: the block in the scratch.
-        rows: the first one, and the one after the last.
-        load: whether to copy into the scratch, not out of it.
+    def __init__(self, table: Table, sharing: Sharing):
+        self.cursor, self.lowered, self.sharing = sharing.cursor, sharing.lowered, sharing
+        self.addresses = addresses = Addresses(table, sharing)
+        self.expressions = Expressions(addresses)
+        self.pointwise = Pointwise(self.expressions)
+        self.products = Products(addresses, self.pointwise)
+
+    def all(self, step: Step) -> None:
+        """All phases; everybody waits after each."""
+        for phase in self.lowered.schedule.grouped:
+            self.one(phase, step)
+            self.sharing.wait()
+
+    def one(self, phase: Phase, step: Step) -> None:
+        if isinstance(phase, tuple):
+            for work in self.sharing.plain(phase, step.count):
+                self._plain(work, step)
+        elif isinstance(phase, Value):
+            self.products.write(phase, step, self.sharing.panels(self.lowered.panels(phase)))
+        else:
+            self.products.write_fused(phase, step, self.sharing.panels(self.lowered.panels(phase)))
+
+    def copy_states(self, states: Sequence[ir.Value], first: ir.Value, last: ir.Value, load: bool) -> None:
+        """Rows of all states between their tensors and blocks of the scratch: into these, or to where they end up."""
+        places, c = self.addresses.places, self.cursor
+        for i, block in enumerate(states):
+            with c.loop(first, last) as r:
+                place = places.start(i) if load else places.finish(i)
+                outside, inside = self.addresses.state(i, place, block, r)
+                given = (outside, inside) if load else (inside, outside)
+                c.copy(*given, self.lowered.kernel.carries[i][0].row_numel)
+
+    def _plain(self, work: Work, step: Step) -> None:
+        """Nests without products. A nest waits for the one before it, but rows do not wait for each other."""
+        c = self.cursor
+        with c.loop(work.first, work.last, ROWS) as first:
+            end = c.minimum(work.last, c.b.add(first, c.const(ROWS)))
+            for nest in work.nests:
+                with c.loop(first, end) as r:
+                    if nest.reduced:
+                        Reduction(self.expressions, nest, r, step).write()
+                    else:
+                        self.pointwise.write(nest, r, step, work.over)
+
+
+class Sums:
+    """Writes what becomes of a thread's sums over rows and steps: those of late, added now and then to all before.
+
+    Each number is added to one not much larger than itself, and a long sequence costs no precision.
     """
-    c, addresses = phases.cursor, phases.addresses
-    count, size = phases.lowered.kernel.carries[i][0].row_numel, addresses.scratch.carries[i][0].size
-    with c.loop(*rows) as r:
-        tensor = addresses.table.pointer(place)
-        outside = c.at(tensor, c.b.mul(c.b.add(phases.sharing.first, r), c.const(count)))
-        inside = c.at(states, c.b.mul(r, c.const(size)))
-        c.copy(*((outside, inside) if load else (inside, outside)), count)
+
+    def __init__(self, sharing: Sharing):
+        self.cursor, self.sharing, self.size = sharing.cursor, sharing, sharing.lowered.scratch.sums_size
+
+    def clear(self, own: ir.Value) -> None:
+        """Begin with zeros, those of all before too."""
+        self.cursor.fill(own, 2 * self.size)
+
+    def flush_after(self, done: ir.Value, every: int) -> None:
+        c = self.cursor
+        if self.size:
+            rest = c.b.srem(done, c.const(every))
+            with c.b.if_then(c.b.icmp_signed("==", rest, c.const(0)), likely=False):
+                self.flush()
+
+    def flush(self) -> None:
+        """Add the sums of late to those of all before, and begin new ones."""
+        c, own = self.cursor, self.sharing.own
+
+        def move(j: ir.Value, valid: int) -> None:
+            recent, total = c.at(own, j), c.at(own, c.b.add(j, c.const(self.size)))
+            c.store(c.b.fadd(c.load(total, valid), c.load(recent, valid)), total, valid)
+            c.store(c.zeros, recent, valid)
+
+        c.over(self.size, move)
 
 
 class Steps:
@@ -46,12 +111,10 @@ class Steps:
         self.cursor, self.sharing, self.addresses = phases.cursor, phases.sharing, phases.addresses
         self.places, self.table = self.addresses.places, self.addresses.table
         self.kernel = phases.lowered.kernel
-        self.carries = range(len(self.kernel.carries))
 
     def write(self) -> None:
-        """All steps."""
         c, b, zero = self.cursor, self.cursor.b, self.cursor.const(0)
-        blocks = [[c.slot(POINTER) for _ in range(2)] for _ in self.carries]
+        blocks = [[c.slot(POINTER) for _ in range(2)] for _ in self.kernel.carries]
         for slots, rows in zip(blocks, self.addresses.scratch.carries, strict=True):
             for slot, block in zip(slots, rows, strict=True):
                 b.store(self.addresses.in_scratch(block, zero), slot)
@@ -84,8 +147,7 @@ class Steps:
         b = self.cursor.b
         already = b.load(joined, typ=I64)
         with self.sharing.once(b.icmp_signed("<", already, step.count)):
-            for i in self.carries:
-                copy_states(self.phases, i, self.places.start(i), step.before[i], (already, step.count), load=True)
+            self.phases.copy_states(step.before, already, step.count, load=True)
         b.store(step.count, joined)
 
     def _compute(self, step: Step) -> None:
@@ -103,17 +165,14 @@ class Steps:
         """Rows whose last step it was hand over their states."""
         c, b, zero = self.cursor, self.cursor.b, self.cursor.const(0)
 
-        def hand_over(first: ir.Value) -> None:
-            for i in self.carries:
-                copy_states(self.phases, i, self.places.finish(i), step.after[i], (first, step.count), load=False)
-
         with self.sharing.once(), b.if_else(is_last) as (then, otherwise):
             with then:
-                hand_over(zero)
+                self.phases.copy_states(step.after, zero, step.count, load=False)
             with otherwise:
                 if not self.kernel.reverse:
                     left = self._rows_at(b.add(t, c.const(1)))
-                    hand_over(b.select(b.icmp_signed("<", left, zero), zero, left))
+                    first = b.select(b.icmp_signed("<", left, zero), zero, left)
+                    self.phases.copy_states(step.after, first, step.count, load=False)
 
     def _reset(self, step: Step, states: Sequence[ir.Value]) -> None:
         """Forwards, a row takes the initial state before its step; backwards, what reached it ends there."""
@@ -123,19 +182,16 @@ class Steps:
             with c.loop(0, step.count) as r:
                 flag = b.load(b.gep(flags, [b.add(step.first, r)], source_etype=I8), typ=I8)
                 with b.if_then(b.icmp_signed("!=", flag, ir.Constant(I8, 0))):
-                    for i in self.carries:
-                        self._reset_row(i, states[i], r)
+                    for i, block in enumerate(states):
+                        fresh, inside = self.addresses.state(i, self.places.fresh(i), block, r)
+                        self._reset_row(fresh, inside, self.kernel.carries[i][0].row_numel)
 
-    def _reset_row(self, i: int, states: ir.Value, r: ir.Value) -> None:
-        c, b = self.cursor, self.cursor.b
-        count, size = self.kernel.carries[i][0].row_numel, self.addresses.scratch.carries[i][0].size
-        tensor = self.table.pointer(self.places.fresh(i))
-        fresh = c.at(tensor, b.mul(b.add(self.sharing.first, r), c.const(count)))
-        inside = c.at(states, b.mul(r, c.const(size)))
+    def _reset_row(self, fresh: ir.Value, inside: ir.Value, count: int) -> None:
+        c = self.cursor
 
         def end(j: ir.Value, valid: int) -> None:
             to, source = c.at(fresh, j), c.at(inside, j)
-            c.store(b.fadd(c.load(to, valid), c.load(source, valid)), to, valid)
+            c.store(c.b.fadd(c.load(to, valid), c.load(source, valid)), to, valid)
             c.store(c.zeros, source, valid)
 
         if self.kernel.reverse:
