@@ -13,16 +13,14 @@ from treadle.engines.network import network_of
 
 
 def test_every_argument_has_a_place_of_its_own():
-    table = Places(2, 3, 4, 5, 6)
+    table = Places.of(2, 3, 4, 5, 6)
     places = [table.steps, table.capacity, table.counts, table.offsets, table.resets]
-    for i in range(2):
-        places += [table.stream(i), table.stream(i) + 1]
-    for i in range(3):
-        places += [table.output(i), table.output(i) + 1]
-    places += [table.invariant(i) for i in range(4)]
-    places += [table.matrix(i) for i in range(5)]
-    for i in range(6):
-        places += [table.start(i), table.finish(i), table.fresh(i)]
+    for rows in (table.streams, table.outputs):
+        places += [word for place in rows for word in (place, place + 1)]
+    places += [*table.invariants, *table.matrices]
+    places += [place + word for place in table.carries for word in (table.start, table.finish, table.fresh)]
+    groups = table.streams, table.outputs, table.invariants, table.matrices, table.carries
+    assert [len(group) for group in groups] == [2, 3, 4, 5, 6]
     assert places == list(range(len(table)))
 
 

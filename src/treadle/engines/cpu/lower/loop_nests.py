@@ -36,24 +36,20 @@ class Kernel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Output:
+class _Numbered:
+    number: int
+
+
+class Output(_Numbered):
     """The memory of an output, by its place among the kernel's outputs."""
 
-    number: int
 
-
-@dataclasses.dataclass(frozen=True)
-class Carry:
+class Carry(_Numbered):
     """A state after the step, by its place among the kernel's carries."""
 
-    number: int
 
-
-@dataclasses.dataclass(frozen=True)
-class Sum:
+class Sum(_Numbered):
     """What is added up over all rows, by its place among the kernel's sums."""
-
-    number: int
 
 
 @dataclasses.dataclass(frozen=True)

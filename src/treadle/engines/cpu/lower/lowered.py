@@ -15,6 +15,18 @@ from treadle.engines.cpu.machine.target import Target
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""
 
+# When threads should share out columns: in cycles of a core, as measured on servers of 2023 and 2024.
+_MULTIPLY = 0.5
+"""To multiply a vector of a matrix with a number of a row."""
+_NEAR, _FAR, _FAR_BYTES = 2.0, 5.0, 3 << 19
+"""To read a vector of a matrix, from the second cache or, if it is larger than that, from the third."""
+_MEETING = 800.0
+"""For threads to wait for each other."""
+_LINE = 150.0
+"""To read a vector that another thread has just written."""
+_WORTH = 1.25
+"""How many times as fast it has to be, by this reckoning."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lowered:
@@ -50,6 +62,26 @@ class Lowered:
             return 1
         return self.packings[phase if isinstance(phase, Value) else phase.fused[0].product].panels
 
+    def count_side_by_side(self, rows: int, count: int) -> int:
+        """How many of so many threads should share out columns of so many rows; 1 if each takes rows of its own."""
+        packings = self.packings.values()
+        count = min(count, max((packing.panels for packing in packings), default=1))
+        if count < 2:
+            return 1
+        itemsize = self.kernel.precision.dtype.itemsize
+        lanes = self.target.lanes(itemsize)
+        vectors = sum(packing.size for packing in packings) / lanes
+
+        def products(share: float, of_rows: int) -> float:
+            read = _NEAR if share * lanes * itemsize <= _FAR_BYTES else _FAR
+            return share * max(of_rows * _MULTIPLY, read)
+
+        written = sum(product.inputs[0].row_numel for product in self.packings) * rows / lanes
+        apart = products(vectors, -(-rows // count))
+        together = products(vectors / count, rows) + len(self.schedule.grouped) * _MEETING
+        together += written * (count - 1) / count * _LINE
+        return count if apart > _WORTH * together else 1
+
 
 def lower(kernel: Kernel, target: Target) -> Lowered:
     """Decide how a kernel is computed on a CPU."""
@@ -57,4 +89,6 @@ def lower(kernel: Kernel, target: Target) -> Lowered:
     plan = schedule(kernel)
     packings = packings_of(plan, target, lanes)
     scratch = scratch_of(plan, packings, target, lanes)
-    return Lowered(kernel, target, plan, packings, Places.of(kernel, len(packings)), scratch)
+    groups = kernel.streams, kernel.outputs, kernel.invariants, packings, kernel.carries
+    places = Places.of(*map(len, groups))
+    return Lowered(kernel, target, plan, packings, places, scratch)

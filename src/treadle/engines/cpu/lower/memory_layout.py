@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.loop_nests import Kernel, Schedule
+from treadle.engines.cpu.lower.loop_nests import Schedule
 from treadle.engines.cpu.lower.packing import Packing, rows_of_tile
 from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.machine.target import Target
@@ -12,55 +12,34 @@ from treadle.engines.cpu.machine.target import Target
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where each word is in the table of addresses and sizes that a kernel is given.
+    """Where each word is in the table of addresses and sizes that a kernel is given, first to last."""
 
-    Args:
-        streams, outputs, invariants, matrices, carries: how many of each there are.
-    """
-
-    streams: int
-    outputs: int
-    invariants: int
-    matrices: int
-    carries: int
+    streams: range
+    """Addresses; the word after each says how many numbers the rows are apart."""
+    outputs: range
+    """Likewise."""
+    invariants: range
+    matrices: range
+    """Addresses of packed matrices."""
+    carries: range
+    """Addresses of states before the first step. After each follow `finish` and `fresh`."""
 
     steps, capacity, counts, offsets, resets = range(5)
 
+    start, finish, fresh = range(3)
+    """Of a state: where it starts, where it ends up, and what resets give (backwards, the gradient that ends there)."""
+
     @classmethod
-    def of(cls, kernel: Kernel, matrices: int) -> "Places":
-        """The table of a kernel with so many products."""
-        return cls(len(kernel.streams), len(kernel.outputs), len(kernel.invariants), matrices, len(kernel.carries))
-
-    def stream(self, i: int) -> int:
-        """The address of a stream; the word after it says how many numbers its rows are apart."""
-        return 5 + 2 * i
-
-    def output(self, i: int) -> int:
-        """The address of an output, likewise."""
-        return self.stream(self.streams) + 2 * i
-
-    def invariant(self, i: int) -> int:
-        """The address of what all rows share."""
-        return self.output(self.outputs) + i
-
-    def matrix(self, i: int) -> int:
-        """The address of a packed matrix."""
-        return self.invariant(self.invariants) + i
-
-    def start(self, i: int) -> int:
-        """The address of a state before the first step; then that of the one after the last, and what resets give."""
-        return self.matrix(self.matrices) + 3 * i
-
-    def finish(self, i: int) -> int:
-        """The address where a state ends up."""
-        return self.start(i) + 1
-
-    def fresh(self, i: int) -> int:
-        """The address of a state that a reset gives; backwards, of the gradient that ends there."""
-        return self.start(i) + 2
+    def of(cls, *counts: int) -> "Places":
+        """The table for so many of each."""
+        groups, end = [], 5
+        for count, words in zip(counts, (2, 2, 1, 1, 3), strict=True):
+            groups.append(range(end, end + count * words, words))
+            end = groups[-1].stop
+        return cls(*groups)
 
     def __len__(self) -> int:
-        return self.start(self.carries)
+        return self.carries.stop
 
 
 @dataclasses.dataclass(frozen=True)

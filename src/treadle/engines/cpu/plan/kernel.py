@@ -11,7 +11,6 @@ from treadle.compiler.walk import preorder
 from treadle.engines.cpu.lower.loop_nests import Kernel
 from treadle.engines.cpu.lower.lowered import BLOCK, lower
 from treadle.engines.cpu.lower.precision import Operands
-from treadle.engines.cpu.lower.side_by_side_pays import count_side_by_side
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.recipe import Recipe
@@ -26,9 +25,6 @@ RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ct
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
 _WORTH_A_THREAD = 60_000
 _TILES = 24
-
-STREAMS_AT = 5
-"""Which number of a kernel's table says where the first stream is; each has two, and the outputs follow."""
 
 
 class Rows(NamedTuple):
@@ -57,7 +53,7 @@ class Arguments:
     carries: Sequence[Carry] = ()
 
     def table(self, steps: int, capacity: int, counts: Number, offsets: Number, resets: Number) -> list[Number]:
-        """The numbers that machine code reads; a thread takes ``capacity`` rows at most, and no resets are 0."""
+        """The numbers of `Places`, in order; a thread takes ``capacity`` rows at most, and no resets are 0."""
         rows = [number for group in (*self.streams, *self.outputs) for number in group]
         states = [number for carry in self.carries for number in carry]
         return [steps, capacity, counts, offsets, resets, *rows, *self.invariants, *self.packed, *states]
@@ -153,7 +149,7 @@ class CompiledKernel:
     def threads_side_by_side(self, layout: Layout) -> int:
         """How many threads take all rows together, each some of the columns; 1 if they rather share out rows."""
         count = threads.count(self._worth(layout))
-        return count_side_by_side(self.lowered, layout.batch, count) if self.kernel.carries else 1
+        return self.lowered.count_side_by_side(layout.batch, count) if self.kernel.carries else 1
 
     def _worth(self, layout: Layout) -> int:
         """How many threads the work is worth."""

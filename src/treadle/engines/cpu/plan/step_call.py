@@ -12,7 +12,7 @@ import torch
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.follower import again_address
 from treadle.engines.cpu.machine.recipe import Recipe
-from treadle.engines.cpu.plan.kernel import RUN, STREAMS_AT, CompiledKernel
+from treadle.engines.cpu.plan.kernel import RUN, CompiledKernel
 from treadle.engines.cpu.plan.live_operands import LiveOperands
 from treadle.engines.cpu.write import by_columns
 from treadle.engines.layout import Layout
@@ -43,7 +43,8 @@ class StepCall:
             self.function, self.arguments = kernel.address, self._table.ctypes.data
             at, self.memory = self.arguments, -(-self._scratch.data_ptr() // 64) * 64
         self._run, self.reads_x = RUN(self.function), bool(arguments.streams)
-        self.x_at, y_at = (at + 8 * (STREAMS_AT + 2 * n) for n in (0, len(arguments.streams)))
+        places = kernel.lowered.places
+        self.x_at, y_at = at + 8 * places.streams.start, at + 8 * places.outputs.start
         self._x, self._y = ctypes.c_int64.from_address(self.x_at), ctypes.c_int64.from_address(y_at)
 
     def __call__(self, x: int) -> None:

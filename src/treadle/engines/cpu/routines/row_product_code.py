@@ -8,7 +8,6 @@ from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.routines.routine_code import RoutineCode
-from treadle.engines.cpu.write.bfloat16 import multiply_pairs
 from treadle.engines.cpu.write.cursor import I1, I64, POINTER, const
 
 ROWS = 6
@@ -185,7 +184,7 @@ class RowProductCode(RoutineCode):
 
     def _multiply_add(self, number: Any, row: Any, total: Any) -> Any:
         if self.pairs:
-            return multiply_pairs(self.b, number, row, total)
+            return self.multiply_pairs(number, row, total)
         return self.b.call(self.declared(f"llvm.fmuladd.{self.suffix}", *[self.vector] * 4), [number, row, total])
 
     def _vector(self, line: Any, j: int) -> Any:

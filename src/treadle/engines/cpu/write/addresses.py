@@ -69,7 +69,7 @@ class Addresses:
         """Row ``r`` of a value with rows, and how many numbers its rows are apart."""
         c, b = self.cursor, self.cursor.b
         if value in self.streams:
-            place = self.places.stream(self.streams[value])
+            place = self.places.streams[self.streams[value]]
             stride = self.table.words[place + 1]
             return c.at(self.table.pointer(place), b.mul(b.add(step.first, r), stride)), stride
         if value in self.carries:
@@ -79,11 +79,11 @@ class Addresses:
         rows = self.scratch.buffers[value]
         return self.in_scratch(rows, r), c.const(rows.size)
 
-    def state(self, i: int, place: int, block: ir.Value, r: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Row ``r`` of a state in its tensor [B, n], whose address is that argument, and in a block of the scratch."""
+    def state(self, i: int, which: int, block: ir.Value, r: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Row ``r`` of a state: in its tensor [B, n], such as `Places.start`, and in a block of the scratch."""
         c, b = self.cursor, self.cursor.b
         count, size = self.lowered.kernel.carries[i][0].row_numel, self.scratch.carries[i][0].size
-        tensor = self.table.pointer(place)
+        tensor = self.table.pointer(self.places.carries[i] + which)
         outside = c.at(tensor, b.mul(b.add(self.sharing.first, r), c.const(count)))
         return outside, c.at(block, b.mul(r, c.const(size)))
 
@@ -107,7 +107,7 @@ class Addresses:
         c, b = self.cursor, self.cursor.b
         match to:
             case Output(i):
-                place = self.places.output(i)
+                place = self.places.outputs[i]
                 row = b.mul(b.add(step.first, r), self.table.words[place + 1])
                 return c.at(self.table.pointer(place), row)
             case Carry(i):
@@ -122,7 +122,7 @@ class Addresses:
         return self.cursor.at(self.sharing.own, self.cursor.const(self.scratch.tiles[product]))
 
     def matrix(self, product: Value) -> ir.Value:
-        return self.table.pointer(self.places.matrix(self.matrices[product]))
+        return self.table.pointer(self.places.matrices[self.matrices[product]])
 
     def invariant(self, value: Value) -> ir.Value:
-        return self.table.pointer(self.places.invariant(self.invariants[value]))
+        return self.table.pointer(self.places.invariants[self.invariants[value]])

@@ -38,12 +38,12 @@ def text(lowered: Lowered) -> str:
     c = Cursor(lowered.target, lowered.kernel.precision.dtype.itemsize)
     function = c.function("phase", POINTER, I64, I64, I64, POINTER, POINTER)
     arguments, number, first, last, scratch, own = function.args
-    places, carries = lowered.places, range(len(lowered.kernel.carries))
+    places = lowered.places
     with c.inside(function):
         table = Table(c, arguments, len(places))
         rows, panels = table.words[places.capacity], functools.partial(some_panels, c, first, last)
         phases = Phases(table, _ByColumns(c, lowered, c.const(0), rows, scratch, own, panels))
-        before = [table.pointer(places.start(i)) for i in carries]
+        before = [table.pointer(place) for place in places.carries]
         after = []
         for _, written in lowered.scratch.carries:
             begin = c.entry.mul(rows, c.const(written.start))

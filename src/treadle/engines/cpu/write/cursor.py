@@ -37,6 +37,19 @@ def const(number: int) -> ir.Constant:
     return ir.Constant(I64, number)
 
 
+class BFloat(ir.Type):
+    """LLVM's ``bfloat``, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, BFloat)
+
+    def __hash__(self) -> int:
+        return hash(BFloat)
+
+
 class Cursor:
     """A place in a module: the function that is being written, and where in it.
 
@@ -195,3 +208,9 @@ class Cursor:
         fused = self.target.vector_bytes > 16 or self.target.registers == 32
         function = self.declared(f"llvm.{'fma' if fused else 'fmuladd'}.{self.suffix}", *[self.vector] * 4)
         return self.b.call(function, [a, x, c])
+
+    def multiply_pairs(self, a: ir.Value, w: ir.Value, c: ir.Value) -> ir.Value:
+        """``c`` [float32 lanes] plus, in each lane, both products of a pair of bfloat16 of ``a`` and one of ``w``."""
+        half, name = ir.VectorType(BFloat(), 2 * self.lanes), f"llvm.x86.avx512bf16.dpbf16ps.{self.lanes * 32}"
+        function = self.declared(name, self.vector, self.vector, half, half)
+        return self.b.call(function, [c, self.b.bitcast(a, half), self.b.bitcast(w, half)])

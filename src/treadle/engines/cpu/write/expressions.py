@@ -162,7 +162,7 @@ class Expressions:
         """Features of the row of a table that a whole number names; numbers outside read its first or last row."""
         c, b, addresses = self.cursor, self.cursor.b, self.addresses
         table, which = value.inputs
-        place = addresses.places.stream(addresses.streams[which])
+        place = addresses.places.streams[addresses.streams[which]]
         row = b.mul(b.add(spot.step.first, spot.row), addresses.table.words[place + 1])
         number = c.load_word(addresses.table.pointer(place), row)
         zero, last = c.const(0), c.const(table.shape[0] - 1)

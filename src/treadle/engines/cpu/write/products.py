@@ -10,7 +10,7 @@ from treadle.engines.cpu.lower.loop_nests import Nest
 from treadle.engines.cpu.lower.packing import rows_of_tile
 from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.write.addresses import Addresses, Step
-from treadle.engines.cpu.write.bfloat16 import BFloat
+from treadle.engines.cpu.write.cursor import BFloat
 from treadle.engines.cpu.write.expressions import Spot, Tile
 from treadle.engines.cpu.write.pointwise import Pointwise
 from treadle.engines.cpu.write.sharing import Panels

@@ -50,8 +50,7 @@ class Phases:
         places, c = self.addresses.places, self.cursor
         for i, block in enumerate(states):
             with c.loop(first, last) as r:
-                place = places.start(i) if load else places.finish(i)
-                outside, inside = self.addresses.state(i, place, block, r)
+                outside, inside = self.addresses.state(i, places.start if load else places.finish, block, r)
                 given = (outside, inside) if load else (inside, outside)
                 c.copy(*given, self.lowered.kernel.carries[i][0].row_numel)
 
@@ -183,7 +182,7 @@ class Steps:
                 flag = b.load(b.gep(flags, [b.add(step.first, r)], source_etype=I8), typ=I8)
                 with b.if_then(b.icmp_signed("!=", flag, ir.Constant(I8, 0))):
                     for i, block in enumerate(states):
-                        fresh, inside = self.addresses.state(i, self.places.fresh(i), block, r)
+                        fresh, inside = self.addresses.state(i, self.places.fresh, block, r)
                         self._reset_row(fresh, inside, self.kernel.carries[i][0].row_numel)
 
     def _reset_row(self, fresh: ir.Value, inside: ir.Value, count: int) -> None:

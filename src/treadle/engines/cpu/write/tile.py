@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from treadle.engines.cpu.lower.precision import Operands, Precision
-from treadle.engines.cpu.write.bfloat16 import multiply_pairs
 from treadle.engines.cpu.write.cursor import I32, I64, POINTER, Cursor
 
 
@@ -79,7 +78,7 @@ class _Tile:
         for column, total in zip(columns, self.sums[i], strict=True):
             old = c.load_slot(total)
             if self.left_pairs:
-                new = multiply_pairs(c.b, spread, column, old)
+                new = c.multiply_pairs(spread, column, old)
             else:
                 new = c.multiply_add(spread, self._widened(column, upper) if self.widens else column, old)
             c.b.store(new, total)
