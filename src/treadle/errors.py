@@ -5,17 +5,9 @@ derives from the built-in that a Python programmer would expect (`ValueError`, `
 """
 
 __all__ = [
-    "AdaptError",
-    "CellError",
-    "DataError",
-    "EngineError",
-    "ModelFileError",
-    "ShapeError",
-    "StateError",
-    "TraceError",
-    "TreadleError",
-    "WorkerError",
-]
+    "AdaptError", "CellError", "DataError", "EngineError", "ModelFileError", "ShapeError", "StateError",
+    "TraceError", "TreadleError", "WorkerError",
+]  # fmt: skip
 
 
 class TreadleError(Exception):

@@ -24,28 +24,8 @@ from treadle.adapt.transplant import Transplanted, TransplantReport, transplant
 from treadle.adapt.vocabulary import grow_vocabulary
 
 __all__ = [
-    "Copy",
-    "Crop",
-    "Difference",
-    "Fresh",
-    "GradientReport",
-    "LayerGradient",
-    "Online",
-    "TensorDifference",
-    "Thaw",
-    "TransplantReport",
-    "Transplanted",
-    "Widen",
-    "bilinear_upsampling_",
-    "diff",
-    "freeze",
-    "gradient_report",
-    "grow_hidden",
-    "grow_inputs",
-    "grow_vocabulary",
-    "insert_layer",
-    "parameter_groups",
-    "replace_head",
-    "transplant",
-    "unfreeze_gradually",
-]
+    "Copy", "Crop", "Difference", "Fresh", "GradientReport", "LayerGradient", "Online", "TensorDifference", "Thaw",
+    "TransplantReport", "Transplanted", "Widen", "bilinear_upsampling_", "diff", "freeze", "gradient_report",
+    "grow_hidden", "grow_inputs", "grow_vocabulary", "insert_layer", "parameter_groups", "replace_head",
+    "transplant", "unfreeze_gradually",
+]  # fmt: skip

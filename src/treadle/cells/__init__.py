@@ -18,21 +18,7 @@ from treadle.cells.slstm import SLSTMCell, SLSTMState
 from treadle.cells.zoneout_lstm import ZoneoutLSTMCell
 
 __all__ = [
-    "ConvLSTMCell",
-    "ConvLSTMState",
-    "CoupledLSTMCell",
-    "GRUCell",
-    "HiddenState",
-    "IndRNNCell",
-    "LSTMCell",
-    "LSTMState",
-    "LayerNormLSTMCell",
-    "MinimalGatedCell",
-    "PeepholeLSTMCell",
-    "RNNCell",
-    "RecurrentCell",
-    "RecurrentHighwayCell",
-    "SLSTMCell",
-    "SLSTMState",
-    "ZoneoutLSTMCell",
-]
+    "ConvLSTMCell", "ConvLSTMState", "CoupledLSTMCell", "GRUCell", "HiddenState", "IndRNNCell", "LSTMCell",
+    "LSTMState", "LayerNormLSTMCell", "MinimalGatedCell", "PeepholeLSTMCell", "RNNCell", "RecurrentCell",
+    "RecurrentHighwayCell", "SLSTMCell", "SLSTMState", "ZoneoutLSTMCell",
+]  # fmt: skip

@@ -11,15 +11,6 @@ from treadle.control.spaces import Continuous, Discrete
 from treadle.control.traces import Policy, Round, Trace, dagger, record
 
 __all__ = [
-    "Acted",
-    "ClosedLoop",
-    "Continuous",
-    "Discrete",
-    "Environment",
-    "LoopSession",
-    "Policy",
-    "Round",
-    "Trace",
-    "dagger",
-    "record",
-]
+    "Acted", "ClosedLoop", "Continuous", "Discrete", "Environment", "LoopSession", "Policy", "Round", "Trace",
+    "dagger", "record",
+]  # fmt: skip

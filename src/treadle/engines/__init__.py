@@ -18,22 +18,9 @@ from treadle.engines.registry import ENGINES, candidates, register
 from treadle.engines.step_by_step import Interpreter
 
 __all__ = [
-    "ENGINES",
-    "Call",
-    "Decision",
-    "Engine",
-    "LiveStep",
-    "Refusal",
-    "Result",
-    "autocast_dtype",
-    "candidates",
-    "decide",
-    "live_step",
-    "program_of",
-    "register",
-    "run",
-    "say_once",
-]
+    "ENGINES", "Call", "Decision", "Engine", "LiveStep", "Refusal", "Result", "autocast_dtype", "candidates",
+    "decide", "live_step", "program_of", "register", "run", "say_once",
+]  # fmt: skip
 
 for _engine in (CpuEngine(), Interpreter(), Reference()):
     register(_engine)

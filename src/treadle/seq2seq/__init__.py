@@ -12,12 +12,6 @@ from treadle.seq2seq.decoding import DecodingSession, Hypotheses
 from treadle.seq2seq.encoder_decoder import Encoded, EncoderDecoder
 
 __all__ = [
-    "Attention",
-    "AttentionState",
-    "Bidirectional",
-    "Bridge",
-    "DecodingSession",
-    "Encoded",
-    "EncoderDecoder",
+    "Attention", "AttentionState", "Bidirectional", "Bridge", "DecodingSession", "Encoded", "EncoderDecoder",
     "Hypotheses",
-]
+]  # fmt: skip

@@ -16,19 +16,6 @@ from treadle.streams.table_series import Series, series_of_table
 from treadle.streams.windows import Windows
 
 __all__ = [
-    "Array",
-    "ArrayFile",
-    "Batch",
-    "Iterated",
-    "Piece",
-    "Series",
-    "Span",
-    "StateKeeper",
-    "Stream",
-    "Table",
-    "TextFile",
-    "Windows",
-    "count",
-    "series_of_table",
-    "split",
-]
+    "Array", "ArrayFile", "Batch", "Iterated", "Piece", "Series", "Span", "StateKeeper", "Stream", "Table",
+    "TextFile", "Windows", "count", "series_of_table", "split",
+]  # fmt: skip

@@ -8,20 +8,6 @@ from treadle.recipes.compare.race import Evaluated, Stepped, WorkerError, Worker
 from treadle.recipes.compare.standings import Outcome, Standing, as_json, best, same_networks, sparkline, standings
 
 __all__ = [
-    "Budget",
-    "Contender",
-    "Evaluated",
-    "Outcome",
-    "Plan",
-    "Standing",
-    "Stepped",
-    "WorkerError",
-    "Workers",
-    "as_json",
-    "available_cores",
-    "best",
-    "make_plan",
-    "same_networks",
-    "sparkline",
-    "standings",
-]
+    "Budget", "Contender", "Evaluated", "Outcome", "Plan", "Standing", "Stepped", "WorkerError", "Workers",
+    "as_json", "available_cores", "best", "make_plan", "same_networks", "sparkline", "standings",
+]  # fmt: skip

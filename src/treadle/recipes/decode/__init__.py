@@ -16,26 +16,7 @@ from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT, World
 from treadle.recipes.decode.yardsticks import Informed, Perceptron
 
 __all__ = [
-    "COMMANDS",
-    "NAMES",
-    "PLACES",
-    "SITUATIONS",
-    "WAIT",
-    "Bayes",
-    "Decoder",
-    "EvidenceCell",
-    "EvidenceState",
-    "Followed",
-    "Game",
-    "Informed",
-    "KeyDecoder",
-    "Perceptron",
-    "Press",
-    "Turn",
-    "UserModel",
-    "World",
-    "follow",
-    "load_network",
-    "outcome_loss",
-    "study",
-]
+    "COMMANDS", "NAMES", "PLACES", "SITUATIONS", "WAIT", "Bayes", "Decoder", "EvidenceCell", "EvidenceState",
+    "Followed", "Game", "Informed", "KeyDecoder", "Perceptron", "Press", "Turn", "UserModel", "World", "follow",
+    "load_network", "outcome_loss", "study",
+]  # fmt: skip

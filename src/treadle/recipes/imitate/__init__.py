@@ -28,23 +28,7 @@ from treadle.recipes.imitate.machine import (
 from treadle.recipes.imitate.tape import RandomTapes, Tape
 
 __all__ = [
-    "BLANK",
-    "MACHINES",
-    "Action",
-    "Controller",
-    "Imitated",
-    "Judgement",
-    "Machine",
-    "RandomTapes",
-    "Settings",
-    "Tape",
-    "check_imitates",
-    "demonstrations",
-    "find_machine",
-    "imitator",
-    "judge",
-    "learn",
-    "parse_machine",
-    "read_machine",
-    "same_run",
-]
+    "BLANK", "MACHINES", "Action", "Controller", "Imitated", "Judgement", "Machine", "RandomTapes", "Settings",
+    "Tape", "check_imitates", "demonstrations", "find_machine", "imitator", "judge", "learn", "parse_machine",
+    "read_machine", "same_run",
+]  # fmt: skip

@@ -21,29 +21,8 @@ from treadle.recipes.segment.two_stage import TwoStageNetwork
 from treadle.recipes.segment.vgg import read_trunk, vgg_features
 
 __all__ = [
-    "Click",
-    "ClickFCN",
-    "ClickSampling",
-    "ClickSession",
-    "Evaluation",
-    "Example",
-    "Examples",
-    "Learning",
-    "Segmenter",
-    "TwoStageNetwork",
-    "distance_maps",
-    "evaluate",
-    "iou",
-    "make_scene",
-    "next_click",
-    "read_coco",
-    "read_folder",
-    "read_image",
-    "read_mask",
-    "read_trunk",
-    "scenes",
-    "split",
-    "start_from",
-    "summary",
+    "Click", "ClickFCN", "ClickSampling", "ClickSession", "Evaluation", "Example", "Examples", "Learning",
+    "Segmenter", "TwoStageNetwork", "distance_maps", "evaluate", "iou", "make_scene", "next_click", "read_coco",
+    "read_folder", "read_image", "read_mask", "read_trunk", "scenes", "split", "start_from", "summary",
     "vgg_features",
-]
+]  # fmt: skip

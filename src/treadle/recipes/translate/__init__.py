@@ -13,14 +13,6 @@ from treadle.recipes.translate.translator import Translator
 from treadle.recipes.translate.translator_training import Learning
 
 __all__ = [
-    "TASKS",
-    "Learning",
-    "Pair",
-    "Translator",
-    "Vocabulary",
-    "make_pairs",
-    "read_pairs",
-    "read_sources",
-    "split",
+    "TASKS", "Learning", "Pair", "Translator", "Vocabulary", "make_pairs", "read_pairs", "read_sources", "split",
     "translation_model",
-]
+]  # fmt: skip
