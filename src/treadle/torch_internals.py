@@ -1,13 +1,34 @@
 """The private names of PyTorch that treadle needs, in one place, each with the reason why.
 
-A release of PyTorch may move or rename them; then this file is mended, and nothing else. The compiler's own, with which
-it traces a step, are in ``compiler/trace.py``.
+A release of PyTorch may move or rename them; then this file is mended, and nothing else. The tables of a module
+(``_parameters``, ``_buffers``, ``_modules``) are no secret: they are read where they are needed.
 """
 
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from torch._C._functorch import maybe_current_level
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.autograd import forward_ad
 from torch.jit._trace import is_tracing
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+__all__ = [
+    "BatchNorm", "NormWithStatistics", "OpOverload", "TorchDispatchMode", "a_function_transform_is_active",
+    "can_be_decomposed", "forward_mode_is_active", "function_of", "is_followed", "jit_is_tracing", "no_modes",
+    "real_tensors", "schema_of", "tensor_without_numbers",
+]  # fmt: skip
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+"""The batch normalisations of all dimensions."""
+
+NormWithStatistics = nn.modules.batchnorm._NormBase
+"""These, and the instance normalisations."""
+
+no_modes = _disable_current_modes
+"""A context in which operations are PyTorch's own, whatever mode notes them."""
 
 jit_is_tracing = is_tracing
 """Whether `torch.jit.trace` records. The public name of this function is going to warn of its age."""
@@ -29,3 +50,23 @@ def forward_mode_is_active() -> bool:
 def is_followed() -> bool:
     """Whether something follows every operation, which a kernel or an autograd node of our own would hide from it."""
     return a_function_transform_is_active() or forward_mode_is_active() or is_tracing()
+
+
+def schema_of(function: OpOverload) -> Any:
+    """What an operation takes and gives, and which of that it writes into."""
+    return function._schema
+
+
+def can_be_decomposed(function: OpOverload) -> bool:
+    """Whether PyTorch says what an operation is in terms of others: ``function.decompose`` does."""
+    return function._can_decompose()
+
+
+def tensor_without_numbers(kind: type[Tensor], sizes: list[Any], dtype: torch.dtype, requires_grad: bool) -> Any:
+    """A tensor of a subclass that has a form, but no memory."""
+    return Tensor._make_wrapper_subclass(kind, sizes, dtype=dtype, requires_grad=requires_grad)  # pyright: ignore
+
+
+def function_of(node: Any) -> type[torch.autograd.Function] | None:
+    """The user's own function whose derivative a node of autograd is; None where it is one of PyTorch's operations."""
+    return type(node)._forward_cls if isinstance(node, torch.autograd.function.BackwardCFunction) else None  # pyright: ignore

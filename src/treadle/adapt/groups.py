@@ -8,11 +8,9 @@ from torch import nn
 
 from treadle.adapt.patterns import chosen, names_it
 from treadle.errors import AdaptError
+from treadle.torch_internals import NormWithStatistics
 
-NORMS = (
-    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm),
-    *(nn.modules.batchnorm._NormBase,),
-)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, NormWithStatistics)
 
 
 def parameter_groups(

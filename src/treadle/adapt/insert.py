@@ -15,6 +15,7 @@ from treadle.cells import RecurrentCell
 from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
 from treadle.running.recurrent import Recurrent
+from treadle.torch_internals import BatchNorm
 from treadle.wiring import Graph, NoisyStateCell
 from treadle.wiring.graph import Delayed, Node, sum_of
 from treadle.wiring.sizes import is_cell, output_size
@@ -223,7 +224,7 @@ def _gives(parts: list[nn.Module], at: str) -> tuple[int, Any]:
             return _gives(list(part), at)
         if isinstance(part, (nn.Linear, *CONVOLUTIONS)):
             return features_out(part) or 0, part
-        norm = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+        norm = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, BatchNorm)
         if not isinstance(part, (*HANDING_ON, nn.PReLU, *norm)):
             break
     raise AdaptError(f"nobody knows how many features {at!r} gives: insert behind a linear layer or a convolution")

@@ -10,6 +10,7 @@ from treadle.adapt.parts import CONVOLUTIONS, HANDING_ON, TRANSPOSED, first
 from treadle.adapt.places import STARTED, Changed, Places, Start, appended, placed
 from treadle.adapt.resize import resized_hidden
 from treadle.errors import AdaptError
+from treadle.torch_internals import BatchNorm
 from treadle.wiring.sizes import as_size, output_size
 
 
@@ -30,7 +31,7 @@ def read_wider(path: str, module: Any, places: Places, start: Start) -> Changed:
     if isinstance(module, nn.PReLU):
         new.weight, new.num_parameters = wider(module.weight, {0: places}, module.init), len(places)
         return new, places
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    if isinstance(module, BatchNorm):
         for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
             if getattr(module, name) is not None:
                 setattr(new, name, wider(getattr(module, name), {0: places}, value))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from treadle.compiler.program import BATCH, Program, Value, between
 from treadle.compiler.tracer import Traced
+from treadle.torch_internals import schema_of
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     name: getattr(torch, name)
@@ -86,7 +87,7 @@ def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Ten
             key = (call, tuple(map(id, operands)))
             if key not in calls:
                 # What is filled with random numbers in place may stand for other memory of that size as well.
-                own = [operand.clone() for operand in operands] if call.function._schema.is_mutable else operands
+                own = [operand.clone() for operand in operands] if schema_of(call.function).is_mutable else operands
                 calls[key] = (call(own, rows, _device(known)), operands)
             result = calls[key][0]
             return result if isinstance(result, Tensor) else result[index]

@@ -16,6 +16,7 @@ from treadle.compiler.source_lines import failed_line, first_line
 from treadle.compiler.tracer import Products, Traced, Tracer
 from treadle.compiler.walk import preorder
 from treadle.errors import TraceError
+from treadle.torch_internals import function_of
 
 
 def trace_step(
@@ -100,8 +101,8 @@ def _refuse_own_derivatives(results: Mapping[str, Tensor]) -> None:
     """A custom autograd.Function has a derivative that a trace of the forward pass cannot know."""
     roots = [t.grad_fn for t in results.values() if isinstance(t, Tensor) and t.grad_fn is not None]
     for node in preorder(roots, lambda node: [after for after, _ in node.next_functions if after is not None]):
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            function = type(node)._forward_cls  # pyright: ignore[reportAttributeAccessIssue]
+        function = function_of(node)
+        if function is not None:
             raise TraceError(
                 f"{first_line(function.forward.__code__)}: {function.__name__} is a function with a"
                 " derivative of its own, which the compiler does not look into: write its forward in the step"

@@ -4,23 +4,27 @@ Below PyTorch's autograd, each operation of the step arrives at `Tracer`, which 
 ``operations/``. The batch is a number that nothing else has, so that it can be told from features wherever it shows up.
 """
 
-import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from treadle.compiler import program as p
 from treadle.compiler.operations import HANDLERS, RANDOM, ROWWISE, NotRowwise, Unknown, check_rowwise, has_rows
 from treadle.compiler.program import BATCH, Call, Operand, Value
 from treadle.compiler.source_lines import running_line
 from treadle.errors import TraceError
-
-OpOverload = torch._ops.OpOverload
+from treadle.torch_internals import (
+    OpOverload,
+    TorchDispatchMode,
+    can_be_decomposed,
+    no_modes,
+    schema_of,
+    tensor_without_numbers,
+)
 
 _BATCH_SIZES = (9973, 9967, 9949, 9941, 9931, 9929)
 _LIMIT = 50_000
@@ -35,7 +39,7 @@ class Traced(Tensor):
     @staticmethod
     def __new__(cls, value: Value, rows: int, requires_grad: bool = False, alias: list[int] | None = None) -> "Traced":
         sizes = [rows if dim is BATCH else dim for dim in value.shape]
-        made = Tensor._make_wrapper_subclass(cls, sizes, dtype=value.dtype, requires_grad=requires_grad)  # pyright: ignore
+        made = tensor_without_numbers(cls, sizes, value.dtype, requires_grad)
         made.value, made.alias = value, alias if alias is not None else [0]
         made.alias[0] += 1  # how many tensors share this memory
         return made
@@ -85,7 +89,7 @@ class Tracer(TorchDispatchMode):
             raise
 
     def _note(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
-        name = func._schema.name.split("::")[1]
+        name = schema_of(func).name.split("::")[1]
         self.count += 1
         if self.count > _LIMIT:
             raise self._refuse(func, "the step has too many operations, perhaps a loop over the rows of the batch")
@@ -97,13 +101,15 @@ class Tracer(TorchDispatchMode):
             return self._random(func, name, args, kwargs)
         if name.endswith("_") and not name.endswith("__"):
             return self._in_place(func, name[:-1], args, kwargs)
-        if any(argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments):
+        if any(
+            argument.alias_info is not None and argument.alias_info.is_write for argument in schema_of(func).arguments
+        ):
             raise self._refuse(func, "it writes into a tensor that it was given: use the form that returns a new one")
-        if name not in HANDLERS and name not in ROWWISE and func._can_decompose():
+        if name not in HANDLERS and name not in ROWWISE and can_be_decomposed(func):
             with self:
                 return func.decompose(*args, **kwargs)
         value = self._value(func, name, args, kwargs)
-        views = func._schema.returns and any(r.alias_info is not None for r in func._schema.returns)
+        views = any(returned.alias_info is not None for returned in schema_of(func).returns)
         base = next((a for a in args if isinstance(a, Traced)), None) if views else None
         return self._tensors(value, base.alias if base is not None else None)
 
@@ -114,7 +120,7 @@ class Tracer(TorchDispatchMode):
             if name == "detach":
                 result: Any = given[0] if self.keep_gradients else p.detach(given[0])
             elif known is not None:
-                if func._schema.name.startswith("aten::"):
+                if schema_of(func).name.startswith("aten::"):
                     options = {k: v for k, v in options.items() if k not in ("layout", "pin_memory", "memory_format")}
                 result = known(*given, **options)
             elif not has_rows([given, options]):
@@ -191,7 +197,7 @@ class Tracer(TorchDispatchMode):
             torch.empty([self.rows if d is BATCH else d for d in v.shape], dtype=v.dtype, device="meta")
             for v in operands
         ]
-        with torch.no_grad(), _outside():
+        with torch.no_grad(), no_modes():
             out = call(meta, self.rows, torch.device("meta"))
         if out is None:  # a check whose outcome is known only when there are numbers
             return None
@@ -263,13 +269,6 @@ class Products(TorchFunctionMode):
 
 
 _MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__)
-
-
-@contextlib.contextmanager
-def _outside() -> Iterator[None]:
-    """Operations in here are PyTorch's own."""
-    with torch.utils._python_dispatch._disable_current_modes():  # pyright: ignore[reportAttributeAccessIssue]
-        yield
 
 
 def _listed(result: Any) -> list[Value]:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from torch._ops import OpOverload
-
 from treadle.compiler.operations.table import NotRowwise
 from treadle.compiler.program import BATCH, Value
+from treadle.torch_internals import OpOverload, schema_of
 
 FIRST = (
     "convolution avg_pool2d max_pool2d_with_indices avg_pool1d upsample_nearest2d native_group_norm"
@@ -40,7 +39,7 @@ def check_rowwise(function: OpOverload, name: str, given: list[Any], options: di
     if name in ALONG:
         dims = options.get("dim", options.get("dims"))
         if dims is None:
-            place = next(i for i, a in enumerate(function._schema.arguments) if a.name in ("dim", "dims"))
+            place = next(i for i, a in enumerate(schema_of(function).arguments) if a.name in ("dim", "dims"))
             dims = given[place] if place < len(given) else -1
         for dim in dims if isinstance(dims, list) else [dims]:
             if value.shape[dim % len(value.shape)] is BATCH:

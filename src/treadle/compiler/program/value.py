@@ -13,6 +13,7 @@ from torch import Tensor
 
 from treadle.compiler.program.shapes import BATCH, Dim, Shape, numel, show_shape
 from treadle.compiler.walk import postorder
+from treadle.torch_internals import OpOverload, schema_of
 
 UNARY = frozenset(
     "neg abs exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid erf floor ceil round trunc sign reciprocal"
@@ -54,7 +55,7 @@ class Call:
     ``draw`` says which of the step's draws of random numbers it is, None if it draws none: no two draws are one call.
     """
 
-    function: torch._ops.OpOverload
+    function: OpOverload
     arguments: tuple[Any, ...]
     options: tuple[tuple[str, Any], ...] = ()
     draw: int | None = None
@@ -74,7 +75,7 @@ class Call:
             return rows if tree is BATCH else tree
 
         options = {name: unpack(part) for name, part in self.options}
-        if device is not None and any(argument.name == "device" for argument in self.function._schema.arguments):
+        if device is not None and any(argument.name == "device" for argument in schema_of(self.function).arguments):
             options["device"] = device
         return self.function(*unpack(self.arguments), **options)
 
