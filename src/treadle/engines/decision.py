@@ -49,7 +49,6 @@ class Decision:
 
     @property
     def refusal(self) -> Refusal | None:
-        """The first of the refusals."""
         return next(iter(self.refusals.values()), None)
 
     @property
@@ -59,7 +58,6 @@ class Decision:
         return {one.name: self.refusals.get(one.name) or Refusal(self._passed_over(one)) for one in others}
 
     def _passed_over(self, engine: Engine) -> str:
-        """Why an engine was not asked."""
         if self.call.engine != "auto":
             return f"engine={self.call.engine!r} was asked for"
         if engine.automatic or not engine.by_program:

@@ -28,7 +28,7 @@ def run(network: Network, engine: Engine, call: Call) -> Result:
     known.update(draw(own.plan, layout, known, engine))
     now = Progress(layout, known, starts, fresh)
     for stage in own.stages:
-        stage.run(now)
+        stage(now)
     end = with_tensors(call.state, [now.finals[name] for name in starts])
     every = None
     if call.return_states:

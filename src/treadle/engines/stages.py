@@ -1,8 +1,9 @@
 """The sections of a plan in stages, as an engine takes them: which it runs as one, and which are left to PyTorch."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -35,36 +36,22 @@ class Progress:
     finals: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
-class Stage(Protocol):
-    """A part of a plan that runs before the next one begins."""
-
-    def run(self, now: Progress) -> None:
-        """Run it, and add what it gives to what is known."""
-        ...
+Stage: TypeAlias = Callable[[Progress], None]
+"""Runs a part of a plan before the next one begins, and adds what it gives to what is known."""
 
 
-class _Invariants:
+def _invariants(section: Section) -> Stage:
     """What is computed once, of parameters alone."""
-
-    def __init__(self, section: Section):
-        self.line = Line(section.outputs, section.inputs)
-
-    def run(self, now: Progress) -> None:
-        self.line.run(now.known, 0)
+    line = Line(section.outputs, section.inputs)
+    return lambda now: line.run(now.known, 0)
 
 
-class _Shifts:
+def _shifts(section: Section, now: Progress) -> None:
     """Sequences that are moved by one step: delayed outputs, which are no loops."""
-
-    def __init__(self, section: Section):
-        self.section = section
-
-    def run(self, now: Progress) -> None:
-        section, layout = self.section, now.layout
-        for name, old, new in zip(section.states, section.old, section.new, strict=True):
-            after, start = now.known[new], now.starts[name]
-            now.known[old] = layout.previous(after, start, now.fresh[name])
-            now.finals[name] = layout.last(after, start)
+    for name, old, new in zip(section.states, section.old, section.new, strict=True):
+        after, start = now.known[new], now.starts[name]
+        now.known[old] = now.layout.previous(after, start, now.fresh[name])
+        now.finals[name] = now.layout.last(after, start)
 
 
 class _InPyTorch:
@@ -79,28 +66,27 @@ class _InPyTorch:
         return run_section(self.section, layout, given, starts, fresh)
 
 
-class _Running:
+def _running(sections: Sequence[Section], runner: Runner, plan: Plan) -> Stage:
     """Sections over the whole sequence, with whatever runs them."""
+    states = tuple(name for section in sections for name in section.states)
+    last = sections[-1]
+    # The states before each step that are read later, and that nobody gives.
+    before = [
+        (name, old, new)
+        for name, old, new in zip(last.states, last.old, last.new, strict=True)
+        if old in plan.sunk and old not in last.outputs
+    ]
 
-    def __init__(self, sections: Sequence[Section], runner: Runner, plan: Plan):
-        self.runner = runner
-        self.states = tuple(name for section in sections for name in section.states)
-        last = sections[-1]
-        # The states before each step that are read later, and that nobody gives.
-        self.before = [
-            (name, old, new)
-            for name, old, new in zip(last.states, last.old, last.new, strict=True)
-            if old in plan.sunk and old not in last.outputs
-        ]
-
-    def run(self, now: Progress) -> None:
-        known, runner = now.known, self.runner
-        starts, fresh = [now.starts[name] for name in self.states], [now.fresh[name] for name in self.states]
+    def run(now: Progress) -> None:
+        known = now.known
+        starts, fresh = [now.starts[name] for name in states], [now.fresh[name] for name in states]
         results, ends = runner.run(now.layout, [known[v] for v in runner.given], starts, fresh)
         known.update(zip(runner.outputs, results, strict=True))
-        now.finals.update(zip(self.states, ends, strict=True))
-        for name, old, new in self.before:
+        now.finals.update(zip(states, ends, strict=True))
+        for name, old, new in before:
             known[old] = now.layout.previous(known[new], now.starts[name], now.fresh[name])
+
+    return run
 
 
 @dataclasses.dataclass
@@ -161,10 +147,10 @@ class Staged:
                 if after and after.taken and self._read_by(groups[i + 2 :]).isdisjoint(last.outputs):
                     before = last
                 else:
-                    yield _Invariants(last)
+                    yield _invariants(last)
                 continue
             if last.kind is Kind.SHIFT:
-                yield _Shifts(last)
+                yield functools.partial(_shifts, last)
                 continue
             visible |= {new for old, new in zip(last.old, last.new, strict=True) if old in self.plan.sunk}
             runner: Runner = _InPyTorch(last)
@@ -172,7 +158,7 @@ class Staged:
                 runner = self._engine.join(sections, group.taken, visible, before)
                 self.runners.append((sections, runner))
             before = None
-            yield _Running(sections, runner, self.plan)
+            yield _running(sections, runner, self.plan)
 
     def _read_by(self, groups: list[_Group]) -> set[Value]:
         """What these read, and what is wanted in the end."""

@@ -91,7 +91,6 @@ class _Subject:
         return torch.randint(2, (rows, *self.size)) if self.tokens else torch.randn(rows, *self.size).to(dtype)
 
     def xs(self, rows: int, steps: int, dtype: torch.dtype) -> Tensor:
-        """A sequence of so many steps."""
         return torch.stack([self.x(rows, dtype) for _ in range(steps)], 1)
 
     def dtype(self, cell: Any) -> torch.dtype:
@@ -328,8 +327,7 @@ def device(subject: _Subject) -> None:
     cell = subject.cell().to("meta")
     x = subject.x(2, subject.dtype(cell)).to("meta")
     try:
-        result = {"y": None, "state": None}
-        result["y"], result["state"] = cell(x, states.initial_state(cell, x))
+        y, state = cell(x, states.initial_state(cell, x))
     except NotImplementedError as error:
         raise CellError(
             f"an operation of the step has no meta kernel, so its shapes cannot be known ahead: {error}"
@@ -339,7 +337,7 @@ def device(subject: _Subject) -> None:
             f"the step does not run where its parameters are ({str(error).splitlines()[0]}): make tensors with"
             " device=x.device, and register constants as buffers"
         ) from None
-    for name, tensor in states.named_tensors(result):
+    for name, tensor in states.named_tensors({"y": y, "state": state}):
         if tensor.device.type != "meta":
             raise CellError(
                 f"{name} is on {tensor.device}, though cell and x are elsewhere: make tensors with device=x.device"

@@ -48,7 +48,6 @@ class PlanReader:
         self.counted: set[Any] = set()
 
     def sections(self) -> Iterator[ExplainedSection]:
-        """All of them, in order."""
         all_sections = self.plan.sections
         makers = {v: i for i, s in enumerate(all_sections) for v in (*s.outputs, *s.new)}
         makers |= {v: i for i, s in enumerate(all_sections) for v in s.old}

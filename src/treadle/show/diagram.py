@@ -145,7 +145,6 @@ class _Walk:
         self.stands_for[path] = [self.end(graph, prefix, read) for read in graph.output_reads]
 
     def add(self, path: str, module: nn.Module, reads: list[_End], previous: Mapping[str, _End]) -> None:
-        """Add a node with its edges."""
         if isinstance(module, Graph):
             self.enter(module, path, reads)
             return
@@ -176,7 +175,6 @@ class _Walk:
                 return _End(prefix + read.name, read.size)
 
     def finished(self) -> Diagram:
-        """All edges between boxes."""
         edges: list[Edge] = []
         for edge in self.raw:
             ends = self.expanded(_End(edge.source, edge.size, edge.delay, edge.fields))

@@ -270,17 +270,16 @@ class _Plan:
     def panel(self, bottoms: list[float]) -> Panel:
         """Everything in its place, once the rows are where they are."""
         self.bottoms = bottoms
-        places = {
+        self.places = {
             (box.name, column): Place(
                 box, column, x, bottoms[row] + self.height(row) / 2, self.width[box.name], self.height(row)
             )
             for column, x in enumerate(self.x)
             for row, box in enumerate(self.boxes)
         }
-        self.places = places
         wires = [self._wire(i, route) for i, route in enumerate(self.routes)]
-        top = max(place.extent[3] for place in places.values())
-        return Panel(list(places.values()), wires, self.total_width, top)
+        top = max(place.extent[3] for place in self.places.values())
+        return Panel(list(self.places.values()), wires, self.total_width, top)
 
     def _wire(self, i: int, route: Route) -> Wire:
         edge = route.edge

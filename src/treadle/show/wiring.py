@@ -135,13 +135,10 @@ def _draw_wire(axes: Axes, wire: Wire, origin: Point) -> None:
     axes.add_patch(line)
     if wire.end is None:
         return
-    x, y = points[-1]
-    left, right = (
-        (_towards(points[-1], points[-2], 0.1, across=sign * (0.04 + style.width / 150))) for sign in (-1, 1)
-    )
-    head = Polygon([(x, y), left, right], closed=True, facecolor=style.color, edgecolor="none")
-    head.set_zorder(style.rank + 0.5)
-    axes.add_patch(head)
+    half = 0.04 + style.width / 150
+    left, right = (_towards(points[-1], points[-2], 0.1, across) for across in (-half, half))
+    order = style.rank + 0.5
+    axes.add_patch(Polygon([points[-1], left, right], facecolor=style.color, edgecolor="none", zorder=order))
 
 
 def rounded(points: list[Point]) -> Curve:
