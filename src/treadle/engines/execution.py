@@ -13,7 +13,7 @@ from treadle.state import named_tensors, with_tensors
 
 def run(network: Network, engine: Engine, call: Call) -> Result:
     """Run a call, which is in one precision, by its cell's program; an engine runs the sections that it takes."""
-    if torch.is_autocast_enabled("cpu"):  # the context alone takes as long as a short step
+    if torch.is_autocast_enabled("cpu"):  # asked first: the context alone takes as long as a short step
         with torch.autocast("cpu", enabled=False):
             return run(network, engine, call)
     own = staged(network, engine, call.products, call.return_states)

@@ -81,7 +81,7 @@ class PlanReader:
         name = self.names.name
         return ExplainedSection(
             _KINDS[section.kind],
-            tuple(name.removeprefix("state/") for name in section.states),
+            tuple(state.removeprefix("state/") for state in section.states),
             layers(section.states),
             tuple(before),
             after,
