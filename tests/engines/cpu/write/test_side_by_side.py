@@ -168,12 +168,13 @@ def test_the_team_is_who_came_in_time():
 
     from treadle.engines.cpu.machine import compilation, target
     from treadle.engines.cpu.write import rendezvous
+    from treadle.engines.cpu.write.cursor import I64, POINTER, Cursor
 
-    module, word = ir.Module(), ir.IntType(64)
-    function = ir.Function(module, ir.FunctionType(word, [ir.PointerType(), word]), "come")
-    builder = ir.IRBuilder(function.append_basic_block())
-    builder.ret(rendezvous.join(builder, target.host(), *function.args))
-    library = compilation.compile(str(module), target.host())
+    cursor = Cursor(target.host(), itemsize=4)
+    function = ir.Function(cursor.module, ir.FunctionType(I64, [POINTER, I64]), "come")
+    cursor.b = ir.IRBuilder(function.append_basic_block())
+    cursor.b.ret(rendezvous.join(cursor, *function.args))
+    library = compilation.compile(str(cursor.module), target.host())
     come = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int64)(library.address("come"))
     words = (ctypes.c_int64 * rendezvous.WORDS)()
     found = []

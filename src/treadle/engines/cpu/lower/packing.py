@@ -26,7 +26,6 @@ class Packing:
 
     @functools.cached_property
     def width(self) -> int:
-        """Columns of a panel."""
         return len(self.slots) * self.vectors * self.lanes
 
     @functools.cached_property

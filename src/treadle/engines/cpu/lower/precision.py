@@ -38,11 +38,8 @@ class Precision:
         widened whenever it is read. That takes longer than the products over a sequence save, so weights stay float32,
         with the values of bfloat16; but a single step waits for its weights, and half the bytes are read twice as fast.
 
-        Args:
-            dtype: of the values.
-            bfloat16: whether products are asked for in bfloat16; float64 stays as it is.
-            memory_bound: whether weights are read so seldom that their bytes count, as in a single step.
-            target: the CPU.
+        ``bfloat16`` asks for products in it; float64 stays as it is. Where weights are read so seldom that their bytes
+        count, as in a single step, the work is ``memory_bound``.
         """
         if not bfloat16 or dtype != torch.float32:
             return cls(dtype)

@@ -60,11 +60,6 @@ class _Scheduler:
         self.nests: dict[Any, Nest] = {}
 
     def run(self) -> Schedule:
-        """The schedule.
-
-        Raises:
-            MustBeStored: try again with one value more.
-        """
         for value, sinks in self._sinks().items():
             for root in self._parts(value, tuple(sinks)):
                 self._place(root)
@@ -157,11 +152,9 @@ class _Scheduler:
             self._add(Nest(level, *squeezed(value.row_shape, ()), [root]))
 
     def _add(self, nest: Nest) -> None:
-        key = (nest.level, nest.domain, nest.reduced)
-        if key in self.nests:
-            self.nests[key].roots.extend(nest.roots)
-        else:
-            self.nests[key] = nest
+        same = self.nests.setdefault((nest.level, nest.domain, nest.reduced), nest)
+        if same is not nest:
+            same.roots.extend(nest.roots)
 
     def _touches(self, nest: Nest) -> list[tuple[Value, Index]]:
         """Everything that a nest evaluates, with the index at which it does."""

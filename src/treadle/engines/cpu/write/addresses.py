@@ -16,11 +16,10 @@ class Table:
     """The kernel's table of arguments, which the entry block reads."""
 
     def __init__(self, cursor: Cursor, address: ir.Value, size: int):
-        self.cursor, self.words = cursor, []
+        self.cursor, entry = cursor, cursor.entry
+        places = map(cursor.const, range(size))
+        self.words = [entry.load(entry.gep(address, [place], source_etype=I64), typ=I64) for place in places]
         self._pointers: dict[int, ir.Value] = {}
-        for place in range(size):
-            word = cursor.entry.gep(address, [cursor.const(place)], source_etype=I64)
-            self.words.append(cursor.entry.load(word, typ=I64))
 
     def pointer(self, place: int) -> ir.Value:
         if place not in self._pointers:
@@ -28,7 +27,6 @@ class Table:
         return self._pointers[place]
 
     def word_of(self, place: int, index: ir.Value) -> ir.Value:
-        """A number of the array whose address that word is."""
         return self.cursor.load_word(self.cursor.b.inttoptr(self.words[place], POINTER), index)
 
 
@@ -49,15 +47,12 @@ class Addresses:
 
     def __init__(self, table: Table, sharing: Sharing):
         self.cursor, self.lowered, self.table, self.sharing = sharing.cursor, sharing.lowered, table, sharing
-        lowered = self.lowered
-        self.places, self.scratch = lowered.places, lowered.scratch
-        kernel = lowered.kernel
-        self.streams, self.invariants, self.carries = (
-            {value: i for i, value in enumerate(values)}
-            for values in (kernel.streams, kernel.invariants, [old for old, _ in kernel.carries])
-        )
-        self.matrices = {product: i for i, product in enumerate(lowered.packings)}
-        self._held = kernel.memory | set(lowered.schedule.buffers)
+        self.places, self.scratch, kernel = self.lowered.places, self.lowered.scratch, self.lowered.kernel
+        self.streams = dict(zip(kernel.streams, self.places.streams, strict=True))
+        self.invariants = dict(zip(kernel.invariants, self.places.invariants, strict=True))
+        self.matrices = dict(zip(self.lowered.packings, self.places.matrices, strict=True))
+        self.carries = {old: i for i, (old, _) in enumerate(kernel.carries)}
+        self._held = kernel.memory | set(self.lowered.schedule.buffers)
 
     def in_scratch(self, rows: Rows, r: ir.Value) -> ir.Value:
         c, b = self.cursor, self.cursor.b
@@ -69,7 +64,7 @@ class Addresses:
         """Row ``r`` of a value with rows, and how many numbers its rows are apart."""
         c, b = self.cursor, self.cursor.b
         if value in self.streams:
-            place = self.places.streams[self.streams[value]]
+            place = self.streams[value]
             stride = self.table.words[place + 1]
             return c.at(self.table.pointer(place), b.mul(b.add(step.first, r), stride)), stride
         if value in self.carries:
@@ -122,7 +117,7 @@ class Addresses:
         return self.cursor.at(self.sharing.own, self.cursor.const(self.scratch.tiles[product]))
 
     def matrix(self, product: Value) -> ir.Value:
-        return self.table.pointer(self.places.matrices[self.matrices[product]])
+        return self.table.pointer(self.matrices[product])
 
     def invariant(self, value: Value) -> ir.Value:
-        return self.table.pointer(self.places.invariants[self.invariants[value]])
+        return self.table.pointer(self.invariants[value])

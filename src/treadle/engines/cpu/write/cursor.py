@@ -86,7 +86,6 @@ class Cursor:
         return function
 
     def declared(self, name: str, result: ir.Type, *kinds: ir.Type) -> ir.Function:
-        """A function of LLVM's."""
         return declared(self.module, name, ir.FunctionType(result, kinds))
 
     @contextlib.contextmanager
@@ -110,11 +109,9 @@ class Cursor:
     const = staticmethod(const)
 
     def minimum(self, a: ir.Value, c: ir.Value) -> ir.Value:
-        """The lesser one of two integers."""
         return self.b.select(self.b.icmp_signed("<", a, c), a, c)
 
     def loop(self, start: ir.Value | int, stop: ir.Value | int, step: ir.Value | int = 1) -> Any:
-        """``for i in range(start, stop, step)``."""
         return counted(self.b, *(const(i) if isinstance(i, int) else i for i in (start, stop, step)))
 
     def over(self, count: int, body: Callable[[ir.Value, int], Any]) -> None:
@@ -137,19 +134,15 @@ class Cursor:
         return self.b.gep(address, [elements], source_etype=self.element)
 
     def load_word(self, table: ir.Value, index: ir.Value) -> ir.Value:
-        """An integer of a table."""
         return self.b.load(self.b.gep(table, [index], source_etype=I64), typ=I64)
 
     def load_number(self, address: ir.Value) -> ir.Value:
-        """One number."""
         return self.b.load(address, typ=self.element, align=self.bytes)
 
     def store_number(self, number: ir.Value, address: ir.Value) -> None:
-        """Store one number."""
         self.b.store(number, address, align=self.bytes)
 
     def load_slot(self, slot: ir.Value) -> ir.Value:
-        """The vector in a variable."""
         return self.b.load(slot, typ=self.vector)
 
     def load(self, address: ir.Value, lanes: int | ir.Value | None = None) -> ir.Value:
@@ -179,17 +172,14 @@ class Cursor:
         return lanes
 
     def fill(self, address: ir.Value, count: int) -> None:
-        """Zeros."""
         self.over(count, lambda j, valid: self.store(self.zeros, self.at(address, j), valid))
 
     def copy(self, source: ir.Value, to: ir.Value, count: int) -> None:
-        """Copy so many numbers."""
         self.over(count, lambda j, valid: self.store(self.load(self.at(source, j), valid), self.at(to, j), valid))
 
     # Vectors.
 
     def filled(self, number: float) -> ir.Constant:
-        """A number in all lanes."""
         return ir.Constant(self.vector, [number] * self.lanes)
 
     def first(self, count: int) -> ir.Constant:
@@ -203,7 +193,6 @@ class Cursor:
         return self.b.shuffle_vector(one, undefined, self._first_lane)
 
     def multiply_add(self, a: ir.Value, x: ir.Value, c: ir.Value) -> ir.Value:
-        """``a * x + c``."""
         # Where there is no instruction for it, LLVM would call libm for each lane of llvm.fma.
         fused = self.target.vector_bytes > 16 or self.target.registers == 32
         function = self.declared(f"llvm.{'fma' if fused else 'fmuladd'}.{self.suffix}", *[self.vector] * 4)

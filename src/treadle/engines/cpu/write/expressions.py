@@ -56,7 +56,6 @@ class Expressions:
         self._readable = addresses.lowered.kernel.memory | self.plan.stored
 
     def at(self, value: Value, index: Index, spot: Spot) -> ir.Value:
-        """The vector of a value at an index."""
         key = (value, index)
         found = spot.values.get(key)
         if found is None:
@@ -93,14 +92,10 @@ class Expressions:
         return self._operation(value, operands) if value.op in p.ELEMENTWISE else operands[0]
 
     def _operation(self, value: Value, operands: list[ir.Value]) -> ir.Value:
-        b, op, fast = self.cursor.b, value.op, ("contract",)
+        b, op = self.cursor.b, value.op
         match op:
-            case "add":
-                return b.fadd(*operands, flags=fast)
-            case "sub":
-                return b.fsub(*operands, flags=fast)
-            case "mul":
-                return b.fmul(*operands, flags=fast)
+            case "add" | "sub" | "mul":
+                return getattr(b, f"f{op}")(*operands, flags=("contract",))
             case "div":
                 return b.fdiv(*operands)
             case "ne":
@@ -135,9 +130,9 @@ class Expressions:
         if value in self.addresses.invariants:
             base = self.addresses.invariant(value)
         else:
-            base = spot.rows.get(value)
-            if base is None:
-                base = spot.rows[value] = self.addresses.row(value, spot.row, spot.step)[0]
+            if value not in spot.rows:
+                spot.rows[value] = self.addresses.row(value, spot.row, spot.step)[0]
+            base = spot.rows[value]
         address = self.place(base, affine, spot)
         coefficient = affine[-1] if spot.variables else 0
         if coefficient == 1:
@@ -162,7 +157,7 @@ class Expressions:
         """Features of the row of a table that a whole number names; numbers outside read its first or last row."""
         c, b, addresses = self.cursor, self.cursor.b, self.addresses
         table, which = value.inputs
-        place = addresses.places.streams[addresses.streams[which]]
+        place = addresses.streams[which]
         row = b.mul(b.add(spot.step.first, spot.row), addresses.table.words[place + 1])
         number = c.load_word(addresses.table.pointer(place), row)
         zero, last = c.const(0), c.const(table.shape[0] - 1)

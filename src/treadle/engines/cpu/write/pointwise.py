@@ -38,8 +38,6 @@ class Pointwise:
         self.cursor, self.addresses, self.expressions = expressions.cursor, expressions.addresses, expressions
 
     def write(self, nest: Nest, row: ir.Value, step: Step, over: Over) -> None:
-        """All features of a row."""
-
         def body(variables: Variables, valid: int) -> None:
             self.vector(Spot(step, nest, row, list(variables.values()), valid))
 
@@ -49,7 +47,6 @@ class Pointwise:
             over(1, lambda _, valid: body({}, valid))
 
     def vector(self, spot: Spot) -> None:
-        """One vector of features of every root."""
         count = len(spot.nest.domain)
         for root in spot.nest.roots:
             value, index = root_index(root, spot.nest)
@@ -63,9 +60,9 @@ class Pointwise:
         if isinstance(to, Sum):
             base = self.addresses.sum(to)
         else:
-            base = spot.rows.get(to)
-            if base is None:
-                base = spot.rows[to] = self.addresses.written(to, spot.row, spot.step)
+            if to not in spot.rows:
+                spot.rows[to] = self.addresses.written(to, spot.row, spot.step)
+            base = spot.rows[to]
         address = self.expressions.place(base, affine, spot)
         coefficient = affine[-1] if spot.variables else 1
         if coefficient == 1:

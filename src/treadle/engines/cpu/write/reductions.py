@@ -33,7 +33,7 @@ class Reduction:
     def _write_at(self, kept: Variables, valid: int) -> None:
         """The totals at one place along the axes that stay."""
         c, nest = self.cursor, self.nest
-        totals = self._slots()
+        totals = [c.slot() for _ in nest.roots]
         for root, total in zip(nest.roots, totals, strict=True):
             c.b.store(self._neutral(root.value), total)
         if self.across and len(nest.reduced) == 1 and nest.domain[self.last] >= SUMS * c.lanes:
@@ -50,15 +50,11 @@ class Reduction:
         every = [found.get(axis, self.cursor.const(0)) for axis in range(len(self.nest.domain))]
         return Spot(self.step, self.nest, self.row, every, valid)
 
-    def _slots(self) -> list[ir.Value]:
-        """A variable for each root."""
-        return [self.cursor.slot() for _ in self.nest.roots]
-
     def _in_several(self, kept: Variables, totals: list[ir.Value]) -> None:
         """Several totals at once, which are combined in the end."""
         c, count = self.cursor, self.nest.domain[self.last]
         whole = count - count % (SUMS * c.lanes)
-        others = [self._slots() for _ in range(SUMS - 1)]
+        others = [[c.slot() for _ in totals] for _ in range(SUMS - 1)]
         for root, *rest in zip(self.nest.roots, *others, strict=True):
             for other in rest:
                 c.b.store(self._neutral(root.value), other)
@@ -107,7 +103,6 @@ class Reduction:
                 c.store(total, address, spot.valid)
 
     def _across(self, value: Value, total: ir.Value) -> ir.Value:
-        """All lanes reduced to one number."""
         c = self.cursor
         if value.op == "sum":
             function = c.declared(f"llvm.vector.reduce.fadd.{c.suffix}", c.element, c.element, c.vector)

@@ -91,7 +91,7 @@ class _SideBySide(Sharing):
         b = self.cursor.b
         arrivals = b.add(b.load(self.met, typ=I64), self.team)
         b.store(arrivals, self.met)
-        meet(b, self.cursor.target, self.meeting, arrivals, self.give_way)
+        meet(self.cursor, self.meeting, arrivals, self.give_way)
 
 
 def text(lowered: Lowered) -> str:
@@ -102,7 +102,7 @@ def text(lowered: Lowered) -> str:
     with c.inside(function):
         table, b = Table(c, arguments, len(lowered.places)), c.b
         begin, late = function.append_basic_block("begin"), function.append_basic_block("late")
-        joined = join(b, c.target, meeting, most)
+        joined = join(c, meeting, most)
         team, number = b.lshr(joined, c.const(32)), b.and_(joined, c.const(0xFFFFFFFF))
         b.cbranch(b.icmp_unsigned("==", team, c.const(0)), late, begin)
         b.position_at_end(late)

@@ -75,11 +75,9 @@ class Vector:
 
     # Both keep NaN, and in this order of operands are x86's minps and maxps.
     def at_most(self, limit: Number) -> "Vector":
-        """The smaller of this and a limit, lane by lane."""
         return self.replaced(self.builder.fcmp_ordered("<", self.lift(limit), self.value), limit)
 
     def at_least(self, limit: Number) -> "Vector":
-        """The larger of this and a limit, lane by lane."""
         return self.replaced(self.builder.fcmp_ordered(">", self.lift(limit), self.value), limit)
 
     def intrinsic(self, name: str, *others: Operand, fastmath: Sequence[str] = ()) -> "Vector":
@@ -90,7 +88,6 @@ class Vector:
         return self.new(self.builder.call(function, operands, fastmath=fastmath))
 
     def multiply_add(self, factor: Operand, term: Operand) -> "Vector":
-        """This times a factor plus a term."""
         return self.intrinsic("fmuladd", factor, term)
 
     def polynomial(self, coefficients: Sequence[Number]) -> "Vector":
