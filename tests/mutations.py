@@ -46,8 +46,8 @@ PAIRS = "tests/engines/test_pairwise.py -k"
 MUTATIONS = [
     Mutation(
         "engines/layout.py",
-        "        step = self.sorted - 1\n",
-        "        step = self.sorted - 2\n",
+        "self._place_after(self.sorted - 1, ",
+        "self._place_after(self.sorted - 2, ",
         "a short row ends with the state of the step before its last",
         f"{PAIRS} 'lengths and interpreter'",
     ),
