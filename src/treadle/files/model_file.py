@@ -66,8 +66,9 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Example:
         >>> import treadle as td
+        >>> from treadle.files.model_file import read_notes
         >>> td.save("noted.safetensors", td.GRUCell(2, 3), notes={"unit": "degrees"})
-        >>> td.modelfile.read_notes("noted.safetensors")
+        >>> read_notes("noted.safetensors")
         {'unit': 'degrees'}
     """
     _, metadata = read(path, "treadle model")
