@@ -101,7 +101,7 @@ def _called(path: str, module: Any) -> str:
 
 
 def _maker(path: str, cell: Any, which: str) -> tuple[int, Callable[[int], Any]]:
-    """The size of a cell, and a function that builds it anew at another."""
+    """The size of a cell, and a function that rebuilds it at another."""
     try:
         arguments = arguments_of(cell)
     except ModelFileError as error:

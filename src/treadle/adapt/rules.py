@@ -28,7 +28,7 @@ class Copy:
 
 @dataclasses.dataclass(frozen=True)
 class Widen:
-    """Keep a tensor as it is at the beginning of an axis, and start the rest of that axis anew.
+    """Keep a tensor as it is at the beginning of an axis, and initialise the rest of that axis again.
 
     Args:
         axis: which axis is longer.

@@ -35,7 +35,7 @@ class Call:
         xs: [T, B, ...], T at least 1.
         state: the state before the first step.
         lengths: [B] whole numbers; past its end a row's state stands still and its outputs are zero.
-        resets: [T, B] booleans; a row starts anew before reading that step.
+        resets: [T, B] booleans; a row is reset before reading that step.
         return_states: whether the states after every step are wanted.
         engine: the name of the engine that was asked for, or ``"auto"``.
         products: what autocast asks for: the precision in which products multiply; None where it is off.

@@ -41,7 +41,7 @@ class ExplainedSection:
         operations: how many, views not counted.
         products: those with a matrix, ``"x @ layer0.weight_ih"``.
         norms: layer normalisations, by the name of the module.
-        functions: how often each function is taken that is dear to compute.
+        functions: how often each function is taken that is expensive to compute.
         others: operations that the compiler does not look into.
         multiply_adds: in the products, for one row at one step.
         kept: what it keeps for the backward pass beyond what earlier sections keep; None where that is PyTorch's own

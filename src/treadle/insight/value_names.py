@@ -7,7 +7,7 @@ from treadle.compiler.fission import Kind, Plan, Section
 from treadle.compiler.program import EXPENSIVE, Program, Value
 
 FUNCTIONS = EXPENSIVE - {"div", "reciprocal"} | {"amax"}
-"""The functions that are dear enough to be named."""
+"""The functions that are expensive enough to be named."""
 
 
 class ValueNames:

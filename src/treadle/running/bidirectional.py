@@ -133,7 +133,7 @@ def _mirrored(xs: Tensor, lengths: Tensor | None, axis: int) -> Tensor:
 def _from_the_end(resets: Tensor, lengths: Tensor | None) -> Tensor:
     """The same borders [B, T], for who reads from the end.
 
-    Forwards, a row starts anew before it reads step t. Backwards, it has read step t by then and starts anew before
+    Forwards, a row is reset before it reads step t. Backwards, it has read step t by then and is reset before
     step t - 1. A reset in padding is no border, or it would stand before the first step that is read.
     """
     before_next = torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], 1)

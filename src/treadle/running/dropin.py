@@ -201,8 +201,8 @@ class DropIn(nn.RNNBase):
             hx: the state before the first step, ``(h_0, c_0)`` or ``h_0``; ``None`` for zeros.
             lengths: [B] whole numbers in any order, 0 to T: past its end a row's outputs are zero, its state stands
                 still.
-            resets: [B, T] booleans, whatever ``batch_first`` is: the row starts anew before it reads that step. The
-                reverse direction of a bidirectional network starts anew at the same borders, from the other side.
+            resets: [B, T] booleans, whatever ``batch_first`` is: the row is reset before it reads that step. The
+                reverse direction of a bidirectional network is reset at the same borders, from the other side.
             return_states: whether to return a third value: the states at every step, like ``hx`` with time before the
                 batch ([L, T, B, H]; [L, B, T, H] with ``batch_first``).
 

@@ -2,7 +2,7 @@
 
 A panel has ``slots * vectors`` vectors; it is contiguous over K. So a product reads its right operand once, in order.
 Weights change with every step of training, and nothing says when (writing to ``.data`` leaves no trace): they are
-packed anew by every call, at the speed of the memory.
+packed again by every call, at the speed of the memory.
 """
 
 import ctypes
