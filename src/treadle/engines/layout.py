@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from treadle.locks import kept_property
 from treadle.protocol import State
 from treadle.state import map_state, where
 
@@ -52,7 +53,7 @@ class Layout:
         if self.resets is not None and bool(self.resets.any()):
             self.packed_resets = self.packed(self.resets.cpu()).to(torch.uint8)
 
-    @functools.cached_property
+    @kept_property
     def key(self) -> tuple[Any, ...]:
         """What of it decides where rows are and who works on them."""
         lengths = None if self.order is None else tuple(self.sorted.tolist())
@@ -62,20 +63,20 @@ class Layout:
         """[N]: which of the sorted rows each packed row is."""
         return torch.arange(self.rows) - torch.repeat_interleave(self.offsets, self.counts)
 
-    @functools.cached_property
+    @kept_property
     def places(self) -> Tensor:
         """[N]: where each packed row is in [T * B]."""
         assert self.order is not None
         step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
         return step * self.batch + self.order[self._row_of_each()]
 
-    @functools.cached_property
+    @kept_property
     def before(self) -> Tensor:
         """[N]: where, in [B start rows, N packed rows], the row was one step before."""
         step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
         return self._place_after(step - 1, self._row_of_each())
 
-    @functools.cached_property
+    @kept_property
     def origins(self) -> Tensor:
         """[N]: where the row that a step begins with is, in [B fresh rows, B start rows, N packed rows]."""
         whole = self.order is None
@@ -169,13 +170,13 @@ class Split:
         self.offsets, self.outside, self.usual = _split(layout.steps, layout.batch, tuple(shares))
         self.layout = layout
 
-    @functools.cached_property
+    @kept_property
     def packed_resets(self) -> Tensor | None:
         """The layout's resets, in this order."""
         resets = self.layout.packed_resets
         return None if resets is None else resets[self.outside]
 
-    @functools.cached_property
+    @kept_property
     def origins(self) -> Tensor:
         """The layout's `origins`, in this order, of rows in this order."""
         if self.packed_resets is None:

@@ -1,6 +1,5 @@
 """The program of a cell, traced when it is first needed, and kept for as long as the cell is as it was."""
 
-import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from treadle.compiler.program import BATCH, Value
 from treadle.compiler.trace import trace_step
 from treadle.engines.signature import HOOKS, signature_of
 from treadle.errors import TraceError
+from treadle.locks import MAKING
 from treadle.protocol import State
 from treadle.state import named_tensors, rebuild
 
@@ -44,7 +44,6 @@ class Network:
         self._check()
         self.getters = {name: _getter(cell, name, tensor) for name, tensor in lifted.items()}
         self._made: dict[Any, Any] = {}
-        self._lock = threading.RLock()
 
     def _check(self) -> None:
         for name, value in self.program.outputs.items():
@@ -63,7 +62,7 @@ class Network:
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
         """What is made of the network when it is first asked for, and kept with it."""
         if key not in self._made:
-            with self._lock:
+            with MAKING:
                 if key not in self._made:
                     self._made[key] = make()
         return self._made[key]
@@ -87,7 +86,6 @@ def _getter(cell: nn.Module, name: str, tensor: Tensor) -> Callable[[], Tensor]:
 
 
 _networks: "weakref.WeakKeyDictionary[nn.Module, dict[Any, Network | TraceError]]" = weakref.WeakKeyDictionary()
-_lock = threading.RLock()
 _MOST_KINDS = 32
 
 
@@ -99,7 +97,7 @@ def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
     """
     parts = tuple([(name, t.shape[1:], t.dtype) for name, t in named_tensors(state)])
     key = (x.shape[1:], x.dtype, parts, signature_of(cell))
-    with _lock:
+    with MAKING:
         kinds = _networks.setdefault(cell, {})
         found = kinds.get(key)
         if found is None:

@@ -1,7 +1,6 @@
 """A whole fit, from a file to a trained network, as settings say; whoever starts it shows how it goes."""
 
 import dataclasses
-import functools
 import hashlib
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -14,6 +13,7 @@ from treadle.adapt.groups import parameter_groups
 from treadle.data.table_file import TableFile, is_table
 from treadle.errors import DataError, ModelFileError
 from treadle.files import model_file
+from treadle.locks import kept_property
 from treadle.training.budget import EarlyStopping
 from treadle.training.fitted import Fitted
 from treadle.training.language_model import TextTask, require_language_model
@@ -86,7 +86,7 @@ class Settings:
     precision: str = "float32"
     seed: int = 0
 
-    @functools.cached_property
+    @kept_property
     def kind(self) -> str:
         """What the file holds."""
         return kind_of(self.file, self.target, self.inputs)

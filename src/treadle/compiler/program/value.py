@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 import dataclasses
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from treadle.compiler.program.shapes import BATCH, Dim, Shape, numel, show_shape
 from treadle.compiler.walk import postorder
+from treadle.locks import fork_safe_lock
 from treadle.torch_internals import OpOverload, schema_of
 
 UNARY = frozenset(
@@ -151,7 +151,7 @@ class Value:
 
 
 _values: "weakref.WeakValueDictionary[Any, Value]" = weakref.WeakValueDictionary()
-_guard = threading.Lock()
+_guard = fork_safe_lock()
 _where: contextvars.ContextVar[Callable[[], str]] = contextvars.ContextVar("where", default=str)
 
 

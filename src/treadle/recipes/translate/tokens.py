@@ -1,13 +1,13 @@
 """Strings as tokens: characters, or words between spaces."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from treadle.errors import DataError
+from treadle.locks import kept_property
 
 START, END = 0, 1
 """The tokens before the first and behind the last."""
@@ -39,7 +39,7 @@ class Vocabulary:
         """All symbols of some texts."""
         return cls(tuple(sorted({symbol for text in texts for symbol in symbols_of(text, unit)})), unit)
 
-    @functools.cached_property
+    @kept_property
     def _tokens(self) -> dict[str, int]:
         return {symbol: token for token, symbol in enumerate(self.symbols, start=FIRST)}
 

@@ -1,7 +1,6 @@
 """Chains of sections: what the reference gives, whatever is asked for, in whatever order the threads come to it."""
 
 import copy
-import functools
 import gc
 import itertools
 import threading
@@ -23,6 +22,7 @@ from treadle.engines.cpu.plan import chain as chains
 from treadle.engines.cpu.plan import kernel
 from treadle.engines.cpu.routines import copies, row_products, weight_panels
 from treadle.engines.stages import staged
+from treadle.locks import kept_property
 from treadle.state import named_tensors
 
 FAST = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
@@ -111,8 +111,8 @@ def three_threads(request, monkeypatch):
     ):
         monkeypatch.setattr(module, name, 1)
     if request.param == "last task first":
-        ordered = Recipe._all_phases.func
-        turned = functools.cached_property(lambda recipe: [Phase(phase.all[::-1]) for phase in ordered(recipe)])
+        ordered = Recipe._all_phases.compute
+        turned = kept_property(lambda recipe: [Phase(phase.all[::-1]) for phase in ordered(recipe)])
         turned.__set_name__(Recipe, "_all_phases")
         monkeypatch.setattr(Recipe, "_all_phases", turned)
 

@@ -1,10 +1,10 @@
 """What a kernel computes, and the loop nests that do it."""
 
 import dataclasses
-import functools
 
 from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.precision import Precision
+from treadle.locks import kept_property
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Kernel:
     precision: Precision
     reverse: bool = False
 
-    @functools.cached_property
+    @kept_property
     def memory(self) -> set[Value]:
         """What can be loaded at any time."""
         return {*self.streams, *self.invariants, *(old for old, _ in self.carries)}
@@ -122,7 +122,7 @@ class Schedule:
         """Whether a nest reads a value from memory, rather than computing it."""
         return value in self.kernel.memory or (value in self.stored and self.ready[value] <= nest.level)
 
-    @functools.cached_property
+    @kept_property
     def grouped(self) -> list[Phase]:
         """The phases, those that need not wait for each other's rows taken together."""
         found: list[Phase] = []

@@ -1,7 +1,6 @@
 """A kernel lowered for a CPU: everything that is decided before a line of it is written."""
 
 import dataclasses
-import functools
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
@@ -11,6 +10,7 @@ from treadle.engines.cpu.lower.packing import Packing, packings_of
 from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.lower.schedule import schedule
 from treadle.engines.cpu.machine.target import Target
+from treadle.locks import kept_property
 
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""
@@ -40,7 +40,7 @@ class Lowered:
     places: Places
     scratch: Scratch
 
-    @functools.cached_property
+    @kept_property
     def description(self) -> str:
         """What the text follows from, beside the sources of this engine: the kernel, value by value."""
         kernel = self.kernel

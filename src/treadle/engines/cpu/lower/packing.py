@@ -1,11 +1,11 @@
 """How the right operands of products lie in memory, and how many rows a tile of accumulators has."""
 
 import dataclasses
-import functools
 
 from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.loop_nests import Nest, Schedule
 from treadle.engines.cpu.machine.target import Target
+from treadle.locks import kept_property
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,31 +19,31 @@ class Packing:
     """Vectors of one slot in a panel."""
     lanes: int
 
-    @functools.cached_property
+    @kept_property
     def panels(self) -> int:
         """How many panels there are; the last one may have fewer vectors."""
         return -(-self.units // (self.vectors * self.lanes))
 
-    @functools.cached_property
+    @kept_property
     def width(self) -> int:
         return len(self.slots) * self.vectors * self.lanes
 
-    @functools.cached_property
+    @kept_property
     def last_vectors(self) -> int:
         """Vectors of one slot in the last panel."""
         return -(-(self.units - (self.panels - 1) * self.vectors * self.lanes) // self.lanes)
 
-    @functools.cached_property
+    @kept_property
     def padded_units(self) -> int:
         """Columns of one slot, with what is there to fill up vectors."""
         return -(-self.units // self.lanes) * self.lanes
 
-    @functools.cached_property
+    @kept_property
     def depth(self) -> int:
         """K, rows of the matrix."""
         return self.product.inputs[1].shape[0]
 
-    @functools.cached_property
+    @kept_property
     def size(self) -> int:
         """How many numbers the packed matrix has."""
         return self.depth * len(self.slots) * self.padded_units

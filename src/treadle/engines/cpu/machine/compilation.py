@@ -10,10 +10,8 @@ import ctypes
 import functools
 import hashlib
 import itertools
-import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from treadle.compiler import program, walk
 from treadle.engines.cpu.machine import disk_cache
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.errors import EngineError
+from treadle.locks import MAKING
 
 LEVEL = 2
 """How hard LLVM tries. At 3 it takes longer, and nothing is gained where vectors and blocks are explicit."""
@@ -36,15 +35,10 @@ DEFINITION = re.compile(r'^define (?!internal |private )[^@\n]*@"?([^"(\n]+)"?\(
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
 
-_lock = threading.RLock()
 _libraries: dict[str, "Library"] = {}
 _texts: dict[str, str] = {}  # the key of a text under that of what it follows from
 _linker: llvm.LLJIT | None = None
 _numbers = itertools.count()  # ORC wants a new name for each library
-
-if hasattr(os, "register_at_fork"):
-    # A child that is forked while another thread compiles would wait for ever, for LLVM's locks and this one.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Library:
@@ -87,7 +81,7 @@ def recall(description: str, names: Sequence[str], write: Callable[[], str], tar
     described = _key(f"{sources}\0{description}", target)
     if library := _libraries.get(_texts.get(described, "")):
         return library
-    with _lock:
+    with MAKING:
         key = _texts.get(described) or disk_cache.read_name(described)
         library = _known(key, names) if key else None
         if key is None or library is None:
@@ -116,7 +110,7 @@ def _sources() -> str | None:
 def _library(key: str, names: Sequence[str], text: str, target: Target) -> Library:
     if library := _libraries.get(key):
         return library
-    with _lock:
+    with MAKING:
         library = _known(key, names)
         if library is None:
             code = _object_code(text, target)

@@ -9,7 +9,6 @@ import collections
 import ctypes
 import math
 import os
-import threading
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from treadle.engines.cpu.machine.alignment import PAGE_BYTES, Stagger
+from treadle.locks import fork_safe_lock
 
 
 def _physical() -> int:
@@ -36,7 +36,7 @@ takes has to fit, or else every step waits for clean pages; where two networks a
 _free: "collections.OrderedDict[int, list[Any]]" = collections.OrderedDict()
 _waiting = 0
 _stagger = Stagger()
-_lock = threading.RLock()  # memory may be given back in the thread that holds it
+_lock = fork_safe_lock()
 
 
 class _Lent:

@@ -9,7 +9,6 @@ and wrote before is then in its core's cache. It helps others when it has none l
 """
 
 import dataclasses
-import functools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from treadle.engines.cpu.machine.alignment import LINE_BYTES, begin
 from treadle.engines.cpu.machine.arena import Arena, Given, Number, Word
 from treadle.engines.cpu.machine.call_table import MOST_ARGUMENTS, WORD_BYTES, Head, Phase, Task, written
 from treadle.engines.cpu.machine.memory_pool import empty
+from treadle.locks import kept_property
 
 _TENSOR_WORDS = 3
 
@@ -85,17 +85,17 @@ class Recipe:
         self.kept.next_phase()
         self.scratch.next_phase()
 
-    @functools.cached_property
+    @kept_property
     def _all_phases(self) -> list[Phase]:
         # Changes nothing: several threads may follow a recipe for the first time at once.
         return [phase for phase in self._phases if phase.all]
 
-    @functools.cached_property
+    @kept_property
     def threads(self) -> int:
         """Most tasks of a phase: more threads would find nothing to do."""
         return max((len(phase.all) for phase in self._all_phases), default=0)
 
-    @functools.cached_property
+    @kept_property
     def _words(self) -> tuple[np.ndarray, np.ndarray]:
         """The table of calls and the tables behind it: numbers to be added, and to what, which given number."""
         calls = written(self._all_phases)
@@ -109,7 +109,7 @@ class Recipe:
         words = [as_word(number) for number in (*calls, *self._tables)]
         return np.array([word.plus for word in words], np.int64), np.array([word.given for word in words], np.int64)
 
-    @functools.cached_property
+    @kept_property
     def _given(self) -> list[tuple[Hashable, bool]]:
         """The tensors in the order of their numbers, and whether any of their strides is read."""
         read = set(self._words[1].tolist())

@@ -21,6 +21,7 @@ from treadle.engines.cpu.plan.links import Links
 from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.layout import Layout
 from treadle.engines.step_by_step import run_section
+from treadle.locks import MAKING
 
 T = TypeVar("T")
 
@@ -90,10 +91,13 @@ def _found(recipes: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> 
     """The recipe of that key, made if there is none; the oldest one is forgotten where there are many."""
     found = recipes.get(key)
     if found is None:
-        found = make()
-        if len(recipes) >= _MOST_RECIPES:
-            recipes.pop(next(iter(recipes)), None)
-        recipes[key] = found
+        with MAKING:
+            found = recipes.get(key)
+            if found is None:
+                found = make()
+                if len(recipes) >= _MOST_RECIPES:
+                    recipes.pop(next(iter(recipes)), None)
+                recipes[key] = found
     return found
 
 

@@ -20,6 +20,7 @@ from treadle.engines.cpu.routines.weight_panels import pack, pair_up
 from treadle.engines.cpu.write import by_rows, side_by_side
 from treadle.engines.cpu.write.rendezvous import WORDS
 from treadle.engines.layout import Layout
+from treadle.locks import kept_property
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
@@ -141,7 +142,7 @@ class CompiledKernel:
         """The bytes of a thread's memory for so many numbers: whole cache lines, and room to align the first."""
         return -(-(numbers + 64) * self.kernel.precision.dtype.itemsize // 64) * 64
 
-    @functools.cached_property
+    @kept_property
     def _side_by_side_address(self) -> int:
         name, write = f"side by side\n{self.lowered.description}", lambda: side_by_side.text(self.lowered)
         return compilation.recall(name, ("run",), write, self.target).address("run")

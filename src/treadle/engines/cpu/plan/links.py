@@ -1,7 +1,6 @@
 """A section in a chain: its compiled form, and what the values of that are in the chain."""
 
 import dataclasses
-import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ from treadle.compiler.fission import Section
 from treadle.compiler.interpreter import Line
 from treadle.compiler.program import Value
 from treadle.engines.cpu.plan.section import CompiledDerivative, CompiledSection
+from treadle.locks import kept_property
 
 T = TypeVar("T")
 
@@ -30,12 +30,12 @@ class Link:
     def own(self) -> Section:
         return self.compiled.section
 
-    @functools.cached_property
+    @kept_property
     def inputs(self) -> Mapping[Value, Value]:
         """What its own inputs are in the chain."""
         return dict(zip(self.own.inputs, self.section.inputs, strict=True))
 
-    @functools.cached_property
+    @kept_property
     def outputs(self) -> Mapping[Value, Value]:
         """What its own outputs are in the chain."""
         return dict(zip(self.own.outputs, self.section.outputs, strict=True))

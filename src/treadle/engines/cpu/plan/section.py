@@ -1,6 +1,5 @@
 """A section of a plan on the CPU: what its kernels compute, forwards and backwards."""
 
-import functools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -14,6 +13,7 @@ from treadle.engines.cpu.lower.loop_nests import Kernel
 from treadle.engines.cpu.lower.precision import Precision
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.kernel import CompiledKernel, compiled
+from treadle.locks import kept_property
 
 _KNOWN = p.ELEMENTWISE | p.VIEWS | p.REDUCTIONS | {"cat", "dot", "full", "embedding"}
 
@@ -58,7 +58,7 @@ class CompiledSection:
         self.carries = tuple(zip(section.old, section.new, strict=True))
         self._derivatives: dict[tuple[bool, ...], CompiledDerivative] = {}
 
-    @functools.cached_property
+    @kept_property
     def plain(self) -> "Pass":
         """The forward pass when nothing is kept for a derivative."""
         return Pass(self, self.section.outputs, self.carries)
@@ -109,7 +109,7 @@ class Pass:
             self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.precision, reverse
         )
 
-    @functools.cached_property
+    @kept_property
     def compiled(self) -> CompiledKernel:
         return compiled(self.kernel)
 

@@ -1,6 +1,5 @@
 """The tensors that a recipe is followed with: what it reads, as machine code reads it, and memory for results."""
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +12,7 @@ from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.links import Link, Links, SharedValues
 from treadle.engines.cpu.plan.rows import Role, Shares, TensorKey, contiguous, dense_rows, tensors_of_layout
 from treadle.engines.layout import Layout
+from treadle.locks import kept_property
 
 
 class Supply:
@@ -85,7 +85,7 @@ class Supply:
             found |= {(link, value): known[value] for value in values}
         return [found[key] for key in self._derived]
 
-    @functools.cached_property
+    @kept_property
     def _computations(self) -> list[tuple[Link, list[Value], SharedValues]]:
         """Of each link: what it makes of inputs without rows, and how."""
         values: dict[Link, list[Value]] = {}
