@@ -256,6 +256,50 @@ def partly_without_gradient(m, x):
     return x / scale
 
 
+def overwritten(change):
+    """A product that is changed in place while nothing is recorded: its gradient is that of the product."""
+
+    def op(m, x):
+        y = x * m.v
+        with torch.no_grad():
+            change(y, x)
+        return y * y
+
+    return op
+
+
+def detached_later(m, x):
+    y = x * m.v
+    z = y * 2
+    y.detach_()
+    return y * z
+
+
+def scaled_in_place_without_gradient(m, x):
+    with torch.no_grad():
+        scale = x.abs()
+    return x / scale.add_(m.v).add_(1)
+
+
+# Rows are divided by their norms, which PyTorch changes in place under no_grad.
+ANYWHERE["cosine similarity"] = lambda m, x: F.cosine_similarity(x + 0.3, m.u[None], dim=1)[:, None]
+ANYWHERE["cosine similarity of small numbers"] = lambda m, x: F.cosine_similarity(x, m.u[None], eps=3.0)[:, None]
+ANYWHERE |= {
+    f"no_grad, {name}": overwritten(change)
+    for name, change in {
+        "clamp_": lambda y, x: y.clamp_(-0.5, 0.5),
+        "mul_": lambda y, x: y.mul_(x).add_(1),
+        "copy_": lambda y, x: y.copy_(x.sin()),
+        "copy_ of a product": lambda y, x: y.copy_(x @ torch.ones(H, H, dtype=x.dtype)),
+        "copy_ of one": lambda y, x: y.copy_(x[:, :1]),
+        "zero_": lambda y, x: y.zero_(),
+        "fill_": lambda y, x: y.fill_(2.0),
+    }.items()
+}
+ANYWHERE["no_grad, then in place"] = scaled_in_place_without_gradient
+ANYWHERE["detach_"] = detached_later
+ANYWHERE["requires_grad_"] = lambda m, x: x.detach().requires_grad_() * x + (x * 2).requires_grad_()
+ANYWHERE["a clone in place"] = lambda m, x: x.clone().mul_(2) * m.v.clone().add_(1)
 ANYWHERE["no_grad"] = lambda m, x: no_gradient(m, x) + x
 ANYWHERE["no_grad in part"] = partly_without_gradient
 
@@ -430,6 +474,24 @@ def in_place_on_a_buffer(m, x, h):
     return h
 
 
+def in_place_on_a_part_of_a_parameter(m, x, h):
+    with torch.no_grad():
+        m.w[0].mul_(1.0)
+    return h
+
+
+def in_place_on_data(m, x, h):
+    y = x * 2
+    y.data.clamp_(-1, 1)
+    return h + y
+
+
+def gives_other_data(m, x, h):
+    y = x * 2
+    y.data = x * 3
+    return h + y
+
+
 def in_place_on_a_part(m, x, h):
     y = x * 2
     y[:, 0] = 0.5
@@ -482,6 +544,10 @@ REFUSED = {
         r"aten\.add_.*changes its input state/0 in place: use the form without _"),
     "in place on a parameter": (in_place_on_a_parameter,
         r"aten\.mul_.*changes parameter/v in place: what a step changes must be part of the state"),
+    "in place on a part of a parameter": (in_place_on_a_part_of_a_parameter, "it writes into part of a tensor"),
+    "in place on data": (in_place_on_data, "it writes into part of a tensor"),
+    "other data": (gives_other_data, r"gives tensor\.data other numbers: use tensor\.copy_"),
+    "memory in other strides": (lambda m, x, h: h @ m.w.t().as_strided((H, H), (1, H)), "how a tensor lies in memory"),
     "in place on a buffer": (in_place_on_a_buffer,
         r"aten\.add_.*changes parameter/count in place: .*part of the state"),
     "in place on a part": (in_place_on_a_part,
@@ -701,6 +767,8 @@ def two_draws(m, x):
 
 RANDOM = {
     "dropout": lambda m, x: F.dropout(x, 0.4) + F.dropout(x, 0.6),
+    "dropout under no_grad": lambda m, x: x * torch.no_grad()(F.dropout)(x, 0.4),
+    "normal in place under no_grad": overwritten(lambda y, x: y.normal_()),
     "alpha dropout": lambda m, x: F.alpha_dropout(x, 0.4, training=True),
     "two draws": two_draws,
     "bernoulli": lambda m, x: x * torch.bernoulli(torch.full_like(x, 0.3)),

@@ -215,7 +215,7 @@ class _Analysis:
 
         def is_free(value: Value) -> bool:
             """A view or a number costs nothing where it is read; a view's whole is what crosses the border."""
-            view = value.op in p.VIEWS and value.op != "detach" and value.has_rows
+            view = value.op in p.VIEWS - p.GRADIENT_PATHS and value.has_rows
             return (view or (value.op == "full" and not value.has_rows)) and value not in final
 
         for key, mine in members.items():

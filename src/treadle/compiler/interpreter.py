@@ -26,8 +26,14 @@ _FUNCTIONS |= {
     "dot": torch.matmul,
     "outer": lambda a, g: a.transpose(0, 1) @ g,
     "detach": Tensor.detach,
+    "straight_through": lambda value, origin: _overwritten(origin.clone(), value),
     "embedding": lambda table, index: torch.nn.functional.embedding(index, table),
 }
+
+
+def _overwritten(tensor: Tensor, value: Tensor) -> Tensor:
+    with torch.no_grad():
+        return tensor.copy_(value)
 
 
 def run(program: Program, inputs: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
@@ -86,12 +92,19 @@ def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Ten
             call, index = value.attributes
             key = (call, tuple(map(id, operands)))
             if key not in calls:
-                # What is filled with random numbers in place may stand for other memory of that size as well.
-                own = [operand.clone() for operand in operands] if schema_of(call.function).is_mutable else operands
+                # It was traced on dense tensors, and PyTorch's own code may count on that. What is filled with random
+                # numbers in place may stand for other memory of that size as well.
+                fills = schema_of(call.function).is_mutable
+                own = [operand.clone() if fills else _dense(operand) for operand in operands]
                 calls[key] = (call(own, rows, _device(known)), operands)
             result = calls[key][0]
             return result if isinstance(result, Tensor) else result[index]
     raise KeyError(f"the program reads {value.name!r}, which was not passed" if value.op == "input" else value.op)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Without holes, and with nothing put off, such as a change of signs."""
+    return tensor.resolve_conj().resolve_neg().contiguous()
 
 
 def _device(known: Mapping[Value, Tensor]) -> torch.device:

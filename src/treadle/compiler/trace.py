@@ -13,7 +13,7 @@ from treadle.compiler import program as p
 from treadle.compiler.module_contents import Contents, tensors_of
 from treadle.compiler.program import BATCH, Program, Value
 from treadle.compiler.source_lines import failed_line, first_line
-from treadle.compiler.tracer import Products, Traced, Tracer
+from treadle.compiler.tracer import AboveAutograd, Traced, Tracer
 from treadle.compiler.walk import preorder
 from treadle.errors import TraceError
 from treadle.torch_internals import function_of
@@ -57,7 +57,7 @@ def _trace_once(
     tracer = Tracer(names, avoid | sizes | {dim for v in inputs.values() for dim in v.shape if dim is not BATCH})
     kept = Contents(cell)
     try:
-        with tracer, Products(), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        with tracer, AboveAutograd(), torch.enable_grad(), torch.autocast("cpu", enabled=False):
             given = {name: tracer.tensor(value, requires_grad=True) for name, value in inputs.items()}
             results = step(given)
         kept.check()

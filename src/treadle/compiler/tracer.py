@@ -77,8 +77,8 @@ class Tracer(TorchDispatchMode):
         self.failure: TraceError | None = None
 
     def tensor(self, value: Value, requires_grad: bool = False) -> Traced:
-        """A tensor that stands for a value."""
-        return Traced(value, self.rows, requires_grad and value.dtype.is_floating_point)
+        """A tensor that stands for a value, and whose memory somebody else has."""
+        return Traced(value, self.rows, requires_grad and value.dtype.is_floating_point, [1])
 
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         try:
@@ -97,6 +97,8 @@ class Tracer(TorchDispatchMode):
             raise self._refuse(
                 func, "what the step does depends on the numbers in a tensor: use torch.where, which takes both ways"
             )
+        if name == "as_strided":
+            raise self._refuse(func, "it depends on how a tensor lies in memory: use slices, reshape or unfold")
         if name in RANDOM:
             return self._random(func, name, args, kwargs)
         if name.endswith("_") and not name.endswith("__"):
@@ -108,10 +110,11 @@ class Tracer(TorchDispatchMode):
         if name not in HANDLERS and name not in ROWWISE and can_be_decomposed(func):
             with self:
                 return func.decompose(*args, **kwargs)
-        value = self._value(func, name, args, kwargs)
-        views = any(returned.alias_info is not None for returned in schema_of(func).returns)
-        base = next((a for a in args if isinstance(a, Traced)), None) if views else None
-        return self._tensors(value, base.alias if base is not None else None)
+        result = self._cut(self._value(func, name, args, kwargs))
+        if all(returned.alias_info is None for returned in schema_of(func).returns):
+            return self._tensors(result, None)
+        base = next((a for a in args if isinstance(a, Traced)), None)
+        return self._tensors(result, [1] if base is None else base.alias)
 
     def _value(self, func: OpOverload, name: str, args: Any, kwargs: Any) -> Any:
         known = HANDLERS.get(name)
@@ -143,10 +146,16 @@ class Tracer(TorchDispatchMode):
             raise
         except (ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
             raise self._refuse(func, f"the compiler cannot take it in this form ({error})") from error
-        if not self.keep_gradients and not torch.is_grad_enabled():
-            cut = [p.detach(v) for v in _listed(result)]
-            result = cut[0] if isinstance(result, Value) else tuple(cut) if cut else result
         return result
+
+    def _cut(self, result: Any) -> Any:
+        """What an operation gives: detached, where no derivative is recorded."""
+        if self._is_recorded() or result is None:
+            return result
+        return p.detach(result) if isinstance(result, Value) else tuple(map(self._cut, result))
+
+    def _is_recorded(self) -> bool:
+        return self.keep_gradients or torch.is_grad_enabled()
 
     def _operands(self, tree: Any) -> Any:
         if isinstance(tree, Traced):
@@ -214,18 +223,19 @@ class Tracer(TorchDispatchMode):
             target = args[0]
             if not isinstance(target, Traced) or target.alias[0] > 1:
                 raise self._refuse(func, "it draws random numbers into memory that is shared")
-            target.value = self._opaque(func, self._operands(args), self._operands(kwargs), next(self.draws))
-            return target
+            fresh = p.full(0, target.value.shape, target.value.dtype)  # whatever was there is not asked for
+            given = [fresh, *self._operands(args[1:])]
+            return self._write(target, self._opaque(func, given, self._operands(kwargs), next(self.draws)))
         given = self._operands(args)
         if name == "native_dropout":
             x, share = given[:2]
             if not given[2]:
-                return self._tensors((x, p.full(True, x.shape, torch.bool)), None)
+                return self._tensors((self._cut(x), p.full(True, x.shape, torch.bool)), None)
             template = p.full(0, x.shape, x.dtype)
             drawn = self._opaque(func, [template, *given[1:]], self._operands(kwargs), next(self.draws))
             kept = p.elementwise("mul", x, p.cast(drawn[1], x.dtype))
             scale = 0.0 if share == 1 else 1 / (1 - share)
-            return self._tensors((p.elementwise("mul", kept, p.full(scale, (), x.dtype)), drawn[1]), None)
+            return self._tensors((self._cut(p.elementwise("mul", kept, p.full(scale, (), x.dtype))), drawn[1]), None)
         if name.endswith("_like") and isinstance(given[0], Value):
             given[0] = p.full(0, given[0].shape, given[0].dtype)  # of these, the shape alone is asked for
         return self._tensors(self._opaque(func, given, self._operands(kwargs), next(self.draws)), None)
@@ -235,26 +245,41 @@ class Tracer(TorchDispatchMode):
         if not isinstance(target, Traced):
             what = self.names.get(id(target), "a tensor from outside the step")
             raise self._refuse(func, f"the step changes {what} in place: what a step changes must be part of the state")
-        if target.value.op == "input":
-            raise self._refuse(func, f"the step changes its input {target.value.name} in place: use the form without _")
         if target.alias[0] > 1:
+            if target.value.op == "input":
+                name = target.value.name
+                raise self._refuse(func, f"the step changes its input {name} in place: use the form without _")
             raise self._refuse(func, "it writes into part of a tensor: build the whole with torch.cat or torch.stack")
         if name == "zero":
-            target.value = p.full(0, target.value.shape, target.value.dtype)
-        else:
-            result = self._operands(args[1]) if name == "copy" else self._value(func, name, args, kwargs)
-            target.value = p.expand(p.cast(result, target.value.dtype), target.value.shape)
+            return self._write(target, p.full(0, target.value.shape, target.value.dtype))
+        return self._write(target, self._operands(args[1]) if name == "copy" else self._value(func, name, args, kwargs))
+
+    def _write(self, target: Traced, result: Value) -> Traced:
+        """Overwrite a tensor. Where that is not recorded, its gradient is still that of what it was made of."""
+        value = p.expand(p.cast(result, target.value.dtype), target.value.shape)
+        target.value = value if self._is_recorded() else p.straight_through(value, target.value)
         return target
 
     def _refuse(self, func: OpOverload, why: str) -> TraceError:
         return TraceError(f"{running_line() or 'a step'}: {str(func).removesuffix('.default')}: {why}")
 
 
-class Products(TorchFunctionMode):
-    """Takes products of more than two axes apart, before PyTorch lays the batch and other axes into one for them."""
+class AboveAutograd(TorchFunctionMode):
+    """Sees what a `Tracer` does not see, which stands below PyTorch's autograd.
+
+    Products of more than two axes are taken apart, before PyTorch lays the batch and other axes into one for them.
+    What changes a tensor and is no operation is noted, or refused.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is Tensor.detach_ and isinstance(args[0], Traced):
+            args[0].value = p.detach(args[0].value)
+        if func == _SET_DATA:
+            raise TraceError(
+                f"{running_line() or 'a step'}: the step gives tensor.data other numbers: use tensor.copy_, if need be"
+                " under torch.no_grad()"
+            )
         if func is torch.nn.functional.linear and not kwargs and args[0].ndim > 2 and isinstance(args[0], Traced):
             with self:
                 return torch.stack([func(part, *args[1:]) for part in args[0].unbind(1)], 1)
@@ -268,8 +293,5 @@ class Products(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+_SET_DATA = Tensor.data.__set__  # pyright: ignore
 _MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__)
-
-
-def _listed(result: Any) -> list[Value]:
-    return [result] if isinstance(result, Value) else [v for v in result or () if isinstance(v, Value)]

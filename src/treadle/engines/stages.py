@@ -142,8 +142,9 @@ class Staged:
             sections, last = tuple(group.sections), group.sections[-1]
             visible = self._read_by(groups[i + 1 :])
             if last.kind is Kind.INVARIANT:
-                # What the sections after it alone read, they compute themselves.
-                after = groups[i + 1] if i + 1 < len(groups) and self._engine.joins_invariants else None
+                # What the sections after it alone read, they compute themselves, if PyTorch's own operations do not.
+                joins = self._engine.joins_invariants and not any(v.op == "opaque" for v in last.values())
+                after = groups[i + 1] if i + 1 < len(groups) and joins else None
                 if after and after.taken and self._read_by(groups[i + 2 :]).isdisjoint(last.outputs):
                     before = last
                 else:

@@ -26,6 +26,7 @@ from treadle.compiler.program.build import (
     reduce,
     reshape,
     slice_,
+    straight_through,
 )  # fmt: skip
 from treadle.compiler.program.program import Program, show
 from treadle.compiler.program.shapes import BATCH, Dim, Shape, broadcast, numel, show_shape
@@ -35,6 +36,7 @@ from treadle.compiler.program.value import (
     CONTRACTIONS,
     ELEMENTWISE,
     EXPENSIVE,
+    GRADIENT_PATHS,
     REDUCTIONS,
     UNARY,
     VIEWS,
@@ -48,8 +50,9 @@ from treadle.compiler.program.value import (
 )  # fmt: skip
 
 __all__ = [
-    "BATCH", "BINARY", "COMPARISONS", "CONTRACTIONS", "ELEMENTWISE", "EXPENSIVE", "REDUCTIONS", "UNARY", "VIEWS",
-    "Call", "Dim", "Operand", "Program", "Shape", "Value", "between", "broadcast", "cast", "cat", "constant_of",
-    "detach", "dot", "elementwise", "embedding", "expand", "full", "made_at", "make", "numel", "ordered", "outer",
-    "pad", "permute", "placeholder", "rebuild", "reduce", "reshape", "show", "show_shape", "slice_",
+    "BATCH", "BINARY", "COMPARISONS", "CONTRACTIONS", "ELEMENTWISE", "EXPENSIVE", "GRADIENT_PATHS", "REDUCTIONS",
+    "UNARY", "VIEWS", "Call", "Dim", "Operand", "Program", "Shape", "Value", "between", "broadcast", "cast", "cat",
+    "constant_of", "detach", "dot", "elementwise", "embedding", "expand", "full", "made_at", "make", "numel",
+    "ordered", "outer", "pad", "permute", "placeholder", "rebuild", "reduce", "reshape", "show", "show_shape",
+    "slice_", "straight_through",
 ]  # fmt: skip

@@ -148,6 +148,15 @@ def detach(value: Value) -> Value:
     return make("detach", (value,), (), value.shape, value.dtype)
 
 
+def straight_through(value: Value, origin: Value) -> Value:
+    """The numbers of ``value``, whose gradient is that of ``origin``: what was overwritten while none was recorded."""
+    if not value.dtype.is_floating_point or value is origin:
+        return value
+    if constant_of(origin) is not None:
+        return detach(value)
+    return make("straight_through", (value, origin), (), value.shape, value.dtype)
+
+
 def cat(parts: Sequence[Value], dim: int) -> Value:
     """Side by side along an axis."""
     parts = [part for part in parts if part.shape[dim] != 0] or list(parts[:1])

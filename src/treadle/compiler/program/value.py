@@ -24,7 +24,9 @@ ELEMENTWISE = UNARY | BINARY | {"where"}
 COMPARISONS = frozenset("eq ne lt le gt ge and or not".split())
 EXPENSIVE = frozenset("exp expm1 log log1p sqrt rsqrt sin cos tanh sigmoid logsigmoid erf pow div reciprocal".split())
 """What takes many times as long as a sum or a product, so that it is worth not computing twice."""
-VIEWS = frozenset("reshape permute slice expand detach".split())
+GRADIENT_PATHS = frozenset("detach straight_through".split())
+"""What changes no number, only which way gradients take."""
+VIEWS = frozenset("reshape permute slice expand".split()) | GRADIENT_PATHS
 REDUCTIONS = frozenset("sum amax".split())
 # Over the rows: only the derivative has them, for what all rows share.
 CONTRACTIONS = frozenset("rowsum outer".split())

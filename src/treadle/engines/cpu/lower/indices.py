@@ -74,7 +74,7 @@ def root_index(root: Root, nest: Nest) -> tuple[Value, Index]:
 
 def direct(operand: Value, memory: set[Value]) -> bool:
     """Whether the left operand of a product can be read where it is: a stored row, or a part of one."""
-    while operand.op in ("slice", "detach") and operand not in memory:
+    while (operand.op == "slice" or operand.op in p.GRADIENT_PATHS) and operand not in memory:
         if operand.op == "slice" and operand.slice.step != 1:
             return False
         operand = operand.inputs[0]
@@ -119,7 +119,7 @@ def operands_at(value: Value, index: Index, domain: tuple[int, ...], stored: set
             found.append((operand, tuple(axes)))
         return found
     (inside,) = value.inputs[:1]
-    if op == "detach":
+    if op in p.GRADIENT_PATHS:
         return [(inside, index)]
     if op == "permute":
         axes = [None] * len(index)

@@ -11,7 +11,7 @@ from treadle.engines.cpu.machine.alignment import begin
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows
-from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, keys_of, tensors_of_layout
+from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, keys_of, tensors_of_layout, with_signs
 from treadle.engines.cpu.plan.section import Pass
 from treadle.engines.layout import Layout
 
@@ -50,7 +50,7 @@ def _pack(one: Pass, known: Mapping[Value, Tensor]) -> tuple[Tensor | None, list
     """The right operands of all products as the kernel wants them: the memory, and where each is."""
     kernel, recipe = one.compiled, Recipe()
     recipe.scratch = recipe.kept  # it stays, for as long as the weights do
-    keys = {TensorKey(Role.MATRIX, i): known[w] for i, (w, _) in enumerate(kernel.operands)}
+    keys = {TensorKey(Role.MATRIX, i): with_signs(known[w]) for i, (w, _) in enumerate(kernel.operands)}
     packed = kernel.pack(recipe, [recipe.tensor(key) for key in keys])
     recipe.barrier()
     packed = kernel.pair_up(recipe, packed)

@@ -62,11 +62,18 @@ COUNTS, OFFSETS, RESETS, ORIGINS = map(TensorKey, (Role.COUNTS, Role.OFFSETS, Ro
 
 def contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Dense, in the type of the kernel."""
+    tensor = with_signs(tensor)
     return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
+
+
+def with_signs(tensor: Tensor) -> Tensor:
+    """With the numbers that it has in memory: PyTorch may have put off a change of signs."""
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
 
 
 def dense_rows(tensor: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
     """[N, ...] with the rows first, each of them dense, at any distance from each other."""
+    tensor = with_signs(tensor)
     if axis == 0 and tensor.dtype == dtype and tensor.is_contiguous():
         return tensor
     tensor = tensor.movedim(axis, 0) if axis > 0 else tensor

@@ -10,7 +10,7 @@ from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.memory_pool import empty
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.links import Link, Links, SharedValues
-from treadle.engines.cpu.plan.rows import Role, Shares, TensorKey, contiguous, dense_rows, tensors_of_layout
+from treadle.engines.cpu.plan.rows import Role, Shares, TensorKey, contiguous, dense_rows, tensors_of_layout, with_signs
 from treadle.engines.layout import Layout
 from treadle.locks import kept_property
 
@@ -72,7 +72,7 @@ class Supply:
         for key in self._dense:
             tensors[key] = contiguous(operands[key.number], dtype)
         for key in self._strided:
-            tensors[key] = operands[key.number]
+            tensors[key] = with_signs(operands[key.number])
         for key, shape in self.written.items():
             tensors[key] = empty(*shape, dtype=dtype)
         return tensors
