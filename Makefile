@@ -49,7 +49,7 @@ decode: .venv/.runtime ## follow 100 simulated users whose keys are found out, b
 segment: .venv/.dev ## measure what the page about segmenting says; ARGS="vgg16.pth", which benchmarks/imagenet_trunk.py makes
 	$(VENV_PYTHON) -m benchmarks.segment $(ARGS)
 
-kills: .venv/.dev ## kill two runs twenty times each at random moments, and compare what they go on to; two minutes
+kills: .venv/.dev ## kill runs twenty times each at random moments, also two on one checkpoint, and compare what they resume; three minutes
 	TREADLE_KILLS=$(or $(COUNT),20) $(VENV_PYTHON) -m pytest tests/training/test_training_loop.py -k killed $(ARGS)
 
 fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the interpreter; half an hour

@@ -1,45 +1,136 @@
-"""Files that are whole or not there: written beside their place, then renamed."""
+"""Files on disk: only regular ones are read; what is written is whole or not there, and nothing stays beside it."""
 
 import contextlib
+import contextvars
 import os
-import tempfile
+import platform
+import secrets
+import stat
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from treadle.errors import DataError
+
+
+def regular(path: str | os.PathLike[str]) -> str:
+    """A path that is about to be read, if a regular file lies there: a pipe may wait for ever, a device may never end.
+
+    Raises:
+        DataError: a pipe, a socket or a device lies there.
+        OSError: a folder, or nothing that can be looked at.
+    """
+    path = os.fspath(path)
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder: name a file")
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} is a pipe or a device, which cannot be read twice: write it to a file first")
+    return path
+
+
+def destination(path: str | os.PathLike[str]) -> Path:
+    """Where a file that is called so is to be written: of a link, what it leads to.
+
+    Raises:
+        OSError: the folder is not there, or ``path`` is a folder, a device, a pipe or a link that leads to itself.
+    """
+    place = Path(os.path.realpath(path))
+    if place.is_symlink():
+        raise OSError(f"{path} is a link that leads to itself: remove it, or name another file")
+    if place.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file")
+    if place.exists() and not place.is_file():
+        raise OSError(f"{path} is a device or a pipe, which cannot be replaced: name a file")
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {place.parent} to write {place.name} into")
+    return place
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path to write to, in the same folder; takes the place of ``path`` if the block ends well.
 
-    Whatever goes wrong inside, ``path`` is what it was before and nothing is left beside it.
+    Whatever goes wrong inside, ``path`` is what it was before and nothing is left beside it. What a process leaves that
+    is killed in here, the next one that writes ``path`` removes.
 
     Raises:
-        OSError: the folder is not there or cannot be written to, or ``path`` is a folder, a device or a pipe.
+        OSError: as of `destination`, or the folder cannot be written to.
     """
-    path = Path(os.path.realpath(path))  # a link stays a link
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: name a file")
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is a device or a pipe, which cannot be replaced: name a file")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    place = destination(path)
+    mark = f".treadle-{_hash(place.name)}-{_hash(platform.node())}-"
+    _remove_leftovers(place.parent, mark)
+    beside = place.with_name(f"{mark}{os.getpid()}-{secrets.token_hex(4)}{place.suffix[:20]}")
+    _mine.add(beside)
     try:
-        yield Path(name)
-        # mkstemp makes files that only their owner can read; a new file should be as open as any other.
-        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
-        os.chmod(name, mode & 0o777)
-        with open(name, "rb") as file:
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # as open as any new file
+        mode = (place if place.exists() else beside).stat().st_mode
+        yield beside
+        os.chmod(beside, mode & 0o777)
+        with open(beside, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(name, path)
+        waiting = _waiting.get()
+        if waiting is None:
+            _put(beside, place)
+        else:
+            waiting.append((beside, place))
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        _remove(beside)
         raise
 
 
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
+_mine: set[Path] = set()
+"""What this process is writing."""
+_waiting: contextvars.ContextVar[list[tuple[Path, Path]] | None] = contextvars.ContextVar("waiting", default=None)
+"""What waits for the end of `all_or_none`."""
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[None]:
+    """What `replacing` writes in this block takes its place at its end, all of it, or nothing if the block fails."""
+    waiting: list[tuple[Path, Path]] = []
+    token = _waiting.set(waiting)
+    try:
+        yield
+        for beside, place in waiting:
+            _put(beside, place)
+    finally:
+        _waiting.reset(token)
+        for beside, _ in waiting:
+            _remove(beside)
+
+
+def _put(beside: Path, place: Path) -> None:
+    os.replace(beside, place)
+    _mine.discard(beside)
+
+
+def _remove(beside: Path) -> None:
+    beside.unlink(missing_ok=True)
+    _mine.discard(beside)
+
+
+def _remove_leftovers(folder: Path, mark: str) -> None:
+    """Remove what processes of this machine that are no more were writing."""
+    for path in folder.glob(f"{mark}*"):
+        pid = path.name.removeprefix(mark).split("-")[0]
+        if pid.isdecimal() and path not in _mine and not _runs(int(pid)):
+            with contextlib.suppress(OSError):  # somebody else was faster, or may do what we may not
+                path.unlink()
+
+
+def _runs(pid: int) -> bool:
+    """Whether another process has this number."""
+    if os.name != "posix":
+        return True  # elsewhere, asking may end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return pid != os.getpid()
+
+
+def _hash(text: str) -> str:
+    return f"{zlib.crc32(os.fsencode(text)):08x}"

@@ -1,5 +1,6 @@
 """Checkpoints: nothing is lost, nothing is mistaken, and a run that goes on is the run that was never stopped."""
 
+import json
 import logging
 import math
 import os
@@ -15,7 +16,8 @@ import torch
 from torch import nn
 
 import treadle as td
-from treadle.errors import ModelFileError
+from treadle.errors import DataError, ModelFileError
+from treadle.files import model_file
 from treadle.files.checkpoint import previous_checkpoint
 from treadle.training import load_checkpoint, save_checkpoint
 
@@ -255,4 +257,78 @@ def test_a_full_disk_loses_nothing(path):
     assert done.stdout.count("\n") == 1
     assert load_checkpoint(path, model)["step"] == 2
     assert load_checkpoint(previous_checkpoint(path), model)["step"] == 1
+    assert {one.name for one in path.parent.iterdir()} == {"run.checkpoint", "run.checkpoint.previous"}
+
+
+def forged(path, change):
+    """The same checkpoint with other metadata, and a checksum that fits."""
+    tensors, metadata = model_file.read(path, "treadle checkpoint")
+    parts = json.loads(metadata["parts"])
+    change(metadata, parts)
+    model_file.write(path, tensors, metadata | {"parts": json.dumps(parts)})
+
+
+FORGED = {
+    "a part that is no dict": lambda metadata, parts: parts.update(schedule=7),
+    "a part without its values": lambda metadata, parts: parts.update(order={"dict": []}),
+    "a generator of nothing": lambda metadata, parts: metadata.update(generators='{"dict": [["torch", 5]]}'),
+    "no generators": lambda metadata, parts: metadata.pop("generators"),
+    "a description that is no JSON": lambda metadata, parts: metadata.update(network="{"),
+    "a deep description": lambda metadata, parts: metadata.update(network="[" * 100_000),
+    "deep parts": lambda metadata, parts: metadata.update(generators="[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("change", FORGED)
+def test_a_forged_checkpoint_is_refused_and_puts_nothing_back(path, change):
+    run = Run(OPTIMISERS["adamw"])
+    run.advance()
+    run.save(path)
+    forged(path, FORGED[change])
+    run.advance()
+    before = [{name: tensor.clone() for name, tensor in run.model.state_dict().items()}, torch.get_rng_state()]
+    steps = [state["step"].item() for state in run.optimiser.state.values()]
+    with pytest.raises(ModelFileError, match=str(path)):
+        run.load(path)
+    assert all(torch.equal(tensor, before[0][name]) for name, tensor in run.model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert [state["step"].item() for state in run.optimiser.state.values()] == steps
+
+
+def test_a_folder_is_refused_a_link_stays_one_and_nothing_is_left(path):
+    model = td.GRUCell(2, 3)
+    path.mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        save_checkpoint(path, model)
+    assert [one.name for one in path.parent.iterdir()] == ["run.checkpoint"]
+    link = path / "link"
+    link.symlink_to(path / "kept")
+    for step in range(2):
+        save_checkpoint(link, model, step=step)
+    assert link.is_symlink()
+    assert {one.name for one in path.iterdir()} == {"link", "kept", "kept.previous"}
+    (path / "kept").unlink()
+    assert load_checkpoint(link, model)["step"] == 0
+    os.mkfifo(path / "pipe")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        load_checkpoint(path / "pipe", model)
+
+
+def test_a_killed_writer_leaves_nothing_that_the_next_one_does_not_remove(path):
+    script = """
+        import os, signal, sys, treadle as td
+        from treadle.files import checkpoint
+        write = checkpoint.write_in_place
+        def killed(*arguments):
+            write(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        checkpoint.write_in_place = killed
+        checkpoint.save_checkpoint(sys.argv[1], td.GRUCell(2, 3), step=2)
+    """
+    model = td.GRUCell(2, 3)
+    save_checkpoint(path, model, step=1)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(path)], check=False, env=os.environ)
+    assert len(os.listdir(path.parent)) == 3  # the lock, and what was written
+    assert load_checkpoint(path, model)["step"] == 1
+    save_checkpoint(path, model, step=3)
     assert {one.name for one in path.parent.iterdir()} == {"run.checkpoint", "run.checkpoint.previous"}

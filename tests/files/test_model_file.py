@@ -14,7 +14,8 @@ from torch import nn
 import treadle as td
 from tests.registry import CELLS, SUBJECTS
 from tests.tolerances import assert_close
-from treadle.errors import ModelFileError
+from treadle.errors import DataError, ModelFileError
+from treadle.files.model_file import read_notes
 from treadle.state import map_state, named_tensors
 
 
@@ -344,3 +345,48 @@ def test_weights_of_another_kind_are_refused(saved):
     rewritten(saved)
     with pytest.raises(ModelFileError, match=r"needs .* as floats .* have whole numbers"):
         td.load(saved)
+
+
+class Wide(Adder):
+    """A cell of a user's own, whose size the file says."""
+
+    def __init__(self, width: int):
+        super().__init__(1.0)
+        self.width, self.weight = width, nn.Parameter(torch.randn(width))
+
+
+class Looking(Wide):
+    """It looks at its weights, which it cannot without memory."""
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self.largest = self.weight.max().item()
+
+
+@pytest.mark.parametrize("kind", [Wide, Looking])
+def test_a_file_that_claims_a_large_cell_of_the_callers_own_takes_no_memory(tmp_path, kind):
+    path = tmp_path / "m"
+    td.save(path, kind(3))
+    assert td.load(path, cells=[kind]).width == 3
+    for width in (10**9, 10**15):
+        rewritten(path, network=json.dumps({"type": kind.__name__, "arguments": {"width": width}}))
+        with pytest.raises(
+            ModelFileError, match=r"does not fit together: its network (needs weight|would take far more)"
+        ):
+            td.load(path, cells=[kind])
+
+
+@pytest.mark.parametrize("name", ["network", "notes", "tied", "frozen"])
+def test_metadata_that_is_nested_too_deeply_is_refused(saved, name):
+    rewritten(saved, **{name: "[" * 100_000})
+    with pytest.raises(ModelFileError, match=r"nested too deeply|damaged"):
+        (read_notes if name == "notes" else td.load)(saved)
+
+
+def test_a_pipe_is_refused_and_a_file_is_as_open_as_others(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is a pipe or a device"):
+        td.load(tmp_path / "pipe")
+    td.save(tmp_path / "m", td.GRUCell(2, 3))
+    (tmp_path / "any").write_text("")
+    assert (tmp_path / "m").stat().st_mode == (tmp_path / "any").stat().st_mode

@@ -3,7 +3,9 @@
 Children are forked from a process that has imported everything and started nothing, so that each costs no start.
 """
 
+import functools
 import itertools
+import json
 import os
 import random
 import signal
@@ -17,7 +19,10 @@ import torch
 from torch import distributed
 
 from tests import tolerances
-from treadle.errors import WorkerError
+from treadle.errors import ModelFileError, WorkerError
+from treadle.files import model_file
+from treadle.files.checkpoint import KIND, previous_checkpoint
+from treadle.files.lock import locked
 from treadle.training import (
     EarlyStopping,
     Sequences,
@@ -27,6 +32,7 @@ from treadle.training import (
     parameter_groups,
     sequence_model,
     train,
+    training_loop,
 )
 from treadle.training.budget import ShareDone, every
 from treadle.training.processes import rank_and_ranks
@@ -140,6 +146,62 @@ def killed(kind: str, folder: Path, times: int) -> None:
     print("killed", kills, "times")
 
 
+def contested(kind: str, folder: Path, times: int) -> None:
+    """Two runs on one checkpoint, both killed again and again: one at a time trains, nothing is lost, nothing stays."""
+    training_loop.locked = functools.partial(locked, patience=0)  # runs are short: who waits may find them over
+    wanted = {line.split(" ", 1)[0]: line.split(" ", 1)[1] for line in listen(kind, None)[1]}
+    path, dice, refusals, kept = folder / "run.checkpoint", random.Random(0), 0, 0
+
+    def work(writer: int) -> Callable[[], None]:
+        def inside() -> None:
+            try:
+                for step in run(kind, str(path)):
+                    os.write(writer, f"{step.step} {step.loss.hex()} {step.score}\n".encode())
+            except ModelFileError as error:
+                os.write(writer, f"{error}\n".encode())
+
+        return inside
+
+    for number in range(times + 1):
+        reader, writer = os.pipe()
+        pids = [child(work(writer)) for _ in range(2)]
+        os.close(writer)
+        last = dice.randint(1, 5)
+        with os.fdopen(reader) as lines:
+            for line in lines:
+                step, rest = line.rstrip("\n").split(" ", 1) if "in use by another run" not in line else ("", line)
+                if step:
+                    assert f"{rest}\n" == wanted[step], f"step {step} after {number} kills is {rest}"
+                refusals += not step
+                last -= 1
+                if last < 0 and number < times:
+                    moment = time.perf_counter() + dice.uniform(0, 0.01)
+                    while time.perf_counter() < moment:
+                        pass
+                    for pid in dice.sample(pids, 2):
+                        os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        before, kept = kept, step_kept(path)
+        assert kept >= before, f"step {before} was kept, but is lost after {number + 1} kills"
+        if kept == STEPS and number < times - 1:
+            for file in folder.iterdir():
+                file.unlink()
+            kept = 0
+    assert kept == STEPS
+    assert {file.name for file in folder.iterdir()} == {"run.checkpoint", "run.checkpoint.previous"}
+    assert refusals, "no run was refused"
+    print("contested", times, "times")
+
+
+def step_kept(path: Path) -> int:
+    """The step of the last good checkpoint; 0 if there is none yet."""
+    for one in (path, previous_checkpoint(path)):
+        if one.exists():
+            return json.loads(model_file.read(one, KIND)[1]["parts"])["step"]
+    return 0
+
+
 def shared(kind: str, folder: Path, ranks: int, checkpoint: str | None = None, until: int = STEPS) -> list[float]:
     """The losses of a run over several processes, up to a step."""
     for file in folder.glob("rank*"):
@@ -222,4 +284,6 @@ def assert_close(got: list[float], wanted: list[float]) -> None:
 
 if __name__ == "__main__":
     what, kind, folder, *rest = sys.argv[1:]
-    {"killed": killed, "several": several, "died": died}[what](kind, Path(folder), *map(int, rest))
+    {"killed": killed, "several": several, "died": died, "contested": contested}[what](
+        kind, Path(folder), *map(int, rest)
+    )

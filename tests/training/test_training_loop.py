@@ -38,6 +38,12 @@ def test_killed_at_random_moments_it_takes_the_same_steps_bit_for_bit(kind, tmp_
     assert process("killed", kind, tmp_path, times) == f"killed {times} times\n"
 
 
+@pytest.mark.slow
+def test_of_two_runs_that_are_killed_one_at_a_time_keeps_the_checkpoint(tmp_path):
+    times = os.environ.get("TREADLE_KILLS", "3")
+    assert process("contested", "sequences", tmp_path, times) == f"contested {times} times\n"
+
+
 @pytest.mark.parametrize("kind", ["text", "sequences"])
 def test_several_processes_are_one(kind, tmp_path):
     assert process("several", kind, tmp_path) == "shared\n"

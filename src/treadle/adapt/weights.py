@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from treadle.atomic import regular
 from treadle.errors import ModelFileError
 from treadle.files.checkpoint import KIND, weights_in
 
@@ -21,7 +22,7 @@ def read_weights(path: str | os.PathLike[str]) -> Any:
         ModelFileError: the file is damaged, is something else, or holds more than data.
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:  # the system's own words for a file that is not there
+    with open(regular(path), "rb") as file:  # the system's own words for a file that is not there
         head = file.read(9)
     try:
         if head[8:] == b"{":  # of the header, behind its length

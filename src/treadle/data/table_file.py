@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from treadle.atomic import regular
 from treadle.errors import DataError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class TableFile:
         self.path = os.fspath(path)
         if not is_table(path):
             raise DataError(f"{path} is not called like a table: pass a file ending in {', '.join(SUFFIXES)}")
-        with open(path, "rb"):  # a file that is not there or may not be read says so itself
+        with open(regular(path), "rb"):  # a file that is not there or may not be read says so itself
             pass
         suffix = _suffix(path)
         self.is_parquet, self._separator = suffix in PARQUET, SEPARATORS.get(suffix, ",")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from treadle.atomic import regular
 from treadle.errors import DataError
 
 
@@ -49,7 +50,7 @@ def read_ts(path: str | os.PathLike[str]) -> TsFile:
         >>> file.cases[0].tolist(), file.answers
         ([[1.0, 0.0], [2.0, nan], [3.0, 0.0]], ['up', 'down'])
     """
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(regular(path), encoding="utf-8", errors="replace") as file:
         lines = [(number, line.strip()) for number, line in enumerate(file, 1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith(("#", "%"))]
     tags: dict[str, list[str]] = {}

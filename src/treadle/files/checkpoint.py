@@ -4,26 +4,32 @@ Tensors lie in a safetensors file, everything else in its metadata, as JSON. Wha
 parts have names, and a part is whatever has a ``state_dict``, a generator, or plain values and tensors.
 """
 
+import copy
 import json
 import logging
 import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from treadle.errors import ModelFileError
+from treadle.atomic import destination, replacing
+from treadle.errors import ModelFileError, TreadleError
 from treadle.files.description import describe, tensors_of
+from treadle.files.lock import locked
 from treadle.files.model_file import read, write_in_place
 from treadle.state import shape
 
 KIND = "treadle checkpoint"
 _NETWORK = "model/"
 """What the names of a network's own tensors begin with."""
+
+PATIENCE = 10.0
+"""Seconds that a checkpoint waits for another process that is writing it."""
 
 logger = logging.getLogger("treadle")
 
@@ -32,8 +38,9 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
     """Write all that a training run consists of to one file; the one before it stays, as ``path.previous``.
 
     The file is written beside its place and then renamed, so a process that is killed here, or a disk that is full,
-    loses nothing: there is always a whole checkpoint, the new one or the last. The random generators of PyTorch (all of
-    its devices), NumPy and Python are part of every checkpoint.
+    loses nothing: there is always a whole checkpoint, the new one or the last. Of several processes that write to one
+    place, one writes at a time. The random generators of PyTorch (all of its devices), NumPy and Python are part of
+    every checkpoint.
 
     Args:
         path: where to, such as ``run.checkpoint``.
@@ -43,7 +50,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
             numbers, words, None, tensors, arrays, and lists, tuples and dicts of these, such as a carried state.
 
     Raises:
-        ModelFileError: a part holds something else.
+        ModelFileError: a part holds something else; another run has the file and does not let it go in ten seconds.
         OSError: the file cannot be written; the last one is still there.
 
     Example:
@@ -56,7 +63,6 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
         >>> load_checkpoint("run.checkpoint", rnn, optimiser=optimiser)["step"]
         7
     """
-    path = Path(path)
     tensors = {_NETWORK + name: tensor for name, tensor in tensors_of(model).items()}
     values = {name: _flatten(_state_of(part), name, tensors) for name, part in parts.items()}
     metadata = {
@@ -65,18 +71,12 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
         "parts": json.dumps(values),
         "generators": json.dumps(_flatten(_generators(), "generators", tensors)),
     }
-    beside = path.with_name(path.name + ".new")  # the same every time: a process that is killed leaves one at most
-    try:
+    path = destination(path)
+    with locked(path, PATIENCE), replacing(path) as beside:
         write_in_place(beside, tensors, metadata)
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    if path.exists():
-        # A damaged file must never take the place of the last good one.
-        os.replace(path, previous_checkpoint(path) if _is_whole(path) else path.with_name(path.name + ".damaged"))
-    os.replace(beside, path)
+        if path.exists():
+            # A damaged file must never take the place of the last good one.
+            os.replace(path, previous_checkpoint(path) if _is_whole(path) else path.with_name(path.name + ".damaged"))
 
 
 def load_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any) -> dict[str, Any]:
@@ -98,23 +98,71 @@ def load_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
         ModelFileError: neither file is a whole checkpoint, or it is one of another network, or lacks a part.
         OSError: there is no such file, or it cannot be read.
     """
+    kept = read_checkpoint(path, model, parts)
+    put_back(path, kept, model, parts)
+    return kept.values
+
+
+class Kept(NamedTuple):
+    """What a checkpoint of a network holds."""
+
+    weights: dict[str, Tensor]
+    parts: dict[str, Any]
+    """States of what is put back, by name."""
+    values: dict[str, Any]
+    """All other parts."""
+    generators: dict[str, Any]
+
+
+def read_checkpoint(path: str | os.PathLike[str], model: nn.Module, parts: Mapping[str, Any]) -> Kept:
+    """What `load_checkpoint` is about to put back; nothing has changed yet."""
     tensors, metadata = _read_last_good(Path(path))
     weights = weights_in(tensors)
-    _check_model(path, model, weights, metadata.get("network", ""))
     try:
+        _check_model(path, model, weights, metadata.get("network", ""))
         values = json.loads(metadata["parts"])
         found = {name: _unflatten(value, tensors) for name, value in values.items()}
         generators = _unflatten(json.loads(metadata["generators"]), tensors)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except ModelFileError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged: its parts do not fit together ({error})") from None
-    for name in parts:
+    for name, part in parts.items():
         if name not in found:
             raise ModelFileError(f"{path} has no part {name!r}: it was saved with {', '.join(found) or 'none'}")
-    model.load_state_dict(weights)
-    for name, part in parts.items():
-        _put_back(part, found.pop(name))
-    _put_generators_back(generators)
-    return found
+        if not (hasattr(part, "load_state_dict") or isinstance(part, GENERATORS)):
+            raise TypeError(
+                f"a part that is put back has load_state_dict or is a generator, but this is {part!r:.60}: leave it"
+                " out, load_checkpoint returns values"
+            )
+    return Kept(weights, {name: found.pop(name) for name in parts}, found, generators)
+
+
+def put_back(path: str | os.PathLike[str], kept: Kept, model: nn.Module, parts: Mapping[str, Any]) -> None:
+    """Put all of it back, or, if something does not fit, nothing.
+
+    Raises:
+        ModelFileError: with what does not fit.
+    """
+    weights, generators = tensors_of(model), copy.deepcopy(_generators())
+    before = {name: copy.deepcopy(_state_of(part)) for name, part in parts.items()}
+    what = "network"
+    try:
+        model.load_state_dict(kept.weights)
+        for what, part in parts.items():
+            _put_back(part, kept.parts[what])
+        what = "random generators"
+        _put_generators_back(kept.generators)
+    except Exception as error:  # parts raise whatever they stumble over
+        model.load_state_dict(weights)
+        for name, part in parts.items():
+            _put_back(part, before[name])
+        _put_generators_back(generators)
+        if isinstance(error, TreadleError):
+            raise
+        raise ModelFileError(
+            f"{path} is damaged: its {what} cannot be put back ({type(error).__name__}: {error})"
+        ) from None
 
 
 def weights_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,7 +183,7 @@ def check_same(path: str | os.PathLike[str], there: Any, here: Any) -> None:
 
 def previous_checkpoint(path: str | os.PathLike[str]) -> Path:
     """Where the checkpoint before the one at ``path`` is kept."""
-    path = Path(path)
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     return path.with_name(path.name + ".previous")
 
 
@@ -195,6 +243,10 @@ def _difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, Any] |
     return next((one for one in found if one is not None), None)
 
 
+GENERATORS = (torch.Generator, np.random.Generator, random.Random)
+"""What has a state that is not called ``state_dict``."""
+
+
 def _state_of(part: Any) -> Any:
     """What there is to save of a part."""
     match part:
@@ -215,13 +267,8 @@ def _put_back(part: Any, state: Any) -> None:
             part.bit_generator.state = state
         case random.Random():
             part.setstate(state)
-        case _ if hasattr(part, "load_state_dict"):
-            part.load_state_dict(state)
         case _:
-            raise TypeError(
-                f"a part that is put back has load_state_dict or is a generator, but this is {part!r:.60}: leave it"
-                " out, load_checkpoint returns values"
-            )
+            part.load_state_dict(state)
 
 
 def _generators() -> dict[str, Any]:

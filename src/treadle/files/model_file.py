@@ -3,15 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from treadle.atomic import replacing
+from treadle.atomic import regular, replacing
 from treadle.errors import ModelFileError
 from treadle.files.description import build, describe, tensors_of
 
@@ -74,7 +76,7 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     _, metadata = read(path, "treadle model")
     try:
         notes = json.loads(metadata.get("notes", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         notes = None
     if not isinstance(notes, dict):
         raise ModelFileError(f"{path} is damaged: its notes cannot be read")
@@ -100,18 +102,50 @@ def load(path: str | os.PathLike[str], cells: Iterable[type] = ()) -> Any:
     description = metadata.get("network", "")
     cells = tuple(cells)
     with torch.random.fork_rng(devices=[]):
-        # First without memory: a file that claims sizes which its weights do not have must not make us allocate them.
+        # A file that claims sizes which its weights do not have must not make us allocate them: so first without
+        # memory, and as a class of the caller's own may not work on "meta", then with no more than the weights need.
         try:
             with torch.device("meta"):
-                _check_shapes(path, build(description, cells), tensors)
+                sketch = build(description, cells)
         except ModelFileError:
             if not cells:
-                raise  # a class of the caller's own may just not work on "meta"
-        model = build(description, cells)
+                raise
+        else:
+            _check_shapes(path, sketch, tensors)
+        with _Allowance(path, ALLOWED + 16 * sum(tensor.nbytes for tensor in tensors.values())):
+            model = build(description, cells)
         _check_shapes(path, model, tensors)
     model.load_state_dict(tensors, assign=True)
     _tie_and_freeze(path, model, metadata)
     return model.train(metadata.get("training") == "True")
+
+
+ALLOWED = 1 << 28
+"""Bytes that a network may take while it is built, besides a multiple of its weights."""
+FACTORIES = (
+    *(torch.arange, torch.empty, torch.empty_strided, torch.eye, torch.full, torch.linspace, torch.logspace),
+    *(torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm, torch.zeros),
+)
+"""What makes tensors of nothing but sizes."""
+
+
+class _Allowance(TorchFunctionMode):
+    """A context that refuses a network which takes more memory than its file can be about."""
+
+    def __init__(self, path: str | os.PathLike[str], left: int):
+        super().__init__()
+        self.path, self.left = path, left
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in FACTORIES and "out" not in kwargs:
+            options = {name: value for name, value in kwargs.items() if name != "generator"}
+            self.left -= func(*args, **options | {"device": "meta"}).nbytes
+            if self.left < 0:
+                raise ModelFileError(
+                    f"{self.path} does not fit together: its network would take far more memory than its weights do"
+                )
+        return func(*args, **kwargs)
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -150,10 +184,12 @@ def write_in_place(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], 
     """Write a safetensors file with a checksum over all of it, to a place where nothing is lost if this fails."""
     metadata = metadata | {"version": str(FORMAT)}
     metadata["checksum"] = checksum(json.dumps(metadata, sort_keys=True), tensors)
+    # Not save_file, which writes to a file of a name of its own first, and leaves it if the process is killed.
+    content = safetensors.torch.save(dict(tensors), metadata)
     try:
-        safetensors.torch.save_file(dict(tensors), path, metadata)
-    except safetensors.SafetensorError as error:  # what the operating system had to say, reworded
-        raise OSError(f"{path} cannot be written: {error}") from None
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -163,7 +199,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
         ModelFileError: it is none, or not of this kind, or truncated, changed, or newer than this treadle.
         OSError: the file cannot be read.
     """
-    with open(path, "rb"):
+    with open(regular(path), "rb"):
         pass  # raises what the operating system has to say, which safetensors rewords
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -230,7 +266,7 @@ def _tie_and_freeze(path: str | os.PathLike[str], model: nn.Module, metadata: Ma
                 setattr(model.get_submodule(owner), attribute, parameters[first])
         for name in frozen:
             parameters[name].requires_grad_(False)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(
             f"{path} is damaged: what it says of shared or frozen weights does not fit ({error})"
         ) from None

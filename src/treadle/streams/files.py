@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from treadle.atomic import regular
 from treadle.errors import DataError, ShapeError
 from treadle.streams.stream import PIECE_BYTES, Piece, require_finite
 
@@ -40,7 +41,7 @@ class TextFile:
     def __init__(self, path: str | os.PathLike[str], *, id: str | None = None):
         self.path = os.fspath(path)
         self.id = self.path if id is None else str(id)
-        with open(path, "rb") as file:  # refuses folders, and files that may not be read, before training starts
+        with open(regular(path), "rb") as file:  # what may not be read says so before training starts
             self.length = os.fstat(file.fileno()).st_size
 
     def pieces(self, start: int = 0) -> Iterator[Piece]:
@@ -100,7 +101,7 @@ class _Rows:
 
     def __init__(self, path: str):
         self.path = path
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             try:
                 version = np.lib.format.read_magic(file)
                 header = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0

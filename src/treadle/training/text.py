@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import math
 import os
-import stat
 import sysconfig
 import zlib
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from treadle.errors import DataError, ShapeError
+from treadle.errors import ShapeError
 from treadle.streams import Array, Span, Stream, TextFile, Windows, count
 from treadle.streams.cursor import Cursor
 
@@ -177,9 +176,6 @@ def read_text(path: str | os.PathLike[str]) -> Text:
         >>> batch.x.shape, bool((batch.x[:, 1:] == batch.y[:, :-1]).all())
         (torch.Size([4, 16]), True)
     """
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise DataError(f"{path} is a pipe or a device, which cannot be read twice: write it to a file first")
     whole = TextFile(path, id="text")  # not by its path, so that a run is resumed with a file that was moved
     if not whole.length:
         raise ShapeError(f"{path} is empty: pass a text file")

@@ -1,5 +1,6 @@
 """The loop. It is as long as a page, so that it can be copied and changed."""
 
+import contextlib
 import math
 import os
 import time
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from treadle.files.checkpoint import check_same, load_checkpoint, previous_checkpoint, save_checkpoint
+from treadle.errors import ModelFileError
+from treadle.files.checkpoint import check_same, previous_checkpoint, put_back, read_checkpoint, save_checkpoint
+from treadle.files.lock import locked
 from treadle.state import detach
 from treadle.training.budget import EarlyStopping, warm_up_and_cosine
 from treadle.training.evaluate import total_loss
@@ -77,8 +80,9 @@ def train(
     """Train a network, a step each time that the iterator is asked.
 
     Everywhere between two steps the process may be killed: started again with the same arguments it resumes from its
-    last checkpoint and takes the same steps again, bit for bit. Started by ``torchrun``, every process gets its share
-    of the rows of each batch, and all together take the step that one process with all the rows would take.
+    last checkpoint and takes the same steps again, bit for bit. A second run on the same checkpoint is refused. Started
+    by ``torchrun``, every process gets its share of the rows of each batch, and all together take the step that one
+    process with all the rows would take.
 
     Args:
         model: what learns, in place.
@@ -114,7 +118,7 @@ def train(
 
     Raises:
         ValueError: both ``loss_of`` and ``label_smoothing`` are given.
-        ModelFileError: the checkpoint is of another network or of another run.
+        ModelFileError: the checkpoint is of another network or of another run, or another run is keeping it.
         WorkerError: another process is gone.
         OSError: the checkpoint cannot be written.
     """
@@ -132,47 +136,62 @@ def train(
         parts["share_done"] = share_done
     if thaw is not None:
         parts["thaw"] = thaw
-    if checkpoint is not None and (Path(checkpoint).exists() or previous_checkpoint(checkpoint).exists()):
-        values = load_checkpoint(checkpoint, model, **parts)
-        check_same(checkpoint, values["about"], about)
-        step, state = values["step"], own_rows(values["state"])
-        put_draws_back(values["draws"])
-    reading = iter(batches)
 
     def save() -> None:
         values = {"step": step, "state": all_rows(state), "draws": all_draws(), "about": about}
         if checkpoint is not None and rank_and_ranks()[0] == 0:
             save_checkpoint(checkpoint, model, **parts, **values)
 
-    while not stopping.is_over and (share := agree(share_done(step))) < 1:
-        start = time.perf_counter()
-        batch = next(reading)
-        model.train()
-        rate = learning_rate * warm_up_and_cosine(step + 1, share)
-        for group, factor in zip(optimiser.param_groups, factors, strict=True):
-            group["lr"] = rate * factor
-        x = batch.x + noise * torch.randn_like(batch.x) if noise else batch.x
-        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bfloat16):
-            ys, after = run(model, batch, x, state)
-        total, count = loss_of(ys, batch.y) if loss_of else total_loss(ys, batch.y, label_smoothing)
-        count = sum_over_processes(count).clamp(min=1)
-        optimiser.zero_grad()
-        (total / count).backward()
-        add_gradients(model.parameters())
-        clip_grad_norm_(model.parameters(), clip)
-        optimiser.step()
-        if thaw is not None:
-            thaw.step()
-        step, state = step + 1, detach(after) if carry_state else None
-        loss = (sum_over_processes(total.detach()) / count).item()
-        seconds = time.perf_counter() - start
-        score = agree(validate(model)) if validate is not None and evaluate_at(step) else None
-        if score is not None:
-            stopping.update(score, model)
-        if agree(checkpoint_at(step) and math.isfinite(loss)):
-            save()
-        inputs = batch.x.shape[0] * batch.x.shape[1] if batch.lengths is None else int(batch.lengths.sum())
-        yield Step(step, loss, score, seconds, inputs, rate, share)
-    save()
+    with _alone(checkpoint):
+        if checkpoint is not None and (Path(checkpoint).exists() or previous_checkpoint(checkpoint).exists()):
+            values = _resumed(checkpoint, model, parts, about)
+            step, state = values["step"], own_rows(values["state"])
+            put_draws_back(values["draws"])
+        reading = iter(batches)
+        while not stopping.is_over and (share := agree(share_done(step))) < 1:
+            start = time.perf_counter()
+            batch = next(reading)
+            model.train()
+            rate = learning_rate * warm_up_and_cosine(step + 1, share)
+            for group, factor in zip(optimiser.param_groups, factors, strict=True):
+                group["lr"] = rate * factor
+            x = batch.x + noise * torch.randn_like(batch.x) if noise else batch.x
+            with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bfloat16):
+                ys, after = run(model, batch, x, state)
+            total, count = loss_of(ys, batch.y) if loss_of else total_loss(ys, batch.y, label_smoothing)
+            count = sum_over_processes(count).clamp(min=1)
+            optimiser.zero_grad()
+            (total / count).backward()
+            add_gradients(model.parameters())
+            clip_grad_norm_(model.parameters(), clip)
+            optimiser.step()
+            if thaw is not None:
+                thaw.step()
+            step, state = step + 1, detach(after) if carry_state else None
+            loss = (sum_over_processes(total.detach()) / count).item()
+            seconds = time.perf_counter() - start
+            score = agree(validate(model)) if validate is not None and evaluate_at(step) else None
+            if score is not None:
+                stopping.update(score, model)
+            if agree(checkpoint_at(step) and math.isfinite(loss)):
+                save()
+            inputs = batch.x.shape[0] * batch.x.shape[1] if batch.lengths is None else int(batch.lengths.sum())
+            yield Step(step, loss, score, seconds, inputs, rate, share)
+        save()
     stopping.restore(model)
     return step
+
+
+def _alone(checkpoint: str | os.PathLike[str] | None) -> contextlib.AbstractContextManager[None]:
+    """Keep other runs from a checkpoint, as long as this one lasts; of several processes, the first one writes."""
+    return contextlib.nullcontext() if checkpoint is None or rank_and_ranks()[0] else locked(checkpoint)
+
+
+def _resumed(path: str | os.PathLike[str], model: Any, parts: dict[str, Any], about: Any) -> dict[str, Any]:
+    """Put a run back to where its checkpoint saw it, unless that is of another run; what is left is returned."""
+    kept = read_checkpoint(path, model, parts)
+    if not {"step", "state", "draws", "about"} <= kept.values.keys():
+        raise ModelFileError(f"{path} is the checkpoint of another kind of training: name another file")
+    check_same(path, kept.values["about"], about)
+    put_back(path, kept, model, parts)
+    return kept.values

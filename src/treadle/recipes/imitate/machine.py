@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from treadle.atomic import regular
 from treadle.errors import DataError
 
 BLANK = "_"
@@ -150,7 +151,7 @@ def read_machine(path: Path | str) -> Machine:
         OSError: it cannot be read.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(regular(path)).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a machine: it is not UTF-8 text (byte {error.start})") from None
     return parse_machine(text, str(path))

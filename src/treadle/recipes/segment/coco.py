@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from treadle.atomic import regular
 from treadle.errors import DataError
 from treadle.recipes.segment.clicks import IGNORED, check_same_size
 from treadle.recipes.segment.examples import TOO_SMALL, Examples, is_large_enough, of_scaled_images, scaled_mask
@@ -33,7 +34,7 @@ def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str], long
     """
     path, folder = Path(path), Path(images)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(Path(regular(path)).read_bytes())
         files = {image["id"]: image for image in content["images"]}
         annotations: dict[Any, list[Any]] = {}
         for annotation in content["annotations"]:

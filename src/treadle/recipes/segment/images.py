@@ -5,7 +5,6 @@ import io
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from treadle.atomic import regular
 from treadle.errors import DataError
 from treadle.recipes.segment.clicks import IGNORED, check_same_size
 from treadle.recipes.segment.needs import need
@@ -137,7 +137,7 @@ def _open(
     pillow = need("PIL.Image", "pillow")
     name = name or _name_of(source)
     too_large = f"more than {MOST_PIXELS:,} in all: scale it down"
-    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
+    with io.BytesIO(source) if isinstance(source, bytes) else open(regular(source), "rb") as stream:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # the limit here is lower

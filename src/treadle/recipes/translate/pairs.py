@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from treadle.atomic import regular
 from treadle.errors import DataError
 
 MOST_CHARACTERS = 2_000
@@ -86,7 +87,7 @@ def check_length(text: str, what: str) -> None:
 
 def lines_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Lines of UTF-8 with their numbers, without their ends."""
-    data = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+    data = sys.stdin.buffer.read() if str(path) == "-" else Path(regular(path)).read_bytes()
     name = "standard input" if str(path) == "-" else str(path)
     data = data.removeprefix(b"\xef\xbb\xbf")
     # Not str.splitlines: U+2028 and others are characters like any here.
