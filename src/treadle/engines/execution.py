@@ -32,10 +32,6 @@ def run(network: Network, engine: Engine, call: Call) -> Result:
     end = with_tensors(call.state, [now.finals[name] for name in starts])
     every = None
     if call.return_states:
-        held = [layout.held(known[program.outputs[name]], start) for name, start in starts.items()]
+        held = [layout.held(own.given_away(name, known, layout), start) for name, start in starts.items()]
         every = with_tensors(call.state, held)
-    ys = known[program.outputs["y"]]
-    if ys.requires_grad and not own.hands_over:
-        # The derivative may read what was given, and callers may write into what they get: `ys += x`, for example.
-        ys = ys.clone()
-    return Result(layout.padded(ys), layout.unsort(end), every)
+    return Result(layout.padded(own.given_away("y", known, layout)), layout.unsort(end), every)

@@ -109,7 +109,7 @@ class Layout:
     def last(self, rows: Tensor, start: Tensor) -> Tensor:
         """The state after the last step of each (sorted) row, from the states at every step."""
         if self.order is None:
-            return rows[self.rows - self.batch :]
+            return rows[self.rows - self.batch :].clone()
         place = self._place_after(self.sorted - 1, torch.arange(self.batch))
         return torch.cat([start, rows]).index_select(0, place)
 

@@ -1,6 +1,7 @@
 """The engine that defines what is meant: the cell's own Python, one step after another."""
 
 import torch
+from torch import Tensor
 
 from treadle.engines.call import Call, Result
 from treadle.engines.engine import Engine
@@ -48,4 +49,5 @@ def run(call: Call) -> Result:
         if call.return_states:
             states.append(state)
     every = map_state(lambda *moments: torch.stack(moments), *states) if states else None
-    return Result(torch.stack(ys), state, every)
+    # Cells may give a tensor twice, or what they were given, and callers may write into what they get.
+    return Result(torch.stack(ys), map_state(Tensor.clone, state), every)

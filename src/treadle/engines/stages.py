@@ -1,8 +1,9 @@
 """The sections of a plan in stages, as an engine takes them: which it runs as one, and which are left to PyTorch."""
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -104,18 +105,18 @@ class Staged:
         stages: in the order in which they run.
         runners: those of the engine, each with the sections that it runs.
         left_out: the loops that the engine refuses.
-        hands_over: whether the outputs are in memory that nobody else reads or writes.
     """
 
     def __init__(self, network: Network, engine: Engine, products: torch.dtype | None, keep_states: bool):
         self.plan = network.plan(keep_states)
         self._engine = engine
-        self._wanted = {v for name, v in self.plan.program.outputs.items() if name == "y" or keep_states}
+        outputs = self.plan.program.outputs.items()
+        self._wanted = {name: value for name, value in outputs if name == "y" or keep_states}
         self.left_out: tuple[Refusal, ...] = ()
         self.runners: list[tuple[tuple[Section, ...], Runner]] = []
         groups = self._groups(network, products)
         self.stages = list(self._joined(groups))
-        self.hands_over = self._are_handed_over(groups, keep_states)
+        self._handed_over = self._find_handed_over(groups)
 
     def _groups(self, network: Network, products: torch.dtype | None) -> list[_Group]:
         groups: list[_Group] = []
@@ -163,15 +164,27 @@ class Staged:
 
     def _read_by(self, groups: list[_Group]) -> set[Value]:
         """What these read, and what is wanted in the end."""
-        return {v for group in groups for section in group.sections for v in section.inputs} | self._wanted
+        return {v for group in groups for section in group.sections for v in section.inputs}.union(
+            self._wanted.values()
+        )
 
-    def _are_handed_over(self, groups: list[_Group], keep_states: bool) -> bool:
-        y = self.plan.program.outputs["y"]
-        made = any(y in runner.outputs for _, runner in self.runners)
+    def _find_handed_over(self, groups: list[_Group]) -> set[Value]:
+        """What is given away once, and lies in memory that nobody else reads or writes."""
+        made = {v for _, runner in self.runners for v in runner.outputs}
         read = {v for _, runner in self.runners for v in runner.given}
         read |= {v for group in groups if not group.taken for v in group.sections[0].inputs}
-        states = [v for name, v in self.plan.program.outputs.items() if name != "y"]
-        return made and y not in read and not (keep_states and y in states) and y not in self.plan.sunk
+        once = {v for v, times in collections.Counter(self._wanted.values()).items() if times == 1}
+        return (made & once) - read - self.plan.sunk
+
+    def given_away(self, name: str, known: Mapping[Value, Tensor], layout: Layout) -> Tensor:
+        """The rows of a result in memory of their own.
+
+        The derivative may read what was computed, and callers may write into what they get: ``ys += x``, for example.
+        """
+        value = self._wanted[name]
+        # Rows that do not have all steps are copied on their way out.
+        apart = value in self._handed_over or layout.order is not None
+        return known[value] if apart else known[value].clone()
 
 
 def staged(network: Network, engine: Engine, products: torch.dtype | None, keep_states: bool) -> Staged:

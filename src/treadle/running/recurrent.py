@@ -142,7 +142,7 @@ class Recurrent(nn.Module):
             ys, state, every = self.gradient.run(call)
         else:
             y, _ = self.cell(xs.new_zeros(xs.shape[1:]), initial)
-            ys = y.new_zeros(0, *y.shape)
+            ys, state = y.new_zeros(0, *y.shape), states.map_state(Tensor.clone, state)
             every = states.map_state(lambda t: t.new_zeros(0, *t.shape), state) if return_states else None
         if self.batch_first:
             ys = ys.transpose(0, 1)
@@ -167,7 +167,8 @@ class Recurrent(nn.Module):
         initial = states.initial_state(self, x)
         state = initial if state is None else self._checked_state(state, initial, None, x.shape[0])
         y, after = self.cell(x, state)
-        return y, states.check_kept(self.cell, after, state)
+        # Copies: most cells give their output as a part of the state, and callers may write into what they get.
+        return y.clone(), states.map_state(Tensor.clone, states.check_kept(self.cell, after, state))
 
     def session(self, batch_size: int = 1, weights: str = "float32") -> Session:
         """Run live, one step a call, with the state kept inside: see `treadle.Session`.

@@ -25,13 +25,16 @@ class _Word(enum.IntEnum):
     """Which word of its context tells the function what."""
 
     ARRAY_TYPE, DTYPE, ROWS, FEATURES, ARGUMENTS, MEMORY, FUNCTION, ANSWER, BARE_ANSWER, NONE, X_AT = range(11)
+    # An array overlaps with the answer if it begins less than so many bytes behind that address.
+    BEFORE_ANSWER, NEAR_ANSWER = 11, 12
 
 
 def array_entry(call: StepCall) -> Entry | None:
     """A function from an array to the array of the answer, bare [H] if it was given [I]; None if there is none.
 
     Other Pythons than CPython have none, nor have steps other than from [B, I] to [B, H]. The function answers with
-    None, and does nothing, if the array is not exactly what the kernel reads: dense, of its precision and size.
+    None, and does nothing, if the array is not exactly what the kernel reads: dense, of its precision and size, and
+    not in the memory of the answer, which is written before all of the array has been read.
     """
     flat = call.x.ndim == call.y.ndim == 2 and call.x.dtype == call.y.dtype
     if not (flat and call.reads_x and _arrays_are_known()):
@@ -50,6 +53,8 @@ def array_entry(call: StepCall) -> Entry | None:
         _Word.BARE_ANSWER: id(answers[1]),
         _Word.NONE: id(None),
         _Word.X_AT: call.x_at,
+        _Word.BEFORE_ANSWER: call.y.data_ptr() - call.x.nbytes,
+        _Word.NEAR_ANSWER: call.x.nbytes + call.y.nbytes,
     }
     context = np.array([words[word] for word in _Word], dtype=np.int64)
     return _builtin(context), (context, answers, dtype, call)
@@ -147,7 +152,9 @@ def _entry_code() -> str:
     require(b.icmp_signed("==", last, known(_Word.FEATURES)))
     rows = b.select(bare, ir.Constant(word, 1), b.load(sizes, typ=word))
     require(b.icmp_signed("==", rows, known(_Word.ROWS)))
-    b.store(field(x, _DATA, word), known(_Word.X_AT, pointer))
+    place = field(x, _DATA, word)
+    require(b.icmp_unsigned(">=", b.sub(place, known(_Word.BEFORE_ANSWER)), known(_Word.NEAR_ANSWER)))
+    b.store(place, known(_Word.X_AT, pointer))
     kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, pointer])
     step = b.inttoptr(known(_Word.FUNCTION), kind.as_pointer())
     b.call(step, [known(_Word.ARGUMENTS, pointer), ir.Constant(word, 0), rows, known(_Word.MEMORY, pointer)])
