@@ -67,3 +67,20 @@ def example_input(cell: Any, batch_size: int) -> Tensor | None:
     weight, row = first_weight(cell), (size,) if isinstance(size, int) else tuple(size)
     weight = torch.empty(0) if weight is None else weight
     return torch.zeros(batch_size, *row, dtype=weight.dtype if row else torch.long, device=weight.device)
+
+
+def is_lazy(module: nn.Module) -> bool:
+    """Whether parameters of a module wait for what it reads first, to take their sizes from that (`nn.LazyLinear`)."""
+    return any(map(nn.parameter.is_lazy, [*module.parameters(), *module.buffers()]))
+
+
+@torch.no_grad()
+def materialise(cell: nn.Module, x: Tensor, state: State) -> None:
+    """Run a cell of lazy modules once, so that its parameters have their sizes; statistics and masks stay out of it."""
+    training = {module: module.training for module in cell.modules()}
+    cell.eval()
+    try:
+        cell(x, state)
+    finally:
+        for module, mode in training.items():
+            module.training = mode

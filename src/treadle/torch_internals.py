@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import maybe_current_level
+from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
+    is_functorch_wrapped_tensor,
+    is_legacy_batchedtensor,
+    maybe_current_level,
+)
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.autograd import forward_ad
@@ -17,8 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 __all__ = [
     "BatchNorm", "NormWithStatistics", "OpOverload", "TorchDispatchMode", "a_function_transform_is_active",
-    "can_be_decomposed", "forward_mode_is_active", "function_of", "is_followed", "jit_is_tracing", "no_modes",
-    "real_tensors", "schema_of", "tensor_without_numbers",
+    "can_be_decomposed", "forward_mode_is_active", "function_of", "is_batched", "is_followed", "jit_is_tracing",
+    "no_modes", "real_tensors", "schema_of", "tensor_without_numbers", "vmap_is_active",
 ]  # fmt: skip
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -45,6 +51,16 @@ def a_function_transform_is_active() -> bool:
 def forward_mode_is_active() -> bool:
     """Whether `torch.autograd.forward_ad` is at work: tensors carry tangents that only PyTorch's operations know."""
     return forward_ad._current_level >= 0
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor stands for many, as in ``vmap`` and in gradients ``is_grads_batched``: it has no memory."""
+    return is_functorch_wrapped_tensor(tensor) or is_legacy_batchedtensor(tensor)
+
+
+def vmap_is_active() -> bool:
+    """Whether `torch.func.vmap` is at work, on its own or around another transform."""
+    return any(level.key() == TransformType.Vmap for level in get_interpreter_stack() or ())
 
 
 def is_followed() -> bool:

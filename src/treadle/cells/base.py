@@ -135,4 +135,5 @@ def uniform(parameters: Any, hidden_size: int) -> None:
     """Draw every parameter uniformly from ±1/√H, in the order given."""
     bound = 1 / math.sqrt(hidden_size)
     for parameter in parameters:
-        parameter.uniform_(-bound, bound)
+        if not parameter.is_meta:  # has no numbers, and `torch.func.vmap` forbids to draw any
+            parameter.uniform_(-bound, bound)

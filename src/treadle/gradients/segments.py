@@ -19,6 +19,7 @@ from treadle.gradients.schedule import backwards, kept_at_first
 from treadle.gradients.surroundings import Generators, Surroundings, generators, generators_at, leaves_beyond
 from treadle.protocol import State
 from treadle.state import map_state, named_tensors, with_tensors
+from treadle.torch_internals import is_batched
 
 Found = list[Tensor | None]
 """Gradients, None where none flows."""
@@ -228,7 +229,7 @@ class _Node(torch.autograd.Function):
         plan, needs = ctx.plan, ctx.needs
         xs, lengths, resets, *saved = ctx.saved_tensors
         given = plan.given(xs, lengths, resets, saved[: ctx.given])
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or any(g is not None and is_batched(g) for g in from_above):
             with generators_at(xs.device, ctx.generators):
                 found = _by_autograd(given, needs, from_above)
         else:
@@ -373,8 +374,8 @@ class _Sums:
 
 
 def _by_autograd(given: _Given, needs: _Needs, from_above: Sequence[Tensor | None]) -> Found:
-    """The gradient as something that has a derivative itself: everything is run in one graph."""
-    own = len(given.plan.surroundings.sources)
+    """The gradient by autograd alone, where it has a derivative itself or there are many: all is run in one graph."""
+    own, again_differentiated = len(given.plan.surroundings.sources), torch.is_grad_enabled()
     tensors = [given.call.xs, *given.state, *given.fresh, *given.sources[:own]]
     flags = [needs.xs, *needs.state, *needs.fresh, *needs.sources]
     with torch.enable_grad():
@@ -386,7 +387,7 @@ def _by_autograd(given: _Given, needs: _Needs, from_above: Sequence[Tensor | Non
         call = dataclasses.replace(again.call, state=given.plan.like_state(again.state), initial=initial)
         with given.plan.surroundings.again(again.sources):
             results = _listed(given.plan.plain(call))
-        return gradients_of([xs, *tensors], flags, results, from_above, create_graph=True)
+        return gradients_of([xs, *tensors], flags, results, from_above, create_graph=again_differentiated)
 
 
 def _stand_in(tensor: Tensor, need: bool) -> Tensor:

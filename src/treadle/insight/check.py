@@ -13,6 +13,7 @@ from torch.autograd.gradcheck import GradcheckError
 
 from treadle import state as states
 from treadle.errors import CellError, EngineError
+from treadle.protocol import is_lazy
 from treadle.running.recurrent import Recurrent
 
 
@@ -113,6 +114,7 @@ class _Subject:
             x = torch.randint(2, (2, *self.size)) if tokens else torch.randn(2, *self.size, dtype=self.dtype(cell))
             with contextlib.suppress(Exception):
                 cell(x, cell.initial_state(2))
+                self.original = cell if is_lazy(self.original) else self.original
                 return tokens
         return False
 

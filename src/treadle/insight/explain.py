@@ -55,6 +55,7 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
     cell, asked = rnn.cell, rnn.engine
     name = f"{name}({type(cell).__name__})" if name == "Recurrent" else name
     xs = _sequence(rnn, x)
+    rnn.materialise(xs[0])
     state = states.initial_state(rnn, xs[0])
     call = Call(cell, state, xs, state, engine=asked, products=autocast_dtype(xs.device))
     decision = decide(call)

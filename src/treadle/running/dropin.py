@@ -24,6 +24,7 @@ from treadle.running.fused import is_faster_compiled
 from treadle.running.hx import as_hx, as_state, joined, parts_of, per_layer, stacked, state_type
 from treadle.running.recurrent import Recurrent, checked_gradient, unusual
 from treadle.running.session import Session
+from treadle.torch_internals import vmap_is_active
 from treadle.wiring import WIRINGS, Stack
 from treadle.wiring.named import layer_input_size
 
@@ -262,6 +263,7 @@ class DropIn(nn.RNNBase):
             f"engine is {self.engine!r}": self.engine != "auto",
             "resets were passed": resets is not None,
             "return_states was asked for": return_states,
+            "they have no rule for torch.func.vmap": vmap_is_active(),
         }
         why = next((reason for reason, holds in reasons.items() if holds), None)
         if why is None and input is not None and is_faster_compiled(self, input):

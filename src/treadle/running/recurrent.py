@@ -9,7 +9,7 @@ from treadle import state as states
 from treadle.engines import Call, autocast_dtype, candidates
 from treadle.errors import ShapeError, StateError
 from treadle.gradients import FullBPTT, GradientMethod
-from treadle.protocol import State, first_weight
+from treadle.protocol import State, example_input, first_weight, is_lazy, materialise
 from treadle.running import sequence_operator
 from treadle.running.session import Session
 
@@ -71,6 +71,7 @@ class Recurrent(nn.Module):
         self.batch_first, self.gradient, self.engine = batch_first, gradient, engine
         self.learn_initial_state = learn_initial_state
         self.handle = sequence_operator.number(self)
+        self._is_lazy = is_lazy(cell)
         if learn_initial_state:
             rows = states.named_tensors(self.cell.initial_state(1))
             # A parameter's name may not have a dot, so "layer0.delayed/0" becomes "layer0|delayed/0".
@@ -133,6 +134,8 @@ class Recurrent(nn.Module):
         self.check_input(xs, 2, "sequence")
         xs = xs.transpose(0, 1) if self.batch_first else xs
         steps, rows = xs.shape[:2]
+        if self._is_lazy and steps:
+            self.materialise(xs[0])
         initial = states.initial_state(self, xs[0] if steps else xs.new_zeros(xs.shape[1:]))
         state = initial if state is None else self._checked_state(state, initial, steps, rows)
         lengths, resets = self.checked_lengths(lengths, xs), None if resets is None else self.checked_resets(resets, xs)
@@ -177,7 +180,16 @@ class Recurrent(nn.Module):
             batch_size: rows.
             weights: ``"float32"`` keeps the weights as they are; ``"bfloat16"`` rounds the matrices to bfloat16.
         """
+        x = example_input(self.cell, batch_size) if self._is_lazy else None
+        if x is not None:
+            self.materialise(x)
         return Session(self, batch_size, weights)
+
+    def materialise(self, x: Tensor) -> None:
+        """Let lazy modules, such as `nn.LazyLinear`, take the sizes of their parameters from one step on x [B, I]."""
+        if self._is_lazy:
+            materialise(self.cell, x, states.initial_state(self, x))
+            self._is_lazy = False
 
     def extra_repr(self) -> str:
         """The options that are not the usual ones, for ``print``."""

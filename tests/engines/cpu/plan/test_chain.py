@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import treadle as td
-from tests.outcome import outcome
+from tests.outcome import outcome, whole
 from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
-from treadle.engines import ENGINES
+from treadle.engines import ENGINES, say_once
 from treadle.engines import network as networks
 from treadle.engines.cpu.machine import memory_pool, threads
 from treadle.engines.cpu.machine.call_table import Phase
@@ -490,3 +490,22 @@ def test_many_rows_and_steps_cost_no_precision(B, T):
         return {name: parameter.grad for name, parameter in rnn.named_parameters()}
 
     assert_all_close(run(torch.float32), run(torch.float64))
+
+
+def test_a_backward_pass_that_cannot_be_compiled_runs_in_pytorch(monkeypatch, caplog):
+    """In the middle of a training nothing is raised that PyTorch can do as well."""
+    rnn = td.Recurrent(td.LSTMCell(3, 4), engine="cpu")
+    xs = torch.randn(2, 5, 3)
+    expected = outcome(whole, td.Recurrent(rnn.cell, engine="reference"), xs)
+
+    def fails(*_):
+        raise MemoryError("no room for machine code")
+
+    monkeypatch.setattr(chains, "BackwardRecipe", fails)
+    say_once.cache_clear()
+    with caplog.at_level("WARNING", "treadle"):
+        found = outcome(whole, rnn, xs)
+    assert_all_close(found, expected)
+    (record,) = caplog.records
+    assert "the backward pass over h, c runs in PyTorch" in record.getMessage()
+    assert "MemoryError: no room for machine code" in record.getMessage()

@@ -19,9 +19,11 @@ from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.invariants import Invariants
 from treadle.engines.cpu.plan.links import Links
 from treadle.engines.cpu.plan.section import CompiledSection
+from treadle.engines.decision import say_once
 from treadle.engines.layout import Layout
 from treadle.engines.step_by_step import run_section
 from treadle.locks import MAKING
+from treadle.torch_internals import is_batched
 
 T = TypeVar("T")
 
@@ -86,6 +88,18 @@ class Chain:
 
         return _found(self._recipes, (needs, layout.key, torch.get_num_threads()), make)
 
+    def backward_recipe(self, recipes: Recipes, layout: Layout, from_above: tuple[bool, ...]) -> BackwardRecipe | None:
+        """The backward pass; None if it cannot be compiled, which is no reason to end a training."""
+        try:
+            return recipes.after(layout, from_above)
+        except Exception as error:
+            states = ", ".join(name.removeprefix("state/") for link in self.links for name in link.section.states)
+            say_once(
+                f"the backward pass over {states or 'a sequence'} runs in PyTorch, step by step: it cannot be compiled"
+                f" ({type(error).__name__}: {error})"
+            )
+            return None
+
 
 def _found(recipes: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
     """The recipe of that key, made if there is none; the oldest one is forgotten where there are many."""
@@ -121,9 +135,11 @@ class _Node(torch.autograd.Function):
         chain, layout, needs = ctx.chain, ctx.layout, ctx.needs_input_grad[2:]
         (count, others), saved = ctx.counts, ctx.saved_tensors
         tensors, computed, kept = saved[:count], saved[count : count + others], saved[count + others :]
-        if torch.is_grad_enabled():
+        recipe = None
+        if not torch.is_grad_enabled() and not any(g is not None and is_batched(g) for g in from_above):
+            recipe = chain.backward_recipe(ctx.recipes, layout, tuple(g is not None for g in from_above))
+        if recipe is None:
             return (None, None, *_by_interpreter(chain, layout, tensors, needs, from_above))
-        recipe = ctx.recipes.after(layout, tuple(g is not None for g in from_above))
         arguments, _, _ = chain.links.divided(tensors)
         inputs = chain.invariants.inputs(arguments, computed)
         found = recipe.follow(layout, inputs, from_above, kept[0] if kept else None)
@@ -134,12 +150,13 @@ class _Node(torch.autograd.Function):
 def _by_interpreter(
     chain: Chain, layout: Layout, tensors: Sequence[Tensor], needs: Sequence[bool], from_above: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """The gradient as something that has a derivative itself."""
+    """The gradient by PyTorch: it has a derivative itself, or there are many of them at once."""
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Stand-ins: the gradient of one must not take in what reaches it through another that is made of it.
         tensors = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]
         results = _interpret(chain, layout, tensors)
-        return gradients_of(tensors, needs, results, from_above, create_graph=True)
+        return gradients_of(tensors, needs, results, from_above, create_graph=again)
 
 
 def _interpret(chain: Chain, layout: Layout, tensors: Sequence[Tensor]) -> list[Tensor]:
