@@ -65,7 +65,7 @@ def example_input(cell: Any, batch_size: int) -> Tensor | None:
     if size is None:
         return None
     weight, row = first_weight(cell), (size,) if isinstance(size, int) else tuple(size)
-    weight = torch.empty(0) if weight is None else weight
+    weight = torch.empty(0, device="cpu") if weight is None else weight
     return torch.zeros(batch_size, *row, dtype=weight.dtype if row else torch.long, device=weight.device)
 
 

@@ -126,7 +126,7 @@ def select(state: State, rows: Any) -> State:
     batch_size = batch_size_of(state)
     if isinstance(rows, slice):
         rows = list(range(batch_size))[rows]
-    rows = torch.as_tensor(rows)
+    rows = as_tensor(rows)
     if rows.numel() == 0 and rows.dtype != torch.bool:
         rows = rows.long()
     rows = rows.reshape(-1)
@@ -144,6 +144,11 @@ def select(state: State, rows: Any) -> State:
         )
     rows = rows % max(batch_size, 1)
     return map_state(lambda tensor: tensor.index_select(0, rows.to(tensor.device)), state)
+
+
+def as_tensor(values: Any) -> Tensor:
+    """Lists and arrays as a tensor on the CPU, whatever the default device is; a tensor as it is."""
+    return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
 
 
 def batch_size_of(state: State) -> int:

@@ -46,7 +46,7 @@ class RecurrentCell(nn.Module):
     def initial_state(self, batch_size: int) -> Any:
         """Zeros for ``batch_size`` rows, on the device and in the dtype of the parameters."""
         parameter = first_weight(self)
-        parameter = torch.empty(0) if parameter is None else parameter
+        parameter = torch.empty(0, device="cpu") if parameter is None else parameter
         return self.State(*(parameter.new_zeros(batch_size, *self.state_shape(field)) for field in self.State._fields))
 
     def checked(self, x: Tensor, state: Any) -> Any:

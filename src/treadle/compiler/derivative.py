@@ -94,7 +94,7 @@ class _Seed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pairs: Any, *tensors: Any) -> Any:
         ctx.pairs = pairs
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:

@@ -17,6 +17,8 @@ from treadle.locks import kept_property
 from treadle.protocol import State
 from treadle.state import map_state, where
 
+_arange = functools.partial(torch.arange, device="cpu")  # whatever the default device is
+
 
 @dataclasses.dataclass(eq=False)
 class Layout:
@@ -43,12 +45,12 @@ class Layout:
         else:
             lengths = self.lengths.cpu()
             self.sorted, self.order = lengths.sort(descending=True, stable=True)
-            steps = torch.arange(self.steps)
+            steps = _arange(self.steps)
             self.counts = (self.sorted[None] > steps[:, None]).sum(1)
             self.offsets = self.counts.cumsum(0) - self.counts
             self.rows = int(self.counts.sum())
             self.inverse = torch.empty_like(self.order)
-            self.inverse[self.order] = torch.arange(self.batch)
+            self.inverse[self.order] = _arange(self.batch)
         self.packed_resets = None
         if self.resets is not None and bool(self.resets.any()):
             self.packed_resets = self.packed(self.resets.cpu()).to(torch.uint8)
@@ -61,26 +63,26 @@ class Layout:
 
     def _row_of_each(self) -> Tensor:
         """[N]: which of the sorted rows each packed row is."""
-        return torch.arange(self.rows) - torch.repeat_interleave(self.offsets, self.counts)
+        return _arange(self.rows) - torch.repeat_interleave(self.offsets, self.counts)
 
     @kept_property
     def places(self) -> Tensor:
         """[N]: where each packed row is in [T * B]."""
         assert self.order is not None
-        step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
+        step = torch.repeat_interleave(_arange(self.steps), self.counts)
         return step * self.batch + self.order[self._row_of_each()]
 
     @kept_property
     def before(self) -> Tensor:
         """[N]: where, in [B start rows, N packed rows], the row was one step before."""
-        step = torch.repeat_interleave(torch.arange(self.steps), self.counts)
+        step = torch.repeat_interleave(_arange(self.steps), self.counts)
         return self._place_after(step - 1, self._row_of_each())
 
     @kept_property
     def origins(self) -> Tensor:
         """[N]: where the row that a step begins with is, in [B fresh rows, B start rows, N packed rows]."""
         whole = self.order is None
-        origins = torch.arange(self.batch, self.batch + self.rows) if whole else self.before + self.batch
+        origins = _arange(self.batch, self.batch + self.rows) if whole else self.before + self.batch
         if self.packed_resets is None:
             return origins
         return torch.where(self.packed_resets.bool(), self._row_of_each(), origins)
@@ -102,7 +104,7 @@ class Layout:
         if self.order is None:
             return self.padded(rows)
         assert self.lengths is not None
-        step = torch.minimum(torch.arange(self.steps)[:, None], (self.lengths - 1)[None])  # [T, B]
+        step = torch.minimum(_arange(self.steps)[:, None], (self.lengths - 1)[None])  # [T, B]
         place = self._place_after(step, self.inverse[None])
         return torch.cat([start, rows]).index_select(0, place.reshape(-1)).view(self.steps, self.batch, *rows.shape[1:])
 
@@ -110,7 +112,7 @@ class Layout:
         """The state after the last step of each (sorted) row, from the states at every step."""
         if self.order is None:
             return rows[self.rows - self.batch :].clone()
-        place = self._place_after(self.sorted - 1, torch.arange(self.batch))
+        place = self._place_after(self.sorted - 1, _arange(self.batch))
         return torch.cat([start, rows]).index_select(0, place)
 
     def _place_after(self, step: Tensor, row: Tensor) -> Tensor:
@@ -185,18 +187,18 @@ class Split:
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _split(steps: int, batch: int, shares: tuple[tuple[int, int], ...]) -> tuple[list[Tensor], Tensor, Tensor]:
     """Of each run, where the rows of each step begin, less the run's first row; which row is where; and the origins."""
-    offsets = [steps * first + torch.arange(steps) * (last - first) - first for first, last in shares]
-    places = torch.arange(steps * batch).view(steps, batch)
+    offsets = [steps * first + _arange(steps) * (last - first) - first for first, last in shares]
+    places = _arange(steps * batch).view(steps, batch)
     outside = torch.cat([places[:, first:last].reshape(-1) for first, last in shares])
-    before = torch.cat(
-        [torch.arange(steps * (last - first)) + (steps * first - last + first) for first, last in shares]
-    )
+    before = torch.cat([_arange(steps * (last - first)) + (steps * first - last + first) for first, last in shares])
     origins = torch.where(outside < batch, batch + outside, 2 * batch + before)
     return offsets, outside, origins
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _whole(steps: int, batch: int) -> tuple[Tensor, Tensor]:
-    return torch.full((steps,), batch), torch.arange(steps) * batch
+    return torch.full((steps,), batch, device="cpu"), _arange(steps) * batch

@@ -38,7 +38,8 @@ def _masks_of(random: tuple[Value, ...], layout: Layout, engine: Engine) -> list
 def masks(shares: list[float], sizes: list[int], steps: int, dtype: torch.dtype) -> list[Tensor]:
     """Zeros and ones, [steps, n] of each: see `Engine.masks`."""
     # The generator gives one number after another: all steps in one call are the same numbers as step by step.
-    row = torch.cat([torch.full((n,), share, dtype=dtype) for share, n in zip(shares, sizes, strict=True)])
+    parts = zip(shares, sizes, strict=True)
+    row = torch.cat([torch.full((n,), share, dtype=dtype, device="cpu") for share, n in parts])
     return list(torch.bernoulli(row.expand(steps, -1).contiguous()).split(sizes, 1))
 
 

@@ -276,11 +276,11 @@ class DropIn(nn.RNNBase):
         batch_axis = 0 if self.batch_first else 1
         hx = None if hx is None else joined([part.unsqueeze(1) for part in self._parts(hx, 2)])
         if lengths is not None:
-            lengths = torch.as_tensor(lengths)
+            lengths = states.as_tensor(lengths)
             if lengths.numel() != 1:
                 raise ShapeError(f"one sequence without a batch has one length, but {lengths.numel()} were passed")
             lengths = lengths.reshape(1)
-        resets = None if resets is None else torch.as_tensor(resets).reshape(1, -1)
+        resets = None if resets is None else states.as_tensor(resets).reshape(1, -1)
         output, hidden, *every = self.forward(
             input.unsqueeze(batch_axis), hx, lengths=lengths, resets=resets, return_states=return_states
         )

@@ -237,7 +237,7 @@ class Recurrent(nn.Module):
         if lengths is None:
             return None
         steps, rows = xs.shape[:2]
-        lengths = torch.as_tensor(lengths)
+        lengths = states.as_tensor(lengths)
         if lengths.shape != (rows,) or (lengths.is_floating_point() and lengths.numel()) or lengths.dtype == torch.bool:
             raise ShapeError(
                 f"lengths are {rows} whole numbers, one a row, but {states.shape(lengths)} of {lengths.dtype}"
@@ -256,7 +256,7 @@ class Recurrent(nn.Module):
     def checked_resets(resets: Any, xs: Tensor) -> Tensor:
         """``resets`` as a tensor [T, B] beside ``xs`` [T, B, ...], once they are known to fit."""
         steps, rows = xs.shape[:2]
-        resets = torch.as_tensor(resets)
+        resets = states.as_tensor(resets)
         if resets.shape != (rows, steps) or resets.dtype != torch.bool:
             hint = "; resets are [B, T] whatever batch_first is: pass resets.T" if resets.shape == (steps, rows) else ""
             raise ShapeError(

@@ -119,7 +119,7 @@ def _(*arguments: Any) -> list[Tensor]:
         initial = recurrent.initial_state(1)
         floating = next((p.dtype for p in recurrent.parameters() if p.is_floating_point()), dtype)
         dtype = floating if dtype.is_floating_point else dtype
-        found = network_of(recurrent.cell, torch.empty(1, *row_shape, dtype=dtype), initial)
+        found = network_of(recurrent.cell, torch.empty(1, *row_shape, dtype=dtype, device="cpu"), initial)
     y = found.program.outputs["y"]
     rows = xs.shape[0 if recurrent.batch_first else 1]
     results = [xs.new_empty(*xs.shape[:2], *y.row_shape, dtype=y.dtype)]
@@ -127,7 +127,7 @@ def _(*arguments: Any) -> list[Tensor]:
     results += [xs.new_empty(rows, *part.shape[1:], dtype=part.dtype) for part in parts]
     if given.return_states:
         results += [xs.new_empty(*xs.shape[:2], *part.shape[1:], dtype=part.dtype) for part in parts]
-    return [*results, torch.empty(_SEED, dtype=torch.uint8)]
+    return [*results, torch.empty(_SEED, dtype=torch.uint8, device="cpu")]
 
 
 @torch.library.custom_op(

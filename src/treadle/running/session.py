@@ -56,6 +56,7 @@ class Session:
         self._state: State = None
         self.refresh()
 
+    @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the weights that the network has now; the state goes on."""
@@ -95,18 +96,21 @@ class Session:
         """The state after the last step, as a copy: keep it, save it, pass it to `load`."""
         return states.map_state(Tensor.clone, self._state)
 
+    @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
+    @torch.no_grad()
     def load(self, state: State) -> None:
         """Go on from another state, such as the one that a whole sequence ended in; ``None`` is the initial one.
 
         Raises:
             StateError: it is of another network, batch, precision or device.
         """
-        with torch.no_grad():
-            initial = self._recurrent.initial_state(self.batch_size)
-            if state is not None:
-                initial = states.check_state(states.detach(state), initial, self.batch_size, "this session")
-            self._keep(initial)
+        initial = self._recurrent.initial_state(self.batch_size)
+        if state is not None:
+            initial = states.check_state(states.detach(state), initial, self.batch_size, "this session")
+        self._keep(initial)
 
+    @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
+    @torch.no_grad()
     def reset(self, rows: Any = None) -> None:
         """Start anew.
 
@@ -116,13 +120,12 @@ class Session:
         Raises:
             StateError: a row that the session does not have.
         """
-        with torch.no_grad():
-            initial = self._recurrent.initial_state(self.batch_size)
-            if rows is not None:
-                mask = torch.zeros(self.batch_size, dtype=torch.bool)
-                mask[states.select(torch.arange(self.batch_size), rows)] = True
-                initial = states.where(mask.to(self._device), initial, self._state)
-            self._keep(initial)
+        initial = self._recurrent.initial_state(self.batch_size)
+        if rows is not None:
+            mask = torch.zeros(self.batch_size, dtype=torch.bool, device="cpu")
+            mask[states.select(torch.arange(self.batch_size, device="cpu"), rows)] = True
+            initial = states.where(mask.to(self._device), initial, self._state)
+        self._keep(initial)
 
     def step(self, x: Any) -> Any:
         """One step.
@@ -141,6 +144,7 @@ class Session:
         y = self._fast(x)  # straight into machine code, if x is a dense array of the right size and precision
         return y if y is not None else self._step(x)
 
+    @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
     @torch.no_grad()
     def _step(self, x: Any) -> Any:
         tensor, back = self._taken(x, 1)
@@ -152,6 +156,7 @@ class Session:
             self._answer = torch.empty_like(y)
         return back(self._answer.copy_(y))
 
+    @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
     @torch.no_grad()
     def steps(self, xs: Any) -> Any:
         """A block of steps at once, with the same result as `step` one by one.

@@ -175,8 +175,9 @@ def greedy(session: DecodingSession, source: Tensor, lengths: Any, start: int, e
     """The likeliest token at each step."""
     session.start(source, lengths)
     rows = session.batch_size
-    token = torch.full((rows,), start)
-    total, finished = torch.zeros(rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.bool)
+    token = torch.full((rows,), start, device=source.device)
+    total = torch.zeros(rows, dtype=torch.float64, device=source.device)
+    finished = torch.zeros(rows, dtype=torch.bool, device=source.device)
     said: list[Tensor] = []
     for _ in range(steps):
         scores = logarithms(session.step(token))
@@ -200,12 +201,12 @@ def beam_search(
     """
     session.start(source, lengths, repeats=beams)
     rows = len(source)
-    first = torch.arange(rows)[:, None] * beams  # [B, 1], the first row of each source
-    token = torch.full((rows * beams,), start)
-    total = torch.full((rows, beams), -torch.inf, dtype=torch.float64)
+    first = torch.arange(rows, device=source.device)[:, None] * beams  # [B, 1], the first row of each source
+    token = torch.full((rows * beams,), start, device=source.device)
+    total = torch.full((rows, beams), -torch.inf, dtype=torch.float64, device=source.device)
     total[:, 0] = 0  # all begin alike: only one of them counts
-    finished = torch.zeros(rows, beams, dtype=torch.bool)
-    said = torch.zeros(rows, beams, 0, dtype=torch.long)
+    finished = torch.zeros(rows, beams, dtype=torch.bool, device=source.device)
+    said = torch.zeros(rows, beams, 0, dtype=torch.long, device=source.device)
     for _ in range(steps):
         scores = logarithms(session.step(token)).reshape(rows, beams, -1)
         only_end = torch.full_like(scores[0, 0], -torch.inf)

@@ -131,7 +131,9 @@ class EncoderDecoder(nn.Module):
         """
         memory, end = self.encoder(source, lengths=lengths, resets=resets)
         rows, steps = source.shape[:2]
-        lengths = torch.full((rows,), steps) if lengths is None else torch.as_tensor(lengths).long()
+        lengths = (
+            torch.full((rows,), steps, device=memory.device) if lengths is None else states.as_tensor(lengths).long()
+        )
         state = self.bridge(self._directions(end), self.decoder.initial_state(rows))
         keys = None if self.attention is None else self.attention.prepare(memory)
         return Encoded(memory, lengths.to(memory.device), state, keys)
@@ -262,7 +264,7 @@ class EncoderDecoder(nn.Module):
             if not isinstance(value, int) or value < 1:
                 raise ShapeError(f"{name} is a positive whole number, but {value!r} was passed")
         if not len(source):
-            return Hypotheses([], torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+            return Hypotheses([], source.new_zeros(0, dtype=torch.float64), source.new_zeros(0, dtype=torch.bool))
         session = self.session(len(source) * beams)
         if beams == 1:
             return greedy(session, source, lengths, start, end, steps)

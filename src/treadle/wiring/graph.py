@@ -354,7 +354,7 @@ class Graph(nn.Module):
             name: self._cell(name).initial_state(batch_size) for name, c in self.connections.items() if c.has_memory
         }
         parameter = first_weight(self) if self._delays else None
-        parameter = torch.empty(0) if parameter is None else parameter
+        parameter = torch.empty(0, device="cpu") if parameter is None else parameter
         for name, k in self._delays.items():
             size = self._handles[name].size or ()
             dtype = torch.long if name == "x" and size == () else parameter.dtype  # x of that size is a token

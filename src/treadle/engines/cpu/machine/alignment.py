@@ -4,6 +4,8 @@ import itertools
 
 from torch import Tensor
 
+from treadle.errors import EngineError
+
 LINE_BYTES = 64
 """Bytes of a cache line, and of the widest vector: where such a one begins with a line, it is read in one go."""
 PAGE_BYTES = 4096
@@ -15,10 +17,24 @@ def whole_lines(size: int) -> int:
     return -(-max(size, 1) // LINE_BYTES) * LINE_BYTES
 
 
+def address(tensor: Tensor) -> int:
+    """Where a tensor's numbers begin in the memory of the CPU, which machine code reads.
+
+    Raises:
+        EngineError: they are on another device.
+    """
+    if not tensor.is_cpu:
+        raise EngineError(
+            f"the CPU engine was given a tensor {list(tensor.shape)} on {tensor.device}: move the whole network, its"
+            " inputs and its states to one device, with .to()"
+        )
+    return tensor.data_ptr()
+
+
 def begin(block: Tensor) -> int:
     """The first address of a block at which a cache line begins."""
-    address = block.data_ptr()
-    return address + -address % LINE_BYTES
+    start = address(block)
+    return start + -start % LINE_BYTES
 
 
 class Stagger:

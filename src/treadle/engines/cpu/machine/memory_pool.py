@@ -55,7 +55,7 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     """As `torch.empty` on the CPU, in memory that may have been used before."""
     size = math.prod(shape) * dtype.itemsize
     if size < _SMALL or _is_to_be_filled():
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     return torch.from_numpy(np.asarray(_Lent(size, _take(size)))).view(dtype).view(shape)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from treadle.engines.cpu.machine import follower, threads
-from treadle.engines.cpu.machine.alignment import LINE_BYTES, begin
+from treadle.engines.cpu.machine.alignment import LINE_BYTES, address, begin
 from treadle.engines.cpu.machine.arena import Arena, Given, Number, Word
 from treadle.engines.cpu.machine.call_table import MOST_ARGUMENTS, WORD_BYTES, Head, Phase, Task, written
 from treadle.engines.cpu.machine.memory_pool import empty
@@ -127,16 +127,16 @@ class Recipe:
             kept = _block(self.kept.size)
         scratch = _block(self.scratch.size) if self.scratch.size else None
         words = np.empty(len(plus), np.int64)
-        address = words.__array_interface__["data"][0]
+        start = words.__array_interface__["data"][0]
         # In the order of `Given`.
-        given = [0, address, 0 if kept is None else begin(kept), 0 if scratch is None else begin(scratch)]
+        given = [0, start, 0 if kept is None else begin(kept), 0 if scratch is None else begin(scratch)]
         for key, strided in self._given:
             tensor = tensors[key]
             strides = tensor.stride() if strided else ()
-            given += (tensor.data_ptr(), strides[0] if strides else 0, strides[1] if len(strides) > 1 else 1)
+            given += (address(tensor), strides[0] if strides else 0, strides[1] if len(strides) > 1 else 1)
         np.take(np.array(given, np.int64), which, out=words)
         words += plus
-        return RecipeCall(words, address, kept, scratch)
+        return RecipeCall(words, start, kept, scratch)
 
     def follow(self, tensors: Mapping[Any, Tensor], kept: Tensor | None = None) -> Tensor | None:
         """Do what is written down, on these tensors; returns the memory that is kept."""

@@ -15,6 +15,7 @@ import numpy as np
 from llvmlite import ir
 
 from treadle.engines.cpu.machine import compilation
+from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.plan.step_call import StepCall
 
 Entry = tuple[Callable[[np.ndarray], np.ndarray | None], object]
@@ -53,7 +54,7 @@ def array_entry(call: StepCall) -> Entry | None:
         _Word.BARE_ANSWER: id(answers[1]),
         _Word.NONE: id(None),
         _Word.X_AT: call.x_at,
-        _Word.BEFORE_ANSWER: call.y.data_ptr() - call.x.nbytes,
+        _Word.BEFORE_ANSWER: address(call.y) - call.x.nbytes,
         _Word.NEAR_ANSWER: call.x.nbytes + call.y.nbytes,
     }
     context = np.array([words[word] for word in _Word], dtype=np.int64)

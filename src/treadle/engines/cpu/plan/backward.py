@@ -260,9 +260,10 @@ _ZEROS = TensorKey(Role.ZEROS)
 _known_zeros: dict[torch.dtype, Tensor] = {}
 
 
+@torch.inference_mode(False)
 def _zeros(count: int, dtype: torch.dtype) -> Tensor:
     """At least so many zeros, which nobody writes to."""
     found = _known_zeros.get(dtype)
     if found is None or len(found) < count:
-        found = _known_zeros[dtype] = torch.zeros(count, dtype=dtype)
+        found = _known_zeros[dtype] = torch.zeros(count, dtype=dtype, device="cpu")
     return found

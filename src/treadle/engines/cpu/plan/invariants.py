@@ -6,6 +6,7 @@ sequences those take longer than the steps.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,9 @@ class Invariants:
             line, places, gradients = self._backward(needs)
             known = dict(zip(self.arguments, arguments, strict=True))
             for place, output, above in zip(places, self.outputs, from_above, strict=True):
-                known[place] = torch.zeros(output.shape, dtype=output.dtype) if above is None else above  # pyright: ignore
+                shape: Any = output.shape  # without rows
+                zeros = torch.zeros(shape, dtype=output.dtype, device="cpu") if above is None else above
+                known[place] = zeros
             line.run(known, 0)
             for value, gradient in gradients:
                 found[value] = found[value] + known[gradient] if value in found else known[gradient]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from treadle.compiler import interpreter
 from treadle.compiler.program import Value
-from treadle.engines.cpu.machine.alignment import begin
+from treadle.engines.cpu.machine.alignment import address, begin
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows
@@ -39,10 +39,10 @@ class LiveOperands:
         """
         return Arguments(
             [Rows(x, max(self.x.row_numel, 1)) for _ in self.one.streams],
-            [tensor.data_ptr() for tensor in self.invariants],
+            [address(tensor) for tensor in self.invariants],
             self.packed,
             [Rows(y, max(self.y.row_numel, 1))],
-            [Carry(address, address, address) for address in states],
+            [Carry(place, place, place) for place in states],
         )
 
 

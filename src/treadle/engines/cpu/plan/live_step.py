@@ -5,6 +5,7 @@ from torch import Tensor
 
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine import threads
+from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.plan.array_entry import Entry, array_entry
 from treadle.engines.cpu.plan.live_operands import LiveOperands, StepBlocks
 from treadle.engines.cpu.plan.rows import contiguous
@@ -36,7 +37,8 @@ class LiveStep:
         self.x = self.inputs[network.program.inputs["x"]]
         self.names = [name.removeprefix("state/") for name in section.states]
         self.tokens = min((v.inputs[0].shape[0] for v in own.values() if v.op == "embedding"), default=None)
-        self.state = [torch.zeros(batch_size, *v.row_shape, dtype=self.compiled.dtype) for v in section.old]
+        dtype = self.compiled.dtype
+        self.state = [torch.zeros(batch_size, *v.row_shape, dtype=dtype, device="cpu") for v in section.old]
         self.refresh()
 
     @torch.no_grad()
@@ -55,7 +57,7 @@ class LiveStep:
         """One step on [B, ...]; the answer is the same memory every time."""
         self._check(x)
         self.call.x.copy_(x)
-        self.call(self.call.x.data_ptr())
+        self.call(address(self.call.x))
         return self.call.y
 
     def steps(self, xs: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from treadle.engines.cpu.machine import compilation, threads
+from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.machine.follower import again_address
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.kernel import RUN, CompiledKernel
@@ -27,21 +28,22 @@ class StepCall:
 
     def __init__(self, operands: LiveOperands, rows: int, most_threads: int):
         kernel, scratch, self.rows = operands.one.compiled, operands.one.compiled.lowered.scratch, rows
-        self.x = torch.zeros(rows, *operands.x.row_shape, dtype=operands.x_type)
-        self.y = torch.zeros(rows, *operands.y.row_shape, dtype=operands.dtype)
+        self.x = torch.zeros(rows, *operands.x.row_shape, dtype=operands.x_type, device="cpu")
+        self.y = torch.zeros(rows, *operands.y.row_shape, dtype=operands.dtype, device="cpu")
         layout = Layout(1, rows)
         self._layout, self._operands = layout, operands  # memory that machine code reads
-        arguments = operands.arguments(self.x.data_ptr(), self.y.data_ptr(), [s.data_ptr() for s in operands.state])
-        table = arguments.table(1, rows, layout.counts.data_ptr(), layout.offsets.data_ptr(), 0)
+        arguments = operands.arguments(address(self.x), address(self.y), [address(s) for s in operands.state])
+        table = arguments.table(1, rows, address(layout.counts), address(layout.offsets), 0)
         self.columns = ByColumns(kernel, rows, most_threads, table) if most_threads > 1 else None  # pyright: ignore
         if self.columns is not None:
             self.function, self.arguments, at = self.columns.address, self.columns.arguments, self.columns.table
             self.memory = self.columns.team
         else:
             self._table = np.array(table, dtype=np.int64)
-            self._scratch = torch.empty(scratch.fixed + rows * scratch.per_row + 64, dtype=operands.dtype)
+            size = scratch.fixed + rows * scratch.per_row + 64
+            self._scratch = torch.empty(size, dtype=operands.dtype, device="cpu")
             self.function, self.arguments = kernel.address, self._table.ctypes.data
-            at, self.memory = self.arguments, -(-self._scratch.data_ptr() // 64) * 64
+            at, self.memory = self.arguments, -(-address(self._scratch) // 64) * 64
         self._run, self.reads_x = RUN(self.function), bool(arguments.streams)
         places = kernel.lowered.places
         self.x_at, y_at = at + 8 * places.streams.start, at + 8 * places.outputs.start
@@ -55,14 +57,14 @@ class StepCall:
 
     def repeat(self, xs: torch.Tensor, ys: torch.Tensor, steps: int) -> None:
         """A step for each of [T * B, ...], from and to that memory."""
-        x, y = xs.data_ptr(), ys.data_ptr()
+        x, y = address(xs), address(ys)
         x_bytes, y_bytes = (rows.numel() * rows.itemsize // steps for rows in (xs, ys))
         try:
             for t in range(steps):
                 self._y.value = y + t * y_bytes
                 self(x + t * x_bytes)
         finally:
-            self._y.value = self.y.data_ptr()
+            self._y.value = address(self.y)
 
 
 class ByColumns:
@@ -77,7 +79,7 @@ class ByColumns:
         library = compilation.recall(
             f"by columns\n{lowered.description}", ("phase",), lambda: by_columns.text(lowered), kernel.target
         )
-        address, itemsize = library.address("phase"), kernel.kernel.precision.dtype.itemsize
+        phase, itemsize = library.address("phase"), kernel.kernel.precision.dtype.itemsize
         panels = [lowered.panels(phase) for phase in lowered.schedule.grouped]
         self.recipe = recipe = Recipe()
         own_table = recipe.table(table)
@@ -85,7 +87,7 @@ class ByColumns:
         own = [recipe.scratch.room(lowered.scratch.fixed * itemsize) for _ in range(most)]
         for number, count in enumerate([*panels, 1]):  # the last phase hands the states over
             for i, (first, last) in enumerate(threads.split(count, most)):
-                recipe.task(address, (own_table, number, first, last, shared, own[i]))
+                recipe.task(phase, (own_table, number, first, last, shared, own[i]))
             recipe.barrier()
         self._call = recipe.lay_out({})
         self.arguments, self.address = self._call.address, again_address()

@@ -16,6 +16,7 @@ from llvmlite import ir
 from torch import Tensor
 
 from treadle.engines.cpu.machine import compilation, threads
+from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.machine.memory_pool import empty
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.routines.routine_code import begin, filled
@@ -43,7 +44,7 @@ def draw(
     blocks = max(0, -(-(position + count - WORDS) // WORDS))
     words = empty(WORDS * (1 + blocks), dtype=torch.int32)
     words[:WORDS] = state
-    _twist()(words.data_ptr(), WORDS * blocks)
+    _twist()(address(words), WORDS * blocks)
     recipe = _comparison(tuple(limits), tuple(threads.split(steps, threads.count(count // ALONE))))
     results = [empty(steps, size, dtype=torch.float32) for _, size in limits]
     tensors = {limit: _repeated(*limit) for limit in limits}
@@ -65,8 +66,9 @@ def _comparison(limits: tuple[tuple[int, int], ...], runs: tuple[tuple[int, int]
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _repeated(limit: int, size: int) -> Tensor:
-    return torch.full((size,), limit, dtype=torch.int32)
+    return torch.full((size,), limit, dtype=torch.int32, device="cpu")
 
 
 @functools.cache

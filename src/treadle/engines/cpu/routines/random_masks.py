@@ -51,7 +51,7 @@ def agree_with_pytorch() -> bool:
     try:
         generator, ours = torch.Generator(), torch.Generator()
         shares, sizes = [0.1, 0.5, 0.9], [100, 7, 193]
-        row = torch.tensor([0.1] * 100 + [0.5] * 7 + [0.9] * 193)
+        row = torch.tensor([0.1] * 100 + [0.5] * 7 + [0.9] * 193, dtype=torch.float32, device="cpu")
         for _ in range(4):  # over the end of the words, too
             expected = torch.bernoulli(row.expand(2, -1).contiguous(), generator=generator)
             if not torch.equal(torch.cat(masks(shares, sizes, 2, ours), 1), expected):
