@@ -172,7 +172,7 @@ def test_a_full_disk_is_one_line_and_what_was_kept_is_still_there():
     full = run("full", "9steps")
     assert full.returncode == 2
     (said,) = [one for one in full.stderr.splitlines() if one.startswith("treadle:")]
-    assert "run.new cannot be written: " in said
+    assert "run cannot be written: " in said
     assert {name: Path(name).read_bytes() for name in files()} == kept
 
 

@@ -1,6 +1,7 @@
 """One reader of tables: what it makes of a file is the same for series to fit and for streams."""
 
 import gzip
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -74,12 +75,23 @@ def test_pieces_and_the_whole_are_the_same(tmp_path):
 
 @pytest.mark.parametrize(
     "times",
-    [["2031-05-17T08:30Z", "2031-05-17T08:30+02:00"], ["08:30", "08:31"], ["08:30:00", "08:30:01"], ["1", "2.5"]],
+    [
+        ["2031-05-17T08:30+02:00", "2031-05-17T08:30Z"],
+        ["2031-05-17 08:30:00.123456788", "2031-05-17 08:30:00.123456789"],
+        ["2031-05-17T08:30:00.123456788Z", "2031-05-17T08:30:00.123456789Z"],
+        ["2031-05-17T08:30:00.5+02:00", "2031-05-17T08:30:00.123456789Z"],
+        ["1500-01-01T00:00Z", "9999-12-31T00:00Z"],
+        ["08:30", "08:31"],
+        ["08:30:00", "08:30:01"],
+        ["1", "2.5"],
+    ],
 )
 def test_ways_to_write_a_time(tmp_path, times):
     path = write(tmp_path / "t.csv", "t\n" + "\n".join(times))
     first, second = TableFile(path).read(others=["t"]).times("t")
-    assert first != second
+    assert first < second
+    parquet.write_table(pa.table({"t": pa.array(times).dictionary_encode()}), tmp_path / "t.parquet")
+    assert TableFile(tmp_path / "t.parquet").read(others=["t"]).times("t").tolist() == [first, second]
 
 
 def test_all_times_of_a_column_are_written_in_one_way(tmp_path):
@@ -97,3 +109,56 @@ def test_a_damaged_archive_is_refused(tmp_path):
         DataError, match=r"not called like a table: pass a file ending in \.parquet, \.pq, \.csv, \.tsv"
     ):
         TableFile(write(tmp_path / "t.txt", ""))
+
+
+@pytest.mark.parametrize("times", [["2031-05-17T08:30", "2031-05-17T08:31Z"], ["1", "1_0"], ["1", "inf"]])
+def test_what_is_no_time_like_the_others_is_said(tmp_path, times):
+    path = write(tmp_path / "t.csv", "t\n" + "\n".join(times))
+    with pytest.raises(DataError, match=r"line 3, column 't': .*(all in the way of the first row|infinite)"):
+        TableFile(path).read(others=["t"]).times("t")
+
+
+@pytest.mark.parametrize("word", ["1_0", "0x10", "٣", "1,0", "--1", "1e", "true"])
+def test_a_number_is_written_as_all_programs_write_it(tmp_path, word):
+    path = write(tmp_path / "t.csv", f'y\n1\n"{word}"\n')
+    with pytest.raises(DataError, match=r"line 3, column 'y': .* is not a number"):
+        TableFile(path).read(["y"])
+
+
+def test_cells_may_be_long(tmp_path):
+    """Longer than the fields that Python's reader takes, and than the blocks in which the file is read."""
+    rows = [f"{'n' * length},{length}" for length in (1, 200_000, 3_000_000, 2)]
+    path = write(tmp_path / "t.csv", "note,y\n" + "\n".join(rows) + "\n")
+    file = TableFile(path)
+    assert file.read(["y"]).numbers("y").tolist() == [1, 200_000, 3_000_000, 2]
+    assert [len(rows) for rows in file.batches(["y"], start=2)] == [2]
+    assert file.place(3) == "line 5"
+    wide = write(tmp_path / "w.csv", "y," + "n" * 200_000 + "\n1,2\n")
+    with pytest.raises(DataError, match=r"has no column 'z': it has y, n{40}…$"):
+        TableFile(wide).require(["z"])
+
+
+def test_many_columns_cost_no_more_than_each(tmp_path):
+    """A hundred thousand are looked up in a second, where a search for each would take minutes."""
+    count = 100_000
+    names = [f"c{i}" for i in range(count)]
+    path = write(tmp_path / "t.csv", ",".join(names) + "\n" + ",".join(["1"] * count) + "\n")
+    file = TableFile(path)
+    start = time.perf_counter()
+    file.require(names)
+    with pytest.raises(DataError, match=rf"it has c0, c1, .*c19, … \({count:,} in all\)"):
+        file.require(["absent"])
+    assert time.perf_counter() - start < 5
+    assert file.read(names[-3:]).numbers(names[-1]).tolist() == [1]
+    parquet.write_table(pa.table([[1.0]] * 3000, names=names[:3000]), tmp_path / "t.parquet")
+    table = TableFile(tmp_path / "t.parquet")
+    start = time.perf_counter()
+    assert not any(table.is_list(name) for name in table.names)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.tsv"])
+def test_zero_bytes_are_no_table(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\0" * 5000)
+    with pytest.raises(DataError, match=r"zero bytes|not a Parquet file"):
+        TableFile(tmp_path / name)

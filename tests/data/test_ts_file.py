@@ -68,5 +68,19 @@ def test_the_archive_is_read():
     file = read_ts(Path(folder, "datasets/data/JapaneseVowels/JapaneseVowels_TRAIN.ts"))
     assert len(file.cases) == 270
     assert file.cases[0].shape == (20, 12)
-    assert file.cases[0][1, 0] == np.float32(1.891651)
+    assert file.cases[0][1, 0] == 1.891651
     assert len(file.labels) == 9
+
+
+@pytest.mark.parametrize("word", ["1_0", "٣", "0x1", "1e", "one", "+-1"])
+def test_a_number_is_written_as_all_programs_write_it(tmp_path, word):
+    (tmp_path / "x.ts").write_text(f"@classLabel true a\n@data\n1,{word}:a\n")
+    with pytest.raises(DataError, match=r"line 3, dimension 1, value 2: .* is not a number"):
+        read_ts(tmp_path / "x.ts")
+
+
+@pytest.mark.parametrize("target", ["", "?", "nan", "1,2"])
+def test_a_case_has_one_number_to_predict(tmp_path, target):
+    (tmp_path / "x.ts").write_text(f"@targetLabel true\n@data\n1,2:{target}\n")
+    with pytest.raises(DataError, match="line 3: a case ends with one number to predict"):
+        read_ts(tmp_path / "x.ts")

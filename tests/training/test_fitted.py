@@ -121,3 +121,56 @@ def test_a_forecaster_without_anything_to_learn_from_says_the_mean():
     model = forecaster(1, 1, [0, 5], hidden_size=4)
     fit_linear(model, [(torch.ones(3, 1), torch.ones(3, 1))], [0, 5])
     assert model(torch.randn(1, 4, 1))[0].abs().max() == 0
+
+
+def test_a_column_that_varies_by_less_than_numbers_can_hold_is_refused():
+    steps = torch.arange(100.0).double()[:, None]
+    scaling = Scaling.fit(["y"], [1e9 + steps % 7])
+    assert_close(scaling.undo(scaling.apply(1e9 + steps % 7)) - 1e9, steps % 7, torch.float32)
+    for far in (1e16, -1e17):
+        with pytest.raises(DataError, match=r"column 'y' varies by .* around .* subtract"):
+            Scaling.fit(["y"], [far + steps % 7])
+    with pytest.raises(DataError, match=r"column 'y' has numbers as large as .*: give it in other units"):
+        Scaling.fit(["y"], [steps * 1e300])
+    assert Scaling.fit(["y"], [torch.full((5, 1), 1e15).double()]).deviations.tolist() == [1]
+    with pytest.raises(DataError, match=r"column 'y' has the value 1e\+300, but was 1e\+09 ± 2.01 in the training set"):
+        scaling.apply(torch.tensor([[1e300]], dtype=torch.float64))
+
+
+def test_answers_are_as_precise_as_what_was_passed():
+    fitted = forecasts()
+    xs = torch.randn(5, 2)
+    assert fitted.predict_all([xs])[0].dtype == torch.float32
+    fitted.targets = Scaling(("a",), torch.tensor([1e9]).double(), torch.tensor([2.0]).double())
+    (ys,) = fitted.predict_all([xs.double()])
+    assert ys.dtype == torch.float64
+    assert (ys - 1e9).abs().max() < 20
+    assert len(set(ys.flatten().tolist())) == ys.numel()
+
+
+def test_an_answer_that_is_no_number_is_refused(path):
+    fitted = forecasts()
+    with torch.no_grad():
+        fitted.model.cell.head.bias[0] = torch.nan
+    with pytest.raises(DataError, match="sequence 0, step 1: the network's answer is not a finite number"):
+        fitted.predict_all([torch.randn(5, 2)])
+
+
+FORGED = {
+    "horizon": "3",
+    "window": -1,
+    "predict": "never",
+    "labels": [3],
+    "inputs": {"names": ["a", "b"], "means": [0.0, 0.0], "deviations": [1.0, 0.0]},
+    "targets": {"names": ["a"], "means": [float("nan")], "deviations": [1.0]},
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_file_whose_meaning_is_forged_is_refused(path, name):
+    fitted = forecasts()
+    fitted.save(path)
+    values = model_file.read_notes(path)["fitted"] | {name: FORGED[name]}
+    model_file.save(path, fitted.model, {"fitted": values})
+    with pytest.raises(ModelFileError, match="is damaged: what it says of its numbers does not fit"):
+        Fitted.load(path)

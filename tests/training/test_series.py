@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from tests.tolerances import assert_close
 from treadle.data.table_file import TableFile
-from treadle.errors import DataError
+from treadle.errors import DataError, ShapeError
 from treadle.training import SeriesTask, read_series
 from treadle.training.series import find_season, seasonal_naive
 from treadle.training.task import Design
@@ -223,3 +224,33 @@ def test_judging_is_written_out():
     }
     for name, value in wanted.items():
         assert_close(torch.tensor(scores[name], dtype=torch.float64), torch.tensor(value), torch.float32, name)
+
+
+def test_far_from_zero_the_error_is_the_same_as_near_it():
+    """Rounded to float32, all of these values would be one, and every forecast right."""
+    near, far = (
+        SeriesTask(read_series(write("y\n" + "\n".join(str(add + i % 7) for i in range(200))), ["y"]), season=1)
+        for add in (0, 10**9)
+    )
+    torch.manual_seed(0)
+    model = near.build(Design(parameters=5232))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # the mean is forecast
+    errors = [task.judge(model).scores for task in (near, far)]
+    assert_close(torch.tensor(errors[1]["mean_absolute_error"]), torch.tensor(errors[0]["mean_absolute_error"]))
+    assert 1.5 < errors[0]["mean_absolute_error"] < 2
+    assert errors[1]["mean_absolute_error_of_seasonal_naive"] == errors[0]["mean_absolute_error_of_seasonal_naive"]
+
+
+def test_what_no_memory_holds_is_refused_at_once():
+    series = read_series(csv(), ["y"])
+    with pytest.raises(DataError, match=r"with `horizon=1000000000` nothing is left .* pass `horizon=69` or less"):
+        SeriesTask(series, horizon=10**9)
+    task = SeriesTask(series, horizon=1, window=20)
+    with pytest.raises(ShapeError, match=r"training 1,000,000,000,000 parameters needs about .* GB: pass fewer"):
+        task.build(Design(parameters=10**12))
+    task.series = dataclasses.replace(series, input_names=("y",) * 100_000)
+    task.inputs = dataclasses.replace(task.inputs, names=("y",) * 100_000)
+    with pytest.raises(ShapeError, match=r"the linear part of 100,000 inputs needs about .* GB: name fewer"):
+        task.build(Design())

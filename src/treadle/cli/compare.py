@@ -70,6 +70,7 @@ def compare(
         cores = available_cores()
         with Workers(min(cores, len(wirings) * len(cells) * seeds)) as workers:  # they start while we read and plan
             text = read_text(file) if file else standard_library()
+            text.check_content()
             text.check_length(ROWS, window)
             plan = make_plan(
                 wirings,

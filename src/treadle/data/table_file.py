@@ -1,11 +1,13 @@
 """Tables: CSV, TSV and Parquet files, read in pieces or whole; what is wrong is said with file, row and column."""
 
+import collections
 import contextlib
 import csv
 import difflib
 import io
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ COMPRESSED = (".gz", ".bz2", ".lz4", ".zst")
 SUFFIXES = (*PARQUET, *SEPARATORS)
 
 TEXT_BLOCK_BYTES = 1 << 18  # pyarrow reads some thirty of them ahead
+MOST_BLOCK_BYTES = 1 << 30  # a line has to fit into a block
 PARQUET_ROWS_AT_ONCE = 1 << 14
 TIME_FORMATS = ("%Y-%m", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S", "%H:%M:%S", "%H:%M")
 """Ways to write a time, besides ISO 8601, in which nobody could take the day for the month."""
@@ -66,20 +69,22 @@ class TableFile:
             pass
         suffix = _suffix(path)
         self.is_parquet, self._separator = suffix in PARQUET, SEPARATORS.get(suffix, ",")
-        self.names: list[str] = self._parquet().schema_arrow.names if self.is_parquet else self._header()
+        self._schema = self._parquet().schema_arrow if self.is_parquet else None
+        self.names: list[str] = self._header() if self._schema is None else self._schema.names
+        self._counts = collections.Counter(self.names)
         self.ways_to_write_times: dict[str, str] = {}
         """Of columns of text, as soon as their first times have been read."""
 
     def require(self, columns: Iterable[str]) -> None:
         """Refuse what is not the name of one column."""
         for name in columns:
-            if name not in self.names:
-                near = difflib.get_close_matches(name, self.names, 1)
+            count = self._counts[name]
+            if not count:
+                near = difflib.get_close_matches(name[:100], self.names[:1000], 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise DataError(f"{self.path} has no column {name!r}: it has {', '.join(self.names)}{hint}")
-            count = self.names.count(name)
+                raise DataError(f"{self.path} has no column {name!r:.100}: it has {some(self.names)}{hint}")
             if count > 1:
-                raise DataError(f"{self.path} has {count} columns called {name!r}: give each its own name")
+                raise DataError(f"{self.path} has {count} columns called {name!r:.100}: give each its own name")
 
     def row_count(self) -> int | None:
         """How many rows there are, where the file says so: in Parquet."""
@@ -89,9 +94,9 @@ class TableFile:
         """Whether each row has a list in this column."""
         import pyarrow as pa
 
-        if not self.is_parquet:
+        if self._schema is None:
             return False
-        kind = self._parquet().schema_arrow.field(column).type
+        kind = self._schema.field(column).type
         return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
     def check_numbers(self, columns: Sequence[str]) -> None:
@@ -99,7 +104,7 @@ class TableFile:
         import pyarrow as pa
 
         numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
-        types = self._parquet().schema_arrow if self.is_parquet else None
+        types = self._schema
         odd = [name for name in columns if types and not any(is_kind(types.field(name).type) for is_kind in numbers)]
         for rows in itertools.islice(self.batches(odd), 1 if odd else 0):
             for name in odd:
@@ -154,9 +159,13 @@ class TableFile:
         """The fields of each line, as the `csv` module reads them: pyarrow does not say where a line is."""
         import pyarrow as pa
 
-        with pa.input_stream(self.path, compression="detect") as stream:
-            text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
-            yield csv.reader(text, delimiter=self._separator)
+        before = csv.field_size_limit(MOST_BLOCK_BYTES)
+        try:
+            with pa.input_stream(self.path, compression="detect") as stream:
+                text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+                yield csv.reader(text, delimiter=self._separator)
+        finally:
+            csv.field_size_limit(before)
 
     def _header(self) -> list[str]:
         # Not with pyarrow, which merges columns of equal names, and takes a name for a number if one is below it.
@@ -167,9 +176,11 @@ class TableFile:
             raise DataError(f"{self.path} is not a table of text: {error}") from error
         if not names:
             raise DataError(f"{self.path} is not a table of text: it has no header")
+        if names == ["\0" * len(names[0])]:
+            raise DataError(f"{self.path} is not a table of text: it holds zero bytes only; write it again")
         for number, name in enumerate(names, 1):
-            data = name.encode(errors="surrogateescape")
-            if shown(data) != repr(name):
+            if not name.isascii() and any("\udc80" <= letter <= "\udcff" for letter in name):  # of surrogateescape
+                data = name.encode(errors="surrogateescape")
                 raise DataError(
                     f"{self.path}, header, column {number}: the name {shown(data)} is not UTF-8: save the file as UTF-8"
                 )
@@ -205,10 +216,29 @@ class TableFile:
 
     def _parsed(self, types: "dict[str, pa.DataType]", start: int) -> "Iterator[pa.RecordBatch]":
         import pyarrow as pa
+
+        block_bytes = TEXT_BLOCK_BYTES
+        packed = os.fspath(self.path).lower().endswith(COMPRESSED)
+        most = MOST_BLOCK_BYTES if packed else min(MOST_BLOCK_BYTES, os.path.getsize(self.path))
+        while True:
+            try:
+                for batch in self._parsed_in_blocks(types, start, block_bytes):
+                    start += batch.num_rows
+                    yield batch
+                return
+            except pa.ArrowInvalid as error:  # of a line that is longer than a block
+                if not re.search("straddling|Empty CSV file or block", str(error)) or block_bytes >= most:
+                    raise
+                block_bytes *= 8
+
+    def _parsed_in_blocks(
+        self, types: "dict[str, pa.DataType]", start: int, block_bytes: int
+    ) -> "Iterator[pa.RecordBatch]":
+        import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
         over = min(start, 2**31 - 1)  # pyarrow skips a 32-bit number of rows
-        read = arrow_csv.ReadOptions(use_threads=False, block_size=TEXT_BLOCK_BYTES, skip_rows_after_names=over)
+        read = arrow_csv.ReadOptions(use_threads=False, block_size=block_bytes, skip_rows_after_names=over)
         convert = arrow_csv.ConvertOptions(
             column_types=types, include_columns=list(types), null_values=MISSING, strings_can_be_null=True
         )
@@ -317,22 +347,31 @@ class Rows:
         if missing.any():
             raise self.error(int(missing.argmax()), name, "there is no time, but every row needs one: write it there")
         kind = values.type
+        if pa.types.is_dictionary(kind):
+            values = values.dictionary_decode()  # pyright: ignore[reportAttributeAccessIssue]
+            kind = values.type
         if pa.types.is_temporal(kind):
             values = values.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             values = self._times_of_text(name, values)
+        elif pa.types.is_decimal(kind):
+            values = values.cast(pa.float64())
         elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             raise self.error(0, name, NO_TIME.format(shown(values[0].as_py())))
-        return values.to_numpy(zero_copy_only=False)
+        found = values.to_numpy(zero_copy_only=False)
+        if np.isinf(found).any():
+            raise self.error(int(np.isinf(found).argmax()), name, "the time is infinite: correct it")
+        return found
 
     def _times_of_text(self, name: str, values: "pa.Array") -> "pa.Array":
         """Times that are all written in one way: one that suits all of these rows, or the first row at least."""
         known, ways = self.file.ways_to_write_times, _ways_to_write_times()
-        for some in (values, values[:1]):
+        for part in (values, values[:1]):
             for way, convert in ways.items():
-                if name not in known and _first_failure(some, convert) is None:
+                if name not in known and _first_failure(part, convert) is None:
                     known[name] = way
-        return self._converted(name, values, ways[known.get(name, "numbers")], NO_TIME)
+        message = NO_TIME + (", all in the way of the first row" if name in known else "")
+        return self._converted(name, values, ways[known.get(name, "numbers")], message)
 
     def _converted(
         self, name: str, values: "pa.Array", convert: "Callable[[pa.Array], pa.Array]", message: str
@@ -346,13 +385,19 @@ class Rows:
             raise self.error(wrong, name, message.format(shown(values[wrong].as_py()))) from None
 
 
+def some(names: Sequence[str]) -> str:
+    """The first names of many, for a message."""
+    first = ", ".join(name if len(name) <= 40 else f"{name[:40]}…" for name in names[:20])
+    return first if len(names) <= 20 else f"{first}, … ({len(names):,} in all)"
+
+
 def shown(value: object) -> str:
     """A value in quotes, cut if it is long; bytes as text, and what is not UTF-8 of them byte by byte."""
     if isinstance(value, bytes):
         try:
             value = value.decode()
         except UnicodeDecodeError:
-            return repr(value)[1:]
+            return repr(value)[1:][:120]
     return f"{value!r:.40}"
 
 
@@ -398,7 +443,8 @@ def _ways_to_write_times() -> "dict[str, Callable[[pa.Array], pa.Array]]":
     def as_format(pattern: str) -> "Callable[[pa.Array], pa.Array]":
         return lambda values: compute.strptime(values, pattern, "us").cast(pa.int64())  # pyright: ignore[reportAttributeAccessIssue]
 
-    iso = [pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.timestamp("ns")]
+    # Microseconds reach further, nanoseconds from 1677 to 2262; without a zone, and with one.
+    iso = [pa.timestamp(unit, zone) for unit in ("us", "ns") for zone in (None, "UTC")]
     types = {str(kind): as_type(kind) for kind in iso}
     return {"numbers": numbers} | types | {pattern: as_format(pattern) for pattern in TIME_FORMATS}
 

@@ -1,6 +1,7 @@
 """Files of the UEA and UCR archives of time series: ``.ts``."""
 
 import os
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,12 +9,17 @@ import numpy as np
 from treadle.atomic import regular
 from treadle.errors import DataError
 
+NUMBER = re.compile(
+    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf(inity)?|nan|\?", re.ASCII | re.IGNORECASE
+)
+"""A number as all programs write it; `float` would also take 1_0."""
+
 
 class TsFile(NamedTuple):
     """What a ``.ts`` file holds."""
 
     cases: list[np.ndarray]
-    """One sequence each, float32 [T, I], NaN where a value is missing."""
+    """One sequence each, float64 [T, I], NaN where a value is missing."""
     answers: list[str] | list[float] | None
     """Labels, or numbers to predict; None if the file has neither."""
     labels: tuple[str, ...]
@@ -81,7 +87,10 @@ def read_ts(path: str | os.PathLike[str]) -> TsFile:
         if answers is not None:
             answer = parts.pop()
             if numbers:
-                answer = _numbers(where, "the number to predict", answer)[0]
+                values = _numbers(where, "the number to predict", answer)
+                if len(values) != 1 or np.isnan(values[0]):
+                    raise DataError(f"{where}: a case ends with one number to predict, but here are {answer[:40]!r}")
+                answer = float(values[0])
             elif not answer or (labels and answer not in labels):
                 raise DataError(f"{where}: {answer[:40]!r} is no label: @classLabel declares {', '.join(labels)}")
             answers.append(answer)
@@ -108,26 +117,17 @@ def _number(path: str | os.PathLike[str], tags: dict[str, list[str]], name: str)
     if name not in tags:
         return None
     word = " ".join(tags[name])
-    if not word.isdecimal() or int(word) < 1:
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", word):
         raise DataError(f"{path}: @{name} is a positive whole number, but is {word[:40]!r}")
     return int(word)
 
 
 def _numbers(where: str, what: str, text: str) -> np.ndarray:
     words = [word.strip() for word in text.split(",")] if text else []
-    try:
-        values = np.array([np.nan if word == "?" else float(word) for word in words], dtype=np.float32)
-    except ValueError:
-        step, word = next((i, word) for i, word in enumerate(words, 1) if word != "?" and not _is_number(word))
-        raise DataError(f"{where}, {what}, value {step}: {word[:40]!r} is not a number") from None
+    for step, word in enumerate(words, 1):
+        if not NUMBER.fullmatch(word):
+            raise DataError(f"{where}, {what}, value {step}: {word[:40]!r} is not a number")
+    values = np.array([np.nan if word == "?" else float(word) for word in words], dtype=np.float64)
     if np.isinf(values).any():
         raise DataError(f"{where}, {what}, value {int(np.isinf(values).argmax()) + 1}: the value is infinite")
     return values
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

@@ -73,7 +73,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
     }
     path = destination(path)
     with locked(path, PATIENCE), replacing(path) as beside:
-        write_in_place(beside, tensors, metadata)
+        write_in_place(beside, path, tensors, metadata)
         if path.exists():
             # A damaged file must never take the place of the last good one.
             os.replace(path, previous_checkpoint(path) if _is_whole(path) else path.with_name(path.name + ".damaged"))

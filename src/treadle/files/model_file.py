@@ -177,17 +177,19 @@ def checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file with a checksum over all of it, beside its place, then rename it."""
     with replacing(path) as beside:
-        write_in_place(beside, tensors, metadata)
+        write_in_place(beside, path, tensors, metadata)
 
 
-def write_in_place(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file with a checksum over all of it, to a place where nothing is lost if this fails."""
+def write_in_place(
+    beside: Path, path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]
+) -> None:
+    """Write a safetensors file with a checksum over all of it beside ``path``, where nothing is lost if this fails."""
     metadata = metadata | {"version": str(FORMAT)}
     metadata["checksum"] = checksum(json.dumps(metadata, sort_keys=True), tensors)
     # Not save_file, which writes to a file of a name of its own first, and leaves it if the process is killed.
     content = safetensors.torch.save(dict(tensors), metadata)
     try:
-        Path(path).write_bytes(content)
+        beside.write_bytes(content)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from treadle.data.table_file import Rows, TableFile
+from treadle.data.table_file import Rows, TableFile, some
 from treadle.errors import DataError
 from treadle.streams.stream import Piece
 
@@ -86,7 +86,7 @@ class Columns:
         if inputs is None:
             self.inputs = [name for name in self.file.names if name not in {*self.targets, time, series}]
         if not self.inputs:
-            names = ", ".join(self.file.names)
+            names = some(self.file.names)
             raise DataError(f"{path} has no column left to read: name the inputs among {names}")
         self.numbers, self.others = [*self.inputs, *self.targets], [name for name in (time, series) if name is not None]
         self.file.require([*self.numbers, *self.others])

@@ -57,6 +57,23 @@ class Fitted:
         """``K`` of the network: a score for each label, or a number for each target and step ahead."""
         return len(self.labels) if self.targets is None else max(self.horizon or 1, 1) * len(self.targets.names)
 
+    def check(self) -> None:
+        """Refuse what no fit makes.
+
+        Raises:
+            ValueError: with what it is.
+        """
+        if self.predict not in ("last", "every"):
+            raise ValueError(f"predict is {self.predict!r:.40}")
+        for name, least in (("horizon", 0), ("window", 1)):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or not least <= value <= 10**9):
+                raise ValueError(f"{name} is {value!r:.40}")
+        if not all(isinstance(label, str) for label in self.labels) or (self.targets is None) != bool(self.labels):
+            raise ValueError("labels")
+        if self.horizon is not None and self.targets is None:
+            raise ValueError("a horizon without targets")
+
     def refuse_other(self, name: str, inputs: Sequence[str], targets: Sequence[str] | None) -> None:
         """Refuse data that the network cannot be trained further on.
 
@@ -119,24 +136,36 @@ class Fitted:
             ys = ys.unflatten(-1, (max(self.horizon, 1), len(self.targets.names)))
         return self.targets.undo(ys)
 
-    def predict_all(self, xs: Iterable[Tensor]) -> list[Any]:
+    def predict_all(self, xs: Iterable[Tensor], places: Sequence[str] = ()) -> list[Any]:
         """Answers for sequences in their own units.
 
         Args:
-            xs: each [T, I], float32, NaN where a value is missing.
+            xs: each [T, I], NaN where a value is missing.
+            places: how messages call each of them.
 
         Returns:
             For each: with ``predict="every"`` or forecasts the answers of all steps, as `meaning` has them, else the
-            last.
+            last. Numbers are as precise as those that were passed.
 
         Raises:
-            DataError: a sequence has other columns, or no steps.
+            DataError: a sequence has other columns, no steps, or numbers from which no finite answer follows.
         """
         xs = list(xs)
-        empty = [i for i, one in enumerate(xs) if not len(one)]
-        if empty:
-            raise DataError(f"sequence {empty[0]} has no steps to answer after")
-        answers = [self.meaning(ys) for ys in self.outputs(xs)]
+        places = places or [f"sequence {i}" for i in range(len(xs))]
+        for one, place in zip(xs, places, strict=True):
+            if not len(one):
+                raise DataError(f"{place} has no steps to answer after")
+        outputs = self.outputs(xs)
+        for ys, place in zip(outputs, places, strict=True):
+            wrong = (~ys.isfinite()).any(-1).nonzero()
+            if len(wrong):
+                raise DataError(
+                    f"{place}, step {int(wrong[0]) + 1}: the network's answer is not a finite number: correct values"
+                    " that are far from those of the training set, or train it again"
+                )
+        answers = [self.meaning(ys) for ys in outputs]
+        if self.targets is not None:
+            answers = [answer.to(one.dtype) for answer, one in zip(answers, xs, strict=True)]
         every = self.predict == "every" or self.horizon is not None
         return answers if every else [answer[-1] for answer in answers]
 
@@ -175,6 +204,7 @@ class Fitted:
             targets = None if values["targets"] is None else Scaling.from_json(values["targets"])
             rest = {name: values[name] for name in ("predict", "horizon", "window")}
             found = cls(model, inputs, targets, tuple(values["labels"]), **rest)
+            found.check()
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{path} is damaged: what it says of its numbers does not fit ({error})") from None
         if (model.input_size, model.output_size) != (len(inputs.names), found.outputs_per_step):
@@ -202,7 +232,8 @@ def predictions(fitted: Fitted, path: str | os.PathLike[str], series_id: str | N
         found = read_inputs_of_series(path, names, series_id)
         yield [*(["series"] if series_id else []), "row", *(f"{name}+{k}" for k in ahead for name in targets)]
         for id_, rows, xs in found:
-            answers = fitted.predict_all([xs])[0].flatten(1)
+            which = f"{path}, series {id_!r}" if series_id else str(path)
+            answers = fitted.predict_all([xs], [which])[0].flatten(1)
             for row, answer in zip(rows, answers.tolist(), strict=True):
                 yield [*([id_] if series_id else []), row, *answer]
         return
@@ -210,7 +241,7 @@ def predictions(fitted: Fitted, path: str | os.PathLike[str], series_id: str | N
     said = ["label"] if fitted.targets is None else list(fitted.targets.names)
     yield ["sequence", *(["step"] if every else []), *said]
     for place, xs in sequences:
-        answer = fitted.predict_all([xs])[0]
+        answer = fitted.predict_all([xs], [f"{path}, {place}"])[0]
         for step, one in enumerate(answer if every else [answer], 1):
             values = [one] if isinstance(one, str) else torch.as_tensor(one).tolist()
             yield [place, *([step] if every else []), *values]

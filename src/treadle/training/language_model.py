@@ -207,6 +207,7 @@ class TextTask:
     def __init__(
         self, text: Text, *, window: int = 64, rows: int = ROWS, seed: int = 0, share: tuple[int, int] = (0, 1)
     ):
+        text.check_content()
         text.check_length(rows, window)
         self.text, self.name, self.size = text, text.name, f"{text.training_bytes:,} bytes"
         self.batches = text.windows(rows, window, seed, share)
@@ -226,6 +227,10 @@ class TextTask:
     def judge(self, model: Recurrent) -> Verdict:
         """Bits per byte of the held-out text."""
         bits = bits_per_byte(model, self.text.scored_rows())
+        if not math.isfinite(bits):
+            raise ModelFileError(
+                f"{self.name}: the network's scores are not finite: train with a smaller `learning_rate`"
+            )
         return Verdict(f"{bits:.3f} bits per byte of held-out text", {"bits_per_byte": bits})
 
     def save(self, path: str | os.PathLike[str], model: Recurrent) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from treadle import cells
 from treadle.errors import ShapeError
 from treadle.running.recurrent import Recurrent
+from treadle.training.memory import BYTES_PER_PARAMETER, require_memory
 from treadle.wiring import WIRINGS, Graph, Stack, sum_of
 from treadle.wiring.named import layer_input_size
 
@@ -193,8 +194,10 @@ def nearest_hidden_size(
     """The hidden size with which ``build`` comes nearest to a number of parameters, and how many it then has.
 
     Raises:
-        ShapeError: no hidden size comes within 2 %; the message names what can be reached.
+        ShapeError: no hidden size comes within 2 %; the message names what can be reached. Or so many parameters could
+            not be trained in the memory that there is.
     """
+    require_memory(BYTES_PER_PARAMETER * parameters, f"training {parameters:,} parameters", "pass fewer `parameters`")
 
     def count(hidden_size: int) -> int:
         with torch.device("meta"):  # shapes without memory

@@ -1,11 +1,19 @@
 """Columns brought to mean 0 and deviation 1, by what the training part says, and back."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from treadle.errors import DataError
+
+LARGEST = 1e150
+"""What can be squared."""
+FINEST = 100
+"""A column varies by so many steps of its numbers' own precision at least; with fewer, rounding is much of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Scaling:
         >>> scaling.apply(torch.tensor([[20.0]]))
         tensor([[0.]])
         >>> scaling.undo(torch.tensor([[0.0]]))
-        tensor([[20.]])
+        tensor([[20.]], dtype=torch.float64)
     """
 
     names: tuple[str, ...]
@@ -36,21 +44,47 @@ class Scaling:
         """The scaling of the training set alone: validation and test set must not be looked at.
 
         Parts are [N, I]; missing values (NaN) do not count.
+
+        Raises:
+            DataError: a column varies by less than its numbers can hold, or has numbers that nobody can square.
         """
         values = torch.cat([part.double() for part in parts])
         means = values.nanmean(0).nan_to_num(0)
-        deviations = (values - means).square().nanmean(0).nan_to_num(0).sqrt()
-        # What is left of a constant by rounding is no deviation.
-        constant = deviations <= 1e-12 * means.abs()
-        return cls(tuple(names), means, torch.where(constant, 1.0, deviations))
+        lowest, highest = values.nan_to_num(torch.inf).amin(0), values.nan_to_num(-torch.inf).amax(0)
+        constant = lowest >= highest  # or there is nothing
+        means = torch.where(lowest == highest, lowest, means)
+        spread = (values - means).square().nanmean(0).nan_to_num(0).sqrt()
+        columns = zip(names, *(part.tolist() for part in (lowest, highest, means, spread)), strict=True)
+        for name, low, high, mean, varies in columns:
+            largest = 0.0 if low > high else max(abs(low), abs(high))
+            if largest > LARGEST:
+                raise DataError(f"column {name!r} has numbers as large as {largest:.3g}: give it in other units")
+            if varies < FINEST * math.ulp(largest) and not (low >= high and largest <= 2**53):
+                raise DataError(
+                    f"column {name!r} varies by {varies:.3g} around {mean:.16g}, where numbers of 64 bits are"
+                    f" {math.ulp(largest):.3g} apart: subtract {mean:.16g} from it before it is written"
+                )
+        return cls(tuple(names), means, torch.where(constant, 1.0, spread))
 
     def apply(self, values: Tensor) -> Tensor:
-        """Values [..., I] in their own units, scaled; float32."""
-        return ((values.double() - self.means) / self.deviations).float()
+        """Values [..., I] in their own units, scaled; float32.
+
+        Raises:
+            DataError: one is so far away from the training set that float32 cannot hold it.
+        """
+        scaled = ((values.double() - self.means) / self.deviations).float()
+        if scaled.isinf().any():
+            place = int(scaled.isinf().flatten(0, -2).any(0).nonzero()[0])
+            far = values[..., place][scaled[..., place].isinf()][0]
+            raise DataError(
+                f"column {self.names[place]!r} has the value {far:.3g}, but was {self.means[place]:.3g} ±"
+                f" {self.deviations[place]:.3g} in the training set: correct it"
+            )
+        return scaled
 
     def undo(self, values: Tensor) -> Tensor:
-        """Scaled values [..., I] in their own units; float32."""
-        return (values.double() * self.deviations + self.means).float()
+        """Scaled values [..., I] in their own units; float64."""
+        return values.double() * self.deviations + self.means
 
     def as_json(self) -> dict[str, Any]:
         """For a file."""
@@ -58,9 +92,18 @@ class Scaling:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Scaling":
-        """The inverse of `as_json`."""
+        """The inverse of `as_json`.
+
+        Raises:
+            ValueError: there is not one name, mean and positive deviation for each column.
+        """
         means, deviations = (torch.tensor(values[key], dtype=torch.float64) for key in ("means", "deviations"))
-        return cls(tuple(values["names"]), means, deviations)
+        names = tuple(values["names"])
+        if not (all(isinstance(name, str) for name in names) and means.shape == deviations.shape == (len(names),)):
+            raise ValueError("names, means and deviations")
+        if not (means.isfinite().all() and deviations.isfinite().all() and (deviations > 0).all()):
+            raise ValueError("means or deviations that are no numbers")
+        return cls(names, means, deviations)
 
 
 def fill_previous(values: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ class SequenceTask:
                 {"accuracy": right},
             )
         error = (said - true).abs().mean().item()
-        mean = (self.targets.means.float() - true).abs().mean().item()
+        mean = (self.targets.means - true).abs().mean().item()
         return Verdict(
             f"mean absolute error {error:.4g} over {len(true)} answers of the {self.judged_by} part; always saying the"
             f" mean of the training part: {mean:.4g}",
@@ -142,10 +142,12 @@ class SequenceTask:
         outputs = outputs_of(model, xs)
         if not self._test.per_step:
             outputs, ys = [one[-1:] for one in outputs], [one[-1:] for one in ys]
-        said, true = torch.cat(outputs), torch.cat(list(ys))
+        said = torch.cat(outputs)
+        if not said.isfinite().all():
+            raise DataError(f"{self.name}: the network's answers are not finite: train with a smaller `learning_rate`")
         if self.targets is None:
-            return said.argmax(-1), true
-        return self.targets.undo(said), self.targets.undo(true)
+            return said.argmax(-1), torch.cat(list(ys))
+        return self.targets.undo(said), torch.cat([answer.reshape(-1, said.shape[1]) for answer in self._test.answers])
 
     def truth(self, model: Recurrent) -> Confusion | Predictions:
         said, true = self._answers(model)

@@ -24,8 +24,8 @@ class Sequences:
 
     Attributes:
         name: how messages call it.
-        inputs: each [T, I], float32 in its own units, NaN where a value is missing.
-        answers: of each: a label, or a list of T labels; or float32 [K], or [T, K], numbers to predict.
+        inputs: each [T, I], float64 in its own units, NaN where a value is missing.
+        answers: of each: a label, or a list of T labels; or float64 [K], or [T, K], numbers to predict.
         input_names: of the I columns.
         target_names: of the K numbers, or of the one label.
         labels: all that may occur; empty where the answers are numbers.
@@ -186,7 +186,7 @@ def _from_ts(path: str | os.PathLike[str], target: str | None, inputs: Sequence[
             raise DataError(f"{path}, {place}: the sequence is empty, there is nothing to answer after it")
     names = tuple(f"dimension {i}" for i in range(1, file.cases[0].shape[1] + 1))
     numbers = bool(file.answers) and isinstance(file.answers[0], float | np.floating)
-    answers = [torch.tensor([answer], dtype=torch.float32) for answer in file.answers] if numbers else file.answers
+    answers = [torch.tensor([answer], dtype=torch.float64) for answer in file.answers] if numbers else file.answers
     labels = () if numbers else file.labels or tuple(sorted({str(answer) for answer in file.answers}))
     inputs_ = [torch.from_numpy(case) for case in file.cases]
     return Sequences(str(path), inputs_, list(answers), names, ("label",), labels, False, where)
@@ -213,7 +213,7 @@ def _columns(file: TableFile, names: Sequence[str], others: Sequence[str] = ()) 
                 raise table.error(row, name, f"{len(values)} steps, but {names[0]!r} has {lengths[row]}")
         lengths = lengths or [len(values) for values in lists]
         numbers = table.numbers_of_lists(name)
-        columns.append(torch.from_numpy(numbers.astype(np.float32)))
+        columns.append(torch.tensor(numbers))
     return list(torch.stack(columns, 1).split(lengths)), table
 
 
@@ -224,12 +224,12 @@ def _answers(table: Rows, target: str) -> tuple[list[Any], tuple[str, ...], bool
             raise table.error(row, target, "there is no answer")
     flat = [one for value in values for one in value] if per_step else values
     if all(isinstance(one, float) for one in flat):
-        numbers = np.array(flat, dtype=np.float32)
+        numbers = np.array(flat, dtype=np.float64)
         if not np.isfinite(numbers).all():
             row = next(i for i, value in enumerate(values) if not np.isfinite(np.array(value, np.float64)).all())
             raise table.error(row, target, "the answer is not a finite number")
         shape = (-1, 1) if per_step else (1,)
-        return [torch.tensor(value, dtype=torch.float32).reshape(shape) for value in values], (), per_step
+        return [torch.tensor(value, dtype=torch.float64).reshape(shape) for value in values], (), per_step
     whole = all(isinstance(one, int) for one in flat)
     labels = tuple(str(one) for one in (sorted(set(flat)) if whole else sorted({str(one) for one in flat})))
     words = [[str(one) for one in value] if per_step else str(value) for value in values]

@@ -23,7 +23,7 @@ class Series:
     Attributes:
         name: how messages call it.
         ids: of each.
-        inputs: each [N, I], float32 in its own units, NaN where a value is missing.
+        inputs: each [N, I], float64 in its own units, NaN where a value is missing.
         targets: each [N, K], what is to be forecast, NaN where a value is missing.
         input_names: of the I columns.
         target_names: of the K columns.
@@ -143,7 +143,7 @@ def read_series(
         _check_times(table, time, clock, rows)
 
     def split(names: Sequence[str]) -> list[Tensor]:
-        values = torch.from_numpy(np.stack([columns[name] for name in names], 1).astype(np.float32))
+        values = torch.from_numpy(np.stack([columns[name] for name in names], 1))
         return [values[torch.from_numpy(places)] for places in rows]
 
     times = [clock[places] for places in rows]
@@ -164,7 +164,7 @@ def read_inputs_of_series(
 ) -> list[tuple[str, list[int], Tensor]]:
     """Series without what is to be forecast: id, numbers of the rows from 1, and [N, I] of the columns named."""
     table = TableFile(path).read(names, [series_id] if series_id else [])
-    values = torch.from_numpy(np.stack([table.numbers(name) for name in names], 1).astype(np.float32))
+    values = torch.from_numpy(np.stack([table.numbers(name) for name in names], 1))
     ids, rows = _group(table, series_id)
     return [(id_, (places + 1).tolist(), values[places]) for id_, places in zip(ids, rows, strict=True)]
 

@@ -1,5 +1,6 @@
 """Series as something to be learned: forecasts."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from treadle.training.batches import Epochs
 from treadle.training.evaluate import mean_loss
 from treadle.training.fitted import Fitted
 from treadle.training.layered_networks import fit_linear, forecaster
+from treadle.training.memory import BYTES_PER_PARAMETER, require_memory
 from treadle.training.scaling import Scaling, fill_previous
 from treadle.training.series import Series, find_season, seasonal_naive
 from treadle.training.task import MOST_STEPS, Design, Forecasts, Habits, Verdict
@@ -81,6 +83,7 @@ class SeriesTask:
                 " name other `inputs`, or forecast with `horizon=1` or more"
             )
         learned = series.part(series.targets, "training")
+        self._check_horizon(series, horizon, max(map(len, learned)))
         if window is None:
             series.check(1)
             longest = max(map(len, learned))
@@ -106,10 +109,24 @@ class SeriesTask:
         self.epoch_steps = len(self.batches)
         self.evaluate_every = min(self.epoch_steps, MOST_STEPS)
 
+    @staticmethod
+    def _check_horizon(series: Series, horizon: int, longest: int) -> None:
+        """Refuse forecasts that reach beyond all that is known, or that no memory holds."""
+        if horizon > 1 and horizon >= longest:
+            raise DataError(
+                f"{series.name}: with `horizon={horizon}` nothing is left to compare forecasts with, as the longest"
+                f" training set has {longest} rows: pass `horizon={max(longest - 1, 1)}` or less"
+            )
+        answers = sum(map(len, series.inputs)) * max(horizon, 1) * len(series.target_names)
+        require_memory(40 * answers, f"{series.name}: forecasting {horizon} steps", "pass a smaller `horizon`")
+
     def _targets(self, i: int, part: str) -> Tensor:
         """[N, H * K], scaled: at t what is to be forecast then, as far as it lies in a part; NaN elsewhere."""
+        return self._ahead(i, part, self.targets.apply(self.series.targets[i]))
+
+    def _ahead(self, i: int, part: str, values: Tensor) -> Tensor:
+        """[N, H * K]: at t those of some values [N, K] that are to be forecast then, as far as they lie in a part."""
         start, end = self.series.bounds(i, part)
-        values = self.targets.apply(self.series.targets[i])
         there = torch.arange(len(values))[:, None]
         values = torch.where((there >= start) & (there < end), values, float("nan"))
         ahead = range(1, self.horizon + 1) if self.horizon else [0]
@@ -145,6 +162,10 @@ class SeriesTask:
         sizes = len(self.inputs.names), max(self.horizon, 1) * len(self.targets.names)
         delays = self.delays()
         differences = sorted({1, self.season} & {1, *range(513)}) if self.difference else []
+        read = sizes[0] * len(delays)  # by the linear part, which is fitted in float64
+        rows = sum(end for end, _ in self.series.cuts)
+        needed = 8 * (2 * rows * read + 3 * read**2) + BYTES_PER_PARAMETER * (read * sizes[1] + 4 * sizes[0] ** 2)
+        require_memory(needed, f"{self.name}: the linear part of {sizes[0]:,} inputs", "name fewer `inputs`")
         model = design.built(forecaster, *sizes, delays, differences)
         ends = [end for end, _ in self.series.cuts]
         examples = [(x[:end], y[:end]) for x, y, end in zip(self._xs, self._training, ends, strict=True)]
@@ -173,7 +194,7 @@ class SeriesTask:
         shape = (max(self.horizon, 1), len(self.targets.names))
         found = []
         for i, ys in enumerate(self._outputs(model, "test")):
-            truth = self.targets.undo(self._targets(i, "test").unflatten(1, shape))
+            truth = self._ahead(i, "test", self.series.targets[i]).unflatten(1, shape)
             naive = seasonal_naive(self.series.targets[i], self.season, self.horizon)
             found.append((self.targets.undo(ys.unflatten(1, shape)), naive, truth))
         return found
@@ -184,7 +205,11 @@ class SeriesTask:
         if not there.any():
             raise DataError(f"{self.name}: nothing in the test part can be compared with a forecast")
         error, naive_error = ((forecast - true)[there].abs().mean().item() for forecast in (said, naive))
-        better = 1 - error / naive_error if naive_error else float("-inf")
+        if not math.isfinite(error):
+            raise DataError(
+                f"{self.name}: the network's forecasts are not finite: train with a smaller `learning_rate`"
+            )
+        better = 1 - error / naive_error if naive_error else float("-inf") if error else 0.0
         than = "better" if better >= 0 else "worse"
         return Verdict(
             f"mean absolute error {error:.4g} over {int(there.sum())} forecasts of the test part; seasonal-naive"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from treadle.errors import ShapeError
+from treadle.errors import DataError, ShapeError
 from treadle.streams import Array, Span, Stream, TextFile, Windows, count
 from treadle.streams.cursor import Cursor
 
@@ -125,6 +125,15 @@ class Text:
             for part in _parts(stream):
                 digest.update(part)
         return digest.hexdigest()
+
+    def check_content(self) -> None:
+        """Refuse a file that was never written: nothing but zero bytes.
+
+        Raises:
+            DataError: it is such a file.
+        """
+        if not any(piece.x.any() for piece in self.training.pieces()):  # of any other, the first piece says it
+            raise DataError(f"{self.name} holds nothing but zero bytes: pass a text file")
 
     def check_length(self, rows: int, window: int) -> None:
         """Refuse a text that is too short for windows of ``window`` bytes in ``rows`` rows.
