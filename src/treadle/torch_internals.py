@@ -4,6 +4,8 @@ A release of PyTorch may move or rename them; then this file is mended, and noth
 (``_parameters``, ``_buffers``, ``_modules``) are no secret: they are read where they are needed.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,12 +21,16 @@ from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.autograd import forward_ad
 from torch.jit._trace import is_tracing
+from torch.nn.modules import module as modules
+from torch.nn.utils import parametrize
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
     "BatchNorm", "NormWithStatistics", "OpOverload", "TorchDispatchMode", "a_function_transform_is_active",
-    "can_be_decomposed", "forward_mode_is_active", "function_of", "is_batched", "is_followed", "jit_is_tracing",
-    "no_modes", "real_tensors", "schema_of", "tensor_without_numbers", "vmap_is_active",
+    "a_mode_is_active", "can_be_decomposed", "forward_mode_is_active", "function_of", "hooks_on_all_modules",
+    "is_batched", "is_followed", "jit_is_tracing", "no_function_modes", "no_modes", "real_tensors", "schema_of",
+    "tensor_without_numbers", "vmap_is_active", "weights_are_not_cached",
 ]  # fmt: skip
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -66,6 +72,52 @@ def vmap_is_active() -> bool:
 def is_followed() -> bool:
     """Whether something follows every operation, which a kernel or an autograd node of our own would hide from it."""
     return a_function_transform_is_active() or forward_mode_is_active() or is_tracing()
+
+
+def a_mode_is_active() -> bool:
+    """Whether a mode of the user's follows every operation; the mode that presets a device does not."""
+    if torch._C._len_torch_dispatch_stack():
+        return True
+    count = torch._C._len_torch_function_stack()
+    return count > 0 and not all(isinstance(torch._C._get_function_stack_at(i), DeviceContext) for i in range(count))
+
+
+def hooks_on_all_modules() -> bool:
+    """Whether there are hooks that every module calls."""
+    return bool(
+        modules._global_forward_hooks
+        or modules._global_forward_pre_hooks
+        or modules._global_backward_hooks
+        or modules._global_backward_pre_hooks
+    )
+
+
+@contextlib.contextmanager
+def no_function_modes() -> Iterator[None]:
+    """A context in which functions of PyTorch are its own, and no device is preset."""
+    stack = [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+    try:
+        yield
+    finally:
+        for mode in reversed(stack):
+            torch._C._push_on_torch_function_stack(mode)
+
+
+class _Forgetful(dict[Any, Any]):
+    """A dict that keeps nothing."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def weights_are_not_cached() -> Iterator[None]:
+    """A context in which ``parametrize.cached`` neither gives back what it has kept, nor keeps anything."""
+    before, parametrize._cache = parametrize._cache, _Forgetful()
+    try:
+        yield
+    finally:
+        parametrize._cache = before if parametrize._cache_enabled else {}
 
 
 def schema_of(function: OpOverload) -> Any:

@@ -18,6 +18,7 @@ import torch
 from treadle.compiler import interpreter
 from treadle.compiler import program as p
 from treadle.compiler.fission import Section
+from treadle.compiler.neutral import neutral
 from treadle.compiler.program import Value
 from treadle.compiler.tracer import Tracer
 from treadle.compiler.walk import preorder
@@ -54,7 +55,7 @@ def derive(section: Section, wanted: tuple[Value, ...]) -> Derivative:
     tracer = Tracer()
     tracer.keep_gradients = True
     out_cotangents, new_cotangents = _cotangents(section.outputs, "output"), _cotangents(section.new, "state")
-    with tracer, torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    with neutral(), tracer:
         known: dict[Value, Any] = {
             v: tracer.tensor(v, requires_grad=v in wanted or v in section.old) for v in (*section.inputs, *section.old)
         }

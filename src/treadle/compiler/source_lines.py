@@ -3,7 +3,7 @@
 import sys
 import traceback
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 
 import torch
 
@@ -34,3 +34,8 @@ def failed_line(error: BaseException) -> str:
 def first_line(code: CodeType) -> str:
     """Where a function begins."""
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+
+
+def line_of(frame: FrameType) -> str:
+    """Which line of a function is running."""
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

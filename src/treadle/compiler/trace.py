@@ -3,15 +3,20 @@
 A step is run twice, with another batch size: what then comes out otherwise depends on what no program can hold.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import CodeType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from treadle.compiler import program as p
+from treadle.compiler.guards import Guards
 from treadle.compiler.module_contents import Contents, tensors_of
+from treadle.compiler.neutral import neutral
 from treadle.compiler.program import BATCH, Program, Value
+from treadle.compiler.reads import Reads
 from treadle.compiler.source_lines import failed_line, first_line
 from treadle.compiler.tracer import AboveAutograd, Traced, Tracer
 from treadle.compiler.walk import preorder
@@ -19,19 +24,53 @@ from treadle.errors import TraceError
 from treadle.torch_internals import function_of
 
 
-def trace_step(
-    cell: nn.Module, inputs: Mapping[str, Value], step: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
-) -> tuple[Program, dict[str, Tensor]]:
-    """The program of a step, and the real tensors that it reads besides ``inputs``, by name.
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What became of tracing a step.
+
+    Args:
+        program: the step; None if it cannot be turned into a program.
+        lifted: the real tensors that it reads besides its inputs, by name.
+        error: why there is no program: the user's line, the operation and what to write instead.
+        guards: whether the step would be traced alike; None if that cannot be told.
+        codes: the code that ran.
+    """
+
+    program: Program | None
+    lifted: Mapping[str, Tensor]
+    error: str
+    guards: Guards | None
+    codes: frozenset[CodeType]
+
+
+Step: TypeAlias = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
+def trace_step(cell: nn.Module, inputs: Mapping[str, Value], step: Step) -> Trace:
+    """Trace a step of a cell.
 
     The step takes a tensor for each of ``inputs`` and returns outputs by name; the tensors of the cell become inputs
     ``"parameter/PATH"``.
-
-    Raises:
-        TraceError: with the user's line, the operation and what to write instead.
     """
-    program, lifted, rows = _trace_once(cell, inputs, step, set())
-    again, others, _ = _trace_once(cell, inputs, step, {rows})
+    reads = Reads()
+    program, lifted, error, guards = None, {}, "", None
+    with neutral():
+        try:
+            program, lifted = _trace_twice(cell, inputs, step, reads)
+        except TraceError as refused:
+            error = str(refused)
+        try:
+            guards = Guards(cell, reads)
+        except TraceError as refused:
+            program, error = None, error or str(refused)
+    return Trace(program, lifted, error, guards, frozenset(reads.codes))
+
+
+def _trace_twice(
+    cell: nn.Module, inputs: Mapping[str, Value], step: Step, reads: Reads
+) -> tuple[Program, dict[str, Tensor]]:
+    program, lifted, rows = _trace_once(cell, inputs, step, set(), reads)
+    again, others, _ = _trace_once(cell, inputs, step, {rows}, reads)
     for value, other in zip(program.values(), again.values(), strict=False):
         if value is not other:
             raise TraceError(
@@ -49,7 +88,7 @@ def trace_step(
 
 
 def _trace_once(
-    cell: nn.Module, inputs: Mapping[str, Value], step: Any, avoid: set[Any]
+    cell: nn.Module, inputs: Mapping[str, Value], step: Step, avoid: set[Any], reads: Reads
 ) -> tuple[Program, dict[str, Tensor], int]:
     held = tensors_of(cell)
     names = {id(tensor): f"parameter/{path}" for path, tensor in reversed(held.items())}
@@ -57,9 +96,12 @@ def _trace_once(
     tracer = Tracer(names, avoid | sizes | {dim for v in inputs.values() for dim in v.shape if dim is not BATCH})
     kept = Contents(cell)
     try:
-        with tracer, AboveAutograd(), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        with tracer, AboveAutograd():
             given = {name: tracer.tensor(value, requires_grad=True) for name, value in inputs.items()}
-            results = step(given)
+            with reads.listening(kept.meet):
+                results = step(given)
+        if reads.reason:
+            raise TraceError(reads.reason)
         kept.check()
         _refuse_own_derivatives(results)
     except TraceError:

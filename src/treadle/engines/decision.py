@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from treadle.engines import execution, reference
+from treadle.engines import execution, reference, verification
 from treadle.engines.call import Call, Result, autocast_dtype
 from treadle.engines.engine import Engine, LiveStep, Refusal
 from treadle.engines.network import Network, network_of
@@ -18,7 +18,13 @@ from treadle.engines.stages import staged
 from treadle.errors import EngineError, TraceError
 from treadle.protocol import State, example_input, first_weight
 from treadle.state import named_tensors
-from treadle.torch_internals import a_function_transform_is_active, forward_mode_is_active, jit_is_tracing
+from treadle.torch_internals import (
+    a_function_transform_is_active,
+    a_mode_is_active,
+    forward_mode_is_active,
+    hooks_on_all_modules,
+    jit_is_tracing,
+)
 
 logger = logging.getLogger("treadle")
 
@@ -39,6 +45,7 @@ class Decision:
         network: the cell's program; None where its own Python is run.
         refusals: what engines said that were asked and refused.
         left_out: the loops that the engine leaves to PyTorch, step by step, and why.
+        asked: the call as it was asked for.
     """
 
     call: Call
@@ -46,6 +53,7 @@ class Decision:
     network: Network | None
     refusals: Mapping[str, Refusal]
     left_out: tuple[Refusal, ...] = ()
+    asked: Call | None = None
 
     @property
     def refusal(self) -> Refusal | None:
@@ -80,6 +88,8 @@ class Decision:
             if self.refusal is not None and call.xs.numel():
                 say_once(f"{_name(call)} runs step by step in Python, much slower than compiled: {self.refusal}")
             return reference.run(call)
+        if verification.doubts(self.network, self.engine, call):
+            return decide(self.asked or call).run()  # without this engine
         for loop in self.left_out:
             say_once(f"{_the_loop(loop)}{_name(call)} runs in PyTorch, step by step: {loop}")
         return execution.run(self.network, self.engine, call)
@@ -107,11 +117,14 @@ def decide(call: Call) -> Decision:
             return Decision(call, engine, None, refusals)
         own = call if call.products is None else call.in_precision_of_weights()
         network = engine.refusal(call) or program_of(own)
+        if isinstance(network, Network) and verification.mode() != "never":
+            doubt = network.made.doubts.get(engine.name)
+            network = Refusal(doubt) if doubt else network
         if isinstance(network, Network):
             left_out = staged(network, engine, own.products, own.return_states).left_out
             # An engine that was asked for by name runs every loop itself.
             if not left_out or call.engine == "auto":
-                return Decision(own, engine, network, refusals, left_out)
+                return Decision(own, engine, network, refusals, left_out, call)
             network = left_out[0]
         refusals[engine.name] = network
     return Decision(call, ENGINES["reference"] if call.engine == "auto" else None, None, refusals)
@@ -142,6 +155,10 @@ def _no_program(call: Call) -> Refusal | None:
         reason = "there are no rows or no steps"
     elif others:
         reason = f"an input is a {type(others[0]).__name__}, not a plain tensor"
+    elif a_mode_is_active():
+        reason = "a mode of torch.overrides or torch.utils._python_dispatch follows every operation"
+    elif hooks_on_all_modules():
+        reason = "there are hooks that every module calls"
     elif a_function_transform_is_active():
         reason = "a transform of torch.func is at work"
     elif forward_mode_is_active():
@@ -172,9 +189,13 @@ def live_step(
         call = Call(cell, state, x[None], state, engine=engine, products=autocast_dtype(x.device))
         for one in engines:
             found = one.refusal(call) or program_of(call)
-            found = found if isinstance(found, Refusal) else one.live_step(found, batch_size, products)
             if not isinstance(found, Refusal):
-                return found
+                network, found = found, one.live_step(found, batch_size, products)
+                if not isinstance(found, Refusal):
+                    doubt = verification.doubts_about_step(network, one, found, call, products)
+                    if not doubt:
+                        return found
+                    found = Refusal(doubt)
             refusal = found
     if engine != "auto":
         raise EngineError(f"engine {engine!r} cannot step {type(cell).__name__}: {refusal}")

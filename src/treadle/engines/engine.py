@@ -154,6 +154,13 @@ class Engine:
         """A network's whole step for sessions, or why there is none."""
         raise NotImplementedError
 
+    def remembers(self, what: str) -> bool:
+        """Whether something was found right before, on this machine: a checksum of it. See `remember`."""
+        return False
+
+    def remember(self, what: str) -> None:
+        """Keep, beside its code if that is kept, that something was found right."""
+
     def masks(self, shares: Sequence[float], sizes: Sequence[int], steps: int) -> list[Tensor] | None:
         """Random masks in float32, the very numbers that PyTorch would draw; None to have PyTorch draw them.
 

@@ -1,7 +1,9 @@
 """The program of a cell, traced when it is first needed, and kept for as long as the cell is as it was."""
 
+import dataclasses
 import weakref
 from collections.abc import Callable, Hashable, Mapping
+from types import CodeType
 from typing import Any, TypeVar
 
 import torch
@@ -9,9 +11,11 @@ from torch import Tensor, nn
 
 from treadle.compiler import program as p
 from treadle.compiler.fission import Plan, plan
-from treadle.compiler.program import BATCH, Value
-from treadle.compiler.trace import trace_step
-from treadle.engines.signature import HOOKS, signature_of
+from treadle.compiler.guards import HOOKS, Guards
+from treadle.compiler.neutral import neutral
+from treadle.compiler.numbers import Pattern, pattern_of
+from treadle.compiler.program import BATCH, Program, Value
+from treadle.compiler.trace import Trace, trace_step
 from treadle.errors import TraceError
 from treadle.locks import MAKING
 from treadle.protocol import State
@@ -19,53 +23,53 @@ from treadle.state import named_tensors, rebuild
 
 T = TypeVar("T")
 
+_MOST_PROGRAMS, _MOST_FAILURES = 16, 4
 
-class Network:
-    """The program of a cell's step for one kind of input, and the plans made of it."""
 
-    def __init__(self, cell: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype, state: State):
-        names = dict(named_tensors(state))
-        hooked = next((m for m in cell.modules() if any(vars(m)[hooks] for hooks in HOOKS)), None)
-        if hooked is not None:
-            raise TraceError(f"{type(hooked).__name__} has hooks, which are called at every step")
-        inputs = {"x": p.placeholder("x", (BATCH, *row_shape), dtype)}
-        for name, tensor in names.items():
-            inputs[f"state/{name}"] = p.placeholder(f"state/{name}", (BATCH, *tensor.shape[1:]), tensor.dtype)
+class Kept:
+    """What is made of a program when it is first asked for, and kept with it.
 
-        def step(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            before = rebuild(state, {name: given[f"state/{name}"] for name in names})
-            y, after = cell(given["x"], before)
-            after = dict(named_tensors(after))
-            if after.keys() != names.keys():
-                raise TraceError(f"a step was given a state of {sorted(names)}, but returned one of {sorted(after)}")
-            return {"y": y} | {f"state/{name}": tensor for name, tensor in after.items()}
+    Attributes:
+        trusted: of the code that was traced, in which ways of running it the program was found right.
+        doubts: of engines by name, why they are not to be trusted with the program.
+    """
 
-        self.program, lifted = trace_step(cell, inputs, step)
-        self._check()
-        self.getters = {name: _getter(cell, name, tensor) for name, tensor in lifted.items()}
-        self._made: dict[Any, Any] = {}
-
-    def _check(self) -> None:
-        for name, value in self.program.outputs.items():
-            what = "the output" if name == "y" else name.replace("/", " ", 1)
-            if not value.shape or value.shape[0] is not BATCH:
-                raise TraceError(
-                    f"{value.source}: {what} is {p.show_shape(value.shape)}: its first axis must be the batch"
-                )
-            before = self.program.inputs.get(name)
-            if before is not None and (before.shape != value.shape or before.dtype != value.dtype):
-                raise TraceError(
-                    f"{value.source}: {what} goes in as {p.show_shape(before.shape)} {before.dtype} and comes out as"
-                    f" {p.show_shape(value.shape)} {value.dtype}: a step keeps the form of its state"
-                )
+    def __init__(self) -> None:
+        self.trusted: dict[frozenset[CodeType], set[Hashable]] = {}
+        self.doubts: dict[str, str] = {}
+        self._made: dict[Hashable, Any] = {}
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is made of the network when it is first asked for, and kept with it."""
+        """What was made under a key; made on neutral ground, because other calls will use it."""
         if key not in self._made:
             with MAKING:
                 if key not in self._made:
-                    self._made[key] = make()
+                    with neutral():
+                        self._made[key] = make()
         return self._made[key]
+
+
+class Network:
+    """The program of a cell's step for one kind of input, the tensors that it reads, and the plans made of it.
+
+    Args:
+        program: what the step computes.
+        getters: for each tensor that it reads besides x and the state, how to get that now.
+        made: what was made of the program; networks that differ in tensors alone share it.
+        codes: the code that was traced.
+    """
+
+    def __init__(
+        self, program: Program, getters: Mapping[str, Callable[[], Tensor]], made: Kept, codes: frozenset[CodeType]
+    ):
+        self.program, self.getters, self.codes = program, getters, codes
+        self.made, self.kept = made, made.kept
+        self.trusted = made.trusted.setdefault(codes, set())
+
+    def of(self, cell: nn.Module) -> "Network":
+        """The same for a copy of the cell."""
+        getters = {name: _getter(cell, name, get()) for name, get in self.getters.items()}
+        return Network(self.program, getters, self.made, self.codes)
 
     def plan(self, keep_states: bool) -> Plan:
         """The sections, with or without every state at every step."""
@@ -74,6 +78,45 @@ class Network:
     def constants(self) -> dict[Value, Tensor]:
         """The parameters as they are now."""
         return {self.program.inputs[name]: get() for name, get in self.getters.items()}
+
+
+def _traced(cell: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype, state: State) -> Trace:
+    """Trace the step of a cell."""
+    names = dict(named_tensors(state))
+    inputs = {"x": p.placeholder("x", (BATCH, *row_shape), dtype)}
+    for name, tensor in names.items():
+        inputs[f"state/{name}"] = p.placeholder(f"state/{name}", (BATCH, *tensor.shape[1:]), tensor.dtype)
+
+    def step(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        before = rebuild(state, {name: given[f"state/{name}"] for name in names})
+        y, after = cell(given["x"], before)
+        after = dict(named_tensors(after))
+        if after.keys() != names.keys():
+            raise TraceError(f"a step was given a state of {sorted(names)}, but returned one of {sorted(after)}")
+        return {"y": y} | {f"state/{name}": tensor for name, tensor in after.items()}
+
+    hooked = next((m for m in cell.modules() if any(vars(m)[hooks] for hooks in HOOKS)), None)
+    traced = trace_step(cell, inputs, step)
+    error = traced.error
+    if hooked is not None:
+        error = f"{type(hooked).__name__} has hooks, which are called at every step"
+    elif traced.program is not None:
+        error = _what_is_wrong_with(traced.program)
+    return dataclasses.replace(traced, error=error)
+
+
+def _what_is_wrong_with(program: Program) -> str:
+    for name, value in program.outputs.items():
+        what = "the output" if name == "y" else name.replace("/", " ", 1)
+        if not value.shape or value.shape[0] is not BATCH:
+            return f"{value.source}: {what} is {p.show_shape(value.shape)}: its first axis must be the batch"
+        before = program.inputs.get(name)
+        if before is not None and (before.shape != value.shape or before.dtype != value.dtype):
+            return (
+                f"{value.source}: {what} goes in as {p.show_shape(before.shape)} {before.dtype} and comes out as"
+                f" {p.show_shape(value.shape)} {value.dtype}: a step keeps the form of its state"
+            )
+    return ""
 
 
 def _getter(cell: nn.Module, name: str, tensor: Tensor) -> Callable[[], Tensor]:
@@ -85,7 +128,95 @@ def _getter(cell: nn.Module, name: str, tensor: Tensor) -> Callable[[], Tensor]:
     return lambda: getattr(reference(), last)
 
 
-_networks: "weakref.WeakKeyDictionary[nn.Module, dict[Any, Network | TraceError]]" = weakref.WeakKeyDictionary()
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What a trace has led to: a network, or why there is none.
+
+    Args:
+        guards: when that holds; None: always.
+        pattern: of which program the network is a case, if numbers in it change.
+    """
+
+    guards: Guards | None
+    network: Network | None = None
+    error: str = ""
+    program: Program | None = None
+    pattern: Pattern | None = None
+
+    @property
+    def holds(self) -> bool:
+        return self.guards is None or self.guards.hold()
+
+
+class _Kinds:
+    """What the traces of a cell's step have led to, for one kind of input: the one that was used last comes first."""
+
+    def __init__(self) -> None:
+        self.found: tuple[_Found, ...] = ()
+        self.failures = 0
+
+    def now(self) -> _Found | None:
+        """What holds now."""
+        for one in self.found:
+            if one.holds:
+                if one is not self.found[0]:
+                    self.found = (one, *(other for other in self.found if other is not one))
+                return one
+        return None
+
+    def add(self, cell: nn.Module, traced: Trace) -> _Found:
+        """Take in what a step has turned out to be."""
+        if traced.error or traced.program is None:
+            self.failures += 1
+            # A step that leaves something behind each time would be traced each time.
+            guards = traced.guards if self.failures < _MOST_FAILURES else None
+            found = _Found(guards, error=traced.error)
+        else:
+            found = self._network(cell, traced, traced.program)
+        if found.pattern is not None:  # numbers that were are seldom seen again
+            self.found = tuple(one for one in self.found if one.pattern is not found.pattern)
+        self.found = (found, *self.found)
+        return found
+
+    def _network(self, cell: nn.Module, traced: Trace, program: Program) -> _Found:
+        getters = {name: _getter(cell, name, tensor) for name, tensor in traced.lifted.items()}
+        known = [one for one in self.found if one.network is not None and one.program is not None]
+        for one in known:
+            if one.pattern is not None:
+                numbers = one.pattern.numbers_of(program)
+                if numbers is not None:
+                    return self._case(one.pattern, numbers, getters, one.network.made, traced)  # pyright: ignore
+            elif one.program.outputs == program.outputs:  # pyright: ignore
+                network = Network(program, getters, one.network.made, traced.codes)  # pyright: ignore
+                return _Found(traced.guards, network, program=program)
+        for one in known:
+            pattern = None if one.pattern is not None else pattern_of(one.program, program)  # pyright: ignore
+            if pattern is not None:
+                numbers = pattern.numbers_of(program)
+                assert numbers is not None
+                return self._case(pattern, numbers, getters, Kept(), traced)
+        if len({id(one.network.made) for one in known}) >= _MOST_PROGRAMS:  # pyright: ignore
+            error = (
+                f"what it reads from outside made {_MOST_PROGRAMS} programs of its step: keep what changes in the state"
+            )
+            return _Found(None, error=error)
+        return _Found(traced.guards, Network(program, getters, Kept(), traced.codes), program=program)
+
+    @staticmethod
+    def _case(
+        pattern: Pattern,
+        numbers: Mapping[Value, float],
+        getters: Mapping[str, Callable[[], Tensor]],
+        made: Kept,
+        traced: Trace,
+    ) -> _Found:
+        held = {value.name: torch.tensor(number, dtype=value.dtype, device="cpu") for value, number in numbers.items()}
+        getters = {**getters, **{name: lambda tensor=tensor: tensor for name, tensor in held.items()}}
+        network = Network(pattern.program, getters, made, traced.codes)
+        return _Found(traced.guards, network, program=traced.program, pattern=pattern)
+
+
+_networks: "weakref.WeakKeyDictionary[nn.Module, dict[Any, _Kinds]]" = weakref.WeakKeyDictionary()
 _MOST_KINDS = 32
 
 
@@ -93,21 +224,19 @@ def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
     """The network of a cell for inputs and states like these; traced when it is first asked for.
 
     Raises:
-        TraceError: the step cannot be turned into a program; the same error whenever it is asked for again.
+        TraceError: the step cannot be turned into a program.
     """
     parts = tuple([(name, t.shape[1:], t.dtype) for name, t in named_tensors(state)])
-    key = (x.shape[1:], x.dtype, parts, signature_of(cell))
-    with MAKING:
-        kinds = _networks.setdefault(cell, {})
-        found = kinds.get(key)
-        if found is None:
-            if len(kinds) >= _MOST_KINDS:
-                kinds.pop(next(iter(kinds)))
-            try:
-                found = Network(cell, tuple(x.shape[1:]), x.dtype, state)
-            except TraceError as error:
-                found = error.with_traceback(None)
-            kinds[key] = found
-    if isinstance(found, TraceError):
-        raise found
-    return found
+    key = (x.shape[1:], x.dtype, parts, torch.get_default_dtype())
+    kinds = _networks.get(cell, {}).get(key)
+    found = None if kinds is None else kinds.now()
+    if found is None:
+        with MAKING:
+            of_cell = _networks.setdefault(cell, {})
+            if key not in of_cell and len(of_cell) >= _MOST_KINDS:
+                of_cell.pop(next(iter(of_cell)))
+            kinds = of_cell.setdefault(key, _Kinds())
+            found = kinds.now() or kinds.add(cell, _traced(cell, tuple(x.shape[1:]), x.dtype, state))
+    if found.network is None:
+        raise TraceError(found.error)
+    return found.network

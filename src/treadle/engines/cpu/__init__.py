@@ -64,6 +64,18 @@ class CpuEngine(Engine):
             return Refusal(reason)
         return live_step.LiveStep(network, batch_size, products == torch.bfloat16)
 
+    def remembers(self, what: str) -> bool:
+        """On disk, for this CPU and these sources."""
+        from treadle.engines.cpu.machine import compilation
+
+        return compilation.remembers(what)
+
+    def remember(self, what: str) -> None:
+        """On disk, beside the code."""
+        from treadle.engines.cpu.machine import compilation
+
+        compilation.remember(what)
+
     def masks(self, shares: Sequence[float], sizes: Sequence[int], steps: int) -> list[Tensor] | None:
         """Masks of all steps at once, where our generator is known to draw what PyTorch's draws."""
         from treadle.engines.cpu.routines import random_masks

@@ -93,15 +93,42 @@ def recall(description: str, names: Sequence[str], write: Callable[[], str], tar
     return library
 
 
+def remembers(what: str) -> bool:
+    """Whether it was kept on disk that something, of which this is a checksum, was found right; see `remember`."""
+    key = _verdict(what)
+    return key is not None and disk_cache.read_name(key) == key
+
+
+def remember(what: str) -> None:
+    """Keep on disk that something was found right, with these sources and on this CPU."""
+    key = _verdict(what)
+    if key is not None:
+        disk_cache.write_name(key, key)
+
+
+def _verdict(what: str) -> str | None:
+    sources = _all_sources()
+    return None if sources is None else _key(f"{sources}\0found right\0{what}", host())
+
+
+@functools.cache
+def _all_sources() -> str | None:
+    """A checksum of all that decides what a network gives, or None where it cannot be read."""
+    return _checksum_of(Path(__file__).parents[2], Path(program.__file__).parents[1])
+
+
 @functools.cache
 def _sources() -> str | None:
     """A checksum of the files that decide what is written, or None where they cannot be read."""
+    return _checksum_of(Path(__file__).parents[1], Path(program.__file__).parent, Path(walk.__file__))
+
+
+def _checksum_of(*places: Path) -> str | None:
     digest = hashlib.sha256()
     try:
-        for folder in (Path(__file__).parents[1], Path(program.__file__).parent):
-            for path in sorted(folder.rglob("*.py")):
+        for place in places:
+            for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
                 digest.update(path.read_bytes())
-        digest.update(Path(walk.__file__).read_bytes())
     except OSError:
         return None
     return digest.hexdigest()

@@ -1,0 +1,232 @@
+"""What a step's Python reads from outside while it is traced, and what it does that no program can hold.
+
+A profile function hears of every function that runs. Of a Python function its code says which names it may read: of
+globals, and of attributes. Of a function in C, what it is says whether its answer is another at the next call.
+"""
+
+import builtins
+import contextlib
+import contextvars
+import datetime
+import functools
+import io
+import logging
+import os
+import random
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle.compiler.source_lines import first_line, line_of
+from treadle.errors import TraceError
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_TREADLE = str(Path(__file__).parents[1]) + os.sep
+_COMPILER = str(Path(__file__).parent) + os.sep
+_STANDARD = tuple(
+    {sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep, str(Path(os.__file__).parent)}
+)
+_PACKAGES = tuple({sysconfig.get_path("purelib") + os.sep, sysconfig.get_path("platlib") + os.sep})
+# Parts of treadle whose code is what a step may be made of; the rest is what runs a step.
+_STEPS = tuple(_TREADLE + name for name in ("cells", "wiring", "seq2seq", "control", "adapt", "recipes"))
+
+_DYNAMIC = frozenset(map(id, (builtins.getattr, builtins.hasattr, builtins.vars, builtins.dir, builtins.eval)))
+"""With these, code reads attributes whose names do not stand in it."""
+
+_OTHERWISE = "which may be otherwise at the next call"
+_TIME = "it asks what time it is"
+_MODE = "it asks for a mode of PyTorch's, which may be another at the next call"
+_OUTSIDE = "it reads or writes outside, which has to happen at every step"
+_NUMBERS = "it reads the numbers of a tensor, which may be others at the next call"
+_RANDOM = "it draws random numbers of Python's or NumPy's, which are others at every step: draw with torch"
+_CHANGING = {id(function): _TIME for function in vars(time).values() if callable(function)}
+_CHANGING |= {id(getattr(torch, name)): _MODE for name in ("is_grad_enabled", "is_autocast_enabled", "is_inference")}
+_CHANGING |= {id(torch.is_inference_mode_enabled): _MODE, id(torch.get_autocast_dtype): _MODE}
+_CHANGING |= dict.fromkeys(map(id, (print, input, open, os.urandom)), _OUTSIDE)
+_OF_TENSORS = {"numpy": _NUMBERS, "tolist": _NUMBERS, "data_ptr": _NUMBERS, "__array__": _NUMBERS}
+_OF_TENSORS |= {"retain_grad": "it asks for the gradient of a value within the step"}
+_HOOK = "it registers a hook on a tensor, which autograd has to call at every step"
+_PASS = "it asks autograd for gradients within the step"
+_CALLS = {
+    Tensor.register_hook.__code__: _HOOK,
+    Tensor.register_post_accumulate_grad_hook.__code__: _HOOK,
+    Tensor.backward.__code__: _PASS,
+    torch.autograd.grad.__code__: _PASS,
+    torch.autograd.backward.__code__: _PASS,
+    torch.autograd.graph.saved_tensors_hooks.__enter__.__code__: "it hears of the tensors that autograd saves",
+    type(os.environ).__getitem__.__code__: "it reads an environment variable, which may be another at the next call",
+    logging.Logger._log.__code__: _OUTSIDE,
+}
+_OWNERS = ((random.Random, _RANDOM), (io.IOBase, _OUTSIDE), (contextvars.ContextVar, _OUTSIDE))
+_ASKED_OF_TENSORS = {
+    "requires_grad": "it asks whether a tensor requires a gradient",
+    "grad_fn": "it asks how a tensor was made",
+    "is_leaf": "it asks how a tensor was made",
+}
+
+
+@functools.cache
+def _home(file: str) -> str:
+    """Whose code a file is: the step's, PyTorch's, the standard library's, the compiler's, or others' of treadle."""
+    if file.startswith(_TORCH):
+        return "torch.nn" if file.startswith(_TORCH + "nn" + os.sep) else "torch"
+    if file.startswith(_TREADLE):
+        return "step" if file.startswith(_STEPS) else "compiler" if file.startswith(_COMPILER) else "treadle"
+    if file.startswith("<frozen importlib"):
+        return "compiler"
+    if file.startswith("<frozen ") or (file.startswith(_STANDARD) and not file.startswith(_PACKAGES)):
+        return "standard"
+    return "step"
+
+
+class Reads:
+    """Listens while a step runs, in the thread that enters it.
+
+    Attributes:
+        names: of attributes that the code which ran may read.
+        everything: whether that code reads attributes by names that do not stand in it.
+        globals: the globals of each module whose functions ran, with the names that these functions may read.
+        codes: the code that ran, of the step itself.
+        reason: what it did that no program can hold: the line, and why; empty if nothing.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.everything = False
+        self.globals: dict[int, tuple[dict[str, Any], set[str]]] = {}
+        self.codes: set[CodeType] = set()
+        self.reason = ""
+        self._seen: set[CodeType] = set()
+        self._meet: Callable[[dict[str, Any], CodeType], None]
+        self._base: FrameType | None = None
+        self._where = ""  # the first line of the step's own code
+
+    @contextlib.contextmanager
+    def listening(self, meet: Callable[[dict[str, Any], CodeType], None]) -> Iterator[None]:
+        """A context in which a step runs; ``meet`` is told of each function before it first runs: globals and code."""
+        states, others = _random_states(), sys.getprofile()
+        self._meet, self._base = meet, sys._getframe(2)
+        self._seen.clear()
+        sys.setprofile(self._event)
+        try:
+            yield
+        finally:
+            sys.setprofile(others)
+            self._base = None
+            if _restored(states):
+                self.reason = self.reason or f"{self._where or 'a step'}: {_RANDOM}"
+
+    def _event(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            code = frame.f_code
+            if code not in self._seen:
+                self._seen.add(code)
+                self._note(frame, code)
+            if code in _CALLS:
+                self._refuse(frame.f_back, _CALLS[code])
+        elif event == "c_call":
+            number, owner = id(argument), getattr(argument, "__self__", None)
+            if number in _DYNAMIC:
+                if not self.everything and _home(frame.f_code.co_filename) == "step":
+                    self.everything = True
+            elif number in _CHANGING:
+                self._refuse(frame, _CHANGING[number])
+            elif isinstance(owner, Tensor):
+                if argument.__name__ in _OF_TENSORS:
+                    self._refuse(frame, _OF_TENSORS[argument.__name__])
+            elif isinstance(owner, type):
+                if issubclass(owner, datetime.date):
+                    self._refuse(frame, _TIME)
+            else:
+                for kind, why in _OWNERS:
+                    if isinstance(owner, kind):
+                        self._refuse(frame, why)
+
+    def _note(self, frame: FrameType, code: CodeType) -> None:
+        home = _home(code.co_filename)
+        if home == "torch.nn":
+            self.names.update(code.co_names)
+        if home != "step":
+            return
+        if self._is_called_by_the_compiler(frame):
+            self._seen.discard(code)  # the step may call it, too
+            return
+        self.codes.add(code)
+        if not code.co_filename.startswith(_TREADLE):
+            self._where = self._where or first_line(code)
+        self.names.update(code.co_names)
+        if "__dict__" in code.co_names or "attrgetter" in code.co_names:
+            self.everything = True
+        held = frame.f_globals
+        self._meet(held, code)
+        self._refuse_what_changes(frame, code)
+        self.globals.setdefault(id(held), (held, set()))[1].update(name for name in code.co_names if name in held)
+        if not code.co_filename.startswith(_TREADLE):
+            asked = next((name for name in code.co_names if name in _ASKED_OF_TENSORS), None)
+            if asked is not None:
+                self.reason = self.reason or f"{first_line(code)}: {_ASKED_OF_TENSORS[asked]}, {_OTHERWISE}"
+
+    def _refuse_what_changes(self, frame: FrameType, code: CodeType) -> None:
+        """Leave a function before it draws from an iterator, which nobody could undo."""
+        for held in (frame.f_globals, *(getattr(value, "__dict__", None) for value in frame.f_locals.values())):
+            for name in code.co_names if isinstance(held, dict) else ():
+                what = what_changes(held.get(name))
+                if what:
+                    raise TraceError(f"{first_line(code)}: the step reads {name}, {what}")
+
+    def _refuse(self, frame: FrameType | None, why: str) -> None:
+        """Take a note of the reason, if it was the step that asked."""
+        while frame is not None and _home(frame.f_code.co_filename) == "standard":
+            frame = frame.f_back
+        if frame is None or _home(frame.f_code.co_filename) != "step" or self.reason:
+            return
+        if not self._is_called_by_the_compiler(frame):
+            self.reason = f"{line_of(frame)}: {why}"
+
+    def _is_called_by_the_compiler(self, frame: FrameType) -> bool:
+        """Whether a function runs on behalf of the compiler, or of an import, and not of the step."""
+        above = frame.f_back
+        while above is not None and above is not self._base:
+            if _home(above.f_code.co_filename) == "compiler":
+                return True
+            above = above.f_back
+        return False
+
+
+def what_changes(value: Any) -> str:
+    """What a value is, if it is one that gives something else each time; else nothing."""
+    kind = type(value)
+    if isinstance(value, type):
+        return ""
+    if isinstance(value, random.Random) or kind.__module__.startswith("numpy.random"):
+        return "a generator of random numbers that is not PyTorch's"
+    if isinstance(value, io.IOBase):
+        return "a file"
+    if isinstance(value, Iterator):
+        return f"an iterator ({kind.__name__}), which gives something else each time"
+    return ""
+
+
+def _random_states() -> tuple[Any, Any]:
+    """The states of the generators that all of Python, and all of NumPy, draw from."""
+    numpy = sys.modules.get("numpy.random")
+    return random.getstate(), None if numpy is None else numpy.get_state(legacy=False)
+
+
+def _restored(states: tuple[Any, Any]) -> bool:
+    """Put the generators back; whether anything was drawn."""
+    before, (python, numpy) = states, _random_states()
+    drawn = python != before[0]
+    if drawn:
+        random.setstate(before[0])
+    if numpy is not None and before[1] is not None and repr(numpy) != repr(before[1]):
+        drawn = True
+        sys.modules["numpy.random"].set_state(before[1])
+    return drawn
