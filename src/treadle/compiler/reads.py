@@ -176,7 +176,9 @@ class Reads:
     def _refuse_what_changes(self, frame: FrameType, code: CodeType) -> None:
         """Leave a function before it draws from an iterator, which nobody could undo."""
         for held in (frame.f_globals, *(getattr(value, "__dict__", None) for value in frame.f_locals.values())):
-            for name in code.co_names if isinstance(held, dict) else ():
+            if not isinstance(held, dict):
+                continue
+            for name in code.co_names:
                 what = what_changes(held.get(name))
                 if what:
                     raise TraceError(f"{first_line(code)}: the step reads {name}, {what}")
