@@ -111,7 +111,7 @@ class Reads:
     @contextlib.contextmanager
     def listening(self, meet: Callable[[dict[str, Any], CodeType], None]) -> Iterator[None]:
         """A context in which a step runs; ``meet`` is told of each function before it first runs: globals and code."""
-        states, others = _random_states(), sys.getprofile()
+        states, others = random_states(), sys.getprofile()
         self._meet, self._base = meet, sys._getframe(2)
         self._seen.clear()
         sys.setprofile(self._event)
@@ -120,7 +120,7 @@ class Reads:
         finally:
             sys.setprofile(others)
             self._base = None
-            if _restored(states):
+            if restore_random_states(states):
                 self.reason = self.reason or f"{self._where or 'a step'}: {_RANDOM}"
 
     def _event(self, frame: FrameType, event: str, argument: Any) -> None:
@@ -216,15 +216,15 @@ def what_changes(value: Any) -> str:
     return ""
 
 
-def _random_states() -> tuple[Any, Any]:
+def random_states() -> tuple[Any, Any]:
     """The states of the generators that all of Python, and all of NumPy, draw from."""
     numpy = sys.modules.get("numpy.random")
     return random.getstate(), None if numpy is None else numpy.get_state(legacy=False)
 
 
-def _restored(states: tuple[Any, Any]) -> bool:
+def restore_random_states(states: tuple[Any, Any]) -> bool:
     """Put the generators back; whether anything was drawn."""
-    before, (python, numpy) = states, _random_states()
+    before, (python, numpy) = states, random_states()
     drawn = python != before[0]
     if drawn:
         random.setstate(before[0])

@@ -30,12 +30,12 @@ class Kept:
     """What is made of a program when it is first asked for, and kept with it.
 
     Attributes:
-        trusted: of the code that was traced, in which ways of running it the program was found right.
+        trusted: of the code that was traced, how often it has run in each way, the first time to be found right.
         doubts: of engines by name, why they are not to be trusted with the program.
     """
 
     def __init__(self) -> None:
-        self.trusted: dict[frozenset[CodeType], set[Hashable]] = {}
+        self.trusted: dict[frozenset[CodeType], dict[Hashable, int]] = {}
         self.doubts: dict[str, str] = {}
         self._made: dict[Hashable, Any] = {}
 
@@ -64,7 +64,7 @@ class Network:
     ):
         self.program, self.getters, self.codes = program, getters, codes
         self.made, self.kept = made, made.kept
-        self.trusted = made.trusted.setdefault(codes, set())
+        self.trusted = made.trusted.setdefault(codes, {})
 
     def of(self, cell: nn.Module) -> "Network":
         """The same for a copy of the cell."""

@@ -6,6 +6,7 @@ differ by more than rounding explains, the engine is not used. What was found ri
 keeps anything there.
 
 The environment variable ``TREADLE_VERIFY`` says when: ``first`` (unless said), ``always`` (every call), ``never``.
+With ``first`` a few later calls are looked at as well, since what a step reads from outside could change unseen.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from treadle.compiler.neutral import neutral
 from treadle.compiler.program import Value, show
+from treadle.compiler.reads import random_states, restore_random_states
 from treadle.engines import execution, reference
 from treadle.engines.call import Call, Result
 from treadle.engines.engine import Engine, LiveStep
@@ -30,6 +32,8 @@ from treadle.errors import EngineError
 from treadle.state import map_state, named_tensors
 
 _STEPS = 3
+_LATER = frozenset({2, 16, 256, 4096, 65536})
+"""Of the later calls, those that are looked at again."""
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 _SMALL = 1e-2
 """Beside values so many times as large, rounding is that of the larger ones."""
@@ -66,20 +70,21 @@ def doubts(network: Network, engine: Engine, call: Call) -> str:
 
     What was once found right is not looked at again, unless `mode` says so.
     """
-    way = _way(engine, call)
-    chosen = mode()
-    if chosen == "never" or (chosen == "first" and way in network.trusted):
+    way, chosen = _way(engine, call), mode()
+    if chosen == "never":
         return ""
-    written = "" if chosen == "always" else _written(network, way)
-    if not (written and engine.remembers(written)):
-        doubt = _compared(network, engine, call)
-        if doubt:
-            network.made.doubts[engine.name] = doubt
-            return doubt
-        if written:
-            engine.remember(written)
-    network.trusted.add(way)
-    return ""
+    count = network.trusted[way] = network.trusted.get(way, 0) + 1
+    if chosen == "first" and count > 1 and count not in _LATER:
+        return ""
+    written = _written(network, way) if chosen == "first" and count == 1 else ""
+    if written and engine.remembers(written):
+        return ""
+    doubt = _compared(network, engine, call)
+    if doubt:
+        network.made.doubts[engine.name] = doubt
+    elif written:
+        engine.remember(written)
+    return doubt
 
 
 def doubts_about_step(
@@ -101,7 +106,7 @@ def doubts_about_step(
             return doubt
         if written:
             engine.remember(written)
-    network.trusted.add(way)
+    network.trusted[way] = 1
     return ""
 
 
@@ -160,20 +165,24 @@ def _compared(network: Network, engine: Engine, call: Call) -> str:
         if recording and any(parameter._backward_hooks for parameter in cell.parameters()):
             cell = copy.deepcopy(cell)  # the user's hooks are for the user's gradients
         try:
-            part = _part(call, cell)
-            right, conditions = _by_python(part, recording), _Conditions(part, recording)
-        except Exception:
-            return ""  # the call itself will say so
+            part = _part(call, cell, recording)
+            python = _ByPython(network, part, recording)
+            right = python.outcome(part)
+        except Exception as error:  # its own Python is to say so, wherever it may
+            return f"its own Python fails on two rows and {_STEPS} steps ({_first_line(error)})"
         try:
             with _generators_as_before(network):
-                found = _by_engine(network.of(cell), engine, part, recording)
+                found = _outcome(execution.run(network.of(cell), engine, part), part, recording)
         except Exception as error:
-            first = (str(error).splitlines() or [""])[0]
-            return f"what was compiled fails ({type(error).__name__}: {first})"
-        return _difference(network, found, right, call.products, conditions)
+            return f"what was compiled fails ({_first_line(error)})"
+        return _difference(network, found, right, call.products, python)
 
 
-def _part(call: Call, cell: nn.Module) -> Call:
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _part(call: Call, cell: nn.Module, recording: bool) -> Call:
     """Two rows and three steps of a call, from a state that is not the initial one."""
     steps, rows = call.xs.shape[:2]
     if call.lengths is None:
@@ -188,8 +197,9 @@ def _part(call: Call, cell: nn.Module) -> Call:
 
     xs = call.xs.detach()[:steps, chosen].clone()
     state = map_state(lambda tensor: tensor.detach()[chosen].clone(), call.state)
-    with torch.no_grad():
-        state = cell(xs[-1], state)[1]
+    if recording:  # a step may ask for that
+        state = map_state(lambda t: t.requires_grad_(t.is_floating_point()), state)
+    state = cell(xs[-1], state)[1]
     state = map_state(
         lambda moved, given: moved.detach().to(given.dtype).clone().requires_grad_(given.requires_grad),
         state,
@@ -211,14 +221,6 @@ def _part(call: Call, cell: nn.Module) -> Call:
         call.engine,
         call.products,
     )
-
-
-def _by_python(part: Call, recording: bool) -> dict[str, Tensor]:
-    return _outcome(reference.run(part), part, recording)
-
-
-def _by_engine(network: Network, engine: Engine, part: Call, recording: bool) -> dict[str, Tensor]:
-    return _outcome(execution.run(network, engine, part), part, recording)
 
 
 def _outcome(result: Result, part: Call, recording: bool) -> dict[str, Tensor]:
@@ -248,25 +250,39 @@ def _weights(tensor: Tensor) -> Tensor:
     return (1 + 0.5 * torch.cos(1.7 * numbers + 0.3)).to(tensor.dtype).reshape(tensor.shape)
 
 
-class _Conditions:
-    """How far the results of the cell's own Python move if its input and state are other by a rounding."""
+class _ByPython:
+    """What the cell's own Python gives, and how far that moves if its input and state are other by a rounding.
 
-    def __init__(self, part: Call, recording: bool):
-        self._part, self._recording = part, recording
+    Attributes:
+        repeats: whether it gives the same each time.
+    """
+
+    def __init__(self, network: Network, part: Call, recording: bool):
+        self._network, self._part, self._recording = network, part, recording
         self._moves: dict[str, float] | None = None
+        self.repeats = True
 
-    def move_of(self, name: str) -> float:
-        """By how much a result moves; found out when it is first asked for."""
+    def outcome(self, part: Call) -> dict[str, Tensor]:
+        with _generators_as_before(self._network):
+            return _outcome(reference.run(part), part, self._recording)
+
+    def explains(self, name: str, by: float) -> bool:
+        """Whether rounding explains that a result differs by so much."""
         if self._moves is None:
-            self._moves = {}
-            right = _by_python(self._part, self._recording)
-            for number in range(_PERTURBATIONS):
-                generator = torch.Generator("cpu").manual_seed(number)
-                for key, other in _by_python(self._perturbed(generator), self._recording).items():
-                    if other.is_floating_point() and other.numel():
-                        move = float((other - right[key]).abs().nan_to_num(0.0).max())
-                        self._moves[key] = max(self._moves.get(key, 0.0), move)
-        return self._moves.get(name, 0.0)
+            self._moves = self._moved()
+        return self.repeats and by <= _EXPLAINED * self._moves.get(name, 0.0)
+
+    def _moved(self) -> dict[str, float]:
+        moves: dict[str, float] = {}
+        right, again = self.outcome(self._part), self.outcome(self._part)
+        self.repeats = all(torch.equal(right[name].nan_to_num(), again[name].nan_to_num()) for name in right)
+        for number in range(_PERTURBATIONS):
+            generator = torch.Generator("cpu").manual_seed(number)
+            for name, other in self.outcome(self._perturbed(generator)).items():
+                if other.is_floating_point() and other.numel():
+                    move = float((other - right[name]).abs().nan_to_num(0.0).max())
+                    moves[name] = max(moves.get(name, 0.0), move)
+        return moves
 
     def _perturbed(self, generator: torch.Generator) -> Call:
         def moved(tensor: Tensor) -> Tensor:
@@ -295,7 +311,7 @@ def _difference(
     found: Mapping[str, Tensor],
     right: Mapping[str, Tensor],
     products: torch.dtype | None,
-    conditions: "_Conditions | None" = None,
+    python: "_ByPython | None" = None,
 ) -> str:
     """The first result that differs, by how much, and the line of the step that it comes from."""
     for kind in (False, True):
@@ -320,7 +336,7 @@ def _difference(
             by = float((_finite(mine) - _finite(own)).abs().max())
             if apart and by <= tolerance * scale:
                 continue
-            if apart and conditions is not None and by <= _EXPLAINED * conditions.move_of(name):
+            if apart and python is not None and python.explains(name, by):
                 continue
             return f"{_line(network, name)}{name} differs by {by:.2g} from that of its own Python"
     return ""
@@ -348,10 +364,12 @@ def _generators_as_before(network: Network) -> Iterator[None]:
         for part in (*value.call.arguments, *dict(value.call.options).values())
         if isinstance(part, torch.Generator)
     ]
+    outside = random_states()
     state, states = torch.get_rng_state(), [generator.get_state() for generator in own]
     try:
         yield
     finally:
         torch.set_rng_state(state)
+        restore_random_states(outside)
         for generator, before in zip(own, states, strict=True):
             generator.set_state(before)
