@@ -1,5 +1,8 @@
 """Masks of all steps at once: the numbers that PyTorch draws one after another, its generator left where it was."""
 
+import sys
+import threading
+
 import pytest
 import torch
 
@@ -36,3 +39,29 @@ def test_masks_are_those_of_pytorch(sizes, steps, before, dtype):
         assert one.dtype == dtype
         assert torch.equal(one, torch.stack([step[i] for step in expected]))
     assert torch.equal(after, torch.rand(3))
+
+
+def test_threads_draw_different_masks():
+    """Together they draw what one would, each mask once."""
+    count, callers = 40, 4
+    torch.manual_seed(3)
+    expected = [random_masks.masks([0.5], [300], 1)[0] for _ in range(count * callers)]
+    torch.manual_seed(3)
+    found, ready = [], threading.Barrier(callers)
+
+    def draw():
+        ready.wait(60)
+        found.extend(random_masks.masks([0.5], [300], 1)[0] for _ in range(count))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        workers = [threading.Thread(target=draw) for _ in range(callers)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert len(found) == len(expected)
+    assert {tuple(mask[0].tolist()) for mask in found} == {tuple(mask[0].tolist()) for mask in expected}

@@ -31,25 +31,30 @@ LANES = 16
 FLOAT, VECTOR = ir.FloatType(), ir.VectorType(I32, LANES)
 
 
-def draw(
-    state: Tensor, position: int, limits: Sequence[tuple[int, int]], steps: int
-) -> tuple[list[Tensor], Tensor, int]:
-    """Zeros and ones, one where the lower 24 bits of the next word are below a limit; and where the generator is then.
+def following(state: Tensor, position: int, count: int) -> tuple[Tensor, Tensor, int]:
+    """The next words, at least ``count`` of them; and the state and the position after so many.
 
-    The state is 624 words, int32; the position says which of them comes next, up to 624. The limits are those of each
-    result, and how many numbers there are; ``steps`` times all the results are gone through. So a result is [steps, n],
-    float32.
+    The state is 624 words, int32; the position says which of them comes next, up to 624.
     """
-    count = steps * sum(size for _, size in limits)
     blocks = max(0, -(-(position + count - WORDS) // WORDS))
     words = empty(WORDS * (1 + blocks), dtype=torch.int32)
     words[:WORDS] = state
     _twist()(address(words), WORDS * blocks)
+    return words[position:], words[WORDS * blocks :], position + count - WORDS * blocks
+
+
+def compare(words: Tensor, limits: Sequence[tuple[int, int]], steps: int) -> list[Tensor]:
+    """Zeros and ones, one where the lower 24 bits of the next word are below a limit.
+
+    The limits are those of each result, and how many numbers there are; ``steps`` times all the results are gone
+    through. So a result is [steps, n], float32.
+    """
+    count = steps * sum(size for _, size in limits)
     recipe = _comparison(tuple(limits), tuple(threads.split(steps, threads.count(count // ALONE))))
     results = [empty(steps, size, dtype=torch.float32) for _, size in limits]
     tensors = {limit: _repeated(*limit) for limit in limits}
-    recipe.follow({**tensors, **dict(enumerate(results)), "words": words[position:]})
-    return results, words[WORDS * blocks :], position + count - WORDS * blocks
+    recipe.follow({**tensors, **dict(enumerate(results)), "words": words})
+    return results
 
 
 @functools.lru_cache(maxsize=64)

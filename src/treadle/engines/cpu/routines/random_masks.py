@@ -15,7 +15,9 @@ from torch import Tensor
 
 from treadle.engines.cpu.routines import mersenne_twister
 from treadle.errors import EngineError
+from treadle.locks import fork_safe_lock
 
+_drawing = fork_safe_lock()
 _BITS = 24
 """Random bits of a float32 between 0 and 1."""
 
@@ -29,20 +31,30 @@ def masks(
     another is passed.
     """
     generator = torch.default_generator if generator is None else generator
-    state = generator.get_state()
-    numbers = state.numpy()
-    # The state begins with the seed, how many words are left, whether it was seeded, which is next, and the words.
-    left, following = numbers[8:12].view(np.int32), numbers[16:24].view(np.uint64)
-    words = numbers[24 : 24 + 8 * mersenne_twister.WORDS].view(np.uint64)
-    before = torch.from_numpy(words.astype(np.uint32).view(np.int32))
-    position = mersenne_twister.WORDS if left[0] == 1 else int(following[0])
+    words = _next_words(generator, steps * sum(sizes))
     # The share is compared as the float32 that it is in a tensor.
     limits = [math.ceil(float(np.float32(share)) * (1 << _BITS)) for share in shares]
-    drawn, after, position = mersenne_twister.draw(before, position, list(zip(limits, sizes, strict=True)), steps)
-    words[:] = after.numpy().view(np.uint32)
-    following[0], left[0] = position, mersenne_twister.WORDS + 1 - position
-    generator.set_state(state)
-    return drawn
+    return mersenne_twister.compare(words, list(zip(limits, sizes, strict=True)), steps)
+
+
+def _next_words(generator: torch.Generator, count: int) -> Tensor:
+    """The next words of a generator, which nobody else is given."""
+    while True:
+        before = generator.get_state()
+        after = before.clone()
+        numbers = after.numpy()
+        # The state begins with the seed, how many words are left, whether it was seeded, which is next, and the words.
+        left, following = numbers[8:12].view(np.int32), numbers[16:24].view(np.uint64)
+        state = numbers[24 : 24 + 8 * mersenne_twister.WORDS].view(np.uint64)
+        position = mersenne_twister.WORDS if left[0] == 1 else int(following[0])
+        own = torch.from_numpy(state.astype(np.uint32).view(np.int32))
+        words, own, position = mersenne_twister.following(own, position, count)
+        state[:] = own.numpy().view(np.uint32)
+        following[0], left[0] = position, mersenne_twister.WORDS + 1 - position
+        with _drawing:
+            if torch.equal(generator.get_state(), before):  # another thread may have drawn the same words
+                generator.set_state(after)
+                return words
 
 
 @functools.cache
