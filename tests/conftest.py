@@ -39,9 +39,7 @@ def kept_small():
     """After each module, memory that waits to be used again is given back, and what then lives is walked no more."""
     yield
     if pool := sys.modules.get("treadle.engines.cpu.machine.memory_pool"):
-        with pool._lock:
-            pool._free.clear()
-            pool._waiting = 0
+        pool.pool.release()
     gc.collect()
     gc.freeze()
 

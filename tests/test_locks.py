@@ -73,7 +73,8 @@ def test_a_child_finds_every_lock_free():
 
     def hold(i):
         """Hold one lock, and then another one for a while, in all orders."""
-        first, second = locks._locks[i % len(locks._locks)], locks._locks[i // 3 % len(locks._locks)]
+        count = len(locks._locks)
+        first, second = locks._locks[i % count], locks._locks[(i + 1 + i // count % (count - 1)) % count]
         with first, second:
             for _ in range(1000):
                 pass

@@ -15,16 +15,13 @@ _locks: list[Any] = []
 _held: list[Any] = []  # while the process forks
 
 
-def fork_safe_lock() -> Any:
-    """A lock, to be kept for as long as the process lives, that no other thread holds while the process forks.
-
-    It is reentrant: memory that is freed while a thread holds it may need it.
-    """
-    _locks.append(threading.RLock())
+def fork_safe_lock(kind: Callable[[], Any] = threading.Lock) -> Any:
+    """A lock, to be kept for as long as the process lives, that no other thread holds while the process forks."""
+    _locks.append(kind())
     return _locks[-1]
 
 
-MAKING = fork_safe_lock()
+MAKING = fork_safe_lock(threading.RLock)
 """Held while something is made that is kept: a program is traced, planned, compiled. One lock does for all of it: what
 is made calls for other things to be made, and where each had a lock, two threads could wait for each other."""
 

@@ -29,8 +29,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 __all__ = [
     "BatchNorm", "NormWithStatistics", "OpOverload", "TorchDispatchMode", "a_function_transform_is_active",
     "a_mode_is_active", "can_be_decomposed", "forward_mode_is_active", "function_of", "hooks_on_all_modules",
-    "is_batched", "is_followed", "jit_is_tracing", "no_function_modes", "no_modes", "real_tensors", "schema_of",
-    "tensor_without_numbers", "vmap_is_active", "weights_are_not_cached",
+    "is_batched", "is_followed", "jit_is_tracing", "no_function_modes", "no_modes", "ran_out_of_memory", "real_tensors",
+    "schema_of", "tensor_without_numbers", "vmap_is_active", "weights_are_not_cached",
 ]  # fmt: skip
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -118,6 +118,12 @@ def weights_are_not_cached() -> Iterator[None]:
         yield
     finally:
         parametrize._cache = before if parametrize._cache_enabled else {}
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory on the CPU, for PyTorch or for us. PyTorch has no class for that error."""
+    texts = ("DefaultCPUAllocator", "not enough memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def schema_of(function: OpOverload) -> Any:

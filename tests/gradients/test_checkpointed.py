@@ -11,9 +11,10 @@ from tests.gradients.test_schedule import fewest
 from tests.outcome import outcome, row_by_row, whole
 from tests.registry import SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
+from treadle.byte_sizes import as_bytes, show_bytes
 from treadle.engines import say_once
 from treadle.gradients import checkpointed
-from treadle.gradients.memory import as_bytes, kept_by_a_step, show_bytes
+from treadle.gradients.memory import kept_by_a_step
 from treadle.gradients.schedule import kept_at_first
 
 T = 13

@@ -10,7 +10,7 @@ import treadle as td
 from tests.gradients.test_schedule import fewest
 from tests.registry import build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
-from treadle.gradients.memory import as_bytes
+from treadle.byte_sizes import as_bytes
 from treadle.state import map_state, named_tensors
 
 T, STEPS = 40, 3

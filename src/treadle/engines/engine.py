@@ -161,6 +161,10 @@ class Engine:
     def remember(self, what: str) -> None:
         """Keep, beside its code if that is kept, that something was found right."""
 
+    def release_memory(self) -> bool:
+        """Give back the memory that it keeps to use it again; whether there was any."""
+        return False
+
     def masks(self, shares: Sequence[float], sizes: Sequence[int], steps: int) -> list[Tensor] | None:
         """Random masks in float32, the very numbers that PyTorch would draw; None to have PyTorch draw them.
 

@@ -7,6 +7,7 @@ from treadle.engines.engine import Engine
 from treadle.engines.layout import Layout
 from treadle.engines.network import Network
 from treadle.engines.random_values import draw
+from treadle.engines.second_try import with_second_try
 from treadle.engines.stages import Progress, staged
 from treadle.state import named_tensors, with_tensors
 
@@ -16,6 +17,10 @@ def run(network: Network, engine: Engine, call: Call) -> Result:
     if torch.is_autocast_enabled("cpu"):  # asked first: the context alone takes as long as a short step
         with torch.autocast("cpu", enabled=False):
             return run(network, engine, call)
+    return with_second_try(lambda: _run(network, engine, call), engine.release_memory)
+
+
+def _run(network: Network, engine: Engine, call: Call) -> Result:
     own = staged(network, engine, call.products, call.return_states)
     xs, lengths = call.xs, call.lengths
     layout = Layout(xs.shape[0], xs.shape[1], None if lengths is None else lengths.cpu(), call.resets)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from treadle.byte_sizes import as_bytes, show_bytes
 from treadle.engines import Call, Result, run, say_once
-from treadle.gradients.memory import FEWEST_STEPS, as_bytes, kept_by_a_step, show_bytes
+from treadle.gradients.memory import FEWEST_STEPS, kept_by_a_step
 from treadle.gradients.method import GradientMethod
 from treadle.gradients.schedule import least_kept
 from treadle.gradients.segments import Trial, run_in_segments

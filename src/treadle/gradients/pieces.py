@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from treadle.gradients.memory import as_bytes
+from treadle.byte_sizes import as_bytes
 from treadle.gradients.schedule import backwards
 from treadle.gradients.surroundings import Generators, generators, generators_at
 from treadle.protocol import State

@@ -76,6 +76,12 @@ class CpuEngine(Engine):
 
         compilation.remember(what)
 
+    def release_memory(self) -> bool:
+        """Give back the blocks that wait in the pool."""
+        from treadle.engines.cpu.machine.memory_pool import pool
+
+        return pool.release()
+
     def masks(self, shares: Sequence[float], sizes: Sequence[int], steps: int) -> list[Tensor] | None:
         """Masks of all steps at once, where our generator is known to draw what PyTorch's draws."""
         from treadle.engines.cpu.routines import random_masks

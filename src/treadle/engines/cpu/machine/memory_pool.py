@@ -1,94 +1,255 @@
 """Memory for large tensors, used again.
 
 A training step asks for the same large tensors every time. The operating system clears each page of a new one when it
-is first written, which takes longer than many a kernel's own work on it. So what was freed is kept for the next that
-asks for as much, up to a limit.
+is first written, which takes longer than many a kernel's own work on it. So blocks that were freed are kept for those
+who ask next: not for ever, and no more of them than were in use at the same time a short while ago, so that a process
+does not take much more than its tensors need.
+
+Sizes of blocks are rounded up to one of few, and a request takes a somewhat larger block where there is none of its
+size: sequences whose length changes from batch to batch find what others have left.
 """
 
 import collections
-import ctypes
+import functools
+import gc
 import math
+import mmap
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from treadle.byte_sizes import as_bytes, show_bytes
 from treadle.engines.cpu.machine.alignment import PAGE_BYTES, Stagger
+from treadle.engines.cpu.machine.memory_limit import memory_limit, room_for_addresses
+from treadle.errors import EngineError
 from treadle.locks import fork_safe_lock
-
-
-def _physical() -> int:
-    """Bytes of memory that the machine has; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 0
-
 
 _SMALL = 1 << 18
 """Bytes below which the C library keeps memory itself."""
-_LIMIT = max(256 << 20, _physical() // 16)
-"""How many bytes may wait to be used again, a sixteenth of what the machine has. What a training step of a wide network
-takes has to fit, or else every step waits for clean pages; where two networks are trained in turns, of both."""
+_CLASSES = 8
+"""Sizes of blocks between a power of two and the next one."""
+_LOOSE = 2
+"""A block that is at most so many times as large as what is asked for will do."""
+_ALWAYS = 64 << 20
+"""Bytes of blocks that are kept whatever was in use."""
+_SLACK = 1.5
+"""How many times as many bytes as were in use at the same time there may be in all, with those that wait."""
+_SHARE = 4
+"""At most one of so many bytes that the process may have waits."""
+_SPELL = 128
+"""Blocks that are taken in a spell; what was in use in this one and the one before counts."""
 
-_free: "collections.OrderedDict[int, list[Any]]" = collections.OrderedDict()
-_waiting = 0
+
+@functools.cache
+def most_idle() -> int:
+    """How many bytes may wait to be used again: what ``TREADLE_MEMORY`` says, or a quarter of what there is.
+
+    The environment variable is read once: ``"256MB"``, ``"1.5GiB"``, ``"0"`` (nothing is kept), a number of bytes.
+
+    Raises:
+        EngineError: it is no amount of memory.
+    """
+    text = os.environ.get("TREADLE_MEMORY", "").strip()
+    if not text:
+        return memory_limit() // _SHARE or _ALWAYS
+    try:
+        return as_bytes(text, 0, "the environment variable TREADLE_MEMORY")
+    except ValueError as error:
+        raise EngineError(str(error)) from None
+
+
+def _limit_now() -> int:
+    """The same; less where addresses are limited, so that others find room."""
+    room = room_for_addresses()
+    return most_idle() if room is None else min(most_idle(), (room + pool.idle) // _SHARE)
+
+
+def _new_block(size: int) -> np.ndarray:
+    """Memory that goes back to the operating system as soon as nobody holds it."""
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    return np.frombuffer(mmap.mmap(-1, size, **private), np.uint8)
+
+
+class MemoryPool:
+    """Blocks that are in use, and idle ones.
+
+    Args:
+        limit: tells how many bytes may be idle.
+        new_block: makes a block; raises OSError or MemoryError if there is no memory.
+
+    Attributes:
+        used: bytes of the blocks that are in use.
+        idle: bytes of those that wait.
+    """
+
+    def __init__(self, limit: Callable[[], int], new_block: Callable[[int], Any] = _new_block):
+        self._limit, self._new_block = limit, new_block
+        self.used = self.idle = 0
+        self._most, self._most_before, self._taken = 0, 0, 0  # in use at the same time, in this spell and before
+        # By size, that first of which a block was given back the longest time ago.
+        self._blocks: collections.OrderedDict[int, list[Any]] = collections.OrderedDict()
+        # Memory may be freed at any time, also in a thread that holds the lock: it is left here for whoever has that.
+        self._returned: collections.deque[tuple[int, Any]] = collections.deque()
+        self._spells_over = 0
+        self._lock = fork_safe_lock()
+
+    def take(self, size: int) -> tuple[int, Any]:
+        """A block of at least so many bytes: how many it has, and the block.
+
+        Raises:
+            MemoryError: there is no memory, though nothing waits any more.
+        """
+        size = rounded(size)
+        with self._lock:
+            self._settle()
+            found = self._find(size)
+            if found is None:
+                self._count(size)
+                self._shrink()
+                found = size, self._allocate(size)
+            else:
+                self._count(found[0])
+        self._tidy()
+        return found
+
+    def give(self, size: int, block: Any) -> None:
+        """Give a block back."""
+        self._returned.append((size, block))
+        self._tidy()
+
+    def end_spell(self) -> None:
+        """What was in use before the present spell counts no more."""
+        self._spells_over += 1
+        self._tidy()
+
+    def release(self) -> bool:
+        """Give everything that waits back to the operating system; whether there was anything."""
+        with self._lock:
+            self._settle()
+            released, self.idle = self.idle > 0, 0
+            self._blocks.clear()
+        return released
+
+    def _tidy(self) -> None:
+        """Settle what has come back; whoever holds the lock does it, for all."""
+        while (self._returned or self._spells_over) and self._lock.acquire(blocking=False):
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+
+    def _settle(self) -> None:
+        while self._spells_over:
+            self._spells_over -= 1
+            self._most_before, self._most, self._taken = self._most, self.used, 0
+        while self._returned:
+            size, block = self._returned.popleft()
+            self._blocks.setdefault(size, []).append(block)
+            self._blocks.move_to_end(size)
+            self.used -= size
+            self.idle += size
+        self._shrink()
+
+    def _find(self, size: int) -> tuple[int, Any] | None:
+        """The smallest idle block that will do."""
+        fitting = size
+        while fitting <= _LOOSE * size:
+            blocks = self._blocks.get(fitting)
+            if blocks:
+                block = blocks.pop()
+                if not blocks:
+                    del self._blocks[fitting]
+                self.idle -= fitting
+                return fitting, block
+            fitting = rounded(fitting + 1)
+        return None
+
+    def _count(self, size: int) -> None:
+        """A block more is in use."""
+        self.used += size
+        self._taken += 1
+        if self._taken >= _SPELL:
+            self._most_before, self._most, self._taken = self._most, 0, 0
+        self._most = max(self._most, self.used)
+
+    def _shrink(self) -> None:
+        """Let go of blocks as long as there are too many."""
+        if not self.idle:
+            return
+        allowed = max(_ALWAYS, int(_SLACK * max(self._most, self._most_before)) - self.used)
+        allowed = min(allowed, self._limit())
+        while self.idle > allowed:
+            oldest = next(iter(self._blocks))
+            self._blocks[oldest].pop()
+            self.idle -= oldest
+            if not self._blocks[oldest]:
+                del self._blocks[oldest]
+
+    def _allocate(self, size: int) -> Any:
+        try:
+            return self._new_block(size)
+        except (OSError, MemoryError):
+            self._blocks.clear()
+            self.idle = 0
+        try:
+            return self._new_block(size)
+        except (OSError, MemoryError):
+            self.used -= size
+        raise MemoryError(
+            f"there is no memory for {show_bytes(size)} more, beside {show_bytes(self.used)} in use by networks: make"
+            " batches or sequences shorter, or pass gradient=td.CheckpointedBPTT()"
+        )
+
+
+def rounded(size: int) -> int:
+    """The size of block that is made for so many bytes: one of a few between a power of two and the next one."""
+    unit = max(PAGE_BYTES, (1 << (size - 1).bit_length()) // (2 * _CLASSES))
+    return -(-size // unit) * unit
+
+
+pool = MemoryPool(lambda: _limit_now())
 _stagger = Stagger()
-_lock = fork_safe_lock()
+
+
+def _after_collection(phase: str, info: dict[str, int]) -> None:
+    """Blocks that wait through two whole garbage collections are given back, even if nobody asks for any more."""
+    if phase == "stop" and info["generation"] == 2:
+        pool.end_spell()
+
+
+gc.callbacks.append(_after_collection)
 
 
 class _Lent:
     """Memory that NumPy and PyTorch see as an array, and that goes back when the last of them has let go."""
 
-    def __init__(self, size: int, block: Any):
+    def __init__(self, size: int, block: tuple[int, np.ndarray]):
         self.size, self.block = size, block
-        data = _stagger.after(ctypes.addressof(block)), False  # not for reading alone
+        data = _stagger.after(block[1].__array_interface__["data"][0]), False  # not for reading alone
         self.__array_interface__ = {"data": data, "shape": (size,), "typestr": "|u1", "version": 3}
 
     def __del__(self) -> None:
-        _give(self.size, self.block)
+        pool.give(*self.block)
 
 
 def empty(*shape: int, dtype: torch.dtype) -> Tensor:
-    """As `torch.empty` on the CPU, in memory that may have been used before."""
+    """As `torch.empty` on the CPU, in memory that may have been used before.
+
+    Raises:
+        MemoryError: there is none.
+    """
     size = math.prod(shape) * dtype.itemsize
     if size < _SMALL or _is_to_be_filled():
         return torch.empty(shape, dtype=dtype, device="cpu")
-    return torch.from_numpy(np.asarray(_Lent(size, _take(size)))).view(dtype).view(shape)
+    # Room to begin at any place of a page.
+    return torch.from_numpy(np.asarray(_Lent(size, pool.take(size + PAGE_BYTES)))).view(dtype).view(shape)
 
 
 def _is_to_be_filled() -> bool:
     """Whether PyTorch fills new memory with NaN, so that whoever reads it too early is seen."""
     deterministic: Any = torch.utils.deterministic  # a module with properties, which pyright does not know
     return torch.are_deterministic_algorithms_enabled() and deterministic.fill_uninitialized_memory
-
-
-def _take(size: int) -> Any:
-    """A block with room for ``size`` bytes at any place of a page, one that was used before if there is one."""
-    global _waiting
-    with _lock:
-        blocks = _free.get(size)
-        if blocks:
-            block = blocks.pop()
-            _waiting -= size
-            if not blocks:
-                del _free[size]
-            return block
-    return (ctypes.c_char * (size + PAGE_BYTES))()
-
-
-def _give(size: int, block: Any) -> None:
-    """Keep a block for the next that asks for as much; what was given back first goes if these are too many."""
-    global _waiting
-    with _lock:
-        _free.setdefault(size, []).append(block)
-        _free.move_to_end(size)
-        _waiting += size
-        while _waiting > _LIMIT:
-            oldest = next(iter(_free))
-            _free[oldest].pop()
-            _waiting -= oldest
-            if not _free[oldest]:
-                del _free[oldest]

@@ -14,6 +14,7 @@ from torch import Tensor
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.autograd import gradients_of
+from treadle.engines.cpu.machine.memory_pool import pool
 from treadle.engines.cpu.plan.backward import BackwardRecipe
 from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.invariants import Invariants
@@ -21,6 +22,7 @@ from treadle.engines.cpu.plan.links import Links
 from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.decision import say_once
 from treadle.engines.layout import Layout
+from treadle.engines.second_try import with_second_try
 from treadle.engines.step_by_step import run_section
 from treadle.locks import MAKING
 from treadle.torch_internals import is_batched
@@ -141,10 +143,14 @@ class _Node(torch.autograd.Function):
         if recipe is None:
             return (None, None, *_by_interpreter(chain, layout, tensors, needs, from_above))
         arguments, _, _ = chain.links.divided(tensors)
-        inputs = chain.invariants.inputs(arguments, computed)
-        found = recipe.follow(layout, inputs, from_above, kept[0] if kept else None)
-        of_arguments = chain.invariants.gradients(arguments, needs, found.inputs)
-        return (None, None, *of_arguments, *found.starts, *found.fresh)
+
+        def follow(recipe: BackwardRecipe = recipe) -> list[Tensor | None]:
+            inputs = chain.invariants.inputs(arguments, computed)
+            found = recipe.follow(layout, inputs, from_above, kept[0] if kept else None)
+            of_arguments = chain.invariants.gradients(arguments, needs, found.inputs)
+            return [*of_arguments, *found.starts, *found.fresh]
+
+        return (None, None, *with_second_try(follow, pool.release))
 
 
 def _by_interpreter(
