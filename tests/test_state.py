@@ -1,5 +1,8 @@
 """States as values."""
 
+import copy
+import io
+import pickle
 from typing import NamedTuple
 
 import numpy as np
@@ -8,10 +11,13 @@ import torch
 from torch import Tensor
 
 import treadle as td
-from tests.registry import SUBJECTS, build, random_state, sequence
+from tests.registry import CELLS, SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_close
 from treadle import state as states
 from treadle.errors import StateError
+from treadle.recipes.decode.evidence_cell import EvidenceState
+from treadle.seq2seq.attention import AttentionState
+from treadle.seq2seq.encoder_decoder import Encoded
 
 every_subject = pytest.mark.parametrize("subject", SUBJECTS)
 
@@ -148,3 +154,23 @@ def test_the_initial_state_stays_the_initial_state():
 def test_rows_of_any_whole_numbers():
     state = (torch.arange(3.0)[:, None],)
     assert td.select(state, torch.tensor([2, 0], dtype=torch.uint8))[0].flatten().tolist() == [2, 0]
+
+
+STATES = [td.LSTMState, td.HiddenState, td.SLSTMState, td.ConvLSTMState, AttentionState, Encoded, EvidenceState]
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_states_of_our_own_are_loaded_without_running_code(kind):
+    state = {"layer0": kind(*(torch.randn(2, 3) for _ in kind._fields))}
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    assert type(loaded["layer0"]) is kind
+    assert all(map(torch.equal, loaded["layer0"], state["layer0"]))
+    for way in (copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))):
+        assert all(map(torch.equal, way(state)["layer0"], state["layer0"]))
+
+
+def test_every_cell_of_our_own_has_a_state_that_is_loaded():
+    assert {make(3, 4).State for make in CELLS.values()} <= set(torch.serialization.get_safe_globals())

@@ -5,15 +5,28 @@ state. Nothing in treadle knows more about states than the functions of this fil
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from treadle.errors import StateError
 from treadle.protocol import State
+from treadle.torch_internals import register_namedtuple
+
+T = TypeVar("T")
 
 __all__ = ["detach", "select"]
+
+
+def kept_in_files(kind: type[T]) -> type[T]:
+    """A class of states that `torch.load` takes without ``weights_only=False``, and that `torch.export` writes.
+
+    It must be a plain named tuple: making one runs no code.
+    """
+    torch.serialization.add_safe_globals([kind])
+    register_namedtuple(kind, serialized_type_name=f"treadle.{kind.__name__}")
+    return kind
 
 
 def map_state(function: Callable[..., Tensor], state: State, *others: State) -> State:

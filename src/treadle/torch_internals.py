@@ -17,12 +17,14 @@ from torch._C._functorch import (
     is_legacy_batchedtensor,
     maybe_current_level,
 )
+from torch._higher_order_ops.scan import scan
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.autograd import forward_ad
 from torch.jit._trace import is_tracing
 from torch.nn.modules import module as modules
 from torch.nn.utils import parametrize
+from torch.utils import _pytree
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
@@ -30,7 +32,7 @@ __all__ = [
     "BatchNorm", "NormWithStatistics", "OpOverload", "TorchDispatchMode", "a_function_transform_is_active",
     "a_mode_is_active", "can_be_decomposed", "forward_mode_is_active", "function_of", "hooks_on_all_modules",
     "is_batched", "is_followed", "jit_is_tracing", "no_function_modes", "no_modes", "ran_out_of_memory", "real_tensors",
-    "schema_of", "tensor_without_numbers", "vmap_is_active", "weights_are_not_cached",
+    "register_namedtuple", "scan", "schema_of", "tensor_without_numbers", "vmap_is_active", "weights_are_not_cached",
 ]  # fmt: skip
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -38,6 +40,9 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 NormWithStatistics = nn.modules.batchnorm._NormBase
 """These, and the instance normalisations."""
+
+register_namedtuple = _pytree._register_namedtuple
+"""Gives a named tuple a name, by which `torch.export` writes it into files."""
 
 no_modes = _disable_current_modes
 """A context in which operations are PyTorch's own, whatever mode notes them."""

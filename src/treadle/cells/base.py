@@ -130,10 +130,9 @@ def empty(*sizes: int, device: Any = None, dtype: torch.dtype | None = None) -> 
     return nn.Parameter(torch.empty(*sizes, device=device, dtype=dtype))
 
 
-@torch.no_grad()
 def uniform(parameters: Any, hidden_size: int) -> None:
-    """Draw every parameter uniformly from ±1/√H, in the order given."""
+    """Draw every parameter uniformly from ±1/√H, in the order given; on "meta" there is nothing to draw."""
     bound = 1 / math.sqrt(hidden_size)
     for parameter in parameters:
         if not parameter.is_meta:  # has no numbers, and `torch.func.vmap` forbids to draw any
-            parameter.uniform_(-bound, bound)
+            nn.init.uniform_(parameter, -bound, bound)

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from treadle.cells.base import RecurrentCell, positive
 from treadle.errors import ShapeError
+from treadle.state import kept_in_files
 
 
+@kept_in_files
 class ConvLSTMState(NamedTuple):
     """What a convolutional LSTM remembers."""
 

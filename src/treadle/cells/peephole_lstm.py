@@ -62,7 +62,7 @@ class PeepholeLSTMCell(LSTMCell):
         h, c = self.checked(x, state)
         gates = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
         i, f, g, o = gates.chunk(4, 1)
-        p_i, p_f, p_o = self.weight_peephole
+        p_i, p_f, p_o = self.weight_peephole.unbind(0)
         c = (f + p_f * c).sigmoid() * c + (i + p_i * c).sigmoid() * g.tanh()
         h = (o + p_o * c).sigmoid() * c.tanh()
         return h, LSTMState(h, c)

@@ -7,8 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from treadle.cells.base import Nonlinearity, RecurrentCell, bend, check_nonlinearity, empty
+from treadle.state import kept_in_files
 
 
+@kept_in_files
 class HiddenState(NamedTuple):
     """What a cell remembers that has a hidden state and nothing else."""
 

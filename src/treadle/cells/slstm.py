@@ -8,8 +8,10 @@ from torch.nn import functional as F
 
 from treadle.cells.base import RecurrentCell, empty, positive
 from treadle.errors import ShapeError
+from treadle.state import kept_in_files
 
 
+@kept_in_files
 class SLSTMState(NamedTuple):
     """What an sLSTM remembers."""
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from treadle.cells.base import positive
+from treadle.state import kept_in_files
 
 _MOST = 5
 """The logarithm of the most looks that a step can have."""
@@ -16,6 +17,7 @@ _PACE = 10
 moved by hundreds of them at once: without this, places are learned so late that nothing is left to learn from them."""
 
 
+@kept_in_files
 class AttentionState(NamedTuple):
     """What attention remembers."""
 

@@ -12,9 +12,11 @@ from treadle.running.bidirectional import Bidirectional, over_time
 from treadle.seq2seq.attention import Attention
 from treadle.seq2seq.bridge import Bridge
 from treadle.seq2seq.decoding import DecodingSession, Hypotheses, beam_search, greedy
+from treadle.state import kept_in_files
 from treadle.wiring.sizes import is_cell
 
 
+@kept_in_files
 class Encoded(NamedTuple):
     """What an encoder made of a batch of sequences."""
 

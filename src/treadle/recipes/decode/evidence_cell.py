@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
 from treadle.cells import LSTMCell, LSTMState
+from treadle.state import kept_in_files
 
 FITTINGS = 3
 """How often what keys mean is made to fit, keys by commands."""
 
 
+@kept_in_files
 class EvidenceState(NamedTuple):
     """What is known of a user."""
 
