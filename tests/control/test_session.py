@@ -1,6 +1,8 @@
 """A closed loop in an environment: for as long as somebody asks, whatever the environment does."""
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -114,3 +116,17 @@ def test_weights_that_are_no_numbers_are_said_to_be():
         loop.session().act(0)
     with pytest.raises(td.errors.ModelFileError, match="diverged"):
         loop.session(batch_size=2).act(np.array([0, 1]))
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda session: pickle.loads(pickle.dumps(session))])
+@pytest.mark.parametrize("spaces", [(td.Discrete(3), td.Discrete(2)), (td.Continuous(3), td.Continuous(2))])
+def test_a_copy_acts_by_itself(way, spaces):
+    session = a_loop(*spaces).session()
+    reading = 2 if isinstance(spaces[0], td.Discrete) else np.ones(3)
+    session.act(reading)
+    before = session.state
+    other = way(session)
+    actions = [other.act(reading) for _ in range(3)]
+    after = named_tensors(session.state)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(named_tensors(before), after, strict=True))
+    assert [np.array_equal(action, session.act(reading)) for action in actions] == [True] * 3

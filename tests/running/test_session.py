@@ -1,6 +1,9 @@
 """Live: a session is the same function as the sequence, with the state kept inside."""
 
+import concurrent.futures
 import copy
+import multiprocessing
+import pickle
 
 import numpy as np
 import pytest
@@ -318,3 +321,73 @@ def test_takes_floats_of_any_precision():
     assert np.array_equal(session.step(x.astype(np.float32)), y)
     session.reset()
     assert np.array_equal(session.steps(x[None])[0], y)
+
+
+# Copies
+
+
+def pickled(thing):
+    return pickle.loads(pickle.dumps(thing))
+
+
+@pytest.mark.share(10)
+@every_subject
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickled])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_a_copy_goes_on_by_itself_with_the_same_numbers(subject, way, weights):
+    rnn = build(subject, learn_initial_state=True)
+    xs = sequence(rnn, 2, 6)
+    session = rnn.session(batch_size=2, weights=weights)
+    session.steps(xs[:, :3])
+    before = session.state
+    with torch.no_grad():
+        for parameter in rnn.parameters():
+            parameter.mul_(1.5)  # what training does meanwhile is fetched by refresh alone
+    other = way(session)
+    went_on = other.step(xs[:, 3]).clone(), other.steps(xs[:, 4:])
+    assert_all_close(named(session.state), named(before))
+    assert torch.equal(session.step(xs[:, 3]), went_on[0])
+    assert torch.equal(session.steps(xs[:, 4:]), went_on[1])
+    for (_, a), (_, b) in zip(named_tensors(session.state), named_tensors(other.state), strict=True):
+        assert torch.equal(a, b)
+    other.refresh()
+    session.refresh()
+    assert torch.equal(session.steps(xs), other.steps(xs))
+
+
+def test_a_deep_copy_of_an_agent_refreshes_from_the_copy_of_its_network():
+    agent = {"network": td.Recurrent(td.LSTMCell(3, 4))}
+    agent["session"] = agent["network"].session()
+    other = copy.deepcopy(agent)
+    with torch.no_grad():
+        for parameter in other["network"].parameters():
+            parameter.zero_()
+    for one in (agent, other):
+        one["session"].refresh()
+    x = torch.ones(3)
+    assert other["session"].step(x).abs().sum() == 0
+    assert agent["session"].step(x).abs().sum() > 0
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickled])
+def test_sessions_of_drop_ins_and_of_computed_weights_are_copied(way):
+    plain = td.LSTM(3, 4, batch_first=True, engine="reference")
+    normed = nn.utils.parametrizations.weight_norm(td.LSTM(3, 4, batch_first=True, engine="reference"), "weight_hh_l0")
+    for rnn in (plain, normed) if way is not pickled else (plain,):  # PyTorch pickles no parametrised module
+        session, x = rnn.session(), torch.ones(3)
+        session.step(x)
+        assert torch.equal(way(session).step(x), session.step(x))
+
+
+def _steps_in_another_process(session, xs):
+    return session.steps(xs)
+
+
+@pytest.mark.slow
+def test_a_session_is_sent_to_a_process_that_is_spawned():
+    rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 5), td.LSTMCell(5, 5)]))
+    session, xs = rnn.session(), np.ones((4, 3), np.float32)
+    session.step(xs[0])
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        there = pool.submit(_steps_in_another_process, session, xs).result()
+    assert np.array_equal(there, session.steps(xs))

@@ -1,7 +1,9 @@
 """Encoder and decoder against their equations, ragged against alone, in parts, and live."""
 
+import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -214,6 +216,18 @@ def test_a_session_goes_on_from_other_rows():
     for row, begins in enumerate([2, 2, 0]):
         alone, _ = network(source[:1], torch.tensor([[begins, 3 + row]]))
         assert_close(y[row], alone[0, -1])
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda session: pickle.loads(pickle.dumps(session))])
+def test_a_copy_of_a_session_decodes_by_itself(way):
+    network = model(head="cell", reach=2, window=1, fertility=1).eval()
+    session = network.session(2)
+    session.start(tokens(2, 5))
+    session.step(torch.tensor([0, 1]))
+    other = way(session)
+    others = [other.step(torch.tensor([2, 3 + t])).clone() for t in range(3)]
+    for t, y in enumerate(others):
+        assert torch.equal(session.step(torch.tensor([2, 3 + t])), y)
 
 
 def test_a_session_does_not_see_training_go_on():

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from treadle.errors import ShapeError
+from treadle.protocol import State
 from treadle.running.session import Session
 
 
@@ -55,10 +56,14 @@ class LoopSession(Session):
         True
     """
 
-    def __init__(self, loop: Any, batch_size: int = 1, weights: str = "float32"):
-        super().__init__(loop, batch_size, weights)
+    def _start(self, state: State) -> None:
+        super()._start(state)
+        loop = self._recurrent
         self._read = loop.readings.reader(self.batch_size, self._dtype)
         self._write = loop.actions.writer(self.batch_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_read", "_write")}
 
     def act(self, reading: Any) -> Any:
         """One step: read, and decide; the action goes into the state.

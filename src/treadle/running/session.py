@@ -9,8 +9,12 @@ from torch import Tensor
 
 from treadle import state as states
 from treadle.engines import LiveStep, live_step
-from treadle.errors import ShapeError
+from treadle.errors import EngineError, ShapeError
 from treadle.protocol import State, first_weight
+from treadle.running.copies import detached_copy
+from treadle.torch_internals import jit_is_tracing
+
+_OWN = frozenset({"_live", "_fast", "_fast_needs", "_answer"})
 
 
 class Session:
@@ -62,9 +66,7 @@ class Session:
         """Take over the weights that the network has now; the state goes on."""
         # A drop-in makes its Recurrent around the weights that it has at the moment.
         source = self._source.recurrent() if hasattr(self._source, "recurrent") else self._source
-        # What stands in for a parameter (weight norm, pruning) is a tensor with a history, which deepcopy refuses.
-        tensors = [part for module in source.modules() for part in vars(module).values() if isinstance(part, Tensor)]
-        self._recurrent = copy.deepcopy(source, {id(tensor): tensor.detach().clone() for tensor in tensors})
+        self._recurrent = detached_copy(source)
         self._recurrent.eval().requires_grad_(False).zero_grad()  # gradients were copied as well
         weight = first_weight(source)
         self._dtype = None if weight is None else weight.dtype
@@ -73,13 +75,33 @@ class Session:
             for parameter in self._recurrent.parameters():
                 if parameter.ndim > 1 and parameter.is_floating_point():
                     parameter.copy_(parameter.bfloat16())
-        first = self._state is None
-        state = self._recurrent.initial_state(self.batch_size) if first else self.state
+        self._start(self._recurrent.initial_state(self.batch_size) if self._state is None else self.state)
+
+    def _start(self, state: State) -> None:
+        """Make the step, from the network that was copied, and go on from a state."""
         products = torch.bfloat16 if self.weights == "bfloat16" else None
         self._live = live_step(self._recurrent.cell, self._recurrent.engine, self.batch_size, state, products)
         entry = None if self._live is None else self._live.entry()
         self._fast, self._fast_needs = entry or (_takes_nothing, None)
         self._keep(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The step is machine code and memory of this process and of this session: a copy makes its own. The network
+        # that it is made from is never written into, so that copies may share it.
+        return {name: value for name, value in vars(self).items() if name not in _OWN} | {"_state": self.state}
+
+    @torch.no_grad()
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept, _answer=None)
+        self._start(kept["_state"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
+        memo[id(self._recurrent)] = self._recurrent
+        if id(self._source) not in memo:
+            memo[id(self._source)] = detached_copy(self._source, memo)
+        memo[id(self)] = other = type(self).__new__(type(self))
+        other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return other
 
     def _keep(self, state: State) -> None:
         """Go on from a state: a copy of it."""
@@ -182,6 +204,8 @@ class Session:
 
     def _taken(self, x: Any, leading: int) -> tuple[Tensor, Any]:
         """``x`` as a tensor with a batch axis, and the way back for the answer."""
+        if jit_is_tracing():
+            raise EngineError("a session has its state in itself, where torch.jit.trace sees none: trace rnn.step")
         numpy = not isinstance(x, Tensor)
         # A copy, because the state may hold the input (a delayed read of x) and callers fill the same array again; in
         # the precision of the weights, because NumPy makes float64 wherever it is not told otherwise.

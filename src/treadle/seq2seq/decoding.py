@@ -83,6 +83,11 @@ class DecodingSession:
         self._encoded: Any = None
         self._looked: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Whatever copies this, the sessions are copied with it.
+        head = copy.copy(self._head) if isinstance(self._head, Session) else self._head
+        return vars(self) | {"_decoder": copy.copy(self._decoder), "_head": head}
+
     @torch.no_grad()
     def start(self, source: Tensor, lengths: Any = None, repeats: int = 1) -> None:
         """Read sources, and begin.
