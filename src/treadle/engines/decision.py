@@ -23,7 +23,6 @@ from treadle.torch_internals import (
     a_mode_is_active,
     forward_mode_is_active,
     hooks_on_all_modules,
-    jit_is_tracing,
 )
 
 logger = logging.getLogger("treadle")
@@ -165,8 +164,6 @@ def _no_program(call: Call) -> Refusal | None:
         reason = "forward-mode differentiation is at work"
     elif call.products not in (None, torch.bfloat16):
         reason = f"autocast to {call.products} is on"
-    elif jit_is_tracing():
-        reason = "torch.jit traces"
     return None if reason is None else Refusal(reason)
 
 

@@ -17,21 +17,10 @@ class Reference(Engine):
 
 def run(call: Call) -> Result:
     """Step a cell over a sequence."""
-    cell, xs, state = call.cell, call.xs, call.state
-    lengths, resets = call.lengths, call.resets
+    cell, state, lengths = call.cell, call.state, call.lengths
+    xs, resets, active = without_padding(call)
     steps = xs.shape[0]
-    everyone_until = steps
-    if lengths is not None:
-        active = torch.arange(steps, device=xs.device)[:, None] < lengths  # [T, B]
-        everyone_until = int(lengths.min()) if lengths.numel() else steps
-        # Padding may hold anything, NaN or tokens that do not exist; it must reach neither values nor gradients. In its
-        # place stands the row's last step, which the cell can take for certain; zeros might be where it divides by 0.
-        at_end = (lengths - 1).clamp(min=0)
-        last = xs.detach()[at_end, torch.arange(xs.shape[1], device=xs.device)]
-        last = where(lengths > 0, last, torch.zeros_like(last))
-        xs = torch.where(active.reshape(*active.shape, *[1] * (xs.ndim - 2)), xs, last)
-        if resets is not None:
-            resets = resets & active
+    everyone_until = int(lengths.min()) if lengths is not None and lengths.numel() else steps
     some_reset = resets.any(1).tolist() if resets is not None else [False] * steps
 
     ys, states = [], []
@@ -42,8 +31,8 @@ def run(call: Call) -> Result:
         if t == 0:
             after = check_kept(cell, after, state)
         if t >= everyone_until:
-            y = where(active[t], y, torch.zeros_like(y))  # pyright: ignore[reportPossiblyUnboundVariable]
-            after = where(active[t], after, state)  # pyright: ignore[reportPossiblyUnboundVariable]
+            y = where(active[t], y, torch.zeros_like(y))  # pyright: ignore[reportOptionalSubscript]
+            after = where(active[t], after, state)  # pyright: ignore[reportOptionalSubscript]
         state = after
         ys.append(y)
         if call.return_states:
@@ -51,3 +40,20 @@ def run(call: Call) -> Result:
     every = map_state(lambda *moments: torch.stack(moments), *states) if states else None
     # Cells may give a tensor twice, or what they were given, and callers may write into what they get.
     return Result(torch.stack(ys), map_state(Tensor.clone, state), every)
+
+
+def without_padding(call: Call) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The sequence with what any cell can take in the place of padding; the resets; and where there is no padding.
+
+    Padding may hold anything, NaN or tokens that do not exist; it must reach neither values nor gradients. In its place
+    stands the row's last step, which the cell can take for certain; zeros might be where it divides by 0.
+    """
+    xs, lengths, resets = call.xs, call.lengths, call.resets
+    if lengths is None:
+        return xs, resets, None
+    active = torch.arange(xs.shape[0], device=xs.device)[:, None] < lengths  # [T, B]
+    at_end = (lengths - 1).clamp(min=0)
+    last = xs.detach()[at_end, torch.arange(xs.shape[1], device=xs.device)]
+    last = where(lengths > 0, last, torch.zeros_like(last))
+    xs = torch.where(active.reshape(*active.shape, *[1] * (xs.ndim - 2)), xs, last)
+    return xs, None if resets is None else resets & active, active

@@ -6,6 +6,7 @@ a few steps alone, in both directions, on other devices.
 """
 
 import copy
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -264,6 +265,7 @@ class DropIn(nn.RNNBase):
             "resets were passed": resets is not None,
             "return_states was asked for": return_states,
             "they have no rule for torch.func.vmap": vmap_is_active(),
+            "torch.export would unroll PyTorch's kernels": torch.compiler.is_exporting(),
         }
         why = next((reason for reason, holds in reasons.items() if holds), None)
         if why is None and input is not None and is_faster_compiled(self, input):
@@ -380,6 +382,23 @@ class DropIn(nn.RNNBase):
             delattr(theirs, option)
         theirs.__class__ = next(kind for kind in type(self).__mro__ if kind.__module__ == nn.RNNBase.__module__)
         return theirs
+
+    @property
+    def qconfig(self) -> Any:
+        """How `torch.ao.quantization` is to quantise a module, which it says to every module of a model."""
+        if "qconfig" not in vars(self):
+            raise AttributeError("qconfig")
+        return vars(self)["qconfig"]
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        name = self._get_name()
+        warnings.warn(
+            f"torch.ao.quantization quantises torch.nn.{name} alone, by its exact type: this treadle.{name} stays as it"
+            f" is. Pass a torch.nn.{name} with its state_dict, or run it live with session(weights='bfloat16')",
+            stacklevel=2,
+        )
+        vars(self)["qconfig"] = value
 
     def flatten_parameters(self) -> None:
         """Lay the weights out for cuDNN, where there are any of PyTorch's; see `torch.nn.RNNBase`."""

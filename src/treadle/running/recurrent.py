@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from treadle import state as states
 from treadle.engines import Call, autocast_dtype, candidates
-from treadle.errors import ShapeError, StateError
+from treadle.errors import EngineError, ShapeError, StateError
 from treadle.gradients import FullBPTT, GradientMethod
 from treadle.protocol import State, example_input, first_weight, is_lazy, materialise
-from treadle.running import sequence_operator
+from treadle.running import plain_operators, sequence_operator
 from treadle.running.session import Session
+from treadle.torch_internals import jit_is_tracing
 
 
 class Recurrent(nn.Module):
@@ -129,7 +130,9 @@ class Recurrent(nn.Module):
             ShapeError: ``xs``, ``lengths`` or ``resets`` do not fit.
             StateError: ``state`` is of another network, batch, precision or device.
         """
-        if torch.compiler.is_compiling():
+        refuse_torchscript(f"{self._name()} over a sequence")
+        exported = torch.compiler.is_exporting()
+        if torch.compiler.is_compiling() and not exported:
             return sequence_operator.run(self, xs, state, lengths, resets, return_states)
         self.check_input(xs, 2, "sequence")
         xs = xs.transpose(0, 1) if self.batch_first else xs
@@ -142,7 +145,7 @@ class Recurrent(nn.Module):
         if steps:
             products = autocast_dtype(xs.device)
             call = Call(self.cell, initial, xs, state, lengths, resets, return_states, self.engine, products)
-            ys, state, every = self.gradient.run(call)
+            ys, state, every = plain_operators.run(call) if exported else self.gradient.run(call)
         else:
             y, _ = self.cell(xs.new_zeros(xs.shape[1:]), initial)
             ys, state = y.new_zeros(0, *y.shape), states.map_state(Tensor.clone, state)
@@ -244,6 +247,8 @@ class Recurrent(nn.Module):
                 " were passed" + ("; batch and time may be swapped" if lengths.shape == (steps,) else "")
             )
         lengths = lengths.long()  # in int8, comparing with 300 steps would wrap around
+        if torch.compiler.is_exporting():
+            return lengths.to(xs.device)  # there are no numbers yet
         wrong = ((lengths < 0) | (lengths > steps)).nonzero()[:, 0]
         if len(wrong):
             raise ShapeError(
@@ -263,6 +268,15 @@ class Recurrent(nn.Module):
                 f"resets are booleans [{rows}, {steps}], but {states.shape(resets)} of {resets.dtype} were passed{hint}"
             )
         return resets.T.to(xs.device)
+
+
+def refuse_torchscript(what: str) -> None:
+    """Refuse to be noted by `torch.jit.trace`, which knows no loops."""
+    if jit_is_tracing():
+        raise EngineError(
+            f"torch.jit.trace, which torch.onnx.export(dynamo=False) calls, would note {what} for the number of steps"
+            " of its example alone, and cut every other: use torch.export or torch.onnx.export(dynamo=True)"
+        )
 
 
 def checked_gradient(gradient: Any) -> GradientMethod:

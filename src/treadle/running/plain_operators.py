@@ -1,0 +1,56 @@
+"""A network over time in PyTorch's own operators, for `torch.export`.
+
+A program that is exported is loaded in other processes, where neither the network is nor treadle. So it holds the
+cell's own step, once, and a loop over time for sequences of any length (`torch.scan`).
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from treadle.engines import Call, Result
+from treadle.engines.reference import without_padding
+from treadle.protocol import State
+from treadle.state import check_kept, map_state, named_tensors, where, with_tensors
+from treadle.torch_internals import scan
+
+
+def run(call: Call) -> Result:
+    """Run a call whose numbers are not known: what depends on them is computed, never asked."""
+    xs, resets, active = without_padding(call)
+    by_step = {"x": xs, "active": active, "reset": resets}
+    by_step = {name: _contiguous(tensor) for name, tensor in by_step.items() if tensor is not None}
+
+    def step(tensors: list[Tensor], now: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        state = like(call.state, tensors)
+        if "reset" in now:
+            state = where(now["reset"], call.initial, state)
+        y, after = call.cell(now["x"], state)
+        after = check_kept(call.cell, after, state)
+        if "active" in now:
+            y = where(now["active"], y, torch.zeros_like(y))
+            after = where(now["active"], after, state)
+        tensors = [tensor for _, tensor in named_tensors(after)]
+        given = [y, *tensors] if call.return_states else [y]
+        return _own(tensors), _own(given)
+
+    end, (ys, *every) = scan(step, _own(tensor for _, tensor in named_tensors(call.state)), by_step)
+    return Result(ys, like(call.state, end), like(call.state, every) if every else None)
+
+
+def _own(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Copies: what a step gives may neither be what it was given nor be given twice, and lies like what comes in."""
+    copies = map(_contiguous, tensors)
+    # The derivative of a loop knows floats alone.
+    return [copy if copy.is_floating_point() else copy.double() for copy in copies]
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """A copy, whether there is need of one or not: a question would be answered for all sequences by the example."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def like(state: State, tensors: Iterable[Tensor]) -> State:
+    """A state of the structure and in the precisions of another."""
+    return map_state(lambda tensor, own: tensor.to(own.dtype), with_tensors(state, tensors), state)
