@@ -1,5 +1,8 @@
 """treadle: networks with memory. A cell is one step, a wiring of cells is a cell, time is applied from outside."""
 
+from treadle import starting as _starting  # noqa: F401  before what takes a second
+
+# isort: split
 from treadle import adapt, control, errors, streams
 from treadle.cells import (
     ConvLSTMCell,

@@ -373,3 +373,16 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_training(folder, c
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # root may write anywhere, so this is how to be refused
     status, _, err = here(capfd, "fit", "prose.txt", "-o", "m.safetensors")
     assert (status, err) == (2, "treadle: --output: cannot write to the folder .: Permission denied\n")
+
+
+def test_ctrl_c_while_it_is_imported_ends_it_without_a_word(folder):
+    words = [sys.executable, "-X", "importtime", "-m", "treadle.cli", "cache"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    seen = b""
+    while b"treadle.starting\n" not in seen:
+        seen = process.stderr.readline()
+        assert seen
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in rest

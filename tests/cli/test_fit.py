@@ -470,3 +470,32 @@ def test_a_few_steps_of_public_series_beat_seasonal_naive(capfd, data, options):
     status, out, err = here(capfd, *line)
     assert status == 0, err
     assert float(out.split("; ")[2].split(" % better")[0]) > 20
+
+
+def test_where_the_picture_cannot_be_written_there_is_no_network_either(capfd, monkeypatch):
+    def fails(*arguments):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("treadle.show.training.draw_fit", fails)
+    status, out, err = here(capfd, "fit", "s.csv", "-o", "m", "--target", "y", *SMALL, "--plot", "fit.svg")
+    assert (status, out) == (2, "")
+    assert err.endswith("treadle: the disk is full\n")
+    assert files() == set()
+
+
+def test_a_second_run_on_a_checkpoint_is_one_line(capfd):
+    line = ["fit", "s.csv", "-o", "m", "--target", "y", *SMALL, "--checkpoint", "run"]
+    script = "from treadle.files.lock import locked\nwith locked('run'):\n    print(flush=True)\n    input()"
+    first = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert first.stdout.readline() == b"\n"
+    status, out, err = here(capfd, *line)
+    assert (status, out) == (2, "")
+    number = f"(process {first.pid})"
+    assert err == f"treadle: run is in use by another run {number}: wait until it has ended, or name another file\n"
+    first.kill()
+    first.communicate()
+    status, _, err = here(capfd, *line)
+    assert status == 0, err
+    assert files() == {"m", "run"}

@@ -9,6 +9,7 @@ import treadle as td
 from tests.registry import SUBJECTS
 from tests.tolerances import assert_close
 from treadle.errors import ModelFileError, StateError
+from treadle.files.model_file import write
 from treadle.state import map_state, named_tensors
 
 
@@ -72,3 +73,12 @@ def test_a_plain_tuple_is_saved_by_the_names_of_the_cell(tmp_path):
     assert torch.equal(td.load_state(tmp_path / "s", rnn).c, c)
     with pytest.raises(TypeError, match=r"pass its .recurrent\(\)"):
         td.save_state(tmp_path / "s", (h, c), td.LSTM(3, 4))
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (), (3, 4)])
+def test_a_forged_state_is_refused(tmp_path, shape):
+    rnn = td.Recurrent(td.LSTMCell(3, 4))
+    tensors = {"h": torch.zeros(2, 4), "c": torch.zeros(shape)}
+    write(tmp_path / "s", tensors, {"format": "treadle state", "fingerprint": td.fingerprint(rnn)})
+    with pytest.raises(StateError):
+        td.load_state(tmp_path / "s", rnn)

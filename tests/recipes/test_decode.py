@@ -565,3 +565,14 @@ def test_the_game_is_played_in_a_terminal(tmp_path):
     again = Game()
     again.restore(path)
     assert again.right == game.right
+
+
+def test_a_game_that_is_none_changes_nothing(tmp_path):
+    decoder = KeyDecoder(seed=0)
+    decoder.save(tmp_path / "user.checkpoint", seed=3, right="10")
+    game = Game(seed=5)
+    with pytest.raises(
+        ModelFileError, match=r"user\.checkpoint holds no game: what is in it does not fit \('fulfilled'"
+    ):
+        game.restore(tmp_path / "user.checkpoint")
+    assert (game.seed, game.right) == (5, [])

@@ -6,15 +6,18 @@ import importlib
 import io
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import httpx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from starlette.requests import ClientDisconnect
 
 from treadle.recipes.segment import Click, Segmenter, TwoStageNetwork, make_scene
 
@@ -282,3 +285,96 @@ def test_clicking_in_chromium(served, segmenter, tmp_path):
         browser.close()
     # What the server refuses, the browser notes by itself.
     assert [problem for problem in problems if "400" not in problem and "REFUSED" not in problem] == []
+
+
+class Unfinished:
+    """A request whose body never ends, or whose sender goes away."""
+
+    def __init__(self, gone=False):
+        self.headers, self.gone = {}, gone
+
+    async def stream(self):
+        yield b"begin"
+        if self.gone:
+            raise ClientDisconnect
+        await asyncio.Event().wait()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(page, "SLOWEST", 0.01)
+    with pytest.raises(TimeoutError):
+        asyncio.run(page.body(Unfinished(), 100))
+
+
+def exchange(answers, messages):
+    """What an application answers to messages of a connection; the last one is repeated."""
+    said = []
+
+    async def receive():
+        return messages.pop(0) if len(messages) > 1 else messages[0]
+
+    async def send(message):
+        said.append(message)
+
+    headers = [(b"host", b"127.0.0.1:8000"), (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": "/image", "headers": headers, "query_string": b""}
+    asyncio.run(answers(scope, receive, send))
+    return said
+
+
+def test_an_upload_that_is_given_up_is_no_error(segmenter):
+    messages = [{"type": "http.request", "body": b"begin", "more_body": True}, {"type": "http.disconnect"}]
+    said = exchange(page.application(segmenter), messages)
+    assert [message["type"] for message in said] == ["http.response.start", "http.response.body"]
+
+
+def test_a_connection_on_which_nobody_asks_is_ended(segmenter, monkeypatch):
+    monkeypatch.setattr(page, "SLOWEST", 0.05)
+    uvicorn = pytest.importorskip("uvicorn")
+
+    async def talked():
+        config = uvicorn.Config(page.application(segmenter), http=page.hurried(), log_level="warning")
+        config.load()
+        state = uvicorn.server.ServerState()
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: config.http_protocol_class(config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        )
+        port = listening.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /image HTTP/1.1\r\nHost: 127")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /image HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n123")
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 408")
+        writer.close()
+        listening.close()
+
+    asyncio.run(talked())
+
+
+def test_one_image_is_read_at_a_time(segmenter):
+    sessions, inside, most = page.Sessions(segmenter), [], []
+
+    def read():
+        inside.append(1)
+        most.append(len(inside))
+        inside.pop()
+        return SCENE
+
+    threads = [threading.Thread(target=sessions.begin, args=(read,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 4
+
+
+def test_ctrl_c_ends_it_although_a_connection_is_slow(served):
+    _, port, process = served
+    with socket.create_connection(("127.0.0.1", port), 10) as slow:
+        slow.sendall(b"POST /image HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\nbegin")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err

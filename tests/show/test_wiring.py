@@ -442,3 +442,8 @@ def on_border(point, place):
     x, y = point
     inside = left - 1e-9 <= x <= right + 1e-9 and bottom - 1e-9 <= y <= top + 1e-9
     return inside and min(abs(x - left), abs(x - right), abs(y - bottom), abs(y - top)) < 1e-9
+
+
+def test_more_than_a_picture_can_show_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match=r"1,000,000,000 steps beside it have more than .*: pass `steps=\d+`"):
+        draw_wiring(stack("stack"), tmp_path / "wiring.svg", steps=10**9)

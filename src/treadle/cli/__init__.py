@@ -5,11 +5,13 @@ slow to import when they run, not before.
 """
 
 import io
+import itertools
+import math
 import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -24,6 +26,7 @@ from treadle.cli.segment import segment
 from treadle.cli.show import show
 from treadle.cli.translate import translate
 from treadle.errors import TreadleError
+from treadle.starting import interrupts_are_exceptions
 
 __all__ = ["app", "main"]
 
@@ -65,11 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: the words after ``treadle``; those of the command line if there are none.
     """
+    interrupts_are_exceptions()
+    words = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to fail
     try:
-        status = app(arguments, standalone_mode=False)
+        check_numbers(words)
+        status = app(words, standalone_mode=False)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):
         # Whoever read our output has enough; typer and rich turn that into a SystemExit of their own. Python would
@@ -79,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     except (TreadleError, OSError, UsageError) as error:
-        message = with_options(one_line(error), sys.argv[1:] if arguments is None else arguments)
+        message = with_options(one_line(error), words)
         print(f"treadle: {message}", file=sys.stderr)
         status = 2
     except Exception as error:
@@ -94,6 +100,43 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """What typer raises about options; BadParameter is the only kind of it that has a public name."""
 
 
+def command_of(words: Sequence[str]) -> Any:
+    """The subcommand that words name."""
+    command = typer.main.get_command(app)
+    for word in words:
+        command = getattr(command, "commands", {}).get(word, command)
+    return command
+
+
+NUMBERS = {
+    int: (re.compile(r"[+-]?[0-9]{1,18}"), "a whole number such as 3"),
+    float: (re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"), "a number such as 0.5"),
+}
+
+
+def check_numbers(words: Sequence[str]) -> None:
+    """Refuse numbers that Python reads and others do not: ``1_0``, ``nan``, ``1e999``, digits of other alphabets.
+
+    Raises:
+        BadParameter: with the option.
+    """
+    command = command_of(words)
+    hints = get_type_hints(command.callback) if command.callback else {}
+    kinds = {}
+    for parameter in command.params:
+        hint = hints.get(parameter.name)
+        kind = next((one for one in (int, float) if one in (hint, *get_args(hint))), None)
+        kinds |= {option: kind for option in parameter.opts if kind and option.startswith("-")}
+    for word, following in itertools.pairwise([*words, ""]):
+        if word == "--":
+            return
+        option, equals, value = word.partition("=")
+        value = value if equals else following
+        kind = kinds.get(option)
+        if kind and not (NUMBERS[kind][0].fullmatch(value) and math.isfinite(float(value))):
+            raise typer.BadParameter(f"{option}: {value!r:.40} is no number that can be used: give {NUMBERS[kind][1]}")
+
+
 def with_options(message: str, words: Sequence[str]) -> str:
     """A message of the library in which arguments, as `` `horizon=0` ``, are options of the command, ``--horizon 0``.
 
@@ -102,9 +145,7 @@ def with_options(message: str, words: Sequence[str]) -> str:
         >>> with_options("name other `inputs`, or forecast with `horizon=1` or more", ["fit", "prices.csv"])
         'name other --inputs, or forecast with --horizon 1 or more'
     """
-    command = typer.main.get_command(app)
-    for word in words:
-        command = getattr(command, "commands", {}).get(word, command)
+    command = command_of(words)
     options = {parameter.name: max(parameter.opts, key=len) for parameter in command.params}
 
     def option(found: re.Match[str]) -> str:

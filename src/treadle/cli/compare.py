@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from treadle.atomic import all_or_none
 from treadle.cli import options
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ def compare(
     ] = None,
     wiring: Annotated[str, typer.Option(help="How layers connect: names with commas between them, or all.")] = "all",
     cell: Annotated[str, typer.Option(help="The cells: names with commas between them, or all.")] = "lstm",
-    layers: Annotated[int, typer.Option(min=1, help="Layers of each network.")] = 2,
+    layers: Annotated[int, typer.Option(min=1, max=options.MOST_LAYERS, help="Layers of each network.")] = 2,
     parameters: Annotated[
         int, typer.Option(min=1, max=10**9, help="Parameters of each network, matched to within 2 %.")
     ] = 200_000,
     seeds: Annotated[
-        int, typer.Option(min=1, help="How often each network is trained, each time from another start.")
+        int, typer.Option(min=1, max=1000, help="How often each network is trained, each time from another start.")
     ] = 3,
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="The first of these seeds.")] = 0,
     budget: Annotated[
@@ -98,29 +99,30 @@ def compare(
             raise typer.Exit(2)
         winner, winning_seed = best(table, plan)
         model = outcome.model(winner, winning_seed)
-        model_file.save(save, model)
-        sample, step_seconds = write_sample(model, winning_seed)
-        name = label(table[0], len(cells))
-        out.print(f"\n{name} (seed {winning_seed}) is saved as {save} and writes, one step at a time:\n")
-        out.print(sample)
-        out.print(f"\n{step_seconds * 1e6:.0f} µs per step (median of {SAMPLE_BYTES}, through a session)")
-        if plot is not None:
-            plot_curves(plot, outcome, table, text)
-            out.print(f"The learning curves are in {plot}")
-        if json_file is not None:
-            settings = {"budget": str(allowed), "parameters": parameters, "stopped": stopped}
-            data = as_json(outcome, text, version=__version__, saved=str(save), sample=sample, **settings)
-            data["timing"] = {
-                "seconds": round(time.monotonic() - start, 2),
-                "processes": len(plan.shares),
-                "steps_per_second": {one.contender.name: round(one.steps_per_second, 3) for one in table},
-                "microseconds_per_session_step": round(step_seconds * 1e6, 1),
-            }
-            document = json.dumps(data, indent=2, allow_nan=False) + "\n"
-            if to_stdout:
-                sys.stdout.write(document)
-            else:
-                options.write_text(json_file, document)
+        with all_or_none():
+            model_file.save(save, model)
+            sample, step_seconds = write_sample(model, winning_seed)
+            name = label(table[0], len(cells))
+            out.print(f"\n{name} (seed {winning_seed}) is saved as {save} and writes, one step at a time:\n")
+            out.print(sample)
+            out.print(f"\n{step_seconds * 1e6:.0f} µs per step (median of {SAMPLE_BYTES}, through a session)")
+            if plot is not None:
+                plot_curves(plot, outcome, table, text)
+                out.print(f"The learning curves are in {plot}")
+            if json_file is not None:
+                settings = {"budget": str(allowed), "parameters": parameters, "stopped": stopped}
+                data = as_json(outcome, text, version=__version__, saved=str(save), sample=sample, **settings)
+                data["timing"] = {
+                    "seconds": round(time.monotonic() - start, 2),
+                    "processes": len(plan.shares),
+                    "steps_per_second": {one.contender.name: round(one.steps_per_second, 3) for one in table},
+                    "microseconds_per_session_step": round(step_seconds * 1e6, 1),
+                }
+                document = json.dumps(data, indent=2, allow_nan=False) + "\n"
+                if to_stdout:
+                    sys.stdout.write(document)
+                else:
+                    options.write_text(json_file, document)
     options.exit_if(interrupted())
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from treadle.atomic import all_or_none
 from treadle.cli.options import bar, check_outputs, console, exit_if, noticing_interrupts, use_one_thread
 
 
@@ -116,10 +117,11 @@ def follow_users(
             numbers = (f"{value:.3f}" for value in (one.share, one.error, one.lowest, one.tenth, one.middle))
             spread.add_row(name, f"to {at}", *numbers, f"{one.reached:.0%}")
     out.print(spread)
-    if output is not None:
-        write_study(output, found)
-    if plot is not None:
-        draw_study(plot, found)
+    with all_or_none():
+        if output is not None:
+            write_study(output, found)
+        if plot is not None:
+            draw_study(plot, found)
     exit_if(interrupted(), f"treadle: interrupted after {len(found)} of {users} users")
 
 

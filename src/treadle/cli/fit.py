@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from treadle.atomic import all_or_none
 from treadle.cli import options
 from treadle.errors import TreadleError
 
@@ -42,7 +43,9 @@ def fit(
     test: Annotated[Path | None, typer.Option(help="Sequences: the file of the test set.")] = None,
     cell: Annotated[str | None, typer.Option(help="The cell.", show_default="lstm")] = None,
     wiring: Annotated[str | None, typer.Option(help="How layers connect.", show_default="stack")] = None,
-    layers: Annotated[int | None, typer.Option(min=1, help="Layers.", show_default="2")] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, max=options.MOST_LAYERS, help="Layers.", show_default="2")
+    ] = None,
     parameters: Annotated[
         int | None,
         typer.Option(min=1, max=10**9, help="Parameters, to within 2 %.", show_default="200000 for text, else fewer"),
@@ -123,6 +126,8 @@ def fit(
     first = processes.rank_and_ranks()[0] == 0  # the others learn, this one also shows and writes
     run = Run(settings)
     options.use_one_thread()
+    if checkpoint is not None and first:
+        run.refuse_checkpoint(checkpoint)
     err = options.console(sys.stderr, quiet=not first)
     err.print(str(run))
     unit = "bytes" if settings.kind == "text" else "inputs"
@@ -140,14 +145,15 @@ def fit(
         run.model.eval()
         answer = ""
         if first:
-            run.task.save(output, run.model)
             verdict = run.task.judge(run.model)
             watch.judged(verdict)
-            if plot is not None:
-                truth = run.task.truth(run.model)
-                draw: Any = {Forecasts: draw_forecasts, Predictions: draw_predictions, Confusion: draw_confusion}
-                below = None if truth is None else lambda axes: draw[type(truth)](axes, *truth)
-                draw_fit(plot, watch.losses, watch.scores, below)
+            with all_or_none():
+                run.task.save(output, run.model)
+                if plot is not None:
+                    truth = run.task.truth(run.model)
+                    draw: Any = {Forecasts: draw_forecasts, Predictions: draw_predictions, Confusion: draw_confusion}
+                    below = None if truth is None else lambda axes: draw[type(truth)](axes, *truth)
+                    draw_fit(plot, watch.losses, watch.scores, below)
             answer = f"{output}: {verdict.sentence} after {run.done} steps"
     if answer:
         print(answer)

@@ -62,6 +62,7 @@ def imitate(
     with noticing_interrupts() as interrupted:
         if model is not None:
             loop = check_imitates(model_file.load(model), box, str(model))
+            model_file.require_finite(model, loop)
         else:
             seen = demonstrations(box, settings)
             length = sum(len(trace.readings) for trace in seen)

@@ -1,6 +1,7 @@
 """What the subcommands share: reading option values, and refusing what cannot work before any time is spent on it."""
 
 import contextlib
+import os
 import re
 import signal
 import sys
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import typer
 
+from treadle.atomic import destination, replacing
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 
 MAX_SEED = 2**63 - 1
+MOST_LAYERS = 100
+"""Of a network that is trained: far more than learn anything."""
 
 
 def choices(option: str, text: str, known: Collection[str]) -> list[str]:
@@ -67,7 +72,7 @@ def parse_length(option: str, text: str) -> Length:
     """The value of an option that says how long: as ``--budget``, and ``50epochs``."""
     from treadle.recipes.compare import Budget
 
-    epochs = re.fullmatch(r"(\d{1,9}) ?epochs?", text.strip())
+    epochs = re.fullmatch(r"(\d{1,9}) ?epochs?", text.strip(), re.ASCII)
     if epochs and int(epochs[1]):
         return Length(epochs=int(epochs[1]))
     try:
@@ -87,23 +92,21 @@ def check_outputs(outputs: dict[str, Path | None], inputs: Collection[Path | Non
 
     What is drawn, the file of ``--plot``, has to be a picture.
     """
-    taken = {path.resolve(): "the input" for path in inputs if path is not None}
+    taken = {Path(os.path.realpath(path)): "the input" for path in inputs if path is not None}
     for option, path in outputs.items():
         if path is None:
             continue
-        if path.is_dir():
-            raise IsADirectoryError(f"{option}: {path} is a folder: name a file")
-        if path.exists() and not path.is_file():
-            raise OSError(f"{option}: {path} is a device or a pipe, which cannot be replaced: name a file")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{option}: there is no folder {path.parent}")
         try:
-            tempfile.TemporaryFile(dir=path.parent).close()
+            place = destination(path)
         except OSError as error:
-            raise OSError(f"{option}: cannot write to the folder {path.parent}: {error.strerror}") from None
-        if path.resolve() in taken:
-            raise typer.BadParameter(f"{option}: {path} is {taken[path.resolve()]} already: name another file")
-        taken[path.resolve()] = f"the file of {option}"
+            raise OSError(f"{option}: {error.strerror or error}") from None
+        try:
+            tempfile.TemporaryFile(dir=place.parent).close()
+        except OSError as error:
+            raise OSError(f"{option}: cannot write to the folder {place.parent}: {error.strerror}") from None
+        if place in taken:
+            raise typer.BadParameter(f"{option}: {path} is {taken[place]} already: name another file")
+        taken[place] = f"the file of {option}"
     check_picture("--plot", outputs.get("--plot"))
 
 
@@ -119,8 +122,6 @@ def check_picture(option: str, path: Path | None) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file beside its place, then rename it."""
-    from treadle.atomic import replacing
-
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
 

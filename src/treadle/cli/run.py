@@ -38,7 +38,8 @@ def run(
     if data is not None:
         fitted = Fitted.load(model)
         check_readable(data, fitted)
-        csv.writer(sys.stdout).writerows(predictions(fitted, data, series_id))
+        rows = list(predictions(fitted, data, series_id))  # all or none
+        csv.writer(sys.stdout).writerows(rows)
         return
     network = require_language_model(model_file.load(model), str(model))
     # A terminal gets text: half a character would show as rubbish, and control characters can do harm.

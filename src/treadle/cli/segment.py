@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from treadle.atomic import all_or_none
 from treadle.cli import options
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def fit(
             show_default="half as much again as --size, for an fcn --size",
         ),
     ] = None,
-    scenes: Annotated[int, typer.Option(min=1, max=10**7, help="How many are generated.")] = 1000,
+    scenes: Annotated[int, typer.Option(min=1, max=10**6, help="How many are generated.")] = 1000,
     budget: Annotated[str, typer.Option(help="How long to learn: 90s, 10m, 300steps, 20epochs.")] = "10m",
     rows: Annotated[int, typer.Option(min=1, help="Batch size, in images.")] = 8,
     learning_rate: Annotated[
@@ -117,6 +118,7 @@ def fit(
     from treadle.recipes.segment import Learning, Segmenter, evaluate, read_trunk, split, start_from, summary
     from treadle.recipes.segment.segmenter import looked_at
     from treadle.training.budget import ShareDone, every
+    from treadle.training.training_loop import refuse_checkpoint
 
     torch.manual_seed(seed)
     err = options.console(sys.stderr)
@@ -144,7 +146,7 @@ def fit(
     learning = Learning(
         model,
         training,
-        [held_out[i] for i in range(min(len(held_out), 2 * JUDGES))],
+        held_out[: 2 * JUDGES],
         size=size,
         rows=rows,
         learning_rate=learning_rate if learning_rate is not None else 2e-4 if fcn else 1e-3,
@@ -153,15 +155,17 @@ def fit(
         patience=patience,
         seed=seed,
     )
+    about |= {"data": data, "network": network, "trunk": trunk, "size": size, "scenes": scenes, "rows": rows}
+    about |= {"seed": seed, "width": width, "loss": loss}
+    about |= {"trunk_rate": trunk_rate, "first_rate": first_rate, "learning_rate": learning.learning_rate}
+    if checkpoint is not None:
+        refuse_checkpoint(checkpoint, learning.model, about)
     parameters = sum(parameter.numel() for parameter in learning.model.parameters())
     learns = sum(parameter.numel() for parameter in learning.model.parameters() if parameter.requires_grad)
     err.print(
         f"A network of {parameters:,} parameters, of which {learns:,} learn, learns from {data}"
         f" ({len(training):,} objects; {len(held_out):,} for validation)."
     )
-    about |= {"data": data, "network": network, "trunk": trunk, "size": size, "scenes": scenes, "rows": rows}
-    about |= {"seed": seed, "width": width, "loss": loss}
-    about |= {"trunk_rate": trunk_rate, "first_rate": first_rate, "learning_rate": learning.learning_rate}
     with options.noticing_interrupts() as interrupted, Watch(err, "pixels", None) as watch:
         lasts, kept = (one.of(len(learning.batches)) for one in (length, often))
         share_done = ShareDone(**lasts, start=start, stop=interrupted)
@@ -201,10 +205,11 @@ def evaluate_(
     examples = _data(data, images, segmenter.learned_at if data == "scenes" else longest, limit, seed, test=True)
     result = _judged(options.console(sys.stderr), evaluate, segmenter, examples[:limit], clicks)
     print(summary(result))
-    if figures is not None:
-        options.write_text(figures, json.dumps(result.as_dict(), indent=1) + "\n")
-    if plot is not None:
-        draw_iou_by_clicks(plot, {model.name: result.mean_iou().tolist()}, TARGETS)
+    with all_or_none():
+        if figures is not None:
+            options.write_text(figures, json.dumps(result.as_dict(), indent=1) + "\n")
+        if plot is not None:
+            draw_iou_by_clicks(plot, {model.name: result.mean_iou().tolist()}, TARGETS)
 
 
 @segment.command()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from treadle.atomic import all_or_none
 from treadle.cli import options
 
 
@@ -33,7 +34,7 @@ def translate(
     ] = "neither",
     budget: Annotated[str, typer.Option(help="How long to learn: 90s, 2m, 300steps, 50epochs.")] = "5m",
     cell: Annotated[str, typer.Option(help="The cell.")] = "lstm",
-    layers: Annotated[int, typer.Option(min=1, max=100, help="Layers of encoder and decoder.")] = 1,
+    layers: Annotated[int, typer.Option(min=1, max=options.MOST_LAYERS, help="Layers of encoder and decoder.")] = 1,
     hidden_size: Annotated[int, typer.Option(min=1, max=10_000, help="Units of each layer.")] = 128,
     attention: Annotated[str, typer.Option(help="dot, additive or none.")] = "dot",
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout in training.")] = 0.1,
@@ -107,12 +108,13 @@ def translate(
         lasts = length.of(len(learning.batches))
         for step in learning.steps(ShareDone(**lasts, start=start, stop=interrupted)):
             watch.follow(step)
-    translator.save(output)
-    right = translator.exact(judges, beams)
-    if plot is not None:
-        lengths = [len(translator.source.encode(pair.source)) for pair in judges]
-        longest = max(len(translator.source.encode(pair.source)) for pair in training)
-        draw_accuracy_by_length(plot, {pairs if made else Path(pairs).name: (lengths, right)}, longest)
+    with all_or_none():
+        translator.save(output)
+        right = translator.exact(judges, beams)
+        if plot is not None:
+            lengths = [len(translator.source.encode(pair.source)) for pair in judges]
+            longest = max(len(translator.source.encode(pair.source)) for pair in training)
+            draw_accuracy_by_length(plot, {pairs if made else Path(pairs).name: (lengths, right)}, longest)
     whose = "pairs of the test" if test is not None or made else "pairs of the validation set"
     share = 100 * math.fsum(right) / len(right)
     print(f"{output}: {share:.1f} % of {len(right):,} {whose} exactly right after {learning.done} steps")

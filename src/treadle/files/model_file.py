@@ -148,6 +148,17 @@ class _Allowance(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def require_finite(path: str | os.PathLike[str], model: nn.Module) -> None:
+    """Refuse a network whose training diverged, where its answers are about to be used.
+
+    Raises:
+        ModelFileError: with the name of a weight that is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ModelFileError(f"{path} cannot answer: its weights {name} are not finite, so train it again")
+
+
 def fingerprint(model: nn.Module) -> str:
     """A hash of how a network is wired and of all its weights: equal for equal networks, wherever they are.
 

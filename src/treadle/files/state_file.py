@@ -68,7 +68,10 @@ def load_state(path: str | os.PathLike[str], model: nn.Module) -> State:
         raise StateError(
             f"{path} holds {sorted(tensors)}, but the network keeps {[name for name, _ in states.named_tensors(like)]}"
         )
-    return states.map_state(lambda tensor, row: tensor.to(row.device), states.rebuild(like, tensors), like)
+    state = states.rebuild(like, tensors)
+    rows = states.batch_size_of(state)
+    states.check_state(state, states.map_state(Tensor.cpu, _like(model, rows, state)), rows, type(model).__name__)
+    return states.map_state(lambda tensor, row: tensor.to(row.device), state, like)
 
 
 def _like(model: nn.Module, rows: int, state: State) -> State:

@@ -37,6 +37,7 @@ STYLES = (THIS_STEP, LATE, STATE, HAND_OVER, LATE_HAND_OVER)
 INK, FAINT, CARD = "#1a1a1a", "#666666", "#ffffff"
 FILL = {"cell": "#dcebf7", "module": "#eeeeee", "junction": "#ffffff"}  # the input and the output are text alone
 CORNER = 0.08  # radius of a wire's bends
+MOST_SHAPES = 2000
 EDGE = 0.22  # white around everything
 LEGEND = 3.3  # width of an entry of the legend
 
@@ -69,7 +70,8 @@ def draw_wiring(model: Any, path: str | os.PathLike[str], steps: int = 3) -> Pat
 
     Raises:
         TypeError: ``model`` is not a network.
-        ValueError: a path with another suffix, ``steps`` that is no positive whole number, or a graph without outputs.
+        ValueError: a path with another suffix, ``steps`` that is no positive whole number, more boxes and lines than a
+            picture can show, or a graph without outputs.
         OSError: the file cannot be written.
 
     Example:
@@ -87,6 +89,12 @@ def draw_wiring(model: Any, path: str | os.PathLike[str], steps: int = 3) -> Pat
 def wiring_figure(model: Any, steps: int = 3) -> Figure:
     """The picture that `draw_wiring` writes."""
     diagram = diagram_of(model)
+    shapes = len(diagram.boxes) + len(diagram.edges)
+    if shapes * (steps + 1) > MOST_SHAPES:
+        raise ValueError(
+            f"one step has {shapes:,} boxes and lines, and {steps:,} steps beside it have more than the {MOST_SHAPES:,}"
+            f" that a picture can show: pass `steps={max(MOST_SHAPES // shapes - 1, 1)}`, or fewer layers"
+        )
     folded, unrolled = lay_out(diagram, steps)
     occurring = {style_of(edge) for edge in diagram.edges}
     styles = [style for style in STYLES if style in occurring]

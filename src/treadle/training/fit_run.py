@@ -25,7 +25,7 @@ from treadle.training.series import read_series
 from treadle.training.series_task import SeriesTask
 from treadle.training.task import Design, Habits, Task
 from treadle.training.text import read_text
-from treadle.training.training_loop import Step, train
+from treadle.training.training_loop import Step, refuse_checkpoint, train
 
 KINDS: dict[str, type[Any]] = {"text": TextTask, "sequences": SequenceTask, "series": SeriesTask}
 
@@ -49,6 +49,7 @@ ONLY = {
 
 NOT = {
     "text": ("target", "inputs", "predict", "missing", "validation", "dropout", "noise", "label_smoothing"),
+    "series": ("label_smoothing",),
     "sequences": ("window",),
 }
 """What has none for a kind."""
@@ -170,6 +171,7 @@ class Run:
         self.task = open_task(settings, start)
         self.done = 0
         """Steps done when it is over."""
+        self._about: dict[str, Any] = {}
         torch.manual_seed(settings.seed)
         if model is None:
             shape = settings.cell or "lstm", settings.wiring or "stack", settings.layers or 2
@@ -224,13 +226,23 @@ class Run:
             about=None if checkpoint is None else self.about(),
         )
 
+    def refuse_checkpoint(self, checkpoint: str | os.PathLike[str]) -> None:
+        """Refuse a checkpoint that this run cannot resume, before anything is shown.
+
+        Raises:
+            ModelFileError: it is of another run or damaged, or another run is keeping it.
+        """
+        refuse_checkpoint(checkpoint, self.model, self.about())
+
     def about(self) -> dict[str, Any]:
         """What this run is: settings, and what is in the files; not where they lie."""
-        said = dataclasses.asdict(self.settings)
-        for name in ("file", "test", "resume"):
-            path = said.pop(name)
-            said[f"the content of {CALLED[name]}"] = "nothing" if path is None else _content(path)
-        return said
+        if not self._about:  # large files are read once for it
+            said = dataclasses.asdict(self.settings)
+            for name in ("file", "test", "resume"):
+                path = said.pop(name)
+                said[f"the content of {CALLED[name]}"] = "nothing" if path is None else _content(path)
+            self._about = said
+        return self._about
 
 
 # As checkpoints have it, so that runs that were kept can still be resumed.

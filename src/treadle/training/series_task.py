@@ -210,10 +210,10 @@ class SeriesTask:
                 f"{self.name}: the network's forecasts are not finite: train with a smaller `learning_rate`"
             )
         better = 1 - error / naive_error if naive_error else float("-inf") if error else 0.0
-        than = "better" if better >= 0 else "worse"
+        than = f"{100 * abs(better):.1f} % {'better' if better >= 0 else 'worse'}" if naive_error else "which is exact"
         return Verdict(
             f"mean absolute error {error:.4g} over {int(there.sum())} forecasts of the test part; seasonal-naive"
-            f" (season {self.season}): {naive_error:.4g}; {100 * abs(better):.1f} % {than}",
+            f" (season {self.season}): {naive_error:.4g}; {than}",
             {"mean_absolute_error": error, "mean_absolute_error_of_seasonal_naive": naive_error, "better_by": better},
         )
 

@@ -143,7 +143,7 @@ def train(
             save_checkpoint(checkpoint, model, **parts, **values)
 
     with _alone(checkpoint):
-        if checkpoint is not None and (Path(checkpoint).exists() or previous_checkpoint(checkpoint).exists()):
+        if checkpoint is not None and _is_kept(checkpoint):
             values = _resumed(checkpoint, model, parts, about)
             step, state = values["step"], own_rows(values["state"])
             put_draws_back(values["draws"])
@@ -185,6 +185,21 @@ def train(
 def _alone(checkpoint: str | os.PathLike[str] | None) -> contextlib.AbstractContextManager[None]:
     """Keep other runs from a checkpoint, as long as this one lasts; of several processes, the first one writes."""
     return contextlib.nullcontext() if checkpoint is None or rank_and_ranks()[0] else locked(checkpoint)
+
+
+def _is_kept(checkpoint: str | os.PathLike[str]) -> bool:
+    return Path(checkpoint).exists() or previous_checkpoint(checkpoint).exists()
+
+
+def refuse_checkpoint(checkpoint: str | os.PathLike[str], model: Any, about: Any) -> None:
+    """Refuse what `train` would refuse of a checkpoint, before anything is shown; nothing changes.
+
+    Raises:
+        ModelFileError: it is of another network or of another run, or another run is keeping it.
+    """
+    with _alone(checkpoint):
+        if _is_kept(checkpoint):
+            check_same(checkpoint, read_checkpoint(checkpoint, model, {}).values.get("about"), about)
 
 
 def _resumed(path: str | os.PathLike[str], model: Any, parts: dict[str, Any], about: Any) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Budget:
             >>> Budget.parse("2m"), Budget.parse("300steps")
             (Budget(seconds=120.0, steps=None), Budget(seconds=None, steps=300))
         """
-        match = re.fullmatch(r"(\d+|\d+\.\d+) ?(s|m|h|steps?)", text.strip())
+        match = re.fullmatch(r"(\d+|\d+\.\d+) ?(s|m|h|steps?)", text.strip(), re.ASCII)
         if not match or not 0 < float(match[1]) < 1e9:
             raise ValueError(
                 f"a budget is a time such as 90s, 2m or 1h, or a number of steps such as 300steps, but is {text!r}"

@@ -226,7 +226,7 @@ class KeyDecoder:
             self._random.setstate(decoder["random"])
             self._pending, self._last = None, tuple(decoder["last"])
             return parts["notes"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ModelFileError(f"{path} holds no decoder of keys: what is in it does not fit ({error})") from None
 
 
@@ -239,6 +239,7 @@ def load_network(path: str | os.PathLike[str] | None = None) -> Recurrent:
     """
     path = OWN if path is None else path
     network = model_file.load(path, cells=[EvidenceCell])
+    model_file.require_finite(path, network)
     cell = getattr(network, "cell", None)
     if not isinstance(network, Recurrent) or not isinstance(cell, EvidenceCell):
         raise ModelFileError(f"{path} holds no network that decodes keys: make one with 'treadle decode --learn'")

@@ -4,6 +4,7 @@ import os
 from random import Random
 from typing import NamedTuple
 
+from treadle.errors import ModelFileError
 from treadle.recipes.decode.decoder import KeyDecoder
 from treadle.recipes.decode.world import COMMANDS, WAIT, World
 
@@ -119,7 +120,11 @@ class Game:
             OSError: it cannot be read.
         """
         notes = self.decoder.restore(path)
-        self.seed, self._fulfilled = int(notes["seed"]), int(notes["fulfilled"])
-        self.right, self.known = [one == "1" for one in notes["right"]], [str(key) for key in notes["known"]]
+        try:
+            seed, fulfilled = int(notes["seed"]), int(notes["fulfilled"])
+            right, known = [one == "1" for one in notes["right"]], [str(key) for key in notes["known"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{path} holds no game: what is in it does not fit ({error})") from None
+        self.seed, self._fulfilled, self.right, self.known = seed, fulfilled, right, known
         self.waits = False
         self._new_wish()

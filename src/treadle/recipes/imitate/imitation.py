@@ -12,6 +12,7 @@ from treadle.errors import DataError
 from treadle.recipes.imitate.machine import Machine
 from treadle.recipes.imitate.tape import RandomTapes, Tape
 from treadle.training import Step, parameter_groups, trace_batches, train
+from treadle.training.memory import require_memory
 from treadle.wiring import NoisyStateCell
 
 
@@ -47,7 +48,10 @@ def demonstrations(machine: Machine, settings: Settings) -> list[Trace]:
 
     Raises:
         DataError: letters that the machine does not know.
+        ShapeError: no memory holds so much.
     """
+    needed = 16 * settings.traces * settings.trace_steps
+    require_memory(needed, f"{settings.traces:,} traces", "pass fewer `traces` or `trace_steps`")
     tapes = RandomTapes(machine, settings.letters, settings.longest, settings.trace_steps, settings.seed)
     return [record(machine.controller(), tapes, settings.trace_steps) for _ in range(settings.traces)]
 

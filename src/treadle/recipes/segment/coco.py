@@ -32,9 +32,9 @@ def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str], long
             the folder.
         OSError: a file cannot be read.
     """
-    path, folder = Path(path), Path(images)
+    path, folder = Path(regular(path)), Path(images)
     try:
-        content = json.loads(Path(regular(path)).read_bytes())
+        content = json.loads(path.read_bytes())
         files = {image["id"]: image for image in content["images"]}
         annotations: dict[Any, list[Any]] = {}
         for annotation in content["annotations"]:

@@ -61,7 +61,8 @@ def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Exampl
         raise DataError("all examples are of one image, so that none is left for validation: add another image")
     order = np.random.default_rng([seed, 4]).permutation(len(groups))
     count = min(max(1, round(share * len(groups))), len(groups) - 1)
-    chosen = [list(groups.values())[i] for i in order]
+    of_images = list(groups.values())
+    chosen = [of_images[i] for i in order]
     judges, rest = (sorted(i for group in part for i in group) for part in (chosen[:count], chosen[count:]))
     return examples.chosen(rest), examples.chosen(judges)
 

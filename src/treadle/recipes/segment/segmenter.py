@@ -93,6 +93,7 @@ class Segmenter:
                 f"{path} holds no network that segments by clicks: make one with 'treadle segment fit DATA -o MODEL'"
             )
         model = model_file.load(path, cells=NETWORKS)
+        model_file.require_finite(path, model)
         try:
             if not isinstance(model, NETWORKS):
                 raise ValueError(f"a {type(model).__name__}")

@@ -28,6 +28,7 @@ from treadle.recipes.segment.two_stage import Seen, TwoStageNetwork
 from treadle.training.batches import Epochs
 from treadle.training.budget import EarlyStopping
 from treadle.training.evaluate import total_loss
+from treadle.training.memory import require_memory
 from treadle.training.sequences import IGNORED as UNANSWERED
 from treadle.training.training_loop import Step, train
 
@@ -63,6 +64,10 @@ class ClickBatch(NamedTuple):
     resets: None = None
 
 
+BYTES_PER_PIXEL = 2048
+"""Of a batch: what VGG's first layers keep for the gradient, and as much again."""
+
+
 class Learning:
     """A network that learns to segment by clicks.
 
@@ -90,6 +95,7 @@ class Learning:
 
     Raises:
         DataError: there is no example, or one without an object.
+        ShapeError: no memory holds a batch.
     """
 
     def __init__(
@@ -110,6 +116,9 @@ class Learning:
     ):
         if not examples:
             raise DataError("there is no example to train on")
+        together = min(rows, len(examples))
+        needed = BYTES_PER_PIXEL * together * size**2
+        require_memory(needed, f"a batch of {together:,} pieces of {size}x{size} pixels", "pass fewer `rows`")
         shares = {"features.0": trunk_rate if first_rate is None else first_rate, "features": trunk_rate}
         if not all(shares.values()):
 

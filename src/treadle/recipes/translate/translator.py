@@ -16,6 +16,8 @@ from treadle.recipes.translate.tokens import END, START, UNITS, Vocabulary
 from treadle.recipes.translate.translation_network import translation_model
 from treadle.seq2seq import EncoderDecoder
 from treadle.seq2seq.decoding import beam_search, greedy
+from treadle.training.layered_networks import parameter_count
+from treadle.training.memory import BYTES_PER_PARAMETER, require_memory
 
 ROWS = 64
 """Rows that are decoded side by side."""
@@ -61,6 +63,9 @@ class Translator:
         sizes = [(len(source.encode(pair.source)), len(target.encode(pair.target))) for pair in pairs]
         looks = sum(t for _, t in sizes) / sum(s for s, _ in sizes)
         design = {"fertility": max(looks, 1.0)} | design
+        with torch.device("meta"):  # sizes without memory
+            count = parameter_count(translation_model(len(source), len(target), **design))  # pyright: ignore[reportArgumentType]
+        require_memory(BYTES_PER_PARAMETER * count, f"training {count:,} parameters", "pass a smaller `hidden_size`")
         model = translation_model(len(source), len(target), **design)  # pyright: ignore[reportArgumentType]
         return cls(model, source, target, max(t for _, t in sizes), max(t / s for s, t in sizes))
 
@@ -145,6 +150,7 @@ class Translator:
             raise ModelFileError(
                 f"{path} holds no network that translates: make one with 'treadle translate PAIRS.tsv -o MODEL'"
             )
+        model_file.require_finite(path, model)
         try:
             values = notes["translator"]
             source, target = (_vocabulary(values[side]) for side in ("source", "target"))

@@ -1,10 +1,12 @@
 """What answers the page's requests, and listens for them on the loopback address and on no other."""
 
+import asyncio
 import base64
 import collections
 import functools
 import importlib.resources
 import json
+import logging
 import secrets
 import socket
 import threading
@@ -29,6 +31,10 @@ MOST_SESSIONS = 8
 """Images that are kept, for as many tabs; the one that was not used for the longest goes first."""
 MOST_CLICKS = 200
 """In one image: each keeps its mask, so that it can be undone."""
+SLOWEST = 30.0
+"""Seconds in which a request must have come, from its first byte to its last."""
+MOST_CONNECTIONS = 16
+"""Open at once; a browser keeps six."""
 LOOPBACK = "127.0.0.1"
 HOSTS = [LOOPBACK, "localhost"]
 """What this machine calls itself: a page of somebody else's cannot have its own name lead here."""
@@ -47,25 +53,29 @@ HEADERS = {
 
 
 class Sessions:
-    """The images that are open, by secret names, and the lock that lets one of them think at a time."""
+    """The images that are open, by secret names, and the lock that lets one of them think at a time.
+
+    Reading and writing images belongs to it: several large ones at once would fill the memory.
+    """
 
     def __init__(self, segmenter: Segmenter):
-        self.segmenter, self._lock = segmenter, threading.Lock()
+        self.segmenter, self._lock = segmenter, threading.RLock()
         self._open: collections.OrderedDict[str, ClickSession] = collections.OrderedDict()
 
-    def begin(self, image: Tensor) -> dict[str, Any]:
-        """Open an image: its session, and the image as the browser is to show it."""
-        start = time.perf_counter()
+    def begin(self, read: Callable[[], Tensor]) -> dict[str, Any]:
+        """Open the image that is read: its session, and the image as the browser is to show it."""
         with self._lock:
+            image = read()
+            start = time.perf_counter()
             session = self.segmenter.session(image)
+            milliseconds = 1000 * (time.perf_counter() - start)
             name = secrets.token_urlsafe(16)
             self._open[name] = session
             while len(self._open) > MOST_SESSIONS:
                 self._open.popitem(last=False)
-        milliseconds = 1000 * (time.perf_counter() - start)
-        height, width = session.size
-        said = {"session": name, "width": width, "height": height, "milliseconds": milliseconds}
-        return said | {"image": _text(image.movedim(0, 2).numpy())}
+            height, width = session.size
+            said = {"session": name, "width": width, "height": height, "milliseconds": milliseconds}
+            return said | {"image": _text(image.movedim(0, 2).numpy())}
 
     def get(self, name: object) -> ClickSession:
         """An open image, or the refusal of a name that none has."""
@@ -79,8 +89,7 @@ class Sessions:
         """The mask of an image, as a PNG file."""
         session = self.get(name)
         with self._lock:
-            mask = session.mask
-        return encode_png(np.where(mask, 255, 0).astype(np.uint8))
+            return encode_png(session.mask * np.uint8(255))
 
     def change(self, name: object, how: Callable[[ClickSession], object]) -> dict[str, Any]:
         """Change the clicks of an image: its clicks and its mask after that."""
@@ -90,10 +99,9 @@ class Sessions:
             how(session)
             milliseconds = 1000 * (time.perf_counter() - start)
             clicks = [click._asdict() for click in session.clicks]
-            mask = session.mask
-        overlay = np.zeros((*mask.shape, 2), np.uint8)
-        overlay[..., 1] = mask * np.uint8(140)
-        return {"clicks": clicks, "milliseconds": milliseconds, "mask": _text(overlay) if clicks else None}
+            overlay = np.zeros((*session.size, 2), np.uint8)
+            overlay[..., 1] = session.mask * np.uint8(140)
+            return {"clicks": clicks, "milliseconds": milliseconds, "mask": _text(overlay) if clicks else None}
 
 
 def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
@@ -107,6 +115,7 @@ def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
     hosts = need("starlette.middleware.trustedhost", "starlette", "serve")
     responses = need("starlette.responses", "starlette", "serve")
     routing = need("starlette.routing", "starlette", "serve")
+    disconnected = need("starlette.requests", "starlette", "serve").ClientDisconnect
     in_thread = need("starlette.concurrency", "starlette", "serve").run_in_threadpool
     sessions = Sessions(segmenter)
     folder = importlib.resources.files(__package__ or "")
@@ -120,8 +129,12 @@ def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
                 return refusal("requests of other pages are not answered", 403)
             try:
                 return responses.JSONResponse(await answer(request), headers=HEADERS)
+            except disconnected:
+                return responses.Response()  # nobody reads it
             except TooLargeError as error:
                 return refusal(str(error), 413)
+            except TimeoutError:
+                return refusal(f"the request has not come in {SLOWEST:g} seconds: send it again", 408)
             except DataError as error:
                 return refusal(str(error), 400)
 
@@ -135,15 +148,14 @@ def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
         return responses.Response(content, media_type=kind, headers=HEADERS)
 
     async def start(request: Any) -> dict[str, Any]:
-        return {"session": None} if image is None else await in_thread(sessions.begin, image)
+        return {"session": None} if image is None else await in_thread(sessions.begin, lambda: image)
 
     async def scene(request: Any) -> dict[str, Any]:
-        made = await in_thread(make_scene, secrets.randbelow(2**31), 384, True)
-        return await in_thread(sessions.begin, made.image)
+        return await in_thread(sessions.begin, lambda: make_scene(secrets.randbelow(2**31), 384, True).image)
 
     async def upload(request: Any) -> dict[str, Any]:
         content = await body(request, MOST_BYTES)
-        return await in_thread(sessions.begin, await in_thread(read_image, content, "the image"))
+        return await in_thread(sessions.begin, lambda: read_image(content, "the image"))
 
     async def click(request: Any) -> dict[str, Any]:
         values = await json_body(request)
@@ -187,16 +199,17 @@ class TooLargeError(DataError):
 
 
 async def body(request: Any, most: int) -> bytes:
-    """What a request sends, read only as far as it is allowed to go."""
+    """What a request sends, read only as far and as long as it is allowed to go."""
     said = request.headers.get("content-length", "0")
     parts, size = [], int(said) if said.isdigit() else 0
     if size <= most:
         size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                break
-            parts.append(part)
+        async with asyncio.timeout(SLOWEST):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    break
+                parts.append(part)
     if size > most:
         raise TooLargeError(f"this is larger than {most / 1e6:g} MB, the most that is read: scale the image down")
     return b"".join(parts)
@@ -220,6 +233,35 @@ def _text(pixels: NDArray[np.uint8]) -> str:
     return base64.b64encode(encode_png(pixels, compress_level=1)).decode()
 
 
+def hurried() -> type:
+    """uvicorn's HTTP, which ends a connection on which nobody asks for anything."""
+    protocol = need("uvicorn.protocols.http.auto", "uvicorn", "serve").AutoHTTPProtocol
+
+    class Hurried(protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            asyncio.get_running_loop().call_later(SLOWEST, self.end_if_silent, transport)
+
+        def end_if_silent(self, transport: Any) -> None:
+            if self.cycle is None:
+                transport.close()
+
+    return Hurried
+
+
+def ends_at_once(server: Any) -> Any:
+    """A server that does not wait for who is slow once it is to end, and says nothing of what that interrupts."""
+
+    class EndsAtOnce(server):
+        async def shutdown(self, sockets: Any = None) -> None:
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            for connection in list(self.server_state.connections):
+                connection.transport.close()
+            await super().shutdown(sockets)
+
+    return EndsAtOnce
+
+
 def serve(application: Any, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
     """Serve an application to this machine until Ctrl-C; port 0 takes any that is free.
 
@@ -230,6 +272,7 @@ def serve(application: Any, port: int = 0, ready: Callable[[str], None] = lambda
         OSError: the port is taken.
     """
     uvicorn = need("uvicorn", "uvicorn", "serve")
+    options = {"http": hurried(), "limit_concurrency": MOST_CONNECTIONS, "timeout_graceful_shutdown": 1}
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -238,4 +281,5 @@ def serve(application: Any, port: int = 0, ready: Callable[[str], None] = lambda
             raise OSError(f"`port={port}`: {error.strerror}: name another, or leave it out") from None
         listening.listen()
         ready(f"http://{LOOPBACK}:{listening.getsockname()[1]}/")
-        uvicorn.Server(uvicorn.Config(application, log_level="warning")).run(sockets=[listening])
+        config = uvicorn.Config(application, log_level="warning", **options)
+        ends_at_once(uvicorn.Server)(config).run(sockets=[listening])
