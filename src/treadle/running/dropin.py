@@ -23,7 +23,7 @@ from treadle.gradients import FullBPTT, GradientMethod
 from treadle.running.bidirectional import both_directions
 from treadle.running.fused import is_faster_compiled
 from treadle.running.hx import as_hx, as_state, joined, parts_of, per_layer, stacked, state_type
-from treadle.running.recurrent import Recurrent, checked_gradient, unusual
+from treadle.running.recurrent import Recurrent, checked_gradient, refuse_torchscript, unusual
 from treadle.running.session import Session
 from treadle.torch_internals import vmap_is_active
 from treadle.wiring import WIRINGS, Stack
@@ -190,7 +190,6 @@ class DropIn(nn.RNNBase):
         self,
         input: Tensor | PackedSequence,
         hx: Any = None,
-        *,
         lengths: Any = None,
         resets: Tensor | None = None,
         return_states: bool = False,
@@ -226,6 +225,7 @@ class DropIn(nn.RNNBase):
         why = self.why_not_fused(input, resets, return_states)
         if why is None and lengths is None:
             return super().forward(input, hx)
+        refuse_torchscript(f"a treadle.{self._get_name()} ({why or 'lengths were passed'})")
         if isinstance(input, PackedSequence):
             return self._packed(input, hx, lengths, resets, return_states)
         if input.dim() not in (2, 3):
