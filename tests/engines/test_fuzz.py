@@ -1,4 +1,4 @@
-"""Random cells in random wirings, compiled, against the interpreter and against Python.
+"""Random cells in random wirings, compiled, against the interpreter and against Python; in any mode, with any weights.
 
 `make test` draws 40, `make fuzz` a thousand. The number of a failing test is its seed; the failure prints the source of
 every random cell and the program that was compiled:
@@ -6,14 +6,18 @@ every random cell and the program that was compiled:
     TREADLE_FUZZ=200 pytest tests/engines/test_fuzz.py -k "[137]"
 """
 
+import contextlib
 import os
 import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import checkpoint
 
 import treadle as td
 from tests.outcome import outcome
@@ -277,13 +281,106 @@ def random_network(draw: random.Random) -> tuple[Any, list[RandomCell]]:
     return g.outputs(*outputs), made
 
 
-@pytest.mark.share(12)
+class Bounded(nn.Module):
+    """A parametrisation: weights that another function of numbers gives, laid out otherwise in memory."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.tanh(weight.mT).mT
+
+
+class Repeated(nn.Module):
+    """A parametrisation: one row for all."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 0.5 * weight[:1].expand_as(weight) + 0.5 * weight.flip(0)
+
+
+def parametrised(draw: random.Random, cell: nn.Module) -> str:
+    """Put something in the place of a matrix of a network; returns what."""
+    places = [
+        (module, name)
+        for module in cell.modules()
+        for name, weight in module._parameters.items()
+        if weight is not None and weight.ndim == 2 and min(weight.shape) > 1
+    ]
+    if not places:
+        return "no matrix to parametrise"
+    module, name = draw.choice(places)
+    ways = {
+        "weight_norm": lambda: parametrizations.weight_norm(module, name, dim=draw.choice([0, 1, None])),
+        "spectral_norm": lambda: parametrizations.spectral_norm(module, name),
+        "orthogonal": lambda: parametrizations.orthogonal(
+            module, name, draw.choice(["matrix_exp", "cayley", "householder"])
+        ),
+        "bounded": lambda: parametrize.register_parametrization(module, name, Bounded()),
+        "repeated": lambda: parametrize.register_parametrization(module, name, Repeated()),
+    }
+    way = draw.choice(list(ways))
+    ways[way]()
+    cell.eval()  # in training, the spectral norm takes a step of its own each time
+    return f"{way} of {type(module).__name__}.{name}"
+
+
+def checkpointed(rnn: Any, *given: Any, **options: Any) -> Any:
+    return checkpoint(rnn, *given, use_reentrant=False, **options)
+
+
+def many_at_once(rnn: Any, xs: Tensor, state: Any, **options: Any) -> Any:
+    """Two networks' inputs at once, of which the second one is taken."""
+    both = lambda tensor: torch.stack([0.5 * tensor, tensor])  # noqa: E731
+    result = torch.func.vmap(lambda xs, state: rnn(xs, state, **options))(both(xs), map_state(both, state))
+    return tuple(map_state(lambda tensor: tensor[1], part) if part != () else () for part in result)
+
+
+def after_inference(rnn: Any, xs: Tensor, state: Any, **options: Any) -> Any:
+    with torch.inference_mode():
+        rnn(xs, state, **options)
+    return rnn(xs, state, **options)
+
+
+def within(context: Callable[[], Any]) -> Callable[..., Any]:
+    def run(rnn: Any, *given: Any, **options: Any) -> Any:
+        with context():
+            return rnn(*given, **options)
+
+    return run
+
+
+@contextlib.contextmanager
+def default_dtype() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+MODES: dict[str, Callable[..., Any]] = {
+    "plain": lambda rnn, *given, **options: rnn(*given, **options),
+    "after inference mode": after_inference,
+    "anomalies": within(torch.autograd.detect_anomaly),
+    "checkpointed": checkpointed,
+    "vmap": many_at_once,
+    "autocast": within(lambda: torch.autocast("cpu", dtype=torch.bfloat16)),
+    "default dtype": within(default_dtype),
+    "default device": within(lambda: torch.device("meta")),
+    "weights kept": within(parametrize.cached),
+    "hooks on what is saved": within(lambda: torch.autograd.graph.saved_tensors_hooks(Tensor.clone, lambda t: t)),
+}
+
+
+@pytest.mark.share(20)
 @pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("seed", range(COUNT))
 def test_random_networks(seed):
     draw = random.Random(seed)
     torch.manual_seed(seed)
     cell, made = random_network(draw)
+    around = random.Random(seed + 10**6)  # one of its own, so that a seed is the network that it was
+    mode = around.choice(list(MODES))
+    weights = parametrised(around, cell) if around.random() < 0.4 else "plain weights"
     rnn = td.Recurrent(cell, learn_initial_state=draw.random() < 0.3).double()
     B, T = draw.choice([1, 2, 3, 5]), draw.choice([1, 2, 4, 6])
     xs = torch.randn(B, T, rnn.input_size, dtype=torch.float64)
@@ -294,18 +391,20 @@ def test_random_networks(seed):
     every = draw.random() < 0.6
 
     def run(rnn, xs, state):
-        result = rnn(xs, state, lengths=lengths, resets=resets, return_states=every)
+        way = MODES["plain" if rnn.engine == "reference" else mode]
+        result = way(rnn, xs, state, lengths=lengths, resets=resets, return_states=every)
         return result if every else (*result, ())
 
     results = {}
     try:
         for engine in ("reference", "interpreter", "cpu"):
-            rnn.engine = engine
+            # What a transform of torch.func follows, an engine that is asked for by name refuses.
+            rnn.engine = "auto" if mode == "vmap" and engine != "reference" else engine
             results[engine] = outcome(run, rnn, xs, state)
         assert_all_close(results["interpreter"], results["reference"])
         assert_all_close(results["cpu"], results["interpreter"])
     except Exception as error:
-        described = [f"seed {seed}, B {B}, T {T}, lengths {lengths}, resets {resets}"]
+        described = [f"seed {seed}, {mode}, {weights}, B {B}, T {T}, lengths {lengths}, resets {resets}"]
         described += [*(c.source for c in made), repr(cell)]
         if "interpreter" in results:
             network = network_of(cell, xs[:, 0], cell.initial_state(B))
