@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import datetime
 import functools
+import gc
 import io
 import logging
 import os
@@ -114,11 +115,15 @@ class Reads:
         states, others = random_states(), sys.getprofile()
         self._meet, self._base = meet, sys._getframe(2)
         self._seen.clear()
+        collecting = gc.isenabled()
+        gc.disable()  # what it calls is none of the step's
         sys.setprofile(self._event)
         try:
             yield
         finally:
             sys.setprofile(others)
+            if collecting:
+                gc.enable()
             self._base = None
             if restore_random_states(states):
                 self.reason = self.reason or f"{self._where or 'a step'}: {_RANDOM}"

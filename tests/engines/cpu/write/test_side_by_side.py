@@ -43,7 +43,7 @@ def calls(monkeypatch):
     asked = []
     found = kernel.CompiledKernel._side_by_side_address
     monkeypatch.setattr(
-        kernel.CompiledKernel, "_side_by_side_address", property(lambda self: asked.append(self) or found.func(self))
+        kernel.CompiledKernel, "_side_by_side_address", property(lambda self: asked.append(self) or found.compute(self))
     )
     return asked
 
