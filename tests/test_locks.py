@@ -112,26 +112,3 @@ def test_children_beside_a_thread_that_compiles(tmp_path, monkeypatch):
         statuses = [os.waitpid(child, 0)[1] for child in children]
     assert statuses == [0] * CHILDREN
     assert beside.times
-
-
-def test_a_property_is_computed_once_and_needs_no_lock():
-    computed = []
-    meet = threading.Barrier(2)
-
-    class Thing:
-        @locks.kept_property
-        def number(self):
-            """A number."""
-            meet.wait(60)  # two threads are in here at once: nobody holds a lock
-            computed.append(object())
-            return computed[-1]
-
-    thing, found = Thing(), []
-    threads = [threading.Thread(target=lambda: found.append(thing.number)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(computed) == 2
-    assert found[0] is found[1] is thing.number
-    assert Thing.number.__doc__ == "A number."

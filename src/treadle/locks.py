@@ -1,4 +1,4 @@
-"""What several threads may ask for at once: locks that a forked child finds free, and properties that need none.
+"""Locks that a forked child finds free.
 
 A forked child has one thread, and every lock as it was: one that another thread held then stays locked for ever. So a
 process that forks holds all of these meanwhile.
@@ -7,9 +7,7 @@ process that forks holds all of these meanwhile.
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
-
-T = TypeVar("T")
+from typing import Any
 
 _locks: list[Any] = []
 _held: list[Any] = []  # while the process forks
@@ -52,26 +50,3 @@ def _release_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_hold_all, after_in_parent=_release_all, after_in_child=_release_all)
-
-
-class kept_property(Generic[T]):
-    """A property that is computed once and kept in the object, without a lock.
-
-    Where two threads compute it at once, both get what the first one has. (`functools.cached_property` has a lock for
-    each class in Python 3.11, so objects wait for each other, and a forked child may wait for ever.)
-    """
-
-    def __init__(self, compute: Callable[[Any], T]):
-        self.compute, self.__doc__ = compute, compute.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> "kept_property[T]": ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-    def __get__(self, instance: object | None, owner: type) -> "kept_property[T] | T":
-        if instance is None:
-            return self
-        return instance.__dict__.setdefault(self.name, self.compute(instance))

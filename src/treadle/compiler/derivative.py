@@ -8,13 +8,13 @@ computing what is expensive again. A product is never computed twice.
 
 import collections
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
+from treadle.caches import kept_while_used
 from treadle.compiler import interpreter
 from treadle.compiler import program as p
 from treadle.compiler.fission import Section
@@ -48,7 +48,7 @@ def _cotangents(values: Iterable[Value], kind: str) -> tuple[Value, ...]:
     return tuple(p.placeholder(f"gradient/{kind}{i}", v.shape, v.dtype) for i, v in enumerate(values))
 
 
-@functools.lru_cache(maxsize=512)
+@kept_while_used
 def derive(section: Section, wanted: tuple[Value, ...]) -> Derivative:
     """Derive a section with respect to some of its inputs, and to its old states."""
     wanted = tuple(v for v in wanted if v.dtype.is_floating_point)

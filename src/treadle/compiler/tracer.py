@@ -75,6 +75,20 @@ class Tracer(TorchDispatchMode):
         self.count = 0
         self.draws = itertools.count()
         self.failure: TraceError | None = None
+        # Autograd would save what an operation gave with that operation: a circle that nobody frees.
+        self._saving = torch.autograd.graph.saved_tensors_hooks(_saved, self._restored)
+
+    def __enter__(self) -> "Tracer":
+        self._saving.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._saving.__exit__(*error)
+
+    def _restored(self, saved: Any) -> Tensor:
+        return Traced(saved, self.rows) if isinstance(saved, Value) else saved
 
     def tensor(self, value: Value, requires_grad: bool = False) -> Traced:
         """A tensor that stands for a value, and whose memory somebody else has."""
@@ -262,6 +276,10 @@ class Tracer(TorchDispatchMode):
 
     def _refuse(self, func: OpOverload, why: str) -> TraceError:
         return TraceError(f"{running_line() or 'a step'}: {str(func).removesuffix('.default')}: {why}")
+
+
+def _saved(tensor: Tensor) -> Value | Tensor:
+    return tensor.value if isinstance(tensor, Traced) else tensor
 
 
 class AboveAutograd(TorchFunctionMode):

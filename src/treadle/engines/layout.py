@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from treadle.locks import kept_property
+from treadle.caches import kept_property
 from treadle.protocol import State
 from treadle.state import map_state, where
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from treadle.adapt.groups import parameter_groups
+from treadle.caches import kept_property
 from treadle.data.table_file import TableFile, is_table
 from treadle.errors import DataError, ModelFileError
 from treadle.files import model_file
-from treadle.locks import kept_property
 from treadle.training.budget import EarlyStopping
 from treadle.training.fitted import Fitted
 from treadle.training.language_model import TextTask, require_language_model

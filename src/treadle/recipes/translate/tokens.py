@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from treadle.caches import kept_property
 from treadle.errors import DataError
-from treadle.locks import kept_property
 
 START, END = 0, 1
 """The tokens before the first and behind the last."""

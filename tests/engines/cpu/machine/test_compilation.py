@@ -53,7 +53,7 @@ def compiled(tmp_path, monkeypatch):
     """A process and a disk that know no code; gives the list of what was compiled since."""
     monkeypatch.setenv("TREADLE_CACHE", str(tmp_path))
     monkeypatch.setattr(compilation, "_libraries", {})
-    monkeypatch.setattr(compilation, "_texts", {})
+    monkeypatch.setattr(compilation, "_recalled", {})
     texts = []
     compile = compilation._object_code
 
@@ -210,7 +210,7 @@ def test_a_text_is_written_only_where_its_code_is_unknown(compiled, monkeypatch)
             return text
 
         monkeypatch.setattr(compilation, "_libraries", {})  # as in another process
-        monkeypatch.setattr(compilation, "_texts", {})
+        monkeypatch.setattr(compilation, "_recalled", {})
         monkeypatch.setattr(compilation, "_sources", lambda: sources)
         check(compilation.recall(description, ("double it", "clear"), write, target.host()))
         return len(written), len(compiled)
@@ -229,7 +229,7 @@ def test_a_text_is_written_only_where_its_code_is_unknown(compiled, monkeypatch)
 
 
 def test_a_text_is_written_once_in_a_process(monkeypatch):
-    monkeypatch.setattr(compilation, "_texts", {})
+    monkeypatch.setattr(compilation, "_recalled", {})
     written = []
     for _ in range(2):
         library = compilation.recall("twice", ("double it",), lambda: written.append(1) or TEXT, target.host())

@@ -1,5 +1,6 @@
 """Memory that waits to be used again: found by those who ask for other sizes, bounded, and given back."""
 
+import functools
 import gc
 import os
 import random
@@ -236,10 +237,10 @@ if addresses:
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (number("statm", 0) + addresses,) * 2)
 random.seed(0)
-network = (td if kind == "td" else torch.nn).LSTM(16, 96, num_layers=2, batch_first=True)
+network = (td if kind == "td" else torch.nn).LSTM(16, 128, batch_first=True)
 most = 0
 for _ in range(batches):
-    rows, steps = random.randint(8, 64), random.randint(20, 250)
+    rows, steps = random.randint(8, 48), random.randint(20, 200)
     x, lengths = torch.randn(rows, steps, 16), torch.randint(1, steps + 1, (rows,))
     if ragged and kind == "td":
         network(x, lengths=lengths)[0].square().mean().backward()
@@ -279,10 +280,15 @@ def test_batches_of_changing_size_take_little_memory(tmp_path, limits):
     assert ours <= 1.5 * theirs + 100 * 10**6
 
 
+@functools.cache
+def of_pytorch(folder, ragged) -> int:
+    return resident(folder, "nn", 300, ragged=ragged)
+
+
 @linux
 @pytest.mark.slow
 @pytest.mark.parametrize("ragged", [0, 1])
 @pytest.mark.parametrize("limits", [{}, {"addresses": 700 * MB}, {"group": 400 * MB}], ids=str)
-def test_300_batches_of_changing_size_take_little_memory(tmp_path, limits, ragged):
-    ours, theirs = (resident(tmp_path, kind, 300, ragged=ragged, **limits) for kind in ("td", "nn"))
-    assert ours <= 1.5 * theirs + 100 * 10**6
+def test_300_batches_of_changing_size_take_little_memory(tmp_path, tmp_path_factory, limits, ragged):
+    ours = resident(tmp_path, "td", 300, ragged=ragged, **limits)
+    assert ours <= 1.5 * of_pytorch(tmp_path_factory.getbasetemp(), ragged) + 100 * 10**6

@@ -13,6 +13,7 @@ import treadle as td
 from tests.outcome import outcome, whole
 from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
+from treadle.caches import kept_property
 from treadle.engines import ENGINES, say_once
 from treadle.engines import network as networks
 from treadle.engines.cpu.machine import memory_pool, threads
@@ -22,7 +23,6 @@ from treadle.engines.cpu.plan import chain as chains
 from treadle.engines.cpu.plan import kernel
 from treadle.engines.cpu.routines import copies, row_products, weight_panels
 from treadle.engines.stages import staged
-from treadle.locks import kept_property
 from treadle.state import named_tensors
 
 FAST = [subject for subject in SUBJECTS if subject not in LEFT_OUT]

@@ -41,9 +41,9 @@ def always(monkeypatch):
 def calls(monkeypatch):
     """How often the machine code of a kernel was asked for."""
     asked = []
-    found = kernel.CompiledKernel._side_by_side_address
+    found = kernel.CompiledKernel._side_by_side
     monkeypatch.setattr(
-        kernel.CompiledKernel, "_side_by_side_address", property(lambda self: asked.append(self) or found.compute(self))
+        kernel.CompiledKernel, "_side_by_side", property(lambda self: asked.append(self) or found.compute(self))
     )
     return asked
 

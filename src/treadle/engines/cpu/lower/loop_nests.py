@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from treadle.caches import kept_property
 from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.precision import Precision
-from treadle.locks import kept_property
 
 
 @dataclasses.dataclass(frozen=True)

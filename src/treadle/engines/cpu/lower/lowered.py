@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from treadle.caches import kept_property
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.loop_nests import Kernel, Phase, Schedule
@@ -10,7 +11,6 @@ from treadle.engines.cpu.lower.packing import Packing, packings_of
 from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.lower.schedule import schedule
 from treadle.engines.cpu.machine.target import Target
-from treadle.locks import kept_property
 
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""

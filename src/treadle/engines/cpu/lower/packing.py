@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from treadle.caches import kept_property
 from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.loop_nests import Nest, Schedule
 from treadle.engines.cpu.machine.target import Target
-from treadle.locks import kept_property
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 LLVM's ORC loads the objects, with JITLink: it links a cached object in a fraction of a millisecond without compiling
 anything. Code and constants of one object lie in one block of memory, so the small code model is safe, and it is the
-fast one: a constant is an operand, not an address in a register. Code that is loaded stays until the process ends,
-because nobody can know who still holds an address.
+fast one: a constant is an operand, not an address in a register. Code stays for as long as somebody holds its
+`Library`: whoever has an address has to. That of routines, which all networks share, stays until the process ends.
 """
 
+import collections
 import ctypes
 import functools
 import hashlib
 import itertools
 import re
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,18 +37,20 @@ DEFINITION = re.compile(r'^define (?!internal |private )[^@\n]*@"?([^"(\n]+)"?\(
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
 
-_libraries: dict[str, "Library"] = {}
-_texts: dict[str, str] = {}  # the key of a text under that of what it follows from
+_libraries: "weakref.WeakValueDictionary[str, Library]" = weakref.WeakValueDictionary()
+_recalled: "weakref.WeakValueDictionary[str, Library]" = weakref.WeakValueDictionary()  # by what the text follows from
+_routines: "set[Library]" = set()
+_gone: "collections.deque[llvm.ResourceTracker]" = collections.deque()
 _linker: llvm.LLJIT | None = None
 _numbers = itertools.count()  # ORC wants a new name for each library
 
 
 class Library:
-    """Machine code in memory."""
+    """Machine code in memory, for as long as this object lives."""
 
     def __init__(self, tracker: llvm.orcjit.ResourceTracker, names: Sequence[str]):
-        self._tracker = tracker
         self._addresses = {name: tracker[name] for name in names}
+        weakref.finalize(self, _let_go, tracker).atexit = False
 
     def address(self, name: str) -> int:
         """Where the function of that name begins: what ``ctypes.CFUNCTYPE(...)`` takes."""
@@ -55,8 +59,24 @@ class Library:
         return self._addresses[name]
 
 
+def _let_go(tracker: llvm.orcjit.ResourceTracker) -> None:
+    """Free code that nobody has any more; if another thread makes some at the moment, it does that."""
+    _gone.append(tracker)
+    if MAKING.acquire(blocking=False):
+        try:
+            _free()
+        finally:
+            MAKING.release()
+
+
+def _free() -> None:
+    """Free what is gone; hold the lock, or a child that is forked meanwhile would wait for LLVM's."""
+    while _gone:
+        _gone.popleft().close()
+
+
 def compile(ir_text: str, target: Target | None = None) -> Library:
-    """The machine code of a module of LLVM IR: compiled once on a machine, loaded once in a process.
+    """The machine code of a module of LLVM IR: compiled once on a machine, loaded once in a process, never freed.
 
     Functions may call each other and LLVM's intrinsics, nothing else; triple and data layout are set here. Safe to call
     from several threads.
@@ -65,7 +85,9 @@ def compile(ir_text: str, target: Target | None = None) -> Library:
         EngineError: LLVM refuses the text, or cannot load the code.
     """
     target = target or host()
-    return _library(_key(ir_text, target), DEFINITION.findall(ir_text), ir_text, target)
+    library = _library(_key(ir_text, target), DEFINITION.findall(ir_text), ir_text, target)
+    _routines.add(library)
+    return library
 
 
 def recall(description: str, names: Sequence[str], write: Callable[[], str], target: Target) -> Library:
@@ -73,23 +95,24 @@ def recall(description: str, names: Sequence[str], write: Callable[[], str], tar
 
     The description, which the text follows from, and the sources of this engine and of programs lead to the key of the
     text, and that to the code. So where a change of the sources leaves a text as it was, it is written again, but not
-    compiled. The text defines the functions ``names``.
+    compiled. The text defines the functions ``names``. It is freed with the last reference to the library.
     """
     sources = _sources()
-    if sources is None:
-        return compile(write(), target)
     described = _key(f"{sources}\0{description}", target)
-    if library := _libraries.get(_texts.get(described, "")):
+    if library := _recalled.get(described):
         return library
     with MAKING:
-        key = _texts.get(described) or disk_cache.read_name(described)
-        library = _known(key, names) if key else None
-        if key is None or library is None:
+        library = _recalled.get(described)
+        key = disk_cache.read_name(described) if library is None and sources is not None else None
+        if library is None and key:
+            library = _known(key, names)
+        if library is None:
             text = write()
             key = _key(text, target)
             library = _library(key, names, text, target)
-            disk_cache.write_name(described, key)
-        _texts[described] = key
+            if sources is not None:
+                disk_cache.write_name(described, key)
+        _recalled[described] = library
     return library
 
 
@@ -183,6 +206,7 @@ def _object_code(ir_text: str, target: Target) -> bytes:
 
 def _load(code: bytes, names: Sequence[str]) -> Library:
     global _linker
+    _free()
     if _linker is None:
         # LLVM's older linker puts each section where there is room, and code cannot reach its constants over 2 GB:
         # beside large maps, such as Ray's, it then ends the process. On Windows JITLink is not complete. It prints the

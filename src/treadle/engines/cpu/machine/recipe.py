@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from treadle.caches import kept_property
 from treadle.engines.cpu.machine import follower, threads
 from treadle.engines.cpu.machine.alignment import LINE_BYTES, address, begin
 from treadle.engines.cpu.machine.arena import Arena, Given, Number, Word
 from treadle.engines.cpu.machine.call_table import MOST_ARGUMENTS, WORD_BYTES, Head, Phase, Task, written
 from treadle.engines.cpu.machine.memory_pool import empty
-from treadle.locks import kept_property
 
 _TENSOR_WORDS = 3
 
@@ -57,6 +57,7 @@ class Recipe:
         self.tensors: dict[Hashable, int] = {}
         self._phases: list[Phase] = [Phase()]
         self._tables: list[Number] = []
+        self._owners: list[object] = []
 
     def tensor(self, key: Hashable) -> TensorWords:
         """A tensor that is passed when the recipe is followed, under that key."""
@@ -77,6 +78,10 @@ class Recipe:
         assert 1 <= len(arguments) <= MOST_ARGUMENTS, arguments
         phase = self._phases[-1]
         (phase.late if late else phase.tasks).append(Task(function, arguments))
+
+    def keep(self, owner: object) -> None:
+        """Keep something alive that owns machine code which tasks call."""
+        self._owners.append(owner)
 
     def barrier(self) -> None:
         """What follows begins when all that was written down before is done."""

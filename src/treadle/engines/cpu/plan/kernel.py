@@ -2,10 +2,10 @@
 
 import ctypes
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from treadle.caches import kept_property, kept_while_used
 from treadle.compiler.program import EXPENSIVE, Value
 from treadle.compiler.walk import preorder
 from treadle.engines.cpu.lower.loop_nests import Kernel
@@ -20,7 +20,6 @@ from treadle.engines.cpu.routines.weight_panels import pack, pair_up
 from treadle.engines.cpu.write import by_rows, side_by_side
 from treadle.engines.cpu.write.rendezvous import WORDS
 from treadle.engines.layout import Layout
-from treadle.locks import kept_property
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
@@ -68,8 +67,8 @@ class CompiledKernel:
         self.kernel, self.target = kernel, target
         self.lowered = lowered = lower(kernel, target)
         self.operands = [(product.inputs[1], packing) for product, packing in lowered.packings.items()]
-        library = compilation.recall(lowered.description, ("run",), lambda: by_rows.text(lowered), target)
-        self.address = library.address("run")
+        self._library = compilation.recall(lowered.description, ("run",), lambda: by_rows.text(lowered), target)
+        self.address = self._library.address("run")
         lanes = target.lanes(kernel.precision.dtype.itemsize)
         self.row_cost = sum(packing.size / lanes for packing in lowered.packings.values())
         computed = {v for phase in lowered.schedule.phases for v in _evaluated(phase, kernel.memory)}
@@ -98,6 +97,7 @@ class CompiledKernel:
         Counts, offsets and resets of the layout are tensors of the recipe, and if ``runs`` of rows lie apart, so are
         the offsets of each.
         """
+        recipe.keep(self._library)
         count = self.threads_side_by_side(layout) if runs is None else 1
         if count > 1:
             return self._write_down_side_by_side(recipe, layout, arguments, count)
@@ -125,9 +125,11 @@ class CompiledKernel:
         own = self._scratch_size(self.lowered.scratch.fixed)
         scratch = recipe.scratch.room(shared + count * own)
         meeting = recipe.table([0] * WORDS)
+        library = self._side_by_side
+        recipe.keep(library)
         for _ in range(count):
             given = table, count, scratch, scratch + shared, own, meeting, threads.yield_address()
-            recipe.task(self._side_by_side_address, given)
+            recipe.task(library.address("run"), given)
         if not self.kernel.sums:
             recipe.scratch.leave(scratch, shared + count * own)
         return Sums(scratch + shared, own, count, self.lowered.scratch.sums)
@@ -143,9 +145,9 @@ class CompiledKernel:
         return -(-(numbers + 64) * self.kernel.precision.dtype.itemsize // 64) * 64
 
     @kept_property
-    def _side_by_side_address(self) -> int:
+    def _side_by_side(self) -> compilation.Library:
         name, write = f"side by side\n{self.lowered.description}", lambda: side_by_side.text(self.lowered)
-        return compilation.recall(name, ("run",), write, self.target).address("run")
+        return compilation.recall(name, ("run",), write, self.target)
 
     def threads_side_by_side(self, layout: Layout) -> int:
         """How many threads take all rows together, each some of the columns; 1 if they rather share out rows."""
@@ -193,7 +195,7 @@ class Sums:
     """Where each sum begins."""
 
 
-@functools.lru_cache(maxsize=512)
+@kept_while_used
 def compiled(kernel: Kernel) -> CompiledKernel:
     """The compiled form of a kernel; one for all that ask for the same, such as layers that are alike."""
     return CompiledKernel(kernel)

@@ -6,11 +6,11 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from treadle.caches import kept_property
 from treadle.compiler.fission import Section
 from treadle.compiler.interpreter import Line
 from treadle.compiler.program import Value
 from treadle.engines.cpu.plan.section import CompiledDerivative, CompiledSection
-from treadle.locks import kept_property
 
 T = TypeVar("T")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from treadle.caches import kept_property
 from treadle.compiler import program as p
 from treadle.compiler.derivative import derive
 from treadle.compiler.fission import Section
@@ -13,7 +14,6 @@ from treadle.engines.cpu.lower.loop_nests import Kernel
 from treadle.engines.cpu.lower.precision import Precision
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.kernel import CompiledKernel, compiled
-from treadle.locks import kept_property
 
 _KNOWN = p.ELEMENTWISE | p.VIEWS | p.REDUCTIONS | {"cat", "dot", "full", "embedding"}
 

@@ -76,7 +76,7 @@ class ByColumns:
 
     def __init__(self, kernel: CompiledKernel, rows: int, most: int, table: list[int]):
         lowered = kernel.lowered
-        library = compilation.recall(
+        self._library = library = compilation.recall(
             f"by columns\n{lowered.description}", ("phase",), lambda: by_columns.text(lowered), kernel.target
         )
         phase, itemsize = library.address("phase"), kernel.kernel.precision.dtype.itemsize

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from treadle.caches import kept_property
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.memory_pool import empty
@@ -12,7 +13,6 @@ from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.links import Link, Links, SharedValues
 from treadle.engines.cpu.plan.rows import Role, Shares, TensorKey, contiguous, dense_rows, tensors_of_layout, with_signs
 from treadle.engines.layout import Layout
-from treadle.locks import kept_property
 
 
 class Supply:
