@@ -140,7 +140,7 @@ def test_only_regular_files_are_read(tmp_path):
     for path in (tmp_path / "pipe", "/dev/null"):
         with pytest.raises(DataError, match="is a pipe or a device"):
             regular(path)
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    with pytest.raises(IsADirectoryError, match="Is a directory: name a file"):
         regular(tmp_path)
     with pytest.raises(FileNotFoundError):
         regular(tmp_path / "nothing")

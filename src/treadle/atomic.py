@@ -23,7 +23,7 @@ def regular(path: str | os.PathLike[str]) -> str:
     path = os.fspath(path)
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(f"{path} is a folder: name a file")
+        raise IsADirectoryError(f"{path}: Is a directory: name a file")
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is a pipe or a device, which cannot be read twice: write it to a file first")
     return path
@@ -43,7 +43,7 @@ def destination(path: str | os.PathLike[str]) -> Path:
     if place.exists() and not place.is_file():
         raise OSError(f"{path} is a device or a pipe, which cannot be replaced: name a file")
     if not place.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {place.parent} to write {place.name} into")
+        raise FileNotFoundError(f"there is no folder {Path(path).parent} to write {place.name} into")
     return place
 
 

@@ -71,8 +71,8 @@ def compare(
         cores = available_cores()
         with Workers(min(cores, len(wirings) * len(cells) * seeds)) as workers:  # they start while we read and plan
             text = read_text(file) if file else standard_library()
-            text.check_content()
             text.check_length(ROWS, window)
+            text.check_content()
             plan = make_plan(
                 wirings,
                 cells,

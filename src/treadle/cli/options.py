@@ -103,7 +103,7 @@ def check_outputs(outputs: dict[str, Path | None], inputs: Collection[Path | Non
         try:
             tempfile.TemporaryFile(dir=place.parent).close()
         except OSError as error:
-            raise OSError(f"{option}: cannot write to the folder {place.parent}: {error.strerror}") from None
+            raise OSError(f"{option}: cannot write to the folder {path.parent}: {error.strerror}") from None
         if place in taken:
             raise typer.BadParameter(f"{option}: {path} is {taken[place]} already: name another file")
         taken[place] = f"the file of {option}"

@@ -1,5 +1,6 @@
 """Files of the UEA and UCR archives of time series: ``.ts``."""
 
+import math
 import os
 import re
 from typing import Any, NamedTuple
@@ -124,10 +125,11 @@ def _number(path: str | os.PathLike[str], tags: dict[str, list[str]], name: str)
 
 def _numbers(where: str, what: str, text: str) -> np.ndarray:
     words = [word.strip() for word in text.split(",")] if text else []
+    values = []
     for step, word in enumerate(words, 1):
         if not NUMBER.fullmatch(word):
             raise DataError(f"{where}, {what}, value {step}: {word[:40]!r} is not a number")
-    values = np.array([np.nan if word == "?" else float(word) for word in words], dtype=np.float64)
-    if np.isinf(values).any():
-        raise DataError(f"{where}, {what}, value {int(np.isinf(values).argmax()) + 1}: the value is infinite")
-    return values
+        values.append(math.nan if word == "?" else float(word))
+        if math.isinf(values[-1]):
+            raise DataError(f"{where}, {what}, value {step}: the value is infinite")
+    return np.array(values, dtype=np.float64)

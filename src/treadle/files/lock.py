@@ -3,15 +3,15 @@
 import contextlib
 import errno
 import os
-import threading
 import time
 from collections.abc import Iterator
 
 from treadle.errors import ModelFileError
+from treadle.locks import fork_safe_lock
 
 _held: dict[str, list[int]] = {}
 """By the path of the lock file: the open file, and how often this process has asked for it."""
-_guard = threading.Lock()
+_guard = fork_safe_lock()
 
 
 @contextlib.contextmanager
@@ -73,15 +73,8 @@ def _let_go(lock: str) -> None:
             os.close(held[0])
 
 
-def _after_fork() -> None:
-    """A child holds nothing: the system's locks are its parent's."""
-    global _guard
-    _guard = threading.Lock()
-    _held.clear()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_held.clear)  # the system's locks are the parent's
 
 
 def _lock(file: int) -> bool:

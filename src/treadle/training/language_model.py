@@ -207,8 +207,8 @@ class TextTask:
     def __init__(
         self, text: Text, *, window: int = 64, rows: int = ROWS, seed: int = 0, share: tuple[int, int] = (0, 1)
     ):
-        text.check_content()
         text.check_length(rows, window)
+        text.check_content()
         self.text, self.name, self.size = text, text.name, f"{text.training_bytes:,} bytes"
         self.batches = text.windows(rows, window, seed, share)
         self.epoch_steps = -(-text.training_bytes // (rows * window))

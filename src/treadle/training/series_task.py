@@ -19,6 +19,8 @@ from treadle.training.scaling import Scaling, fill_previous
 from treadle.training.series import Series, find_season, seasonal_naive
 from treadle.training.task import MOST_STEPS, Design, Forecasts, Habits, Verdict
 
+FEWER = "name fewer `inputs`"
+
 
 class SeriesTask:
     """Series: at every step, a forecast of the steps that follow.
@@ -83,7 +85,7 @@ class SeriesTask:
                 " name other `inputs`, or forecast with `horizon=1` or more"
             )
         learned = series.part(series.targets, "training")
-        self._check_horizon(series, horizon, max(map(len, learned)))
+        self._check_memory(series, horizon, max(map(len, learned)))
         if window is None:
             series.check(1)
             longest = max(map(len, learned))
@@ -110,8 +112,8 @@ class SeriesTask:
         self.evaluate_every = min(self.epoch_steps, MOST_STEPS)
 
     @staticmethod
-    def _check_horizon(series: Series, horizon: int, longest: int) -> None:
-        """Refuse forecasts that reach beyond all that is known, or that no memory holds."""
+    def _check_memory(series: Series, horizon: int, longest: int) -> None:
+        """Refuse forecasts that reach beyond all that is known, and what no memory holds."""
         if horizon > 1 and horizon >= longest:
             raise DataError(
                 f"{series.name}: with `horizon={horizon}` nothing is left to compare forecasts with, as the longest"
@@ -119,6 +121,9 @@ class SeriesTask:
             )
         answers = sum(map(len, series.inputs)) * max(horizon, 1) * len(series.target_names)
         require_memory(40 * answers, f"{series.name}: forecasting {horizon} steps", "pass a smaller `horizon`")
+        # The linear part reads ten steps and more, and is fitted in float64.
+        needed = 24 * (10 * len(series.input_names)) ** 2
+        require_memory(needed, f"{series.name}: the linear part of {len(series.input_names):,} inputs", FEWER)
 
     def _targets(self, i: int, part: str) -> Tensor:
         """[N, H * K], scaled: at t what is to be forecast then, as far as it lies in a part; NaN elsewhere."""
@@ -162,10 +167,10 @@ class SeriesTask:
         sizes = len(self.inputs.names), max(self.horizon, 1) * len(self.targets.names)
         delays = self.delays()
         differences = sorted({1, self.season} & {1, *range(513)}) if self.difference else []
-        read = sizes[0] * len(delays)  # by the linear part, which is fitted in float64
+        read = sizes[0] * len(delays)
         rows = sum(end for end, _ in self.series.cuts)
         needed = 8 * (2 * rows * read + 3 * read**2) + BYTES_PER_PARAMETER * (read * sizes[1] + 4 * sizes[0] ** 2)
-        require_memory(needed, f"{self.name}: the linear part of {sizes[0]:,} inputs", "name fewer `inputs`")
+        require_memory(needed, f"{self.name}: the linear part of {sizes[0]:,} inputs", FEWER)
         model = design.built(forecaster, *sizes, delays, differences)
         ends = [end for end, _ in self.series.cuts]
         examples = [(x[:end], y[:end]) for x, y, end in zip(self._xs, self._training, ends, strict=True)]
