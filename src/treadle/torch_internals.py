@@ -21,6 +21,7 @@ from torch._higher_order_ops.scan import scan
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.jit._trace import is_tracing
 from torch.nn.modules import module as modules
 from torch.nn.utils import parametrize
@@ -31,8 +32,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 __all__ = [
     "BatchNorm", "NormWithStatistics", "OpOverload", "TorchDispatchMode", "a_function_transform_is_active",
     "a_mode_is_active", "can_be_decomposed", "forward_mode_is_active", "function_of", "hooks_on_all_modules",
-    "is_batched", "is_followed", "jit_is_tracing", "no_function_modes", "no_modes", "ran_out_of_memory", "real_tensors",
-    "register_namedtuple", "scan", "schema_of", "tensor_without_numbers", "vmap_is_active", "weights_are_not_cached",
+    "is_batched", "is_followed", "is_noted_down", "jit_is_tracing", "no_function_modes", "no_modes",
+    "ran_out_of_memory", "real_tensors", "register_namedtuple", "scan", "schema_of", "tensor_without_numbers",
+    "vmap_is_active", "weights_are_not_cached",
 ]  # fmt: skip
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -129,6 +131,11 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Whether there was no memory on the CPU, for PyTorch or for us. PyTorch has no class for that error."""
     texts = ("DefaultCPUAllocator", "not enough memory")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+def is_noted_down() -> bool:
+    """Whether operations become a program: by `torch.jit.trace`, `torch.export`, or ``make_fx``."""
+    return is_tracing() or torch.compiler.is_exporting() or get_proxy_mode() is not None
 
 
 def schema_of(function: OpOverload) -> Any:

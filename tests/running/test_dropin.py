@@ -414,21 +414,6 @@ def test_no_steps_and_no_rows_on_the_reference_engine(steps, rows, bidirectional
     assert not h.any()
 
 
-def test_is_one_operation_for_torch_fx():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn = td.LSTM(I, H)
-
-        def forward(self, x):
-            return self.rnn(x)[0] + 1
-
-    model, x = Model(), torch.randn(T, B, I)
-    traced = torch.fx.symbolic_trace(model)
-    assert [node.op for node in traced.graph.nodes].count("call_module") == 1
-    assert torch.equal(traced(x), model(x))
-
-
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 def test_a_session_follows_weights_that_were_replaced_or_are_computed(engine):
     rnn = td.LSTM(I, H, batch_first=True, engine=engine)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import treadle as td
 from tests.tolerances import assert_close
@@ -73,5 +74,7 @@ def test_a_step_is_traced_and_a_live_one_is_not():
     traced = torch.jit.trace(Step(lambda x: rnn.step(x)[0]), x, check_trace=False)
     x = torch.randn(2, 3)
     assert_close(traced(x), rnn.step(x)[0])
-    with pytest.raises(td.errors.EngineError, match=r"trace rnn\.step"):
-        torch.jit.trace(Step(session.step), x, check_trace=False)
+    live = Step(session.step)
+    for trace in (torch.jit.trace, lambda module, x: torch.export.export(module, (x,)), lambda m, x: make_fx(m)(x)):
+        with pytest.raises(td.errors.EngineError, match=r"no trace or export finds it: use rnn\.step"):
+            trace(live, x)

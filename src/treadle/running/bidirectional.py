@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from treadle.errors import ShapeError
 from treadle.protocol import State
-from treadle.running.recurrent import Recurrent
+from treadle.running.recurrent import Recurrent, as_one_operation
 from treadle.state import map_state
 
 
@@ -90,6 +90,8 @@ class Bidirectional(nn.Module):
             ShapeError: ``xs``, ``lengths`` or ``resets`` do not fit.
             StateError: ``state`` is of another network or batch.
         """
+        if isinstance(xs, torch.fx.Proxy):
+            return as_one_operation(self, xs, state, lengths=lengths, resets=resets, return_states=return_states)
         before = (None, None) if state is None else (state["forward"], state["backward"])
         ahead, back = both_directions((self.ahead, self.back), xs, before, lengths, resets, return_states)
         rest = ({"forward": one, "backward": other} for one, other in zip(ahead[1:], back[1:], strict=True))

@@ -6,7 +6,6 @@ a few steps alone, in both directions, on other devices.
 """
 
 import copy
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -23,7 +22,14 @@ from treadle.gradients import FullBPTT, GradientMethod
 from treadle.running.bidirectional import both_directions
 from treadle.running.fused import is_faster_compiled
 from treadle.running.hx import as_hx, as_state, joined, parts_of, per_layer, stacked, state_type
-from treadle.running.recurrent import Recurrent, checked_gradient, refuse_torchscript, unusual
+from treadle.running.known_by_type import class_in_torch, say_not_quantised, tell_opacus
+from treadle.running.recurrent import (
+    Recurrent,
+    as_one_operation,
+    checked_gradient,
+    refuse_torchscript,
+    unusual,
+)
 from treadle.running.session import Session
 from treadle.torch_internals import vmap_is_active
 from treadle.wiring import WIRINGS, Stack
@@ -95,6 +101,7 @@ class DropIn(nn.RNNBase):
                 f"bias and nonlinearity belong to the classic cells: leave them out, or make them part of {cell!r}"
             )
         candidates(engine)
+        tell_opacus(type(self))
         self.wiring, self.cell, self.engine = wiring, cell, engine
         self.gradient = checked_gradient(gradient)
         if cell is None:
@@ -216,12 +223,7 @@ class DropIn(nn.RNNBase):
             RuntimeError, ValueError: what PyTorch's raises, as PyTorch's does.
         """
         if isinstance(input, torch.fx.Proxy):
-            # torch.fx takes PyTorch's own modules for one operation each, by the name of their package; so are we.
-            given = (input,) if hx is None else (input, hx)
-            options = {"lengths": lengths, "resets": resets, "return_states": return_states}
-            options = {name: value for name, value in options.items() if value is not None and value is not False}
-            tracer: Any = input.tracer
-            return tracer.create_proxy("call_module", tracer.path_of_module(self), given, options)
+            return as_one_operation(self, input, hx, lengths=lengths, resets=resets, return_states=return_states)
         why = self.why_not_fused(input, resets, return_states)
         if why is None and lengths is None:
             return super().forward(input, hx)
@@ -377,10 +379,10 @@ class DropIn(nn.RNNBase):
             raise EngineError(
                 f"torch.jit.script takes the classic {self._get_name()} alone, but {why}: use torch.export"
             )
-        theirs = copy.copy(self)
+        theirs: Any = copy.copy(self)
         for option in ("wiring", "cell", "gradient", "engine"):
             delattr(theirs, option)
-        theirs.__class__ = next(kind for kind in type(self).__mro__ if kind.__module__ == nn.RNNBase.__module__)
+        theirs.__class__ = class_in_torch(type(self))
         return theirs
 
     @property
@@ -392,13 +394,12 @@ class DropIn(nn.RNNBase):
 
     @qconfig.setter
     def qconfig(self, value: Any) -> None:
-        name = self._get_name()
-        warnings.warn(
-            f"torch.ao.quantization quantises torch.nn.{name} alone, by its exact type: this treadle.{name} stays as it"
-            f" is. Pass a torch.nn.{name} with its state_dict, or run it live with session(weights='bfloat16')",
-            stacklevel=2,
-        )
+        say_not_quantised(type(self))
         vars(self)["qconfig"] = value
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        del vars(self)["qconfig"]
 
     def flatten_parameters(self) -> None:
         """Lay the weights out for cuDNN, where there are any of PyTorch's; see `torch.nn.RNNBase`."""

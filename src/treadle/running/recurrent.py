@@ -130,6 +130,8 @@ class Recurrent(nn.Module):
             ShapeError: ``xs``, ``lengths`` or ``resets`` do not fit.
             StateError: ``state`` is of another network, batch, precision or device.
         """
+        if isinstance(xs, torch.fx.Proxy):
+            return as_one_operation(self, xs, state, lengths=lengths, resets=resets, return_states=return_states)
         refuse_torchscript(f"{self._name()} over a sequence")
         exported = torch.compiler.is_exporting()
         if torch.compiler.is_compiling() and not exported:
@@ -193,6 +195,10 @@ class Recurrent(nn.Module):
         if self._is_lazy:
             materialise(self.cell, x, states.initial_state(self, x))
             self._is_lazy = False
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` asks a module for before it compiles it."""
+        raise EngineError(f"torch.jit.script cannot compile {self._name()}: use torch.export")
 
     def extra_repr(self) -> str:
         """The options that are not the usual ones, for ``print``."""
@@ -277,6 +283,16 @@ def refuse_torchscript(what: str) -> None:
             f"torch.jit.trace, which torch.onnx.export(dynamo=False) calls, would note {what} for the number of steps"
             " of its example alone, and cut every other: use torch.export or torch.onnx.export(dynamo=True)"
         )
+
+
+def as_one_operation(network: nn.Module, xs: torch.fx.Proxy, before: Any, **options: Any) -> torch.fx.Proxy:
+    """What `torch.fx` notes of a network: one operation, as of PyTorch's own modules, whatever is inside."""
+    given = (xs,) if before is None else (xs, before)
+    options = {name: value for name, value in options.items() if value is not None and value is not False}
+    tracer: Any = xs.tracer
+    if tracer.root is network:
+        raise EngineError(f"torch.fx takes a {type(network).__name__} for one operation: trace a module that holds it")
+    return tracer.create_proxy("call_module", tracer.path_of_module(network), given, options)
 
 
 def checked_gradient(gradient: Any) -> GradientMethod:

@@ -12,7 +12,7 @@ from treadle.engines import LiveStep, live_step
 from treadle.errors import EngineError, ShapeError
 from treadle.protocol import State, first_weight
 from treadle.running.copies import detached_copy
-from treadle.torch_internals import jit_is_tracing
+from treadle.torch_internals import is_noted_down
 
 _OWN = frozenset({"_live", "_fast", "_fast_needs", "_answer"})
 
@@ -204,8 +204,8 @@ class Session:
 
     def _taken(self, x: Any, leading: int) -> tuple[Tensor, Any]:
         """``x`` as a tensor with a batch axis, and the way back for the answer."""
-        if jit_is_tracing():
-            raise EngineError("a session has its state in itself, where torch.jit.trace sees none: trace rnn.step")
+        if is_noted_down():
+            raise EngineError("a session has its state in itself, where no trace or export finds it: use rnn.step")
         numpy = not isinstance(x, Tensor)
         # A copy, because the state may hold the input (a delayed read of x) and callers fill the same array again; in
         # the precision of the weights, because NumPy makes float64 wherever it is not told otherwise.
