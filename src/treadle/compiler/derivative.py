@@ -147,45 +147,80 @@ def _choose_saved(section: Section, gradients: Iterable[Value], cotangents: Iter
 
 
 class _Flow:
-    """Maximum flow by shortest augmenting paths (Edmonds and Karp, 1972), which is also the minimum cut."""
+    """Maximum flow by blocking flows (Dinic, 1970), which is also the minimum cut."""
 
     def __init__(self) -> None:
-        self.capacity: dict[object, dict[object, float]] = collections.defaultdict(dict)
+        self.numbers: dict[object, int] = {}
+        self.edges: list[list[int]] = []
+        """Of each node, the numbers of its edges; edge ``e ^ 1`` is edge ``e`` the other way round."""
+        self.to: list[int] = []
+        self.capacity: list[float] = []
 
     def edge(self, a: object, b: object, capacity: float) -> None:
-        self.capacity[a][b] = self.capacity[a].get(b, 0) + capacity
-        self.capacity[b].setdefault(a, 0)
+        a, b = self._number(a), self._number(b)
+        self.edges[a].append(len(self.to))
+        self.edges[b].append(len(self.to) + 1)
+        self.to += [b, a]
+        self.capacity += [capacity, 0.0]
+
+    def _number(self, node: object) -> int:
+        if node not in self.numbers:
+            self.numbers[node] = len(self.edges)
+            self.edges.append([])
+        return self.numbers[node]
 
     def cut(self, source: object, sink: object) -> list[tuple[str, Value]]:
         """The nodes whose inner edge is cut: as close to the sink as a minimum allows."""
-        while True:
-            before: dict[object, object] = {source: source}
-            waiting = collections.deque([source])
-            while waiting and sink not in before:
-                node = waiting.popleft()
-                for other, capacity in self.capacity[node].items():
-                    if capacity > 1e-9 and other not in before:
-                        before[other] = node
-                        waiting.append(other)
-            if sink not in before:
-                break
-            path = [sink]
-            while path[-1] != source:
-                path.append(before[path[-1]])
-            pairs = list(zip(path[1:], path[:-1], strict=True))
-            amount = min(self.capacity[a][b] for a, b in pairs)
-            for a, b in pairs:
-                self.capacity[a][b] -= amount
-                self.capacity[b][a] += amount
+        first, last = self._number(source), self._number(sink)
+        while last in (levels := self._levels(first)):
+            self._block(levels, first, last)
         # Whatever can still reach the sink lies behind the cut.
-        reverse: dict[object, list[object]] = collections.defaultdict(list)
-        for a, others in self.capacity.items():
-            for b, capacity in others.items():
-                if capacity > 1e-9:
-                    reverse[b].append(a)
-        behind = set(preorder([sink], lambda node: reverse[node]))
+        behind = set(preorder([last], lambda n: [self.to[e] for e in self.edges[n] if self._has_room(e ^ 1)]))
         return [
             node
-            for node in self.capacity
-            if isinstance(node, tuple) and node[0] == "in" and node not in behind and ("out", node[1]) in behind
+            for node, number in self.numbers.items()
+            if isinstance(node, tuple)
+            and node[0] == "in"
+            and number not in behind
+            and self.numbers["out", node[1]] in behind
         ]
+
+    def _has_room(self, edge: int) -> bool:
+        return self.capacity[edge] > 1e-9
+
+    def _levels(self, first: int) -> dict[int, int]:
+        """How many edges away each node is, by edges that have room."""
+        levels, waiting = {first: 0}, collections.deque([first])
+        while waiting:
+            node = waiting.popleft()
+            for edge in self.edges[node]:
+                if self._has_room(edge) and self.to[edge] not in levels:
+                    levels[self.to[edge]] = levels[node] + 1
+                    waiting.append(self.to[edge])
+        return levels
+
+    def _block(self, levels: dict[int, int], first: int, last: int) -> None:
+        """Send what can be sent by paths on which every edge leads one level on."""
+        tried = [0] * len(self.edges)  # of each node, how many of its edges lead nowhere any more
+        path: list[int] = []
+        node = first
+        while True:
+            if node == last:
+                amount = min(self.capacity[edge] for edge in path)
+                for edge in path:
+                    self.capacity[edge] -= amount
+                    self.capacity[edge ^ 1] += amount
+                full = next(i for i, edge in enumerate(path) if not self._has_room(edge))
+                node = self.to[path[full] ^ 1]
+                del path[full:]
+            ahead = self.edges[node][tried[node]] if tried[node] < len(self.edges[node]) else None
+            if ahead is None:
+                if not path:
+                    return
+                node = self.to[path.pop() ^ 1]
+                tried[node] += 1
+            elif self._has_room(ahead) and levels.get(self.to[ahead]) == levels[node] + 1:
+                path.append(ahead)
+                node = self.to[ahead]
+            else:
+                tried[node] += 1

@@ -261,17 +261,22 @@ def _regroup(program: Program, analysis: _Analysis) -> Program:
     uses = collections.Counter(operand for value in analysis.order for operand in value.inputs)
     uses.update(program.outputs.values())
 
+    inner = {v for sum_ in analysis.order if sum_.op == "add" for v in sum_.inputs if v.op == "add" and uses[v] == 1}
+
     def terms(value: Value) -> list[Value]:
-        found = []
-        for operand in value.inputs:
-            if operand.op == "add" and uses[operand] == 1:
-                found.extend(terms(operand))
+        found, waiting = [], [value]
+        while waiting:
+            part = waiting.pop()
+            if part is value or part in inner:
+                waiting.extend(reversed(part.inputs))
             else:
-                found.append(operand)
+                found.append(part)  # one that is added twice, twice
         return found
 
     new: dict[Value, Value] = {}
     for value in analysis.order:
+        if value in inner:
+            continue  # what it is part of takes it apart
         if value.op == "add":
             parts = sorted(terms(value), key=analysis.rank)
             if len(parts) > 2 and len({analysis.rank(part) for part in parts}) > 1 and value.dtype.is_floating_point:

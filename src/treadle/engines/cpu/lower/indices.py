@@ -28,10 +28,10 @@ Index = tuple[Any, ...] | Flat  # an Affine, or ROW, for each axis
 
 
 class MustBeStored(Exception):
-    """A value has to be in memory, because what reads it cannot compute it on the fly."""
+    """Values have to be in memory, because what reads them cannot compute them on the fly, or not at the price."""
 
-    def __init__(self, value: Value):
-        self.value = value
+    def __init__(self, *values: Value):
+        self.values = values
 
 
 def contiguous(shape: Iterable[int]) -> tuple[int, ...]:

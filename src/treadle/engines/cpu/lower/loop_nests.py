@@ -103,6 +103,10 @@ Phase = Value | Nest | tuple[Nest, ...]
 """What is done for all rows before the next begins: a product, a nest with products in it, or nests without."""
 
 
+_TOGETHER = 12
+"""How many nests without products are taken together at most."""
+
+
 @dataclasses.dataclass
 class Schedule:
     """The order in which a kernel computes: products (``Value``), and nests."""
@@ -129,7 +133,7 @@ class Schedule:
         for phase in self.phases:
             if isinstance(phase, Value) or phase.fused:
                 found.append(phase)
-            elif found and isinstance(found[-1], tuple):
+            elif found and isinstance(found[-1], tuple) and len(found[-1]) < _TOGETHER:
                 found[-1] = (*found[-1], phase)
             else:
                 found.append((phase,))

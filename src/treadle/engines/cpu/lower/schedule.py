@@ -10,8 +10,9 @@ of the product, a tile of rows and units at a time.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
@@ -29,6 +30,8 @@ from treadle.engines.cpu.lower.indices import (
 from treadle.engines.cpu.lower.loop_nests import Buffer, Carry, Fused, Kernel, Nest, Output, Root, Schedule, Sink, Sum
 
 _MOST_SLOTS = 8
+_FEW, _LONG = 4, 16
+"""In so many levels, or with so many operations, a nest rather computes again what another one could store."""
 
 
 def schedule(kernel: Kernel) -> Schedule:
@@ -38,9 +41,13 @@ def schedule(kernel: Kernel) -> Schedule:
         try:
             return _Scheduler(kernel, forced).run()
         except MustBeStored as force:
-            value = force.value
-            assert value not in forced, value
-            forced.add(value)
+            values = force.values
+        assert forced.isdisjoint(values), values
+        forced.update(values)
+
+
+_Place: TypeAlias = tuple[int, int]
+"""Where a value is computed: the level of a nest, and over how many features it goes."""
 
 
 class _Scheduler:
@@ -58,12 +65,16 @@ class _Scheduler:
             self.ready[value] = self._ready(value)
         self.buffers: dict[Value, int] = {}
         self.nests: dict[Any, Nest] = {}
+        self.unreadable: dict[Value, None] = {}
 
     def run(self) -> Schedule:
+        self._share_long()
         for value, sinks in self._sinks().items():
             for root in self._parts(value, tuple(sinks)):
                 self._place(root)
         touched = [(nest, self._touches(nest)) for nest in self.nests.values()]
+        if self.unreadable:
+            raise MustBeStored(*self.unreadable)
         self._share_expensive(touched)
         self._fuse(touched)
         return Schedule(self.kernel, self._phases(), self.buffers, self.products, self.stored, self.ready)
@@ -163,23 +174,70 @@ class _Scheduler:
             value, index = place
             if value in self.memory or (value in self.stored and self.ready[value] <= nest.level):
                 return []
-            return operands_at(value, index, nest.domain, self.readable)[::-1]
+            try:
+                return operands_at(value, index, nest.domain, self.readable)[::-1]
+            except MustBeStored as force:
+                self.unreadable.update(dict.fromkeys(force.values))
+                return []
 
         return list(preorder([root_index(root, nest) for root in nest.roots], operands))
+
+    def _share_long(self) -> None:
+        """Force into memory what nests of many levels would compute again, each from far back.
+
+        A step of many small steps is a long sum, and each of its products would begin it at the beginning.
+        """
+
+        def is_long(value: Value, where: set[_Place]) -> bool:
+            if len({level for level, _ in where}) <= _FEW:
+                return False
+            way = preorder([value], lambda v: () if v in self.readable else v.inputs)
+            return sum(1 for _ in itertools.islice(way, _LONG + 1)) > _LONG
+
+        self._store(is_long)
 
     def _share_expensive(self, touched: list[tuple[Nest, list[tuple[Value, Index]]]]) -> None:
         """Force into memory what several nests, or every feature of one, would compute again at a price."""
         levels: dict[Value, set[int]] = {}
+        narrow: set[Value] = set()
         for nest, touches in touched:
             count = p.numel(nest.domain)
             for value, _ in touches:
                 if value.op in p.EXPENSIVE and value.has_rows and value not in self.readable:
                     levels.setdefault(value, set()).add(nest.level)
                     if value.row_numel < count:
-                        raise MustBeStored(value)
-        for value, where in levels.items():
-            if len(where) > 1 and value not in self.forced:
-                raise MustBeStored(value)
+                        narrow.add(value)
+        several = {value for value, where in levels.items() if len(where) > 1}
+        self._store(lambda v, where: v in narrow and any(count > v.row_numel for _, count in where))
+        self._store(lambda v, where: v in several and len({level for level, _ in where}) > 1)
+        if narrow or several:
+            raise MustBeStored(*(narrow or several))
+
+    def _store(self, is_worth: Callable[[Value, set[_Place]], bool]) -> None:
+        """Force into memory what is worth that, where nests compute it; what it is made of is then computed once.
+
+        Raises:
+            MustBeStored: there is something.
+        """
+        where: dict[Value, set[_Place]] = {value: set() for value in self.order}
+        for value in (*self.kernel.outputs, *(new for _, new in self.kernel.carries), *self.kernel.sums):
+            where[value].add((self.ready[value], value.row_numel))
+        found = []
+        for value in reversed(self.order):
+            places = where[value]
+            if value in self.readable or not value.has_rows:
+                places = {(self.ready[value] - 1, value.inputs[0].row_numel)} if value in self.stored else set()
+            elif is_worth(value, places):
+                found.append(value)
+                places = {(self.ready[value], value.row_numel)}
+            if value.op == "dot":
+                (operand, _) = value.inputs
+                places = {(self.ready[operand], operand.row_numel)}
+            for operand in value.inputs[: 1 if value.op == "dot" else None]:
+                if operand in where and len(where[operand]) <= 2 * _FEW:
+                    where[operand] |= places
+        if found:
+            raise MustBeStored(*found)
 
     def _fuse(self, touched: list[tuple[Nest, list[tuple[Value, Index]]]]) -> None:
         """Fuse products into the nests that alone read them."""

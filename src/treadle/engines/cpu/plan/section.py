@@ -1,5 +1,6 @@
 """A section of a plan on the CPU: what its kernels compute, forwards and backwards."""
 
+import collections
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -15,6 +16,8 @@ from treadle.engines.cpu.lower.precision import Precision
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.kernel import CompiledKernel, compiled
 
+_MOST, _SLOW = 4_000, 10
+"""Operations that are compiled at most, in seconds; a product or a reduction takes as long as so many others."""
 _KNOWN = p.ELEMENTWISE | p.VIEWS | p.REDUCTIONS | {"cat", "dot", "full", "embedding"}
 
 
@@ -38,7 +41,19 @@ def why_not(section: Section) -> str | None:
         return "a state is boolean"
     if any(len(v.shape) != 2 or v.batch_axis != 0 for v in values if v.op == "dot"):
         return "a product has more than two axes"
-    return None
+    return _too_long(values)
+
+
+def _too_long(values: Sequence[Value]) -> str | None:
+    """Why so many operations are not compiled, if they are too many."""
+    counted = [v for v in values if v.op not in p.VIEWS and v.op != "full"]
+    if sum(_SLOW if v.op == "dot" or v.op in p.REDUCTIONS else 1 for v in counted) <= _MOST:
+        return None
+    ((line, _),) = collections.Counter(v.source for v in counted).most_common(1)
+    return (
+        f"{line}: a step has {len(counted):,} operations, and to compile so many takes minutes: write fewer, such as an"
+        " inner loop of fewer steps, or let the sequence have more steps instead"
+    )
 
 
 class CompiledSection:

@@ -13,21 +13,27 @@ from treadle.engines.cpu.write.sharing import Sharing
 
 
 class Table:
-    """The kernel's table of arguments, which the entry block reads."""
+    """The kernel's table of arguments, of which the entry block reads what is asked for."""
 
-    def __init__(self, cursor: Cursor, address: ir.Value, size: int):
-        self.cursor, entry = cursor, cursor.entry
-        places = map(cursor.const, range(size))
-        self.words = [entry.load(entry.gep(address, [place], source_etype=I64), typ=I64) for place in places]
+    def __init__(self, cursor: Cursor, address: ir.Value):
+        self.cursor, self.address = cursor, address
+        self._words: dict[int, ir.Value] = {}
         self._pointers: dict[int, ir.Value] = {}
+
+    def word(self, place: int) -> ir.Value:
+        if place not in self._words:
+            entry = self.cursor.entry
+            address = entry.gep(self.address, [self.cursor.const(place)], source_etype=I64)
+            self._words[place] = entry.load(address, typ=I64)
+        return self._words[place]
 
     def pointer(self, place: int) -> ir.Value:
         if place not in self._pointers:
-            self._pointers[place] = self.cursor.entry.inttoptr(self.words[place], POINTER)
+            self._pointers[place] = self.cursor.entry.inttoptr(self.word(place), POINTER)
         return self._pointers[place]
 
     def word_of(self, place: int, index: ir.Value) -> ir.Value:
-        return self.cursor.load_word(self.cursor.b.inttoptr(self.words[place], POINTER), index)
+        return self.cursor.load_word(self.cursor.b.inttoptr(self.word(place), POINTER), index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Addresses:
 
     def in_scratch(self, rows: Rows, r: ir.Value) -> ir.Value:
         c, b = self.cursor, self.cursor.b
-        start = b.mul(self.table.words[self.places.capacity], c.const(rows.start))
+        start = b.mul(self.table.word(self.places.capacity), c.const(rows.start))
         offset = b.add(start, b.mul(r, c.const(rows.size)))
         return c.at(self.sharing.scratch, self.sharing.behind_own(offset))
 
@@ -65,7 +71,7 @@ class Addresses:
         c, b = self.cursor, self.cursor.b
         if value in self.streams:
             place = self.streams[value]
-            stride = self.table.words[place + 1]
+            stride = self.table.word(place + 1)
             return c.at(self.table.pointer(place), b.mul(b.add(step.first, r), stride)), stride
         if value in self.carries:
             i = self.carries[value]
@@ -103,7 +109,7 @@ class Addresses:
         match to:
             case Output(i):
                 place = self.places.outputs[i]
-                row = b.mul(b.add(step.first, r), self.table.words[place + 1])
+                row = b.mul(b.add(step.first, r), self.table.word(place + 1))
                 return c.at(self.table.pointer(place), row)
             case Carry(i):
                 return c.at(step.after[i], b.mul(r, c.const(self.scratch.carries[i][1].size)))

@@ -11,6 +11,8 @@ memory for all threads, ``own`` for one. The last phase takes the states from th
 import dataclasses
 import functools
 
+from llvmlite import ir
+
 from treadle.engines.cpu.lower.lowered import Lowered
 from treadle.engines.cpu.write.addresses import Step, Table
 from treadle.engines.cpu.write.cursor import I64, POINTER, Cursor
@@ -22,7 +24,8 @@ from treadle.engines.cpu.write.steps import Phases
 class _ByColumns(Sharing):
     """States are read where they start."""
 
-    ours: Panels
+    first_panel: ir.Value
+    last_panel: ir.Value
 
     states_outside = True
 
@@ -30,7 +33,7 @@ class _ByColumns(Sharing):
         return self.lowered.kernel.carries[i][0].row_numel
 
     def panels(self, count: int) -> Panels:
-        return self.ours
+        return functools.partial(some_panels, self.cursor, self.first_panel, self.last_panel)
 
 
 def text(lowered: Lowered) -> str:
@@ -40,9 +43,9 @@ def text(lowered: Lowered) -> str:
     arguments, number, first, last, scratch, own = function.args
     places = lowered.places
     with c.inside(function):
-        table = Table(c, arguments, len(places))
-        rows, panels = table.words[places.capacity], functools.partial(some_panels, c, first, last)
-        phases = Phases(table, _ByColumns(c, lowered, c.const(0), rows, scratch, own, panels))
+        table = Table(c, arguments)
+        rows = table.word(places.capacity)
+        phases = Phases(table, _ByColumns(c, lowered, c.const(0), rows, scratch, own, first, last))
         before = [table.pointer(place) for place in places.carries]
         after = []
         for _, written in lowered.scratch.carries:
@@ -56,7 +59,7 @@ def text(lowered: Lowered) -> str:
             switch.add_case(c.const(n), block)
             c.b.position_at_end(block)
             if phase is not None:
-                phases.one(phase, step)
+                phases.some([phase], step)
             else:
                 phases.copy_states(after, c.const(0), rows, load=False)
             c.b.branch(end)

@@ -27,7 +27,7 @@ def text(lowered: Lowered) -> str:
     function = c.function("run", POINTER, I64, I64, POINTER)
     arguments, first, last, scratch = function.args
     with c.inside(function):
-        table = Table(c, arguments, len(lowered.places))
+        table = Table(c, arguments)
         sharing = _ByRows(c, lowered, first, last, scratch, own=scratch)
         phases, sums = Phases(table, sharing), Sums(sharing)
         sums.clear(sharing.own)

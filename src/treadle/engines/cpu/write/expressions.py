@@ -8,6 +8,7 @@ from llvmlite import ir
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
+from treadle.compiler.walk import postorder
 from treadle.engines.cpu.lower.indices import Affine, Index, flat, operands_at
 from treadle.engines.cpu.lower.loop_nests import Buffer, Carry, Nest, Output
 from treadle.engines.cpu.write import vector_functions
@@ -56,11 +57,19 @@ class Expressions:
         self._readable = addresses.lowered.kernel.memory | self.plan.stored
 
     def at(self, value: Value, index: Index, spot: Spot) -> ir.Value:
-        key = (value, index)
-        found = spot.values.get(key)
-        if found is None:
-            found = spot.values[key] = self._computed(value, index, spot)
-        return found
+        """A vector of a value. Operands first, and not by recursion: a step may be a long way from its input."""
+        operands: dict[tuple[Value, Index], list[tuple[Value, Index]]] = {}
+
+        def made_of(place: tuple[Value, Index]) -> list[tuple[Value, Index]]:
+            value, index = place
+            operands[place] = []
+            if not self.plan.is_loaded(value, spot.nest):
+                operands[place] = operands_at(value, index, spot.nest.domain, self._readable)
+            return operands[place]
+
+        for place in postorder([(value, index)], made_of, spot.values):
+            spot.values[place] = self._computed(*place, [spot.values[o] for o in operands[place]], spot)
+        return spot.values[value, index]
 
     def number_at(self, value: Value, index: Index, spot: Spot) -> ir.Value:
         """The same; of truth values, ones and zeros."""
@@ -76,7 +85,7 @@ class Expressions:
                 place = c.b.add(place, term)
         return c.at(base, place)
 
-    def _computed(self, value: Value, index: Index, spot: Spot) -> ir.Value:
+    def _computed(self, value: Value, index: Index, operands: list[ir.Value], spot: Spot) -> ir.Value:
         c = self.cursor
         if self.plan.is_loaded(value, spot.nest):
             result = self._loaded(value, index, spot)
@@ -88,7 +97,6 @@ class Expressions:
             return c.filled(float(number))
         if value.op == "embedding":
             return self._embedded(value, index, spot)
-        operands = [self.at(v, i, spot) for v, i in operands_at(value, index, spot.nest.domain, self._readable)]
         return self._operation(value, operands) if value.op in p.ELEMENTWISE else operands[0]
 
     def _operation(self, value: Value, operands: list[ir.Value]) -> ir.Value:
@@ -158,7 +166,7 @@ class Expressions:
         c, b, addresses = self.cursor, self.cursor.b, self.addresses
         table, which = value.inputs
         place = addresses.streams[which]
-        row = b.mul(b.add(spot.step.first, spot.row), addresses.table.words[place + 1])
+        row = b.mul(b.add(spot.step.first, spot.row), addresses.table.word(place + 1))
         number = c.load_word(addresses.table.pointer(place), row)
         zero, last = c.const(0), c.const(table.shape[0] - 1)
         number = b.select(b.icmp_signed("<", number, zero), zero, c.minimum(number, last))

@@ -32,13 +32,11 @@ class _SideBySide(Sharing):
     give_way: ir.Value
     team: ir.Value
     number: ir.Value
+    met: ir.Value
+    """Where it is counted how many threads have arrived at all meetings so far."""
 
     def __post_init__(self) -> None:
-        c = self.cursor
-        self.is_first = c.b.icmp_unsigned("==", self.number, c.const(0))
-        self.met = c.slot(I64)
-        """How many threads have arrived at all meetings so far."""
-        c.b.store(c.const(0), self.met)
+        self.is_first = self.cursor.b.icmp_unsigned("==", self.number, self.cursor.const(0))
 
     def panels(self, count: int) -> Panels:
         return functools.partial(some_panels, self.cursor, *self._share(self.cursor.const(count)))
@@ -100,7 +98,7 @@ def text(lowered: Lowered) -> str:
     function = c.function("run", POINTER, I64, POINTER, POINTER, I64, POINTER, I64)
     arguments, most, scratch, own, own_size, meeting, give_way = function.args
     with c.inside(function):
-        table, b = Table(c, arguments, len(lowered.places)), c.b
+        table, b = Table(c, arguments), c.b
         begin, late = function.append_basic_block("begin"), function.append_basic_block("late")
         joined = join(c, meeting, most)
         team, number = b.lshr(joined, c.const(32)), b.and_(joined, c.const(0xFFFFFFFF))
@@ -108,8 +106,10 @@ def text(lowered: Lowered) -> str:
         b.position_at_end(late)
         b.ret_void()
         b.position_at_end(begin)
-        rows = table.words[lowered.places.capacity]
-        sharing = _SideBySide(c, lowered, c.const(0), rows, scratch, own, meeting, give_way, team, number)
+        rows = table.word(lowered.places.capacity)
+        met = c.slot(I64)
+        b.store(c.const(0), met)
+        sharing = _SideBySide(c, lowered, c.const(0), rows, scratch, own, meeting, give_way, team, number, met)
         sums = Sums(sharing)
         # The sums of who did not come are zero.
         with b.if_then(sharing.is_first), c.loop(team, most) as absent:

@@ -1,6 +1,8 @@
 """What one step does, all steps of a sequence, and what is summed over them."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from llvmlite import ir
 
@@ -14,6 +16,8 @@ from treadle.engines.cpu.write.products import Products
 from treadle.engines.cpu.write.reductions import Reduction
 from treadle.engines.cpu.write.sharing import Sharing, Work
 
+_MANY, _PART = 16, 4
+"""Of more phases than so many, so many each are a function."""
 ROWS = 4
 """How many rows go through one nest before the next one begins."""
 FLUSH_STEPS = 256
@@ -32,11 +36,46 @@ class Phases:
 
     def all(self, step: Step) -> None:
         """All phases; everybody waits after each."""
-        for phase in self.lowered.schedule.grouped:
-            self.one(phase, step)
+        phases = self.lowered.schedule.grouped
+        for first in range(0, len(phases), _PART):
+            self.some(phases[first : first + _PART], step)
+
+    def some(self, phases: Sequence[Phase], step: Step) -> None:
+        """Some of the phases, one after another."""
+        if len(self.lowered.schedule.grouped) > _MANY:
+            self._apart(phases, step)
+        else:
+            self._in_turn(phases, step)
+
+    def _in_turn(self, phases: Sequence[Phase], step: Step) -> None:
+        for phase in phases:
+            self._one(phase, step)
             self.sharing.wait()
 
-    def one(self, phase: Phase, step: Step) -> None:
+    def _apart(self, phases: Sequence[Phase], step: Step) -> None:
+        """Some phases as a function of their own: what LLVM takes for a function grows faster than the function."""
+        c, sharing = self.cursor, self.sharing
+        held = {field.name: getattr(sharing, field.name) for field in dataclasses.fields(sharing)}
+        held = {n: v for n, v in held.items() if isinstance(v, ir.Value) and not isinstance(v, ir.Constant)}
+        given: list[Any] = [
+            self.addresses.table.address,
+            *held.values(),
+            step.first,
+            step.count,
+            *step.before,
+            *step.after,
+        ]
+        function = c.function(f"part{len(c.module.globals)}", *(value.type for value in given), internal=True)
+        function.attributes.add("noinline")
+        with c.inside(function):
+            table, *values = function.args
+            first, count, *states = values[len(held) :]
+            moved = dataclasses.replace(sharing, **dict(zip(held, values, strict=False)))
+            before, after = states[: len(step.before)], states[len(step.before) :]
+            Phases(Table(c, table), moved)._in_turn(phases, Step(first, count, before, after))
+        c.b.call(function, given)
+
+    def _one(self, phase: Phase, step: Step) -> None:
         if isinstance(phase, tuple):
             for work in self.sharing.plain(phase, step.count):
                 self._plain(work, step)
@@ -119,7 +158,7 @@ class Steps:
                 b.store(self.addresses.in_scratch(block, zero), slot)
         joined = c.slot(I64)
         b.store(zero, joined)
-        steps = self.table.words[self.places.steps]
+        steps = self.table.word(self.places.steps)
         with c.loop(zero, steps) as s:
             t = b.sub(b.sub(steps, c.const(1)), s) if self.kernel.reverse else s
             rows = self._rows_at(t)
@@ -151,7 +190,7 @@ class Steps:
 
     def _compute(self, step: Step) -> None:
         """The step; forwards, resets come before it, and backwards after it."""
-        has_resets = self.cursor.b.icmp_signed("!=", self.table.words[self.places.resets], self.cursor.const(0))
+        has_resets = self.cursor.b.icmp_signed("!=", self.table.word(self.places.resets), self.cursor.const(0))
         if not self.kernel.reverse:
             with self.sharing.once(has_resets):
                 self._reset(step, step.before)
@@ -175,7 +214,7 @@ class Steps:
 
     def _reset(self, step: Step, states: Sequence[ir.Value]) -> None:
         """Forwards, a row takes the initial state before its step; backwards, what reached it ends there."""
-        c, b, resets = self.cursor, self.cursor.b, self.table.words[self.places.resets]
+        c, b, resets = self.cursor, self.cursor.b, self.table.word(self.places.resets)
         with b.if_then(b.icmp_signed("!=", resets, c.const(0))):
             flags = b.inttoptr(resets, POINTER)
             with c.loop(0, step.count) as r:
