@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from treadle.atomic import all_or_none, regular, replacing
+from treadle.atomic import all_or_none, regular, replacing, write_whole
 from treadle.errors import DataError
 
 
@@ -144,3 +144,21 @@ def test_only_regular_files_are_read(tmp_path):
         regular(tmp_path)
     with pytest.raises(FileNotFoundError):
         regular(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("without", ["", "O_TMPFILE", "link"])
+def test_a_whole_file_is_written_with_and_without_files_that_have_no_name(tmp_path, monkeypatch, without):
+    def fails(*arguments, **options):
+        raise OSError("no such thing here")
+
+    if without == "O_TMPFILE":
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    elif without:
+        monkeypatch.setattr(os, "link", fails)
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o640)
+    write_whole(path, b"new", lambda: os.rename(path, tmp_path / "before"))
+    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"file": "new", "before": "old"}
+    with pytest.raises(OSError, match="there is no folder"):
+        write_whole(tmp_path / "nothing" / "file", b"new")

@@ -7,7 +7,7 @@ import platform
 import secrets
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from treadle.errors import DataError
@@ -77,6 +77,54 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         _remove(beside)
         raise
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes, before: Callable[[], None] = lambda: None) -> None:
+    """Write a file whose content is known. On Linux it has no name until all of it is written, so that nothing is left
+    of it if the process is killed meanwhile.
+
+    Args:
+        path: where to.
+        content: of the file.
+        before: called once all is written, before the file takes its place.
+
+    Raises:
+        OSError: as of `replacing`; of a disk that is full, with the path.
+    """
+    place = destination(path)
+    try:
+        unnamed = os.open(place.parent, os.O_TMPFILE | os.O_WRONLY, 0o666) if os.path.isdir("/proc/self/fd") else None
+    except (AttributeError, OSError):  # elsewhere, and on some network drives
+        unnamed = None
+    try:
+        if unnamed is None:
+            with replacing(place) as beside:
+                beside.write_bytes(content)
+                before()
+            return
+        with open(unnamed, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(unnamed)
+            before()
+            with replacing(place) as beside:
+                beside.unlink()
+                if not _named(unnamed, beside):
+                    beside.write_bytes(content)
+    except OSError as error:
+        raise OSError(f"{os.fspath(path)} cannot be written: {error.strerror or error}") from None
+
+
+def _named(unnamed: int, path: Path) -> bool:
+    """Give an open file that has no name its first one; whether the file system can."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.link(f"/proc/self/fd/{unnamed}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+    except OSError:
+        return False
+    finally:
+        os.close(folder)
+    return True
 
 
 _mine: set[Path] = set()

@@ -314,21 +314,28 @@ def test_a_folder_is_refused_a_link_stays_one_and_nothing_is_left(path):
         load_checkpoint(path / "pipe", model)
 
 
-def test_a_killed_writer_leaves_nothing_that_the_next_one_does_not_remove(path):
+@pytest.mark.parametrize(("moment", "left"), [(1, {"run.checkpoint"}), (2, {"run.checkpoint.previous", "beside"})])
+def test_a_killed_writer_leaves_nothing_that_the_next_one_does_not_remove(path, moment, left):
     script = """
         import os, signal, sys, treadle as td
-        from treadle.files import checkpoint
-        write = checkpoint.write_in_place
-        def killed(*arguments):
-            write(*arguments)
-            os.kill(os.getpid(), signal.SIGKILL)
-        checkpoint.write_in_place = killed
-        checkpoint.save_checkpoint(sys.argv[1], td.GRUCell(2, 3), step=2)
+        from treadle.training import save_checkpoint
+        fsync, at = os.fsync, int(sys.argv[2])
+        def killed(file):
+            global at
+            at -= 1
+            if not at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            fsync(file)
+        os.fsync = killed
+        save_checkpoint(sys.argv[1], td.GRUCell(2, 3), step=2)
     """
     model = td.GRUCell(2, 3)
     save_checkpoint(path, model, step=1)
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(path)], check=False, env=os.environ)
-    assert len(os.listdir(path.parent)) == 3  # the lock, and what was written
+    words = [sys.executable, "-c", textwrap.dedent(script), str(path), str(moment)]
+    assert subprocess.run(words, check=False, env=os.environ).returncode == -9
+    found = {"beside" if name.startswith(".treadle-") else name for name in os.listdir(path.parent)}
+    if sys.platform == "linux":  # where a file may have no name while it is written
+        assert found == {"run.checkpoint.lock", *left}
     assert load_checkpoint(path, model)["step"] == 1
     save_checkpoint(path, model, step=3)
     assert {one.name for one in path.parent.iterdir()} == {"run.checkpoint", "run.checkpoint.previous"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import typer
 
-from treadle.atomic import destination, replacing
+from treadle.atomic import destination, write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,9 +121,8 @@ def check_picture(option: str, path: Path | None) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place, then rename it."""
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    """Write a text file, all of it or nothing."""
+    write_whole(path, text.encode())
 
 
 @contextlib.contextmanager

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from treadle.atomic import destination, replacing
+from treadle.atomic import destination, write_whole
 from treadle.errors import ModelFileError, TreadleError
 from treadle.files.description import describe, tensors_of
 from treadle.files.lock import locked
-from treadle.files.model_file import read, write_in_place
+from treadle.files.model_file import content_of, read
 from treadle.state import shape
 
 KIND = "treadle checkpoint"
@@ -71,12 +71,16 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
         "parts": json.dumps(values),
         "generators": json.dumps(_flatten(_generators(), "generators", tensors)),
     }
-    path = destination(path)
-    with locked(path, PATIENCE), replacing(path) as beside:
-        write_in_place(beside, path, tensors, metadata)
-        if path.exists():
+    place, content = destination(path), content_of(tensors, metadata)
+
+    def keep_the_last() -> None:
+        if place.exists():
             # A damaged file must never take the place of the last good one.
-            os.replace(path, previous_checkpoint(path) if _is_whole(path) else path.with_name(path.name + ".damaged"))
+            damaged = place.with_name(place.name + ".damaged")
+            os.replace(place, previous_checkpoint(place) if _is_whole(place) else damaged)
+
+    with locked(place, PATIENCE):
+        write_whole(place, content, keep_the_last)
 
 
 def load_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from treadle.atomic import regular, replacing
+from treadle.atomic import regular, write_whole
 from treadle.errors import ModelFileError
 from treadle.files.description import build, describe, tensors_of
 
@@ -186,23 +185,16 @@ def checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file with a checksum over all of it, beside its place, then rename it."""
-    with replacing(path) as beside:
-        write_in_place(beside, path, tensors, metadata)
+    """Write a safetensors file with a checksum over all of it."""
+    write_whole(path, content_of(tensors, metadata))
 
 
-def write_in_place(
-    beside: Path, path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str]
-) -> None:
-    """Write a safetensors file with a checksum over all of it beside ``path``, where nothing is lost if this fails."""
+def content_of(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file with a checksum over all of it."""
     metadata = metadata | {"version": str(FORMAT)}
     metadata["checksum"] = checksum(json.dumps(metadata, sort_keys=True), tensors)
     # Not save_file, which writes to a file of a name of its own first, and leaves it if the process is killed.
-    content = safetensors.torch.save(dict(tensors), metadata)
-    try:
-        beside.write_bytes(content)
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}") from None
+    return safetensors.torch.save(dict(tensors), metadata)
 
 
 def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
