@@ -113,3 +113,39 @@ def test_drop_ins(options, ragged):
     xs = torch.randn(4, 7, 3)
     (ys, (h, c)), (expected, (h_n, c_n)) = program(xs, **lengths), rnn(xs, **lengths)
     assert_all_close({"ys": ys, "h": h, "c": c}, {"ys": expected, "h": h_n, "c": c_n})
+
+
+def test_masks_are_drawn_anew_and_are_those_of_the_network():
+    rnn = td.Recurrent(stack("stack", hidden_sizes=(4, 4), dropout=0.5))
+    program = saved_and_loaded(export(rnn, (torch.randn(2, 5, 3),), dynamic_shapes=(ANY,)))
+    xs, found = torch.randn(2, 9, 3), []
+    with torch.no_grad():
+        for run in (program, rnn):
+            torch.manual_seed(5)
+            found.append(run(xs)[0])
+        assert not torch.equal(program(xs)[0], found[0])
+    assert_close(found[0], found[1])
+
+
+NETWORKS = {
+    "both directions": (td.Bidirectional(td.LSTMCell(3, 4), td.GRUCell(3, 4)), lambda B, T: (torch.randn(B, T, 3),)),
+    "closed loop": (
+        td.ClosedLoop(td.GRUCell(5, 4), td.Discrete(3), td.Discrete(2)),
+        lambda B, T: (torch.randint(3, (B, T)),),
+    ),
+    "encoder and decoder": (
+        td.EncoderDecoder(td.GRUCell(2, 5), td.GRUCell(3, 5), nn.Linear(5, 3)),
+        lambda B, T: (torch.randn(B, T, 2), torch.randn(B, T + 1, 3)),
+    ),
+}
+
+
+@pytest.mark.share(1)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_networks_of_networks(kind):
+    network, given = NETWORKS[kind]
+    example = given(2, 5)
+    program = saved_and_loaded(export(network, example, dynamic_shapes=(ANY,) * len(example)))
+    others = given(4, 7)
+    with torch.no_grad():
+        assert_close(program(*others)[0], network(*others)[0])

@@ -91,11 +91,23 @@ def test_what_changed_before_the_derivative_is_refused():
             gradients(outputs, rnn)
 
 
+def test_autocast_rounds_what_it_rounds_elsewhere():
+    torch.compiler.reset()
+    rnn, xs = td.Recurrent(td.LSTMCell(3, 4)), torch.randn(2, 9, 3)
+    found = []
+    for run in (rnn, compiled(rnn)):
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = run(xs)
+        found.append({"ys": outputs[0]} | gradients(outputs, rnn))
+    assert_all_close(found[1], found[0])
+    assert not torch.equal(found[0]["ys"], rnn(xs)[0])
+
+
 def test_a_number_of_another_process_is_refused():
     rnn = td.Recurrent(td.LSTMCell(3, 4))
     xs, weights = torch.zeros(1, 2, 3), list(rnn.parameters())
-    torch.ops.treadle.sequence(rnn.handle, xs, [], weights, None, None, False)
+    torch.ops.treadle.sequence(rnn.handle, xs, [], weights, None, None, False, False)
     for foreign in (1, rnn.handle + 1):
         with pytest.raises(td.errors.EngineError, match="not in this process"):
-            torch.ops.treadle.sequence(foreign, xs, [], weights, None, None, False)
+            torch.ops.treadle.sequence(foreign, xs, [], weights, None, None, False, False)
     assert len({td.Recurrent(td.LSTMCell(3, 4)).handle for _ in range(10)}) == 10

@@ -60,9 +60,8 @@ class Discrete(_Sized):
         if values.is_floating_point():
             return _features(values, self.n, what)
         values = _without_padding(values.long(), lengths)
-        wrong = ((values < 0) | (values >= self.n)).nonzero()
-        if len(wrong):
-            place = tuple(wrong[0].tolist())
+        place = _first((values < 0) | (values >= self.n))
+        if place is not None:
             raise DataError(
                 f"{what} {int(values[place])} at {list(place)} is not one of the {self.n} there are, 0 to {self.n - 1}"
             )
@@ -151,9 +150,8 @@ class Continuous(_Sized):
         values = torch.as_tensor(values)
         values = values if values.is_floating_point() else values.to(torch.get_default_dtype())
         values = _without_padding(_features(values, self.n, what), lengths)
-        wrong = (~values.isfinite()).nonzero()
-        if len(wrong):
-            place = tuple(wrong[0].tolist())
+        place = _first(~values.isfinite())
+        if place is not None:
             raise DataError(f"{what} at {list(place)} is {float(values[place])}: it must be finite")
         return values
 
@@ -204,6 +202,14 @@ class Likeliest(nn.Module):
         highest = scores == scores.amax(1, keepdim=True)
         first = torch.where(highest, numbers, self.n).amin(1, keepdim=True)
         return (numbers == first).to(scores.dtype)
+
+
+def _first(wrong: Tensor) -> tuple[int, ...] | None:
+    """The first place that is true, if there is one."""
+    if torch.compiler.is_exporting():
+        return None  # there are no values yet
+    places = wrong.nonzero()
+    return tuple(places[0].tolist()) if len(places) else None
 
 
 def _features(values: Tensor, n: int, what: str) -> Tensor:

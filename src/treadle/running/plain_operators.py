@@ -4,7 +4,8 @@ A program that is exported is loaded in other processes, where neither the netwo
 cell's own step, once, and a loop over time for sequences of any length (`torch.scan`).
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from treadle.engines import Call, Result
 from treadle.engines.reference import without_padding
 from treadle.protocol import State
 from treadle.state import check_kept, map_state, named_tensors, where, with_tensors
-from treadle.torch_internals import scan
+from treadle.torch_internals import no_function_modes, scan
 
 
 def run(call: Call) -> Result:
@@ -35,8 +36,29 @@ def run(call: Call) -> Result:
         given = [y, *tensors] if call.return_states else [y]
         return _own(tensors), _own(given)
 
-    end, (ys, *every) = scan(step, _own(tensor for _, tensor in named_tensors(call.state)), by_step)
+    starts = _own(tensor for _, tensor in named_tensors(call.state))
+    with _without_derivative():
+        end, (ys, *every) = scan(step, starts, by_step)
     return Result(ys, like(call.state, end), like(call.state, every) if every else None)
+
+
+@contextlib.contextmanager
+def _without_derivative() -> Iterator[None]:
+    """A context in which a loop is traced for itself; its derivative is made when the program runs.
+
+    PyTorch would try that at once, and fails where a step draws random numbers. What is traced does not see this.
+    """
+    if torch.compiler.is_dynamo_compiling():  # which sees everything
+        yield
+        return
+    before = torch.is_grad_enabled()
+    with no_function_modes():
+        torch.set_grad_enabled(False)
+    try:
+        yield
+    finally:
+        with no_function_modes():
+            torch.set_grad_enabled(before)
 
 
 def _own(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle import state as states
+from treadle.engines import autocast_dtype
 from treadle.engines.autograd import gradients_of
 from treadle.engines.network import Network, network_of
 from treadle.errors import EngineError
@@ -49,6 +50,7 @@ class _Arguments(NamedTuple):
     lengths: Tensor | None
     resets: Tensor | None
     return_states: bool
+    bfloat16: bool
 
     @property
     def network(self) -> Any:
@@ -77,11 +79,15 @@ class _Arguments(NamedTuple):
         before = states.with_tensors(recurrent.initial_state(1), self.state) if self.state else None
         tensors = dict(zip(_tensors(recurrent), self.tensors, strict=True))
         given = (self.xs, before, self.lengths, self.resets, self.return_states)
-        ys, *parts = torch.func.functional_call(recurrent, tensors, given)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            ys, *parts = torch.func.functional_call(recurrent, tensors, given)
         return _own([ys, *(tensor for part in parts for _, tensor in states.named_tensors(part))])
 
 
-_SCHEMA = "int handle, Tensor xs, Tensor[] state, Tensor[] tensors, Tensor? lengths, Tensor? resets, bool return_states"
+_SCHEMA = (
+    "int handle, Tensor xs, Tensor[] state, Tensor[] tensors, Tensor? lengths, Tensor? resets, bool return_states,"
+    " bool bfloat16"
+)
 
 
 def _tensors(recurrent: nn.Module) -> dict[str, Tensor]:
@@ -102,8 +108,10 @@ def run(
     parts = [] if state is None else [tensor for _, tensor in states.named_tensors(state)]
     tensors = list(_tensors(recurrent).values())
     lengths, resets = (None if given is None else torch.as_tensor(given) for given in (lengths, resets))
+    # What is compiled runs where autocast is off.
+    bfloat16 = autocast_dtype(xs.device) is torch.bfloat16
     results = torch.ops.treadle.sequence(
-        *_Arguments(recurrent.handle, xs, parts, tensors, lengths, resets, return_states)
+        *_Arguments(recurrent.handle, xs, parts, tensors, lengths, resets, return_states, bfloat16)
     )
     count = len(states.named_tensors(like))
     parts = [results[1 : 1 + count]] + ([results[1 + count : -1]] if return_states else [])
@@ -186,8 +194,11 @@ def sequence_backward(gradients: Sequence[Tensor], ticket: Tensor, *arguments: A
 def _gradients(gradients: Sequence[Tensor], ticket: Tensor, given: _Arguments) -> list[Tensor]:
     leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in given.sources]
     recurrent = _as_it_was(given.network, given.xs, ticket)
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(ticket[:_SEED])
+    # Only where it counts: meanwhile other threads would draw what was drawn then.
+    draws = bool(_network(recurrent, given.xs).plan(given.return_states).random)
+    with torch.random.fork_rng(devices=[], enabled=draws):
+        if draws:
+            torch.set_rng_state(ticket[:_SEED])
         outputs = given.with_sources(leaves).call(recurrent)
     found = gradients_of(leaves, [leaf.requires_grad for leaf in leaves], outputs, gradients)
     return _own([torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)])
@@ -200,16 +211,16 @@ def _(gradients: Sequence[Tensor], ticket: Tensor, *arguments: Any) -> list[Tens
 
 def _remember(ctx: Any, inputs: Any, output: Any) -> None:
     given = _Arguments(*inputs)
-    ctx.handle, ctx.states, ctx.return_states = given.handle, len(given.state), given.return_states
+    ctx.handle, ctx.states, ctx.modes = given.handle, len(given.state), (given.return_states, given.bfloat16)
     # Autograd saves the tensors, and sees to it that nobody writes into them.
     ctx.save_for_backward(given.lengths, given.resets, output[-1], *given.sources)
 
 
 def _derivative(ctx: Any, gradients: Sequence[Tensor]) -> Any:
     lengths, resets, ticket, xs, *rest = ctx.saved_tensors
-    given = _Arguments(ctx.handle, xs, rest[: ctx.states], rest[ctx.states :], lengths, resets, ctx.return_states)
+    given = _Arguments(ctx.handle, xs, rest[: ctx.states], rest[ctx.states :], lengths, resets, *ctx.modes)
     found = torch.ops.treadle.sequence_backward(gradients[:-1], ticket, *given)
-    return None, found[0], found[1 : 1 + ctx.states], found[1 + ctx.states :], None, None, None
+    return None, found[0], found[1 : 1 + ctx.states], found[1 + ctx.states :], None, None, None, None
 
 
 sequence.register_autograd(_derivative, setup_context=_remember)

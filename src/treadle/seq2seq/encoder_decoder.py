@@ -146,7 +146,7 @@ class EncoderDecoder(nn.Module):
         if self.attention is not None:
             state["attention"] = self.attention.initial_state(encoded.memory)
         if self.has_memory:
-            state["head"] = self.head.initial_state(len(encoded.lengths))
+            state["head"] = self.head.initial_state(encoded.lengths.shape[0])
         return state
 
     def decode(
@@ -219,7 +219,7 @@ class EncoderDecoder(nn.Module):
         Raises:
             ShapeError: they do not fit, or there are not as many targets as sources.
         """
-        if len(source) != len(target):
+        if source.shape[0] != target.shape[0]:
             raise ShapeError(f"there are {len(source)} sources, but {len(target)} targets: pass one for each")
         encoded = self.encode(source, source_lengths, source_resets)
         return self.decode(target, encoded, lengths=target_lengths, resets=target_resets)
@@ -233,7 +233,7 @@ class EncoderDecoder(nn.Module):
         initial = self.initial_state(encoded)
         if state is None:
             return initial
-        return states.check_state(state, initial, len(encoded.lengths), "EncoderDecoder")
+        return states.check_state(state, initial, encoded.lengths.shape[0], "EncoderDecoder")
 
     def session(self, batch_size: int = 1) -> DecodingSession:
         """Run the decoder live, one step a call: see `treadle.seq2seq.DecodingSession`.
