@@ -378,3 +378,15 @@ def test_ctrl_c_ends_it_although_a_connection_is_slow(served):
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in err
+
+
+def test_open_images_take_no_more_memory_than_they_may(client, monkeypatch):
+    names = [opened(client)["session"] for _ in range(3)]
+    values = {"row": 1, "column": 2, "positive": True}
+    monkeypatch.setattr(page, "MOST_KEPT", 1)
+    assert client.post("/click", json={"session": names[2], **values}).json()["error"].endswith("undo some of them")
+    monkeypatch.setattr(page, "MOST_KEPT", 200_000)
+    for _ in range(20):
+        assert client.post("/click", json={"session": names[2], **values}).status_code in (200, 400)
+    answers = [client.post("/undo", json={"session": name}).status_code for name in names]
+    assert answers == [400, 400, 200]

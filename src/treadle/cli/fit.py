@@ -99,6 +99,8 @@ def fit(
     from treadle.training.task import Confusion, Forecasts, Predictions
 
     options.check_outputs({"--output": output, "--checkpoint": checkpoint, "--plot": plot}, [file, test])
+    if tensorboard is not None and tensorboard.exists() and not tensorboard.is_dir():
+        raise typer.BadParameter(f"--tensorboard: {tensorboard} is not a folder: name another")
     for name, known in {
         "cell": CELLS,
         "wiring": WIRINGS,
@@ -129,9 +131,9 @@ def fit(
     if checkpoint is not None and first:
         run.refuse_checkpoint(checkpoint)
     err = options.console(sys.stderr, quiet=not first)
-    err.print(str(run))
     unit = "bytes" if settings.kind == "text" else "inputs"
     watching = Watch(err, unit, tensorboard if first else None)
+    err.print(str(run))
     with options.noticing_interrupts() as interrupted, noticing_termination(), watching as watch:
         lasts, kept = length.of(run.task.epoch_steps), often.of(run.task.epoch_steps)
         kwargs = {"validated": plot is not None or tensorboard is not None, "checkpoint": checkpoint}

@@ -35,8 +35,12 @@ def run(
     from treadle.training.fitted import check_readable, predictions
 
     use_one_thread()
+    if series_id is not None and data is None:
+        raise typer.BadParameter("--series-id has a meaning with a file of series only: leave it out")
     if data is not None:
         fitted = Fitted.load(model)
+        if series_id is not None and fitted.horizon is None:
+            raise typer.BadParameter(f"--series-id: {model} reads sequences, not series: leave it out")
         check_readable(data, fitted)
         rows = list(predictions(fitted, data, series_id))  # all or none
         csv.writer(sys.stdout).writerows(rows)

@@ -102,6 +102,11 @@ class SeriesTask:
         self._training = [self._targets(i, "training") for i in range(len(series))]
         if not any((~y.isnan()).any() for y in self._training):
             raise DataError(f"{series.name}: no forecast of the training part has anything to be compared with")
+        for part in ("validation", "test"):
+            if all(values.isnan().all() for values in series.part(series.targets, part)):
+                raise DataError(
+                    f"{series.name}: all targets of the {part} part are missing: fill some, or leave rows out"
+                )
         context = window - 1 if predict == "last" else min(max(window // 2, self.season), window - 1)
         self._piece, self._context, self._rows, self._seed = window - context, context, rows, seed
         self.name = series.name

@@ -137,6 +137,13 @@ class ClickSession:
         self._answers = [Answer(None, maps, similar, nothing)]
 
     @property
+    def kept_bytes(self) -> int:
+        """How much memory it takes: what was seen, and what each click keeps."""
+        seen = self._seen if isinstance(self._seen, tuple) else (self._seen,)
+        parts = [*seen, *((answer.maps, *answer.similar, answer.selected) for answer in self._answers)]
+        return sum(one.nbytes for part in parts for one in (part if isinstance(part, tuple) else (part,)))
+
+    @property
     def clicks(self) -> list[Click]:
         """The clicks so far, in order."""
         return [answer.click for answer in self._answers[1:] if answer.click is not None]

@@ -31,6 +31,8 @@ MOST_SESSIONS = 8
 """Images that are kept, for as many tabs; the one that was not used for the longest goes first."""
 MOST_CLICKS = 200
 """In one image: each keeps its mask, so that it can be undone."""
+MOST_KEPT = 1 << 30
+"""Bytes that the open images may take together."""
 SLOWEST = 30.0
 """Seconds in which a request must have come, from its first byte to its last."""
 MOST_CONNECTIONS = 16
@@ -71,11 +73,18 @@ class Sessions:
             milliseconds = 1000 * (time.perf_counter() - start)
             name = secrets.token_urlsafe(16)
             self._open[name] = session
-            while len(self._open) > MOST_SESSIONS:
-                self._open.popitem(last=False)
+            self._close_oldest()
             height, width = session.size
             said = {"session": name, "width": width, "height": height, "milliseconds": milliseconds}
             return said | {"image": _text(image.movedim(0, 2).numpy())}
+
+    def _close_oldest(self) -> None:
+        """Let those go that were not used for the longest, as many as are too many or too large together."""
+        while len(self._open) > 1:
+            kept = sum(session.kept_bytes for session in self._open.values())
+            if len(self._open) <= MOST_SESSIONS and kept <= MOST_KEPT:
+                return
+            self._open.popitem(last=False)
 
     def get(self, name: object) -> ClickSession:
         """An open image, or the refusal of a name that none has."""
@@ -97,6 +106,7 @@ class Sessions:
         with self._lock:
             start = time.perf_counter()
             how(session)
+            self._close_oldest()
             milliseconds = 1000 * (time.perf_counter() - start)
             clicks = [click._asdict() for click in session.clicks]
             overlay = np.zeros((*session.size, 2), np.uint8)
@@ -166,6 +176,8 @@ def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
         def how(session: ClickSession) -> None:
             if len(session.clicks) >= MOST_CLICKS:
                 raise DataError(f"this image has {MOST_CLICKS} clicks already: undo some of them")
+            if session.kept_bytes > MOST_KEPT:
+                raise DataError(f"this image's clicks fill {MOST_KEPT / 1e9:.1f} GB already: undo some of them")
             session.click(Click(row, column, positive))
 
         return await in_thread(sessions.change, values.get("session"), how)
