@@ -1,12 +1,14 @@
 """What a step does that no program can hold is refused, with its line, and happens at every step, as in Python."""
 
 import collections
+import cProfile
 import datetime
 import functools
 import io
 import logging
 import os
 import random
+import sys
 import time
 
 import numpy as np
@@ -233,9 +235,7 @@ def test_an_import_within_a_step_is_no_act():
     td.Recurrent(Acting(act), engine="cpu")(torch.randn(2, 6, 3))
 
 
-def test_a_profiler_of_the_user_goes_on():
-    import sys
-
+def test_profilers_of_the_user_go_on():
     def profile(*_):
         return None
 
@@ -245,6 +245,11 @@ def test_a_profiler_of_the_user_goes_on():
         assert sys.getprofile() is profile
     finally:
         sys.setprofile(None)
+    profiler = cProfile.Profile()
+    with profiler:
+        td.Recurrent(Acting(returning_h))(torch.randn(2, 6, 3))
+        datetime.date(2000, 1, 1).isoformat()
+    assert "isoformat" in str(profiler.getstats())
 
 
 def returning_h(cell, h):

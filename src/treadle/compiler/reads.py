@@ -121,7 +121,7 @@ class Reads:
         try:
             yield
         finally:
-            sys.setprofile(others)
+            _profile_again(others)
             if collecting:
                 gc.enable()
             self._base = None
@@ -140,7 +140,7 @@ class Reads:
             number, owner = id(argument), getattr(argument, "__self__", None)
             if number in _DYNAMIC:
                 if not self.everything and _home(frame.f_code.co_filename) == "step":
-                    self.everything = True
+                    self.everything = not self._is_called_by_the_compiler(frame)
             elif number in _CHANGING:
                 self._refuse(frame, _CHANGING[number])
             elif isinstance(owner, Tensor):
@@ -219,6 +219,15 @@ def what_changes(value: Any) -> str:
     if isinstance(value, Iterator):
         return f"an iterator ({kind.__name__}), which gives something else each time"
     return ""
+
+
+def _profile_again(by: Any) -> None:
+    """Set the profiler that was there before; that of `cProfile` is none that Python could call."""
+    if by is None or callable(by):
+        sys.setprofile(by)
+    else:
+        sys.setprofile(None)
+        by.enable()
 
 
 def random_states() -> tuple[Any, Any]:
