@@ -54,6 +54,16 @@ class WithProperty:
         return 2 * self._number
 
 
+class WithNumber(type):
+    @property
+    def number(cls):
+        return cls._number
+
+
+class OfAClass(metaclass=WithNumber):
+    _number = 1.0
+
+
 class Mode(enum.Enum):
     DOUBLE, HALF = 2.0, 0.5
 
@@ -96,6 +106,7 @@ class Outside(nn.Module):
         self.partial, self.array = functools.partial(scaled, by=1.0), np.ones(4, np.float32)
         self.tensor, self.tensors = torch.ones(4), [torch.ones(4)]
         self.by_name, self.held = {"t": torch.ones(4)}, types.SimpleNamespace(t=torch.ones(4))
+        self.zero_d = {"t": torch.tensor(1.0)}
         self.others, self.dropout = [nn.Linear(4, 4)], nn.Dropout(0.0)
         self.kinds, self.unread = {"x", "y"}, 5
 
@@ -174,6 +185,12 @@ CHANGES = {
     "a tensor's numbers in a list": (lambda c: c.tensors[0], lambda c: c.tensors[0].fill_(3.0)),
     "a tensor in a dict": (lambda c: c.by_name["t"], lambda c: set_item(c.by_name, "t", torch.full((4,), 3.0))),
     "a tensor of an object": (lambda c: c.held.t, lambda c: setattr(c.held, "t", torch.full((4,), 3.0))),
+    "a tensor without axes": (
+        lambda c: c.zero_d["t"],
+        lambda c: set_item(c.zero_d, "t", torch.tensor(3.0)),
+    ),
+    "the number of a tensor without axes": (lambda c: c.zero_d["t"], lambda c: c.zero_d["t"].fill_(3.0)),
+    "a property of a class": (lambda c: OfAClass.number, lambda c: setattr(OfAClass, "_number", 3.0)),
     "a module in a list": (lambda c: c.others[0].weight[0], lambda c: set_item(c.others, 0, nn.Linear(4, 4))),
     "a parameter of a module in a list": (
         lambda c: c.others[0].weight[0],
@@ -196,6 +213,7 @@ def nothing_is_left(monkeypatch):
     dtype = torch.get_default_dtype()
     yield
     Outside.shared, Outside.table, WithProperty.number = kept[0]["shared"], kept[1], kept[3]
+    OfAClass._number = 1.0
     vars(SETTINGS).update(vars(kept[2]))
     OUTSIDE, scaled.factor, scaled.__defaults__ = 1.0, 1.0, (None,)
     torch.set_default_dtype(dtype)
@@ -213,6 +231,7 @@ def test_a_change_is_noticed(name, caplog):
     with caplog.at_level(logging.WARNING, "treadle"):
         before, expected = both(cell, xs)
         torch.testing.assert_close(before, expected)
+        both(cell, xs)  # a second call is verified
         change(cell)
         after, expected = both(cell, xs)
     torch.testing.assert_close(after, expected)

@@ -49,6 +49,7 @@ class Guards:
         self._names: Container[str] = _Everything() if reads.everything else reads.names
         self._codes = reads.codes
         self._met: dict[int, Any] = {}
+        self._kinds: dict[int, type] = {}
         self._waiting: list[Any] = [*cell.modules()]
         own = set(map(id, self._waiting))
         self._looks: list[Callable[[], bool]] = [_TensorsLook(cell).holds]
@@ -64,6 +65,9 @@ class Guards:
             self._met[id(value)] = value
             self._object(value, id(value) in own)
         self._met.clear()
+        self._kinds.clear()
+        if reads.numbers:
+            self._looks.append(lambda numbers=tuple(reads.numbers): all(_is_that(*one) for one in numbers))
 
     def hold(self) -> bool:
         """Whether everything is as it was."""
@@ -100,9 +104,9 @@ class Guards:
             self._classes(type(value))
 
     def _classes(self, kind: type) -> None:
-        for one in kind.__mro__:
-            if id(one) not in self._met and not _is_known(one.__module__):
-                self._met[id(one)] = one
+        for one in (*kind.__mro__, *type(kind).__mro__):
+            if id(one) not in self._kinds and not _is_known(one.__module__):
+                self._kinds[id(one)] = one
                 reference = weakref.ref(one)
                 self._values(lambda reference=reference: _class_of(reference), self._names, one.__name__)
 
@@ -154,6 +158,12 @@ class Guards:
 
     def _token(self, value: Any, name: str) -> Any:
         return _token(value, name, self._waiting)
+
+
+def _is_that(reference: Callable[[], Tensor | None], number: float) -> bool:
+    """Whether a tensor is still that number; what is gone was made by the step itself."""
+    tensor = reference()
+    return tensor is None or repr(tensor.numpy().item()) == repr(number)
 
 
 class _Everything:

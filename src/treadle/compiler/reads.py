@@ -95,6 +95,7 @@ class Reads:
         everything: whether that code reads attributes by names that do not stand in it.
         globals: the globals of each module whose functions ran, with the names that these functions may read.
         codes: the code that ran, of the step itself.
+        numbers: of tensors without axes that stand in the program as numbers: weak references, and these.
         reason: what it did that no program can hold: the line, and why; empty if nothing.
     """
 
@@ -103,6 +104,7 @@ class Reads:
         self.everything = False
         self.globals: dict[int, tuple[dict[str, Any], set[str]]] = {}
         self.codes: set[CodeType] = set()
+        self.numbers: list[tuple[Any, float]] = []
         self.reason = ""
         self._seen: set[CodeType] = set()
         self._meet: Callable[[dict[str, Any], CodeType], None]

@@ -114,6 +114,7 @@ def _trace_once(
         ) from error
     finally:
         kept.restore()
+        reads.numbers = [one for one in tracer.numbers if one[0]() is not None]
     with p.made_at(str):  # what comes from outside has no line
         outputs = {name: t.value if isinstance(t, Traced) else tracer._lift(t) for name, t in results.items()}
     values = p.ordered(outputs.values())

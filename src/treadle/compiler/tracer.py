@@ -5,6 +5,7 @@ Below PyTorch's autograd, each operation of the step arrives at `Tracer`, which 
 """
 
 import itertools
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +72,7 @@ class Tracer(TorchDispatchMode):
         self.rows = next(size for size in _BATCH_SIZES if size not in set(avoid))
         self.names = dict(names or {})
         self.lifted: dict[str, Tensor] = {}
+        self.numbers: list[tuple[Any, float]] = []
         self.keep_gradients = False
         self.count = 0
         self.draws = itertools.count()
@@ -190,7 +192,9 @@ class Tracer(TorchDispatchMode):
         if name is None:
             if tensor.ndim == 0 and not tensor.requires_grad and tensor.device.type == "cpu":
                 # A number that Python made into a tensor on the way; read without going through this tracer again.
-                return p.full(tensor.numpy().item(), (), tensor.dtype)
+                number = tensor.numpy().item()
+                self.numbers.append((weakref.ref(tensor), number))
+                return p.full(number, (), tensor.dtype)
             name = self.names[id(tensor)] = f"constant/{len(self.lifted)}"
         self.lifted[name] = tensor
         return p.placeholder(name, tensor.shape, tensor.dtype)
