@@ -235,16 +235,20 @@ def _profile_again(by: Any) -> None:
 def random_states() -> tuple[Any, Any]:
     """The states of the generators that all of Python, and all of NumPy, draw from."""
     numpy = sys.modules.get("numpy.random")
-    return random.getstate(), None if numpy is None else numpy.get_state(legacy=False)
+    return random.getstate(), None if numpy is None else numpy.get_state()
 
 
-def restore_random_states(states: tuple[Any, Any]) -> bool:
+def restore_random_states(before: tuple[Any, Any]) -> bool:
     """Put the generators back; whether anything was drawn."""
-    before, (python, numpy) = states, random_states()
+    python, numpy = random_states()
     drawn = python != before[0]
     if drawn:
         random.setstate(before[0])
-    if numpy is not None and before[1] is not None and repr(numpy) != repr(before[1]):
+    if numpy is not None and before[1] is not None and _comparable(numpy) != _comparable(before[1]):
         drawn = True
         sys.modules["numpy.random"].set_state(before[1])
     return drawn
+
+
+def _comparable(state: Any) -> Any:
+    return tuple(part.tobytes() if hasattr(part, "tobytes") else part for part in state)

@@ -238,7 +238,9 @@ def _outcome(result: Result, part: Call, recording: bool) -> dict[str, Tensor]:
     leaves |= dict(part.cell.named_parameters())
     leaves = {name: tensor for name, tensor in leaves.items() if tensor.requires_grad}
     if total and leaves:
-        gradients = torch.autograd.grad(sum(total[1:], total[0]), [*leaves.values()], allow_unused=True)
+        # What the weights are made of, if they are made of something, the user will go back through, too.
+        options = {"allow_unused": True, "retain_graph": True}
+        gradients = torch.autograd.grad(sum(total[1:], total[0]), [*leaves.values()], **options)
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
             found[f"the gradient of {name}"] = torch.zeros_like(leaf) if gradient is None else gradient
     return {name: tensor.detach() for name, tensor in found.items()}

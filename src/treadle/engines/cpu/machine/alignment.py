@@ -2,6 +2,7 @@
 
 import itertools
 
+import torch
 from torch import Tensor
 
 from treadle.errors import EngineError
@@ -35,6 +36,26 @@ def begin(block: Tensor) -> int:
     """The first address of a block at which a cache line begins."""
     start = address(block)
     return start + -start % LINE_BYTES
+
+
+def unused(block: Tensor) -> int:
+    """Bytes of a block before the first cache line."""
+    return begin(block) - address(block)
+
+
+def where_it_was(block: Tensor, unused_before: int) -> Tensor:
+    """A block of bytes, or a copy of it: hooks on what autograd saves may give it back from within a cache line.
+
+    Args:
+        block: as it came back.
+        unused_before: `unused` of the block as it was saved.
+    """
+    if unused(block) == unused_before:
+        return block
+    copy = torch.empty(block.numel() + LINE_BYTES, dtype=block.dtype, device="cpu")
+    held = block[unused_before:]
+    copy[unused(copy) : unused(copy) + held.numel()] = held
+    return copy
 
 
 class Stagger:

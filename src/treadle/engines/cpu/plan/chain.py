@@ -14,6 +14,7 @@ from torch import Tensor
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.autograd import gradients_of
+from treadle.engines.cpu.machine.alignment import unused, where_it_was
 from treadle.engines.cpu.machine.memory_pool import pool
 from treadle.engines.cpu.plan.backward import BackwardRecipe
 from treadle.engines.cpu.plan.forward import ForwardRecipe
@@ -130,13 +131,15 @@ class _Node(torch.autograd.Function):
         computed = invariants.computed(inputs)
         ctx.save_for_backward(*tensors, *computed, *(() if kept is None else (kept,)))
         ctx.counts = len(tensors), len(computed)
+        ctx.unused = 0 if kept is None else unused(kept)
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *from_above: Tensor | None) -> tuple[Any, ...]:
         chain, layout, needs = ctx.chain, ctx.layout, ctx.needs_input_grad[2:]
         (count, others), saved = ctx.counts, ctx.saved_tensors
-        tensors, computed, kept = saved[:count], saved[count : count + others], saved[count + others :]
+        tensors, computed = saved[:count], saved[count : count + others]
+        kept = [where_it_was(block, ctx.unused) for block in saved[count + others :]]
         recipe = None
         if not torch.is_grad_enabled() and not any(g is not None and is_batched(g) for g in from_above):
             recipe = chain.backward_recipe(ctx.recipes, layout, tuple(g is not None for g in from_above))
