@@ -8,6 +8,7 @@ the same object. Nothing that is looked at is kept alive by it.
 import collections
 import dataclasses
 import functools
+import inspect
 import operator
 import sys
 import types
@@ -104,7 +105,7 @@ class Guards:
             self._classes(type(value))
 
     def _classes(self, kind: type) -> None:
-        for one in (*kind.__mro__, *type(kind).__mro__):
+        for one in (*inspect.getmro(kind), *inspect.getmro(type(kind))):
             if id(one) not in self._kinds and not _is_known(one.__module__):
                 self._kinds[id(one)] = one
                 reference = weakref.ref(one)

@@ -37,7 +37,7 @@ _LATER = frozenset({2, 16, 256, 4096, 65536})
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 _SMALL = 1e-2
 """Beside values so many times as large, rounding is that of the larger ones."""
-_PERTURBATIONS, _PERTURBED_BY, _EXPLAINED = 4, 8.0, 10.0
+_PERTURBATIONS, _PERTURBED_BY, _EXPLAINED = 4, 4.0, 10.0
 
 
 _switched: contextvars.ContextVar[str] = contextvars.ContextVar("switched", default="")
@@ -239,8 +239,8 @@ def _outcome(result: Result, part: Call, recording: bool) -> dict[str, Tensor]:
     leaves = {name: tensor for name, tensor in leaves.items() if tensor.requires_grad}
     if total and leaves:
         # What the weights are made of, if they are made of something, the user will go back through, too.
-        options = {"allow_unused": True, "retain_graph": True}
-        gradients = torch.autograd.grad(sum(total[1:], total[0]), [*leaves.values()], **options)
+        whole = sum(total[1:], total[0])
+        gradients = torch.autograd.grad(whole, [*leaves.values()], allow_unused=True, retain_graph=True)
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
             found[f"the gradient of {name}"] = torch.zeros_like(leaf) if gradient is None else gradient
     return {name: tensor.detach() for name, tensor in found.items()}
@@ -293,7 +293,7 @@ class _ByPython:
             by = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(tensor.dtype)
             own = tensor.detach()
             scale = own.abs().max() if own.numel() else own.new_ones(())
-            near = own + by * (_PERTURBED_BY * torch.finfo(tensor.dtype).eps) * scale
+            near = own + by * (_PERTURBED_BY * torch.finfo(self._part.products or tensor.dtype).eps) * scale
             return near.requires_grad_(tensor.requires_grad)
 
         part = self._part
