@@ -5,11 +5,13 @@ A release of PyTorch may move or rename them; then this file is mended, and noth
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._dynamo.eval_frame import reset_code
 from torch._C._functorch import (
     TransformType,
     get_interpreter_stack,
@@ -17,7 +19,7 @@ from torch._C._functorch import (
     is_legacy_batchedtensor,
     maybe_current_level,
 )
-from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.scan import scan as torch_scan
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.autograd import forward_ad
@@ -31,10 +33,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 __all__ = [
     "BatchNorm", "NormWithStatistics", "OpOverload", "TorchDispatchMode", "a_function_transform_is_active",
-    "a_mode_is_active", "can_be_decomposed", "forward_mode_is_active", "function_of", "hooks_on_all_modules",
-    "is_batched", "is_followed", "is_noted_down", "jit_is_tracing", "no_function_modes", "no_modes",
-    "ran_out_of_memory", "real_tensors", "register_namedtuple", "scan", "schema_of", "tensor_without_numbers",
-    "vmap_is_active", "weights_are_not_cached",
+    "a_mode_is_active", "can_be_decomposed", "checked_later", "forward_mode_is_active", "function_of",
+    "hooks_on_all_modules", "is_batched", "is_followed", "is_noted_down", "jit_is_tracing", "no_function_modes",
+    "no_modes", "ran_out_of_memory", "real_tensors", "register_namedtuple", "scan", "schema_of",
+    "tensor_without_numbers", "vmap_is_active", "weights_are_not_cached",
 ]  # fmt: skip
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -42,6 +44,9 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 NormWithStatistics = nn.modules.batchnorm._NormBase
 """These, and the instance normalisations."""
+
+checked_later = torch._assert_async  # pyright: ignore
+"""Has a program that is exported raise an error where a condition does not hold, of numbers that are not there yet."""
 
 register_namedtuple = _pytree._register_namedtuple
 """Gives a named tuple a name, by which `torch.export` writes it into files."""
@@ -136,6 +141,16 @@ def ran_out_of_memory(error: BaseException) -> bool:
 def is_noted_down() -> bool:
     """Whether operations become a program: by `torch.jit.trace`, `torch.export`, or ``make_fx``."""
     return is_tracing() or torch.compiler.is_exporting() or get_proxy_mode() is not None
+
+
+def scan(step: Callable[..., Any], initial: Any, by_step: Any) -> Any:
+    """A loop over time as one operator of PyTorch, of which a program holds one step: its ``scan``."""
+    if not torch.compiler.is_dynamo_compiling():
+        # It compiles the step by a function of its own, and would take what it made for another network or other sizes.
+        for code in torch_scan.__code__.co_consts:
+            if isinstance(code, CodeType):
+                reset_code(code)
+    return torch_scan(step, initial, by_step)
 
 
 def schema_of(function: OpOverload) -> Any:

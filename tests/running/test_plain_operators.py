@@ -61,6 +61,28 @@ def test_gradients_flow_through_it(T):
     assert_all_close(found[0], found[1])
 
 
+def test_a_program_for_some_sizes_does_not_bind_the_next():
+    rnn, xs = build("gru"), torch.randn(4, 7, 3, dtype=torch.float64)
+    for shapes in (None, (ANY,)):
+        program = export(rnn, (sequence(rnn, 2, 5),), dynamic_shapes=shapes).module()
+    with torch.no_grad():
+        assert_close(program(xs)[0], rnn(xs)[0])
+
+
+def test_numbers_that_do_not_fit_are_refused_when_they_are_there():
+    rnn = build("gru")
+    given = (sequence(rnn, 2, 5), None, torch.tensor([5, 2]))
+    program = saved_and_loaded(export(rnn, given, dynamic_shapes=(ANY, None, {0: Dim.DYNAMIC})))
+    loop = NETWORKS["closed loop"][0]
+    acting = export(loop, (torch.randint(3, (2, 5)),)).module()
+    with torch.no_grad():
+        for wrong in ([6, 0], [-1, 5]):
+            with pytest.raises(RuntimeError, match="lengths are from 0 to the number of steps"):
+                program(given[0], None, torch.tensor(wrong))
+        with pytest.raises(RuntimeError, match="not one of those that there are"):
+            acting(torch.full((2, 5), 3))
+
+
 class Scores(nn.Module):
     def __init__(self, rnn):
         super().__init__()

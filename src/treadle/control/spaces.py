@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from treadle.cells.base import positive
 from treadle.errors import DataError, ModelFileError, ShapeError
 from treadle.state import shape
+from treadle.torch_internals import checked_later
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +208,8 @@ class Likeliest(nn.Module):
 def _first(wrong: Tensor) -> tuple[int, ...] | None:
     """The first place that is true, if there is one."""
     if torch.compiler.is_exporting():
-        return None  # there are no values yet
+        checked_later(~wrong.any(), "a reading or an action is not one of those that there are")
+        return None
     places = wrong.nonzero()
     return tuple(places[0].tolist()) if len(places) else None
 

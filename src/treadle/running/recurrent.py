@@ -12,7 +12,7 @@ from treadle.gradients import FullBPTT, GradientMethod
 from treadle.protocol import State, example_input, first_weight, is_lazy, materialise
 from treadle.running import plain_operators, sequence_operator
 from treadle.running.session import Session
-from treadle.torch_internals import jit_is_tracing
+from treadle.torch_internals import checked_later, jit_is_tracing
 
 
 class Recurrent(nn.Module):
@@ -253,8 +253,10 @@ class Recurrent(nn.Module):
                 " were passed" + ("; batch and time may be swapped" if lengths.shape == (steps,) else "")
             )
         lengths = lengths.long()  # in int8, comparing with 300 steps would wrap around
-        if torch.compiler.is_exporting():
-            return lengths.to(xs.device)  # there are no numbers yet
+        if torch.compiler.is_exporting():  # there are no numbers yet
+            fits = ((lengths >= 0) & (lengths <= steps)).all()
+            checked_later(fits, "lengths are from 0 to the number of steps")
+            return lengths.to(xs.device)
         wrong = ((lengths < 0) | (lengths > steps)).nonzero()[:, 0]
         if len(wrong):
             raise ShapeError(
