@@ -108,7 +108,7 @@ def command_of(words: Sequence[str]) -> Any:
 
 
 NUMBERS = {
-    int: (re.compile(r"[+-]?[0-9]{1,18}"), "a whole number such as 3"),
+    int: (re.compile(r"[+-]?[0-9]{1,19}"), "a whole number such as 3"),
     float: (re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+|inf)([eE][+-]?[0-9]{1,3})?"), "a number such as 0.5"),
 }
 

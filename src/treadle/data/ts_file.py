@@ -129,7 +129,7 @@ def _numbers(where: str, what: str, text: str) -> np.ndarray:
     for step, word in enumerate(words, 1):
         if not NUMBER.fullmatch(word):
             raise DataError(f"{where}, {what}, value {step}: {word[:40]!r} is not a number")
-        values.append(math.nan if word == "?" else float(word))
+        values.append(np.nan if word == "?" else float(word))
         if math.isinf(values[-1]):
             raise DataError(f"{where}, {what}, value {step}: the value is infinite")
     return np.array(values, dtype=np.float64)
