@@ -1,5 +1,6 @@
 """What a step does that no program can hold is refused, with its line, and happens at every step, as in Python."""
 
+import argparse
 import collections
 import cProfile
 import datetime
@@ -9,6 +10,7 @@ import logging
 import os
 import random
 import sys
+import threading
 import time
 
 import numpy as np
@@ -203,6 +205,37 @@ def test_tracing_draws_no_random_numbers(name):
         with pytest.raises(td.errors.EngineError, match="random numbers"):
             td.Recurrent(cell, engine="cpu")(torch.randn(2, 6, 3))
         assert generator() == expected
+
+
+def test_variables_around_a_method_are_left_as_they_were():
+    count, seen = 0, []
+
+    class Counting(Acting):
+        def forward(self, x, state):
+            nonlocal count
+            count += 1
+            seen.append(count)
+            return super().forward(x, state)
+
+    td.Recurrent(Counting(returning_h))(torch.randn(2, 6, 3))
+    assert (count, seen) == (6, [1, 2, 3, 4, 5, 6])
+
+
+def test_what_the_step_does_not_name_is_left_to_other_threads(monkeypatch):
+    others = [0]
+    monkeypatch.setattr(sys, "list_of_another_thread", others, raising=False)
+    cell = Acting(while_others_work)
+    cell.held = argparse.Namespace(elsewhere=others)
+    td.Recurrent(cell, engine="cpu")(torch.randn(2, 6, 3))
+    assert len(others) > 2  # in tracing, and in Python for verification
+
+
+def while_others_work(cell, h):
+    """A step during which another thread changes something that can be reached from the cell."""
+    worker = threading.Thread(target=sys.list_of_another_thread.append, args=(1,))
+    worker.start()
+    worker.join()
+    return h
 
 
 @functools.lru_cache

@@ -1,10 +1,11 @@
 """What a step could reach while it is traced: the tensors that become inputs, and whether anything changed."""
 
 import collections
+import contextlib
 import functools
 import sys
-import types
 from collections.abc import Iterator
+from types import BuiltinFunctionType, CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,10 +14,14 @@ from treadle.compiler.source_lines import first_line
 from treadle.compiler.tracer import Traced
 from treadle.errors import TraceError
 
-_MOST, _MOST_BYTES = 300_000, 1_000_000
+_MOST_BYTES = 1_000_000
+_TABLES = ("_parameters", "_buffers", "_modules")
 _CONTAINERS = (list, dict, set, collections.deque, bytearray)
-_LEAVES = (int, float, str, bytes, bool, type(None), Tensor, type, types.ModuleType, types.BuiltinFunctionType)
+_LEAVES = (int, float, str, bytes, bool, type(None), Tensor, ModuleType, BuiltinFunctionType)
 _CACHE = type(functools.lru_cache(int))
+_DYNAMIC = frozenset({"getattr", "setattr", "vars", "__dict__", "attrgetter"})
+"""With these, code reaches attributes whose names do not stand in it."""
+_NOTHING: Any = object()
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -34,92 +39,113 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 class Contents:
     """What a step could change, to see whether it does, and to undo it.
 
-    That is whatever can be reached from the cell: attributes of objects and their classes, lists and dicts of any
-    depth, and the globals and closures of the functions that run.
+    That is what its code names: attributes of objects and classes, globals, variables of functions around it; and what
+    lists, dicts and arrays among these hold. All else may belong to other threads, and is left alone.
     """
 
     def __init__(self, cell: nn.Module):
-        self._seen: dict[int, Any] = {}
-        # Each container with a copy, and what it is called in a message.
-        self._copies: list[tuple[Any, Any, str, Any]] = []
-        self._cells: list[tuple[types.CellType, Any]] = []
-        self._globals: list[tuple[dict[str, Any], str, Any]] = []
-        self._caches: list[tuple[Any, int]] = []
         code = getattr(type(cell).forward, "__code__", None)
         self._where = first_line(code) if code else "a step"
-        self._visit(cell, type(cell).__name__, None)
+        self._seen: dict[tuple[int, CodeType], Any] = {}
+        # Each container with a copy; what it is called in a message, and whose it is.
+        self._copies: dict[int, tuple[Any, Any, str, Any]] = {}
+        self._attributes: dict[tuple[int, str], tuple[Any, str, Any]] = {}
+        self._globals: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
+        self._cells: dict[int, tuple[CellType, Any]] = {}
+        self._caches: dict[int, tuple[Any, int]] = {}
+        for part in cell.modules():
+            held = vars(part)
+            for container, name in ((held, ""), *((held[table], table) for table in _TABLES)):
+                self._copies[id(container)] = container, dict(container), name, part
 
-    def meet(self, held: dict[str, Any], code: types.CodeType) -> None:
-        """Take note of what a function may reach by its globals, before it runs."""
+    def meet(self, frame: FrameType) -> None:
+        """Take note of what a function may change, before it runs."""
+        code, held = frame.f_code, frame.f_globals
         for name in code.co_names:
-            if name in held and (held is not vars(sys.modules.get("builtins"))):
-                value = held[name]
-                self._globals.append((held, name, value))
-                self._visit(value, name, None)
+            if name in held:
+                self._globals.setdefault((id(held), name), (held, name, held[name]))
+                self._visit(held[name], name, None, code)
+        for name, value in frame.f_locals.items():
+            self._visit(value, name, None, code)
+            for kind in type(value).__mro__ if code.co_freevars else ():
+                method = vars(kind).get(code.co_name)
+                if isinstance(method, FunctionType) and method.__code__ is code:
+                    self._visit(method, code.co_name, None, code)  # for the variables around it
 
-    def _visit(self, value: Any, name: str, owner: Any) -> None:
+    def _visit(self, value: Any, name: str, owner: Any, code: CodeType) -> None:
         waiting = [(value, name, owner)]
-        while waiting and len(self._seen) < _MOST:
+        while waiting:
             value, name, owner = waiting.pop()
-            if isinstance(value, _LEAVES) and not (isinstance(value, type) and _is_of_users(value)):
+            if isinstance(value, _LEAVES) or (id(value), code) in self._seen:
                 continue
-            if id(value) in self._seen:
-                continue
-            self._seen[id(value)] = value
-            waiting += [(part, inner or name, whose) for part, inner, whose in self._parts(value, name, owner)]
+            self._seen[id(value), code] = value
+            waiting += self._parts(value, name, owner, code)
 
-    def _parts(self, value: Any, name: str, owner: Any) -> Iterator[tuple[Any, str, Any]]:
-        """What a value holds, once a copy is taken of it."""
+    def _parts(self, value: Any, name: str, owner: Any, code: CodeType) -> Iterator[tuple[Any, str, Any]]:
+        """What a value holds that the code could reach, once a copy is taken of it."""
         if isinstance(value, _CONTAINERS):
-            self._copies.append((value, _copied(value), name, owner))
+            self._copies.setdefault(id(value), (value, _copied(value), name, owner))
             if not isinstance(value, bytearray):
                 for part in value.values() if isinstance(value, dict) else list(value):
-                    yield part, "", owner
+                    yield part, name, owner
         elif isinstance(value, (tuple, frozenset)):
             for part in value:
-                yield part, "", owner
-        elif isinstance(value, types.FunctionType):
+                yield part, name, owner
+        elif isinstance(value, FunctionType):
             for cell in value.__closure__ or ():
-                try:
-                    self._cells.append((cell, cell.cell_contents))
-                except ValueError:  # nothing is in it yet
-                    continue
-                yield cell.cell_contents, "", owner
-            yield from ((part, "", owner) for part in (value.__defaults__, value.__kwdefaults__) if part)
-        elif isinstance(value, types.MethodType):
-            yield value.__self__, "", owner
-            yield value.__func__, "", owner
+                with contextlib.suppress(ValueError):  # nothing is in it yet
+                    self._cells.setdefault(id(cell), (cell, cell.cell_contents))
+                    yield cell.cell_contents, name, owner
+            yield from ((part, name, owner) for part in (value.__defaults__, value.__kwdefaults__) if part)
+        elif isinstance(value, MethodType):
+            yield from ((part, name, owner) for part in (value.__self__, value.__func__))
         elif isinstance(value, functools.partial):
-            yield from ((part, "", owner) for part in (value.func, value.args, value.keywords))
+            yield from ((part, name, owner) for part in (value.func, value.args, value.keywords))
         elif isinstance(value, _CACHE):
-            self._caches.append((value, value.cache_info().misses))
+            self._caches.setdefault(id(value), (value, value.cache_info().misses))
         elif type(value).__module__ == "numpy":
             if getattr(value, "nbytes", _MOST_BYTES) < _MOST_BYTES and hasattr(value, "fill"):
-                self._copies.append((value, value.copy(), name, owner))
-        elif isinstance(value, type):
-            held = dict(vars(value))
-            self._copies.append((value, held, name, value))
-            yield from ((part, attribute, value) for attribute, part in held.items())
-        elif isinstance(held := getattr(value, "__dict__", None), dict):
-            self._copies.append((held, held.copy(), "", value))
-            yield from ((part, attribute, value) for attribute, part in held.items())
-            yield type(value), name, owner
+                self._copies.setdefault(id(value), (value, value.copy(), name, owner))
+        else:
+            yield from self._attributes_of(value, code)
+
+    def _attributes_of(self, value: Any, code: CodeType) -> Iterator[tuple[Any, str, Any]]:
+        """The attributes of an object, or a class, that the code names."""
+        kinds = [kind for kind in (value if isinstance(value, type) else type(value)).__mro__ if _is_of_users(kind)]
+        holders = kinds if isinstance(value, type) else [value, *kinds]
+        for holder in holders:
+            held = getattr(holder, "__dict__", None)
+            if held is None or (isinstance(holder, type) and not _is_of_users(holder)):
+                continue
+            names = code.co_names if _DYNAMIC.isdisjoint(code.co_names) else [*held]
+            for name in names:
+                if holder is value or name in held:
+                    self._attributes.setdefault((id(holder), name), (holder, name, held.get(name, _NOTHING)))
+                if name in held:
+                    yield held[name], name, holder
 
     def check(self) -> None:
         """Refuse a step that remembers something outside its state."""
-        for container, before, name, owner in self._copies:
+        for container, before, name, owner in self._copies.values():
             for inner in _changed(container, before):
-                cached = isinstance(getattr(type(owner), str(inner), None), functools.cached_property)
-                if not name and cached and not _holds_traced(container.get(inner)):
+                if not name and self._is_a_property_that_is_kept(owner, inner):
                     continue
-                attribute = inner if not name or name.startswith("_") or container is owner else name
+                attribute = inner if not name or name in _TABLES else name
                 raise self._refusal(owner, f"self.{attribute}" if isinstance(owner, nn.Module) else str(attribute))
-        for held, name, before in self._globals:
+        for holder, name, before in self._attributes.values():
+            if _now(holder, name) is not before and not self._is_a_property_that_is_kept(holder, name):
+                raise self._refusal(holder, f"self.{name}" if isinstance(holder, nn.Module) else name)
+        for held, name, before in self._globals.values():
             if held.get(name) is not before:
                 raise self._refusal(None, f"the global {name}")
-        for cell, before in self._cells:
+        for cell, before in self._cells.values():
             if cell.cell_contents is not before:
                 raise self._refusal(None, "a variable of the function around it")
+
+    @staticmethod
+    def _is_a_property_that_is_kept(holder: Any, name: Any) -> bool:
+        cached = isinstance(getattr(type(holder), str(name), None), functools.cached_property)
+        return cached and not _holds_traced(_now(holder, name))
 
     def _refusal(self, owner: Any, where: str) -> TraceError:
         code = getattr(getattr(type(owner), "forward", None), "__code__", None)
@@ -129,25 +155,35 @@ class Contents:
 
     def restore(self) -> None:
         """Put everything back."""
-        for container, before, _, _ in self._copies:
+        for holder, name, before in self._attributes.values():
+            if _now(holder, name) is not before:
+                delattr(holder, name) if before is _NOTHING else _set(holder, name, before)
+        for container, before, _, _ in self._copies.values():
             if not _changed(container, before):
-                continue
-            if isinstance(container, type):
-                for name in _changed(container, before):
-                    setattr(container, name, before[name]) if name in before else delattr(container, name)
                 continue
             if not isinstance(container, _CONTAINERS):
                 container[...] = before
                 continue
             container.clear()
             container.update(before) if isinstance(container, (dict, set)) else container.extend(before)
-        for held, name, before in self._globals:
+        for held, name, before in self._globals.values():
             held[name] = before
-        for cell, before in self._cells:
+        for cell, before in self._cells.values():
             cell.cell_contents = before
-        for cache, misses in self._caches:
+        for cache, misses in self._caches.values():
             if cache.cache_info().misses != misses:  # what it has kept may hold tensors without numbers
                 cache.cache_clear()
+
+
+def _now(holder: Any, name: str) -> Any:
+    return vars(holder).get(name, _NOTHING)
+
+
+def _set(holder: Any, name: str, value: Any) -> None:
+    if isinstance(holder, type):
+        setattr(holder, name, value)
+    else:
+        vars(holder)[name] = value
 
 
 def _copied(container: Any) -> Any:
@@ -160,13 +196,11 @@ def _is_of_users(kind: type) -> bool:
     return kind.__module__.partition(".")[0] not in _KNOWN
 
 
-_KNOWN = frozenset({"torch", "numpy", "treadle", "builtins", *sys.stdlib_module_names})
+_KNOWN = frozenset({"torch", "numpy", "treadle", "builtins", *sys.stdlib_module_names}) - {"__main__"}
 
 
 def _changed(container: Any, before: Any) -> list[Any]:
     """The keys under which something else is; an empty one for a sequence."""
-    if isinstance(container, type):
-        container = dict(vars(container))
     if isinstance(container, dict):
         if len(container) == len(before) and all(map(_are_one, container.items(), before.items())):
             return []

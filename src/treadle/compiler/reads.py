@@ -107,13 +107,14 @@ class Reads:
         self.numbers: list[tuple[Any, float]] = []
         self.reason = ""
         self._seen: set[CodeType] = set()
-        self._meet: Callable[[dict[str, Any], CodeType], None]
+        self._theirs: set[CodeType] = set()
+        self._meet: Callable[[FrameType], None]
         self._base: FrameType | None = None
         self._where = ""  # the first line of the step's own code
 
     @contextlib.contextmanager
-    def listening(self, meet: Callable[[dict[str, Any], CodeType], None]) -> Iterator[None]:
-        """A context in which a step runs; ``meet`` is told of each function before it first runs: globals and code."""
+    def listening(self, meet: Callable[[FrameType], None]) -> Iterator[None]:
+        """A context in which a step runs; ``meet`` is told of each call of a function of the user's, before it runs."""
         states, others = random_states(), sys.getprofile()
         self._meet, self._base = meet, sys._getframe(2)
         self._seen.clear()
@@ -136,6 +137,8 @@ class Reads:
             if code not in self._seen:
                 self._seen.add(code)
                 self._note(frame, code)
+            if code in self._theirs:
+                self._meet(frame)
             if code in _CALLS:
                 self._refuse(frame.f_back, _CALLS[code])
         elif event == "c_call":
@@ -167,12 +170,12 @@ class Reads:
             return
         self.codes.add(code)
         if not code.co_filename.startswith(_TREADLE):
+            self._theirs.add(code)
             self._where = self._where or first_line(code)
         self.names.update(code.co_names)
         if "__dict__" in code.co_names or "attrgetter" in code.co_names:
             self.everything = True
         held = frame.f_globals
-        self._meet(held, code)
         self._refuse_what_changes(frame, code)
         self.globals.setdefault(id(held), (held, set()))[1].update(name for name in code.co_names if name in held)
         if not code.co_filename.startswith(_TREADLE):
