@@ -5,7 +5,7 @@ derives from the built-in that a Python programmer would expect (`ValueError`, `
 """
 
 __all__ = [
-    "AdaptError", "CellError", "DataError", "EngineError", "ModelFileError", "ShapeError", "StateError",
+    "AdaptError", "CellError", "DataError", "EngineError", "InputError", "ModelFileError", "ShapeError", "StateError",
     "TraceError", "TreadleError", "WorkerError",
 ]  # fmt: skip
 
@@ -16,6 +16,10 @@ class TreadleError(Exception):
 
 class ShapeError(TreadleError, ValueError):
     """Sizes do not fit: of an input, a cell in a wiring, lengths, resets."""
+
+
+class InputError(TreadleError, TypeError):
+    """What was passed is no tensor: an array, a list, a PackedSequence."""
 
 
 class StateError(TreadleError, ValueError):

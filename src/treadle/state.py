@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from treadle.errors import StateError
+from treadle.errors import CellError, StateError
 from treadle.protocol import State
 from treadle.torch_internals import register_namedtuple
 
@@ -230,6 +230,25 @@ def check_state(state: State, like: State, batch_size: int, owner: str) -> State
                 f"state {name} is on {tensor.device}, but the input is on {reference.device}: move it with .to()"
             )
     return state
+
+
+def check_results(cell: Any, returned: Any) -> tuple[Tensor, State]:
+    """What a step returned, once it is known to be an output and a state."""
+    name = type(cell).__name__
+    if not isinstance(returned, (tuple, list)) or len(returned) != 2:
+        what = "a Tensor" if isinstance(returned, Tensor) else f"a {type(returned).__name__}"
+        what = f"{len(returned)} things" if isinstance(returned, (tuple, list)) else what
+        raise CellError(
+            f"{name}.forward returned {what}, but a step returns two: its output and the state after it. What else is"
+            " wanted of every step belongs into the state: return_states=True gives it"
+        )
+    y, after = returned
+    if not isinstance(y, Tensor):
+        raise CellError(
+            f"the output of {name} is a {type(y).__name__}, but has to be one tensor [B, ...]: join its parts with"
+            " torch.cat, or put them into the state: return_states=True gives them"
+        )
+    return y, after
 
 
 def check_kept(cell: Any, after: State, before: State) -> State:

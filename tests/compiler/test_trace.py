@@ -740,9 +740,48 @@ def test_common_subexpressions_are_one_value():
 def test_programs_say_where_they_come_from():
     cell, xs = using(lambda m, x: x.sin())
     program = network_of(cell, xs[:, 0], cell.initial_state(3)).program
-    sources = {v.source for v in program.values() if v.op == "sin"}
+    sources = {program.lines[v] for v in program.values() if v.op == "sin"}
     assert sources
     assert all(re.fullmatch(r"test_trace\.py:\d+", source) for source in sources)
+
+
+def test_each_program_says_its_own_lines():
+    """Values are shared by all programs that compute them; the lines of a user's file are not."""
+
+    class Another(Using):
+        def forward(self, x, state):
+            (h,) = state
+            new = torch.sigmoid(self.v * x + self.u * h.cumsum(1))
+            return new, (new,)
+
+    class AndAnother(Using):
+        def forward(self, x, state):
+            (h,) = state
+            new = torch.sigmoid(self.v * x + self.u * h.cumsum(1))
+            return new, (new,)
+
+    for kind in (Another, AndAnother):
+        first = kind.forward.__code__.co_firstlineno
+        cell = kind(None)
+        with pytest.raises(td.errors.EngineError, match=rf"test_trace\.py:{first + 2}: aten\.cumsum"):
+            td.Recurrent(cell, engine="cpu")(torch.randn(2, 3, H))
+        lines = set(network_of(cell, torch.zeros(2, H), cell.initial_state(2)).program.lines.values())
+        assert f"test_trace.py:{first + 2}" in lines
+        assert {int(line.split(":")[1]) for line in lines} <= set(range(first, first + 4))
+        assert f"test_trace.py:{first + 2}: aten.cumsum" in str(td.explain(td.Recurrent(cell)))
+
+
+def test_code_without_a_file_is_a_users_too():
+    scope = {"Using": Using, "torch": torch}
+    exec(
+        "class Typed(Using):\n"
+        "    def forward(self, x, state):\n"
+        "        h = state[0].cumsum(0)\n"
+        "        return h, (h,)\n",
+        scope,
+    )
+    with pytest.raises(td.errors.EngineError, match=r"<string>:3: aten\.cumsum"):
+        td.Recurrent(scope["Typed"](None), engine="cpu")(torch.randn(2, 3, H))
 
 
 def test_nothing_stays_of_a_trace():

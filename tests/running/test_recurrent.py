@@ -582,6 +582,49 @@ def test_what_is_no_cell_gradient_or_engine():
     assert td.Recurrent(td.GRUCell(3, 5), engine="reference").engine == "reference"
 
 
+class Returns(nn.Module):
+    """A cell that returns what it is told to."""
+
+    input_size = 3
+
+    def __init__(self, results):
+        super().__init__()
+        self.results = results
+
+    def initial_state(self, batch_size):
+        return (torch.zeros(batch_size, 3),)
+
+    def forward(self, x, state):
+        return self.results(x, (state[0] + x,))
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference", "interpreter"])
+@pytest.mark.parametrize(
+    ("results", "words"),
+    [
+        (lambda x, state: (x, state, {"gate": x}), r"Returns\.forward returned 3 things, but a step returns two"),
+        (lambda x, state: x, r"Returns\.forward returned a Tensor, but a step returns two"),
+        (lambda x, state: ((x, 2 * x), state), r"the output of Returns is a tuple, but has to be one tensor \[B, "),
+        (lambda x, state: (None, state), r"the output of Returns is a NoneType"),
+    ],
+)
+def test_what_a_step_returns(results, words, engine):
+    rnn = td.Recurrent(Returns(results), engine=engine)
+    for call in (
+        lambda: rnn(torch.ones(2, 4, 3)),
+        lambda: rnn.step(torch.ones(2, 3)),
+        lambda: rnn(torch.ones(2, 0, 3)),
+    ):
+        with pytest.raises(td.errors.CellError, match=words):
+            call()
+
+
+def test_a_packed_sequence_is_no_tensor():
+    packed = nn.utils.rnn.pack_sequence([torch.randn(3, 3), torch.randn(2, 3)])
+    with pytest.raises(td.errors.InputError, match=r"is a PackedSequence: pass what .*pad_packed_sequence gives"):
+        td.Recurrent(td.LSTMCell(3, 4))(packed)
+
+
 class Broken(nn.Module):
     """Steps as told; its state is (a [B, 2], b [B, 2])."""
 

@@ -13,7 +13,7 @@ So a stack falls apart into one loop a layer, and a top-down connection ties lay
 import collections
 import dataclasses
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Program, Value
@@ -49,6 +49,8 @@ class Section:
     states: tuple[str, ...] = ()
     old: tuple[Value, ...] = ()
     new: tuple[Value, ...] = ()
+    lines: Mapping[Value, str] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """Of values of the program that it is a part of, the line that they come from."""
 
     def values(self) -> list[Value]:
         """What is computed here, operands first."""
@@ -63,9 +65,10 @@ class Section:
         for name, values in (("in", self.inputs), ("old", self.old)):
             new |= {v: p.placeholder(f"{name}{i}", v.shape, v.dtype) for i, v in enumerate(values)}
         inputs, old = tuple(new[v] for v in self.inputs), tuple(new[v] for v in self.old)
-        built = p.rebuild((*self.outputs, *self.new), new)
+        lines = dict(self.lines)
+        built = p.rebuild((*self.outputs, *self.new), new, lines)
         outputs, after = tuple(built[v] for v in self.outputs), tuple(built[v] for v in self.new)
-        return Section(self.kind, inputs, outputs, self.states, old, after)
+        return Section(self.kind, inputs, outputs, self.states, old, after, lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,12 +229,12 @@ class _Analysis:
             needs[key] = {value for value in met if not is_free(value)}
         wanted = final.union(*needs.values())
         order = {value: i for i, value in enumerate(self.order)}
-        result = []
+        result, lines = [], self.program.lines
         for key in sorted(members):
             unit = self.units[key[0]] if key[1] == 1 else ()
             old, new = tuple(self.old[n] for n in unit), tuple(self.new[n] for n in unit)
             if unit and not self.is_loop[key[0]]:
-                result.append(Section(Kind.SHIFT, new, old, unit, old, new))
+                result.append(Section(Kind.SHIFT, new, old, unit, old, new, lines))
                 continue
             # A component that a step hands on as it is: what it is after the step is what it was before.
             handed_on = dict.fromkeys(value for value in new if value in old and value in wanted)
@@ -240,7 +243,7 @@ class _Analysis:
             reads = tuple(sorted(needs[key], key=lambda v: (v.op != "input", order.get(v, -1), v.name)))
             outside = Kind.INVARIANT if key[0] < 0 else Kind.OPAQUE if key[2] % 2 else Kind.PARALLEL
             if unit or outputs:
-                result.append(Section(Kind.LOOP if unit else outside, reads, outputs, unit, old, new))
+                result.append(Section(Kind.LOOP if unit else outside, reads, outputs, unit, old, new, lines))
         return result
 
     def _read_outside(self, name: str, value: Value, home: Mapping[Value, tuple[int, int, int]]) -> bool:
@@ -274,26 +277,38 @@ def _regroup(program: Program, analysis: _Analysis) -> Program:
         return found
 
     new: dict[Value, Value] = {}
+    lines = dict(program.lines)
     for value in analysis.order:
         if value in inner:
             continue  # what it is part of takes it apart
-        if value.op == "add":
-            parts = sorted(terms(value), key=analysis.rank)
-            if len(parts) > 2 and len({analysis.rank(part) for part in parts}) > 1 and value.dtype.is_floating_point:
-                new.update(p.rebuild(parts, new))
-                total = new[parts[0]]
-                for part in parts[1:]:
-                    total = p.elementwise("add", total, new[part])
-                new[value] = p.expand(total, value.shape)
-                continue
-        if value.op == "dot" and value.inputs[0].op == "cat":
-            parts = _split_product(value, analysis)
-            if parts is not None:
-                new.update(p.rebuild([parts], new))
-                new[value] = new[parts]
-                continue
-        new.update(p.rebuild([value], new))
-    return Program(program.inputs, {name: new[value] for name, value in program.outputs.items()})
+        with p.noting(lines, lambda value=value: lines.get(value, "")):
+            regrouped = _regrouped(value, terms, analysis, new, lines)
+        new.update(p.rebuild([value], new, lines) if regrouped is None else {value: regrouped})
+    return Program(program.inputs, {name: new[value] for name, value in program.outputs.items()}, lines)
+
+
+def _regrouped(
+    value: Value,
+    terms: Callable[[Value], list[Value]],
+    analysis: _Analysis,
+    new: dict[Value, Value],
+    lines: dict[Value, str],
+) -> Value | None:
+    """A sum or a product in parts, each known at its own time; None if it stays as it is."""
+    if value.op == "add":
+        parts = sorted(terms(value), key=analysis.rank)
+        if len(parts) > 2 and len({analysis.rank(part) for part in parts}) > 1 and value.dtype.is_floating_point:
+            new.update(p.rebuild(parts, new, lines))
+            total = new[parts[0]]
+            for part in parts[1:]:
+                total = p.elementwise("add", total, new[part])
+            return p.expand(total, value.shape)
+    if value.op == "dot" and value.inputs[0].op == "cat":
+        split = _split_product(value, analysis)
+        if split is not None:
+            new.update(p.rebuild([split], new, lines))
+            return new[split]
+    return None
 
 
 def _split_product(value: Value, analysis: _Analysis) -> Value | None:

@@ -45,6 +45,7 @@ def pattern_of(first: Program, second: Program) -> Pattern | None:
     made: dict[Pair, Value] = {}
     inputs: dict[tuple[float, float, object], Value] = {}
     places: dict[Value, Value] = {}
+    lines = dict(first.lines)
     for pair in _pairs(first, second):
         one, other = pair
         if one is other:
@@ -57,12 +58,12 @@ def pattern_of(first: Program, second: Program) -> Pattern | None:
             places[made[pair]] = number
         elif _are_alike(one, other):
             operands = [made[operands] for operands in zip(one.inputs, other.inputs, strict=True)]
-            with p.made_at(lambda source=one.source: source):
+            with p.noting(lines, lambda one=one: first.lines.get(one, "")):
                 made[pair] = p.make(one.op, operands, one.attributes, one.shape, one.dtype)
         else:
             return None
     outputs = {name: made[value, second.outputs[name]] for name, value in first.outputs.items()}
-    return Pattern(Program({**first.inputs, **{v.name: v for v in inputs.values()}}, outputs), places)
+    return Pattern(Program({**first.inputs, **{v.name: v for v in inputs.values()}}, outputs, lines), places)
 
 
 def _pairs(first: Program, second: Program) -> list[Pair]:

@@ -7,11 +7,14 @@ from types import CodeType, FrameType
 
 import torch
 
-_OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_TREADLE = Path(__file__).parents[1]
+_OWN = (str(Path(torch.__file__).parent), *(str(_TREADLE / p) for p in "compiler engines gradients running".split()))
+# What Python and decorators make up; "<string>", "<stdin>" and cells of notebooks are a user's.
+_MADE_UP = ("<frozen ", "<@", "<__array_function__", "<eval_with_key>")
 
 
 def _is_theirs(code: CodeType) -> bool:
-    return not code.co_filename.startswith((*_OWN, "<"))
+    return not code.co_filename.startswith((*_OWN, *_MADE_UP))
 
 
 def running_line() -> str:

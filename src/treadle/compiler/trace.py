@@ -20,7 +20,7 @@ from treadle.compiler.reads import Reads
 from treadle.compiler.source_lines import failed_line, first_line
 from treadle.compiler.tracer import AboveAutograd, Traced, Tracer
 from treadle.compiler.walk import preorder
-from treadle.errors import TraceError
+from treadle.errors import CellError, TraceError
 from treadle.torch_internals import function_of
 
 
@@ -73,14 +73,15 @@ def _trace_twice(
     again, others, _ = _trace_once(cell, inputs, step, {rows}, reads)
     for value, other in zip(program.values(), again.values(), strict=False):
         if value is not other:
+            line = program.lines.get(value) or again.lines.get(other) or "a step"
             raise TraceError(
-                f"{value.source or other.source or 'a step'}: the step is another with another batch size, or whenever"
-                " it is called: a step may compute neither with the number of rows nor with numbers from outside, such"
-                " as Python's random numbers or a counter; what changes belongs into the state"
+                f"{line}: the step is another with another batch size, or whenever it is called: a step may compute"
+                " neither with the number of rows nor with numbers from outside, such as Python's random numbers"
+                " or a counter; what changes belongs into the state"
             )
     for name, tensor in lifted.items():
         if tensor is not others[name] and not torch.equal(tensor, others[name]):
-            line = program.inputs[name].source or "a step"
+            line = program.lines.get(program.inputs[name]) or "a step"
             raise TraceError(
                 f"{line}: a tensor that is made from numbers from outside is another whenever it is called"
             )
@@ -104,7 +105,7 @@ def _trace_once(
             raise TraceError(reads.reason)
         kept.check()
         _refuse_own_derivatives(results)
-    except TraceError:
+    except (TraceError, CellError):
         raise
     except Exception as error:
         if tracer.failure is not None:
@@ -115,29 +116,25 @@ def _trace_once(
     finally:
         kept.restore()
         reads.numbers = [one for one in tracer.numbers if one[0]() is not None]
-    with p.made_at(str):  # what comes from outside has no line
-        outputs = {name: t.value if isinstance(t, Traced) else tracer._lift(t) for name, t in results.items()}
+    outputs = {name: t.value if isinstance(t, Traced) else tracer._lift(t) for name, t in results.items()}
     values = p.ordered(outputs.values())
     for value in values:
+        line = tracer.lines.get(value) or "a step"
         if value.op in p.CONTRACTIONS:
             what = "a sum" if value.op == "rowsum" else "a product"
-            raise TraceError(
-                f"{value.source or 'a step'}: rows of the batch must not meet, but {what} goes over the batch axis"
-            )
+            raise TraceError(f"{line}: rows of the batch must not meet, but {what} goes over the batch axis")
         if value.draw is not None:
             if any(operand.op not in ("full", "input") or operand.name in inputs for operand in value.inputs):
                 raise TraceError(
-                    f"{value.source}: random numbers are drawn from a distribution that depends on the input: draw from"
+                    f"{line}: random numbers are drawn from a distribution that depends on the input: draw from"
                     " one that does not, and compute with what was drawn"
                 )
             if not value.has_rows:
-                raise TraceError(
-                    f"{value.source}: random numbers are drawn that all rows share: draw some for each row"
-                )
+                raise TraceError(f"{line}: random numbers are drawn that all rows share: draw some for each row")
     used = {value.name for value in values if value.op == "input"}
     lifted = {name: tensor for name, tensor in tracer.lifted.items() if name in used}
     placeholders = {name: p.placeholder(name, tensor.shape, tensor.dtype) for name, tensor in lifted.items()}
-    return Program({**inputs, **placeholders}, outputs), lifted, tracer.rows
+    return Program({**inputs, **placeholders}, outputs, tracer.lines), lifted, tracer.rows
 
 
 def _refuse_own_derivatives(results: Mapping[str, Tensor]) -> None:

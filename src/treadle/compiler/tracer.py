@@ -4,6 +4,7 @@ Below PyTorch's autograd, each operation of the step arrives at `Tracer`, which 
 ``operations/``. The batch is a number that nothing else has, so that it can be told from features wherever it shows up.
 """
 
+import functools
 import itertools
 import weakref
 from collections.abc import Mapping
@@ -73,6 +74,7 @@ class Tracer(TorchDispatchMode):
         self.names = dict(names or {})
         self.lifted: dict[str, Tensor] = {}
         self.numbers: list[tuple[Any, float]] = []
+        self.lines: dict[Value, str] = {}
         self.keep_gradients = False
         self.count = 0
         self.draws = itertools.count()
@@ -98,7 +100,7 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         try:
-            with p.made_at(running_line):
+            with p.noting(self.lines, functools.cache(running_line)):
                 return self._note(func, args, kwargs or {})
         except TraceError as error:
             self.failure = self.failure or error

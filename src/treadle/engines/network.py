@@ -19,7 +19,7 @@ from treadle.compiler.trace import Trace, trace_step
 from treadle.errors import TraceError
 from treadle.locks import MAKING
 from treadle.protocol import State
-from treadle.state import named_tensors, rebuild
+from treadle.state import check_results, named_tensors, rebuild
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ def _traced(cell: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype, sta
 
     def step(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         before = rebuild(state, {name: given[f"state/{name}"] for name in names})
-        y, after = cell(given["x"], before)
+        y, after = check_results(cell, cell(given["x"], before))
         after = dict(named_tensors(after))
         if after.keys() != names.keys():
             raise TraceError(f"a step was given a state of {sorted(names)}, but returned one of {sorted(after)}")
@@ -107,13 +107,14 @@ def _traced(cell: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype, sta
 
 def _what_is_wrong_with(program: Program) -> str:
     for name, value in program.outputs.items():
+        line = program.lines.get(value) or "a step"
         what = "the output" if name == "y" else name.replace("/", " ", 1)
         if not value.shape or value.shape[0] is not BATCH:
-            return f"{value.source}: {what} is {p.show_shape(value.shape)}: its first axis must be the batch"
+            return f"{line}: {what} is {p.show_shape(value.shape)}: its first axis must be the batch"
         before = program.inputs.get(name)
         if before is not None and (before.shape != value.shape or before.dtype != value.dtype):
             return (
-                f"{value.source}: {what} goes in as {p.show_shape(before.shape)} {before.dtype} and comes out as"
+                f"{line}: {what} goes in as {p.show_shape(before.shape)} {before.dtype} and comes out as"
                 f" {p.show_shape(value.shape)} {value.dtype}: a step keeps the form of its state"
             )
     return ""

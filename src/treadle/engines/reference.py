@@ -5,7 +5,7 @@ from torch import Tensor
 
 from treadle.engines.call import Call, Result
 from treadle.engines.engine import Engine
-from treadle.state import check_kept, map_state, where
+from treadle.state import check_kept, check_results, map_state, where
 
 
 class Reference(Engine):
@@ -27,7 +27,7 @@ def run(call: Call) -> Result:
     for t in range(steps):
         if some_reset[t]:
             state = where(resets[t], call.initial, state)  # pyright: ignore[reportOptionalSubscript]
-        y, after = cell(xs[t], state)
+        y, after = check_results(cell, cell(xs[t], state))
         if t == 0:
             after = check_kept(cell, after, state)
         if t >= everyone_until:

@@ -353,7 +353,8 @@ def _line(network: Network, name: str) -> str:
     parts = name.split()
     key = "y" if name == "the output" else f"state/{parts[2]}" if name.startswith("the state") else ""
     value: Value | None = network.program.outputs.get(key)
-    return f"{value.source}: " if value is not None and value.source else ""
+    line = "" if value is None else network.program.lines.get(value)
+    return f"{line}: " if line else ""
 
 
 @contextlib.contextmanager

@@ -120,7 +120,9 @@ class PlanReader:
         reason = str(own or "")
         if engine is not None and engine.form and section.kind is Kind.OPAQUE:
             opaque = [v for v in section.values() if v.op == "opaque"]
-            reason = ", ".join(sorted({f"{v.source}: {v.call.function} has no {engine.form} here" for v in opaque}))
+            reason = ", ".join(
+                sorted({f"{section.lines.get(v)}: {v.call.function} has no {engine.form} here" for v in opaque})
+            )
         return otherwise, reason, None if active else ()
 
     def _kept(self, i: int, section: Section, engine: Engine, own: Taken) -> Iterator[Kept]:
@@ -147,7 +149,7 @@ class PlanReader:
             key = (value in outside, (i, value) if whole is None else whole)
             if key not in self.counted:
                 self.counted.add(key)
-                name = f"{value.op} ({value.source})" if whole is None else self.names.name(whole)
+                name = f"{value.op} ({local.lines.get(value)})" if whole is None else self.names.name(whole)
                 # The engine keeps booleans as numbers; what it is given stays as it is.
                 itemsize = value.dtype.itemsize if value in outside else own.dtype.itemsize
                 yield Kept(name, value.row_numel * itemsize)

@@ -37,9 +37,10 @@ class ValueNames:
     def shown(self, section: Section) -> Program:
         """The program of a section, on inputs with names that can be read."""
         placed = {v: p.placeholder(self.name(v), v.shape, v.dtype) for v in (*section.inputs, *section.old)}
-        built = p.rebuild([*section.outputs, *section.new], placed)
+        lines = dict(section.lines)
+        built = p.rebuild([*section.outputs, *section.new], placed, lines)
         outputs = {self.name(v): built[v] for v in (*section.outputs, *section.new)}
-        return Program({v.name: v for v in placed.values()}, outputs)
+        return Program({v.name: v for v in placed.values()}, outputs, lines)
 
     def name(self, value: Value) -> str:
         """What a value is called; of a view, what it shows."""

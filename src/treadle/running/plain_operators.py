@@ -13,7 +13,7 @@ from torch import Tensor
 from treadle.engines import Call, Result
 from treadle.engines.reference import without_padding
 from treadle.protocol import State
-from treadle.state import check_kept, map_state, named_tensors, where, with_tensors
+from treadle.state import check_kept, check_results, map_state, named_tensors, where, with_tensors
 from treadle.torch_internals import no_function_modes, scan
 
 
@@ -27,7 +27,7 @@ def run(call: Call) -> Result:
         state = like(call.state, tensors)
         if "reset" in now:
             state = where(now["reset"], call.initial, state)
-        y, after = call.cell(now["x"], state)
+        y, after = check_results(call.cell, call.cell(now["x"], state))
         after = check_kept(call.cell, after, state)
         if "active" in now:
             y = where(now["active"], y, torch.zeros_like(y))

@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from treadle import state as states
 from treadle.engines import Call, autocast_dtype, candidates
-from treadle.errors import EngineError, ShapeError, StateError
+from treadle.errors import EngineError, InputError, ShapeError, StateError
 from treadle.gradients import FullBPTT, GradientMethod
 from treadle.protocol import State, example_input, first_weight, is_lazy, materialise
 from treadle.running import plain_operators, sequence_operator
@@ -149,7 +150,7 @@ class Recurrent(nn.Module):
             call = Call(self.cell, initial, xs, state, lengths, resets, return_states, self.engine, products)
             ys, state, every = plain_operators.run(call) if exported else self.gradient.run(call)
         else:
-            y, _ = self.cell(xs.new_zeros(xs.shape[1:]), initial)
+            y, _ = states.check_results(self.cell, self.cell(xs.new_zeros(xs.shape[1:]), initial))
             ys, state = y.new_zeros(0, *y.shape), states.map_state(Tensor.clone, state)
             every = states.map_state(lambda t: t.new_zeros(0, *t.shape), state) if return_states else None
         if self.batch_first:
@@ -174,7 +175,7 @@ class Recurrent(nn.Module):
         self.check_input(x, 1, "step")
         initial = states.initial_state(self, x)
         state = initial if state is None else self._checked_state(state, initial, None, x.shape[0])
-        y, after = self.cell(x, state)
+        y, after = states.check_results(self.cell, self.cell(x, state))
         # Copies: most cells give their output as a part of the state, and callers may write into what they get.
         return y.clone(), states.map_state(Tensor.clone, states.check_kept(self.cell, after, state))
 
@@ -208,7 +209,10 @@ class Recurrent(nn.Module):
     def check_input(self, x: Tensor, leading: int, what: str) -> None:
         """Refuse an input that does not fit, with ``leading`` axes before those of a row."""
         if not isinstance(x, Tensor):
-            raise TypeError(f"a {what} is a torch.Tensor, but is a {type(x).__name__}: convert it with torch.as_tensor")
+            how = "convert it with torch.as_tensor"
+            if isinstance(x, PackedSequence):
+                how = "pass what torch.nn.utils.rnn.pad_packed_sequence gives, xs and lengths=, or use a drop-in"
+            raise InputError(f"a {what} is a torch.Tensor, but is a {type(x).__name__}: {how}")
         axes = ("B",) if leading == 1 else ("B", "T") if self.batch_first else ("T", "B")
         features = self.input_size
         row = None if features is None else (features,) if isinstance(features, int) else tuple(features)

@@ -44,15 +44,15 @@ from treadle.compiler.program.value import (
     Operand,
     Value,
     between,
-    made_at,
     make,
+    noting,
     ordered,
 )  # fmt: skip
 
 __all__ = [
     "BATCH", "BINARY", "COMPARISONS", "CONTRACTIONS", "ELEMENTWISE", "EXPENSIVE", "GRADIENT_PATHS", "REDUCTIONS",
     "UNARY", "VIEWS", "Call", "Dim", "Operand", "Program", "Shape", "Value", "between", "broadcast", "cast", "cat",
-    "constant_of", "detach", "dot", "elementwise", "embedding", "expand", "full", "made_at", "make", "numel",
+    "constant_of", "detach", "dot", "elementwise", "embedding", "expand", "full", "make", "noting", "numel",
     "ordered", "outer", "pad", "permute", "placeholder", "rebuild", "reduce", "reshape", "show", "show_shape",
     "slice_", "straight_through",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from treadle.compiler.program.shapes import Dim, Shape, broadcast
-from treadle.compiler.program.value import COMPARISONS, ELEMENTWISE, Value, between, made_at, make
+from treadle.compiler.program.value import COMPARISONS, ELEMENTWISE, Lines, Value, between, make, noting
 
 
 def placeholder(name: str, shape: Iterable[Dim], dtype: torch.dtype) -> Value:
@@ -225,19 +225,20 @@ def outer(a: Value, g: Value) -> Value:
     return make("outer", (a, g), (), (a.shape[1], g.shape[1]), a.dtype)
 
 
-def rebuild(roots: Iterable[Value], replaced: dict[Value, Value]) -> dict[Value, Value]:
+def rebuild(roots: Iterable[Value], replaced: dict[Value, Value], lines: Lines | None = None) -> dict[Value, Value]:
     """The same graph on top of other values: old value -> new value, for all that ``roots`` are made of.
 
     ``replaced`` maps values to what stands in their place; what is above them is made again, through the constructors,
-    so that it is simplified again.
+    so that it is simplified again. What is made of a value is noted in ``lines`` with the line of that.
     """
+    lines = {} if lines is None else lines
     new = dict(replaced)
     for value in between(replaced, roots):
         operands = [new[operand] for operand in value.inputs]
         if all(a is b for a, b in zip(operands, value.inputs, strict=True)):
             new[value] = value
         else:
-            with made_at(lambda value=value: value.source):
+            with noting(lines, lambda value=value: lines.get(value, "")):
                 new[value] = remake(value, operands)
     return new
 

@@ -4,15 +4,16 @@ import dataclasses
 from collections.abc import Mapping
 
 from treadle.compiler.program.shapes import show_shape
-from treadle.compiler.program.value import Value, ordered
+from treadle.compiler.program.value import Lines, Value, ordered
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Inputs, which are placeholders, and outputs, both by name."""
+    """Inputs, which are placeholders, and outputs, both by name; and the lines that its values come from."""
 
     inputs: Mapping[str, Value]
     outputs: Mapping[str, Value]
+    lines: Lines = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def values(self) -> list[Value]:
         """All values that the outputs need, each after what it is made of."""
@@ -51,7 +52,8 @@ def show(program: Program, sources: bool = False) -> str:
         else:
             text = f"{value.op}({', '.join([*operands, *([attributes] if attributes else [])])})"
         line = f"{names[value]}: {show_shape(value.shape)} = {text}"
-        lines.append(f"{line:<58}  # {value.source}" if sources and value.source else line)
+        source = program.lines.get(value)
+        lines.append(f"{line:<58}  # {source}" if sources and source else line)
     for value, given in outputs.items():
         lines.extend(f"{name} <- {names[value]}" for name in given)
     inputs = ", ".join(f"{name} {show_shape(value.shape)}" for name, value in program.inputs.items())

@@ -5,7 +5,7 @@ import contextvars
 import dataclasses
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -96,7 +96,6 @@ class Value:
     attributes: tuple[Any, ...]
     shape: Shape
     dtype: torch.dtype
-    source: str = dataclasses.field(default="", compare=False)
     has_rows: bool = dataclasses.field(init=False)
     """Whether one of the axes is the batch."""
     row_shape: tuple[int, ...] = dataclasses.field(init=False)
@@ -154,17 +153,19 @@ class Value:
 
 _values: "weakref.WeakValueDictionary[Any, Value]" = weakref.WeakValueDictionary()
 _guard = fork_safe_lock()
-_where: contextvars.ContextVar[Callable[[], str]] = contextvars.ContextVar("where", default=str)
+Lines: TypeAlias = dict[Value, str]
+"""Of values, the line of the user's own file that they come from: they are the same objects wherever they are made."""
+_noted: contextvars.ContextVar[tuple[Lines, Callable[[], str]] | None] = contextvars.ContextVar("noted", default=None)
 
 
 @contextlib.contextmanager
-def made_at(where: Callable[[], str]) -> Iterator[None]:
-    """While the context lasts, new values note ``where()`` as their source."""
-    token = _where.set(where)
+def noting(lines: Lines, where: Callable[[], str]) -> Iterator[None]:
+    """While the context lasts, values that are made are noted with the line that ``where`` says, the first time."""
+    token = _noted.set((lines, where))
     try:
         yield
     finally:
-        _where.reset(token)
+        _noted.reset(token)
 
 
 def make(op: str, inputs: Sequence[Value], attributes: tuple[Any, ...], shape: Iterable[Dim], dtype: Any) -> Value:
@@ -173,11 +174,13 @@ def make(op: str, inputs: Sequence[Value], attributes: tuple[Any, ...], shape: I
     key = (op, tuple(map(id, inputs)), _hashable(attributes), shape, dtype)
     found = _values.get(key)
     if found is None:
-        source = _where.get()()
         with _guard:  # or two threads would make two of one value
             found = _values.get(key)
             if found is None:
-                found = _values[key] = Value(op, tuple(inputs), attributes, shape, dtype, source)
+                found = _values[key] = Value(op, tuple(inputs), attributes, shape, dtype)
+    noted = _noted.get()
+    if noted is not None and found not in noted[0]:
+        noted[0][found] = noted[1]()
     return found
 
 

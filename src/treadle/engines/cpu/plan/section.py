@@ -1,7 +1,7 @@
 """A section of a plan on the CPU: what its kernels compute, forwards and backwards."""
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -27,11 +27,11 @@ def why_not(section: Section) -> str | None:
     for value in values:
         if value.op not in _KNOWN:
             name = value.call.function if value.op == "opaque" else value.op
-            return f"{value.source}: {name} has no machine code here"
+            return f"{section.lines.get(value) or 'a step'}: {name} has no machine code here"
         if value.op == "embedding" and (value.inputs[1].op != "input" or len(value.inputs[1].shape) != 1):
-            return f"{value.source}: an embedding looks up what is not the input itself"
+            return f"{section.lines.get(value) or 'a step'}: an embedding looks up what is not the input itself"
         if value.op in ("eq", "ne") and value.inputs[0].dtype == torch.bool:
-            return f"{value.source}: booleans are compared with each other"
+            return f"{section.lines.get(value) or 'a step'}: booleans are compared with each other"
     kept = [*values, *section.old, *section.new]
     types = {v.dtype for v in (*kept, *(v for v in section.inputs if v.dtype.is_floating_point))} - {torch.bool}
     if len(types) != 1 or not types <= {torch.float32, torch.float64}:
@@ -41,15 +41,15 @@ def why_not(section: Section) -> str | None:
         return "a state is boolean"
     if any(len(v.shape) != 2 or v.batch_axis != 0 for v in values if v.op == "dot"):
         return "a product has more than two axes"
-    return _too_long(values)
+    return _too_long(values, section.lines)
 
 
-def _too_long(values: Sequence[Value]) -> str | None:
+def _too_long(values: Sequence[Value], lines: Mapping[Value, str]) -> str | None:
     """Why so many operations are not compiled, if they are too many."""
     counted = [v for v in values if v.op not in p.VIEWS and v.op != "full"]
     if sum(_SLOW if v.op == "dot" or v.op in p.REDUCTIONS else 1 for v in counted) <= _MOST:
         return None
-    ((line, _),) = collections.Counter(v.source for v in counted).most_common(1)
+    ((line, _),) = collections.Counter(lines.get(v) or "a step" for v in counted).most_common(1)
     return (
         f"{line}: a step has {len(counted):,} operations, and to compile so many takes minutes: write fewer, such as an"
         " inner loop of fewer steps, or let the sequence have more steps instead"

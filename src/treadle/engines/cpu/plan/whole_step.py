@@ -17,9 +17,10 @@ def whole_step(network: Network) -> Section:
     outputs = (program.outputs["y"], *(program.outputs[n] for n in names))
     # Live there is no derivative, which is what makes an embedding more than a look into a table.
     looks = {v: p.embedding(*v.inputs) for v in p.ordered(outputs) if _is_embedding(v)}
-    built = p.rebuild(outputs, looks)
+    lines = dict(program.lines)
+    built = p.rebuild(outputs, looks, lines)
     y, *new = (built[v] for v in outputs)
-    return Section(Kind.LOOP, inputs, (y,), names, tuple(program.inputs[n] for n in names), tuple(new))
+    return Section(Kind.LOOP, inputs, (y,), names, tuple(program.inputs[n] for n in names), tuple(new), lines)
 
 
 def _is_embedding(value: Value) -> bool:
