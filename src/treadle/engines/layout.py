@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +35,7 @@ class Layout:
     resets: Tensor | None = None
 
     def __post_init__(self) -> None:
+        self._shares: dict[int, list[tuple[int, int]]] = {}
         if self.lengths is not None and bool((self.lengths == self.steps).all()):
             self.lengths = None
         if self.lengths is None:
@@ -54,12 +54,6 @@ class Layout:
         self.packed_resets = None
         if self.resets is not None and bool(self.resets.any()):
             self.packed_resets = self.packed(self.resets.cpu()).to(torch.uint8)
-
-    @kept_property
-    def key(self) -> tuple[Any, ...]:
-        """What of it decides where rows are and who works on them."""
-        lengths = None if self.order is None else tuple(self.sorted.tolist())
-        return self.steps, self.batch, lengths, self.packed_resets is not None
 
     def _row_of_each(self) -> Tensor:
         """[N]: which of the sorted rows each packed row is."""
@@ -146,15 +140,16 @@ class Layout:
         return state if self.order is None else map_state(lambda part: part.index_select(0, self.inverse), state)
 
     def shares(self, count: int) -> list[tuple[int, int]]:
-        """The batch in ``count`` runs of rows with about the same number of steps each."""
-        if self.order is None:
-            borders = [i * self.batch // count for i in range(count + 1)]
-        else:
-            done = self.sorted.cumsum(0)
-            goals = [self.rows * i / count for i in range(1, count)]
-            borders = [0, *(int((done < goal).sum()) + 1 for goal in goals), self.batch]
-        pairs = itertools.pairwise(borders)
-        return [(first, min(last, self.batch)) for first, last in pairs if first < min(last, self.batch)]
+        """The batch in ``count`` runs of rows with about the same number of steps each; some may have no rows."""
+        if count not in self._shares:
+            if self.order is None:
+                borders = [i * self.batch // count for i in range(count + 1)]
+            else:
+                done = self.sorted.cumsum(0)
+                goals = [self.rows * i / count for i in range(1, count)]
+                borders = [0, *(min(int((done < goal).sum()) + 1, self.batch) for goal in goals), self.batch]
+            self._shares[count] = list(itertools.pairwise(borders))
+        return self._shares[count]
 
 
 class Split:

@@ -7,6 +7,7 @@ from tests.engines.cpu.plan.test_links import SECTIONS, high, low, weight, x
 from treadle.compiler import program as p
 from treadle.compiler.fission import Kind, Section
 from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.links import Links
 from treadle.engines.cpu.plan.rows import COUNTS, ORIGINS, RESETS, Role, TensorKey, tensors_of_layout
 from treadle.engines.cpu.plan.section import CompiledSection
@@ -15,7 +16,7 @@ from treadle.engines.cpu.plan.supply import Supply
 from treadle.engines.layout import Layout
 
 T, B = 5, 4
-RUNS = [(0, 1), (1, 4)]
+RUNS = [(0, 2), (2, 4)]
 
 
 @pytest.fixture
@@ -23,8 +24,11 @@ def links():
     return Links(SECTIONS, [CompiledSection(section) for section in SECTIONS], {low, high})
 
 
-def draft(links, runs=None):
-    return Draft(links, Layout(T, B), runs)
+LAYOUT = Layout(T, B)
+
+
+def draft(links, runs=0):
+    return Draft(links, Frame.of(LAYOUT), runs)
 
 
 def test_addresses():
@@ -34,6 +38,8 @@ def test_addresses():
     address, stride, _ = recipe.tensor(key)
     assert Slot(key).at(recipe) == (address, stride)
     assert Slot(key, 8, 0).at(recipe) == (address + 8, 0)  # one row that stands for all
+    behind = recipe.kept.address + 64 + recipe.number("batch", None) * 56
+    assert Slot(Block.KEPT, 64, 7, 56).at(recipe) == (behind, 7)
 
 
 def test_keys_of_different_roles_and_numbers_are_different():
@@ -72,22 +78,22 @@ def test_room_for_more_rows(links):
 
 
 def run(one, inputs):
-    tensors = one.supply.tensors(one.layout, inputs)
-    one.recipe.follow(tensors)
+    tensors = one.supply.tensors(LAYOUT, inputs)
+    one.recipe.follow(tensors, about=LAYOUT)
     return tensors
 
 
 def test_rows_of_each_thread_apart_and_back(links):
-    one = draft(links, RUNS)
+    one = draft(links, len(RUNS))
     apart = one.room(x)
     one.split(Slot(one.supply.rows_of(x, False)), apart)
     one.recipe.barrier()
     as_it_lies = one.new_tensor(TensorKey(Role.OUTPUT, 0), x)
     back = one.new_tensor(TensorKey(Role.OUTPUT, 1), x)
-    one.runs = None  # copied as it is
+    one.runs = 0  # copied as it is
     one.will_use(apart)
     one.copy_out(apart, as_it_lies, x)
-    one.runs = RUNS
+    one.runs = len(RUNS)
     one.copy_out(apart, back, x)
     xs = torch.randn(T * B, 3, dtype=torch.float64)
     tensors = run(one, [xs, *[torch.zeros(3, 3)] * 2])
@@ -108,9 +114,9 @@ def test_a_pass_runs_on_its_slots(links):
     end = one.supply.new(TensorKey(Role.END), B, 3)
     one.run(link, plain, packed, slots, [(start, end, start)])
     xs, w, h = (torch.randn(*shape, dtype=torch.float64) for shape in ((T * B, 3), (3, 3), (B, 3)))
-    tensors = one.supply.tensors(one.layout, [xs, w, torch.zeros(3, 3)])
+    tensors = one.supply.tensors(LAYOUT, [xs, w, torch.zeros(3, 3)])
     tensors[TensorKey(Role.START)] = h
-    one.recipe.follow(tensors)
+    one.recipe.follow(tensors, about=LAYOUT)
     for row, y in zip(xs.view(T, B, 3), tensors[TensorKey(Role.OUTPUT)].view(T, B, 3), strict=True):
         h = torch.tanh(row @ w.t() + h)
         torch.testing.assert_close(y, h)
@@ -121,7 +127,7 @@ def test_a_pass_runs_on_its_slots(links):
 
 
 def test_inputs_are_as_machine_code_reads_them(links):
-    supply = Supply(links, Recipe(), None)
+    supply = Supply(links, Recipe(), 0)
     link = next(iter(links))
     own = next(own for own, value in link.inputs.items() if value is weight)
     turned = p.permute(own, (1, 0))
@@ -145,7 +151,7 @@ def test_whole_numbers_stay_what_they_are_only_where_they_are_looked_up():
     table = p.placeholder("table", (7, 3), torch.float32)
     section = Section(Kind.PARALLEL, (token, table), (p.embedding(table, token),))
     links = Links([section], [CompiledSection(section)], section.outputs)
-    supply = Supply(links, Recipe(), None)
+    supply = Supply(links, Recipe(), 0)
     keys = [supply.rows_of(token, as_indices) for as_indices in (True, False)]
     tensors = supply.tensors(Layout(T, B), [torch.arange(T * B), torch.zeros(7, 3)])
     assert [tensors[key].dtype for key in keys] == [torch.int64, torch.float32]
@@ -155,12 +161,12 @@ def test_the_tensors_of_a_layout():
     resets = torch.zeros(T, B, dtype=torch.bool)
     resets[2, 1] = True
     plain, broken = Layout(T, B), Layout(T, B, resets=resets)
-    assert RESETS not in tensors_of_layout(plain, (), None)
-    assert ORIGINS not in tensors_of_layout(broken, (), None)
-    found = tensors_of_layout(broken, [ORIGINS], None)
+    assert RESETS not in tensors_of_layout(plain, (), 0)
+    assert ORIGINS not in tensors_of_layout(broken, (), 0)
+    found = tensors_of_layout(broken, [ORIGINS], 0)
     assert torch.equal(found[RESETS].view(T, B).bool(), resets)
     assert torch.equal(found[COUNTS], torch.full((T,), B))
     assert torch.equal(found[ORIGINS], broken.origins)
-    apart = tensors_of_layout(broken, [ORIGINS], RUNS)
-    assert [apart[TensorKey(Role.RUN_OFFSETS, i)].tolist() for i in range(2)] == [[0, 1, 2, 3, 4], [4, 7, 10, 13, 16]]
-    assert apart[RESETS].tolist() == [*resets[:, :1].flatten(), *resets[:, 1:].flatten()]
+    apart = tensors_of_layout(broken, [ORIGINS], 2)
+    assert [apart[TensorKey(Role.RUN_OFFSETS, i)].tolist() for i in range(2)] == [[0, 2, 4, 6, 8], [8, 10, 12, 14, 16]]
+    assert apart[RESETS].tolist() == [*resets[:, :2].flatten(), *resets[:, 2:].flatten()]

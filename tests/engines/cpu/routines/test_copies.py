@@ -88,6 +88,6 @@ def test_moves_come_after_the_kernels_of_a_phase():
     recipe, numbers = Recipe(), torch.tensor([1.0, 2.0, 3.0, 0.0])
     at = recipe.tensor("numbers")[0]
     copies.copy(recipe, at + 12, at, 4)
-    recipe.task(copies._address("copy"), (at, at + 4, 4))
+    recipe.task(copies._address("copy"), (at, at + 4, 0, 4))
     recipe.follow({"numbers": numbers})
     assert numbers.tolist() == [2, 2, 3, 2]

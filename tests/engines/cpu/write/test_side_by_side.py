@@ -13,6 +13,7 @@ from tests.registry import CELLS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines.cpu.machine import threads
 from treadle.engines.cpu.plan import kernel
+from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.layout import Layout
 
 SUBJECTS = ["gru", "layer-norm-lstm", "ind-rnn", "stack-feedback"]
@@ -139,7 +140,7 @@ def test_several_python_threads_at_once(always):
 def test_only_where_few_rows_wait_for_many_weights(H, B, count, expected, set_num_threads):
     set_num_threads(count)
     kernels = forward_loops(td.Recurrent(td.LSTMCell(8, H)), B)
-    assert [one.threads_side_by_side(Layout(100, B)) for one in kernels] == [expected]
+    assert [one.threads_side_by_side(Frame.of(Layout(100, B))) for one in kernels] == [expected]
     assert [one.threads_side_by_side(Layout(1, B)) for one in kernels if H < 256] in ([], [1])  # too little to do
 
 

@@ -7,8 +7,12 @@ from treadle.engines.cpu.machine.alignment import PAGE_BYTES, Stagger, whole_lin
 
 
 class Given(enum.IntEnum):
-    """What a recipe is given when it is followed; each tensor is given as three numbers, from ``TENSORS`` on."""
+    """What a recipe is given when it is followed; each tensor is given as three numbers, from ``TENSORS`` on.
 
+    From ``NUMBERS`` downwards are those that are computed for the call.
+    """
+
+    NUMBERS = -2
     TABLES = -1  # where its own tables of numbers begin
     NOTHING = 0
     CALLS = 1  # the address of the table of calls
@@ -19,13 +23,23 @@ class Given(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Word:
-    """A number that is known when a recipe is followed: one that is `Given` then, and what is added to it."""
+    """A number that is known when a recipe is followed: so many times one that is `Given` then, and what is added."""
 
     given: int
     plus: int = 0
+    times: int = 1
+    more: "Word | None" = None
 
-    def __add__(self, more: int) -> "Word":
-        return Word(self.given, self.plus + more)
+    def __add__(self, other: "int | Word") -> "Word":
+        if isinstance(other, int):
+            return dataclasses.replace(self, plus=self.plus + other)
+        return dataclasses.replace(self, more=other if self.more is None else self.more + other)
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: int) -> "Word":
+        more = None if self.more is None else self.more * factor
+        return Word(self.given, self.plus * factor, self.times * factor, more)
 
 
 Number = int | Word

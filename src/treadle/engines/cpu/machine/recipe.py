@@ -9,7 +9,7 @@ and wrote before is then in its core's cache. It helps others when it has none l
 """
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,19 @@ class TensorWords(NamedTuple):
     address: Word
     row_stride: Word
     column_stride: Word
+
+
+class _Words(NamedTuple):
+    """Tables as numbers: each is ``plus`` and so many ``times`` the given number of that index. Some have more terms:
+    ``more_at`` says whose each of these is."""
+
+    plus: np.ndarray
+    given: np.ndarray
+    times: np.ndarray
+    more_at: np.ndarray
+    more_plus: np.ndarray
+    more_given: np.ndarray
+    more_times: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +71,7 @@ class Recipe:
         self._phases: list[Phase] = [Phase()]
         self._tables: list[Number] = []
         self._owners: list[object] = []
+        self._numbers: dict[Hashable, tuple[Word, Callable[[Any], int]]] = {}
 
     def tensor(self, key: Hashable) -> TensorWords:
         """A tensor that is passed when the recipe is followed, under that key."""
@@ -69,6 +83,12 @@ class Recipe:
         start = len(self._tables)
         self._tables.extend(numbers)
         return Word(Given.TABLES, WORD_BYTES * start)
+
+    def number(self, key: Hashable, of: Callable[[Any], int]) -> Word:
+        """A number that is computed, from what the recipe is followed for, under that key."""
+        if key not in self._numbers:
+            self._numbers[key] = Word(Given.NUMBERS - len(self._numbers)), of
+        return self._numbers[key][0]
 
     def task(self, function: int, arguments: Sequence[Number], late: bool = False) -> None:
         """A call in the present phase: the address of a function of 64-bit integers and pointers, and its arguments.
@@ -101,37 +121,48 @@ class Recipe:
         return max((len(phase.all) for phase in self._all_phases), default=0)
 
     @kept_property
-    def _words(self) -> tuple[np.ndarray, np.ndarray]:
-        """The table of calls and the tables behind it: numbers to be added, and to what, which given number."""
+    def _words(self) -> "_Words":
+        """The table of calls and the tables behind it."""
         calls = written(self._all_phases)
         tables = Word(Given.CALLS, WORD_BYTES * len(calls))
+        first_number = Given.TENSORS + _TENSOR_WORDS * len(self.tensors)
 
-        def as_word(number: Number) -> Word:
-            if not isinstance(number, Word):
-                return Word(Given.NOTHING, number)
-            return tables + number.plus if number.given == Given.TABLES else number
+        def placed(word: Word) -> Word:
+            if word.given == Given.TABLES:
+                return tables + word.plus
+            if word.given <= Given.NUMBERS:
+                return dataclasses.replace(word, given=first_number + Given.NUMBERS - word.given)
+            return word
 
-        words = [as_word(number) for number in (*calls, *self._tables)]
-        return np.array([word.plus for word in words], np.int64), np.array([word.given for word in words], np.int64)
+        words = [placed(n) if isinstance(n, Word) else Word(Given.NOTHING, n) for n in (*calls, *self._tables)]
+        more, rest = [], [(i, word.more) for i, word in enumerate(words) if word.more is not None]
+        while rest:
+            more += [(i, placed(word)) for i, word in rest]
+            rest = [(i, word.more) for i, word in rest if word.more is not None]
+        table = [(word.plus, word.given, word.times) for word in words]
+        sums = [(i, word.plus, word.given, word.times) for i, word in more]
+        return _Words(
+            *np.array(table, np.int64).reshape(-1, 3).T.copy(), *np.array(sums, np.int64).reshape(-1, 4).T.copy()
+        )
 
     @kept_property
     def _given(self) -> list[tuple[Hashable, bool]]:
         """The tensors in the order of their numbers, and whether any of their strides is read."""
-        read = set(self._words[1].tolist())
+        read = {*self._words.given.tolist(), *self._words.more_given.tolist()}
         words = {key: self.tensor(key) for key in self.tensors}
         return [(key, not read.isdisjoint((w.row_stride.given, w.column_stride.given))) for key, w in words.items()]
 
     def offset_of(self, table: Word) -> int:
         """How many bytes behind a call's address a table of `table` begins."""
-        return WORD_BYTES * (len(self._words[0]) - len(self._tables)) + table.plus
+        return WORD_BYTES * (len(self._words.plus) - len(self._tables)) + table.plus
 
-    def lay_out(self, tensors: Mapping[Any, Tensor], kept: Tensor | None = None) -> RecipeCall:
-        """A call on these tensors, ready to be made."""
-        plus, which = self._words
+    def lay_out(self, tensors: Mapping[Any, Tensor], kept: Tensor | None = None, about: Any = None) -> RecipeCall:
+        """A call on these tensors, ready to be made; numbers are computed from what it is ``about``."""
+        plan = self._words
         if kept is None and self.kept.size:
             kept = _block(self.kept.size)
         scratch = _block(self.scratch.size) if self.scratch.size else None
-        words = np.empty(len(plus), np.int64)
+        words = np.empty(len(plan.plus), np.int64)
         start = words.__array_interface__["data"][0]
         # In the order of `Given`.
         given = [0, start, 0 if kept is None else begin(kept), 0 if scratch is None else begin(scratch)]
@@ -139,13 +170,19 @@ class Recipe:
             tensor = tensors[key]
             strides = tensor.stride() if strided else ()
             given += (address(tensor), strides[0] if strides else 0, strides[1] if len(strides) > 1 else 1)
-        np.take(np.array(given, np.int64), which, out=words)
-        words += plus
+        given += [compute(about) for _, compute in self._numbers.values()]
+        numbers = np.array(given, np.int64)
+        np.take(numbers, plan.given, out=words)
+        if self._numbers:
+            words *= plan.times
+        words += plan.plus
+        if len(plan.more_at):
+            np.add.at(words, plan.more_at, numbers[plan.more_given] * plan.more_times + plan.more_plus)
         return RecipeCall(words, start, kept, scratch)
 
-    def follow(self, tensors: Mapping[Any, Tensor], kept: Tensor | None = None) -> Tensor | None:
-        """Do what is written down, on these tensors; returns the memory that is kept."""
-        call = self.lay_out(tensors, kept)
+    def follow(self, tensors: Mapping[Any, Tensor], kept: Tensor | None = None, about: Any = None) -> Tensor | None:
+        """Do what is written down, on these tensors (see `lay_out`); returns the memory that is kept."""
+        call = self.lay_out(tensors, kept, about)
         if self.threads:
             count = threads.count(self.threads)
             call.words[Head.TEAM] = count

@@ -14,6 +14,7 @@ from treadle.engines.cpu.lower.loop_nests import Kernel
 from treadle.engines.cpu.lower.precision import Precision
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.plan.forward import ForwardRecipe
+from treadle.engines.cpu.plan.frame import Axis
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, compiled
 from treadle.engines.cpu.plan.links import Link
 from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, dense_rows, keys_of, with_rows_in_place
@@ -34,9 +35,9 @@ class Gradients(NamedTuple):
 class BackwardRecipe:
     """The backward pass of a chain; ``from_above`` says of each output and final state whether it has a gradient."""
 
-    def __init__(self, forward: ForwardRecipe, layout: Layout, from_above: Sequence[bool]):
+    def __init__(self, forward: ForwardRecipe, from_above: Sequence[bool]):
         self.links = links = forward.links
-        writer = _Writer(forward, layout, from_above)
+        writer = _Writer(forward, from_above)
         self.recipe, self.supply = writer.recipe, writer.draft.supply
         self._zeros = _zeros(writer.zeros, links.dtype)
         keys = enumerate(keys_of(Role.OUTPUT_GRADIENT, len(links.outputs)))
@@ -66,7 +67,7 @@ class BackwardRecipe:
         for tensor in fresh:
             if tensor is not None:
                 tensor.zero_()  # added to where rows are reset
-        self.recipe.follow(tensors, kept)
+        self.recipe.follow(tensors, kept, layout)
         gradients = [
             key and with_rows_in_place(tensors[key], value)
             for key, value in zip(self._inputs, self.links.inputs, strict=True)
@@ -87,9 +88,9 @@ class _Writer:
         zeros: how many zeros are read.
     """
 
-    def __init__(self, forward: ForwardRecipe, layout: Layout, from_above: Sequence[bool]):
-        self.forward, self.layout, links = forward, layout, forward.links
-        self.links, self.draft = links, Draft(links, layout, forward.runs)
+    def __init__(self, forward: ForwardRecipe, from_above: Sequence[bool]):
+        self.forward, self.frame, links = forward, forward.frame, forward.links
+        self.links, self.draft = links, Draft(links, self.frame, forward.runs)
         self.recipe = self.draft.recipe
         count = len(links.outputs)
         self.ends = {k for k in range(links.states) if from_above[count + k]}
@@ -103,7 +104,7 @@ class _Writer:
         self.zeros = 1
         passes = {link: d.backward for link, d in self.reached.items() if not d.backward.is_empty}
         packed = self.draft.pack(passes)
-        if self.draft.runs is not None:
+        if self.draft.runs:
             self._split_gradients_from_above()
         for link, derivative in self.reached.items():
             self._link(link, derivative, packed.get(link, []))
@@ -168,16 +169,17 @@ class _Writer:
 
     def _carries(self, link: Link, derivative: CompiledDerivative) -> list[Carry]:
         """The gradients of states: where they start, at the last step, and where they end up."""
-        supply, batch, resets = self.draft.supply, self.layout.batch, self.layout.packed_resets is not None
+        supply = self.draft.supply
         carries, states = [], derivative.program.state_cotangents
         for k, state in zip(link.states, states, strict=True):
-            shape = batch, *state.row_shape
+            shape = Axis.BATCH, *state.row_shape
             has_gradient = k in self.ends
-            above = TensorKey(Role.END_GRADIENT, k) if has_gradient else self._some_zeros(p.numel(shape))
+            count = self.frame.most_batch * state.row_numel
+            above = TensorKey(Role.END_GRADIENT, k) if has_gradient else self._some_zeros(count)
             start = supply.new(TensorKey(Role.START_GRADIENT, k), *shape)
-            fresh = supply.new(TensorKey(Role.FRESH_GRADIENT, k), *shape) if resets else start
+            fresh = supply.new(TensorKey(Role.FRESH_GRADIENT, k), *shape) if self.frame.has_resets else start
             carries.append(Carry(self.recipe.tensor(above)[0], start, fresh))
-        if self.layout.order is not None and carries:  # a row without steps gives back what it got
+        if carries and not self.frame.is_whole:  # a row without steps gives back what it got
             for carry, state in zip(carries, states, strict=True):
                 self.draft.copy_state(carry.end, carry.start, state)
             self.recipe.barrier()
@@ -198,7 +200,7 @@ class _Writer:
 
     def _is_only_gradient_of(self, value: Value) -> bool:
         """Whether an input gets a gradient from one link alone, which can write it to where it is given back."""
-        return self.draft.runs is None and value in self.links.index and self.readers.get(value) == 1
+        return not self.draft.runs and value in self.links.index and self.readers.get(value) == 1
 
     def _gradient_key(self, value: Value) -> TensorKey:
         return TensorKey(Role.INPUT_GRADIENT, self.links.index[value])
@@ -229,7 +231,7 @@ class _Writer:
     def _write_out(self, terms: list[Slot], key: TensorKey, value: Value) -> None:
         """The sum of some rows as a tensor."""
         result = self.draft.new_tensor(key, value)
-        if self.draft.runs is None:
+        if not self.draft.runs:
             self._add(terms, result, value)
             return
         total = terms[0] if len(terms) == 1 else self._add(terms, self.draft.room(value), value)
@@ -241,7 +243,7 @@ class _Writer:
         recipe = self.recipe
         kernel = compiled(_sum_of(len(terms), value.row_shape, self.links.dtype))
         recipe.barrier()
-        kernel.write_down(recipe, self.layout, Arguments([t.at(recipe) for t in terms], [], [], [total.at(recipe)]))
+        kernel.write_down(recipe, self.frame, Arguments([t.at(recipe) for t in terms], [], [], [total.at(recipe)]))
         for term in terms:
             self.draft.has_used(term)
         recipe.barrier()

@@ -18,6 +18,7 @@ from treadle.engines.cpu.machine.alignment import unused, where_it_was
 from treadle.engines.cpu.machine.memory_pool import pool
 from treadle.engines.cpu.plan.backward import BackwardRecipe
 from treadle.engines.cpu.plan.forward import ForwardRecipe
+from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.invariants import Invariants
 from treadle.engines.cpu.plan.links import Links
 from treadle.engines.cpu.plan.section import CompiledSection
@@ -30,7 +31,7 @@ from treadle.torch_internals import is_batched
 
 T = TypeVar("T")
 
-_MOST_RECIPES = 16
+_MOST_RECIPES = 48
 
 
 @dataclasses.dataclass
@@ -40,10 +41,10 @@ class Recipes:
     forward: ForwardRecipe
     backward: dict[Hashable, BackwardRecipe] = dataclasses.field(default_factory=dict)
 
-    def after(self, layout: Layout, from_above: tuple[bool, ...]) -> BackwardRecipe:
+    def after(self, from_above: tuple[bool, ...]) -> BackwardRecipe:
         """The backward pass; ``from_above`` says of outputs and final states whether they have a gradient."""
         key = (from_above, torch.get_num_threads())
-        return _found(self.backward, key, lambda: BackwardRecipe(self.forward, layout, from_above))
+        return _found(self.backward, key, lambda: BackwardRecipe(self.forward, from_above))
 
 
 class Chain:
@@ -85,16 +86,17 @@ class Chain:
 
     def recipes(self, layout: Layout, needs: tuple[bool, ...] | None) -> Recipes:
         """The recipes for a layout; ``needs`` says of arguments, starts and fresh states who wants a gradient."""
+        frame = Frame.of(layout)
 
         def make() -> Recipes:
-            return Recipes(ForwardRecipe(self.links, layout, None if needs is None else self.invariants.needs(needs)))
+            return Recipes(ForwardRecipe(self.links, frame, None if needs is None else self.invariants.needs(needs)))
 
-        return _found(self._recipes, (needs, layout.key, torch.get_num_threads()), make)
+        return _found(self._recipes, (needs, frame, torch.get_num_threads()), make)
 
-    def backward_recipe(self, recipes: Recipes, layout: Layout, from_above: tuple[bool, ...]) -> BackwardRecipe | None:
+    def backward_recipe(self, recipes: Recipes, from_above: tuple[bool, ...]) -> BackwardRecipe | None:
         """The backward pass; None if it cannot be compiled, which is no reason to end a training."""
         try:
-            return recipes.after(layout, from_above)
+            return recipes.after(from_above)
         except Exception as error:
             states = ", ".join(name.removeprefix("state/") for link in self.links for name in link.section.states)
             say_once(
@@ -105,8 +107,10 @@ class Chain:
 
 
 def _found(recipes: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
-    """The recipe of that key, made if there is none; the oldest one is forgotten where there are many."""
+    """The recipe of that key, made if there is none; of many, what was not used for the longest time is forgotten."""
     found = recipes.get(key)
+    if found is not None and next(reversed(recipes), None) != key:
+        recipes[key] = recipes.pop(key, found)
     if found is None:
         with MAKING:
             found = recipes.get(key)
@@ -142,7 +146,7 @@ class _Node(torch.autograd.Function):
         kept = [where_it_was(block, ctx.unused) for block in saved[count + others :]]
         recipe = None
         if not torch.is_grad_enabled() and not any(g is not None and is_batched(g) for g in from_above):
-            recipe = chain.backward_recipe(ctx.recipes, layout, tuple(g is not None for g in from_above))
+            recipe = chain.backward_recipe(ctx.recipes, tuple(g is not None for g in from_above))
         if recipe is None:
             return (None, None, *_by_interpreter(chain, layout, tensors, needs, from_above))
         arguments, _, _ = chain.links.divided(tensors)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine.arena import Number
+from treadle.engines.cpu.plan.frame import Axis, Frame
 from treadle.engines.cpu.plan.kernel import Carry
 from treadle.engines.cpu.plan.links import Link, Links
-from treadle.engines.cpu.plan.rows import ORIGINS, Role, Shares, TensorKey, contiguous, keys_of, with_rows_in_place
+from treadle.engines.cpu.plan.rows import ORIGINS, Role, TensorKey, contiguous, keys_of, with_rows_in_place
 from treadle.engines.cpu.plan.section import CompiledDerivative, Pass
 from treadle.engines.cpu.plan.slots import Block, Draft, Slot
 from treadle.engines.cpu.routines import copies
@@ -23,7 +24,7 @@ _NEAR = 8192
 
 
 class ForwardRecipe:
-    """The forward pass of a chain, for one layout of rows; ``needs`` as in `Links.derivatives`, None if there are none.
+    """The forward pass of a chain, for the layouts of a frame; ``needs`` as in `Links.derivatives`, or None.
 
     Attributes:
         derivatives: the links that have a backward pass.
@@ -31,12 +32,12 @@ class ForwardRecipe:
         runs: the runs of rows that lie apart, if they do.
     """
 
-    def __init__(self, links: Links, layout: Layout, needs: Sequence[bool] | None):
+    def __init__(self, links: Links, frame: Frame, needs: Sequence[bool] | None):
         self.links = links
         self.derivatives = {} if needs is None else links.derivatives(needs)
-        writer = _Writer(links, layout, self.derivatives)
+        writer = _Writer(links, frame, self.derivatives)
         self.recipe, self.supply = writer.draft.recipe, writer.draft.supply
-        self.slots, self.runs = writer.slots, writer.draft.runs
+        self.slots, self.frame, self.runs = writer.slots, frame, writer.draft.runs
 
     def follow(
         self, layout: Layout, inputs: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
@@ -49,7 +50,7 @@ class ForwardRecipe:
         if layout.packed_resets is not None:
             for key, again in zip(keys_of(Role.FRESH, links.states), fresh, strict=True):
                 tensors[key] = contiguous(again, dtype)
-        kept = self.recipe.follow(tensors)
+        kept = self.recipe.follow(tensors, about=layout)
         results = []
         for key, value in zip(keys_of(Role.OUTPUT, len(links.outputs)), links.outputs, strict=True):
             tensor = tensors[key].bool() if value.dtype == torch.bool else tensors[key]
@@ -69,19 +70,19 @@ class _Shifted(NamedTuple):
 class _Writer:
     """Writes the forward pass down: ``places`` are of values of the chain, ``slots`` of each link's own ones."""
 
-    def __init__(self, links: Links, layout: Layout, derivatives: Mapping[Link, CompiledDerivative]):
-        self.links, self.layout, self.derivatives = links, layout, derivatives
+    def __init__(self, links: Links, frame: Frame, derivatives: Mapping[Link, CompiledDerivative]):
+        self.links, self.frame, self.derivatives = links, frame, derivatives
         self.passes = {
             link: derivatives[link].forward if link in derivatives else link.compiled.plain for link in links
         }
-        self.draft = Draft(links, layout, _runs_apart(self.passes.values(), layout))
+        self.draft = Draft(links, frame, _runs_apart(self.passes.values(), frame))
         self.recipe = self.draft.recipe
         self.kept = {link.inputs[v] for link, d in derivatives.items() for v in d.keeps if v in link.inputs}
         self.readers = collections.Counter(v for link in links for v in link.section.inputs)
         self.places: dict[Value, Slot] = {}
         self.slots: dict[Link, dict[Value, Slot]] = {}
         packed = self.draft.pack(self.passes)
-        if self.draft.runs is not None:
+        if self.draft.runs:
             self._split_inputs()
         for link in links:
             self._link(link, packed[link])
@@ -112,7 +113,7 @@ class _Writer:
         copied_out, rooms = self._output_slots(link, slots)
         for states in shifted:
             self.draft.will_use(slots[states.new])
-        if self.layout.order is not None and carries:  # a row without steps ends as it starts
+        if carries and not self.frame.is_whole:  # a row without steps ends as it starts
             for old, carry in zip(link.own.old, carries, strict=True):
                 self.draft.copy_state(carry.end, carry.start, old)
             self.recipe.barrier()
@@ -131,7 +132,7 @@ class _Writer:
         for own, value in link.inputs.items():
             if value in self.places:
                 slots[own] = self.places[value]
-            elif value.has_rows and self.draft.runs is None:
+            elif value.has_rows and not self.draft.runs:
                 slots[own] = Slot(self.draft.supply.rows_of(value, own in self.passes[link].indices))
         return slots
 
@@ -140,9 +141,8 @@ class _Writer:
         carries = []
         for k, old in zip(link.states, link.own.old, strict=True):
             start = self.recipe.tensor(TensorKey(Role.START, k))[0]
-            has_resets = self.layout.packed_resets is not None
-            fresh = self.recipe.tensor(TensorKey(Role.FRESH, k))[0] if has_resets else start
-            end = self.draft.supply.new(TensorKey(Role.END, k), self.layout.batch, *old.row_shape)
+            fresh = self.recipe.tensor(TensorKey(Role.FRESH, k))[0] if self.frame.has_resets else start
+            end = self.draft.supply.new(TensorKey(Role.END, k), Axis.BATCH, *old.row_shape)
             carries.append(Carry(start, end, fresh))
         return carries
 
@@ -150,17 +150,16 @@ class _Writer:
         self, link: Link, slots: dict[Value, Slot], carries: Sequence[Carry]
     ) -> list[_Shifted]:
         """Find room for the states before each step that are kept; returns those that have to be copied there."""
-        layout, shifted = self.layout, []
+        shifted = []
         keeps = self.derivatives[link].keeps if link in self.derivatives else ()
-        simple = layout.order is None and self.draft.runs is None and layout.packed_resets is None
+        simple = self.frame.is_whole and not self.draft.runs and not self.frame.has_resets
         for (old, new), carry in zip(link.compiled.carries, carries, strict=True):
             if old not in keeps:
                 continue
             if simple and new not in slots:
                 # With the first state in front, the states before each step and those after it are one memory.
-                slots[old] = before = self.draft.room(new, Block.KEPT, more=layout.batch)
-                offset = layout.batch * max(new.row_numel, 1) * self.draft.itemsize
-                slots[new] = dataclasses.replace(before, offset=before.offset + offset)
+                slots[old] = before = self.draft.room(new, Block.KEPT, more=self.frame.most_batch)
+                slots[new] = dataclasses.replace(before, per_row=max(new.row_numel, 1) * self.draft.itemsize)
                 self.draft.copy_state(before.at(self.recipe).address, carry.start, new)
             else:
                 slots[old] = self.draft.room(new, Block.KEPT)
@@ -175,7 +174,7 @@ class _Writer:
             is_output = value in self.links.outputs
             if own not in slots:
                 kept = value in self.kept or (link in self.derivatives and own in self.derivatives[link].keeps)
-                if value is not None and is_output and not kept and self.draft.runs is None:
+                if value is not None and is_output and not kept and not self.draft.runs:
                     slots[own] = self._output(value)
                     is_output = False
                 else:
@@ -194,21 +193,21 @@ class _Writer:
 
     def _shift(self, states: _Shifted, slots: Mapping[Value, Slot]) -> None:
         """Copy the states after each step, and those that rows start with, to where those before each step belong."""
-        recipe, layout = self.recipe, self.layout
+        recipe, count = self.recipe, self.draft.rows
         to, rows = slots[states.old].at(recipe).address, slots[states.new].at(recipe).address
         index, size = recipe.tensor(ORIGINS)[0], states.new.row_numel * self.draft.itemsize
         fresh, start = states.carry.fresh, states.carry.start
-        copies.previous(recipe, to, index, layout.rows, layout.batch, size, fresh, start, rows)
+        copies.previous(recipe, to, index, count, self.draft.batch.number, size, fresh, start, rows)
         self.draft.has_used(slots[states.new])
 
 
-def _runs_apart(passes: Iterable[Pass], layout: Layout) -> Shares | None:
-    """The runs of rows that lie apart from each other, one for each thread; None if all are in one place."""
-    if layout.order is not None:
-        return None
+def _runs_apart(passes: Iterable[Pass], frame: Frame) -> int:
+    """How many runs of rows lie apart from each other, one for each thread; none if all are in one place."""
+    if not frame.is_whole:
+        return 0
     loops = [one for one in passes if one.kernel.carries]
-    shares = max((one.compiled.shares(layout) for one in loops), key=len, default=[])
-    if len(shares) < 2:
-        return None
+    runs = max((one.compiled.threads_by_rows(frame) for one in loops), default=1)
+    if runs < 2:
+        return 0
     widest = max(old.row_numel * one.kernel.precision.dtype.itemsize for one in loops for old, _ in one.kernel.carries)
-    return shares if widest * max(last - first for first, last in shares) <= _NEAR else None
+    return runs if widest * frame.most_of_a_share(runs) <= _NEAR else 0

@@ -13,13 +13,14 @@ from treadle.engines.cpu.lower.lowered import BLOCK, lower
 from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number, Word
+from treadle.engines.cpu.machine.extent import Part
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
-from treadle.engines.cpu.plan.rows import COUNTS, OFFSETS, RESETS, Role, Shares, TensorKey
+from treadle.engines.cpu.plan.frame import Frame
+from treadle.engines.cpu.plan.rows import COUNTS, OFFSETS, RESETS, Role, TensorKey
 from treadle.engines.cpu.routines.weight_panels import pack, pair_up
 from treadle.engines.cpu.write import by_rows, side_by_side
 from treadle.engines.cpu.write.rendezvous import WORDS
-from treadle.engines.layout import Layout
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.
@@ -52,7 +53,7 @@ class Arguments:
     outputs: Sequence[Rows]
     carries: Sequence[Carry] = ()
 
-    def table(self, steps: int, capacity: int, counts: Number, offsets: Number, resets: Number) -> list[Number]:
+    def table(self, steps: Number, capacity: Number, counts: Number, offsets: Number, resets: Number) -> list[Number]:
         """The numbers of `Places`, in order; a thread takes ``capacity`` rows at most, and no resets are 0."""
         rows = [number for group in (*self.streams, *self.outputs) for number in group]
         states = [number for carry in self.carries for number in carry]
@@ -91,25 +92,26 @@ class CompiledKernel:
         operands = zip(packed, self.operands, strict=True)
         return [pair_up(recipe, matrix, packing, self.target) for matrix, (_, packing) in operands]
 
-    def write_down(self, recipe: Recipe, layout: Layout, arguments: Arguments, runs: Shares | None = None) -> "Sums":
+    def write_down(self, recipe: Recipe, frame: Frame, arguments: Arguments, runs: int = 0) -> "Sums":
         """Write down a run over all rows (or all steps); returns where the kernel's sums are once it has run.
 
-        Counts, offsets and resets of the layout are tensors of the recipe, and if ``runs`` of rows lie apart, so are
-        the offsets of each.
+        Counts, offsets and resets of the layout are tensors of the recipe, and if so many ``runs`` of rows lie apart,
+        so are the offsets of each.
         """
         recipe.keep(self._library)
-        count = self.threads_side_by_side(layout) if runs is None else 1
+        count = 1 if runs else self.threads_side_by_side(frame)
         if count > 1:
-            return self._write_down_side_by_side(recipe, layout, arguments, count)
-        if not self.kernel.carries:
-            runs = None
-        shares = self.shares(layout) if runs is None else runs
-        capacity = max(last - first for first, last in shares) if self.kernel.carries else BLOCK
-        if runs is None:
-            tables = [self._table(recipe, layout, arguments, capacity, OFFSETS)] * len(shares)
+            return self._write_down_side_by_side(recipe, frame, arguments, count)
+        if self.kernel.carries:
+            count = runs or self.threads_by_rows(frame)
+            shares, capacity = frame.shares(recipe, count), frame.most_of_a_share(count)
         else:
-            offsets = [TensorKey(Role.RUN_OFFSETS, i) for i in range(len(runs))]
-            tables = [self._table(recipe, layout, arguments, capacity, key) for key in offsets]
+            runs, shares, capacity = 0, self._shares_of_all_rows(recipe, frame), BLOCK
+        if runs:
+            offsets = [TensorKey(Role.RUN_OFFSETS, i) for i in range(runs)]
+            tables = [self._table(recipe, frame, arguments, capacity, key) for key in offsets]
+        else:
+            tables = [self._table(recipe, frame, arguments, capacity, OFFSETS)] * len(shares)
         size = self._scratch_size(self.lowered.scratch.fixed + capacity * self.lowered.scratch.per_row)
         scratch = recipe.scratch.room(len(shares) * size)
         for i, (table, (first, last)) in enumerate(zip(tables, shares, strict=True)):
@@ -118,10 +120,11 @@ class CompiledKernel:
             recipe.scratch.leave(scratch, len(shares) * size)
         return Sums(scratch, size, len(shares), self.lowered.scratch.sums)
 
-    def _write_down_side_by_side(self, recipe: Recipe, layout: Layout, arguments: Arguments, count: int) -> "Sums":
+    def _write_down_side_by_side(self, recipe: Recipe, frame: Frame, arguments: Arguments, count: int) -> "Sums":
         """Write down a run by so many threads side by side."""
-        table = self._table(recipe, layout, arguments, layout.batch, OFFSETS)
-        shared = self._scratch_size(layout.batch * self.lowered.scratch.per_row)
+        batch = frame.batch(recipe)
+        table = self._table(recipe, frame, arguments, batch.number, OFFSETS)
+        shared = self._scratch_size(batch.most * self.lowered.scratch.per_row)
         own = self._scratch_size(self.lowered.scratch.fixed)
         scratch = recipe.scratch.room(shared + count * own)
         meeting = recipe.table([0] * WORDS)
@@ -134,11 +137,11 @@ class CompiledKernel:
             recipe.scratch.leave(scratch, shared + count * own)
         return Sums(scratch + shared, own, count, self.lowered.scratch.sums)
 
-    def _table(self, recipe: Recipe, layout: Layout, arguments: Arguments, capacity: int, offsets: TensorKey) -> Word:
+    def _table(self, recipe: Recipe, frame: Frame, arguments: Arguments, capacity: Number, offsets: TensorKey) -> Word:
         """The address of what the kernel is given, as numbers."""
-        resets = 0 if layout.packed_resets is None else recipe.tensor(RESETS)[0]
+        resets = recipe.tensor(RESETS)[0] if frame.has_resets else 0
         counts, starts = recipe.tensor(COUNTS)[0], recipe.tensor(offsets)[0]
-        return recipe.table(arguments.table(layout.steps, capacity, counts, starts, resets))
+        return recipe.table(arguments.table(frame.steps(recipe), capacity, counts, starts, resets))
 
     def _scratch_size(self, numbers: int) -> int:
         """The bytes of a thread's memory for so many numbers: whole cache lines, and room to align the first."""
@@ -149,27 +152,26 @@ class CompiledKernel:
         name, write = f"side by side\n{self.lowered.description}", lambda: side_by_side.text(self.lowered)
         return compilation.recall(name, ("run",), write, self.target)
 
-    def threads_side_by_side(self, layout: Layout) -> int:
+    def threads_side_by_side(self, frame: Frame) -> int:
         """How many threads take all rows together, each some of the columns; 1 if they rather share out rows."""
-        count = threads.count(self._worth(layout))
-        return self.lowered.count_side_by_side(layout.batch, count) if self.kernel.carries else 1
+        count = threads.count(self._worth(frame))
+        return self.lowered.count_side_by_side(frame.most_batch, count) if self.kernel.carries else 1
 
-    def _worth(self, layout: Layout) -> int:
+    def _worth(self, frame: Frame) -> int:
         """How many threads the work is worth."""
-        return max(1, int(self.row_cost * layout.rows // _WORTH_A_THREAD))
+        return max(1, int(self.row_cost * frame.most_rows // _WORTH_A_THREAD))
 
-    def shares(self, layout: Layout) -> Shares:
-        """Which rows go to which thread."""
-        steps = bool(self.kernel.carries)
-        rows = layout.batch if steps else layout.rows
-        count = threads.count(min(rows, self._worth(layout)))
-        if count == 1 or self.threads_side_by_side(layout) > 1:
-            return [(0, rows)]
-        if steps:
-            return layout.shares(count)
+    def threads_by_rows(self, frame: Frame) -> int:
+        """How many threads share out the rows of the batch."""
+        count = threads.count(min(frame.most_batch, self._worth(frame)))
+        return 1 if self.threads_side_by_side(frame) > 1 else count
+
+    def _shares_of_all_rows(self, recipe: Recipe, frame: Frame) -> list[Part]:
+        """Which rows of all steps go to which thread."""
+        rows = frame.rows(recipe)
+        count = threads.count(min(rows.most, self._worth(frame)))
         # Whole tiles for everybody but the last: 24 rows are tiles of 4, 6, 8 and 12 without a rest.
-        step = -(-rows // (count * _TILES)) * _TILES if rows > count * BLOCK else -(-rows // count)
-        return [(first, min(first + step, rows)) for first in range(0, rows, step)]
+        return rows.parts(count, _TILES if rows.most > count * BLOCK else 1)
 
 
 def _evaluated(phase: Any, memory: set[Value]) -> list[Value]:

@@ -10,6 +10,7 @@ from treadle.compiler.program import Value
 from treadle.engines.cpu.machine.alignment import address, begin
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows
 from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, keys_of, tensors_of_layout, with_signs
 from treadle.engines.cpu.plan.section import Pass
@@ -65,21 +66,23 @@ class StepBlocks:
     def __init__(self, operands: LiveOperands):
         self.operands = operands
         self._states = keys_of(Role.START, len(operands.state))
-        self._recipes: dict[tuple[int, int], Recipe] = {}
+        self._recipes: dict[tuple[Frame, int], Recipe] = {}
 
     def run(self, layout: Layout, xs: Tensor, ys: Tensor) -> None:
         """All steps on [N, ...], into ``ys``; the state moves on."""
         recipe = self._recipe(layout)
-        tensors = tensors_of_layout(layout, recipe.tensors, None)
-        recipe.follow({**tensors, _X: xs, _Y: ys, **dict(zip(self._states, self.operands.state, strict=True))})
+        tensors = tensors_of_layout(layout, recipe.tensors, 0)
+        states = dict(zip(self._states, self.operands.state, strict=True))
+        recipe.follow({**tensors, _X: xs, _Y: ys, **states}, about=layout)
 
     def _recipe(self, layout: Layout) -> Recipe:
-        key = layout.steps, torch.get_num_threads()
+        frame = Frame.of(layout)
+        key = frame, torch.get_num_threads()
         found = self._recipes.get(key)
         if found is None:
             found = Recipe()
             x, y, *states = (found.tensor(key)[0] for key in (_X, _Y, *self._states))
-            self.operands.one.compiled.write_down(found, layout, self.operands.arguments(x, y, states))
+            self.operands.one.compiled.write_down(found, frame, self.operands.arguments(x, y, states))
             if len(self._recipes) >= _MOST_BLOCKS:
                 self._recipes.pop(next(iter(self._recipes)))
             self._recipes[key] = found

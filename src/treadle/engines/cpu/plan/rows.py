@@ -11,9 +11,6 @@ from torch import Tensor
 from treadle.compiler.program import Value
 from treadle.engines.layout import Layout, Split
 
-Shares = list[tuple[int, int]]
-"""Runs of rows, one for each thread: the first row of each, and the one behind its last."""
-
 
 class Role(enum.StrEnum):
     """What a tensor is to a recipe. The number beside it in a key says which input, output or state it belongs to."""
@@ -91,12 +88,12 @@ def with_rows_in_place(tensor: Tensor, value: Value) -> Tensor:
     return tensor.movedim(0, value.batch_axis) if value.batch_axis > 0 else tensor
 
 
-def tensors_of_layout(layout: Layout, wanted: Container[TensorKey], runs: Shares | None) -> dict[TensorKey, Tensor]:
-    """The tensors that say how rows lie, by key; ``runs`` if those of each thread lie apart."""
+def tensors_of_layout(layout: Layout, wanted: Container[TensorKey], runs: int) -> dict[TensorKey, Tensor]:
+    """The tensors that say how rows lie, by key; in so many ``runs`` apart from each other, if any."""
     tensors = {COUNTS: layout.counts, OFFSETS: layout.offsets}
     order: Layout | Split = layout
-    if runs is not None:
-        order = Split(layout, runs)
+    if runs:
+        order = Split(layout, layout.shares(runs))
         tensors |= {TensorKey(Role.RUN_OFFSETS, i): offsets for i, offsets in enumerate(order.offsets)}
     if order.packed_resets is not None:
         tensors[RESETS] = order.packed_resets

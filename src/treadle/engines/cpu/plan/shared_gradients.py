@@ -108,7 +108,7 @@ def write_contractions(
         _multiply(draft, total.key, *((right, left) if swapped else (left, right)), halves)
         totals.append(total)
     for factor, rows in halves.items():
-        recipe.scratch.leave(rows, 4 * ((draft.layout.rows + 1) // 2) * factor.width)
+        recipe.scratch.leave(rows, 4 * draft.rows.halves().most * factor.width)
     return totals
 
 
@@ -128,7 +128,7 @@ def _factor_of(value: Value, slots: Mapping[Value, Slot]) -> _Factor:
 
 def _in_pairs(draft: Draft, factors: Iterable[_Factor]) -> dict[_Factor, Word]:
     """Round factors to bfloat16, two rows in one: where each is then."""
-    rows = draft.layout.rows
+    rows = draft.rows
     return {
         factor: halve_rows(draft.recipe, factor.at(draft), rows, factor.width, host())
         for factor in dict.fromkeys(factors)
@@ -138,7 +138,7 @@ def _in_pairs(draft: Draft, factors: Iterable[_Factor]) -> dict[_Factor, Word]:
 def _multiply(draft: Draft, key: TensorKey, left: _Factor, right: _Factor, halves: Mapping[_Factor, Word]) -> None:
     """The product over rows of two factors, [K, N] times [N, M]; of those in pairs if they are."""
     to = draft.supply.new(key, left.width, right.width)
-    count = (draft.layout.rows + 1) // 2 if halves else draft.layout.rows
+    count = draft.rows.halves() if halves else draft.rows
     a, g = (Rows(halves[f], f.width) if halves else f.at(draft) for f in (left, right))
     if left.width and right.width:
         size = count, left.width, right.width

@@ -10,18 +10,19 @@ from treadle.compiler.program import Value
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.memory_pool import empty
 from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.plan.frame import Axis
 from treadle.engines.cpu.plan.links import Link, Links, SharedValues
-from treadle.engines.cpu.plan.rows import Role, Shares, TensorKey, contiguous, dense_rows, tensors_of_layout, with_signs
+from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, dense_rows, tensors_of_layout, with_signs
 from treadle.engines.layout import Layout
 
 
 class Supply:
     """Which tensors a recipe is followed with; ``written`` is the shape of each one that it writes."""
 
-    def __init__(self, links: Links, recipe: Recipe, runs: Shares | None):
+    def __init__(self, links: Links, recipe: Recipe, runs: int):
         self.links, self.recipe, self.runs = links, recipe, runs
         self._rows: dict[TensorKey, tuple[int, torch.dtype]] = {}
-        self.written: dict[TensorKey, tuple[int, ...]] = {}
+        self.written: dict[TensorKey, tuple[int | Axis, ...]] = {}
         # Operands without rows: the inputs are numbered first, and after them what links make of them.
         self._strided: dict[TensorKey, None] = {}
         self._dense: dict[TensorKey, None] = {}
@@ -57,7 +58,7 @@ class Supply:
             return self.links.index[link.inputs[value]]
         return self._derived.setdefault((link, value), len(self.links.inputs) + len(self._derived))
 
-    def new(self, key: TensorKey, *shape: int) -> Number:
+    def new(self, key: TensorKey, *shape: int | Axis) -> Number:
         """The address of a new tensor that is written."""
         self.written[key] = shape
         return self.recipe.tensor(key)[0]
@@ -74,7 +75,8 @@ class Supply:
         for key in self._strided:
             tensors[key] = with_signs(operands[key.number])
         for key, shape in self.written.items():
-            tensors[key] = empty(*shape, dtype=dtype)
+            sizes = [axis.size(layout) if isinstance(axis, Axis) else axis for axis in shape]
+            tensors[key] = empty(*sizes, dtype=dtype)
         return tensors
 
     def _compute_derived(self, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from llvmlite import ir
@@ -10,54 +10,67 @@ from llvmlite import ir
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.alignment import LINE_BYTES
 from treadle.engines.cpu.machine.arena import Number
+from treadle.engines.cpu.machine.extent import Extent, Part
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.routines.routine_code import begin
 from treadle.engines.cpu.write.cursor import I1, I64, POINTER, VOID, const, counted
 from treadle.engines.cpu.write.vector import declared
 
-Shares = Sequence[tuple[int, int]]
-
 ALONE = 1 << 18
 """Bytes; fewer are copied by one thread."""
 
 
-def copy(recipe: Recipe, to: Number, source: Number, size: int) -> None:
-    """Copy ``size`` bytes."""
-    for first, last in _split(size, size, LINE_BYTES):
-        recipe.task(_address("copy"), (to + first, source + first, last - first), late=True)
+def copy(recipe: Recipe, to: Number, source: Number, count: Extent | int, size: int = 1) -> None:
+    """Copy so many things of ``size`` bytes each."""
+    for first, last in _split(count, size, LINE_BYTES if size == 1 else 1):
+        recipe.task(_address("copy"), (to, source, first * size, last * size), late=True)
 
 
-def previous(recipe: Recipe, to: Number, index: Number, count: int, batch: int, size: int, *places: Number) -> None:
+def previous(
+    recipe: Recipe, to: Number, index: Number, count: Extent | int, batch: Number, size: int, *places: Number
+) -> None:
     """The ``count`` rows that each step begins with, ``size`` bytes each, dense.
 
     ``index`` (64 bits) says from where in [B fresh rows, B start rows, ``count`` rows], see `Layout.origins`;
     ``places`` says where these three are.
     """
-    for first, last in _split(count, count * size, 1):
+    for first, last in _split(count, size, 1):
         recipe.task(_address("previous"), (to, index, first, last, batch, size, *places), late=True)
 
 
-def split(
-    recipe: Recipe, to: Number, source: tuple[Number, Number], steps: int, shares: Shares, size: int, itemsize: int
-) -> None:
-    """Rows, step after step, in the order of a `Split`: all steps of the first rows, then of the next; dense.
+class Runs(NamedTuple):
+    """Rows in the order of a `Split`: all steps of the first rows, then of the next."""
+
+    steps: Number
+    batch: Number
+    runs: Sequence["Run"]
+
+
+class Run(NamedTuple):
+    """Some rows of the batch."""
+
+    first: Number
+    rows: Number
+    before: Number
+    """How many rows of all steps lie before those of this run."""
+
+
+def split(recipe: Recipe, to: Number, source: tuple[Number, Number], runs: Runs, size: int, itemsize: int) -> None:
+    """Rows, step after step, in the order of a `Split`; dense.
 
     The source is an address, and how many numbers rows are apart; sizes are bytes, of a row and of a number.
     """
-    batch = shares[-1][1]
-    for first, last in shares:
-        there = to + steps * first * size
-        arguments = (there, last - first, size, source[0], batch, first, source[1], itemsize)
-        recipe.task(_address("runs"), (*arguments, steps, last - first, size))
+    for first, rows, before in runs.runs:
+        arguments = (to + before * size, rows, size, source[0], runs.batch, first, source[1], itemsize)
+        recipe.task(_address("runs"), (*arguments, runs.steps, rows, size))
 
 
-def unsplit(recipe: Recipe, to: Number, source: Number, steps: int, shares: Shares, size: int, itemsize: int) -> None:
+def unsplit(recipe: Recipe, to: Number, source: Number, runs: Runs, size: int, itemsize: int) -> None:
     """The inverse: rows in the order of a `Split`, dense, back to step after step."""
-    batch = shares[-1][1]
-    for first, last in shares:
-        here = source + steps * first * size
-        arguments = (to + first * size, batch, size, here, last - first, 0, size // itemsize, itemsize)
-        recipe.task(_address("runs"), (*arguments, steps, last - first, size), late=True)
+    for first, rows, before in runs.runs:
+        here = source + before * size
+        arguments = (to + first * size, runs.batch, size, here, rows, 0, size // itemsize, itemsize)
+        recipe.task(_address("runs"), (*arguments, runs.steps, rows, size), late=True)
 
 
 def add_up(recipe: Recipe, to: Number, source: Number, count: int, stride: int, terms: int, dtype: torch.dtype) -> None:
@@ -65,9 +78,10 @@ def add_up(recipe: Recipe, to: Number, source: Number, count: int, stride: int, 
     recipe.task(_address(f"add_up{dtype.itemsize * 8}"), (to, source, count, stride, terms), late=True)
 
 
-def _split(count: int, size: int, unit: int) -> list[tuple[int, int]]:
-    """``count`` things of ``size`` bytes in all, split between threads."""
-    return threads.split(count, threads.count(size // ALONE), unit)
+def _split(count: Extent | int, size: int, unit: int) -> list[Part]:
+    """Things of ``size`` bytes each, split between threads."""
+    count = Extent.of(count)
+    return count.parts(threads.count(count.most * size // ALONE), unit)
 
 
 @functools.cache
@@ -96,8 +110,9 @@ def _row(b: Any, base: Any, number: Any, size: Any) -> Any:
 
 
 def _write_copies(module: ir.Module) -> None:
-    b, function = begin(module, "copy", POINTER, POINTER, I64)
-    _copy(b, *function.args)
+    b, function = begin(module, "copy", POINTER, POINTER, I64, I64)
+    to, source, first, last = function.args
+    _copy(b, _row(b, to, first, const(1)), _row(b, source, first, const(1)), b.sub(last, first))
     b.ret_void()
 
 

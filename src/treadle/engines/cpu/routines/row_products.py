@@ -17,6 +17,7 @@ import torch
 
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number, Word
+from treadle.engines.cpu.machine.extent import Extent
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.engines.cpu.routines.row_product_code import CHUNK, DEPTH, ROWS, RowProductCode, vectors_of_a_tile
@@ -32,7 +33,7 @@ def outer(
     a: tuple[Number, Number],
     g: tuple[Number, Number],
     out: Number,
-    sizes: tuple[int, int, int],
+    sizes: tuple[Extent | int, int, int],
     dtype: torch.dtype,
     target: Target | None = None,
     pairs: bool = False,
@@ -49,7 +50,9 @@ def outer(
         pairs: whether what looks like float32 are pairs of bfloat16, of two rows each (`weight_panels.halve_rows`).
     """
     target = target or host()
-    n, k, m = sizes
+    count, k, m = sizes
+    count = Extent.of(count)
+    n = count.most
     size = dtype.itemsize
     lanes = target.lanes(size)
     block = -(-n // -(-n // BLOCK))
@@ -65,7 +68,7 @@ def outer(
         operands = a[0] + strip.first_row * size, a[1], g[0] + strip.first_column * size, g[1]
         sides = strip.last_row - strip.first_row, strip.last_column - strip.first_column
         results = out + begin, chunk + begin, m
-        recipe.task(function, (*operands, *results, n, *sides, block, copies + i * width), late=True)
+        recipe.task(function, (*operands, *results, count.number, *sides, block, copies + i * width), late=True)
     recipe.scratch.leave(copies, len(strips) * width)
     if several:
         assert isinstance(chunk, Word)

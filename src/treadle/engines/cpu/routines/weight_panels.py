@@ -15,6 +15,7 @@ from treadle.engines.cpu.lower.packing import Packing
 from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number, Word
+from treadle.engines.cpu.machine.extent import Extent
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.routines.weight_panel_code import PackingCode
@@ -57,15 +58,16 @@ def pair_up(recipe: Recipe, packed: Number, packing: Packing, target: Target) ->
     return pairs
 
 
-def halve_rows(recipe: Recipe, rows: tuple[Number, Number], count: int, width: int, target: Target) -> Word:
+def halve_rows(recipe: Recipe, rows: tuple[Number, Number], count: Extent | int, width: int, target: Target) -> Word:
     """Write down how to round float32 rows [N, K] to bfloat16 and lay them together in pairs: [N / 2, K] of 32 bits.
 
     The rows are their address, and how far they are apart; ``count`` is N, ``width`` K.
     """
-    halve, pairs = _functions(torch.float32, target)["halve"], (count + 1) // 2
-    out = recipe.scratch.room(4 * pairs * width)
-    for first, last in threads.split(pairs, threads.count(count * width // ALONE + 1)):
-        recipe.task(halve, (out, rows[0], count, width, rows[1], 1, first, last))
+    halve, count = _functions(torch.float32, target)["halve"], Extent.of(count)
+    pairs = count.halves()
+    out = recipe.scratch.room(4 * pairs.most * width)
+    for first, last in pairs.parts(threads.count(count.most * width // ALONE + 1)):
+        recipe.task(halve, (out, rows[0], count.number, width, rows[1], 1, first, last))
     return out
 
 
