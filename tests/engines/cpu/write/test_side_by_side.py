@@ -141,7 +141,10 @@ def test_only_where_few_rows_wait_for_many_weights(H, B, count, expected, set_nu
     set_num_threads(count)
     kernels = forward_loops(td.Recurrent(td.LSTMCell(8, H)), B)
     assert [one.threads_side_by_side(Frame.of(Layout(100, B))) for one in kernels] == [expected]
-    assert [one.threads_side_by_side(Layout(1, B)) for one in kernels if H < 256] in ([], [1])  # too little to do
+    assert [one.threads_side_by_side(Frame.of(Layout(1, B))) for one in kernels if H < 256] in (
+        [],
+        [1],
+    )  # too little to do
 
 
 def forward_loops(rnn, B):
