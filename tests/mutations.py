@@ -45,6 +45,27 @@ PAIRS = "tests/engines/test_pairwise.py -k"
 
 MUTATIONS = [
     Mutation(
+        "engines/cpu/plan/frame.py",
+        "lambda layout: layout.steps",
+        "lambda layout: max(layout.steps - 1, 1)",
+        "a recipe takes fewer steps than the layout that it is followed for",
+        "tests/engines/cpu/plan/test_chain.py -k 'many_lengths'",
+    ),
+    Mutation(
+        "engines/execution.py",
+        'layout.padded(own.given_away("y", known, layout))',
+        'layout.padded(known[program.outputs["y"]])',
+        "outputs share memory with states",
+        "tests/running/test_aliasing.py -k 'sequence'",
+    ),
+    Mutation(
+        "engines/cpu/machine/memory_pool.py",
+        "while self.idle > allowed:",
+        "while False:",
+        "memory that waits has no limit",
+        "tests/engines/cpu/machine/test_memory_pool.py",
+    ),
+    Mutation(
         "engines/layout.py",
         "self._place_after(self.sorted - 1, ",
         "self._place_after(self.sorted - 2, ",
@@ -67,7 +88,7 @@ MUTATIONS = [
     ),
     Mutation(
         "engines/cpu/routines/copies.py",
-        "here = source + steps * first * size",
+        "here = source + before * size",
         "here = source + first * size",
         "rows that lie apart for each thread are read from the wrong place",
         "tests/engines/test_engines.py -k threads",
@@ -81,7 +102,7 @@ MUTATIONS = [
     ),
     Mutation(
         "engines/cpu/plan/kernel.py",
-        "resets = 0 if layout.packed_resets is None else recipe.tensor(RESETS)[0]",
+        "resets = recipe.tensor(RESETS)[0] if frame.has_resets else 0",
         "resets = 0",
         "kernels are not told of resets",
         f"{PAIRS} 'resets and cpu'",
