@@ -262,6 +262,7 @@ CASES = {
     "fit s.csv -o": "requires an argument",
     f"{SERIES} --colour red": "No such option",
     f"{SERIES} more": "unexpected extra argument",
+    "segment": "Missing command",
     "segment nonsense": "No such command",
     "cache --empty": "No such option",
     # numbers of options
@@ -277,6 +278,8 @@ CASES = {
     f"{SERIES} --horizon 1e3": "a whole number such as 3",
     f"{SERIES} --horizon 99999999999999999999": "a whole number such as 3",
     f"{SERIES} --window 1000000000": "--window 84 or less",
+    f"{SERIES} --season 1000000000": "pass less than that",
+    f"{SERIES} --learning-rate 1e300": "a number such as 0.5",
     f"{SERIES} --season 0": "greater than or equal to 1",
     f"{SERIES} --parameters 1000000000000": "less than or equal to",
     f"{SERIES} --parameters 1": "cannot have 1 parameters",

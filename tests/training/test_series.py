@@ -152,6 +152,10 @@ def test_what_does_not_repeat_has_no_season():
     assert find_season([noise]) == 1
     assert find_season([torch.arange(50.0)[:, None]]) == 1
     assert find_season([torch.ones(50, 1)]) == 1
+    sevens = torch.arange(100.0).double()[:, None] % 7
+    for level in (0, 1e9, -1e12):
+        assert find_season([level + sevens]) == 7
+        assert find_season([torch.full((50, 1), level).double()]) == 1
     assert find_season([torch.ones(2, 1)]) == 1
 
 

@@ -6,6 +6,7 @@ slow to import when they run, not before.
 
 import io
 import itertools
+import math
 import os
 import re
 import sys
@@ -114,7 +115,7 @@ NUMBERS = {
 
 
 def check_numbers(words: Sequence[str]) -> None:
-    """Refuse numbers that Python reads and others do not: ``1_0``, ``nan``, digits of other alphabets.
+    """Refuse numbers that Python reads and others do not: ``1_0``, ``nan``, ``1e300``, digits of other alphabets.
 
     Raises:
         BadParameter: with the option.
@@ -132,7 +133,9 @@ def check_numbers(words: Sequence[str]) -> None:
         option, equals, value = word.partition("=")
         value = value if equals else following
         kind = kinds.get(option)
-        if kind and not NUMBERS[kind][0].fullmatch(value):
+        if kind and not (
+            NUMBERS[kind][0].fullmatch(value) and (kind is int or not 1e30 < abs(float(value)) < math.inf)
+        ):
             raise typer.BadParameter(
                 f"'{option}': {value!r:.40} is no number that can be used: give {NUMBERS[kind][1]}"
             )

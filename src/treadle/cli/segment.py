@@ -28,9 +28,7 @@ def _rate(what: str, default: str) -> Any:
     return typer.Option(min=0, max=1, help=what, show_default=default)
 
 
-segment = typer.Typer(
-    help="Select objects by clicks: learn it, find out how many clicks it takes, do it on a page.", no_args_is_help=True
-)
+segment = typer.Typer(help="Select objects by clicks: learn it, find out how many clicks it takes, do it on a page.")
 
 
 @segment.command()

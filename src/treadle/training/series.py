@@ -254,13 +254,15 @@ def find_season(values: Sequence[Tensor], longest: int = 400) -> int:
             there = ~column.isnan()
             if there.sum() < 3:
                 continue
+            level = column[there].mean()
+            column = column - level  # what is far from zero has seasons, too
             steps = torch.arange(len(column)).double()
             design = torch.stack([torch.ones_like(steps), steps, steps.square()], 1)
             design = design / design.amax(0).clamp(min=1)
             trend = design @ torch.linalg.lstsq(design[there], column[there, None]).solution
             rest = torch.where(there, column - trend[:, 0], 0)
             deviation = rest.square().sum().div(there.sum()).sqrt()
-            if deviation <= 1e-6 * column[there].abs().max():
+            if deviation <= 1e-12 * (level.abs() + column[there].abs().max()):  # left by rounding
                 continue
             rest, known = rest / deviation, there.double()
             size = 2 * len(column)

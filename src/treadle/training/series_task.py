@@ -85,6 +85,11 @@ class SeriesTask:
                 " name other `inputs`, or forecast with `horizon=1` or more"
             )
         learned = series.part(series.targets, "training")
+        longest = max(map(len, series.targets))
+        if season is not None and season >= longest:
+            raise DataError(
+                f"{series.name}: `season={season}`, but the longest series has {longest} rows: pass less than that"
+            )
         self._check_memory(series, horizon, max(map(len, learned)))
         if window is None:
             series.check(1)
