@@ -21,7 +21,7 @@ from torch._C._functorch import (
 )
 from torch._higher_order_ops.scan import scan as torch_scan
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses.fake_tensor import is_fake, unset_fake_temporarily
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.jit._trace import is_tracing
@@ -34,9 +34,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 __all__ = [
     "BatchNorm", "NormWithStatistics", "OpOverload", "TorchDispatchMode", "a_function_transform_is_active",
     "a_mode_is_active", "can_be_decomposed", "checked_later", "forward_mode_is_active", "function_of",
-    "hooks_on_all_modules", "is_batched", "is_followed", "is_noted_down", "jit_is_tracing", "no_function_modes",
-    "no_modes", "ran_out_of_memory", "real_tensors", "register_namedtuple", "scan", "schema_of",
-    "tensor_without_numbers", "vmap_is_active", "weights_are_not_cached",
+    "hooks_on_all_modules", "is_batched", "is_compiled", "is_exported", "is_followed", "is_noted_down",
+    "jit_is_tracing", "no_function_modes", "no_modes", "ran_out_of_memory", "real_tensors", "register_namedtuple",
+    "scan", "schema_of", "tensor_without_numbers", "vmap_is_active", "weights_are_not_cached",
 ]  # fmt: skip
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -138,9 +138,23 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
-def is_noted_down() -> bool:
-    """Whether operations become a program: by `torch.jit.trace`, `torch.export`, or ``make_fx``."""
-    return is_tracing() or torch.compiler.is_exporting() or get_proxy_mode() is not None
+def is_noted_down(x: Any) -> bool:
+    """Whether what is done with a tensor becomes a program: by `torch.jit.trace`, `torch.export`, or ``make_fx``."""
+    return is_tracing() or get_proxy_mode() is not None or is_fake(x)
+
+
+def is_compiled(x: Any) -> bool:
+    """Whether `torch.compile` or `torch.export` traces what is done with a tensor.
+
+    ``torch.compiler.is_compiling()`` says that some thread compiles, and is asked first because it takes least.
+    """
+    compiler = torch.compiler
+    return compiler.is_compiling() and (compiler.is_dynamo_compiling() or get_proxy_mode() is not None or is_fake(x))
+
+
+def is_exported(x: Any) -> bool:
+    """Whether `torch.export` does."""
+    return torch.compiler.is_exporting() and is_compiled(x)
 
 
 def scan(step: Callable[..., Any], initial: Any, by_step: Any) -> Any:

@@ -6,7 +6,7 @@ from torch import nn
 
 import treadle as td
 from tests.registry import SUBJECTS, build, random_state, sequence
-from tests.tolerances import assert_all_close
+from tests.tolerances import assert_all_close, assert_close
 from treadle.state import named_tensors
 
 
@@ -101,6 +101,21 @@ def test_autocast_rounds_what_it_rounds_elsewhere():
         found.append({"ys": outputs[0]} | gradients(outputs, rnn))
     assert_all_close(found[1], found[0])
     assert not torch.equal(found[0]["ys"], rnn(xs)[0])
+
+
+def test_what_other_threads_compile_and_export_is_no_matter(monkeypatch):
+    """PyTorch's flags are those of the process."""
+    rnn, xs = td.Recurrent(td.LSTMCell(3, 4)), torch.randn(2, 9, 3)
+    drop_in, session, run = td.LSTM(3, 4), rnn.session(2), compiled(rnn)
+    expected = run(xs)[0], drop_in(xs, lengths=[2] * 9)[0]
+    for flag in ("_is_compiling_flag", "_is_exporting_flag"):
+        monkeypatch.setattr(torch.compiler, flag, True)
+        for found in (rnn(xs)[0], run(xs)[0], session.steps(xs)):
+            assert_close(found, expected[0])
+        assert_close(drop_in(xs, lengths=[2] * 9)[0], expected[1])
+        with pytest.raises(td.errors.ShapeError, match="has length 10"):
+            rnn(xs, lengths=[10, 2])
+        session.reset()
 
 
 def test_a_number_of_another_process_is_refused():

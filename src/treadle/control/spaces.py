@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from treadle.cells.base import positive
 from treadle.errors import DataError, ModelFileError, ShapeError
 from treadle.state import shape
-from treadle.torch_internals import checked_later
+from treadle.torch_internals import checked_later, is_exported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Likeliest(nn.Module):
 
 def _first(wrong: Tensor) -> tuple[int, ...] | None:
     """The first place that is true, if there is one."""
-    if torch.compiler.is_exporting():
+    if is_exported(wrong):
         checked_later(~wrong.any(), "a reading or an action is not one of those that there are")
         return None
     places = wrong.nonzero()

@@ -31,7 +31,7 @@ from treadle.running.recurrent import (
     unusual,
 )
 from treadle.running.session import Session
-from treadle.torch_internals import vmap_is_active
+from treadle.torch_internals import is_exported, vmap_is_active
 from treadle.wiring import WIRINGS, Stack
 from treadle.wiring.named import layer_input_size
 
@@ -267,7 +267,7 @@ class DropIn(nn.RNNBase):
             "resets were passed": resets is not None,
             "return_states was asked for": return_states,
             "they have no rule for torch.func.vmap": vmap_is_active(),
-            "torch.export would unroll PyTorch's kernels": torch.compiler.is_exporting(),
+            "torch.export would unroll PyTorch's kernels": is_exported(input),
         }
         why = next((reason for reason, holds in reasons.items() if holds), None)
         if why is None and input is not None and is_faster_compiled(self, input):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from treadle.torch_internals import is_followed
+from treadle.torch_internals import is_compiled, is_followed
 
 _SHORT = 8
 """Below so many steps PyTorch's kernels are faster: ours take a moment to begin."""
@@ -22,7 +22,7 @@ def is_faster_compiled(network: nn.RNNBase, input: Tensor | PackedSequence) -> b
     steps = len(input.batch_sizes) if packed else data.shape[1 if by_row else 0]
     # PyTorch's masks are drawn in another order.
     masked = network.dropout > 0 and network.training and network.num_layers > 1
-    special = torch.compiler.is_compiling() or is_followed() or torch.is_autocast_enabled("cpu")
+    special = is_compiled(data) or is_followed() or torch.is_autocast_enabled("cpu")
     if network.bidirectional or masked or special or steps < _SHORT:
         return False
     weights = [getattr(network, name) for name in network._flat_weights_names]

@@ -13,7 +13,7 @@ from treadle.gradients import FullBPTT, GradientMethod
 from treadle.protocol import State, example_input, first_weight, is_lazy, materialise
 from treadle.running import plain_operators, sequence_operator
 from treadle.running.session import Session
-from treadle.torch_internals import checked_later, jit_is_tracing
+from treadle.torch_internals import checked_later, is_compiled, is_exported, jit_is_tracing
 
 
 class Recurrent(nn.Module):
@@ -134,8 +134,8 @@ class Recurrent(nn.Module):
         if isinstance(xs, torch.fx.Proxy):
             return as_one_operation(self, xs, state, lengths=lengths, resets=resets, return_states=return_states)
         refuse_torchscript(f"{self._name()} over a sequence")
-        exported = torch.compiler.is_exporting()
-        if torch.compiler.is_compiling() and not exported:
+        exported = is_exported(xs)
+        if not exported and is_compiled(xs):
             return sequence_operator.run(self, xs, state, lengths, resets, return_states)
         self.check_input(xs, 2, "sequence")
         xs = xs.transpose(0, 1) if self.batch_first else xs
@@ -257,7 +257,7 @@ class Recurrent(nn.Module):
                 " were passed" + ("; batch and time may be swapped" if lengths.shape == (steps,) else "")
             )
         lengths = lengths.long()  # in int8, comparing with 300 steps would wrap around
-        if torch.compiler.is_exporting():  # there are no numbers yet
+        if is_exported(xs):  # there are no numbers yet
             fits = ((lengths >= 0) & (lengths <= steps)).all()
             checked_later(fits, "lengths are from 0 to the number of steps")
             return lengths.to(xs.device)

@@ -204,7 +204,7 @@ class Session:
 
     def _taken(self, x: Any, leading: int) -> tuple[Tensor, Any]:
         """``x`` as a tensor with a batch axis, and the way back for the answer."""
-        if is_noted_down():
+        if is_noted_down(x):
             raise EngineError("a session has its state in itself, where no trace or export finds it: use rnn.step")
         numpy = not isinstance(x, Tensor)
         # A copy, because the state may hold the input (a delayed read of x) and callers fill the same array again; in
