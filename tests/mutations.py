@@ -168,7 +168,21 @@ MUTATIONS = [
         "return states.map_state(Tensor.clone, self._state)",
         "return self._state",
         "the state of a session is no copy: it changes with the next step",
-        "tests/running/test_session.py -k copy",
+        "tests/running/test_session.py -k state_is_a_copy",
+    ),
+    Mutation(
+        "running/sequence_operator.py",
+        "module.training = bool(mode)",
+        "pass",
+        "the derivative of a compiled graph is that of the modes of later",
+        "tests/running/test_sequence_operator.py -k modes_of_then",
+    ),
+    Mutation(
+        "running/plain_operators.py",
+        'after = where(now["active"], after, state)',
+        "pass",
+        "the states of an exported program go on in padding",
+        "tests/running/test_plain_operators.py -k any_length",
     ),
     Mutation(
         "running/dropin.py",

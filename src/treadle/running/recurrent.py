@@ -22,6 +22,10 @@ class Recurrent(nn.Module):
     All three are the same function: a sequence passed whole, in chunks (each chunk's final state is the next one's
     initial state) or step by step gives the same outputs, states and gradients, to rounding.
 
+    `torch.compile` takes it for one operator, which runs here. `torch.export`, and so `torch.onnx.export`, writes the
+    cell's own operators and a loop over time, for sequences of any length and for processes without treadle; only
+    programs that give states need it imported, for the names of these. Their gradient is the full one.
+
     Args:
         cell: any `treadle.Cell`: a cell, a `treadle.Stack`, a `treadle.Graph`, a module of your own.
         batch_first: whether sequences are [B, T, ...]; if not, [T, B, ...].
