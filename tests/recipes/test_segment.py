@@ -1,6 +1,8 @@
 """Selecting objects by clicks: networks and their crops, clicks, what is read and refused, sessions, learning."""
 
+import copy
 import json
+import pickle
 import re
 import struct
 import urllib.error
@@ -764,6 +766,16 @@ def test_adding_a_click_does_not_look_at_the_image_again(monkeypatch):
     ran.clear()
     session.undo()
     assert not ran
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda session: pickle.loads(pickle.dumps(session))])
+def test_a_copy_of_a_session_takes_clicks_of_its_own(way):
+    session = Segmenter(two_stage(), 32).session(make_scene(0, 32).image)
+    session.click(Click(20, 20))
+    other = way(session)
+    mask = other.click(Click(5, 9, False))
+    assert session.clicks == [Click(20, 20)]
+    assert np.array_equal(session.click(Click(5, 9, False)), mask)
 
 
 def test_clicks_keep_nothing_of_the_size_of_the_image():

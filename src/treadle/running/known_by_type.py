@@ -35,6 +35,8 @@ def tell_opacus(kind: type[nn.RNNBase]) -> None:
 
 def say_not_quantised(kind: type[nn.RNNBase]) -> None:
     """`torch.ao.quantization` leaves a drop-in as it is, whatever it was asked for."""
+    if issubclass(kind, nn.RNN):
+        return  # PyTorch's own stay as they are, too
     name = class_in_torch(kind).__name__
     warnings.warn(
         f"torch.ao.quantization quantises torch.nn.{name} alone, by its exact type: this treadle.{name} stays as it is."

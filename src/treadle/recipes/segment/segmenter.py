@@ -143,6 +143,9 @@ class ClickSession:
         parts = [*seen, *((answer.maps, *answer.similar, answer.selected) for answer in self._answers)]
         return sum(one.nbytes for part in parts for one in (part if isinstance(part, tuple) else (part,)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_answers": list(self._answers)}  # whatever copies this, the copy goes on by itself
+
     @property
     def clicks(self) -> list[Click]:
         """The clicks so far, in order."""
