@@ -283,7 +283,10 @@ def _regroup(program: Program, analysis: _Analysis) -> Program:
             continue  # what it is part of takes it apart
         with p.noting(lines, lambda value=value: lines.get(value, "")):
             regrouped = _regrouped(value, terms, analysis, new, lines)
-        new.update(p.rebuild([value], new, lines) if regrouped is None else {value: regrouped})
+        if regrouped is None:
+            p.rebuild_into(new, [value], lines)
+        else:
+            new[value] = regrouped
     return Program(program.inputs, {name: new[value] for name, value in program.outputs.items()}, lines)
 
 
@@ -298,7 +301,7 @@ def _regrouped(
     if value.op == "add":
         parts = sorted(terms(value), key=analysis.rank)
         if len(parts) > 2 and len({analysis.rank(part) for part in parts}) > 1 and value.dtype.is_floating_point:
-            new.update(p.rebuild(parts, new, lines))
+            p.rebuild_into(new, parts, lines)
             total = new[parts[0]]
             for part in parts[1:]:
                 total = p.elementwise("add", total, new[part])
@@ -306,7 +309,7 @@ def _regrouped(
     if value.op == "dot" and value.inputs[0].op == "cat":
         split = _split_product(value, analysis)
         if split is not None:
-            new.update(p.rebuild([split], new, lines))
+            p.rebuild_into(new, [split], lines)
             return new[split]
     return None
 

@@ -23,6 +23,7 @@ from treadle.compiler.program.build import (
     permute,
     placeholder,
     rebuild,
+    rebuild_into,
     reduce,
     reshape,
     slice_,
@@ -53,6 +54,6 @@ __all__ = [
     "BATCH", "BINARY", "COMPARISONS", "CONTRACTIONS", "ELEMENTWISE", "EXPENSIVE", "GRADIENT_PATHS", "REDUCTIONS",
     "UNARY", "VIEWS", "Call", "Dim", "Operand", "Program", "Shape", "Value", "between", "broadcast", "cast", "cat",
     "constant_of", "detach", "dot", "elementwise", "embedding", "expand", "full", "make", "noting", "numel",
-    "ordered", "outer", "pad", "permute", "placeholder", "rebuild", "reduce", "reshape", "show", "show_shape",
-    "slice_", "straight_through",
+    "ordered", "outer", "pad", "permute", "placeholder", "rebuild", "rebuild_into", "reduce", "reshape", "show",
+    "show_shape", "slice_", "straight_through",
 ]  # fmt: skip

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from treadle.compiler.program.shapes import Dim, Shape, broadcast
-from treadle.compiler.program.value import COMPARISONS, ELEMENTWISE, Lines, Value, between, make, noting
+from treadle.compiler.program.value import COMPARISONS, ELEMENTWISE, Lines, Value, make, noting
+from treadle.compiler.walk import postorder
 
 
 def placeholder(name: str, shape: Iterable[Dim], dtype: torch.dtype) -> Value:
@@ -231,16 +232,22 @@ def rebuild(roots: Iterable[Value], replaced: dict[Value, Value], lines: Lines |
     ``replaced`` maps values to what stands in their place; what is above them is made again, through the constructors,
     so that it is simplified again. What is made of a value is noted in ``lines`` with the line of that.
     """
-    lines = {} if lines is None else lines
     new = dict(replaced)
-    for value in between(replaced, roots):
+    rebuild_into(new, roots, {} if lines is None else lines)
+    return new
+
+
+def rebuild_into(new: dict[Value, Value], roots: Iterable[Value], lines: Lines) -> None:
+    """The same, on top of what ``new`` has already, and into it."""
+    for value in postorder(roots, lambda value: () if value in new else value.inputs[::-1]):
+        if value in new:
+            continue
         operands = [new[operand] for operand in value.inputs]
         if all(a is b for a, b in zip(operands, value.inputs, strict=True)):
             new[value] = value
         else:
             with noting(lines, lambda value=value: lines.get(value, "")):
                 new[value] = remake(value, operands)
-    return new
 
 
 def remake(value: Value, operands: Sequence[Value]) -> Value:
