@@ -50,13 +50,25 @@ class Guards:
         self._names: Container[str] = _Everything() if reads.everything else reads.names
         self._codes = reads.codes
         self._met: dict[int, Any] = {}
-        self._kinds: dict[int, type] = {}
+        self._kinds: dict[type, None] = {}
         self._waiting: list[Any] = [*cell.modules()]
-        own = set(map(id, self._waiting))
+        self._outside: list[Callable[[], bool]] | None = None
         self._looks: list[Callable[[], bool]] = [_TensorsLook(cell).holds]
+        own = set(map(id, self._waiting))
+        self._drain(own)
+        # What else there is belongs to nobody: a copy of the cell reads it, too.
+        self._outside = []
         for held, names in reads.globals.values():
             if not _is_known(held.get("__name__", "")):
                 self._values(_holder_of(held), names, held.get("__name__", "a module"))
+        for kind in self._kinds:
+            self._class(kind)
+        self._drain(own)
+        if reads.numbers:
+            self._add(lambda numbers=tuple(reads.numbers): all(_is_that(*one) for one in numbers), True)
+        self._met.clear()
+
+    def _drain(self, own: set[int]) -> None:
         while self._waiting:
             value = self._waiting.pop()
             if id(value) in self._met:
@@ -65,10 +77,17 @@ class Guards:
                 raise TraceError(f"a step reads more than {_MOST_OBJECTS} objects from outside")
             self._met[id(value)] = value
             self._object(value, id(value) in own)
-        self._met.clear()
-        self._kinds.clear()
-        if reads.numbers:
-            self._looks.append(lambda numbers=tuple(reads.numbers): all(_is_that(*one) for one in numbers))
+
+    def _add(self, look: Callable[[], bool], holds_data: bool) -> None:
+        self._looks.append(look)
+        if holds_data and self._outside is not None:
+            self._outside.append(look)
+
+    @property
+    def outside(self) -> Callable[[], bool] | None:
+        """Whether what belongs to no cell is as it was: numbers in globals, of classes; None if the step reads none."""
+        looks = tuple(self._outside or ())
+        return (lambda: all(look() for look in looks)) if looks else None
 
     def hold(self) -> bool:
         """Whether everything is as it was."""
@@ -79,8 +98,8 @@ class Guards:
         name = type(value).__name__
         if isinstance(value, nn.Module):
             if not own:
-                self._looks.append(_TensorsLook(value, same=True).holds)
-            self._looks.append(_ModuleLook(value).holds)
+                self._add(_TensorsLook(value, same=True).holds, True)
+            self._add(_ModuleLook(value).holds, True)
             self._values(_attributes_of(value), self._names, name, _TABLES, own)
             self._classes(type(value))
         elif isinstance(value, types.FunctionType):
@@ -106,10 +125,14 @@ class Guards:
 
     def _classes(self, kind: type) -> None:
         for one in (*inspect.getmro(kind), *inspect.getmro(type(kind))):
-            if id(one) not in self._kinds and not _is_known(one.__module__):
-                self._kinds[id(one)] = one
-                reference = weakref.ref(one)
-                self._values(lambda reference=reference: _class_of(reference), self._names, one.__name__)
+            if one not in self._kinds and not _is_known(one.__module__):
+                self._kinds[one] = None
+                if self._outside is not None:
+                    self._class(one)
+
+    def _class(self, kind: type) -> None:
+        reference = weakref.ref(kind)
+        self._values(lambda: _class_of(reference), self._names, kind.__name__)
 
     def _function(self, function: types.FunctionType) -> None:
         if function.__code__ not in self._codes or _is_known(function.__module__ or ""):
@@ -126,13 +149,14 @@ class Guards:
     def _parts(self, value: Any, parts: Callable[[Any], tuple[Any, ...]]) -> None:
         """Look at what an object is made of."""
         name, get = getattr(value, "__name__", type(value).__name__), _weak(value)
-        token = self._token(parts(value), name)
+        now = parts(value)
+        token = self._token(now, name)
 
         def holds() -> bool:
             now = get()
             return now is not None and _token(parts(now), name) == token
 
-        self._looks.append(holds)
+        self._add(holds, any(part is not None for part in now[1:]))
 
     def _slots(self, value: Any) -> None:
         names = [
@@ -155,7 +179,7 @@ class Guards:
         """Look at the values under some names."""
         look = _ValuesLook(holder, names, without, owner, self._waiting, own)
         if look.present or names is self._names:
-            self._looks.append(look.holds)
+            self._add(look.holds, look.holds_data)
 
     def _token(self, value: Any, name: str) -> Any:
         return _token(value, name, self._waiting)
@@ -224,6 +248,8 @@ class _ValuesLook:
             self.objects.append(name)
             references.append(_weak(value))
         self.get_objects, self.references = _getter(self.objects), references
+        plain = [name for name in self.constants if type(values[name]) in _PLAIN and not name.startswith("__")]
+        self.holds_data = bool(plain or self.others or self.dicts or self.forms)
 
     def _present(self, values: Mapping[str, Any]) -> list[str]:
         return [name for name in values if name in self.names and name not in self.without]

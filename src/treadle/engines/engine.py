@@ -82,7 +82,13 @@ class Runner(Protocol):
 
 @runtime_checkable
 class LiveStep(Protocol):
-    """A network's whole step with its state inside."""
+    """A network's whole step with its state inside.
+
+    Attributes:
+        network: whose step it is.
+    """
+
+    network: Network
 
     def step(self, x: Tensor) -> Tensor:
         """One step on [B, ...]; the answer is the same memory every time."""

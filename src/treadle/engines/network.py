@@ -57,12 +57,16 @@ class Network:
         getters: for each tensor that it reads besides x and the state, how to get that now.
         made: what was made of the program; networks that differ in tensors alone share it.
         codes: the code that was traced.
+
+    Attributes:
+        outside: whether what it reads that belongs to no cell is as it was; None if it reads nothing of that kind.
     """
 
     def __init__(
         self, program: Program, getters: Mapping[str, Callable[[], Tensor]], made: Kept, codes: frozenset[CodeType]
     ):
         self.program, self.getters, self.codes = program, getters, codes
+        self.outside: Callable[[], bool] | None = None
         self.made, self.kept = made, made.kept
         self.trusted = made.trusted.setdefault(codes, {})
 
@@ -174,6 +178,8 @@ class _Kinds:
             found = _Found(guards, error=traced.error)
         else:
             found = self._network(cell, traced, traced.program)
+            if found.network is not None and traced.guards is not None:
+                found.network.outside = traced.guards.outside
         if found.pattern is not None:  # numbers that were are seldom seen again
             self.found = tuple(one for one in self.found if one.pattern is not found.pattern)
         self.found = (found, *self.found)

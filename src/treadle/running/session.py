@@ -81,6 +81,7 @@ class Session:
         """Make the step, from the network that was copied, and go on from a state."""
         products = torch.bfloat16 if self.weights == "bfloat16" else None
         self._live = live_step(self._recurrent.cell, self._recurrent.engine, self.batch_size, state, products)
+        self._outside = None if self._live is None else self._live.network.outside
         entry = None if self._live is None else self._live.entry()
         self._fast, self._fast_needs = entry or (_takes_nothing, None)
         self._keep(state)
@@ -163,6 +164,8 @@ class Session:
         Raises:
             ShapeError: x does not fit.
         """
+        if self._outside is not None and not self._outside():
+            self._start(self.state)
         y = self._fast(x)  # straight into machine code, if x is a dense array of the right size and precision
         return y if y is not None else self._step(x)
 
@@ -193,6 +196,8 @@ class Session:
         Raises:
             ShapeError: xs does not fit.
         """
+        if self._outside is not None and not self._outside():
+            self._start(self.state)
         tensor, back = self._taken(xs, 2)
         if self._live is None:
             ys, self._state = self._recurrent(tensor, self._state)
