@@ -7,7 +7,7 @@ from tests.engines.cpu.plan.test_links import SECTIONS, high, low, weight, x
 from treadle.compiler import program as p
 from treadle.compiler.fission import Kind, Section
 from treadle.engines.cpu.machine.recipe import Recipe
-from treadle.engines.cpu.plan.frame import Frame
+from treadle.engines.cpu.plan.frame import Axis, Frame
 from treadle.engines.cpu.plan.links import Links
 from treadle.engines.cpu.plan.rows import COUNTS, ORIGINS, RESETS, Role, TensorKey, tensors_of_layout
 from treadle.engines.cpu.plan.section import CompiledSection
@@ -111,7 +111,7 @@ def test_a_pass_runs_on_its_slots(links):
     (own_x,) = plain.streams
     slots = {own_x: Slot(one.supply.rows_of(x, False)), plain.outputs[0]: one.new_tensor(TensorKey(Role.OUTPUT), low)}
     start = one.recipe.tensor(TensorKey(Role.START))[0]
-    end = one.supply.new(TensorKey(Role.END), B, 3)
+    end = one.supply.new(TensorKey(Role.END), 3, axis=Axis.BATCH)
     one.run(link, plain, packed, slots, [(start, end, start)])
     xs, w, h = (torch.randn(*shape, dtype=torch.float64) for shape in ((T * B, 3), (3, 3), (B, 3)))
     tensors = one.supply.tensors(LAYOUT, [xs, w, torch.zeros(3, 3)])

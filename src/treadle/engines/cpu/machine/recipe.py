@@ -34,17 +34,19 @@ class TensorWords(NamedTuple):
     column_stride: Word
 
 
-class _Words(NamedTuple):
-    """Tables as numbers: each is ``plus`` and so many ``times`` the given number of that index. Some have more terms:
-    ``more_at`` says whose each of these is."""
+class _Terms(NamedTuple):
+    """Terms of the words ``at`` these places: each is ``plus`` and so many ``times`` the given number of an index."""
 
+    at: np.ndarray
     plus: np.ndarray
     given: np.ndarray
     times: np.ndarray
-    more_at: np.ndarray
-    more_plus: np.ndarray
-    more_given: np.ndarray
-    more_times: np.ndarray
+
+    @staticmethod
+    def of(words: Sequence[tuple[int, Word]]) -> "_Terms":
+        """The first terms of words, each with its place."""
+        rows = [(i, word.plus, word.given, word.times) for i, word in words]
+        return _Terms(*np.array(rows, np.int64).reshape(-1, 4).T.copy())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +123,8 @@ class Recipe:
         return max((len(phase.all) for phase in self._all_phases), default=0)
 
     @kept_property
-    def _words(self) -> "_Words":
-        """The table of calls and the tables behind it."""
+    def _words(self) -> "list[_Terms]":
+        """The table of calls and the tables behind it: a term of every word, the second ones of some, and so on."""
         calls = written(self._all_phases)
         tables = Word(Given.CALLS, WORD_BYTES * len(calls))
         first_number = Given.TENSORS + _TENSOR_WORDS * len(self.tensors)
@@ -135,34 +137,30 @@ class Recipe:
             return word
 
         words = [placed(n) if isinstance(n, Word) else Word(Given.NOTHING, n) for n in (*calls, *self._tables)]
-        more, rest = [], [(i, word.more) for i, word in enumerate(words) if word.more is not None]
-        while rest:
-            more += [(i, placed(word)) for i, word in rest]
-            rest = [(i, word.more) for i, word in rest if word.more is not None]
-        table = [(word.plus, word.given, word.times) for word in words]
-        sums = [(i, word.plus, word.given, word.times) for i, word in more]
-        return _Words(
-            *np.array(table, np.int64).reshape(-1, 3).T.copy(), *np.array(sums, np.int64).reshape(-1, 4).T.copy()
-        )
+        terms, more = [], list(enumerate(words))
+        while more:
+            terms.append(_Terms.of([(i, placed(word)) for i, word in more]))
+            more = [(i, word.more) for i, word in more if word.more is not None]
+        return terms
 
     @kept_property
     def _given(self) -> list[tuple[Hashable, bool]]:
         """The tensors in the order of their numbers, and whether any of their strides is read."""
-        read = {*self._words.given.tolist(), *self._words.more_given.tolist()}
+        read = {number for terms in self._words for number in terms.given.tolist()}
         words = {key: self.tensor(key) for key in self.tensors}
         return [(key, not read.isdisjoint((w.row_stride.given, w.column_stride.given))) for key, w in words.items()]
 
     def offset_of(self, table: Word) -> int:
         """How many bytes behind a call's address a table of `table` begins."""
-        return WORD_BYTES * (len(self._words.plus) - len(self._tables)) + table.plus
+        return WORD_BYTES * (len(self._words[0].plus) - len(self._tables)) + table.plus
 
     def lay_out(self, tensors: Mapping[Any, Tensor], kept: Tensor | None = None, about: Any = None) -> RecipeCall:
         """A call on these tensors, ready to be made; numbers are computed from what it is ``about``."""
-        plan = self._words
+        first, *more = self._words
         if kept is None and self.kept.size:
             kept = _block(self.kept.size)
         scratch = _block(self.scratch.size) if self.scratch.size else None
-        words = np.empty(len(plan.plus), np.int64)
+        words = np.empty(len(first.plus), np.int64)
         start = words.__array_interface__["data"][0]
         # In the order of `Given`.
         given = [0, start, 0 if kept is None else begin(kept), 0 if scratch is None else begin(scratch)]
@@ -172,12 +170,12 @@ class Recipe:
             given += (address(tensor), strides[0] if strides else 0, strides[1] if len(strides) > 1 else 1)
         given += [compute(about) for _, compute in self._numbers.values()]
         numbers = np.array(given, np.int64)
-        np.take(numbers, plan.given, out=words)
+        np.take(numbers, first.given, out=words)
         if self._numbers:
-            words *= plan.times
-        words += plan.plus
-        if len(plan.more_at):
-            np.add.at(words, plan.more_at, numbers[plan.more_given] * plan.more_times + plan.more_plus)
+            words *= first.times
+        words += first.plus
+        for terms in more:
+            words[terms.at] += numbers[terms.given] * terms.times + terms.plus
         return RecipeCall(words, start, kept, scratch)
 
     def follow(self, tensors: Mapping[Any, Tensor], kept: Tensor | None = None, about: Any = None) -> Tensor | None:

@@ -169,15 +169,14 @@ class _Writer:
 
     def _carries(self, link: Link, derivative: CompiledDerivative) -> list[Carry]:
         """The gradients of states: where they start, at the last step, and where they end up."""
-        supply = self.draft.supply
+        new = functools.partial(self.draft.supply.new, axis=Axis.BATCH)
         carries, states = [], derivative.program.state_cotangents
         for k, state in zip(link.states, states, strict=True):
-            shape = Axis.BATCH, *state.row_shape
             has_gradient = k in self.ends
             count = self.frame.most_batch * state.row_numel
             above = TensorKey(Role.END_GRADIENT, k) if has_gradient else self._some_zeros(count)
-            start = supply.new(TensorKey(Role.START_GRADIENT, k), *shape)
-            fresh = supply.new(TensorKey(Role.FRESH_GRADIENT, k), *shape) if self.frame.has_resets else start
+            start = new(TensorKey(Role.START_GRADIENT, k), *state.row_shape)
+            fresh = new(TensorKey(Role.FRESH_GRADIENT, k), *state.row_shape) if self.frame.has_resets else start
             carries.append(Carry(self.recipe.tensor(above)[0], start, fresh))
         if carries and not self.frame.is_whole:  # a row without steps gives back what it got
             for carry, state in zip(carries, states, strict=True):

@@ -142,7 +142,7 @@ class _Writer:
         for k, old in zip(link.states, link.own.old, strict=True):
             start = self.recipe.tensor(TensorKey(Role.START, k))[0]
             fresh = self.recipe.tensor(TensorKey(Role.FRESH, k))[0] if self.frame.has_resets else start
-            end = self.draft.supply.new(TensorKey(Role.END, k), Axis.BATCH, *old.row_shape)
+            end = self.draft.supply.new(TensorKey(Role.END, k), *old.row_shape, axis=Axis.BATCH)
             carries.append(Carry(start, end, fresh))
         return carries
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.extent import Extent, Part
@@ -39,8 +40,7 @@ class Frame:
     @staticmethod
     def of(layout: Layout) -> "Frame":
         """The one that a layout belongs to."""
-        has_resets = layout.packed_resets is not None
-        return Frame(_rounded(layout.rows, 8), _rounded(layout.batch, 2), layout.order is None, has_resets)
+        return _frame(layout.rows, layout.batch, layout.order is None, layout.packed_resets is not None)
 
     def rows(self, recipe: Recipe) -> Extent:
         """All rows, of all steps."""
@@ -80,6 +80,11 @@ class Frame:
 
         every = [Run(run(i, 0), run(i, 1), run(i, 2)) for i in range(count)]
         return Runs(self.steps(recipe), self.batch(recipe).number, every)
+
+
+@functools.lru_cache(maxsize=256)
+def _frame(rows: int, batch: int, is_whole: bool, has_resets: bool) -> Frame:
+    return Frame(_rounded(rows, 8), _rounded(batch, 2), is_whole, has_resets)
 
 
 def _rounded(count: int, steps: int) -> int:

@@ -104,7 +104,8 @@ class CompiledKernel:
             return self._write_down_side_by_side(recipe, frame, arguments, count)
         if self.kernel.carries:
             count = runs or self.threads_by_rows(frame)
-            shares, capacity = frame.shares(recipe, count), frame.most_of_a_share(count)
+            shares = frame.shares(recipe, count) if count > 1 else [(0, frame.batch(recipe).number)]
+            capacity = frame.most_of_a_share(count)
         else:
             runs, shares, capacity = 0, self._shares_of_all_rows(recipe, frame), BLOCK
         if runs:

@@ -90,7 +90,7 @@ class Draft:
 
     def new_tensor(self, key: TensorKey, value: Value) -> Slot:
         """A tensor of its own for the rows of a value."""
-        self.supply.new(key, Axis.ROWS, *value.row_shape)
+        self.supply.new(key, *value.row_shape, axis=Axis.ROWS)
         return Slot(key, 0, max(value.row_numel, 1))
 
     def split(self, source: Slot, to: Slot, itemsize: int | None = None) -> None:

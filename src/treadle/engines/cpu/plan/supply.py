@@ -22,7 +22,7 @@ class Supply:
     def __init__(self, links: Links, recipe: Recipe, runs: int):
         self.links, self.recipe, self.runs = links, recipe, runs
         self._rows: dict[TensorKey, tuple[int, torch.dtype]] = {}
-        self.written: dict[TensorKey, tuple[int | Axis, ...]] = {}
+        self.written: dict[TensorKey, tuple[Axis | None, tuple[int, ...]]] = {}
         # Operands without rows: the inputs are numbered first, and after them what links make of them.
         self._strided: dict[TensorKey, None] = {}
         self._dense: dict[TensorKey, None] = {}
@@ -58,9 +58,9 @@ class Supply:
             return self.links.index[link.inputs[value]]
         return self._derived.setdefault((link, value), len(self.links.inputs) + len(self._derived))
 
-    def new(self, key: TensorKey, *shape: int | Axis) -> Number:
-        """The address of a new tensor that is written."""
-        self.written[key] = shape
+    def new(self, key: TensorKey, *shape: int, axis: Axis | None = None) -> Number:
+        """The address of a new tensor that is written, with another ``axis`` in front if one is named."""
+        self.written[key] = axis, shape
         return self.recipe.tensor(key)[0]
 
     def tensors(self, layout: Layout, inputs: Sequence[Tensor]) -> dict[TensorKey, Tensor]:
@@ -74,9 +74,8 @@ class Supply:
             tensors[key] = contiguous(operands[key.number], dtype)
         for key in self._strided:
             tensors[key] = with_signs(operands[key.number])
-        for key, shape in self.written.items():
-            sizes = [axis.size(layout) if isinstance(axis, Axis) else axis for axis in shape]
-            tensors[key] = empty(*sizes, dtype=dtype)
+        for key, (axis, shape) in self.written.items():
+            tensors[key] = empty(*shape, dtype=dtype) if axis is None else empty(axis.size(layout), *shape, dtype=dtype)
         return tensors
 
     def _compute_derived(self, inputs: Sequence[Tensor]) -> list[Tensor]:
