@@ -43,6 +43,7 @@ class Acting(nn.Module):
         self.input_size, self.act = 3, act
         self.linear = nn.Linear(7, 4)
         self.log, self.logs, self.queue, self.plain = [], {"a": {"b": []}}, collections.deque(maxlen=99), Plain()
+        self.generator = torch.Generator()
         self.array, self.file, self.number = np.zeros(3), io.StringIO(), 0
 
     def initial_state(self, rows):
@@ -124,7 +125,27 @@ def saved(cell, h):
         return h * h
 
 
+def seeded(cell, h):
+    torch.manual_seed(7)
+    return h * torch.rand_like(h)
+
+
+def seeded_by_another_generator(cell, h):
+    cell.generator.manual_seed(7)
+    return h * torch.rand(h.shape, generator=cell.generator, dtype=h.dtype)
+
+
+def catching(cell, h):
+    try:
+        return h + torch.cholesky_inverse(h[:, :, None] @ h[:, None] + torch.eye(4, dtype=h.dtype))[:, 0]
+    except Exception:
+        return 2 * h
+
+
 ACTS = {
+    "a seed": seeded,
+    "a seed of another generator": seeded_by_another_generator,
+    "an error that is caught": catching,
     "a list": lambda c, h: returning(h, c.log.append(h.detach())),
     "a list in dicts": lambda c, h: returning(h, c.logs["a"]["b"].append(h.detach())),
     "a deque": lambda c, h: returning(h, c.queue.append(h.detach())),

@@ -53,6 +53,7 @@ _CHANGING |= {id(torch.is_inference_mode_enabled): _MODE, id(torch.get_autocast_
 _CHANGING |= dict.fromkeys(map(id, (print, input, open, os.urandom)), _OUTSIDE)
 _OF_TENSORS = {"numpy": _NUMBERS, "tolist": _NUMBERS, "data_ptr": _NUMBERS, "__array__": _NUMBERS}
 _OF_TENSORS |= {"retain_grad": "it asks for the gradient of a value within the step"}
+_SEED = "it sets or reads the state of a generator, which has to happen at every step"
 _HOOK = "it registers a hook on a tensor, which autograd has to call at every step"
 _PASS = "it asks autograd for gradients within the step"
 _CALLS = {
@@ -64,8 +65,18 @@ _CALLS = {
     torch.autograd.graph.saved_tensors_hooks.__enter__.__code__: "it hears of the tensors that autograd saves",
     type(os.environ).__getitem__.__code__: "it reads an environment variable, which may be another at the next call",
     logging.Logger._log.__code__: _OUTSIDE,
+    torch.random.manual_seed.__code__: _SEED,
+    torch.random.seed.__code__: _SEED,
+    torch.random.initial_seed.__code__: _SEED,
+    torch.random.get_rng_state.__code__: _SEED,
+    torch.random.set_rng_state.__code__: _SEED,
 }
-_OWNERS = ((random.Random, _RANDOM), (io.IOBase, _OUTSIDE), (contextvars.ContextVar, _OUTSIDE))
+_OWNERS = (
+    (random.Random, _RANDOM),
+    (torch.Generator, _SEED),
+    (io.IOBase, _OUTSIDE),
+    (contextvars.ContextVar, _OUTSIDE),
+)
 _ASKED_OF_TENSORS = {
     "requires_grad": "it asks whether a tensor requires a gradient",
     "grad_fn": "it asks how a tensor was made",

@@ -55,10 +55,12 @@ def trace_step(cell: nn.Module, inputs: Mapping[str, Value], step: Step) -> Trac
     reads = Reads()
     program, lifted, error, guards = None, {}, "", None
     with neutral():
+        generator = torch.get_rng_state()
         try:
             program, lifted = _trace_twice(cell, inputs, step, reads)
         except TraceError as refused:
             error = str(refused)
+        torch.set_rng_state(generator)  # a step may have set it
         try:
             guards = Guards(cell, reads)
         except TraceError as refused:
@@ -101,6 +103,8 @@ def _trace_once(
             given = {name: tracer.tensor(value, requires_grad=True) for name, value in inputs.items()}
             with reads.listening(kept.meet):
                 results = step(given)
+        if tracer.failure is not None:  # the step may have caught it
+            raise tracer.failure
         if reads.reason:
             raise TraceError(reads.reason)
         kept.check()
