@@ -238,6 +238,19 @@ def test_a_session_is_verified(monkeypatch, caplog):
     assert "steps in Python" in caplog.text
 
 
+def test_a_session_of_a_step_that_cannot_be_compared_steps_in_python(caplog):
+    class Particular(Everything):
+        def forward(self, x, state):
+            if not hasattr(x, "alias"):  # in Python, not while it is traced
+                assert float(x.abs().sum()) == 0, "zeros, please"
+            return super().forward(x, state)
+
+    with caplog.at_level(logging.WARNING, "treadle"):
+        session = td.Recurrent(Particular()).session()
+    session.step(torch.zeros(1, 3))
+    assert "zeros, please" in caplog.text
+
+
 @pytest.mark.parametrize(("when", "runs"), [("first", 3), ("always", 20), ("never", 0)])
 def test_when_to_verify(when, runs, monkeypatch):
     monkeypatch.setenv("TREADLE_VERIFY", when)

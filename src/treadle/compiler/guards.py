@@ -48,7 +48,7 @@ class Guards:
 
     def __init__(self, cell: nn.Module, reads: Reads):
         self._names: Container[str] = _Everything() if reads.everything else reads.names
-        self._codes = reads.codes
+        self._named, self._codes = reads.names, reads.codes
         self._met: dict[int, Any] = {}
         self._kinds: dict[type, None] = {}
         self._waiting: list[Any] = [*cell.modules()]
@@ -115,8 +115,8 @@ class Guards:
         elif isinstance(value, type):
             self._classes(value)
         elif isinstance(value, types.ModuleType):
-            if not _is_known(value.__name__):
-                self._values(_attributes_of(value), self._names, value.__name__)
+            if not _is_known(value.__name__):  # by name alone, or all that it imports would be looked at
+                self._values(_attributes_of(value), self._named, value.__name__)
         elif type(value).__module__.partition(".")[0] not in _NOT_LOOKED_INTO:
             if isinstance(getattr(value, "__dict__", None), dict):
                 self._values(_attributes_of(value), self._names, name)
@@ -178,7 +178,7 @@ class Guards:
     ) -> None:
         """Look at the values under some names."""
         look = _ValuesLook(holder, names, without, owner, self._waiting, own)
-        if look.present or names is self._names:
+        if look.present or names is self._names or names is self._named:
             self._add(look.holds, look.holds_data)
 
     def _token(self, value: Any, name: str) -> Any:

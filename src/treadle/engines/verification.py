@@ -101,7 +101,10 @@ def doubts_about_step(
     written = "" if chosen == "always" else _written(network, way)
     if not (written and engine.remembers(written)):
         with neutral(), torch.no_grad(), _generators_as_before(network):
-            doubt = _difference(network, *_live_steps(network, live, call), products)
+            try:
+                doubt = _difference(network, *_live_steps(network, live, call), products)
+            except Exception as error:
+                doubt = f"two steps that are to be compared fail ({_first_line(error)})"
         if doubt:
             return doubt
         if written:
