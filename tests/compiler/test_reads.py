@@ -12,6 +12,7 @@ import random
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -278,6 +279,15 @@ def test_what_a_step_keeps_for_later_is_real(function):
     for _ in range(2):
         torch.testing.assert_close(td.Recurrent(cell)(xs), td.Recurrent(cell, engine="reference")(xs))
     assert type(function(4)) is torch.Tensor
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_warning_is_no_act():
+    def act(cell, h):
+        warnings.warn("said once", stacklevel=1)
+        return h
+
+    td.Recurrent(Acting(act), engine="cpu")(torch.randn(2, 6, 3))
 
 
 def test_an_import_within_a_step_is_no_act():

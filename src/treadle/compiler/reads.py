@@ -17,6 +17,7 @@ import random
 import sys
 import sysconfig
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
@@ -207,6 +208,8 @@ class Reads:
     def _refuse(self, frame: FrameType | None, why: str) -> None:
         """Take a note of the reason, if it was the step that asked."""
         while frame is not None and _home(frame.f_code.co_filename) == "standard":
+            if frame.f_code.co_filename == warnings.__file__:
+                return  # a warning is shown once, and may be PyTorch's own
             frame = frame.f_back
         if frame is None or _home(frame.f_code.co_filename) != "step" or self.reason:
             return
