@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 
 import hypothesis
@@ -15,6 +16,9 @@ pytest.register_assert_rewrite("tests.tolerances", "tests.outcome")
 torch.set_num_threads(1)
 if "PYTHONPATH" in os.environ:  # tests start processes, some of them in other folders
     os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Who starts tests in the background has them ignore Ctrl-C, and what they start would ignore it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("treadle", deadline=None, derandomize=True, database=None, max_examples=25)
 hypothesis.settings.load_profile("treadle")
 
