@@ -10,6 +10,7 @@ import contextvars
 import datetime
 import functools
 import gc
+import importlib
 import io
 import logging
 import os
@@ -85,6 +86,9 @@ _ASKED_OF_TENSORS = {
 }
 
 
+_IMPORT = importlib._bootstrap._find_and_load.__code__  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @functools.cache
 def _home(file: str) -> str:
     """Whose code a file is: the step's, PyTorch's, the standard library's, the compiler's, or others' of treadle."""
@@ -146,6 +150,8 @@ class Reads:
     def _event(self, frame: FrameType, event: str, argument: Any) -> None:
         if event == "call":
             code = frame.f_code
+            if code is _IMPORT:
+                _import(frame.f_locals["name"])
             if code not in self._seen:
                 self._seen.add(code)
                 self._note(frame, code)
@@ -238,6 +244,15 @@ def what_changes(value: Any) -> str:
     if isinstance(value, Iterator):
         return f"an iterator ({kind.__name__}), which gives something else each time"
     return ""
+
+
+def _import(name: str) -> None:
+    """Import a module from within the profile function, which hears nothing of what runs there.
+
+    PyTorch imports large parts of itself when they are first needed, and to hear of all that doubles the time.
+    """
+    with contextlib.suppress(Exception):  # it will be raised once more, where it belongs
+        importlib.import_module(name)
 
 
 def _profile_again(by: Any) -> None:
