@@ -297,3 +297,28 @@ def test_layers_that_are_alike_are_the_same_section():
     made = plan_of(td.Stack([td.LSTMCell(4, 4) for _ in range(4)]), 4)
     local = {tuple(v for v in s.local().new) for s in made.sections if s.kind == "loop"}
     assert len(local) == 1
+
+
+class ViewsReadLater(torch.nn.Module):
+    """A component whose parts its own loop reads, and what comes after the loop, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.input_size = torch.nn.Parameter(torch.tensor(0.7)), 3
+
+    def initial_state(self, rows):
+        return {"a": self.scale.new_ones(rows, 8), "b": self.scale.new_ones(rows, 3)}
+
+    def forward(self, x, state):
+        part = state["b"][:, 2:3].expand(-1, 8)
+        after = torch.tanh(self.scale * part[:, 5:8] + x)
+        return torch.cat([part[:, 5:8], x], 1), {"a": torch.tanh(part), "b": after}
+
+
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("engine", ["interpreter", "cpu"])
+def test_a_view_within_a_loop_is_read_after_it(engine, every):
+    cell, xs = ViewsReadLater(), torch.randn(2, 6, 3)
+    found = td.Recurrent(cell, engine=engine)(xs, return_states=every)
+    expected = td.Recurrent(cell, engine="reference")(xs, return_states=every)
+    torch.testing.assert_close(found, expected)

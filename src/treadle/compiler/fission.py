@@ -212,8 +212,6 @@ class _Analysis:
             members.setdefault((index, 1, 0), [])
         final = {self.program.outputs["y"]}
         read_late = {name for name, value in self.old.items() if self._read_outside(name, value, home)}
-        for index, unit in enumerate(self.units):
-            final |= {self.new[name] for name in unit if keep_states or name in read_late or not self.is_loop[index]}
         needs: dict[tuple[int, int, int], set[Value]] = {}
 
         def is_free(value: Value) -> bool:
@@ -221,12 +219,26 @@ class _Analysis:
             view = value.op in p.VIEWS - p.GRADIENT_PATHS and value.has_rows
             return (view or (value.op == "full" and not value.has_rows)) and value not in final
 
-        for key, mine in members.items():
-            unit = self.units[key[0]] if key[1] == 1 else ()
-            roots = [operand for value in mine for operand in value.inputs] + [self.new[name] for name in unit]
-            known = {*mine, *(self.old[name] for name in unit)}
-            met = preorder(roots, lambda value: value.inputs if is_free(value) else (), known)
-            needs[key] = {value for value in met if not is_free(value)}
+        def find_needs() -> set[str]:
+            """Find what each section reads; returns the components that others than their own loop read."""
+            for index, unit in enumerate(self.units):
+                late = keep_states or not self.is_loop[index]
+                final.update(self.new[name] for name in unit if late or name in read_late)
+            for key, mine in members.items():
+                unit = self.units[key[0]] if key[1] == 1 else ()
+                roots = [operand for value in mine for operand in value.inputs] + [self.new[name] for name in unit]
+                known = {*mine, *(self.old[name] for name in unit)}
+                met = preorder(roots, lambda value: value.inputs if is_free(value) else (), known)
+                needs[key] = {value for value in met if not is_free(value)}
+            return {
+                name
+                for name, value in self.old.items()
+                if any(value in read and key != (self.unit_of[name], 1, 0) for key, read in needs.items())
+            }
+
+        # A view that is at home in a loop may be read after it, and so is what it is a view of.
+        while not (found := find_needs()) <= read_late:
+            read_late |= found
         wanted = final.union(*needs.values())
         order = {value: i for i, value in enumerate(self.order)}
         result, lines = [], self.program.lines
