@@ -229,6 +229,19 @@ def test_tracing_draws_no_random_numbers(name):
         assert generator() == expected
 
 
+def test_hooks_are_called_at_every_step_and_no_more():
+    cell, xs, seen = Acting(returning_h), torch.randn(2, 6, 3), []
+    rnn = td.Recurrent(cell)
+    compiled = rnn(xs)[0]
+    handle = cell.linear.register_forward_hook(lambda module, given, result: seen.append(type(result)))
+    torch.testing.assert_close(rnn(xs)[0], compiled)
+    assert seen == [torch.Tensor] * 6
+    handle.remove()
+    rnn(xs)
+    assert len(seen) == 6
+    assert td.explain(rnn).engine == "cpu"
+
+
 def test_variables_around_a_method_are_left_as_they_were():
     count, seen = 0, []
 

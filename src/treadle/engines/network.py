@@ -99,12 +99,9 @@ def _traced(cell: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype, sta
             raise TraceError(f"a step was given a state of {sorted(names)}, but returned one of {sorted(after)}")
         return {"y": y} | {f"state/{name}": tensor for name, tensor in after.items()}
 
-    hooked = next((m for m in cell.modules() if any(vars(m)[hooks] for hooks in HOOKS)), None)
     traced = trace_step(cell, inputs, step)
     error = traced.error
-    if hooked is not None:
-        error = f"{type(hooked).__name__} has hooks, which are called at every step"
-    elif traced.program is not None:
+    if traced.program is not None:
         error = _what_is_wrong_with(traced.program)
     return dataclasses.replace(traced, error=error)
 
@@ -238,6 +235,10 @@ def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
     kinds = _networks.get(cell, {}).get(key)
     found = None if kinds is None else kinds.now()
     if found is None:
+        # Not even traced: hooks would be called on tensors without numbers.
+        hooked = next((m for m in cell.modules() if any(vars(m)[hooks] for hooks in HOOKS)), None)
+        if hooked is not None:
+            raise TraceError(f"{type(hooked).__name__} has hooks, which are called at every step")
         with MAKING:
             of_cell = _networks.setdefault(cell, {})
             if key not in of_cell and len(of_cell) >= _MOST_KINDS:

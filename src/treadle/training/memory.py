@@ -14,7 +14,7 @@ def require_memory(needed: float, what: str, advice: str) -> None:
 
     Args:
         needed: bytes, about.
-        what: what needs it; the message goes on with "needs about".
+        what: what needs it, the subject of the message: "the network needs about 3 GB".
         advice: what to do about it.
 
     Raises:
