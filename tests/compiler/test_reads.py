@@ -229,6 +229,16 @@ def test_tracing_draws_no_random_numbers(name):
         assert generator() == expected
 
 
+def test_what_is_refused_does_not_happen_in_tracing(capsys):
+    rnn = td.Recurrent(Acting(lambda cell, h: returning(h, print("step"))), engine="cpu")
+    with pytest.raises(td.errors.EngineError, match="reads or writes outside"):
+        rnn(torch.randn(2, 6, 3))
+    assert not capsys.readouterr().out
+    rnn.engine = "auto"
+    rnn(torch.randn(2, 6, 3))
+    assert capsys.readouterr().out == "step\n" * 6
+
+
 def test_hooks_are_called_at_every_step_and_no_more():
     cell, xs, seen = Acting(returning_h), torch.randn(2, 6, 3), []
     rnn = td.Recurrent(cell)

@@ -47,13 +47,15 @@ _OTHERWISE = "which may be otherwise at the next call"
 _TIME = "it asks what time it is"
 _MODE = "it asks for a mode of PyTorch's, which may be another at the next call"
 _OUTSIDE = "it reads or writes outside, which has to happen at every step"
-_NUMBERS = "it reads the numbers of a tensor, which may be others at the next call"
 _RANDOM = "it draws random numbers of Python's or NumPy's, which are others at every step: draw with torch"
 _CHANGING = {id(function): _TIME for function in vars(time).values() if callable(function)}
 _CHANGING |= {id(getattr(torch, name)): _MODE for name in ("is_grad_enabled", "is_autocast_enabled", "is_inference")}
 _CHANGING |= {id(torch.is_inference_mode_enabled): _MODE, id(torch.get_autocast_dtype): _MODE}
 _CHANGING |= dict.fromkeys(map(id, (print, input, open, os.urandom)), _OUTSIDE)
-_OF_TENSORS = {"numpy": _NUMBERS, "tolist": _NUMBERS, "data_ptr": _NUMBERS, "__array__": _NUMBERS}
+_OF_TENSORS = {
+    name: f"it reads the numbers of a tensor, with {name}, which may be others at the next call"
+    for name in ("numpy", "tolist", "data_ptr", "__array__")
+}
 _OF_TENSORS |= {"retain_grad": "it asks for the gradient of a value within the step"}
 _SEED = "it sets or reads the state of a generator, which has to happen at every step"
 _HOOK = "it registers a hook on a tensor, which autograd has to call at every step"
@@ -212,7 +214,7 @@ class Reads:
                     raise TraceError(f"{first_line(code)}: the step reads {name}, {what}")
 
     def _refuse(self, frame: FrameType | None, why: str) -> None:
-        """Take a note of the reason, if it was the step that asked."""
+        """Leave the step before it does what no program can hold, if it is the step that does it."""
         while frame is not None and _home(frame.f_code.co_filename) == "standard":
             if frame.f_code.co_filename == warnings.__file__:
                 return  # a warning is shown once, and may be PyTorch's own
@@ -221,6 +223,7 @@ class Reads:
             return
         if not self._is_called_by_the_compiler(frame):
             self.reason = f"{line_of(frame)}: {why}"
+            raise TraceError(self.reason)  # before it happens
 
     def _is_called_by_the_compiler(self, frame: FrameType) -> bool:
         """Whether a function runs on behalf of the compiler, or of an import, and not of the step."""

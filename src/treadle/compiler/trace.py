@@ -114,6 +114,8 @@ def _trace_once(
     except Exception as error:
         if tracer.failure is not None:
             raise tracer.failure from None
+        if reads.reason:  # the step has made another error of it
+            raise TraceError(reads.reason) from None
         raise TraceError(
             f"{failed_line(error)}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
