@@ -41,7 +41,7 @@ def as_module(namespace: dict[str, Any]) -> None:
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
     setup=as_module,
     fixtures=["in_scratch_folder"],
 ).pytest()

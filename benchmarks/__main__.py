@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         )
         suite.add_argument("--engine", default=Options.engine, help="treadle's engine (%(default)s)")
         suite.add_argument("--strict", action="store_true", help="a bar that is missed is a failure")
-    docs = names.add_parser("docs", help="make docs/benchmarks.md from results")
+    docs = names.add_parser("docs", help="make docs/research/benchmarks.md from results")
     docs.add_argument("files", type=Path, nargs="+", metavar="FILE")
     return made
 

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, made from the results of the suites."""
+"""docs/research/benchmarks.md, made from the results of the suites."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from treadle.atomic import replacing
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = Path(__file__).with_name("page.md")
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "research" / "benchmarks.md"
 
 
 def write(reports: list[dict[str, Any]], path: Path = PAGE) -> None:

@@ -33,7 +33,7 @@ FENCE = re.compile(rf"^```python\n(.*?)^```\n(\n*{MARK}\n)?", re.MULTILINE | re.
 
 
 def networks() -> Iterator[tuple[str, td.Graph]]:
-    """What how-layers-connect.md shows: the seven wirings, and its example of another one, as written there."""
+    """What explanation/how-layers-connect.md shows: the seven wirings, and its example of another one."""
     input_size, hidden_sizes = 40, [64, 64, 64]
     for wiring in td.WIRINGS:
         reads = [layer_input_size(wiring, layer, input_size, hidden_sizes) for layer in range(len(hidden_sizes))]
@@ -62,7 +62,7 @@ def pictures() -> Iterator[tuple[str, bytes]]:
 
 
 def measured() -> dict[str, td.GradientReach]:
-    """What gradients.md shows."""
+    """What how-to/truncated-bptt.md shows."""
     torch.manual_seed(0)
     cell, xs = td.LSTMCell(4, 16, forget_bias=2.0), torch.randn(8, 200, 4)
     methods = (td.FullBPTT(), td.TruncatedBPTT(steps=20, horizon=40))
@@ -71,14 +71,14 @@ def measured() -> dict[str, td.GradientReach]:
 
 @functools.cache  # `mkdocs serve` builds again and again
 def learned() -> dict[str, td.GradientReach]:
-    """What endless-sequences.md shows: the example of memory beyond the window."""
+    """What how-to/endless-sequences.md shows: the example of memory beyond the window."""
     example = runpy.run_path(str(EXAMPLES / "08_memory_beyond_the_window.py"))
     return example["reaches"](example["learn"](carry=True), example["learn"](carry=False))
 
 
 @functools.cache
 def translated() -> dict[str, tuple[list[int], list[bool]]]:
-    """What translate.md shows: sequences of up to twice the length that was learned from, right or not."""
+    """What research/sequence-to-sequence.md shows: sequences up to twice as long as in training, right or not."""
     found = {}
     for task in ("reverse", "sort"):
         torch.manual_seed(0)
