@@ -195,7 +195,9 @@ def as_json(
     saved: str | None,
     sample: str,
 ) -> dict[str, Any]:
-    """Everything as data for JSON; ``docs/how-to/compare-wirings.md`` documents it. Only ``"timing"`` differs when a run is repeated.
+    """Everything as data for JSON; ``docs/how-to/compare-wirings.md`` documents it.
+
+    Only ``"timing"`` differs when a run is repeated.
 
     Args:
         outcome: what came out; at least one common evaluation point.
