@@ -83,7 +83,7 @@ def test_without_textual_it_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     code, _, err = run(capsys, "decode")
     assert code == 2
-    assert "pip install 'treadle[play]'" in err
+    assert "pip install textual" in err
 
 
 def test_the_game_is_kept_from_one_time_to_the_next(folder):

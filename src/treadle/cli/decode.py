@@ -135,7 +135,7 @@ def play(model: Path | None, save: Path | None, learning_rate: float, seed: int)
         if error.name is None or not error.name.startswith("textual"):
             raise
         raise typer.BadParameter(
-            "the game needs Textual, which is not installed: pip install 'treadle[play]'; --study goes without"
+            "the game needs Textual, which is not installed: pip install textual; --study goes without"
         ) from None
     game = Game(seed, KeyDecoder(load_network(model), learning_rate, seed=seed))
     if save is not None and save.exists():

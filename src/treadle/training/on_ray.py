@@ -26,7 +26,7 @@ TELL_EVERY = 0.2
 def check_installed() -> None:
     """Refuse to begin without Ray."""
     if importlib.util.find_spec("ray") is None:
-        raise TreadleError("Ray is not installed: pip install 'treadle[ray]'")
+        raise TreadleError("Ray is not installed: pip install 'ray[train]'")
 
 
 def steps_on_ray(

@@ -6,11 +6,9 @@ from typing import Any
 from treadle.errors import TreadleError
 
 
-def need(module: str, package: str, extra: str = "vision") -> Any:
+def need(module: str, package: str) -> Any:
     """Import a module of a package that treadle does not always install, or say what to install."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
-        raise TreadleError(
-            f"this needs the package {package}, which is not installed: pip install 'treadle[{extra}]'"
-        ) from None
+        raise TreadleError(f"this needs the package {package}, which is not installed: pip install {package}") from None

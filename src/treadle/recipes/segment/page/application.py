@@ -120,13 +120,13 @@ def application(segmenter: Segmenter, image: Tensor | None = None) -> Any:
     Raises:
         TreadleError: Starlette is not installed.
     """
-    applications = need("starlette.applications", "starlette", "serve")
-    middleware = need("starlette.middleware", "starlette", "serve")
-    hosts = need("starlette.middleware.trustedhost", "starlette", "serve")
-    responses = need("starlette.responses", "starlette", "serve")
-    routing = need("starlette.routing", "starlette", "serve")
-    disconnected = need("starlette.requests", "starlette", "serve").ClientDisconnect
-    in_thread = need("starlette.concurrency", "starlette", "serve").run_in_threadpool
+    applications = need("starlette.applications", "starlette")
+    middleware = need("starlette.middleware", "starlette")
+    hosts = need("starlette.middleware.trustedhost", "starlette")
+    responses = need("starlette.responses", "starlette")
+    routing = need("starlette.routing", "starlette")
+    disconnected = need("starlette.requests", "starlette").ClientDisconnect
+    in_thread = need("starlette.concurrency", "starlette").run_in_threadpool
     sessions = Sessions(segmenter)
     folder = importlib.resources.files(__package__ or "")
     files = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
@@ -247,7 +247,7 @@ def _text(pixels: NDArray[np.uint8]) -> str:
 
 def hurried() -> type:
     """uvicorn's HTTP, which ends a connection on which nobody asks for anything."""
-    protocol = need("uvicorn.protocols.http.auto", "uvicorn", "serve").AutoHTTPProtocol
+    protocol = need("uvicorn.protocols.http.auto", "uvicorn").AutoHTTPProtocol
 
     class Hurried(protocol):
         def connection_made(self, transport: Any) -> None:
@@ -283,7 +283,7 @@ def serve(application: Any, port: int = 0, ready: Callable[[str], None] = lambda
         TreadleError: uvicorn is not installed.
         OSError: the port is taken.
     """
-    uvicorn = need("uvicorn", "uvicorn", "serve")
+    uvicorn = need("uvicorn", "uvicorn")
     options = {"http": hurried(), "limit_concurrency": MOST_CONNECTIONS, "timeout_graceful_shutdown": 1}
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
