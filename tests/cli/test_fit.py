@@ -37,7 +37,16 @@ def folder(tmp_path, monkeypatch):
 def here(capfd, *arguments) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as end:
         main([str(argument) for argument in arguments])
-    return end.value.code or 0, *capfd.readouterr()
+    out, err = capfd.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+def folder_of(package: str) -> str:
+    """Where an installed package lies, without importing it."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    (folder,) = spec.submodule_search_locations or ()
+    return folder
 
 
 def files() -> set[str]:
@@ -186,6 +195,7 @@ def test_what_was_learned_goes_on_learning_from_new_data(capfd):
     assert status == 0, err
     after = Fitted.load("m2.safetensors")
     assert after.inputs.as_json() == before.inputs.as_json()  # the scaling that it was made with
+    assert after.targets is not None
     assert (after.targets.names, after.horizon) == (("y",), 2)
     changed = [bool((a != b).any()) for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True)]
     assert any(changed)
@@ -449,8 +459,7 @@ def test_bad_input_is_one_line_with_status_2_and_loses_nothing(line, model, capf
 
 def test_a_few_seconds_of_japanese_vowels_are_better_than_chance(capfd):
     """The whole, 96 % and more, is in docs/training.md; here only that the real files go through."""
-    (package,) = importlib.util.find_spec("aeon").submodule_search_locations
-    start = f"{package}/datasets/data/JapaneseVowels/JapaneseVowels_"
+    start = f"{folder_of('aeon')}/datasets/data/JapaneseVowels/JapaneseVowels_"
     options = ["--test", start + "TEST.ts", "--budget", "8epochs", "--parameters", "10000"]
     status, out, _ = here(capfd, "fit", start + "TRAIN.ts", "-o", "m.safetensors", *options)
     assert status == 0
@@ -465,8 +474,7 @@ def test_a_few_seconds_of_japanese_vowels_are_better_than_chance(capfd):
     ],
 )
 def test_a_few_steps_of_public_series_beat_seasonal_naive(capfd, data, options):
-    (package,) = importlib.util.find_spec("statsmodels").submodule_search_locations
-    line = ["fit", f"{package}/datasets/{data}", "-o", "m.safetensors", *options, "--budget", "5steps"]
+    line = ["fit", f"{folder_of('statsmodels')}/datasets/{data}", "-o", "m.safetensors", *options, "--budget", "5steps"]
     status, out, err = here(capfd, *line)
     assert status == 0, err
     assert float(out.split("; ")[2].split(" % better")[0]) > 20
@@ -489,6 +497,7 @@ def test_a_second_run_on_a_checkpoint_is_one_line(capfd):
     first = subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
+    assert first.stdout is not None
     assert first.stdout.readline() == b"\n"
     status, out, err = here(capfd, *line)
     assert (status, out) == (2, "")
