@@ -45,8 +45,7 @@ def folder_of(package: str) -> str:
     """Where an installed package lies, without importing it."""
     spec = importlib.util.find_spec(package)
     assert spec is not None
-    (folder,) = spec.submodule_search_locations or ()
-    return folder
+    return next(iter(spec.submodule_search_locations or ()))
 
 
 def files() -> set[str]:
