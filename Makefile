@@ -19,8 +19,9 @@ help: ## list the targets
 run: .venv/.runtime ## compare the wirings on Python's own source text, in three minutes; ARGS="…" goes to treadle compare
 	.venv/bin/treadle compare $(ARGS)
 
-# One process for each core, each with one thread: the tests that are about threads ask for them.
-PYTEST = MPLBACKEND=Agg OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+# One process for each core, each with one thread: the tests that are about threads ask for them. Bytecode is kept even
+# where the environment asks for none: tests start a hundred processes, and each would compile all of treadle again.
+PYTEST = PYTHONDONTWRITEBYTECODE= MPLBACKEND=Agg OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test: .venv/.dev ## run the tests, covering combinations in place of all, in minutes; ARGS="…" goes to pytest
 	$(PYTEST) -m "not slow" $(ARGS)

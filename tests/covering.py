@@ -3,6 +3,7 @@
 Most faults need one choice, or two that meet, so the short suite runs covering combinations, and the full suite all.
 """
 
+import heapq
 import itertools
 import math
 import zlib
@@ -50,14 +51,19 @@ def share(cases: Sequence[Mapping[str, int]], name: str, most: int | None = None
     values = [set(case.items()) for case in cases]
     pairs = [set(itertools.combinations(sorted(case.items()), 2)) for case in cases]
     seen_values, seen_pairs, chosen = set(), set(), set()
-    for _ in range(N if most is None else min(most, N)):
-        best = max(
-            (k for k in order if k not in chosen),
-            key=lambda k: (len(values[k] - seen_values), len(pairs[k] - seen_pairs)),
-        )
-        if most is None and chosen and values[best] <= seen_values:
+    # The more has been seen, the less a case shows that is new: a case that came first by an old count and does so
+    # still comes before all others.
+    queue = [((-len(values[k]), -len(pairs[k])), place, k) for place, k in enumerate(order)]
+    heapq.heapify(queue)
+    while queue and len(chosen) < (N if most is None else most):
+        before, place, k = heapq.heappop(queue)
+        new = (-len(values[k] - seen_values), -len(pairs[k] - seen_pairs))
+        if new != before:
+            heapq.heappush(queue, (new, place, k))
+            continue
+        if most is None and chosen and not new[0]:
             break
-        chosen.add(best)
-        seen_values |= values[best]
-        seen_pairs |= pairs[best]
+        chosen.add(k)
+        seen_values |= values[k]
+        seen_pairs |= pairs[k]
     return chosen

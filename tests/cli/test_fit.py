@@ -5,6 +5,7 @@ import csv
 import importlib.util
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 
 import treadle as td
 from treadle.cli import main
+from treadle.cli.fitting import noticing_termination
+from treadle.errors import WorkerError
 from treadle.training import Fitted
 
 SMALL = ["--layers", "1", "--parameters", "10000", "--budget", "6steps"]
@@ -313,6 +316,30 @@ def test_sigterm_is_one_line_and_the_run_goes_on_from_what_was_kept(capfd):
     assert said[0].startswith("treadle: ended by SIGTERM, which torchrun sends as soon as another")
     assert files() - {"run.new"} == {"run", "run.previous"}
     assert here(capfd, *line, "--budget", "1steps", "--patience", "1000000")[0] == 0
+
+
+class Struck:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("in_finalizer", [False, True])
+def test_sigterm_is_not_taken_for_an_attempt_that_failed(in_finalizer):
+    """Not by who falls back on something else, and not where Python ignores exceptions."""
+    ended = []
+    with pytest.raises(WorkerError, match="ended by SIGTERM"), noticing_termination() as check:
+        try:
+            if in_finalizer:
+                Struck()
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:
+            ended.append(error)
+        ended.append("still running")
+        check()
+    assert ended == (["still running"] if in_finalizer else [])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def assert_same_network(*paths: str) -> None:

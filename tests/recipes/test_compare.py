@@ -189,7 +189,7 @@ def test_a_worker_that_dies_is_an_error():
 
         def race():
             for event in workers.race(plan, TEXT, should_stop=lambda: False):
-                if isinstance(event, Stepped):
+                if isinstance(event, Stepped) and victim.is_alive():
                     os.kill(victim.pid, signal.SIGKILL)
 
         with pytest.raises(WorkerError, match=r"ended unexpectedly \(signal 9, perhaps for want of memory\)"):

@@ -134,7 +134,7 @@ def fit(
     unit = "bytes" if settings.kind == "text" else "inputs"
     watching = Watch(err, unit, tensorboard if first else None)
     err.print(str(run))
-    with options.noticing_interrupts() as interrupted, noticing_termination(), watching as watch:
+    with options.noticing_interrupts() as interrupted, noticing_termination() as check, watching as watch:
         lasts, kept = length.of(run.task.epoch_steps), often.of(run.task.epoch_steps)
         kwargs = {"validated": plot is not None or tensorboard is not None, "checkpoint": checkpoint}
         if on is None:
@@ -143,6 +143,7 @@ def fit(
         else:
             steps = on_ray.steps_on_ray(run, workers or 2, length=lasts, often=kept, stop=interrupted, **kwargs)
         for step in steps:
+            check()
             watch.follow(step)
         run.model.eval()
         answer = ""

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +67,35 @@ class Watch:
             self._writer.add_scalar(f"test/{name}", value, self.steps)
 
 
+class _Terminated(BaseException):
+    """Not an `Exception`: who falls back where an attempt fails must not take this for a failed attempt."""
+
+
 @contextlib.contextmanager
-def noticing_termination() -> Iterator[None]:
-    """Let SIGTERM end a fit with a line that says why, and with nothing half written left behind."""
+def noticing_termination() -> Iterator[Callable[[], None]]:
+    """Let SIGTERM end a fit with a line that says why, and with nothing half written left behind.
+
+    It ends at once, or, where Python ignores exceptions (as in a finalizer), when what is given is called next.
+    """
+    terminated = False
 
     def notice(signal_number: int, frame: object) -> None:
-        raise WorkerError(
-            "ended by SIGTERM, which torchrun sends as soon as another of its processes has died: start it again; a run"
-            " with --checkpoint resumes from what was kept last"
-        )
+        nonlocal terminated
+        terminated = True
+        check()
+
+    def check() -> None:
+        if terminated:
+            raise _Terminated
 
     before = signal.signal(signal.SIGTERM, notice)
     try:
-        yield
+        yield check
+    except _Terminated:
+        raise WorkerError(
+            "ended by SIGTERM, which torchrun sends as soon as another of its processes has died: start it again; a run"
+            " with --checkpoint resumes from what was kept last"
+        ) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
