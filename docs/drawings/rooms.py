@@ -1,6 +1,6 @@
 """The picture of the rooms in ARCHITECTURE.md, made from the contracts about imports in pyproject.toml.
 
-`make rooms` draws it again; a test fails where the picture is not what the contracts and the folders' docstrings say.
+Its words are what the folders' docstrings say.
 """
 
 import ast
@@ -10,27 +10,21 @@ from html import escape
 from pathlib import Path
 from textwrap import wrap
 
-ROOT = Path(__file__).parents[1]
-PICTURE = ROOT / "docs" / "pictures" / "rooms.svg"
+from .colors import FONT, style
+
+ROOT = Path(__file__).parents[2]
 
 WIDTH, MARGIN, GAP = 1040, 20, 6
 LINE, PADDING, BESIDE = 17, 9, 130
 LETTER = 7.1
 """The width of a letter of the small text, about."""
 
-STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #1f2328 }
-.name { font-weight: 600 }
-.room { fill: #f3f5f8; stroke: #8c959f }
-.inner { fill: #ffffff; stroke: #b6bec7 }
-.arrow { stroke: #57606a; fill: none; stroke-width: 1.5 }
-@media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3 }
-  .room { fill: #1c2129; stroke: #565f6a }
-  .inner { fill: #0d1117; stroke: #3d444d }
-  .arrow { stroke: #8b949e }
-}
-"""
+RULES = f"""text {{ font: 13px {FONT}; fill: $ink }}
+.name {{ font-weight: 600 }}
+.card {{ fill: $card }}
+.room {{ fill: $other; stroke: $edge }}
+.inner {{ fill: $card; stroke: $edge }}
+.arrow {{ stroke: $faint; fill: none; stroke-width: 1.5 }}"""
 
 
 def layers(contract: str) -> list[list[str]]:
@@ -108,25 +102,23 @@ def rows(package: str, contract: str, x: float, y: float, width: float, kind: st
     return parts, y
 
 
-def draw() -> str:
+def rooms() -> str:
     """The picture as SVG."""
     left, top = MARGIN + 24, MARGIN + 24
     parts, end = rows("treadle", "rooms", left, top, WIDTH - MARGIN - left, "room")
     x, bottom, height = MARGIN + 8, end - GAP - 4, end + MARGIN - GAP
-    tip = f"M{x - 5} {bottom - 8:g} L{x} {bottom:g} L{x + 5} {bottom - 8:g}"
+    tip = f"M {x - 5} {bottom - 8:g} L {x} {bottom:g} L {x + 5} {bottom - 8:g}"
     size = f'width="{WIDTH}" height="{height:g}" viewBox="0 0 {WIDTH} {height:g}"'
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="The rooms of treadle">',
-            f"<style>{STYLE}</style>",
+            f"<style>\n{style(RULES)}\n</style>",
+            f'<rect class="card" width="{WIDTH}" height="{height:g}" rx="10"/>',
             text(MARGIN, MARGIN + 10, "A room imports from rooms below it only; rooms beside each other do not meet."),
-            f'<path class="arrow" d="M{x} {top + 4} V{bottom:g} {tip}"/>',
+            f'<path class="arrow" d="M {x} {top + 4} V {bottom:g} {tip}"/>',
             *parts,
             "</svg>",
             "",
         ]
     )
 
-
-if __name__ == "__main__":
-    PICTURE.write_text(draw())

@@ -1,0 +1,16 @@
+"""All pictures of the pages, by name, and the data behind them that took a training."""
+
+from collections.abc import Callable
+
+from .learned import Learned
+from .rooms import rooms
+from .unrolled import unrolled
+
+PICTURES: dict[str, Callable[[], str]] = {"unrolled": unrolled, "rooms": rooms}
+"""What draws each picture ``docs/pictures/NAME.svg``."""
+
+LEARNED: dict[str, Learned] = {one.name: one for one in ()}
+"""What is learned once and kept."""
+
+ELSEWHERE = {"clicks.svg", "decode.png"}
+"""Pictures of measurements that take long: `make segment` and `make decode` draw them."""
