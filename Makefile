@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test test-all mutations fits imitations busy-beaver translate decode segment kills fuzz lint rooms format docs bench clean
+.PHONY: help run test test-all mutations fits imitations busy-beaver translate decode segment kills fuzz lint pictures format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -63,8 +63,8 @@ lint: .venv/.dev ## ruff (lint and format), pyright, and who imports whom
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV_PYTHON) -m pyright
 	.venv/bin/lint-imports --no-logo
 
-rooms: ## draw the picture of who imports whom, from the contracts in pyproject.toml
-	$(PYTHON) docs/rooms.py
+pictures: .venv/.runtime ## draw the pictures of the pages that no longer show what is so; ARGS="--learn" trains for them again
+	PYTHONPATH=docs MPLBACKEND=Agg $(VENV_PYTHON) -m drawings $(ARGS)
 
 format: .venv/.dev ## let ruff mend what it can
 	$(VENV_PYTHON) -m ruff check --fix .

@@ -1,4 +1,4 @@
-"""``python -m drawings [NAME …]``: writes pictures that are stale. ``--check`` only says which; ``--learn`` trains first."""
+"""``python -m drawings [NAME …]``: writes pictures that are stale; see ``--help``."""
 
 import argparse
 import sys
@@ -21,7 +21,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make pictures", description="Draw the pictures of the pages.")
     parser.add_argument("names", nargs="*", help="pictures; all, if none is named")
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a picture is stale")
-    parser.add_argument("--learn", action="store_true", help="train all that was learned, even if its source is the same")
+    parser.add_argument(
+        "--learn", action="store_true", help="train all that was learned, even if its source is the same"
+    )
     options = parser.parse_args()
     names = options.names or list(PICTURES)
     if options.check:

@@ -2,14 +2,24 @@
 
 from collections.abc import Callable
 
+from .gradients import MEMORY, memory, reach
 from .learned import Learned
 from .rooms import rooms
+from .translation import LENGTHS, lengths
 from .unrolled import unrolled
+from .wirings import WIRINGS
 
-PICTURES: dict[str, Callable[[], str]] = {"unrolled": unrolled, "rooms": rooms}
+PICTURES: dict[str, Callable[[], str]] = {
+    "unrolled": unrolled,
+    **WIRINGS,
+    "reach": reach,
+    "memory": memory,
+    "lengths": lengths,
+    "rooms": rooms,
+}
 """What draws each picture ``docs/pictures/NAME.svg``."""
 
-LEARNED: dict[str, Learned] = {one.name: one for one in ()}
+LEARNED: dict[str, Learned] = {one.name: one for one in (MEMORY, LENGTHS)}
 """What is learned once and kept."""
 
 ELSEWHERE = {"clicks.svg", "decode.png"}

@@ -11,8 +11,8 @@ H, C = 16, -16  # h and c pass below and above the middle of a cell
 def unrolled() -> str:
     """The picture as SVG."""
     title = (
-        "An LSTM of two layers over three steps: within a step h goes up from layer 0 to layer 1; from step to step h and"
-        " c of each layer go to the same layer; output is h of the top layer at every step, h_n and c_n are the last states"
+        "An LSTM of two layers over three steps: within a step h goes up from layer 0 to layer 1; from step to step"
+        " h and c of each layer go to the same layer; output is h of the top layer, h_n and c_n are the last states"
     )
     sheet = Canvas(720, 482, title)
     for layer, y in enumerate(ROWS):

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from treadle.insight.picture import plot, save_figure
 
 
@@ -38,11 +40,17 @@ def draw_accuracy_by_length(
         >>> draw_accuracy_by_length("lengths.svg", {"reverse": ([1, 2, 2], [True, True, False])}, longest=1).name
         'lengths.svg'
     """
+    shares = {name: accuracy_by_length(lengths, right) for name, (lengths, right) in answers.items()}
+    return save_figure(lengths_figure(shares, longest), path)
+
+
+def lengths_figure(shares: Mapping[str, Sequence[tuple[int, float]]], longest: int | None = None) -> Figure:
+    """The picture that `draw_accuracy_by_length` writes, of what `accuracy_by_length` gives."""
     figure, axes = plot(4, "tokens of the source", "exactly right")
-    for name, (lengths, right) in answers.items():
-        axes.plot(*zip(*accuracy_by_length(lengths, right), strict=True), marker="o", markersize=3, label=name)
+    for name, points in shares.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
     if longest is not None:
         axes.axvline(longest, color="gray", linestyle="--", linewidth=1, label="longest in the training set")
     axes.set_ylim(-0.03, 1.03)
     axes.legend(frameon=False)
-    return save_figure(figure, path)
+    return figure
