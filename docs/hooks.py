@@ -11,7 +11,7 @@ import logging
 import re
 from typing import Any
 
-from drawings.freshness import stale  # pyright: ignore[reportMissingImports]
+from drawings.freshness import stale
 
 MARK = "<!-- output -->"
 FENCE = re.compile(rf"^```python\n(.*?)^```\n(\n*{MARK}\n)?", re.MULTILINE | re.DOTALL)
