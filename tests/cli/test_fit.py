@@ -328,7 +328,8 @@ class Struck:
 def test_sigterm_is_not_taken_for_an_attempt_that_failed(in_finalizer):
     """Not by who falls back on something else, and not where Python ignores exceptions."""
     ended = []
-    with pytest.raises(WorkerError, match="ended by SIGTERM"), noticing_termination() as check:
+
+    def strike(check):
         try:
             if in_finalizer:
                 Struck()
@@ -338,6 +339,9 @@ def test_sigterm_is_not_taken_for_an_attempt_that_failed(in_finalizer):
             ended.append(error)
         ended.append("still running")
         check()
+
+    with pytest.raises(WorkerError, match="ended by SIGTERM"), noticing_termination() as check:
+        strike(check)
     assert ended == (["still running"] if in_finalizer else [])
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
