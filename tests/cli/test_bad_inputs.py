@@ -347,7 +347,7 @@ CASES = {
     "translate pairs.tsv -o m --attention none-at-all": "choose one of dot, additive, none",
     "translate pairs.tsv -o m --words all": "choose one of neither",
     "decode --study --learn d.safetensors": "two commands",
-    "decode --output x.json": "with --study only",
+    "decode --output x.json": "needs --study",
     "decode --save game --study": "leave it out",
     "segment fit scenes -o m --network large": "choose one of two-stage",
     "segment fit scenes -o m --loss l1": "choose one of softmax",

@@ -149,7 +149,7 @@ def test_ctrl_c_still_prints_the_table_and_saves(folder):
     seen = err.rest()
     assert process.returncode == 130, seen
     assert b"Traceback" not in seen
-    assert "Interrupted: this is step " in out.decode()
+    assert "Interrupted: results are from step " in out.decode()
     assert "skip" in out.decode()
     data = json.loads((folder / "r.json").read_bytes())
     assert data["stopped_early"] == "interrupted"
@@ -160,12 +160,12 @@ def test_ctrl_c_still_prints_the_table_and_saves(folder):
 def test_ctrl_c_before_there_is_anything_to_compare_says_so(folder):
     process = command("compare", "prose.txt", *SMALL, "--budget", "100000steps", start_new_session=True)
     assert process.stdout is not None
-    assert b"2 kinds of network x 2 seeds" in process.stdout.readline()
+    assert b"Training 2 networks x 2 seeds" in process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in err
-    assert b"treadle: interrupted before every network had come to step 12500" in err
+    assert b"treadle: interrupted before every network had reached step 12500" in err
     assert files(folder) == set()
 
 
@@ -174,7 +174,7 @@ def test_a_budget_that_a_busy_machine_cannot_keep_ends_in_time(folder, capfd, mo
     budget = 14
     status, out, err = here(capfd, "compare", "prose.txt", *SMALL, "--budget", f"{budget}s", "--json", "r.json")
     if status == 2:  # busier still
-        assert "before every network had come to step" in err
+        assert "before every network had reached step" in err
         return
     assert status == 0
     data = json.loads((folder / "r.json").read_bytes())
@@ -228,7 +228,7 @@ def test_ctrl_c_in_fit_saves_what_is_learned(folder):
     err.until(lambda seen: re.search(rb"step \d+  loss", seen))
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
-    assert b"what was learned so far is saved" in err.rest()
+    assert b"the network trained so far is saved" in err.rest()
     assert process.returncode == 130
     assert b"bits per byte of held-out text after" in out
     td.load("m.safetensors")
@@ -243,7 +243,7 @@ def test_a_diverged_training_is_not_saved(folder, capfd):
     options = ["--cell", "indrnn", "--parameters", "25000", "--learning-rate", "inf", "--budget", "5steps"]
     status, _, err = here(capfd, "fit", "prose.txt", "-o", "m.safetensors", *options)
     assert status == 2
-    assert "give a smaller --learning-rate" in err
+    assert "pass a smaller --learning-rate" in err
     assert files(folder) == set()
 
 

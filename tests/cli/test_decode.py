@@ -24,7 +24,7 @@ def test_a_study_says_what_came_of_it(capsys, folder):
     options += ["--learning-rate", "0.0001"]
     code, out, _ = run(capsys, "decode", "--study", *options)
     assert code == 0
-    assert "2 users: right, of what is attainable on the same 50 presses" in out
+    assert "2 users: accuracy relative to the best attainable on the same 50 presses" in out
     for name in ("attainable", "decoder", "memory alone", "Bayes", "perceptron"):
         assert name in out
     found = json.loads((folder / "study.json").read_text())
@@ -53,9 +53,9 @@ def test_a_network_is_learned_and_used(capsys, folder, monkeypatch):
     ("arguments", "message"),
     [
         (["--study", "--learn", "n.safetensors"], "--study and --learn are two commands"),
-        (["--plot", "study.svg"], "--plot: there is something to write with --study only"),
+        (["--plot", "study.svg"], "--plot needs --study"),
         (["--study", "--plot", "study.gif"], "--plot: study.gif must end in"),
-        (["--study", "--save", "game"], "--save keeps a game"),
+        (["--study", "--save", "game"], "--save is the file of a game"),
         (["--study", "-o", "nowhere/study.json"], "--output: there is no folder nowhere"),
         (["--study", "--model", "none.safetensors"], "none.safetensors: No such file"),
         (["--study", "--model", "text"], "text is not a whole safetensors file"),
@@ -97,7 +97,7 @@ def test_the_game_is_kept_from_one_time_to_the_next(folder):
             os.write(terminal.reader, bytes([key]))
         terminal.until(lambda seen: b" presses" in seen)
         os.write(terminal.reader, b"\x11")  # Ctrl+Q
-        terminal.until(lambda seen: b"goes on from here" in seen)
+        terminal.until(lambda seen: b"Resume with: treadle decode --save" in seen)
         assert process.wait(timeout=60) == 0
         game = Game()
         game.restore("game")

@@ -147,7 +147,7 @@ def test_a_run_that_is_over_says_so_and_goes_on_with_a_longer_budget(capfd):
     status, out, err = here(capfd, *line, "--budget", "4steps")
     assert status == 0
     assert out.endswith("after 4 steps\n")
-    assert "treadle: run holds this run, which is over: no step was left to take" in err
+    assert "treadle: run holds this run, which is complete: nothing was left to train" in err
     assert td.fingerprint(td.load("m.safetensors")) == kept
     status, out, err = here(capfd, *line, "--budget", "6steps")
     assert out.endswith("after 6 steps\n")
@@ -430,7 +430,7 @@ BAD = {
     "fit few.ts -o m": "few.ts has 2 sequences: 15% of them for validation would be none",
     "fit gap.parquet -o m --target label": "gap.parquet, row 2, step 2, column 'x': the value is missing",
     "fit short.txt -o m": "short.txt has 3 bytes, but 2,311 are needed",
-    "fit s.csv -o m --target y --workers 2": "--workers has a meaning with --on ray only",
+    "fit s.csv -o m --target y --workers 2": "--workers needs --on ray",
     "fit s.csv -o m --target y --on moon": "--on: there is no 'moon'; choose one of ray",
     "fit s.parquet -o m --target lvl": "no column 'lvl'",
     "run m.safetensors": "is not a byte-level language model",

@@ -99,7 +99,7 @@ def test_folders_resuming_and_checkpoints(capsys, folder):
         (["fit", "nowhere", "-o", "m.safetensors"], "nowhere has no folder 'images'"),
         (["fit", "scenes", "-o", "m.safetensors", "--network", "unet"], "--network: there is no 'unet'"),
         (["fit", "scenes", "-o", "m.safetensors", "--trunk", "none.pth"], "none.pth: No such file"),
-        (["fit", "scenes", "-o", "m.safetensors", "--images", "x"], "--images has a meaning for COCO's JSON only"),
+        (["fit", "scenes", "-o", "m.safetensors", "--images", "x"], "--images needs COCO's JSON"),
         (["fit", "scenes", "-o", "m.safetensors", "--resume", "a", "--trunk", "vgg.pth"], "--trunk: the network of"),
         (
             ["fit", "scenes", "-o", "m.safetensors", "--resume", "a", "--network", "two-stage"],

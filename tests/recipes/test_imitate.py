@@ -206,8 +206,8 @@ def test_the_command_learns_saves_and_runs(tmp_path):
     small = ["--traces", 64, "--cells", 6, "--hidden", 12, "--steps", 100, "--tests", 5, "--test-cells", 20]
     done = command("flip.txt", "-o", "flip.safetensors", "--tape", "0110", *small, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "right on 5 of 5 tapes" in done.stdout
-    assert "halted after 5 steps, all of them right" in done.stdout
+    assert "correct on 5 of 5 tapes" in done.stdout
+    assert "halted after 5 steps, all of them correct" in done.stdout
     assert "the tape is 1001" in done.stdout
     again = command("flip.txt", "--model", "flip.safetensors", "--tape", "0" * 90, "--tests", 0, folder=tmp_path)
     assert "halted after 91 steps" in again.stdout

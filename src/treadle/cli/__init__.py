@@ -32,7 +32,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="treadle",
-    help="Networks with memory: compare how layers connect, train, run and draw them.",
+    help="Networks with memory: compare wirings, train, run and draw them.",
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,10 +52,10 @@ def _print_version(asked: bool) -> None:
 def treadle(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Networks with memory: compare how layers connect, train, run and draw them."""
+    """Networks with memory: compare wirings, train, run and draw them."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -136,9 +136,7 @@ def check_numbers(words: Sequence[str]) -> None:
         if kind and not (
             NUMBERS[kind][0].fullmatch(value) and (kind is int or not 1e30 < abs(float(value)) < math.inf)
         ):
-            raise typer.BadParameter(
-                f"'{option}': {value!r:.40} is no number that can be used: give {NUMBERS[kind][1]}"
-            )
+            raise typer.BadParameter(f"'{option}': {value!r:.40} is not a valid number: pass {NUMBERS[kind][1]}")
 
 
 def with_options(message: str, words: Sequence[str]) -> str:

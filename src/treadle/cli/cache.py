@@ -5,10 +5,11 @@ from typing import Annotated
 import typer
 
 
-def cache(clear: Annotated[bool, typer.Option("--clear", help="Delete them.")] = False) -> None:
-    """Show where compiled kernels are kept and how much room they take, or delete them.
+def cache(clear: Annotated[bool, typer.Option("--clear", help="Delete the kernels.")] = False) -> None:
+    """Show the folder and size of the cache of compiled kernels, or delete them.
 
-    They are compiled again when they are needed. The environment variable TREADLE_CACHE names another folder.
+    Deleted kernels are compiled again when they are needed. The environment variable TREADLE_CACHE sets another
+    folder.
     """
     from treadle.engines.cpu.machine import disk_cache
 

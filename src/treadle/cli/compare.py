@@ -29,27 +29,31 @@ SAMPLE_BYTES = 300
 def compare(
     file: Annotated[
         Path | None,
-        typer.Argument(help="The text to learn. Without one: the source text of Python's standard library."),
+        typer.Argument(help="Text file to train on.", show_default="source code of Python's standard library"),
     ] = None,
-    wiring: Annotated[str, typer.Option(help="How layers connect: names with commas between them, or all.")] = "all",
-    cell: Annotated[str, typer.Option(help="The cells: names with commas between them, or all.")] = "lstm",
-    layers: Annotated[int, typer.Option(min=1, max=options.MOST_LAYERS, help="Layers of each network.")] = 2,
+    wiring: Annotated[str, typer.Option(help="Wirings to compare: names separated by commas, or all.")] = "all",
+    cell: Annotated[str, typer.Option(help="Cells to compare: names separated by commas, or all.")] = "lstm",
+    layers: Annotated[int, typer.Option(min=1, max=options.MOST_LAYERS, help="Number of layers.")] = 2,
     parameters: Annotated[
-        int, typer.Option(min=1, max=10**9, help="Parameters of each network, matched to within 2 %.")
+        int, typer.Option(min=1, max=10**9, help="Number of parameters of each network, matched to within 2 %.")
     ] = 200_000,
     seeds: Annotated[
-        int, typer.Option(min=1, max=1000, help="How often each network is trained, each time from another start.")
+        int, typer.Option(min=1, max=1000, help="Number of random seeds: each network is trained once per seed.")
     ] = 3,
-    seed: Annotated[int, typer.Option(min=0, max=2**62, help="The first of these seeds.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**62, help="Random seed of the first training; the others count up from it.")
+    ] = 0,
     budget: Annotated[
-        str, typer.Option(help="Time for everything (90s, 2m), or steps for each network (300steps).")
+        str, typer.Option(help="Time for the whole comparison (90s, 2m), or training steps per network (300steps).")
     ] = "2m",
-    window: Annotated[int, typer.Option(min=1, help="Bytes over which gradients reach back.")] = 16,
-    save: Annotated[Path, typer.Option(help="Where the winner goes.")] = Path("treadle-winner.safetensors"),
-    json_file: Annotated[Path | None, typer.Option("--json", help="Everything as JSON; - for stdout.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Learning curves as .svg or .png.")] = None,
+    window: Annotated[int, typer.Option(min=1, help="Truncated BPTT: window length, in bytes.")] = 16,
+    save: Annotated[Path, typer.Option(help="File for the best network.")] = Path("treadle-winner.safetensors"),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for all results, as JSON; - is standard output.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of the learning curves: .svg or .png.")] = None,
 ) -> None:
-    """Train as many parameters under each wiring, for as many steps, and say who learns fastest."""
+    """Compare wirings on a text: train networks of equal size for equally many steps, and rank them."""
     start = options.start_of_process()
     from treadle import WIRINGS, __version__
     from treadle.files import model_file
@@ -87,9 +91,9 @@ def compare(
             outcome = train(workers, plan, text, lambda: interrupted() or time.monotonic() > deadline)
         stopped = None if outcome.complete else "interrupted" if interrupted() else "deadline"
         if not outcome.points:
-            reason = "interrupted" if stopped == "interrupted" else f"the budget of {allowed} was over"
-            first = f"treadle: {reason} before every network had come to step {plan.evaluate_at[0]}"
-            print(f"{first}, the first that is measured: there is nothing to compare", file=sys.stderr)
+            reason = "interrupted" if stopped == "interrupted" else f"the budget of {allowed} ended"
+            first = f"treadle: {reason} before every network had reached step {plan.evaluate_at[0]}"
+            print(f"{first}, the first evaluation: there is nothing to compare", file=sys.stderr)
             raise typer.Exit(130 if stopped == "interrupted" else 2)
 
         table = standings(outcome)
@@ -133,8 +137,8 @@ def announce(out: "Console", plan: "Plan", text: "Text") -> None:
     kinds, seeds = len(plan.contenders), len(plan.seeds)
     seen = plan.steps * plan.window * ROWS
     out.print(
-        f"{kinds} kinds of network x {seeds} seed{'s' * (seeds > 1)}, {plan.steps} steps each ({seen:,} bytes read),"
-        f" learn from {text.name} ({text.training_bytes:,} bytes; {text.held_out_bytes:,} more are held out)."
+        f"Training {kinds} networks x {seeds} seed{'s' * (seeds > 1)} for {plan.steps} steps each ({seen:,} bytes read)"
+        f" on {text.name} ({text.training_bytes:,} bytes for training, {text.held_out_bytes:,} held out)."
     )
 
 
@@ -145,7 +149,7 @@ def train(workers: Any, plan: "Plan", text: "Text", should_stop: Any) -> "Outcom
     from treadle.recipes.compare import Outcome, Stepped
 
     outcome = Outcome(plan)
-    times = TextColumn("steps,"), TimeRemainingColumn(), TextColumn("left,"), TimeElapsedColumn(), TextColumn("gone")
+    times = TextColumn("steps,"), TimeRemainingColumn(), TextColumn("left,"), TimeElapsedColumn(), TextColumn("elapsed")
     with options.bar("training", plan.steps * len(plan.runs), *times) as (progress, task):
         for event in workers.race(plan, text, should_stop):
             if isinstance(event, Stepped):
@@ -161,7 +165,7 @@ def label(one: "Standing", kinds_of_cells: int) -> str:
 
 
 def print_table(out: "Console", outcome: "Outcome", table: "list[Standing]", text: "Text", stopped: str | None) -> None:
-    """The result, best first, with unigram and gzip for scale, and what it does not say."""
+    """The results, best first, with unigram and gzip for scale, and their limits."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -199,13 +203,15 @@ def print_table(out: "Console", outcome: "Outcome", table: "list[Standing]", tex
 
     if stopped == "deadline":
         out.print(
-            f"The time was over before step {plan.steps}: this is step {outcome.step}, the last that all reached."
-            f" For numbers that do not depend on how busy the machine is: --budget {plan.steps}steps"
+            f"Time ran out before step {plan.steps}: results are from step {outcome.step}, the last that all networks"
+            f" reached. For results that do not depend on the machine's load: --budget {plan.steps}steps"
         )
     elif stopped == "interrupted":
-        out.print(f"Interrupted: this is step {outcome.step} of {plan.steps}, the last that all networks reached.")
+        out.print(
+            f"Interrupted: results are from step {outcome.step} of {plan.steps}, the last that all networks reached."
+        )
     if len(plan.seeds) == 1:
-        out.print("One seed has no spread, so nobody knows which of these differences are chance: --seeds 3.")
+        out.print("With one seed there is no spread: any of these differences may be chance. Use --seeds 3.")
     else:
         out.print(
             f"± is the standard deviation over {len(plan.seeds)} seeds."
@@ -214,8 +220,8 @@ def print_table(out: "Console", outcome: "Outcome", table: "list[Standing]", tex
     for group in same_networks(plan):
         alike = " and ".join(names[one] for one in group)
         word = "layer" if group[0].layers == 1 else "layers"
-        out.print(f"With {group[0].layers} {word}, {alike} are the same network: what differs between them is chance.")
-    out.print("So few steps show who learns fastest, not who is best in the end.")
+        out.print(f"With {group[0].layers} {word}, {alike} are the same network: differences between them are chance.")
+    out.print("Short training shows which network learns fastest, not which is best in the end.")
 
 
 def figure(one: "Standing") -> str:
@@ -226,7 +232,7 @@ def figure(one: "Standing") -> str:
 
 
 def plot_curves(path: Path, outcome: "Outcome", table: "list[Standing]", text: "Text") -> None:
-    """Draw everybody's learning curve."""
+    """Draw the learning curve of every network."""
     from treadle.show.training import draw_curves
 
     cells = len({one.contender.cell for one in table})

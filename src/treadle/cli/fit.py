@@ -1,4 +1,4 @@
-"""`treadle fit`: train one network on a text, on series or on labelled sequences."""
+"""`treadle fit`: train a network on a text, on time series or on labelled sequences."""
 
 import sys
 from pathlib import Path
@@ -14,79 +14,107 @@ from treadle.errors import TreadleError
 def fit(
     file: Annotated[
         Path,
-        typer.Argument(help="Data: .csv, .tsv or .parquet (series), .ts or .parquet with lists (sequences), or text."),
+        typer.Argument(
+            help="Training data: .csv, .tsv or .parquet (series), .ts or .parquet with lists (sequences), or text."
+        ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the network goes, such as model.safetensors.")],
-    target: Annotated[str | None, typer.Option(help="Columns to predict, with commas between them.")] = None,
-    inputs: Annotated[str | None, typer.Option(help="Columns to read.", show_default="the targets")] = None,
-    horizon: Annotated[
-        int | None, typer.Option(min=0, help="Series: forecast horizon, in steps.", show_default="1")
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File for the trained network, such as model.safetensors.")
+    ],
+    target: Annotated[str | None, typer.Option(help="Columns to predict, separated by commas.")] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(help="Columns to read as input features, separated by commas.", show_default="the targets"),
     ] = None,
-    series_id: Annotated[str | None, typer.Option(help="Series: the column that tells them apart.")] = None,
-    time: Annotated[str | None, typer.Option(help="Series: the column of times.")] = None,
-    season: Annotated[int | None, typer.Option(min=1, help="Series: steps of a season.", show_default="found")] = None,
+    horizon: Annotated[
+        int | None, typer.Option(min=0, help="Forecast horizon, in steps (series).", show_default="1")
+    ] = None,
+    series_id: Annotated[str | None, typer.Option(help="Column that names the series of each row (series).")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of timestamps (series).")] = None,
+    season: Annotated[
+        int | None, typer.Option(min=1, help="Seasonal period, in steps (series).", show_default="estimated")
+    ] = None,
     difference: Annotated[
-        bool | None, typer.Option(help="Series: layers read changes, not values.", show_default="if there is a trend")
+        bool | None,
+        typer.Option(help="Differencing: read changes instead of values (series).", show_default="if there is a trend"),
     ] = None,
     predict: Annotated[
-        str | None, typer.Option(help="What answers: the last step, or every.", show_default="by kind of data")
+        str | None,
+        typer.Option(
+            help="Steps that predict: last (many-to-one) or every (many-to-many).", show_default="by kind of data"
+        ),
     ] = None,
     missing: Annotated[
-        str | None, typer.Option(help="Gaps: refuse them, or read the previous value.", show_default="refuse")
+        str | None,
+        typer.Option(help="Missing values: refuse them, or repeat the previous value.", show_default="refuse"),
     ] = None,
     validation: Annotated[
         float | None,
         typer.Option(
-            min=0.001, max=0.9, help="Share of the validation set, which says when to stop.", show_default="0.15"
+            min=0.001,
+            max=0.9,
+            help="Fraction of the data for the validation set, which decides when to stop.",
+            show_default="0.15",
         ),
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="Sequences: the file of the test set.")] = None,
-    cell: Annotated[str | None, typer.Option(help="The cell.", show_default="lstm")] = None,
-    wiring: Annotated[str | None, typer.Option(help="How layers connect.", show_default="stack")] = None,
+    test: Annotated[Path | None, typer.Option(help="File of the test set (sequences).")] = None,
+    cell: Annotated[str | None, typer.Option(help="Cell of every layer: lstm, gru, rnn …", show_default="lstm")] = None,
+    wiring: Annotated[str | None, typer.Option(help="Wiring: how layers connect.", show_default="stack")] = None,
     layers: Annotated[
-        int | None, typer.Option(min=1, max=options.MOST_LAYERS, help="Layers.", show_default="2")
+        int | None, typer.Option(min=1, max=options.MOST_LAYERS, help="Number of layers.", show_default="2")
     ] = None,
     parameters: Annotated[
         int | None,
-        typer.Option(min=1, max=10**9, help="Parameters, to within 2 %.", show_default="200000 for text, else fewer"),
+        typer.Option(
+            min=1,
+            max=10**9,
+            help="Number of parameters, matched to within 2 %.",
+            show_default="200000 for text, else fewer",
+        ),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Resume from this network instead of a new one.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Saved network to train further (fine-tuning), instead of a new one.")
+    ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="How long: 90s, 2m, 300steps, 50epochs.", show_default="2m for text, else 100epochs"),
+        typer.Option(
+            help="Length of training: 90s, 2m, 300steps, 50epochs.", show_default="2m for text, else 100epochs"
+        ),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Text and series: steps over which gradients reach back.")
+        int | None, typer.Option(min=1, help="Truncated BPTT: window length, in steps (text, series).", show_default="by kind of data")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Peak learning rate.", show_default="by kind of data")
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Batch size.", show_default="by kind of data")] = None,
     dropout: Annotated[
-        float | None, typer.Option(min=0, max=0.99, help="Dropout between layers, except for text.")
+        float | None, typer.Option(min=0, max=0.99, help="Dropout between layers (series, sequences).", show_default="by kind of data")
     ] = None,
-    noise: Annotated[float | None, typer.Option(min=0, help="Noise on inputs in training, except for text.")] = None,
-    label_smoothing: Annotated[
-        float | None, typer.Option(min=0, max=0.99, help="Sequences: against overconfidence.")
+    noise: Annotated[
+        float | None, typer.Option(min=0, help="Standard deviation of noise on inputs in training (series, sequences).", show_default="by kind of data")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, help="Weight decay (matrices only).")] = None,
-    patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
-    precision: Annotated[str, typer.Option(help="Precision of products: float32 or bfloat16.")] = "float32",
+    label_smoothing: Annotated[float | None, typer.Option(min=0, max=0.99, help="Label smoothing (sequences).", show_default="0.1")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="Weight decay (matrices only).", show_default="by kind of data")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Early stopping after this many validations without a new best.", show_default="by kind of data")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Precision of matrix products: float32 or bfloat16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Keep the run here, and resume the one that is kept here already.")
+        Path | None, typer.Option(help="Checkpoint file: written during training, resumed from if it exists.")
     ] = None,
-    on: Annotated[
-        str | None, typer.Option(help="Where: ray, on the workers of a Ray cluster.", show_default="here")
+    on: Annotated[str | None, typer.Option(help="Cluster to train on: ray.", show_default="this machine")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of Ray workers (with --on ray).", show_default="2")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="With --on ray: how many.", show_default="2")] = None,
-    checkpoint_every: Annotated[str, typer.Option(help="How often: 60s, 100steps.")] = "60s",
-    tensorboard: Annotated[Path | None, typer.Option(help="Write logs for TensorBoard into this folder.")] = None,
+    checkpoint_every: Annotated[str, typer.Option(help="Interval between checkpoints: 60s, 100steps.")] = "60s",
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard logs.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the losses, and predictions beside the truth: .svg or .png.")
+        Path | None, typer.Option(help="Picture of the losses, and of predictions against targets: .svg or .png.")
     ] = None,
 ) -> None:
-    """Train one network: on a text, on series, on labelled sequences. Ctrl-C keeps what is learned so far."""
+    """Train a network on a text, on time series or on labelled sequences. Ctrl-C stops and saves it."""
     given = dict(locals())
     start = options.start_of_process()
 
@@ -115,7 +143,9 @@ def fit(
     given |= {name: given[name] and str(given[name]) for name in ("file", "test", "resume")}
     settings = Settings(**{field: given[field] for field in Settings.__dataclass_fields__})
     if workers is not None and on is None:
-        raise typer.BadParameter("--workers has a meaning with --on ray only; torchrun --nproc-per-node starts others")
+        raise typer.BadParameter(
+            "--workers needs --on ray; for processes on this machine, use torchrun --nproc-per-node"
+        )
     if on is not None:
         try:
             on_ray.check_installed()
@@ -162,8 +192,8 @@ def fit(
         print(answer)
         if not watch.steps and not interrupted():
             print(
-                f"treadle: {checkpoint} holds this run, which is over: no step was left to take; for more, give a"
-                " longer --budget (or a larger --patience), to begin again, another --checkpoint",
+                f"treadle: {checkpoint} holds this run, which is complete: nothing was left to train. To train longer,"
+                " pass a longer --budget (or a larger --patience); to start over, another --checkpoint",
                 file=sys.stderr,
             )
-    options.exit_if(interrupted(), "treadle: interrupted; what was learned so far is saved")
+    options.exit_if(interrupted(), "treadle: interrupted; the network trained so far is saved")

@@ -1,4 +1,4 @@
-"""What a fit shows while it lasts: a bar in the terminal, logs for TensorBoard, a picture at the end."""
+"""What training shows: a progress bar in the terminal, and logs for TensorBoard."""
 
 import contextlib
 import math
@@ -39,7 +39,7 @@ class Watch:
             self._writer.close()
 
     def follow(self, step: Step) -> None:
-        """Show a step; refuse to go on once the training has diverged."""
+        """Show a step; stop with an error once training has diverged."""
         self.steps = step.step
         speed = step.inputs / step.seconds
         if step.score is not None:
@@ -48,7 +48,7 @@ class Watch:
         figures = f"step {step.step}  loss {step.loss:.3f}{bits}{self._score}  {speed:,.0f} {self._unit}/s"
         self._bar.update(self._task, completed=min(step.share_done, 1), figures=figures)
         if not math.isfinite(step.loss):
-            raise typer.BadParameter(f"training diverged in step {step.step}: give a smaller --learning-rate")
+            raise typer.BadParameter(f"training diverged in step {step.step}: pass a smaller --learning-rate")
         self.losses.append((step.step, step.loss))
         if step.score is not None:
             self.scores.append((step.step, step.score))
@@ -60,7 +60,7 @@ class Watch:
                 self._writer.add_scalar("loss/validation", step.score, step.step)
 
     def judged(self, verdict: Verdict) -> None:
-        """Log how good the network came out."""
+        """Log the scores of the trained network."""
         if self._writer is None:
             return
         for name, value in verdict.scores.items():
@@ -93,8 +93,8 @@ def noticing_termination() -> Iterator[Callable[[], None]]:
         yield check
     except _Terminated:
         raise WorkerError(
-            "ended by SIGTERM, which torchrun sends as soon as another of its processes has died: start it again; a run"
-            " with --checkpoint resumes from what was kept last"
+            "ended by SIGTERM, which torchrun sends when another of its processes has died: start it again; a run with"
+            " --checkpoint resumes from its last checkpoint"
         ) from None
     finally:
         signal.signal(signal.SIGTERM, before)

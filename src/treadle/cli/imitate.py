@@ -1,4 +1,4 @@
-"""`treadle imitate`: a network does what a Turing machine does, from its traces alone."""
+"""`treadle imitate`: train a network to act as a Turing machine, from the machine's traces alone."""
 
 import sys
 import time
@@ -15,29 +15,36 @@ if TYPE_CHECKING:
 
 def imitate(
     machine: Annotated[
-        str, typer.Argument(help="A machine, 'state read write move next' on each line; or one of the bundled ones.")
+        str,
+        typer.Argument(help="Turing machine: a file of lines 'state read write move next', or a bundled one's name."),
     ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the network goes.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Run this network, instead of training one.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the trained network.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Trained network to run, instead of training one.")] = None,
     tape: Annotated[
-        str | None, typer.Option(help="Then let it run free on this tape, _ for a blank; '' is the empty one.")
+        str | None, typer.Option(help="Tape to run on in closed loop after training; _ is a blank, '' the empty tape.")
     ] = None,
     letters: Annotated[
-        str | None, typer.Option(help="What random tapes are written in.", show_default="by the machine's rules")
+        str | None, typer.Option(help="Symbols on random tapes.", show_default="from the machine's rules")
     ] = None,
-    cells: Annotated[int, typer.Option(min=1, max=10_000, help="The longest tape of the training set.")] = 16,
-    traces: Annotated[int, typer.Option(min=1, max=10**6, help="How many runs of the machine are seen.")] = 2048,
-    trace_steps: Annotated[int, typer.Option(min=1, max=10**6, help="How much of each, at most.")] = 500,
-    hidden: Annotated[int, typer.Option(min=1, max=4096, help="Units of the network.")] = 48,
-    noise: Annotated[float, typer.Option(min=0, max=10, help="On the network's state while it learns.")] = 0.1,
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="The share of its state that is lost then.")] = 0.1,
-    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = 1500,
-    tests: Annotated[int, typer.Option(min=0, help="Random tapes to run it free on.")] = 100,
-    test_cells: Annotated[int, typer.Option(min=1, max=100_000, help="The longest of them.")] = 256,
-    budget: Annotated[int, typer.Option(min=1, help="Steps after which a run is over, halted or not.")] = 1_000_000,
-    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Of tapes, start and noise.")] = 0,
+    cells: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum length of training tapes, in cells.")] = 16,
+    traces: Annotated[
+        int, typer.Option(min=1, max=10**6, help="Number of training traces, one per run of the machine.")
+    ] = 2048,
+    trace_steps: Annotated[
+        int, typer.Option(min=1, max=10**6, help="Maximum length of a training trace, in steps.")
+    ] = 500,
+    hidden: Annotated[int, typer.Option(min=1, max=4096, help="Hidden size.")] = 48,
+    noise: Annotated[
+        float, typer.Option(min=0, max=10, help="Standard deviation of noise on the hidden state in training.")
+    ] = 0.1,
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout on the hidden state in training.")] = 0.1,
+    steps: Annotated[int, typer.Option(min=1, help="Number of training steps.")] = 1500,
+    tests: Annotated[int, typer.Option(min=0, help="Number of random test tapes, run in closed loop.")] = 100,
+    test_cells: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum length of test tapes, in cells.")] = 256,
+    budget: Annotated[int, typer.Option(min=1, help="Maximum number of steps of a closed-loop run.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Random seed of tapes, weights and noise.")] = 0,
 ) -> None:
-    """Learn a machine from traces of readings and actions, never its state; then run free, beside the machine."""
+    """Train a network on a Turing machine's readings and actions; then run it in closed loop and compare."""
     from treadle.files import model_file
     from treadle.recipes.imitate import (
         RandomTapes,
@@ -67,8 +74,9 @@ def imitate(
             seen = demonstrations(box, settings)
             length = sum(len(trace.readings) for trace in seen)
             err.print(
-                f"{box.name} reads {len(box.symbols)} symbols and does {len(box.actions)} things;"
-                f" {len(seen)} traces of {length:,} steps, from tapes of up to {cells} cells of {' '.join(letters)}"
+                f"{box.name} has {len(box.symbols)} symbols and {len(box.actions)} actions;"
+                f" training on {len(seen)} traces ({length:,} steps)"
+                f" of tapes of up to {cells} cells of {' '.join(letters)}"
             )
             loop = imitator(box, settings)
             train(learn(loop, seen, settings, interrupted), steps)
@@ -78,33 +86,33 @@ def imitate(
         if tests and not interrupted():
             verdict = judge(loop, box, watched(exam.tapes(tests), tests), interrupted)
             print(
-                f"right on {verdict.right} of {verdict.tapes} tapes of up to {test_cells} cells,"
-                f" {verdict.steps:,} steps; {verdict.halted} of them to the halt"
+                f"correct on {verdict.right} of {verdict.tapes} tapes of up to {test_cells} cells"
+                f" ({verdict.steps:,} steps); {verdict.halted} of them until the machine halts"
             )
             if verdict.first_wrong is not None:
-                print(f"wrong first on {verdict.first_wrong or 'the empty tape'!r}")
+                print(f"first error on {verdict.first_wrong or 'the empty tape'!r}")
         if free is not None and not interrupted():
             run_free(loop, box, free)
-    exit_if(interrupted(), "treadle: interrupted" + (f"; what was learned is in {output}" if output else ""))
+    exit_if(interrupted(), "treadle: interrupted" + (f"; the network trained so far is in {output}" if output else ""))
 
 
 def train(steps: Any, count: int) -> None:
     """Take all steps under a progress bar on stderr."""
-    with bar("learning", count) as (progress, task):
+    with bar("training", count) as (progress, task):
         for step in steps:
-            progress.update(task, advance=1, description=f"learning, loss {step.loss:.4f}")
+            progress.update(task, advance=1, description=f"training, loss {step.loss:.4f}")
 
 
 def watched(tapes: Any, count: int) -> Any:
     """The tapes, under a progress bar."""
-    with bar("running free", count) as (progress, task):
+    with bar("running in closed loop", count) as (progress, task):
         for tape in tapes:
             yield tape
             progress.advance(task)
 
 
 def run_free(loop: Any, machine: "Machine", tape: "Tape") -> None:
-    """Let it run on one tape, and say what came of it."""
+    """Run it in closed loop on one tape, and print the result."""
     from treadle.recipes.imitate import same_run
 
     start = time.perf_counter()
@@ -116,8 +124,8 @@ def run_free(loop: Any, machine: "Machine", tape: "Tape") -> None:
     what = "halted" if run.halted else "not halted (--budget allows more)"
     counts = ", ".join(f"{tape.count(s):,} of {s}" for s in machine.symbols[1:] if tape.count(s))
     print(
-        f"{what} after {run.steps:,} steps, all of them right, in {seconds:.1f} s"
-        f" ({seconds / max(run.steps, 1) * 1e6:.1f} µs a step); the tape is {short(tape)} ({counts or 'blank'})"
+        f"{what} after {run.steps:,} steps, all of them correct, in {seconds:.1f} s"
+        f" ({seconds / max(run.steps, 1) * 1e6:.1f} µs per step); the tape is {short(tape)} ({counts or 'blank'})"
     )
 
 

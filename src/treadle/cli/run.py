@@ -1,4 +1,4 @@
-"""`treadle run`: let a trained network write, or say what it thinks of data."""
+"""`treadle run`: generate text with a trained network, or predict from data."""
 
 import codecs
 import csv
@@ -13,21 +13,23 @@ from treadle.cli.options import MAX_SEED, use_one_thread
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A network that treadle fit or treadle compare saved.")],
+    model: Annotated[Path, typer.Argument(help="Network saved by treadle fit or treadle compare.")],
     data: Annotated[
-        Path | None, typer.Argument(help="For one of series or sequences: a file of these, to predict from.")
+        Path | None, typer.Argument(help="Data file to predict from (networks trained on series or sequences).")
     ] = None,
-    series_id: Annotated[str | None, typer.Option(help="Series: the column that tells them apart.")] = None,
-    prompt: Annotated[str, typer.Option(help="What it continues.")] = "\n",
-    count: Annotated[int, typer.Option("--bytes", min=0, help="How much to write.")] = 300,
+    series_id: Annotated[str | None, typer.Option(help="Column that names the series of each row (series).")] = None,
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "\n",
+    count: Annotated[int, typer.Option("--bytes", min=0, help="Number of bytes to generate.")] = 300,
     temperature: Annotated[
-        float, typer.Option(help="Lower is more cautious; 0 always takes the likeliest byte.")
+        float, typer.Option(help="Sampling temperature; 0 always takes the most likely byte.")
     ] = 0.8,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draws: the same seed writes the same.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Random seed: the same seed generates the same text.")
+    ] = 0,
 ) -> None:
-    """Stream what a network writes, each byte as it is made; prompt first. Into a pipe go the bytes as they are.
+    """Generate text with a language model, byte by byte; with DATA, print a network's predictions as CSV.
 
-    With DATA: what the network predicts from it, as CSV, in the units of the data.
+    Text starts with the prompt; a pipe gets the bytes as they are. Predictions are in the units of the data.
     """
     from treadle.files import model_file
     from treadle.recipes.generate import generate, printable
@@ -36,7 +38,7 @@ def run(
 
     use_one_thread()
     if series_id is not None and data is None:
-        raise typer.BadParameter("--series-id has a meaning with a file of series only: leave it out")
+        raise typer.BadParameter("--series-id needs a file of series: leave it out")
     if data is not None:
         fitted = Fitted.load(model)
         if series_id is not None and fitted.horizon is None:

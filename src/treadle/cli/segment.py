@@ -1,4 +1,4 @@
-"""`treadle segment`: learn to select objects by clicks, find out how many clicks it takes, and do it on a page."""
+"""`treadle segment`: interactive segmentation: train a network, evaluate it, use it on a page."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ JUDGES = 20
 """Objects that a new network is evaluated on."""
 DATA = "Training set: scenes (generated), a folder with images/ and masks/, or COCO's JSON with --images."
 
-TRUNK_RATE, FIRST_RATE = "with --trunk 0, 0.1 for an fcn; else 0.3, 1", "1, for two-stage --trunk-rate"
+TRUNK_RATE, FIRST_RATE = "with --trunk: 0, fcn 0.1; else 0.3, fcn 1", "1; two-stage: --trunk-rate"
 """What these options are if they are left out, in words."""
 
 
@@ -28,74 +28,85 @@ def _rate(what: str, default: str) -> Any:
     return typer.Option(min=0, max=1, help=what, show_default=default)
 
 
-segment = typer.Typer(help="Select objects by clicks: learn it, find out how many clicks it takes, do it on a page.")
+segment = typer.Typer(help="Interactive segmentation by clicks: train a network, evaluate it, use it on a page.")
 
 
 @segment.command()
 def fit(
     data: Annotated[str, typer.Argument(help=DATA)],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the network goes, such as model.safetensors.")],
-    images: Annotated[Path | None, typer.Option(help="The folder of the images of COCO's JSON.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File for the trained network, such as model.safetensors.")
+    ],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images of COCO's JSON.")] = None,
     network: Annotated[
-        str | None, typer.Option(help="two-stage, fcn-32s (the paper's) or fcn-8s.", show_default="two-stage")
+        str | None,
+        typer.Option(
+            help="Network architecture: two-stage, fcn-32s (the paper's) or fcn-8s.", show_default="two-stage"
+        ),
     ] = None,
     trunk: Annotated[
         str | None,
         typer.Option(
-            help="Start from this VGG-16: a state dict as torchvision has it (.pth, .safetensors), or torchvision to"
-            " download theirs.",
+            help="Pretrained VGG-16: a state dict in torchvision's layout (.pth, .safetensors), or torchvision to"
+            " download it.",
             show_default="random weights",
         ),
     ] = None,
     new_channels: Annotated[
-        str | None, typer.Option(help="fcn: how channels for clicks start, xavier or zeros.", show_default="xavier")
+        str | None,
+        typer.Option(help="Initialisation of the click channels: xavier or zeros (fcn).", show_default="xavier"),
     ] = None,
     trunk_rate: Annotated[
-        float | None, _rate("How fast the trunk learns; 1 is as fast as the rest, 0 not at all.", TRUNK_RATE)
+        float | None, _rate("Learning rate of the trunk, as a factor of --learning-rate; 0 freezes it.", TRUNK_RATE)
     ] = None,
     first_rate: Annotated[
-        float | None, _rate("The same for its first layer, which reads the clicks in an fcn.", FIRST_RATE)
+        float | None, _rate("Learning rate of the trunk's first layer, as a factor of --learning-rate.", FIRST_RATE)
     ] = None,
     width: Annotated[
         int | None,
         typer.Option(
-            min=1, max=4096, help="Channels of fc6 and fc7 (fcn), or of the head (two-stage).", show_default="512, 32"
+            min=1,
+            max=4096,
+            help="Number of channels of fc6 and fc7 (fcn), or of the head (two-stage).",
+            show_default="512, 32",
         ),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="softmax, or euclidean with one output.", show_default="softmax")
+        str | None, typer.Option(help="Loss: softmax with two outputs, or euclidean with one.", show_default="softmax")
     ] = None,
-    size: Annotated[
-        int, typer.Option(min=16, max=1024, help="Pixels of a side of the pieces of images that it is trained on.")
-    ] = 128,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the image crops in training, in pixels.")] = 128,
     longest: Annotated[
         int | None,
         typer.Option(
             min=16,
             max=4096,
-            help="Pixels of the longer side at which it looks at images once it has learned.",
-            show_default="half as much again as --size, for an fcn --size",
+            help="Longer side to which images are scaled after training, in pixels.",
+            show_default="1.5 times --size; fcn: --size",
         ),
     ] = None,
-    scenes: Annotated[int, typer.Option(min=1, max=10**6, help="How many are generated.")] = 1000,
-    budget: Annotated[str, typer.Option(help="How long to learn: 90s, 10m, 300steps, 20epochs.")] = "10m",
+    scenes: Annotated[int, typer.Option(min=1, max=10**6, help="Number of generated scenes.")] = 1000,
+    budget: Annotated[str, typer.Option(help="Length of training: 90s, 10m, 300steps, 20epochs.")] = "10m",
     rows: Annotated[int, typer.Option(min=1, help="Batch size, in images.")] = 8,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0, help="Peak learning rate.", show_default="0.001, 0.0002 for an fcn")
+        float | None, typer.Option(min=0, help="Peak learning rate.", show_default="0.001; fcn: 0.0002")
     ] = None,
     validation: Annotated[
-        float, typer.Option(min=0.001, max=0.9, help="Share of the images in the validation set.")
+        float, typer.Option(min=0.001, max=0.9, help="Fraction of the images for the validation set.")
     ] = 0.1,
-    patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
-    resume: Annotated[Path | None, typer.Option(help="Resume from this network instead of a new one.")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Keep the run here, and resume the one that is kept here already.")
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Early stopping after this many validations without a new best.")
     ] = None,
-    checkpoint_every: Annotated[str, typer.Option(help="How often: 60s, 100steps.")] = "60s",
-    report: Annotated[bool, typer.Option("--report", help="Print what became of each tensor of --trunk.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
+    resume: Annotated[
+        Path | None, typer.Option(help="Saved network to train further (fine-tuning), instead of a new one.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint file: written during training, resumed from if it exists.")
+    ] = None,
+    checkpoint_every: Annotated[str, typer.Option(help="Interval between checkpoints: 60s, 100steps.")] = "60s",
+    report: Annotated[bool, typer.Option("--report", help="Print how each tensor of --trunk was used.")] = False,
 ) -> None:
-    """Learn to select objects by clicks. Ctrl-C keeps what is learned so far."""
+    """Train a network for interactive segmentation. Ctrl-C stops and saves it."""
     start = options.start_of_process()
     of_new = {"--trunk": trunk, "--network": network, "--new-channels": new_channels, "--width": width, "--loss": loss}
     for option, value in of_new.items():
@@ -161,8 +172,8 @@ def fit(
     parameters = sum(parameter.numel() for parameter in learning.model.parameters())
     learns = sum(parameter.numel() for parameter in learning.model.parameters() if parameter.requires_grad)
     err.print(
-        f"A network of {parameters:,} parameters, of which {learns:,} learn, learns from {data}"
-        f" ({len(training):,} objects; {len(held_out):,} for validation)."
+        f"Training a network of {parameters:,} parameters ({learns:,} trainable) on {data}"
+        f" ({len(training):,} objects for training, {len(held_out):,} for validation)."
     )
     with options.noticing_interrupts() as interrupted, Watch(err, "pixels", None) as watch:
         lasts, kept = (one.of(len(learning.batches)) for one in (length, often))
@@ -172,7 +183,7 @@ def fit(
     learning.model.requires_grad_(True)
     segmenter = Segmenter(learning.model, longest or (size if fcn else looked_at(size)), size)
     segmenter.save(output)
-    stopped = f"{output}: interrupted after {learning.done} steps; what was learned so far is saved"
+    stopped = f"{output}: interrupted after {learning.done} steps; the network trained so far is saved"
     options.exit_if(interrupted(), stopped)
     judges = judges or [held_out[i] for i in range(min(len(held_out), JUDGES))]
     print(f"{output}: after {learning.done} steps, {summary(_judged(err, evaluate, segmenter, judges))}")
@@ -180,19 +191,21 @@ def fit(
 
 @segment.command(name="evaluate")
 def evaluate_(
-    model: Annotated[Path, typer.Argument(help="A network that treadle segment fit made.")],
+    model: Annotated[Path, typer.Argument(help="Network saved by treadle segment fit.")],
     data: Annotated[str, typer.Argument(help=DATA.replace("Training", "Test"))],
-    images: Annotated[Path | None, typer.Option(help="The folder of the images of COCO's JSON.")] = None,
-    clicks: Annotated[int, typer.Option(min=1, max=100, help="The most for each object.")] = 20,
-    limit: Annotated[int, typer.Option(min=1, help="Objects; the first ones.")] = 100,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images of COCO's JSON.")] = None,
+    clicks: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of clicks per object.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of objects to evaluate on.")] = 100,
     longest: Annotated[
-        int, typer.Option(min=16, max=8192, help="Larger images are scaled down to this, with their masks.")
+        int, typer.Option(min=16, max=8192, help="Longer side to which larger images are scaled down, in pixels.")
     ] = 1024,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of generated scenes.")] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Draw the mean IoU by clicks: .svg or .png.")] = None,
-    figures: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed of generated scenes.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Picture of the mean IoU by number of clicks: .svg or .png.")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option("--json", help="File for all results, as JSON.")] = None,
 ) -> None:
-    """Find out how many clicks it takes: a simulated user clicks into the largest error, until the mask is good."""
+    """Evaluate a network with a simulated user, who clicks into the largest error until the mask is good."""
     options.check_outputs({"--plot": plot, "--json": figures}, [model])
 
     from treadle.recipes.segment import Segmenter, evaluate, summary
@@ -212,17 +225,17 @@ def evaluate_(
 
 @segment.command()
 def click(
-    model: Annotated[Path, typer.Argument(help="A network that treadle segment fit made.")],
-    image: Annotated[Path | None, typer.Argument(help="The image to begin with.", show_default="none")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 takes any that is free.")] = 0,
+    model: Annotated[Path, typer.Argument(help="Network saved by treadle segment fit.")],
+    image: Annotated[Path | None, typer.Argument(help="Image to open first.", show_default="none")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any free one.")] = 0,
 ) -> None:
-    """Select objects on a page: left click the object, right click the background. Ctrl-C ends it."""
+    """Select objects on a page: left-click the object, right-click the background. Ctrl-C stops it."""
     from treadle.recipes.segment import Segmenter, read_image
     from treadle.recipes.segment.page import application, serve
 
     segmenter = Segmenter.load(model)
     answers = application(segmenter, None if image is None else read_image(image))
-    serve(answers, port, lambda address: print(f"Open {address} in a browser. Ctrl-C ends it.", flush=True))
+    serve(answers, port, lambda address: print(f"Open {address} in a browser. Ctrl-C stops it.", flush=True))
 
 
 def _data(data: str, images: Path | None, size: int, count: int, seed: int, test: bool = False) -> "Examples":
@@ -231,7 +244,7 @@ def _data(data: str, images: Path | None, size: int, count: int, seed: int, test
     if data.lower().endswith(".json"):
         return read_coco(data, images or Path(data).parent, size)
     if images is not None:
-        raise typer.BadParameter("--images has a meaning for COCO's JSON only: leave it out")
+        raise typer.BadParameter("--images needs COCO's JSON as data: leave it out")
     if data == "scenes":
         return scenes(count, size, seed, test)
     return read_folder(data, size)

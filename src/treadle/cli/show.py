@@ -10,13 +10,13 @@ from treadle.cli.options import check_outputs, check_picture
 
 def show(
     model: Annotated[
-        str, typer.Argument(help="A saved network, or the name of a wiring, which is shown as three LSTM layers.")
+        str, typer.Argument(help="Saved network, or the name of a wiring (drawn with three LSTM layers).")
     ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The picture: .svg or .png.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="How many steps to unroll.")] = 3,
-    explain: Annotated[bool, typer.Option("--explain", help="Print what the compiler does with it.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the picture: .svg or .png.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Number of time steps in the unrolled picture.")] = 3,
+    explain: Annotated[bool, typer.Option("--explain", help="Print what the compiler does with the network.")] = False,
 ) -> None:
-    """Draw how the layers of a network connect: folded into one step, and unrolled over several; or explain it."""
+    """Draw how the layers of a network connect, folded and unrolled over time; or explain how it is compiled."""
     from treadle import WIRINGS
     from treadle.files import model_file
 

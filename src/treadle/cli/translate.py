@@ -1,4 +1,4 @@
-"""`treadle translate`: learn to turn strings into strings from pairs of them, and do it."""
+"""`treadle translate`: sequence to sequence: train an encoder-decoder on pairs of strings, and use it."""
 
 import math
 import sys
@@ -15,43 +15,49 @@ def translate(
     pairs: Annotated[
         str,
         typer.Argument(
-            help="Pairs to train on, SOURCE<TAB>TARGET, a line each; or the name of a task: dates, reverse, sort."
-            " With --model: sources to translate, a line each; - is standard input."
+            help="Training pairs, a file of lines SOURCE<TAB>TARGET, or the name of a task: dates, reverse, sort."
+            " With --model: a file of sources to translate, one per line; - is standard input."
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where the network goes, such as model.safetensors.")
+        Path | None, typer.Option("-o", "--output", help="File for the trained network, such as model.safetensors.")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Translate with this network instead of learning.")] = None,
-    beams: Annotated[
-        int, typer.Option(min=1, max=1000, help="Beginnings that are kept while it translates; 1 is greedy.")
-    ] = 1,
+    model: Annotated[
+        Path | None, typer.Option(help="Trained network to translate with, instead of training one.")
+    ] = None,
+    beams: Annotated[int, typer.Option(min=1, max=1000, help="Beam width of beam search; 1 is greedy decoding.")] = 1,
     test: Annotated[
-        Path | None, typer.Option(help="Test set: a file of pairs.", show_default="a share of the pairs")
+        Path | None, typer.Option(help="File of pairs for the test set.", show_default="the validation set")
     ] = None,
     words: Annotated[
-        str, typer.Option(help="What is read as words instead of characters: neither, source, target, both.")
+        str, typer.Option(help="Sides tokenised into words instead of characters: neither, source, target, both.")
     ] = "neither",
-    budget: Annotated[str, typer.Option(help="How long to learn: 90s, 2m, 300steps, 50epochs.")] = "5m",
-    cell: Annotated[str, typer.Option(help="The cell.")] = "lstm",
-    layers: Annotated[int, typer.Option(min=1, max=options.MOST_LAYERS, help="Layers of encoder and decoder.")] = 1,
-    hidden_size: Annotated[int, typer.Option(min=1, max=10_000, help="Units of each layer.")] = 128,
-    attention: Annotated[str, typer.Option(help="dot, additive or none.")] = "dot",
+    budget: Annotated[str, typer.Option(help="Length of training: 90s, 2m, 300steps, 50epochs.")] = "5m",
+    cell: Annotated[str, typer.Option(help="Cell of every layer: lstm, gru, rnn …")] = "lstm",
+    layers: Annotated[
+        int, typer.Option(min=1, max=options.MOST_LAYERS, help="Number of layers of encoder and decoder.")
+    ] = 1,
+    hidden_size: Annotated[int, typer.Option(min=1, max=10_000, help="Hidden size of each layer.")] = 128,
+    attention: Annotated[str, typer.Option(help="Attention: dot, additive or none.")] = "dot",
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout in training.")] = 0.1,
     forgetting: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of rows that forget now and then while learning.")
+        float, typer.Option(min=0, max=1, help="Fraction of pairs whose state is reset at random steps in training.")
     ] = 0.3,
-    label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="Against overconfidence.")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="Label smoothing.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 0.003,
     rows: Annotated[int, typer.Option(min=1, help="Batch size, in pairs.")] = 64,
-    validation: Annotated[float, typer.Option(min=0.001, max=0.9, help="Share of the validation set.")] = 0.1,
-    patience: Annotated[int | None, typer.Option(min=1, help="Validations without a new best, to stop after.")] = None,
+    validation: Annotated[
+        float, typer.Option(min=0.001, max=0.9, help="Fraction of the pairs for the validation set.")
+    ] = 0.1,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Early stopping after this many validations without a new best.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw how many are right by the length of the source: .svg or .png.")
+        Path | None, typer.Option(help="Picture of the accuracy by length of the source: .svg or .png.")
     ] = None,
 ) -> None:
-    """Learn to turn strings into strings from pairs of them; with --model, do it. Ctrl-C keeps what is learned."""
+    """Train an encoder-decoder on pairs of strings; with --model, translate. Ctrl-C stops and saves it."""
     start = options.start_of_process()
     if (output is None) == (model is None):
         raise typer.BadParameter("pass '--output' MODEL to train on pairs, or '--model' MODEL to translate with it")
@@ -69,7 +75,7 @@ def translate(
         if targets is not None:
             right = sum(a == translator.plain(b) for a, b in zip(said, targets, strict=True))
             share = 100 * right / len(said)
-            print(f"treadle: {share:.1f} % of {len(said)} translations are exactly the target", file=sys.stderr)
+            print(f"treadle: exact match on {share:.1f} % of {len(said)} targets", file=sys.stderr)
         return
 
     import torch
@@ -101,7 +107,7 @@ def translate(
     size = sum(parameter.numel() for parameter in translator.model.parameters())
     err = options.console(sys.stderr)
     err.print(
-        f"A network of {size:,} parameters learns from {pairs} ({len(training):,} pairs;"
+        f"Training a network of {size:,} parameters on {pairs} ({len(training):,} pairs for training,"
         f" {len(held_out):,} for validation)."
     )
     with options.noticing_interrupts() as interrupted, Watch(err, "tokens", None) as watch:
@@ -115,7 +121,7 @@ def translate(
             lengths = [len(translator.source.encode(pair.source)) for pair in judges]
             longest = max(len(translator.source.encode(pair.source)) for pair in training)
             draw_accuracy_by_length(plot, {pairs if made else Path(pairs).name: (lengths, right)}, longest)
-    whose = "pairs of the test" if test is not None or made else "pairs of the validation set"
+    whose = "test" if test is not None or made else "validation"
     share = 100 * math.fsum(right) / len(right)
-    print(f"{output}: {share:.1f} % of {len(right):,} {whose} exactly right after {learning.done} steps")
-    options.exit_if(interrupted(), "treadle: interrupted; what was learned so far is saved")
+    print(f"{output}: exact match on {share:.1f} % of {len(right):,} {whose} pairs after {learning.done} steps")
+    options.exit_if(interrupted(), "treadle: interrupted; the network trained so far is saved")
