@@ -82,22 +82,40 @@ def fit(
         ),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Truncated BPTT: window length, in steps (text, series).", show_default="by kind of data")
+        int | None,
+        typer.Option(
+            min=1, help="Truncated BPTT: window length, in steps (text, series).", show_default="by kind of data"
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Peak learning rate.", show_default="by kind of data")
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Batch size.", show_default="by kind of data")] = None,
     dropout: Annotated[
-        float | None, typer.Option(min=0, max=0.99, help="Dropout between layers (series, sequences).", show_default="by kind of data")
+        float | None,
+        typer.Option(
+            min=0, max=0.99, help="Dropout between layers (series, sequences).", show_default="by kind of data"
+        ),
     ] = None,
     noise: Annotated[
-        float | None, typer.Option(min=0, help="Standard deviation of noise on inputs in training (series, sequences).", show_default="by kind of data")
+        float | None,
+        typer.Option(
+            min=0,
+            help="Standard deviation of noise on inputs in training (series, sequences).",
+            show_default="by kind of data",
+        ),
     ] = None,
-    label_smoothing: Annotated[float | None, typer.Option(min=0, max=0.99, help="Label smoothing (sequences).", show_default="0.1")] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, help="Weight decay (matrices only).", show_default="by kind of data")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(min=0, max=0.99, help="Label smoothing (sequences).", show_default="0.1")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(min=0, help="Weight decay (matrices only).", show_default="by kind of data")
+    ] = None,
     patience: Annotated[
-        int | None, typer.Option(min=1, help="Early stopping after this many validations without a new best.", show_default="by kind of data")
+        int | None,
+        typer.Option(
+            min=1, help="Early stopping after this many validations without a new best.", show_default="by kind of data"
+        ),
     ] = None,
     precision: Annotated[str, typer.Option(help="Precision of matrix products: float32 or bfloat16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,

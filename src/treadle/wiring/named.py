@@ -92,6 +92,7 @@ def feedback(g: Graph, layers: Layers, between: Between) -> Read:
 WIRINGS: dict[str, Callable[[Graph, Layers, Between], Read]] = {
     wiring.__name__: wiring for wiring in (stack, relay, skip, lateral, residual, dense, feedback)
 }
+"""The named wirings: stack, relay, skip, lateral, residual, dense, feedback. `Stack` takes their names."""
 
 
 def layer_input_size(wiring: str, layer: int, input_size: int, output_sizes: list[int]) -> int:

@@ -12,10 +12,12 @@ PLACES = (
     *("in the harbour", "on the open sea", "in a storm", "off a reef"),
     *("becalmed", "in fog", "on a river", "by night"),
 )
+"""Name of each situation, for the player."""
 NAMES = (
     *("to port", "to starboard", "sails up", "sails down", "drop anchor"),
     *("weigh anchor", "sound the horn", "light the lamp", "man the pumps", "fire a salute"),
 )
+"""Name of each command, for the player."""
 
 
 class Turn(NamedTuple):

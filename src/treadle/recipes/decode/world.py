@@ -3,10 +3,11 @@
 import random
 
 COMMANDS = 10
-"""What a user may want."""
+"""Number of commands that a user may want."""
 WAIT = COMMANDS
-"""One thing more that may be done after a press: nothing yet, as it was the first of two."""
+"""One more possible action after a press: wait, because the press is the first of two."""
 SITUATIONS = 8
+"""Number of situations that the world can be in."""
 
 
 class World:

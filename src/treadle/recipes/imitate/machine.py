@@ -9,11 +9,12 @@ from treadle.atomic import regular
 from treadle.errors import DataError
 
 BLANK = "_"
+"""Symbol of an empty cell of the tape."""
 MOVES = {"l": -1, "r": 1, "*": 0}
 ANY = "*"
 _OWN = Path(__file__).parent / "machines"
 MACHINES = {"increment": "01", "palindrome": "ab", "copy": "ab", "beaver4": "_1", "beaver5": "_1"}
-"""The machines that come with the recipe, and what tapes for them are written in."""
+"""The bundled machines by name, and the symbols that random tapes for them consist of."""
 MOST_SYMBOLS = 255
 """A cell of the tape is a byte."""
 MOST_RULES = 100_000
