@@ -44,4 +44,5 @@ def test_a_help_text_begins_with_a_noun_or_a_verb_and_stands_alone(place):
 def test_names_in_help_texts_are_those_that_are_known():
     for place in ("treadle fit: cell", "treadle translate: cell"):
         names = TEXTS[place].partition(":")[2].strip(" …").split(", ")
-        assert names and set(names) <= set(CELLS)
+        assert names
+        assert set(names) <= set(CELLS)
