@@ -313,7 +313,7 @@ def test_sigterm_is_one_line_and_the_run_goes_on_from_what_was_kept(capfd):
         said = [one for one in process.communicate()[1].splitlines() if one.startswith("treadle: ")]
     assert process.returncode == 2
     assert len(said) == 1
-    assert said[0].startswith("treadle: ended by SIGTERM, which torchrun sends as soon as another")
+    assert said[0].startswith("treadle: ended by SIGTERM, which torchrun sends when another")
     assert files() - {"run.new"} == {"run", "run.previous"}
     assert here(capfd, *line, "--budget", "1steps", "--patience", "1000000")[0] == 0
 
