@@ -1,0 +1,48 @@
+// The view "wiring": one step folded, and the same network over several steps; and what is at the cursor, in words.
+
+import { h, press } from "./dom.mjs";
+import { Details } from "./details.mjs";
+import { kinds, Picture } from "./picture.mjs";
+
+export class WiringView {
+  constructor(store, player) {
+    this.store = store;
+    this.player = player;
+    this.folded = h("div", { class: "scroller", tabindex: 0, role: "group", "aria-label": "One step" });
+    this.unrolled = h("div", { class: "scroller", tabindex: 0, role: "group", "aria-label": "Over time" });
+    this.key = h("ul", { class: "key", "aria-label": "What the lines mean" });
+    this.details = new Details(store);
+    const next = h("button", { onclick: () => this.player.next(), title: "key: ." }, "Next box");
+    this.whole = h("button", { onclick: () => this.player.stop(), title: "show the whole step; key: ," }, "Whole step");
+    this.element = h(
+      "div",
+      { class: "wiring" },
+      h("section", { class: "card over-time" }, h("div", { class: "card-head" }, h("h2", {}, "Over time"), h("div", { class: "row" }, next, this.whole)), this.unrolled, this.key),
+      h("section", { class: "card one-step" }, h("h2", {}, "One step"), this.folded),
+      this.details.element,
+    );
+  }
+
+  /** Make the pictures again where the network or the room has changed. */
+  build(network) {
+    const room = this.unrolled.clientWidth;
+    if (this.network === network && this.room === room) return;
+    Object.assign(this, { network, room });
+    const pick = (changes) => this.store.set({ ...changes, beat: null });
+    this.pictures = { folded: new Picture(network, 0, true, pick), unrolled: new Picture(network, room, false, pick) };
+    this.folded.replaceChildren(this.pictures.folded.element);
+    this.unrolled.replaceChildren(this.pictures.unrolled.element);
+    this.key.replaceChildren(...kinds(network).map(([kind, meaning]) => h("li", { class: kind }, h("span", { class: "line", "aria-hidden": "true" }), meaning)));
+  }
+
+  update(state, theme) {
+    this.build(this.store.network);
+    for (const picture of Object.values(this.pictures)) picture.update(state, theme);
+    this.details.update(this.network, state, theme);
+    press(this.whole, state.beat === null);
+  }
+
+  flow(state, milliseconds) {
+    for (const picture of Object.values(this.pictures ?? {})) picture.flow(state, milliseconds * 0.8);
+  }
+}

@@ -1,0 +1,62 @@
+"""The explorer's page as one HTML file: its script, its style and its data, and a policy that lets nothing else in."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+_SOURCES = files("treadle.show") / "explorer"
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.mjs";\n', re.MULTILINE)
+
+
+def page(data: Mapping[str, Any]) -> str:
+    """The page that shows what ``data`` says, as ``explorer_data.py`` makes it; it loads nothing from elsewhere.
+
+    Example:
+        >>> from treadle.show.explorer_page import page
+        >>> "connect-src" in page({"format": 1, "title": "nothing yet", "networks": []})
+        False
+    """
+    script, style = _script(), _text("page.css")
+    policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+    parts = {
+        "policy": policy,
+        "title": html.escape(str(data["title"])),
+        "style": style,
+        "script": script,
+        "data": _json(data),
+    }
+    return re.sub(r"\{(\w+)\}", lambda found: parts[found[1]], _text("page.html"))
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """JSON that can stand within a script element: nothing in it ends that."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _script() -> str:
+    """All modules in one: each after those that it imports, without the words that tie them together."""
+    done: dict[str, str] = {}
+
+    def add(name: str) -> None:
+        if name in done:
+            return
+        text = _text(f"{name}.mjs")
+        for imported in _IMPORT.findall(text):
+            add(imported)
+        done[name] = re.sub(r"^export ", "", _IMPORT.sub("", text), flags=re.MULTILINE)
+
+    add("page")
+    return "\n".join(done.values())
+
+
+def _text(name: str) -> str:
+    return (_SOURCES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
