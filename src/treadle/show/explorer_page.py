@@ -22,9 +22,9 @@ def page(data: Mapping[str, Any]) -> str:
         False
     """
     script, style = _script(), _text("page.css")
-    policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+    allowed = f"script-src {_hash(script)}; style-src {_hash(style)}"
     parts = {
-        "policy": policy,
+        "policy": f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'",
         "title": html.escape(str(data["title"])),
         "style": style,
         "script": script,
