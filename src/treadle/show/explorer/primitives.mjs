@@ -125,9 +125,10 @@ function pointwise(operation, shape, dtype, operands) {
     return where ? Float64Array.from(where, (place) => operand.data[place]) : operand.data;
   });
   const [a, b, c] = sources;
-  for (let i = 0; i < result.length; i++) {
-    result[i] = b ? operation(a[i], b[i], c && c[i]) : operation(a[i]);
-  }
+  const length = result.length;
+  if (c) for (let i = 0; i < length; i++) result[i] = operation(a[i], b[i], c[i]);
+  else if (b) for (let i = 0; i < length; i++) result[i] = operation(a[i], b[i]);
+  else for (let i = 0; i < length; i++) result[i] = operation(a[i]);
   return result;
 }
 
@@ -268,8 +269,13 @@ const OTHERS = {
   dot,
   matmul: dot,
   embedding: embed,
-  opaque: convolve,
+  opaque: (value, operands, shape) => OPAQUE[kindOf(value)](value, operands, shape),
 };
+
+/** Operations of PyTorch that the compiler does not look into, and that can be computed here. */
+const OPAQUE = { convolution: convolve, embedding: embed };
+
+const kindOf = (value) => /^aten\.(\w+)/.exec(value.attributes?.function ?? "")?.[1];
 
 /** Why a value of a program cannot be computed here, or null. */
 export function refusal(value) {
@@ -277,8 +283,8 @@ export function refusal(value) {
   if (value.op === "input" || value.op in UNARY || value.op in BINARY) return null;
   if (value.op === "opaque") {
     const { function: name = "", arguments: given = [] } = value.attributes ?? {};
-    const plain = name.startsWith("aten.convolution.") && given.length === 9 && given[6] === false && given[3].length <= 2;
-    return plain ? null : `the page cannot compute ${name || "an operation of PyTorch that the compiler does not look into"}`;
+    const simple = kindOf(value) === "convolution" ? given[6] === false && given[3].length <= 2 : kindOf(value) in OPAQUE;
+    return simple ? null : `the page cannot compute ${name || "an operation of PyTorch that the compiler does not look into"}`;
   }
   return value.op in OTHERS ? null : `the page cannot compute ${value.op}`;
 }
