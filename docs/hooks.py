@@ -11,6 +11,7 @@ import logging
 import re
 from typing import Any
 
+from conftest import as_module  # `python -m mkdocs` finds it at the root of the repository
 from drawings.freshness import stale
 
 MARK = "<!-- output -->"
@@ -31,7 +32,8 @@ def on_pre_build(**_: Any) -> None:
 
 def with_output(markdown: str, name: str) -> str:
     """A page with what its examples print in the places that are marked for it."""
-    namespace: dict[str, Any] = {"__name__": "example"}
+    namespace: dict[str, Any] = {}
+    as_module(namespace)
 
     def run(fence: re.Match[str]) -> str:
         line = markdown.count("\n", 0, fence.start(1))
