@@ -11,8 +11,9 @@ import logging
 import re
 from typing import Any
 
-from conftest import as_module  # `python -m mkdocs` finds it at the root of the repository
 from drawings.freshness import stale
+
+from conftest import as_module  # `python -m mkdocs` finds it at the root of the repository
 
 MARK = "<!-- output -->"
 FENCE = re.compile(rf"^```python\n(.*?)^```\n(\n*{MARK}\n)?", re.MULTILINE | re.DOTALL)
