@@ -2,15 +2,25 @@
 
 from collections.abc import Callable
 
+from .closed_loop import closed_loop
 from .gradients import MEMORY, memory, reach
 from .learned import Learned
+from .lstm_cell import lstm_cell
 from .rooms import rooms
+from .shapes import shapes
+from .streams import streams
 from .translation import LENGTHS, lengths
+from .truncated import truncated_bptt
 from .unrolled import unrolled
 from .wirings import WIRINGS
 
 PICTURES: dict[str, Callable[[], str]] = {
     "unrolled": unrolled,
+    "lstm-cell": lstm_cell,
+    "truncated-bptt": truncated_bptt,
+    "shapes": shapes,
+    "closed-loop": closed_loop,
+    "streams": streams,
     **WIRINGS,
     "reach": reach,
     "memory": memory,
