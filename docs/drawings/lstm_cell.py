@@ -16,8 +16,8 @@ FORK, TURN = 586, 622  # where h goes up, and on
 def lstm_cell() -> str:
     """The picture as SVG."""
     title = (
-        "Inside an LSTM cell: the forget gate scales c of the step before, the input gate scales the candidate, their sum"
-        " is the new c; the output gate scales tanh of it, which is h, the output"
+        "Inside an LSTM cell: the forget gate scales c of the step before, the input gate scales the candidate, their"
+        " sum is the new c; the output gate scales tanh of it, which is h, the output"
     )
     sheet = Canvas(740, 506, title)
     sheet.add('<rect class="plain" x="108" y="40" width="536" height="312" rx="16"/>')

@@ -1,5 +1,6 @@
 """How many steps go in, and how many come out: many-to-many, many-to-one, encoder–decoder."""
 
+import itertools
 from collections.abc import Sequence
 
 from .canvas import Canvas
@@ -54,7 +55,7 @@ def _encoder_decoder(sheet: Canvas, y: float) -> None:
         if step:
             kind = "handover" if step == 3 else "state"
             sheet.arrow([(columns[step - 1] + SIZE / 2, middle), (column - SIZE / 2, middle)], kind)
-    for before, after in zip(columns[3:], columns[4:], strict=False):
+    for before, after in itertools.pairwise(columns[3:]):
         way = [(before + 16, middle - 62), (before + 50, middle - 62), (before + 50, middle + 52), (after, middle + 52)]
         sheet.arrow([*way, (after, middle + SIZE / 2)], "late", dashed=True)
     sheet.text(176, y + 236, "encoder", "name small")

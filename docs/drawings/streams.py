@@ -1,4 +1,4 @@
-"""Streams, windows and the keeper of states: which step of which stream lies where, and what is remembered meanwhile."""
+"""Streams, windows and the keeper of states: what lies where, and what is remembered meanwhile."""
 
 from .canvas import Canvas
 

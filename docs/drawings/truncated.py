@@ -10,7 +10,7 @@ MIDDLE, SIZE = 202, 46
 def truncated_bptt() -> str:
     """The picture as SVG."""
     title = (
-        "Truncated BPTT with windows of four steps: the state goes on from the last step of a window to the first of the"
+        "Truncated BPTT with windows of four steps: the state goes from the last step of a window to the first of the"
         " next; the gradient goes back from each loss to the start of its window and stops there"
     )
     sheet = Canvas(720, 422, title)
