@@ -31,7 +31,7 @@ ASKED = {
     "How do I add skip connections, feedback or residual connections between LSTM layers?": (
         "lstm residual connections between layers"
     ),
-    "Which wiring of layers is best for my data?": "which architecture of connections is best",
+    "Which wiring (architecture of layer connections) is best for my data?": "which architecture of layers is best",
     "What input shape does an LSTM expect: samples, time steps, features?": (
         "reshape input to samples, timesteps, features for LSTM"
     ),
@@ -102,8 +102,8 @@ ASKED = {
     "How do I initialise the weights of the new input channels?": (
         "initialize weights for additional input channels pretrained"
     ),
-    "How many outputs does object selection need, and are the labels 0/1 or ±0.5?": (
-        "binary segmentation one or two output channels labels 0 1"
+    "How many outputs does binary segmentation (object selection) need, and are the labels 0/1 or ±0.5?": (
+        "binary segmentation: one or two outputs, softmax or euclidean loss"
     ),
     "What is fc6's kernel when a fully connected layer becomes a convolution?": (
         "convert fully connected fc6 to convolutional layer kernel size"
@@ -147,9 +147,10 @@ def questions() -> list[str]:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory) -> Path:
-    """The search index of all pages; pictures and the reference's docstrings, which take long, are left out."""
-    if node() is None:
-        pytest.skip("Node is not installed")
+    """The search index of the site, if that is built; else one without pictures and docstrings, which take long."""
+    built = ROOT / "site/search/search_index.json"
+    if built.exists() and all(page.stat().st_mtime < built.stat().st_mtime for page in ROOT.glob("docs/**/*.md")):
+        return built
     load_config, build = from_docs("mkdocs.config").load_config, from_docs("mkdocs.commands.build").build
     logging.getLogger("mkdocs").setLevel(logging.ERROR)
     site = tmp_path_factory.mktemp("site")
@@ -161,6 +162,8 @@ def index(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def found(index) -> dict[str, list[str]]:
     """For everything that is searched for, the sections that are found, best first."""
+    if node() is None:
+        pytest.skip("Node is not installed")
     theme = Path(str(from_docs("material").__file__)).parent
     (worker,) = theme.glob("templates/assets/javascripts/workers/search.*.min.js")
     queries = [*ASKED, *ASKED.values(), *WORDS]
