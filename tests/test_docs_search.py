@@ -31,7 +31,7 @@ ASKED = {
     "How do I add skip connections, feedback or residual connections between LSTM layers?": (
         "lstm residual connections between layers"
     ),
-    "Which wiring (architecture of layer connections) is best for my data?": "which architecture of layers is best",
+    "Which wiring (architecture of layer connections) is best for my data?": "best LSTM architecture for my data",
     "What input shape does an LSTM expect: samples, time steps, features?": (
         "reshape input to samples, timesteps, features for LSTM"
     ),
