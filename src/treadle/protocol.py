@@ -69,6 +69,14 @@ def example_input(cell: Any, batch_size: int) -> Tensor | None:
     return torch.zeros(batch_size, *row, dtype=weight.dtype if row else torch.long, device=weight.device)
 
 
+def cell_in_place_of(module: Any) -> str:
+    """The cell to pass where somebody passed a recurrent network or cell of PyTorch's, as text; empty for the rest."""
+    for kind, types in {"LSTM": (nn.LSTM, nn.LSTMCell), "GRU": (nn.GRU, nn.GRUCell)}.items():
+        if isinstance(module, types):
+            return f"td.{kind}Cell"
+    return "td.RNNCell" if isinstance(module, nn.RNNBase | nn.RNNCellBase) else ""
+
+
 def is_lazy(module: nn.Module) -> bool:
     """Whether parameters of a module wait for what it reads first, to take their sizes from that (`nn.LazyLinear`)."""
     return any(map(nn.parameter.is_lazy, [*module.parameters(), *module.buffers()]))

@@ -82,7 +82,7 @@ def test_networks_that_give_more_than_a_tensor():
     xs, ys = torch.randn(2, 3), torch.randn(2, 2)
     report = gradient_report(Named(3, 2), (xs, ys), loss=lambda found, y: (found["out"] - y).square().mean())
     assert report.learning == [""]
-    with pytest.raises(AdaptError, match="gives a dict, and nobody knows what of it matters"):
+    with pytest.raises(AdaptError, match="gives a dict, so its loss is not known"):
         gradient_report(Named(3, 2), xs)
 
 

@@ -69,7 +69,7 @@ def test_a_new_head_is_its_own(head):
             lambda: replace_head(td.ClosedLoop(td.GRUCell(5, 4), td.Continuous(3), td.Continuous(2)), 3),
             "decides about 2 actions of a closed loop, but the new head gives 3",
         ),
-        (lambda: replace_head(nn.Linear(2, 3), 2), "has no head of its own"),
+        (lambda: replace_head(nn.Linear(2, 3), 2), "without a head of its own"),
         (lambda: replace_head(graph(), td.GRUCell(4, 2)), "has no state, unlike the new head"),
         (lambda: replace_head(Tagger(nn.GRU(3, 4), 4), 5, at="rnn"), "pass a module"),
     ],

@@ -179,7 +179,7 @@ REFUSED = {
     ),
     "relay": (
         lambda: insert_layer(STACKS["stack-relay"](), "layer0"),
-        "nobody reads what 'layer0' gives.*the last of them",
+        "no layer reads the output of 'layer0'.*the last of them",
     ),
     "no such part": (lambda: insert_layer(STACKS["stack-skip"](), "layer9"), "did you mean 'layer"),
     "torch.nn": (lambda: insert_layer(nn.ModuleDict({"rnn": nn.LSTM(3, 4)}), "rnn"), r"recurrent\(\)"),

@@ -63,7 +63,7 @@ def test_series_from_fit_to_forecasts(capfd):
     options = ["--target", "y", "--inputs", "y,z", "--time", "year", "--horizon", "2"]
     status, out, err = here(capfd, "fit", "s.csv", "-o", "m.safetensors", *options, *SMALL, "--plot", "fit.svg")
     assert status == 0, err
-    assert "over 36 forecasts of the test part; seasonal-naive (season" in out
+    assert "over 36 forecasts of the test set; seasonal-naive (season" in out
     assert "% better after 6 steps" in out or "% worse after 6 steps" in out
     assert files() == {"m.safetensors", "fit.svg"}
     assert "2 steps ahead" in Path("fit.svg").read_text()
@@ -83,7 +83,7 @@ def test_sequences_from_fit_to_labels(capfd):
     options = ["--test", "s.ts", "--patience", "3", "--precision", "bfloat16"]
     status, out, err = here(capfd, "fit", "s.ts", "-o", "m.safetensors", *options, *SMALL, "--plot", "fit.png")
     assert status == 0, err
-    assert "% of 40 sequences of the test part are right after 6 steps" in out
+    assert "% of 40 sequences of the test set are correct after 6 steps" in out
     assert "validation" in err
     status, out, _ = here(capfd, "run", "m.safetensors", "s.ts")
     rows = rows_of(out)
@@ -97,7 +97,7 @@ def test_numbers_for_every_step_from_parquet(capfd):
     options = ["--target", "level", "--predict", "every"]
     status, out, err = here(capfd, "fit", "s.parquet", "-o", "m.safetensors", *options, *SMALL, "--plot", "fit.svg")
     assert status == 0, err
-    assert "always saying the mean of the training part" in out
+    assert "always predicting the training set's mean" in out
     _, out, _ = here(capfd, "run", "m.safetensors", "s.parquet")
     rows = rows_of(out)
     assert rows[0] == ["sequence", "step", "level"]
@@ -399,7 +399,7 @@ def test_without_ray_it_says_what_to_install(capfd, monkeypatch):
 
 
 BAD = {
-    "fit s.csv -o m": "which columns are to be forecast? Name them with --target",
+    "fit s.csv -o m": "there is no target column: name those to forecast with --target",
     "fit s.csv -o m --target x": "s.csv has no column 'x': it has year, y, z",
     "fit s.csv -o m --target y --window 500": "has 84 rows in the training set, but a window has 500 steps",
     "fit s.csv -o m --target y --test s.csv": "--test has no meaning for s.csv, which is read as series",
@@ -412,12 +412,12 @@ BAD = {
     "fit s.csv -o m --target y --checkpoint s.csv": "--checkpoint: s.csv is the input already",
     "fit s.csv -o m --target y --checkpoint s.ts": "s.ts is not a whole safetensors file",
     "fit s.csv -o m --target y --plot fit.gif": "--plot: fit.gif must end in .svg or .png",
-    "fit s.ts -o m --target y": "a .ts file says itself what is to be predicted",
+    "fit s.ts -o m --target y": "a .ts file declares its targets itself",
     "fit s.ts -o m --horizon 3": "--horizon has no meaning for s.ts, which is read as sequences",
     "fit s.ts -o m --window 3": "--window has no meaning for s.ts",
     "fit s.ts -o m --test other.ts": "other.ts, line 4: label 'c' does not occur in the training set",
     "fit s.ts -o m --test nothing.ts": "nothing.ts: No such file or directory",
-    "fit s.parquet -o m": "Name it with --target",
+    "fit s.parquet -o m": "name it with --target",
     "fit nan.csv -o m --target y": "nan.csv, line 7, column 'y': the value is missing",
     "fit word.csv -o m --target y": "word.csv, line 7, column 'y': 'warm' is not a number",
     "fit ragged.csv -o m --target y": "ragged.csv, line 7: 2 fields, but the first line has 3 columns",
@@ -425,9 +425,9 @@ BAD = {
     "fit back.csv -o m --target y --time year": "back.csv, line 7, column 'year': 1901 is earlier than 1904 in line 6",
     "fit date.csv -o m --target y --time year": "date.csv, line 7, column 'year': 'later' is no time",
     "fit no_time.parquet -o m --target y --time t": "no_time.parquet, row 2, column 't': there is no time",
-    "fit few.csv -o m --target y": "few.csv has 3 rows, of which the test part gets none",
+    "fit few.csv -o m --target y": "few.csv has 3 rows, none of which are left for the test set",
     "fit word.ts -o m": "word.ts, line 6, dimension 1, value 2: 'x' is not a number",
-    "fit few.ts -o m": "few.ts has 2 sequences: 15% of them for validation would be none",
+    "fit few.ts -o m": "few.ts has 2 sequences: 15% of them leave none for the validation set",
     "fit gap.parquet -o m --target label": "gap.parquet, row 2, step 2, column 'x': the value is missing",
     "fit short.txt -o m": "short.txt has 3 bytes, but 2,311 are needed",
     "fit s.csv -o m --target y --workers 2": "--workers needs --on ray",
@@ -436,7 +436,7 @@ BAD = {
     "run m.safetensors": "is not a byte-level language model",
     "run m.safetensors s.csv": "this network reads .ts or .parquet files",
     "run m.safetensors s.parquet": "no column 'dimension 1'",
-    "run cell.safetensors s.csv": "does not say what the numbers of its network mean",
+    "run cell.safetensors s.csv": "does not describe the inputs and outputs of its network",
 }
 
 

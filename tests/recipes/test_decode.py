@@ -483,14 +483,14 @@ def test_a_decoder_goes_on_to_the_bit(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     td.save(tmp_path / "gru.safetensors", td.Recurrent(td.GRUCell(2, 3)))
-    with pytest.raises(ModelFileError, match="holds no network that decodes keys"):
+    with pytest.raises(ModelFileError, match="does not hold a network that decodes keys"):
         load_network(tmp_path / "gru.safetensors")
     other = td.Recurrent(EvidenceCell(4, 3, 5, 6), engine="reference")
     td.save(tmp_path / "other.safetensors", other)
     with pytest.raises(ModelFileError, match="knows 3 situations and 5 actions"):
         load_network(tmp_path / "other.safetensors")
     KeyDecoder().online.save(tmp_path / "bare.checkpoint")
-    with pytest.raises(ModelFileError, match="holds no decoder of keys"):
+    with pytest.raises(ModelFileError, match="does not hold a key decoder"):
         KeyDecoder().restore(tmp_path / "bare.checkpoint")
 
 
@@ -572,7 +572,7 @@ def test_a_game_that_is_none_changes_nothing(tmp_path):
     decoder.save(tmp_path / "user.checkpoint", seed=3, right="10")
     game = Game(seed=5)
     with pytest.raises(
-        ModelFileError, match=r"user\.checkpoint holds no game: what is in it does not fit \('fulfilled'"
+        ModelFileError, match=r"user\.checkpoint does not hold a game: its content does not fit \('fulfilled'"
     ):
         game.restore(tmp_path / "user.checkpoint")
     assert (game.seed, game.right) == (5, [])

@@ -247,7 +247,7 @@ def test_a_stream_that_went_back_or_left_out_steps_is_refused_by_name():
     keeper = StateKeeper(rnn)
     run(rnn, keeper, batches[:3])
     for batch, message in [
-        (batches[1], rf"stream '{name}' went back: its state is that before step 15, but row 0 goes on with step 5"),
+        (batches[1], rf"stream '{name}' went back: its state is that before step 15, but row 0 continues with step 5"),
         (batches[4], rf"stream '{name}' left steps out: its state is that before step 15, but row 0 .* step 20"),
     ]:
         with pytest.raises(StateError, match=message):
@@ -259,7 +259,7 @@ def test_a_stream_that_went_back_or_left_out_steps_is_refused_by_name():
 
 def test_a_state_that_was_never_here_is_refused_by_name():
     rnn, batches = some()
-    message = rf"row 0 goes on with stream '{batches[0].stream_ids[0][0]}' at step 5, but no state .* is kept: load"
+    message = rf"row 0 continues stream '{batches[0].stream_ids[0][0]}' at step 5, but no state .* is kept: load"
     with pytest.raises(StateError, match=message):
         StateKeeper(rnn).before(batches[1])
     keeper = StateKeeper(rnn)

@@ -268,7 +268,7 @@ def died(kind: str, folder: Path) -> None:
         *_, last = lines
     assert os.waitpid(second, 0)[1] == signal.SIGKILL
     assert os.waitpid(first, 0)[1] == 0
-    assert last.startswith("process 0 of 2 does not hear of the others any more"), last
+    assert last.startswith("process 0 of 2 lost contact with the others"), last
     got = shared(kind, folder, 1, path)
     assert STEPS - 8 <= len(got) <= STEPS - 4, f"{len(got)} steps were left"
     assert_close(got, wanted[-len(got) :])

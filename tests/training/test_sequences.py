@@ -45,17 +45,17 @@ def test_what_the_answers_are_is_seen_from_their_values(parquet):
 
 BAD = {
     "another column": ({}, {"target": "lable"}, "no column 'lable': it has x, z, label; did you mean 'label'"),
-    "no target": ({}, {"target": None}, "Name it with `target`"),
-    "no list": ({"z": [1, 2, 3]}, {}, "column 'z' has no list in each row"),
+    "no target": ({}, {"target": None}, "name it with `target`"),
+    "no list": ({"z": [1, 2, 3]}, {}, "column 'z' does not hold lists"),
     "empty": ({"x": [[1.0, 2.0], [], [1.0, 2.0, 3.0]]}, {}, "row 2, column 'x': the sequence is empty"),
     "nothing": ({"x": [[1.0, 2.0], None, [1.0, 2.0, 3.0]]}, {}, "row 2, column 'x': there is no sequence"),
     "lengths": ({"z": [[0, 1], [2, 3], [3, 4, 5]]}, {}, "row 2, column 'z': 2 steps, but 'x' has 1"),
     "words": ({"z": [["0", "1"], ["2"], ["3", "x", "5"]]}, {}, "row 1, column 'z': step 1: '0' is not a finite number"),
     "infinite": ({"x": [[1.0, 2.0], [math.inf], [1.0] * 3]}, {}, "row 2, column 'x': step 1: inf is not a finite"),
-    "no answer": ({"label": ["a", None, "b"]}, {}, "row 2, column 'label': there is no answer"),
-    "nan": ({"label": [1.0, math.nan, 2.0]}, {}, "row 2, column 'label': the answer is not a finite number"),
-    "answers": ({"label": [["a"], ["a"], ["a"]]}, {}, "row 1, column 'label': 1 answers for 2 steps"),
-    "itself": ({}, {"inputs": ["x", "label"]}, "column 'label' is to be predicted, so it cannot be read as well"),
+    "no answer": ({"label": ["a", None, "b"]}, {}, "row 2, column 'label': there is no target"),
+    "nan": ({"label": [1.0, math.nan, 2.0]}, {}, "row 2, column 'label': the target is not a finite number"),
+    "answers": ({"label": [["a"], ["a"], ["a"]]}, {}, "row 1, column 'label': 1 targets for 2 steps"),
+    "itself": ({}, {"inputs": ["x", "label"]}, "column 'label' is the target, so it cannot be an input as well"),
 }
 
 
@@ -89,7 +89,7 @@ def test_a_label_is_never_taken_away_from_what_is_learned(parquet):
 
 
 def test_an_empty_part_is_refused(parquet):
-    with pytest.raises(DataError, match="has 3 sequences: 1% of them for validation would be none"):
+    with pytest.raises(DataError, match="has 3 sequences: 1% of them leave none for the validation set"):
         read_sequences(parquet(), "label").split(0.01, seed=0)
 
 

@@ -68,7 +68,7 @@ BAD = {
     ("a missing column", LINES): ({"target": ["yy"]}, r"x\.csv has no column 'yy': it has t, y; did you mean 'y'\?"),
     ("text", LINES + "5,high\n"): ({}, r"x\.csv, line 6, column 'y': 'high' is not a number"),
     ("text after a blank line", LINES + "\n\n5,high\n"): ({}, "line 8, column 'y': 'high'"),
-    ("a gap", LINES + "5,\n"): ({}, r"line 6, column 'y': the value is missing; .*`missing='previous'`"),
+    ("a gap", LINES + "5,\n"): ({}, r"line 6, column 'y': the value is missing: .*`missing='previous'`"),
     ("NaN", LINES + "5,NaN\n"): ({}, "line 6, column 'y': the value is missing"),
     ("infinite", LINES + "5,inf\n"): ({}, "line 6, column 'y': the value is infinite"),
     ("the same time", LINES + "4,14\n"): ({}, "line 6, column 't': 4 is the same time as 4 in line 5"),
@@ -83,9 +83,12 @@ BAD = {
     ("no rows", "t,y\n"): ({}, "has no rows"),
     ("nothing", ""): ({}, "has no header"),
     ("no values", "t,y\n1,\n2,\n"): ({"missing": "previous"}, "column 'y' has no values"),
-    ("no target", LINES): ({"target": []}, "Name them with `target`"),
-    ("no id", "t,y,who\n1,2,a\n2,2,\n"): ({"series_id": "who"}, "line 3, column 'who': there is no id"),
-    ("shares", LINES): ({"validation": 0.5, "test": 0.5}, "leave something for training"),
+    ("no target", LINES): ({"target": []}, "name those to forecast with `target`"),
+    ("no id", "t,y,who\n1,2,a\n2,2,\n"): (
+        {"series_id": "who"},
+        "line 3, column 'who': the id of the series is missing",
+    ),
+    ("shares", LINES): ({"validation": 0.5, "test": 0.5}, "below 1 together"),
 }
 
 
@@ -117,7 +120,7 @@ def test_short_series_and_empty_parts_are_refused():
         DataError, match="has 70 rows in the training set, but a window has 71 steps: pass `window=70` or less"
     ):
         SeriesTask(read_series(csv(), ["y"]), window=71)
-    with pytest.raises(DataError, match="has 2 rows, of which the test part gets none"):
+    with pytest.raises(DataError, match="has 2 rows, none of which are left for the test set"):
         SeriesTask(read_series(csv(2), ["y"]))
 
 

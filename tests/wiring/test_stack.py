@@ -182,7 +182,10 @@ def test_what_is_no_stack():
         td.Stack([td.GRUCell(3, 5)], "ladder")
     with pytest.raises(ShapeError, match="at least one cell"):
         td.Stack([])
-    for module in (nn.Linear(3, 5), nn.LSTM(3, 5), "gru", td.GRUCell):
+    for module, cell in {nn.LSTM(3, 5): "LSTM", nn.LSTMCell(3, 5): "LSTM", nn.RNN(3, 5): "RNN"}.items():
+        with pytest.raises(TypeError, match=rf"layer 1 is a .*, not a cell: pass td\.{cell}Cell$"):
+            td.Stack([td.GRUCell(3, 3), module])
+    for module in (nn.Linear(3, 5), "gru", td.GRUCell):
         with pytest.raises(
             TypeError, match=r"layer 1 is a .*, not a cell: it has no initial_state; td\.Graph takes other modules"
         ):

@@ -62,8 +62,8 @@ class Carrier:
         if done is not None:  # the same part, at work in two places
             if not same(done.reads, places):
                 raise AdaptError(
-                    f"{path!r} is the same {type(module).__name__} as another part, which reads other rows from now on:"
-                    " give each a module of its own first"
+                    f"{path!r} is the same {type(module).__name__} as another part, but the two would read different"
+                    " features: give each a module of its own first"
                 )
             return done.new, done.gives
         changed = self.change(path, module, places)
@@ -94,7 +94,9 @@ def carried_rnn(carrier: Carrier, path: str, network: Any, places: Places) -> Ch
     elif type(network) in DROP_INS.values():
         ours, arguments = network, network.constructor_arguments()
     else:
-        raise AdaptError(f"{path!r} is a {type(network).__name__}, an RNN of your own: build it anew and transplant")
+        raise AdaptError(
+            f"{path!r} is a {type(network).__name__}, an RNN of your own: build a new one and transplant the weights"
+        )
     if ours.bidirectional:
         cells, gives = _both_directions(carrier, path, ours.cells(), places)
     else:
@@ -115,7 +117,7 @@ def _as_drop_in(path: str, network: nn.RNNBase) -> DropIn:
     kind = DROP_INS[type(network)]
     ours, parameters = kind(**kind.torch_arguments(network)), dict(network.named_parameters())
     if parameters.keys() != dict(ours.named_parameters()).keys():
-        raise AdaptError(f"{path!r} has other parameters than one that is built anew, such as those of pruning")
+        raise AdaptError(f"{path!r} has parameters that a newly built one has not, such as those of pruning")
     for name, parameter in parameters.items():
         setattr(ours, name, parameter)
     return ours.train(network.training)
@@ -146,7 +148,9 @@ def _filled(network: Any, cells: list[Any]) -> Any:
 def carried_graph(carrier: Carrier, path: str, graph: Graph, places: Places) -> Changed:
     """The copy of a graph whose input has these places, and the places of what it gives."""
     if type(graph) not in (Graph, Stack):
-        raise AdaptError(f"{path!r} is a {type(graph).__name__}, a Graph of your own: build it anew and transplant")
+        raise AdaptError(
+            f"{path!r} is a {type(graph).__name__}, a Graph of your own: build a new one and transplant the weights"
+        )
     # What is read late from further up is known once it is there; what a node gives follows from what it reads.
     late = _read_before_they_come(graph)
     gives: dict[str, Places] = {}
@@ -233,7 +237,7 @@ class _Reads:
         found = self.gives.get(read.name)
         if found is not None and not read.size:
             raise AdaptError(
-                f"nobody knows the size of {label(read)}, which {reader!r} reads: give the graph an input_size"
+                f"the size of {label(read)}, which {reader!r} reads, is not known: give the graph an input_size"
             )
         return found
 

@@ -125,7 +125,9 @@ def gradient_report(
     if pair and loss is None:
         raise AdaptError("a pair (inputs, targets) was passed, but no loss that compares them: pass loss=")
     if not inputs.numel():
-        raise AdaptError(f"a batch of {list(inputs.shape)} has no rows, so no gradient comes of it: pass one that has")
+        raise AdaptError(
+            f"a batch of {list(inputs.shape)} has no rows, so it gives no gradient: pass one that has rows"
+        )
     layers = [
         (path, module)
         for path, module in model.named_modules()
@@ -160,7 +162,7 @@ def _loss(output: Any, loss: Callable[..., Tensor] | None, target: Sequence[Any]
     if loss is None:
         if not isinstance(output, Tensor):
             raise AdaptError(
-                f"the network gives a {type(output).__name__}, and nobody knows what of it matters: pass a loss= of it"
+                f"the network gives a {type(output).__name__}, so its loss is not known: pass loss=, a function of it"
             )
         random = torch.Generator().manual_seed(0)
         direction = torch.randn(output.shape, generator=random, dtype=torch.float64).to(output)

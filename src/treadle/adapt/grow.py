@@ -136,7 +136,7 @@ def grow_hidden(
     if gives is not None and readers is None:
         raise AdaptError(
             f"{path!r} will give {len(gives)} features instead of {features_out(part)}: say who reads them, such as"
-            " readers=['head'], or readers=() if nobody does"
+            " readers=['head'], or readers=() if none does"
         )
     result = with_part(network, path, new)
     for name in names:

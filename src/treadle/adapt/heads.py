@@ -55,7 +55,7 @@ def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) ->
     old = network.get_submodule(path)
     if not path:
         raise AdaptError(
-            f"this {type(network).__name__} is all that there is, and has no head of its own: build a new one"
+            f"this {type(network).__name__} is a single layer without a head of its own: build a new network"
         )
     new = _fresh(path, old, head) if isinstance(head, int) else copy.deepcopy(head)
     if not isinstance(new, nn.Module):
@@ -66,7 +66,9 @@ def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) ->
             f"{path!r} reads {before} features, but the new head takes {reads}: pass one that takes {before}"
         )
     if is_cell(new) != is_cell(old):
-        raise AdaptError(f"{path!r} has {'a' if is_cell(old) else 'no'} state, unlike the new head: pass one alike")
+        raise AdaptError(
+            f"{path!r} has {'a' if is_cell(old) else 'no'} state, unlike the new head: pass one of the same kind"
+        )
     gives = features_out(new)
     loop: Any = network.get_submodule(path.rpartition(".cell.")[0] if ".cell." in path else "")
     if isinstance(loop, ClosedLoop) and gives != loop.actions.size:
@@ -94,7 +96,7 @@ def _head(module: nn.Module, path: str) -> str:
         read = module.output_reads[0] if len(module.output_reads) == 1 else None
         if not isinstance(read, Node) or read.name == "x":
             raise AdaptError(
-                "the output of this graph is more than one node, so nobody knows its head: name it with at="
+                "the output of this graph is more than one node, so its head is not known: name it with at="
             )
         return _head(module.get_submodule(read.name), within(path, read.name))
     if isinstance(module, nn.Sequential):
@@ -119,5 +121,6 @@ def _fresh(path: str, old: Any, outputs: int) -> nn.Module:
         names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
         return type(old)(old.in_channels, outputs, **{name: getattr(old, name) for name in names}, **of)
     raise AdaptError(
-        f"{path!r} is a {type(old).__name__}, so nobody knows what {outputs} outputs of it are: pass a module"
+        f"{path!r} is a {type(old).__name__}, so a number of outputs ({outputs}) does not describe a new one:"
+        " pass a module"
     )

@@ -48,8 +48,8 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
         name: what the new node is called, or the new part of a `torch.nn.Sequential` whose parts have names.
 
     Raises:
-        AdaptError: there is no such part, nobody reads it (under the wiring ``"relay"`` layers hand on states, so only
-            the last one can be followed), or the layer cannot start as the identity.
+        AdaptError: there is no such part, no layer reads it (under the wiring ``"relay"`` layers hand on states, so
+            only the last one can be followed), or the layer cannot start as the identity.
 
     Source: a residual branch that starts at zero is from Zhang, Dauphin and Ma, *Fixup Initialization*, 2019; the
     identity from Chen, Goodfellow and Shlens, *Net2Net*, 2016.
@@ -106,7 +106,7 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
 def _in_graph(graph: Graph, at: str, last: str, layer: nn.Module | None, name: str) -> Graph:
     if not any(read.name == last and isinstance(read, Node | Delayed) for read in graph.all_reads):
         raise AdaptError(
-            f"nobody reads what {at!r} gives: under 'relay' layers hand on their states, so a layer can come"
+            f"no layer reads the output of {at!r}: under 'relay' layers hand on their states, so a layer can come"
             " behind the last of them only"
         )
     if name in graph.nodes:
@@ -227,7 +227,7 @@ def _gives(parts: list[nn.Module], at: str) -> tuple[int, Any]:
         norm = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, BatchNorm)
         if not isinstance(part, (*HANDING_ON, nn.PReLU, *norm)):
             break
-    raise AdaptError(f"nobody knows how many features {at!r} gives: insert behind a linear layer or a convolution")
+    raise AdaptError(f"it is not known how many features {at!r} gives: insert behind a linear layer or a convolution")
 
 
 @torch.no_grad()

@@ -343,12 +343,14 @@ def _stack(answers: list[Any]) -> Any:
     first = answers[0]
     if isinstance(first, tuple):
         if any(not isinstance(one, tuple) or len(one) != len(first) for one in answers):
-            raise ShapeError(f"y was a tuple of {len(first)} before: it must be so at every step")
+            raise ShapeError(f"y was a tuple of {len(first)} before: it must be the same at every step")
         return tuple(_stack(list(parts)) for parts in zip(*answers, strict=True))
     for one in answers:
         if isinstance(one, tuple) or one.shape != first.shape or one.dtype != first.dtype:
             kinds = [("a tuple" if isinstance(y, tuple) else f"{states.shape(y)} of {y.dtype}") for y in (first, one)]
-            raise ShapeError(f"y was {kinds[0]} before, but is {kinds[1]} now: it must be alike at every step")
+            raise ShapeError(
+                f"y was {kinds[0]} before, but is {kinds[1]} now: it must be of the same kind at every step"
+            )
     return torch.stack(answers)
 
 

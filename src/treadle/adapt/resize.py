@@ -105,11 +105,11 @@ def _maker(path: str, cell: Any, which: str) -> tuple[int, Callable[[int], Any]]
     try:
         arguments = arguments_of(cell)
     except ModelFileError as error:
-        raise AdaptError(f"{_called(path, cell)} cannot be built anew at another size: {error}") from error
+        raise AdaptError(f"{_called(path, cell)} cannot be built with another size: {error}") from error
     name = next((name for name in SIZES[which] if name in arguments), None)
     if name is None:
         raise AdaptError(
-            f"{_called(path, cell)} cannot be built anew at another size: its __init__ takes no {SIZES[which][0]}"
+            f"{_called(path, cell)} cannot be built with another size: its __init__ takes no {SIZES[which][0]}"
         )
     old, like = arguments[name], next(cell.parameters(), torch.empty(0))
 
@@ -136,7 +136,7 @@ def _axes(
     before, after = _tensors(cell), dict(_tensors(new))
     if [name for name, _ in before] != list(after):
         raise AdaptError(
-            f"{_called(path, cell)} has other parameters than one that is built anew, such as those of pruning"
+            f"{_called(path, cell)} has parameters that a newly built one has not, such as those of pruning"
         )
     found: dict[str, dict[int, Tensor]] = {}
     for name, tensor in before:

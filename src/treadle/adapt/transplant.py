@@ -268,7 +268,7 @@ def _assigned(rules: dict[str, Any], names: list[str]) -> dict[str, tuple[str, t
         if not left:
             raise AdaptError(
                 f"the rule for {pattern!r} comes too late: {named[0]} has the rule for {asked[named[0]][0]!r} already,"
-                " and the first counts; write what is special before what is general"
+                " and the first counts; write special rules before general ones"
             )
         asked |= dict.fromkeys(left, (pattern, steps))
     return asked
@@ -288,7 +288,7 @@ def _source(name: str, pattern: str, steps: tuple[Step, ...]) -> str:
         written, stars = written + "*", stars + 1  # a part was named: what is in it goes by its own name
     if stars > len(groups):
         raise AdaptError(
-            f"source={written!r} has more * than the pattern {pattern!r}, so nobody can say what they stand for"
+            f"source={written!r} has more * than the pattern {pattern!r}, so it is not known what they stand for"
         )
     for group in groups[:stars]:
         written = written.replace("*", group, 1)

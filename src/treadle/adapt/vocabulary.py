@@ -61,9 +61,7 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
     embeddings = {p: m for p, m in candidates.items() if p in named and isinstance(m, nn.Embedding)}
     sizes = {module.num_embeddings for module in embeddings.values()}
     if not sizes and at is None:
-        raise AdaptError(
-            "there is no torch.nn.Embedding in this network, so nobody knows what its tokens are: pass at="
-        )
+        raise AdaptError("there is no torch.nn.Embedding in this network, so its tokens are not known: pass at=")
     if at is not None:
         sizes |= {features_out(candidates[p]) or 0 for p in named if p not in embeddings}
     if len(sizes) != 1:
@@ -80,7 +78,7 @@ def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = N
         scoring = tied or scoring
         if len(scoring) > 1 and not tied:
             raise AdaptError(
-                f"{', '.join(scoring)} all give {old} features, so nobody knows which of them scores tokens: say with"
+                f"{', '.join(scoring)} all give {old} features, so it is not known which scores tokens: pass"
                 f" at=[{', '.join(map(repr, [*embeddings, scoring[-1]]))}]"
             )
     growing = {*embeddings, *scoring}

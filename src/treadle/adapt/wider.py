@@ -39,7 +39,7 @@ def read_wider(path: str, module: Any, places: Places, start: Start) -> Changed:
         return new, places
     kind, where = type(module).__name__, f"{path!r} is" if path else "this is"
     if isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | nn.Softmax | nn.LogSoftmax):
-        why = "takes all features together, so new ones would change what becomes of the old: replace it first"
+        why = "takes all features together, so new ones would change the result of the old ones: replace it first"
     elif isinstance(module, nn.Embedding):
         why = "reads tokens, not features: td.adapt.grow_vocabulary gives it more of them"
     elif isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle.errors import ShapeError
-from treadle.protocol import State
+from treadle.protocol import State, cell_in_place_of
 from treadle.running.recurrent import Recurrent, as_one_operation
 from treadle.state import map_state
 
@@ -149,8 +149,10 @@ def over_time(network: Any, role: str) -> Any:
     if not isinstance(network, nn.Module):
         raise TypeError(f"{role} is a cell or a network over time, but is a {type(network).__name__}")
     if isinstance(network, nn.RNNBase):
-        kind = type(network).__name__
-        raise TypeError(f"{role} is a {kind}, but is read cell by cell here: pass td.{kind}Cell, or a Stack of them")
+        raise TypeError(
+            f"{role} is a {type(network).__name__}, but is read cell by cell here: pass {cell_in_place_of(network)},"
+            " or a Stack of them"
+        )
     network = network if isinstance(network, Recurrent | Bidirectional) else Recurrent(network)
     if not getattr(network, "batch_first", True):
         raise ShapeError(f"{role} takes [T, B, …], but here everything is [B, T, …]: make it with batch_first=True")

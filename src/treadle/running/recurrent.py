@@ -10,7 +10,7 @@ from treadle import state as states
 from treadle.engines import Call, autocast_dtype, candidates
 from treadle.errors import EngineError, InputError, ShapeError, StateError
 from treadle.gradients import FullBPTT, GradientMethod
-from treadle.protocol import State, example_input, first_weight, is_lazy, materialise
+from treadle.protocol import State, cell_in_place_of, example_input, first_weight, is_lazy, materialise
 from treadle.running import plain_operators, sequence_operator
 from treadle.running.session import Session
 from treadle.torch_internals import checked_later, is_compiled, is_exported, jit_is_tracing
@@ -67,9 +67,10 @@ class Recurrent(nn.Module):
     ):
         super().__init__()
         if not isinstance(cell, nn.Module) or not callable(getattr(cell, "initial_state", None)):
+            better = cell_in_place_of(cell)
             raise TypeError(
                 "Recurrent takes a cell, a torch.nn.Module with forward(x, state) and initial_state(batch_size),"
-                f" but was given a {type(cell).__name__}"
+                f" but was given a {type(cell).__name__}{better and f': pass {better}'}"
             )
         gradient = checked_gradient(gradient)
         candidates(engine)

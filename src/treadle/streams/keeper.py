@@ -178,11 +178,11 @@ class StateKeeper:
         held = [position for other, position in zip(self._kept.ids, self._kept.positions, strict=True) if other == name]
         if not held:
             raise StateError(
-                f"row {row} goes on with stream {name!r} at step {first}, but no state of that stream is kept: load the"
+                f"row {row} continues stream {name!r} at step {first}, but no state of that stream is kept: load the"
                 " keeper's state_dict together with that of the windows, or begin the stream with a reset"
             )
         way = "went back" if first < held[0] else "left steps out"
         raise StateError(
-            f"stream {name!r} {way}: its state is that before step {held[0]}, but row {row} goes on with step {first}:"
-            " pass batches in their order, or clear() the keeper and begin with a reset"
+            f"stream {name!r} {way}: its state is that before step {held[0]}, but row {row} continues with step"
+            f" {first}: pass batches in their order, or clear() the keeper and begin with a reset"
         )

@@ -149,7 +149,7 @@ class Windows(IterableDataset[Batch]):
             raise StateError("this is not a state of windows: pass what state_dict() gave, or batch.after")
         if state["streams"] != here["streams"]:
             raise StateError(
-                f"this is the state of reading other streams than these {len(self.streams)}: pass the same ones, under"
+                f"this is the reading state of other streams than these {len(self.streams)}: pass the same ones, under"
                 " the same names, in the same order"
             )
         for name in ("horizon", "seed"):

@@ -1,4 +1,4 @@
-"""A whole fit, from a file to a trained network, as settings say; whoever starts it shows how it goes."""
+"""A whole fit, from a file to a trained network, by its settings; the caller shows the progress."""
 
 import dataclasses
 import hashlib
@@ -57,7 +57,7 @@ NOT = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a fit is told. None is what suits the kind of data; see the command's help for what each means."""
+    """Options of a fit. None is the default for the kind of data; the command's help says what each means."""
 
     file: str
     test: str | None = None
@@ -140,7 +140,7 @@ def open_task(settings: Settings, start: Fitted | None) -> Task:
         common |= {name: getattr(settings, name) for name in ("horizon", "window", "season", "difference")}
         return SeriesTask(read_series(path, target, inputs, **columns), **common)
     if len(target) > 1:
-        raise DataError(f"{path}: sequences have one column of answers, but `target` names {', '.join(target)}")
+        raise DataError(f"{path}: sequences have one target column, but `target` names {', '.join(target)}")
     answer = target[0] if target else None
     learned, chosen = read_sequences(path, answer, inputs).split(validation, settings.seed)
     judge = None if settings.test is None else read_sequences(settings.test, answer, inputs)
@@ -179,8 +179,8 @@ class Run:
         self.model = model
 
     def __str__(self) -> str:
-        what = f"A network of {parameter_count(self.model):,} parameters"
-        return f"{what} learns from {self.task.name} ({self.task.size})."
+        what = f"a network of {parameter_count(self.model):,} parameters"
+        return f"Training {what} on {self.task.name} ({self.task.size})."
 
     def steps(
         self,

@@ -154,13 +154,13 @@ class Fitted:
         places = places or [f"sequence {i}" for i in range(len(xs))]
         for one, place in zip(xs, places, strict=True):
             if not len(one):
-                raise DataError(f"{place} has no steps to answer after")
+                raise DataError(f"{place} has no steps to predict from")
         outputs = self.outputs(xs)
         for ys, place in zip(outputs, places, strict=True):
             wrong = (~ys.isfinite()).any(-1).nonzero()
             if len(wrong):
                 raise DataError(
-                    f"{place}, step {int(wrong[0]) + 1}: the network's answer is not a finite number: correct values"
+                    f"{place}, step {int(wrong[0]) + 1}: the network's output is not a finite number: correct values"
                     " that are far from those of the training set, or train it again"
                 )
         answers = [self.meaning(ys) for ys in outputs]
@@ -196,7 +196,8 @@ class Fitted:
         model, notes = model_file.load(path, cells), model_file.read_notes(path)
         if "fitted" not in notes or not isinstance(model, Recurrent):
             raise ModelFileError(
-                f"{path} does not say what the numbers of its network mean: make one with 'treadle fit DATA -o MODEL'"
+                f"{path} does not describe the inputs and outputs of its network: make one with"
+                " 'treadle fit DATA -o MODEL'"
             )
         try:
             values = notes["fitted"]
@@ -206,7 +207,9 @@ class Fitted:
             found = cls(model, inputs, targets, tuple(values["labels"]), **rest)
             found.check()
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{path} is damaged: what it says of its numbers does not fit ({error})") from None
+            raise ModelFileError(
+                f"{path} is damaged: its description of inputs and outputs does not fit ({error})"
+            ) from None
         if (model.input_size, model.output_size) != (len(inputs.names), found.outputs_per_step):
             raise ModelFileError(
                 f"{path} is damaged: its network reads {model.input_size} numbers and gives {model.output_size}, but it"

@@ -38,8 +38,8 @@ def listening() -> Iterator[None]:
     except RuntimeError as error:  # of any of torch's kinds, and with gloo's own source lines in it
         rank, ranks = rank_and_ranks()
         raise WorkerError(
-            f"process {rank} of {ranks} does not hear of the others any more, one of them ended or its machine is gone:"
-            " start all of them again; a run with `checkpoint` resumes from what was kept last"
+            f"process {rank} of {ranks} lost contact with the others: one of them ended, or its machine is gone:"
+            " start all of them again; a run with `checkpoint` resumes from its last checkpoint"
         ) from error
 
 

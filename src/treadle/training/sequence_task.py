@@ -31,7 +31,7 @@ class SequenceTask:
         share: ``(rank, ranks)`` of the process.
 
     Raises:
-        DataError: gaps; a label that does not occur in the training part; other columns in another part; what
+        DataError: gaps; a label that does not occur in the training set; sets with different columns; what
             ``start`` was not made for.
     """
 
@@ -60,7 +60,7 @@ class SequenceTask:
                     f" {training.name} has {len(training.input_names)} ({', '.join(training.input_names)})"
                 )
             if bool(part.labels) != bool(training.labels) or part.per_step != training.per_step:
-                raise DataError(f"{part.name} has answers of another kind than {training.name}")
+                raise DataError(f"{part.name} has targets of another kind than {training.name}")
         if start is not None:
             start.refuse_other(training.name, training.input_names, None if training.labels else training.target_names)
             start.refuse_option("predict", predict)
@@ -68,12 +68,12 @@ class SequenceTask:
         predict = predict or "last"
         if training.per_step and predict == "last":
             raise DataError(
-                f"{training.name} has an answer for every step, so all of them can be learned: `predict='every'`"
+                f"{training.name} has a target for every step: pass `predict='every'` to train on all of them"
             )
         self.name, self.size = training.name, f"{len(training)} sequences"
         self.predict, self._test = predict, test or validation
         self.labels = training.occurring_labels() if start is None else start.labels
-        self.judged_by = "test" if test else "validation"
+        self.evaluated_on = "test" if test else "validation"
         self._whose = "the training set" if start is None else "the training set of the resumed network"
         if start is not None:
             self.inputs, self.targets = start.inputs, start.targets
@@ -125,14 +125,14 @@ class SequenceTask:
             right = (said == true).double().mean().item()
             what = "steps" if self._test.per_step else "sequences"
             return Verdict(
-                f"{100 * right:.1f} % of {len(true)} {what} of the {self.judged_by} part are right",
+                f"{100 * right:.1f} % of {len(true)} {what} of the {self.evaluated_on} set are correct",
                 {"accuracy": right},
             )
         error = (said - true).abs().mean().item()
         mean = (self.targets.means - true).abs().mean().item()
         return Verdict(
-            f"mean absolute error {error:.4g} over {len(true)} answers of the {self.judged_by} part; always saying the"
-            f" mean of the training part: {mean:.4g}",
+            f"mean absolute error {error:.4g} over {len(true)} targets of the {self.evaluated_on} set; always"
+            f" predicting the training set's mean: {mean:.4g}",
             {"mean_absolute_error": error, "mean_absolute_error_of_the_mean": mean},
         )
 
@@ -144,7 +144,7 @@ class SequenceTask:
             outputs, ys = [one[-1:] for one in outputs], [one[-1:] for one in ys]
         said = torch.cat(outputs)
         if not said.isfinite().all():
-            raise DataError(f"{self.name}: the network's answers are not finite: train with a smaller `learning_rate`")
+            raise DataError(f"{self.name}: the network's outputs are not finite: train with a smaller `learning_rate`")
         if self.targets is None:
             return said.argmax(-1), torch.cat(list(ys))
         return self.targets.undo(said), torch.cat([answer.reshape(-1, said.shape[1]) for answer in self._test.answers])

@@ -73,8 +73,8 @@ class Sequences:
         learned = [i for i in range(len(self)) if i not in taken]
         if not taken or not learned:
             raise DataError(
-                f"{self.name} has {len(self)} sequences: {share:.0%} of them for validation would be none; give more of"
-                " them, or a larger share"
+                f"{self.name} has {len(self)} sequences: {share:.0%} of them leave none for the validation set: pass"
+                " more sequences, or a larger share"
             )
         return self.subset(learned), self.subset(sorted(taken))
 
@@ -113,8 +113,8 @@ class Sequences:
             if len(gaps):
                 step, column = gaps[0].tolist()
                 raise DataError(
-                    f"{self.name}, {where}, step {step + 1}, column {self.input_names[column]!r}: the value is missing;"
-                    " fill it, or let the one before it stand for it (`missing='previous'`)"
+                    f"{self.name}, {where}, step {step + 1}, column {self.input_names[column]!r}: the value is missing:"
+                    " fill it, or repeat the one before it (`missing='previous'`)"
                 )
 
 
@@ -143,13 +143,13 @@ def read_sequences(path: str | os.PathLike[str], target: str | None = None, inpu
     if Path(path).suffix.lower() == ".ts":
         return _from_ts(path, target, inputs)
     if target is None:
-        raise DataError(f"{path}: which column is to be predicted? Name it with `target`")
+        raise DataError(f"{path}: there is no target column: name it with `target`")
     file = TableFile(path)
     file.require([*inputs, target])
     inputs = inputs or [name for name in file.names if name != target]
     for name in inputs:
         if name == target:
-            raise DataError(f"{path}: column {target!r} is to be predicted, so it cannot be read as well")
+            raise DataError(f"{path}: column {target!r} is the target, so it cannot be an input as well")
     if not inputs:
         raise DataError(f"{path}: there is no column beside {target!r} to predict it from")
     xs, table = _columns(file, inputs, [target])
@@ -157,7 +157,7 @@ def read_sequences(path: str | os.PathLike[str], target: str | None = None, inpu
     answers, labels, per_step = _answers(table, target)
     for row, (x, answer) in enumerate(zip(xs, answers, strict=True)):
         if per_step and len(answer) != len(x):
-            raise table.error(row, target, f"{len(answer)} answers for {len(x)} steps")
+            raise table.error(row, target, f"{len(answer)} targets for {len(x)} steps")
     return Sequences(str(path), xs, answers, tuple(inputs), (target,), labels, per_step, where)
 
 
@@ -176,14 +176,14 @@ def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> list[tupl
 
 def _from_ts(path: str | os.PathLike[str], target: str | None, inputs: Sequence[str]) -> Sequences:
     if target is not None or inputs:
-        raise DataError(f"{path}: a .ts file says itself what is to be predicted: leave out `target` and `inputs`")
+        raise DataError(f"{path}: a .ts file declares its targets itself: leave out `target` and `inputs`")
     file = read_ts(path)
     if file.answers is None:
         raise DataError(f"{path} has neither labels (@classLabel true) nor numbers to predict (@targetLabel true)")
     where = [f"line {line}" for line in file.lines]
     for case, place in zip(file.cases, where, strict=True):
         if not len(case):
-            raise DataError(f"{path}, {place}: the sequence is empty, there is nothing to answer after it")
+            raise DataError(f"{path}, {place}: the sequence is empty: there is nothing to predict from")
     names = tuple(f"dimension {i}" for i in range(1, file.cases[0].shape[1] + 1))
     numbers = bool(file.answers) and isinstance(file.answers[0], float | np.floating)
     answers = [torch.tensor([answer], dtype=torch.float64) for answer in file.answers] if numbers else file.answers
@@ -198,8 +198,8 @@ def _columns(file: TableFile, names: Sequence[str], others: Sequence[str] = ()) 
     for name in names:
         if not file.is_list(name):
             raise DataError(
-                f"{file.path}: column {name!r} has no list in each row, so it is no sequence: name the columns that"
-                " have with `inputs`"
+                f"{file.path}: column {name!r} does not hold lists, so it holds no sequences: name the columns"
+                " that do with `inputs`"
             )
     table = file.read(others=[*names, *others])
     lengths: list[int] = []
@@ -221,13 +221,13 @@ def _answers(table: Rows, target: str) -> tuple[list[Any], tuple[str, ...], bool
     values, per_step = table.values(target), table.file.is_list(target)
     for row, value in enumerate(values):
         if value is None or (per_step and any(one is None for one in value)):
-            raise table.error(row, target, "there is no answer")
+            raise table.error(row, target, "there is no target")
     flat = [one for value in values for one in value] if per_step else values
     if all(isinstance(one, float) for one in flat):
         numbers = np.array(flat, dtype=np.float64)
         if not np.isfinite(numbers).all():
             row = next(i for i, value in enumerate(values) if not np.isfinite(np.array(value, np.float64)).all())
-            raise table.error(row, target, "the answer is not a finite number")
+            raise table.error(row, target, "the target is not a finite number")
         shape = (-1, 1) if per_step else (1,)
         return [torch.tensor(value, dtype=torch.float64).reshape(shape) for value in values], (), per_step
     whole = all(isinstance(one, int) for one in flat)

@@ -63,15 +63,15 @@ class Series:
             if not count:
                 rows = sum(map(len, self.inputs))
                 raise DataError(
-                    f"{self.name} has {rows} rows, of which the {part} part gets none: give more rows, or another share"
-                    " (`validation`)"
+                    f"{self.name} has {rows} rows, none of which are left for the {part} set: pass more rows, or"
+                    " another share (`validation`)"
                 )
         for id_, values in zip(self.ids, self.part(self.inputs, "training"), strict=True):
             if 0 < len(values) < window:
                 which = f", series {id_!r}," if len(self) > 1 else ""
                 raise DataError(
                     f"{self.name}{which} has {len(values)} rows in the training set, but a window has {window} steps:"
-                    f" pass `window={len(values)}` or less, or give more rows"
+                    f" pass `window={len(values)}` or less, or pass more rows"
                 )
 
 
@@ -114,10 +114,10 @@ def read_series(
         [(14, 17)]
     """
     if not target:
-        raise DataError(f"{path}: which columns are to be forecast? Name them with `target`")
+        raise DataError(f"{path}: there is no target column: name those to forecast with `target`")
     if min(validation, test) <= 0 or validation + test >= 1:
         raise DataError(
-            f"validation and test shares are above 0 and leave something for training, but are {validation} and {test}"
+            f"validation and test shares are above 0, and below 1 together, but are {validation} and {test}"
         )
     inputs = inputs or target
     extra, numbers = [name for name in (series_id, time) if name is not None], list(dict.fromkeys([*target, *inputs]))
@@ -132,7 +132,7 @@ def read_series(
         for name, values in columns.items():
             gaps = np.isnan(values).nonzero()[0]
             if len(gaps):
-                message = "the value is missing; fill it, or let the one before it stand for it (`missing='previous'`)"
+                message = "the value is missing: fill it, or repeat the one before it (`missing='previous'`)"
                 raise table.error(int(gaps[0]), name, message)
     for name, values in columns.items():
         if np.isnan(values).all():
@@ -173,7 +173,7 @@ def _group(table: Rows, series_id: str | None) -> tuple[list[str], list[np.ndarr
     """Ids of series, in the order in which they begin, and which rows are theirs."""
     values: list[Any] = [""] * len(table) if series_id is None else table.values(series_id)
     if None in values:
-        raise table.error(values.index(None), str(series_id), "there is no id of a series")
+        raise table.error(values.index(None), str(series_id), "the id of the series is missing")
     of_rows = list(map(str, values))
     ids = list(dict.fromkeys(of_rows))
     places = {id_: place for place, id_ in enumerate(ids)}

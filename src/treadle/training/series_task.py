@@ -81,7 +81,7 @@ class SeriesTask:
         own = set(series.target_names) & set(series.input_names)
         if horizon == 0 and own:
             raise DataError(
-                f"{series.name}: with `horizon=0` the network would read {sorted(own)[0]!r}, which it is to predict:"
+                f"{series.name}: with `horizon=0` the network would read {sorted(own)[0]!r}, which is the target:"
                 " name other `inputs`, or forecast with `horizon=1` or more"
             )
         learned = series.part(series.targets, "training")
@@ -106,11 +106,11 @@ class SeriesTask:
         self._xs = [fill_previous(self.inputs.apply(one)) for one in series.inputs]
         self._training = [self._targets(i, "training") for i in range(len(series))]
         if not any((~y.isnan()).any() for y in self._training):
-            raise DataError(f"{series.name}: no forecast of the training part has anything to be compared with")
+            raise DataError(f"{series.name}: no forecast of the training set has a target")
         for part in ("validation", "test"):
             if all(values.isnan().all() for values in series.part(series.targets, part)):
                 raise DataError(
-                    f"{series.name}: all targets of the {part} part are missing: fill some, or leave rows out"
+                    f"{series.name}: all targets of the {part} set are missing: fill some, or leave rows out"
                 )
         context = window - 1 if predict == "last" else min(max(window // 2, self.season), window - 1)
         self._piece, self._context, self._rows, self._seed = window - context, context, rows, seed
@@ -218,7 +218,7 @@ class SeriesTask:
         said, naive, true = (torch.cat(parts) for parts in zip(*self._forecasts(model), strict=True))
         there = ~true.isnan() & ~naive.isnan()
         if not there.any():
-            raise DataError(f"{self.name}: nothing in the test part can be compared with a forecast")
+            raise DataError(f"{self.name}: no forecast of the test set has a target")
         error, naive_error = ((forecast - true)[there].abs().mean().item() for forecast in (said, naive))
         if not math.isfinite(error):
             raise DataError(
@@ -227,7 +227,7 @@ class SeriesTask:
         better = 1 - error / naive_error if naive_error else float("-inf") if error else 0.0
         than = f"{100 * abs(better):.1f} % {'better' if better >= 0 else 'worse'}" if naive_error else "which is exact"
         return Verdict(
-            f"mean absolute error {error:.4g} over {int(there.sum())} forecasts of the test part; seasonal-naive"
+            f"mean absolute error {error:.4g} over {int(there.sum())} forecasts of the test set; seasonal-naive"
             f" (season {self.season}): {naive_error:.4g}; {than}",
             {"mean_absolute_error": error, "mean_absolute_error_of_seasonal_naive": naive_error, "better_by": better},
         )

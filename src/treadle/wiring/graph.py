@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle.errors import ShapeError, StateError
-from treadle.protocol import State, first_weight
+from treadle.protocol import State, cell_in_place_of, first_weight
 from treadle.wiring.sizes import Size, as_number, as_size, concatenated, is_cell, output_size, words
 
 
@@ -240,10 +240,9 @@ class Graph(nn.Module):
         if not isinstance(module, nn.Module):
             raise TypeError(f"node {name!r} must be a torch.nn.Module, but is a {type(module).__name__}")
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            kind = type(module).__name__.removesuffix("Cell")
             raise TypeError(
                 f"node {name!r} is torch.nn's {type(module).__name__}, which would forget its state at every step: pass"
-                f" a treadle cell, such as td.{kind}Cell"
+                f" a treadle cell, such as {cell_in_place_of(module)}"
             )
         if is_cell(module) and hasattr(module, "session"):
             raise TypeError(

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from treadle.errors import ShapeError
+from treadle.protocol import cell_in_place_of
 from treadle.wiring.graph import Graph, Read
 from treadle.wiring.named import WIRINGS
 from treadle.wiring.sizes import as_number, as_size, is_cell, output_size, words
@@ -54,10 +55,9 @@ class Stack(Graph):
             raise ShapeError("a stack needs at least one cell")
         for i, cell in enumerate(cells):
             if not isinstance(cell, nn.Module) or not is_cell(cell):
-                raise TypeError(
-                    f"layer {i} is a {type(cell).__name__}, not a cell: it has no initial_state; td.Graph"
-                    " takes other modules"
-                )
+                better = cell_in_place_of(cell)
+                advice = f"pass {better}" if better else "it has no initial_state; td.Graph takes other modules"
+                raise TypeError(f"layer {i} is a {type(cell).__name__}, not a cell: {advice}")
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share, from 0 to 1, but {dropout!r} was passed")
         super().__init__(_input_size(cells, wiring))

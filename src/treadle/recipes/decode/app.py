@@ -64,7 +64,7 @@ class GameApp(App[None]):
             try:
                 self.game.save(self.path)
             except OSError as error:
-                self.said += f" (It cannot be kept: {error.strerror or error})"
+                self.said += f" (The game cannot be saved: {error.strerror or error})"
 
     def on_unmount(self) -> None:
         self.keep()

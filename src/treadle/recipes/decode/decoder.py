@@ -227,7 +227,7 @@ class KeyDecoder:
             self._pending, self._last = None, tuple(decoder["last"])
             return parts["notes"]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise ModelFileError(f"{path} holds no decoder of keys: what is in it does not fit ({error})") from None
+            raise ModelFileError(f"{path} does not hold a key decoder: its content does not fit ({error})") from None
 
 
 def load_network(path: str | os.PathLike[str] | None = None) -> Recurrent:
@@ -242,7 +242,9 @@ def load_network(path: str | os.PathLike[str] | None = None) -> Recurrent:
     model_file.require_finite(path, network)
     cell = getattr(network, "cell", None)
     if not isinstance(network, Recurrent) or not isinstance(cell, EvidenceCell):
-        raise ModelFileError(f"{path} holds no network that decodes keys: make one with 'treadle decode --learn'")
+        raise ModelFileError(
+            f"{path} does not hold a network that decodes keys: make one with 'treadle decode --learn'"
+        )
     if (cell.situations, cell.actions) != (SITUATIONS, COMMANDS + 1):
         raise ModelFileError(
             f"{path} knows {cell.situations} situations and {cell.actions} actions, but there are {SITUATIONS} and"

@@ -126,7 +126,7 @@ class Game:
             seed, fulfilled = int(notes["seed"]), int(notes["fulfilled"])
             right, known = [one == "1" for one in notes["right"]], [str(key) for key in notes["known"]]
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{path} holds no game: what is in it does not fit ({error})") from None
+            raise ModelFileError(f"{path} does not hold a game: its content does not fit ({error})") from None
         self.seed, self._fulfilled, self.right, self.known = seed, fulfilled, right, known
         self.waits = False
         self._new_wish()

@@ -58,7 +58,7 @@ class UserModel:
             if len(way) not in (1, 2) or not all(0 <= key < keys for key in way):
                 raise DataError(f"a way is one or two of the keys 0 to {keys - 1}, but {way!r:.40} was passed")
         if len(set(every)) < len(every) or any((first,) in every for first, *rest in every if rest):
-            raise DataError("a way is the beginning of another, or the same: nobody could tell which is meant")
+            raise DataError("a way is the beginning of another, or the same: it would be ambiguous")
         self.ways, self.habits, self.mistakes, self.keys = ways, habits, mistakes, keys
         self.meaning = {way: command for command, some in ways.items() for way in some}
         """What each way means."""

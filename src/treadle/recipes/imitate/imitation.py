@@ -146,7 +146,7 @@ def check_imitates(loop: Any, machine: Machine, name: str) -> ClosedLoop:
     wanted = Discrete(len(machine.symbols)), Discrete(len(machine.actions))
     if not isinstance(loop, ClosedLoop) or (loop.readings, loop.actions) != wanted:
         raise DataError(
-            f"{name} is not a network that imitates {machine.name}: that reads {wanted[0].n} symbols and does"
-            f" {wanted[1].n} actions; make one with 'treadle imitate MACHINE -o MODEL'"
+            f"{name} is not a network that imitates {machine.name}: one that does reads {wanted[0].n} symbols"
+            f" and has {wanted[1].n} actions; make one with 'treadle imitate MACHINE -o MODEL'"
         )
     return loop

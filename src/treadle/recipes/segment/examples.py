@@ -58,7 +58,7 @@ def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Exampl
     for i, item in enumerate(examples.items):
         groups.setdefault(id(item[0]) if isinstance(item, tuple) else item, []).append(i)
     if len(groups) < 2:
-        raise DataError("all examples are of one image, so that none is left for validation: add another image")
+        raise DataError("all examples are of one image, so none is left for the validation set: add another image")
     order = np.random.default_rng([seed, 4]).permutation(len(groups))
     count = min(max(1, round(share * len(groups))), len(groups) - 1)
     of_images = list(groups.values())

@@ -148,14 +148,14 @@ def _open(
                     raise DataError(f"{name} is {width:,}x{height:,} pixels, {too_large}")
                 if exact and image.format in ("JPEG", "MPO"):
                     raise DataError(
-                        f"{name} is a JPEG, which changes numbers a little, so nobody knows of which object a pixel is:"
-                        " save masks as PNG"
+                        f"{name} is a JPEG, which changes numbers a little, so that the object of a pixel is not"
+                        " certain: save masks as PNG"
                     )
                 deep = any("16" in str(tile[3]) for tile in image.tile)
                 if image.mode.startswith(("I", "F")) or deep:
                     raise DataError(
-                        f"{name} has more than 8 bits a channel, and nobody knows which of them matter: convert it to 8"
-                        " bits, with the brightness that you want to see"
+                        f"{name} has more than 8 bits a channel, but is read with 8: convert it to 8 bits, with the"
+                        " brightness that you want to see"
                     )
                 return read(image)
         except (DataError, MemoryError):

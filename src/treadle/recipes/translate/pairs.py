@@ -108,7 +108,8 @@ def split(pairs: Sequence[Pair], share: float, seed: int = 0) -> tuple[list[Pair
     sources = sorted({pair.source for pair in pairs})
     if len(sources) < 2:
         raise DataError(
-            "there is one source only, so that none is left to validate on: pass pairs of two different ones at least"
+            "there is one source only, so none is left for the validation set: pass pairs of at least two different"
+            " sources"
         )
     random.Random(seed).shuffle(sources)
     held_out = set(sources[: min(max(round(share * len(sources)), 1), len(sources) - 1)])
