@@ -1,8 +1,8 @@
 """`torch.nn`'s LSTM, GRU and RNN, to be replaced by changing one import: the same, and rewirable.
 
 They *are* `torch.nn`'s modules, with the same parameters, so whatever takes those takes these. The work is done by
-`treadle.Recurrent`, whose compiled engine is the faster one, or handed to PyTorch's fused kernels where those are: for
-a few steps alone, in both directions, on other devices.
+`treadle.Recurrent` and its compiled engine, or by PyTorch's fused kernels, by a fixed rule: these run few steps, both
+directions, dropout in training, autocast and other devices than the CPU.
 """
 
 import copy
@@ -66,8 +66,8 @@ class DropIn(nn.RNNBase):
             cell: a class of cells (called as ``cell(input_size, hidden_size)``) in place of the classic one; it must
                 give its hidden state ``h`` as output. Its parameters are in ``layers``.
             gradient: how gradients go back in time.
-            engine: ``"auto"`` takes whichever is faster, treadle's compiled engine or PyTorch's fused kernels; every
-                other name is an engine that `treadle.Recurrent` takes.
+            engine: ``"auto"`` takes treadle's compiled engine or PyTorch's fused kernels by a fixed rule (see
+                `why_not_fused`); every other name is an engine that `treadle.Recurrent` takes.
             kwargs: as PyTorch's takes them.
 
         Raises:
