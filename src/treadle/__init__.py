@@ -30,6 +30,7 @@ from treadle.insight.check import check_cell
 from treadle.insight.explain import explain
 from treadle.insight.explanation import Explanation
 from treadle.insight.reach import GradientReach, gradient_reach
+from treadle.insight.record import Record, record
 from treadle.protocol import Cell, State
 from treadle.running.dropin import GRU, LSTM, RNN
 from treadle.running.recurrent import Recurrent

@@ -366,7 +366,7 @@ def test_what_was_traced_holds_for_everything_that_we_have(subject, monkeypatch)
     rnn = build(subject)
     x, state = sequence(rnn, 2, 1)[:, 0], random_state(rnn, 2)
     before = network.network_of(rnn.cell, x, state)
-    monkeypatch.setattr(network, "_traced", None)
+    monkeypatch.setattr(network, "traced", None)
     assert network.network_of(rnn.cell, x, state) is before
 
 

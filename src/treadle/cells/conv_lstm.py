@@ -91,8 +91,9 @@ class ConvLSTMCell(RecurrentCell):
         """One step: ``x`` [B, I, height, width] and the state give ``y`` [B, H, height, width] and the next state."""
         h, c = self.checked(x, state)
         i, f, g, o = (self.from_input(x) + self.from_hidden(h)).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
+        input_gate, forget, candidate, output_gate = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        c = forget * c + input_gate * candidate
+        h = output_gate * c.tanh()
         return h, ConvLSTMState(h, c)
 
     def extra_repr(self) -> str:

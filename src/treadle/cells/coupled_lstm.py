@@ -55,6 +55,7 @@ class CoupledLSTMCell(RecurrentCell):
         """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
         h, c = self.checked(x, state)
         i, g, o = (F.linear(x, self.weight_ih, self.bias) + F.linear(h, self.weight_hh)).chunk(3, 1)
-        c = c + i.sigmoid() * (g.tanh() - c)
-        h = o.sigmoid() * c.tanh()
+        input_gate, candidate, output_gate = i.sigmoid(), g.tanh(), o.sigmoid()
+        c = c + input_gate * (candidate - c)  # the forget gate is 1 - input_gate
+        h = output_gate * c.tanh()
         return h, LSTMState(h, c)

@@ -78,6 +78,7 @@ class LayerNormLSTMCell(RecurrentCell):
         h, c = self.checked(x, state)
         gates = self.norm_input(F.linear(x, self.weight_ih)) + self.norm_hidden(F.linear(h, self.weight_hh)) + self.bias
         i, f, g, o = gates.chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * self.norm_cell(c).tanh()
+        input_gate, forget, candidate, output_gate = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        c = forget * c + input_gate * candidate
+        h = output_gate * self.norm_cell(c).tanh()
         return h, LSTMState(h, c)

@@ -111,8 +111,9 @@ class LSTMCell(RecurrentCell):
         h, c = self.checked(x, state)
         gates = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
         i, f, g, o = gates.chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
+        input_gate, forget, candidate, output_gate = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        c = forget * c + input_gate * candidate
+        h = output_gate * c.tanh()
         if self.proj_size:
             h = F.linear(h, self.weight_hr)
         return h, LSTMState(h, c)

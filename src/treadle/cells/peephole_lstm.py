@@ -63,6 +63,8 @@ class PeepholeLSTMCell(LSTMCell):
         gates = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
         i, f, g, o = gates.chunk(4, 1)
         p_i, p_f, p_o = self.weight_peephole.unbind(0)
-        c = (f + p_f * c).sigmoid() * c + (i + p_i * c).sigmoid() * g.tanh()
-        h = (o + p_o * c).sigmoid() * c.tanh()
+        input_gate, forget, candidate = (i + p_i * c).sigmoid(), (f + p_f * c).sigmoid(), g.tanh()
+        c = forget * c + input_gate * candidate
+        output_gate = (o + p_o * c).sigmoid()
+        h = output_gate * c.tanh()
         return h, LSTMState(h, c)

@@ -74,7 +74,8 @@ class RecurrentHighwayCell(RecurrentCell):
         for k in range(self.depth):
             gates = F.linear(s, self.weight_hh[k], self.bias[k])
             n, t = (gates + F.linear(x, self.weight_ih) if k == 0 else gates).chunk(2, 1)
-            s = s + t.sigmoid() * (n.tanh() - s)
+            transform, candidate = t.sigmoid(), n.tanh()
+            s = s + transform * (candidate - s)
         return s, HiddenState(s)
 
     def extra_repr(self) -> str:

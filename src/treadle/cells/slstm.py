@@ -95,10 +95,10 @@ class SLSTMCell(RecurrentCell):
         kept = F.logsigmoid(f) + m
         m = torch.where(n == 0, i, torch.maximum(kept, i))
         # kept > m only where n = 0: f then scales zeros, but if it were infinite it would turn them into NaN.
-        i, f = (i - m).exp(), (kept - m).clamp(max=0).exp()
-        c = f * c + i * z.tanh()
-        n = f * n + i
-        h = o.sigmoid() * c / n
+        input_gate, forget, candidate, output_gate = (i - m).exp(), (kept - m).clamp(max=0).exp(), z.tanh(), o.sigmoid()
+        c = forget * c + input_gate * candidate
+        n = forget * n + input_gate
+        h = output_gate * c / n
         return h, SLSTMState(h, c, n, m)
 
     def extra_repr(self) -> str:

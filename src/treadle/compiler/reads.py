@@ -105,6 +105,11 @@ def _home(file: str) -> str:
     return "step"
 
 
+def is_of_step(code: CodeType) -> bool:
+    """Whether a function is one that a step is made of: a user's, or of treadle's cells and wirings."""
+    return _home(code.co_filename) == "step"
+
+
 class Reads:
     """Listens while a step runs, in the thread that enters it.
 

@@ -3,6 +3,7 @@
 A step is run twice, with another batch size: what then comes out otherwise depends on what no program can hold.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import CodeType
@@ -20,6 +21,7 @@ from treadle.compiler.reads import Reads
 from treadle.compiler.source_lines import failed_line, first_line
 from treadle.compiler.tracer import AboveAutograd, Traced, Tracer
 from treadle.compiler.walk import preorder
+from treadle.compiler.watch import Watch
 from treadle.errors import CellError, TraceError
 from treadle.torch_internals import function_of
 
@@ -46,18 +48,18 @@ class Trace:
 Step: TypeAlias = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
-def trace_step(cell: nn.Module, inputs: Mapping[str, Value], step: Step) -> Trace:
+def trace_step(cell: nn.Module, inputs: Mapping[str, Value], step: Step, watch: Watch | None = None) -> Trace:
     """Trace a step of a cell.
 
     The step takes a tensor for each of ``inputs`` and returns outputs by name; the tensors of the cell become inputs
-    ``"parameter/PATH"``.
+    ``"parameter/PATH"``. Whoever watches sees both runs.
     """
     reads = Reads()
     program, lifted, error, guards = None, {}, "", None
     with neutral():
         generator = torch.get_rng_state()
         try:
-            program, lifted = _trace_twice(cell, inputs, step, reads)
+            program, lifted = _trace_twice(cell, inputs, step, reads, watch)
         except TraceError as refused:
             error = str(refused)
         torch.set_rng_state(generator)  # a step may have set it
@@ -69,10 +71,10 @@ def trace_step(cell: nn.Module, inputs: Mapping[str, Value], step: Step) -> Trac
 
 
 def _trace_twice(
-    cell: nn.Module, inputs: Mapping[str, Value], step: Step, reads: Reads
+    cell: nn.Module, inputs: Mapping[str, Value], step: Step, reads: Reads, watch: Watch | None
 ) -> tuple[Program, dict[str, Tensor]]:
-    program, lifted, rows = _trace_once(cell, inputs, step, set(), reads)
-    again, others, _ = _trace_once(cell, inputs, step, {rows}, reads)
+    program, lifted, rows = _trace_once(cell, inputs, step, set(), reads, watch)
+    again, others, _ = _trace_once(cell, inputs, step, {rows}, reads, watch)
     for value, other in zip(program.values(), again.values(), strict=False):
         if value is not other:
             line = program.lines.get(value) or again.lines.get(other) or "a step"
@@ -91,7 +93,12 @@ def _trace_twice(
 
 
 def _trace_once(
-    cell: nn.Module, inputs: Mapping[str, Value], step: Step, avoid: set[Any], reads: Reads
+    cell: nn.Module,
+    inputs: Mapping[str, Value],
+    step: Step,
+    avoid: set[Any],
+    reads: Reads,
+    watch: Watch | None = None,
 ) -> tuple[Program, dict[str, Tensor], int]:
     held = tensors_of(cell)
     names = {id(tensor): f"parameter/{path}" for path, tensor in reversed(held.items())}
@@ -101,7 +108,8 @@ def _trace_once(
     try:
         with tracer, AboveAutograd():
             given = {name: tracer.tensor(value, requires_grad=True) for name, value in inputs.items()}
-            with reads.listening(kept.meet):
+            seen = contextlib.nullcontext() if watch is None else watch.watching(tracer)
+            with reads.listening(kept.meet), seen:
                 results = step(given)
         if tracer.failure is not None:  # the step may have caught it
             raise tracer.failure

@@ -136,7 +136,7 @@ def run(call: Call) -> Result:
 
 def program_of(call: Call) -> Network | Refusal:
     """The program by which a cell can run, here and now; or why there is none, whatever the engine."""
-    refusal = _no_program(call)
+    refusal = why_no_program(call)
     if refusal is not None:
         return refusal
     try:
@@ -145,7 +145,8 @@ def program_of(call: Call) -> Network | Refusal:
         return Refusal(str(error))
 
 
-def _no_program(call: Call) -> Refusal | None:
+def why_no_program(call: Call) -> Refusal | None:
+    """Why no program runs a call, whatever the cell is; None where one may."""
     xs, lengths = call.xs, call.lengths
     tensors = (xs, *(tensor for _, tensor in named_tensors(call.state)))
     others = [tensor for tensor in tensors if type(tensor) is not Tensor and not isinstance(tensor, nn.Parameter)]

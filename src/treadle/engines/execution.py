@@ -30,7 +30,7 @@ def _run(network: Network, engine: Engine, call: Call) -> Result:
         fresh = {f"state/{name}": t for name, t in named_tensors(layout.sort(call.initial))}
     program, known = own.plan.program, network.constants()
     known[program.inputs["x"]] = layout.packed(xs)
-    known.update(draw(own.plan, layout, known, engine))
+    known.update(draw(own.plan.random, layout, known, engine))
     now = Progress(layout, known, starts, fresh)
     for stage in own.stages:
         stage(now)

@@ -16,6 +16,7 @@ from treadle.compiler.neutral import neutral
 from treadle.compiler.numbers import Pattern, pattern_of
 from treadle.compiler.program import BATCH, Program, Value
 from treadle.compiler.trace import Trace, trace_step
+from treadle.compiler.watch import Watch
 from treadle.errors import TraceError
 from treadle.locks import MAKING
 from treadle.protocol import State
@@ -84,10 +85,17 @@ class Network:
         return {self.program.inputs[name]: get() for name, get in self.getters.items()}
 
 
-def _traced(cell: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype, state: State) -> Trace:
-    """Trace the step of a cell."""
+def traced(cell: nn.Module, x: Tensor, state: State, watch: Watch | None = None) -> Trace:
+    """Trace the step of a cell for inputs and states like these; see `trace_step` for who watches.
+
+    What ``watch`` adds to the inputs, the step does not read.
+    """
+    # Not even traced: hooks would be called on tensors without numbers.
+    hooked = next((m for m in cell.modules() if any(vars(m)[hooks] for hooks in HOOKS)), None)
+    if hooked is not None:
+        raise TraceError(f"{type(hooked).__name__} has hooks, which are called at every step")
     names = dict(named_tensors(state))
-    inputs = {"x": p.placeholder("x", (BATCH, *row_shape), dtype)}
+    inputs = {"x": p.placeholder("x", (BATCH, *x.shape[1:]), x.dtype)}
     for name, tensor in names.items():
         inputs[f"state/{name}"] = p.placeholder(f"state/{name}", (BATCH, *tensor.shape[1:]), tensor.dtype)
 
@@ -99,11 +107,11 @@ def _traced(cell: nn.Module, row_shape: tuple[int, ...], dtype: torch.dtype, sta
             raise TraceError(f"a step was given a state of {sorted(names)}, but returned one of {sorted(after)}")
         return {"y": y} | {f"state/{name}": tensor for name, tensor in after.items()}
 
-    traced = trace_step(cell, inputs, step)
-    error = traced.error
-    if traced.program is not None:
-        error = _what_is_wrong_with(traced.program)
-    return dataclasses.replace(traced, error=error)
+    found = trace_step(cell, inputs | (watch.inputs if watch else {}), step, watch)
+    error = found.error
+    if found.program is not None:
+        error = _what_is_wrong_with(found.program)
+    return dataclasses.replace(found, error=error)
 
 
 def _what_is_wrong_with(program: Program) -> str:
@@ -235,16 +243,12 @@ def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
     kinds = _networks.get(cell, {}).get(key)
     found = None if kinds is None else kinds.now()
     if found is None:
-        # Not even traced: hooks would be called on tensors without numbers.
-        hooked = next((m for m in cell.modules() if any(vars(m)[hooks] for hooks in HOOKS)), None)
-        if hooked is not None:
-            raise TraceError(f"{type(hooked).__name__} has hooks, which are called at every step")
         with MAKING:
             of_cell = _networks.setdefault(cell, {})
             if key not in of_cell and len(of_cell) >= _MOST_KINDS:
                 of_cell.pop(next(iter(of_cell)))
             kinds = of_cell.setdefault(key, _Kinds())
-            found = kinds.now() or kinds.add(cell, _traced(cell, tuple(x.shape[1:]), x.dtype, state))
+            found = kinds.now() or kinds.add(cell, traced(cell, x, state))
     if found.network is None:
         raise TraceError(found.error)
     return found.network

@@ -4,19 +4,20 @@ import torch
 from torch import Tensor
 
 from treadle.compiler import interpreter
-from treadle.compiler.fission import Plan
 from treadle.compiler.program import BATCH, Value
 from treadle.engines.engine import Engine
 from treadle.engines.layout import Layout
 
 
-def draw(plan: Plan, layout: Layout, known: dict[Value, Tensor], engine: Engine) -> dict[Value, Tensor]:
-    """What a plan draws, with its rows as the layout has them; an engine may have a faster way."""
-    if not plan.random:
+def draw(
+    random: tuple[Value, ...], layout: Layout, known: dict[Value, Tensor], engine: Engine
+) -> dict[Value, Tensor]:
+    """What a program draws at each step, in that order, with rows as the layout has them; an engine may be faster."""
+    if not random:
         return {}
-    drawn = _masks_of(plan.random, layout, engine)
-    drawn = _step_by_step(plan.random, layout, known) if drawn is None else drawn
-    return {v: layout.packed(t).movedim(0, v.batch_axis) for v, t in zip(plan.random, drawn, strict=True)}
+    drawn = _masks_of(random, layout, engine)
+    drawn = _step_by_step(random, layout, known) if drawn is None else drawn
+    return {v: layout.packed(t).movedim(0, v.batch_axis) for v, t in zip(random, drawn, strict=True)}
 
 
 def _masks_of(random: tuple[Value, ...], layout: Layout, engine: Engine) -> list[Tensor] | None:

@@ -182,6 +182,10 @@ class DropIn(nn.RNNBase):
             found = _made[self] = (key, recurrent)
         return found[1]
 
+    def directions(self) -> list[Recurrent]:
+        """The layers of a bidirectional network, each as two networks over [T, B, …], one for each direction."""
+        return [Recurrent(cell, False, self.gradient, self.engine).train(self.training) for cell in self.cells()]
+
     def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
         """One step, as a function: ``input`` [B, I] and ``hx`` give the output [B, H] and the next ``hx``."""
         recurrent = self.recurrent()
@@ -332,7 +336,7 @@ class DropIn(nn.RNNBase):
     def _both_directions(self, input: Tensor, parts: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
         """Layer after layer, each in both directions over the whole sequence."""
         ys = input.transpose(0, 1) if self.batch_first else input
-        networks = [Recurrent(c, False, self.gradient, self.engine).train(self.training) for c in self.cells()]
+        networks = self.directions()
         before = [None] * len(networks) if parts is None else per_layer(parts, [n.cell for n in networks])
         finals, everies = [], []
         for i in range(0, len(networks), 2):

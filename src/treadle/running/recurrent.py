@@ -142,6 +142,28 @@ class Recurrent(nn.Module):
         exported = is_exported(xs)
         if not exported and is_compiled(xs):
             return sequence_operator.run(self, xs, state, lengths, resets, return_states)
+        call = self.call(xs, state, lengths, resets, return_states)
+        steps, initial = call.xs.shape[0], call.initial
+        if steps:
+            ys, state, every = plain_operators.run(call) if exported else self.gradient.run(call)
+        else:
+            y, _ = states.check_results(self.cell, self.cell(call.xs.new_zeros(call.xs.shape[1:]), initial))
+            ys, state = y.new_zeros(0, *y.shape), states.map_state(Tensor.clone, call.state)
+            every = states.map_state(lambda t: t.new_zeros(0, *t.shape), state) if return_states else None
+        if self.batch_first:
+            ys = ys.transpose(0, 1)
+            every = states.map_state(lambda t: t.transpose(0, 1), every) if return_states else None
+        return (ys, state, every) if return_states else (ys, state)
+
+    def call(
+        self,
+        xs: Tensor,
+        state: State = None,
+        lengths: Any = None,
+        resets: Tensor | None = None,
+        return_states: bool = False,
+    ) -> Call:
+        """What `forward` asks of an engine, with time in front, once the arguments are known to fit."""
         self.check_input(xs, 2, "sequence")
         xs = xs.transpose(0, 1) if self.batch_first else xs
         steps, rows = xs.shape[:2]
@@ -150,18 +172,8 @@ class Recurrent(nn.Module):
         initial = states.initial_state(self, xs[0] if steps else xs.new_zeros(xs.shape[1:]))
         state = initial if state is None else self._checked_state(state, initial, steps, rows)
         lengths, resets = self.checked_lengths(lengths, xs), None if resets is None else self.checked_resets(resets, xs)
-        if steps:
-            products = autocast_dtype(xs.device)
-            call = Call(self.cell, initial, xs, state, lengths, resets, return_states, self.engine, products)
-            ys, state, every = plain_operators.run(call) if exported else self.gradient.run(call)
-        else:
-            y, _ = states.check_results(self.cell, self.cell(xs.new_zeros(xs.shape[1:]), initial))
-            ys, state = y.new_zeros(0, *y.shape), states.map_state(Tensor.clone, state)
-            every = states.map_state(lambda t: t.new_zeros(0, *t.shape), state) if return_states else None
-        if self.batch_first:
-            ys = ys.transpose(0, 1)
-            every = states.map_state(lambda t: t.transpose(0, 1), every) if return_states else None
-        return (ys, state, every) if return_states else (ys, state)
+        products = autocast_dtype(xs.device)
+        return Call(self.cell, initial, xs, state, lengths, resets, return_states, self.engine, products)
 
     def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """One step, as a function: nothing is kept in the module.
