@@ -46,8 +46,8 @@ __all__ = [
     "Continuous", "ConvLSTMCell", "ConvLSTMState", "CoupledLSTMCell", "Discrete", "EncoderDecoder", "Environment",
     "Explanation", "FullBPTT", "GRUCell", "GradientReach", "Graph", "HiddenState", "History", "IndRNNCell",
     "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MinimalGatedCell", "NoisyStateCell", "PeepholeLSTMCell",
-    "RNNCell", "Recurrent", "RecurrentHighwayCell", "SLSTMCell", "SLSTMState", "SequenceInPieces", "Session",
+    "RNNCell", "Record", "Recurrent", "RecurrentHighwayCell", "SLSTMCell", "SLSTMState", "SequenceInPieces", "Session",
     "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt", "check_cell", "control", "detach", "errors",
-    "explain", "fingerprint", "gradient_reach", "load", "load_state", "save", "save_state", "select", "streams",
+    "explain", "fingerprint", "gradient_reach", "load", "load_state", "record", "save", "save_state", "select", "streams",
     "sum_of",
 ]  # fmt: skip

@@ -230,7 +230,7 @@ def _parts(content: Any, name: str, deep: int = 0) -> list[tuple[str, Traced]]:
         fields = getattr(content, "_fields", None)
         inner = [(f"{dot}{f}" if fields else f"{name}[{f}]", p) for f, p in zip(fields or range(len(content)), content, strict=True)]
     elif isinstance(content, Mapping):
-        inner = [(f"{name}[{key}]", part) for key, part in content.items()]
+        inner = [(f"{name}[{key!r}]", part) for key, part in content.items()]
     elif dataclasses.is_dataclass(content) or isinstance(content, SimpleNamespace):
         names = vars(content) if isinstance(content, SimpleNamespace) else [f.name for f in dataclasses.fields(content)]
         inner = [(f"{dot}{field}", getattr(content, field, None)) for field in names]

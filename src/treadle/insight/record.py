@@ -13,8 +13,8 @@ from treadle.engines.call import Call
 from treadle.engines.decision import why_no_program
 from treadle.engines.network import traced
 from treadle.errors import ShapeError, TraceError
-from treadle.insight.recorded_names import named_values
-from treadle.insight.replay import Replay
+from treadle.insight.recorded_names import Named, named_values
+from treadle.insight.replay import Moment, Replay
 from treadle.locks import MAKING
 from treadle.protocol import State
 from treadle.running.bidirectional import Bidirectional, both_directions
@@ -79,8 +79,8 @@ def record(
       ``"state.0"``.
     - ``"x"`` and ``"y"`` are the network's, ``"layer0.y"`` is what a module gives, ``"layer1.x"`` what it reads. A
       variable of such a name that holds something else has a number.
-    - A variable of another method or helper has its name in front: ``"layer0.gates.i"``. A value in a tuple, dict or
-      object, and in no variable of its own, is ``"gates[0]"``, ``"state.h"``.
+    - A value in a tuple, dict or object is ``"gates[0]"``, ``"state.h"``. A variable of another method or a helper, of
+      a value that has no better name, has the name of that in front: ``"layer0.squashed.i"``.
     - A value that nothing holds has the name of its operation and line: ``"layer0.sigmoid@lstm.py:57"``.
 
     Left out are parameters and what is made of them alone, which is the same at every step, and values that nothing
@@ -121,10 +121,8 @@ def record(
 
 def over_time(network: Any) -> Any:
     """What was passed as a network over time: a cell as a `treadle.Recurrent`."""
-    if isinstance(network, Recurrent | Bidirectional) or (isinstance(network, DropIn) and network.bidirectional):
+    if isinstance(network, Recurrent | Bidirectional | DropIn):
         return network
-    if isinstance(network, DropIn):
-        return network.recurrent()
     if isinstance(network, nn.Module) and is_cell(network):
         return Recurrent(network)
     raise TypeError(
@@ -163,6 +161,8 @@ class _Recorder:
         self, xs: Tensor, state: State, lengths: Any, resets: Any, return_states: bool
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         network = self.network
+        if isinstance(network, DropIn) and not network.bidirectional:
+            network, state = network.recurrent(), network.states_of(state)
         if isinstance(network, Recurrent):
             end, values = self._one_direction(network, xs, state, lengths, resets)
         elif isinstance(network, Bidirectional):
@@ -182,17 +182,20 @@ class _Recorder:
         call = network.call(xs, state, lengths, resets).in_precision_of_weights()
         if not call.xs.shape[0] or not call.xs.shape[1]:
             raise ShapeError(f"there is nothing to record in {list(xs.shape)}: pass at least one row and one step")
-        watch = Watch(call.cell)
+        watch, axis = Watch(call.cell), int(self.batch_first)
         found = trace_of(call, watch)
         assert found.program is not None
         names = named_values(found.program, watch)
         with torch.autocast("cpu", enabled=False):
-            made = Replay(call, found.program, found.lifted).run(one.value for one in names.values())
+            replay = Replay(call, found.program, found.lifted, watch.made)
+            moments = list(replay.each(one.value for one in names.values()))
         self.lines |= {name: one.line for name, one in names.items()}
-        end = {name: made[found.program.outputs[f"state/{name}"]][-1] for name, _ in named_tensors(call.state)}
-        values = {name: made[one.value].transpose(0, 1) for name, one in names.items()}
-        if not self.batch_first:
-            values = {name: made[one.value] for name, one in names.items()}
+        made: dict[Any, Tensor] = {}  # one tensor for all names of a value
+        for one in names.values():
+            if (key := (one.value, one.before, one.after)) not in made:
+                made[key] = torch.stack([_of(moment, one) for moment in moments], axis)
+        values = {name: made[one.value, one.before, one.after] for name, one in names.items()}
+        end = {name: moments[-1].after[f"state/{name}"] for name, _ in named_tensors(call.state)}
         return rebuild(call.state, end), values
 
     def _directions(
@@ -212,7 +215,7 @@ class _Recorder:
         """Those of a bidirectional drop-in: layer after layer, each in both directions over the whole sequence."""
         ys = xs.transpose(0, 1) if self.batch_first else xs
         recorders = [_Recorder(one) for one in network.directions()]
-        before = network.states_before(hx)
+        before = network.states_of(hx)
         values: dict[str, Tensor] = {}
         for i in range(0, len(recorders), 2):
             pair, path = (recorders[i], recorders[i + 1]), f"layer{i // 2}."
@@ -223,3 +226,9 @@ class _Recorder:
         self.lines |= {"x": "", "y": ""}
         values = {"x": values["layer0.forward.x"], **values, "y": ys}
         return None, {name: t.transpose(0, 1) for name, t in values.items()} if self.batch_first else values
+
+
+def _of(moment: Moment, one: Named) -> Tensor:
+    if one.before or one.after:
+        return moment.before[one.before] if one.before else moment.after[one.after]
+    return moment.values[one.value]

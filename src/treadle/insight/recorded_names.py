@@ -2,12 +2,11 @@
 
 import collections
 import dataclasses
-import itertools
 from collections.abc import Iterable, Mapping
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Program, Value
-from treadle.compiler.watch import Assignment, ModuleCall, Watch
+from treadle.compiler.watch import Assignment, Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +17,17 @@ class Named:
         value: which one.
         line: where the source makes it: ``lstm.py:57``; empty for what comes from outside.
         path: of the module that it belongs to; empty for the cell itself.
-        is_variable: whether a variable of the source held it.
+        rank: how good a name it is, of a variable of the source: see `_rank`; None if no variable held it.
+        before: the component of the state, ``state/layer0/h``, that it is before the step.
+        after: the one that it is after the step.
     """
 
     value: Value
     line: str
     path: str = ""
-    is_variable: bool = False
+    rank: int | None = None
+    before: str = ""
+    after: str = ""
 
 
 def joined(*parts: str) -> str:
@@ -71,7 +74,7 @@ def named_values(program: Program, watch: Watch) -> dict[str, Named]:
 
 def _from_outside(program: Program) -> dict[str, Named]:
     before = {
-        component_before(name.removeprefix("state/")): Named(value, "")
+        component_before(name.removeprefix("state/")): Named(value, "", before=name)
         for name, value in program.inputs.items()
         if name.startswith("state/")
     }
@@ -84,21 +87,22 @@ def _certain(program: Program, watch: Watch) -> dict[str, Named]:
     found = _numbered((joined(call.path, "y"), Named(value, call.line, call.path)) for call, value in gave)
     for name, value in program.outputs.items():
         if name.startswith("state/") and not is_kept_output(name.removeprefix("state/")):
-            found[component(name.removeprefix("state/"))] = Named(value, program.lines.get(value, ""))
+            found[component(name.removeprefix("state/"))] = Named(value, program.lines.get(value, ""), after=name)
     found["y"] = Named(program.outputs["y"], program.lines.get(program.outputs["y"], ""))
     return found
 
 
 def _variables(watch: Watch, certain: Mapping[str, Named]) -> dict[str, Named]:
-    """The values that variables held, each by the best of its names in each module."""
+    """The values that variables held: by all names in ``forward``; by a helper's where that is the best in a module."""
     wanted = list(_wanted(watch))
     best: dict[tuple[str, Value], int] = {}
     for one in wanted:
         key = one.path, one.value
         best[key] = min(best.get(key, 9), _rank(one))
-    chosen = [one for one in wanted if _rank(one) == best[one.path, one.value]]
+    chosen = [one for one in wanted if not one.function or _rank(one) == best[one.path, one.value]]
     pairs = [
-        (joined(one.path, one.function, one.variable), Named(one.value, one.line, one.path, True)) for one in chosen
+        (joined(one.path, one.function, one.variable), Named(one.value, one.line, one.path, _rank(one)))
+        for one in chosen
     ]
     return _numbered(pairs, certain)
 
@@ -120,7 +124,7 @@ def _wanted(watch: Watch) -> Iterable[Assignment]:
 
 
 def _rank(one: Assignment) -> int:
-    """How good a name is: variables before parts of containers and arguments, ``forward`` before its helpers."""
+    """How good a name is: variables before parts of containers and arguments, ``forward`` before its helpers: 0 to 3."""
     return 2 * (not one.is_plain) + bool(one.function)
 
 
@@ -136,7 +140,8 @@ def _numbered(pairs: Iterable[tuple[str, Named]], certain: Mapping[str, Named] |
         taken = certain is not None and name in certain and certain[name].value is not group[-1].value
         found |= {f"{name}#{i}": one for i, one in enumerate(group if taken else group[:-1], 1)}
         if not taken:
-            found[name] = group[-1]
+            after = certain[name].after if certain is not None and name in certain else ""
+            found[name] = dataclasses.replace(group[-1], after=after)
     return found
 
 
@@ -158,9 +163,6 @@ def _computable(program: Program, values: Iterable[Value]) -> set[Value]:
     known = set(program.values()) | set(program.inputs.values())
     good: dict[Value, bool] = {}
     for value in p.ordered(values):
-        own = value in known or (value.op != "input" and value.draw is None and value.op not in p.CONTRACTIONS)
+        own = value in known or (value.op != "input" and value.op not in p.CONTRACTIONS)
         good[value] = own and all(good[operand] for operand in value.inputs)
     return {value for value, is_good in good.items() if is_good and value.has_rows}
-
-
-__all__ = ["ModuleCall", "Named", "component", "component_before", "is_kept_output", "joined", "named_values"]

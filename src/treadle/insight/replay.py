@@ -1,7 +1,8 @@
 """A program over time by the interpreter alone, with every value of every step kept."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,20 @@ from treadle.engines.layout import Layout
 from treadle.state import named_tensors
 
 
+class Moment(NamedTuple):
+    """A step.
+
+    Args:
+        values: what was computed, [B, ...]; zeros in rows that have ended.
+        before: the state, by ``"state/NAME"``, that it began with, after a reset if there was one.
+        after: the state that it ended with, which stands still in rows that have ended.
+    """
+
+    values: Mapping[Value, Tensor]
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+
+
 class Replay:
     """A call, ready to be computed step by step.
 
@@ -21,44 +36,33 @@ class Replay:
         call: the sequence, and what belongs to it.
         program: the step of its cell.
         constants: the tensors that the program reads besides ``"x"`` and ``"state/NAME"``, by name.
+        made: what the step's Python makes: it draws random numbers that nothing depends on, too.
     """
 
-    def __init__(self, call: Call, program: Program, constants: Mapping[str, Tensor]):
+    def __init__(self, call: Call, program: Program, constants: Mapping[str, Tensor], made: Iterable[Value]):
         self.call, self.program = call, program
-        self.xs, self.resets, self.active = reference.without_padding(call)
+        xs, self.resets, self.active = reference.without_padding(call)
+        self.xs: Tensor | Sequence[Tensor] = xs
         self.constants = {program.inputs[name]: tensor for name, tensor in constants.items()}
         self.states = {name: value for name, value in program.inputs.items() if name.startswith("state/")}
         self.initial = {f"state/{name}": tensor for name, tensor in named_tensors(call.initial)}
         self.start = {f"state/{name}": tensor for name, tensor in named_tensors(call.state)}
-        drawn = sorted((v for v in program.values() if v.draw is not None), key=lambda value: value.draw or 0)
+        drawn = sorted((v for v in made if v.draw is not None), key=lambda value: value.draw or 0)
         layout = Layout(call.xs.shape[0], call.xs.shape[1])
         self.drawn = random_values.draw(tuple(drawn), layout, dict(self.constants), ENGINES["interpreter"])
 
-    def run(self, values: Iterable[Value]) -> dict[Value, Tensor]:
-        """Values at every step, [T, B, ...]; zeros past a row's end, where the state stands still."""
-        wanted = tuple(dict.fromkeys(values))
-        moments: dict[Value, list[Tensor]] = {value: [] for value in wanted}
-        for now in self.each(wanted):
-            for value, moment in moments.items():
-                moment.append(now[value])
-        return {value: torch.stack(moment) for value, moment in moments.items()}
-
-    def each(self, values: Iterable[Value]) -> Iterator[dict[Value, Tensor]]:
-        """Step after step, the values [B, ...]. What autograd has recorded of one step leads on into the next."""
-        wanted, rows = tuple(values), len(self.xs[0])
-        after = {name: self.program.outputs[name] for name in self.states}
+    def each(self, values: Iterable[Value]) -> Iterator[Moment]:
+        """Step after step. What autograd has recorded of one leads on into the next."""
+        wanted, rows = tuple(dict.fromkeys(values)), len(self.xs[0])
         given = {*self.constants, *self.states.values(), self.program.inputs["x"], *self.drawn}
         line = interpreter.Line([*wanted, *self.program.outputs.values()], given)
-        state = self.start
+        after = self.start
         for t in range(len(self.xs)):
-            state = self._reset(state, t)
-            known = self._known(state, t)
+            before = self._reset(after, t)
+            known = self._known(before, t)
             line.run(known, rows)
-            new = {name: self._held(known[value], state[name], t) for name, value in after.items()}
-            kept = {value: new[name] for name, value in after.items()}
-            kept |= {value: state[name] for name, value in self.states.items()}
-            yield {value: kept[value] if value in kept else self._cleared(known[value], value, t) for value in wanted}
-            state = new
+            after = {name: self._held(known[self.program.outputs[name]], before[name], t) for name in before}
+            yield Moment({value: self._cleared(known[value], value, t) for value in wanted}, before, after)
 
     def copies(self, count: int) -> "Replay":
         """The same with every row ``count`` times, from the same random numbers; of one that has all its steps."""
@@ -77,7 +81,7 @@ class Replay:
         before = {value: state[name] for name, value in self.states.items()}
         return self.constants | before | drawn | {self.program.inputs["x"]: self.xs[t]}
 
-    def _reset(self, state: dict[str, Tensor], t: int) -> dict[str, Tensor]:
+    def _reset(self, state: Mapping[str, Tensor], t: int) -> Mapping[str, Tensor]:
         if self.resets is None:
             return state
         return {name: _where(self.resets[t], self.initial[name], tensor) for name, tensor in state.items()}

@@ -337,7 +337,7 @@ class DropIn(nn.RNNBase):
         """Layer after layer, each in both directions over the whole sequence."""
         ys = input.transpose(0, 1) if self.batch_first else input
         networks = self.directions()
-        before = [None] * len(networks) if parts is None else per_layer(parts, [n.cell for n in networks])
+        before = self._states_before(parts, networks)
         finals, everies = [], []
         for i in range(0, len(networks), 2):
             given = both_directions(networks[i : i + 2], ys, before[i : i + 2], lengths, resets, return_states)
@@ -352,6 +352,17 @@ class DropIn(nn.RNNBase):
         if not return_states:
             return output, hidden
         return output, hidden, joined([p.transpose(1, 2) if self.batch_first else p for p in stacked(everies)])
+
+    @staticmethod
+    def _states_before(parts: Any, networks: list[Recurrent]) -> list[Any]:
+        return [None] * len(networks) if parts is None else per_layer(parts, [n.cell for n in networks])
+
+    def states_of(self, hx: Any) -> Any:
+        """``hx`` as the state that `recurrent` takes; of a bidirectional network, as that of each of `directions`."""
+        parts = None if hx is None else self._parts(hx, 3)
+        if self.bidirectional:
+            return self._states_before(parts, self.directions())
+        return None if parts is None else as_state(parts, self.recurrent())
 
     def _parts(self, hx: Any, axes: int) -> list[Tensor]:
         kind = self._cell.State if self.cell is None else state_type(self.layers[0])

@@ -52,7 +52,7 @@ def cell_data(box: str, path: str, module: nn.Module, program: Program, watch: W
 
 def _sources(path: str, watch: Watch, named: Iterable[Named]) -> list[Source]:
     """The functions of a cell that assign values, in the order in which they began to run; its own ``forward`` first."""
-    lines = {one.line for one in named if one.is_variable and _is_within(one.path, path)}
+    lines = {one.line for one in named if one.rank is not None and _is_within(one.path, path)}
     codes = [code for of, ran in watch.functions.items() if _is_within(of, path) for code in ran]
     found = [source for code in codes if (source := _source(code)) is not None]
     wanted = [source for source in found if any(source.has(line) for line in lines)]
@@ -75,9 +75,10 @@ def _values(path: str, names: Mapping[str, Named], sources: list[Source], states
     """The values of a cell in the order in which they are computed; of several names of one value, a variable's."""
     chosen: dict[Value, str] = {}
     within = [(name, one) for name, one in names.items() if _is_within(one.path, path) and one.line]
-    for wanted in (True, False):  # variables first; then states that no variable holds
+    ranks = sorted({one.rank for _, one in within if one.rank is not None})
+    for rank in (*ranks, None):  # plain variables first; at last states that no variable holds
         for name, one in within:
-            if one.is_variable is wanted and (wanted or one.value in states):
+            if one.rank == rank and (rank is not None or one.value in states):
                 chosen.setdefault(one.value, name)
     order = {name: place for place, name in enumerate(names)}
     chosen = dict(sorted(chosen.items(), key=lambda item: order[item[1]]))

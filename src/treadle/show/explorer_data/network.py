@@ -15,6 +15,7 @@ from treadle.gradients import TruncatedBPTT
 from treadle.insight.record import over_time, record, trace_of
 from treadle.insight.recorded_names import Named, component, is_kept_output, joined, named_values
 from treadle.insight.replay import Replay
+from treadle.running.dropin import DropIn
 from treadle.running.recurrent import Recurrent
 from treadle.show.diagram import INPUT, Diagram, Edge, diagram_of
 from treadle.show.diagram_layout import lay_out
@@ -68,7 +69,8 @@ class _Network:
 
     def __init__(self, name: str, model: Any, xs: Tensor):
         self.name = name
-        self.rnn = over_time(model)
+        rnn = over_time(model)
+        self.rnn: Any = rnn.recurrent() if isinstance(rnn, DropIn) and not rnn.bidirectional else rnn
         if not isinstance(self.rnn, Recurrent):
             raise TypeError(
                 f"{name} reads the sequence in both directions, so that it has no steps to explore: pass one direction"
@@ -207,15 +209,15 @@ class _Network:
         return any(one.name == box and one.kind == "cell" for one in self.diagram.boxes)
 
     def _reach(self) -> dict[str, Any]:
-        rows = {"x": self.program.inputs["x"]} if self.call.xs.is_floating_point() else {}
+        rows = {"x": "x"} if self.call.xs.is_floating_point() else {}
         for name, value in self.program.outputs.items():
             state = name.removeprefix("state/")
             if name != state and not is_kept_output(state) and value.dtype.is_floating_point:
-                rows[component(state)] = value
+                rows[component(state)] = name
         kept = sum(value.row_numel for value in self.program.values() if value.has_rows)
         ones = {value.name: torch.ones((), dtype=value.dtype) for value in self.cuts.inputs.values()}
         with torch.random.fork_rng(devices=[]):
-            replay = Replay(self.call, self.program, {**self.lifted, **ones})
+            replay = Replay(self.call, self.program, {**self.lifted, **ones}, self.watch.made)
         return reach_data(replay, rows, kept)
 
     def _truncated(self) -> dict[str, int] | None:
