@@ -3,6 +3,9 @@
 from treadle import starting as _starting  # noqa: F401  before what takes a second
 
 # isort: split
+import importlib as _importlib
+from typing import Any as _Any
+
 from treadle import adapt, control, errors, streams
 from treadle.cells import (
     ConvLSTMCell,
@@ -48,6 +51,13 @@ __all__ = [
     "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MinimalGatedCell", "NoisyStateCell", "PeepholeLSTMCell",
     "RNNCell", "Record", "Recurrent", "RecurrentHighwayCell", "SLSTMCell", "SLSTMState", "SequenceInPieces", "Session",
     "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt", "check_cell", "control", "detach", "errors",
-    "explain", "fingerprint", "gradient_reach", "load", "load_state", "record", "save", "save_state", "select", "streams",
-    "sum_of",
+    "explain", "fingerprint", "gradient_reach", "load", "load_state", "record", "save", "save_state", "select",
+    "streams", "sum_of",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> _Any:
+    """`treadle.show` when it is first asked for: the library that draws takes a second to import."""
+    if name == "show":
+        return _importlib.import_module("treadle.show")
+    raise AttributeError(f"module 'treadle' has no attribute {name!r}")

@@ -101,7 +101,14 @@ def test_gates_are_those_of_the_equations():
             forget, input_gate, output_gate = (1 / (1 + np.exp(-gate)) for gate in (f, i, o))
             c = forget * c + input_gate * np.tanh(g)
             h = output_gate * np.tanh(c)
-            expected = {"forget": forget, "input_gate": input_gate, "candidate": np.tanh(g), "c": c, "h": h, "gates": gates}
+            expected = {
+                "forget": forget,
+                "input_gate": input_gate,
+                "candidate": np.tanh(g),
+                "c": c,
+                "h": h,
+                "gates": gates,
+            }
             for name, array in expected.items():
                 np.testing.assert_allclose(values[f"{layer}.{name}"][:, t], array, atol=1e-12, err_msg=name)
         below = values[f"{layer}.h"]
@@ -147,7 +154,7 @@ class Own(nn.Module):
         sums = [part + 1 for part in parts]
         y = self.mix(both) + kept.first + by_name["exp"] + sums[0] + sums[1]
         y = y.relu()
-        entropy = y.abs() + 1  # used for nothing
+        entropy = y.abs() + 1  # noqa: F841  nothing needs it
         return y * 2, y.tanh()
 
 

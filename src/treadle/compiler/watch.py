@@ -92,7 +92,7 @@ class Watch:
         given: Callable[[str, nn.Module, Arguments, Tracer], Arguments] | None = None,
         inputs: Mapping[str, Value] | None = None,
     ):
-        self.inputs = inputs or {}
+        self.inputs = dict(inputs or {})
         self._given = given
         self._paths: dict[int, list[str]] = {}
         for path, module in cell.named_modules(remove_duplicate=False):
@@ -134,7 +134,7 @@ class Watch:
             found |= dict.fromkeys(made[call.first : call.last], call.path)
         return found
 
-    def _enter(self, module: nn.Module, arguments: Arguments) -> Arguments | None:
+    def _enter(self, module: nn.Module, arguments: Arguments) -> Any:
         if threading.get_ident() != self._thread or id(module) not in self._paths:
             return None
         names, turn = self._paths[id(module)], self._turns.get(id(module), 0)
@@ -190,9 +190,7 @@ class Watch:
             return self._paths[id(owner)][0]
         return running.path if running else ""
 
-    def _note(
-        self, frame: FrameType, path: str, held: dict[str, Value], line: int, arguments: bool = False
-    ) -> None:
+    def _note(self, frame: FrameType, path: str, held: dict[str, Value], line: int, arguments: bool = False) -> None:
         """Note the variables that hold another value than before."""
         code, helper = frame.f_code, _helper(frame)
         where = f"{Path(code.co_filename).name}:{line}"
@@ -228,7 +226,10 @@ def _parts(content: Any, name: str, deep: int = 0) -> list[tuple[str, Traced]]:
     dot = f"{name}." if name else ""
     if isinstance(content, (tuple, list)):
         fields = getattr(content, "_fields", None)
-        inner = [(f"{dot}{f}" if fields else f"{name}[{f}]", p) for f, p in zip(fields or range(len(content)), content, strict=True)]
+        inner = [
+            (f"{dot}{f}" if fields else f"{name}[{f}]", p)
+            for f, p in zip(fields or range(len(content)), content, strict=True)
+        ]
     elif isinstance(content, Mapping):
         inner = [(f"{name}[{key!r}]", part) for key, part in content.items()]
     elif dataclasses.is_dataclass(content) or isinstance(content, SimpleNamespace):
@@ -246,4 +247,3 @@ def source_of(code: CodeType) -> tuple[int, list[str]] | None:
     except (OSError, TypeError):
         return None
     return first, [line.rstrip("\n") for line in lines]
-

@@ -9,9 +9,7 @@ from treadle.engines.engine import Engine
 from treadle.engines.layout import Layout
 
 
-def draw(
-    random: tuple[Value, ...], layout: Layout, known: dict[Value, Tensor], engine: Engine
-) -> dict[Value, Tensor]:
+def draw(random: tuple[Value, ...], layout: Layout, known: dict[Value, Tensor], engine: Engine) -> dict[Value, Tensor]:
     """What a program draws at each step, in that order, with rows as the layout has them; an engine may be faster."""
     if not random:
         return {}

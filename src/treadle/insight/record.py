@@ -25,10 +25,14 @@ from treadle.wiring.sizes import is_cell
 
 
 class Record(Mapping[str, Tensor]):
-    """What `record` gives: every value of every step, by name."""
+    """What `record` gives: every value of every step, by name, in the order in which they are computed.
 
-    def __init__(self, tensors: Mapping[str, Tensor], lines: Mapping[str, str]):
-        self._tensors, self._lines = dict(tensors), dict(lines)
+    Attributes:
+        batch_first: whether its tensors are [B, T, …] or [T, B, …].
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], lines: Mapping[str, str], batch_first: bool = True):
+        self._tensors, self._lines, self.batch_first = dict(tensors), dict(lines), batch_first
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._tensors:
@@ -62,9 +66,7 @@ class Record(Mapping[str, Tensor]):
         return "\n".join(rows)
 
 
-def record(
-    rnn: Any, xs: Tensor, state: State = None, lengths: Any = None, resets: Tensor | None = None
-) -> Record:
+def record(rnn: Any, xs: Tensor, state: State = None, lengths: Any = None, resets: Tensor | None = None) -> Record:
     """Record every intermediate value of every step, by the path of the cell and the variable of its own source.
 
     Nothing is to be instrumented: while the step is traced, every variable that holds a value is noted. The numbers
@@ -116,7 +118,7 @@ def record(
     recorder = _Recorder(over_time(rnn))
     with torch.no_grad():
         _, _, values = recorder(xs, state, lengths, resets, True)
-    return Record(values, recorder.lines)
+    return Record(values, recorder.lines, recorder.batch_first)
 
 
 def over_time(network: Any) -> Any:
@@ -137,15 +139,17 @@ def trace_of(call: Call, watch: Watch) -> Trace:
     Raises:
         TraceError: there is none.
     """
-    why = why_no_program(call)
+    refusal = why_no_program(call)
+    why = None if refusal is None else str(refusal)
     if why is None:
         with MAKING:
             found = traced(call.cell, call.xs[0], call.state, watch)
         if found.program is not None and not found.error:
             return found
+        why = found.error
     name = type(call.cell).__name__
     raise TraceError(
-        f"{name} has no program, so its values cannot be recorded: {why or found.error}. Its outputs and states come"
+        f"{name} has no program, so its values cannot be recorded: {why}. Its outputs and states come"
         " from rnn(xs, return_states=True) all the same"
     )
 

@@ -124,7 +124,7 @@ def _wanted(watch: Watch) -> Iterable[Assignment]:
 
 
 def _rank(one: Assignment) -> int:
-    """How good a name is: variables before parts of containers and arguments, ``forward`` before its helpers: 0 to 3."""
+    """How good a name is, 0 to 3: variables before parts of containers and arguments, ``forward`` before helpers."""
     return 2 * (not one.is_plain) + bool(one.function)
 
 

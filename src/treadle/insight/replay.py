@@ -1,7 +1,7 @@
 """A program over time by the interpreter alone, with every value of every step kept."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -42,7 +42,7 @@ class Replay:
     def __init__(self, call: Call, program: Program, constants: Mapping[str, Tensor], made: Iterable[Value]):
         self.call, self.program = call, program
         xs, self.resets, self.active = reference.without_padding(call)
-        self.xs: Tensor | Sequence[Tensor] = xs
+        self.xs = list(xs.unbind(0))
         self.constants = {program.inputs[name]: tensor for name, tensor in constants.items()}
         self.states = {name: value for name, value in program.inputs.items() if name.startswith("state/")}
         self.initial = {f"state/{name}": tensor for name, tensor in named_tensors(call.initial)}
@@ -68,7 +68,7 @@ class Replay:
         """The same with every row ``count`` times, from the same random numbers; of one that has all its steps."""
         assert self.active is None
         other = copy.copy(self)
-        other.xs = self.xs.repeat_interleave(count, 1)
+        other.xs = [x.repeat_interleave(count, 0) for x in self.xs]
         other.resets = None if self.resets is None else self.resets.repeat_interleave(count, 1)
         other.initial = {name: tensor.repeat_interleave(count, 0) for name, tensor in self.initial.items()}
         other.start = {name: tensor.repeat_interleave(count, 0) for name, tensor in self.start.items()}

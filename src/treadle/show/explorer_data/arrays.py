@@ -1,6 +1,7 @@
 """Tensors as JSON: type, shape and the bytes, little end first, in base64."""
 
 import base64
+import math
 import sys
 from typing import Any
 
@@ -25,6 +26,4 @@ def array(tensor: Tensor) -> dict[str, Any]:
 
 def number(value: float | bool) -> float | str | bool:
     """A number as JSON has it; what JSON does not have, by name: ``"inf"``, ``"-inf"``, ``"nan"``."""
-    if isinstance(value, float) and value not in (value, 0.0) or value in (float("inf"), -float("inf")):
-        return str(value)
-    return value
+    return value if math.isfinite(value) else str(value)

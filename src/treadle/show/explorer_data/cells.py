@@ -29,7 +29,9 @@ class Source:
         return file == self.file and self.first_line <= int(place or 0) < self.first_line + len(self.lines)
 
 
-def cell_data(box: str, path: str, module: nn.Module, program: Program, watch: Watch, names: Mapping[str, Named]) -> Any:  # noqa: E501
+def cell_data(
+    box: str, path: str, module: nn.Module, program: Program, watch: Watch, names: Mapping[str, Named]
+) -> Any:
     """A cell as the page shows it."""
     states = [name.removeprefix("state/") for name in program.outputs if name.startswith("state/")]
     own = [name for name in states if name.startswith(f"{path.replace('.', '/')}/" if path else "")]
@@ -51,7 +53,7 @@ def cell_data(box: str, path: str, module: nn.Module, program: Program, watch: W
 
 
 def _sources(path: str, watch: Watch, named: Iterable[Named]) -> list[Source]:
-    """The functions of a cell that assign values, in the order in which they began to run; its own ``forward`` first."""
+    """The functions of a cell that assign values, in the order in which they began to run: its ``forward`` first."""
     lines = {one.line for one in named if one.rank is not None and _is_within(one.path, path)}
     codes = [code for of, ran in watch.functions.items() if _is_within(of, path) for code in ran]
     found = [source for code in codes if (source := _source(code)) is not None]

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from treadle.files.description import arguments_of
 from treadle.errors import ModelFileError
+from treadle.files.description import arguments_of
 from treadle.running.recurrent import Recurrent
 from treadle.wiring import Graph, Stack
 from treadle.wiring.graph import Delayed, Read, StateField, Sum
@@ -39,7 +39,13 @@ def _expression(value: Any) -> str:
 
 def _constructed(module: nn.Module) -> str:
     kind = type(module)
-    home = "td." if kind.__module__.startswith("treadle.") else "torch.nn." if kind.__module__.startswith("torch.nn.") else ""
+    home = (
+        "td."
+        if kind.__module__.startswith("treadle.")
+        else "torch.nn."
+        if kind.__module__.startswith("torch.nn.")
+        else ""
+    )
     if isinstance(module, nn.Sequential):
         return f"{home}{kind.__name__}({', '.join(map(_expression, module))})"
     try:
@@ -80,7 +86,13 @@ def _graph(graph: Graph, name: str) -> list[str]:
                 return f"td.sum_of({', '.join(map(read, one.parts))})"
             case StateField():
                 return f'{one.name}.state("{one.field}")'
-        node = "g.x" if one.name == "x" else one.name if one.name in known else f'{name}.later("{one.name}", {_size(graph, one.name)})'  # noqa: E501
+        node = (
+            "g.x"
+            if one.name == "x"
+            else one.name
+            if one.name in known
+            else f'{name}.later("{one.name}", {_size(graph, one.name)})'
+        )
         return f"{node}.delayed({one.k if one.k > 1 else ''})" if isinstance(one, Delayed) else node
 
     for node, connection in graph.connections.items():

@@ -70,8 +70,9 @@ class Cuts:
         found: dict[str, Tensor] = {}
         for name, tensor in named_tensors(state):
             number = by_field.get(name.split("/")[0], by_field.get("state"))
-            known = number is not None and isinstance(tensor, Traced) and tensor.value.dtype.is_floating_point
-            found[name] = self._made(self._times(tensor.value, number), tracer) if known else tensor
+            found[name] = tensor
+            if number is not None and isinstance(tensor, Traced) and tensor.value.dtype.is_floating_point:
+                found[name] = self._made(self._times(tensor.value, number), tracer)
         return rebuild(state, found)
 
     def _times(self, value: Value, number: int) -> Value:
@@ -79,4 +80,4 @@ class Cuts:
         return p.elementwise("mul", value, p.cast(self.all[number], value.dtype))
 
     def _made(self, value: Value, tracer: Tracer) -> Traced:
-        return Traced(value, tracer.rows, requires_grad=True)
+        return Traced(value, tracer.rows, requires_grad=True)  # pyright: ignore[reportCallIssue]

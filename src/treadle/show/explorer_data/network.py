@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from treadle.compiler.program import Program, Value
 from treadle.compiler.watch import Watch
@@ -28,8 +28,8 @@ from treadle.show.explorer_data.reach import reach_data
 from treadle.state import named_tensors
 from treadle.wiring import Graph, Stack
 
-MOST_NUMBERS = 20_000_000
-"""How many numbers a page holds at most: 80 MB, of which a browser takes a while to read."""
+MOST_NUMBERS = 6_000_000
+"""How many numbers of one network a page holds: 32 MB, which a browser reads in a second or two."""
 
 READS = {
     "stack": "each layer reads the layer below",
@@ -60,11 +60,11 @@ def explorer_data(
         title: of the page.
         tour: whether the page offers its tour at the start.
     """
-    networks = [_Network(name, model, xs[name]).data(labels, features) for name, model in models.items()]
+    networks = [ExploredNetwork(name, model, xs[name]).data(labels, features) for name, model in models.items()]
     return {"format": 1, "title": title, "tour": tour, "networks": networks}
 
 
-class _Network:
+class ExploredNetwork:
     """A network, traced and recorded."""
 
     def __init__(self, name: str, model: Any, xs: Tensor):
@@ -112,7 +112,8 @@ class _Network:
             "steps": self.call.xs.shape[0],
             "size": {"width": panel.width, "height": panel.height},
             "boxes": [
-                dataclasses.asdict(place.box) | {"x": place.x, "y": place.y, "width": place.width, "height": place.height}
+                dataclasses.asdict(place.box)
+                | {"x": place.x, "y": place.y, "width": place.width, "height": place.height}
                 for place in panel.places
             ],
             "edges": [self._edge(edge) for edge in self.diagram.edges],
@@ -168,6 +169,10 @@ class _Network:
             )
 
     def _input(self, labels: Sequence[str] | None, features: Sequence[str] | None) -> dict[str, Any]:
+        steps, width = self.call.xs.shape[0], self.call.xs[0, 0].numel()
+        for what, given, count in (("labels", labels, steps), ("features", features, width)):
+            if given is not None and len(given) != count:
+                raise ShapeError(f"{self.name} reads {count} of them, but {len(given)} {what} were passed")
         kind = "numbers" if self.call.xs.is_floating_point() else "tokens"
         return {"kind": kind, "labels": labels and list(labels), "names": features and list(features)}
 
@@ -225,8 +230,3 @@ class _Network:
         if not isinstance(gradient, TruncatedBPTT):
             return None
         return {"steps": gradient.steps, "horizon": gradient.horizon or gradient.steps}
-
-
-def is_network(model: Any) -> bool:
-    """Whether something is one network, not several by name."""
-    return isinstance(model, nn.Module)

@@ -6,13 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from treadle.compiler import program as p
-from treadle.compiler.program import BATCH, Call, Operand, Program, Value
+from treadle.compiler.program import BATCH, Operand, Program, Value
 from treadle.show.explorer_data.arrays import array, number
 
+_OF_THE_PAGE = ("aten.convolution.default", "aten.embedding.default")
+"""PyTorch's operations that the page computes, too."""
 
-def program_data(
-    program: Program, names: Mapping[str, Value], parameters: Mapping[str, Tensor]
-) -> dict[str, Any]:
+
+def program_data(program: Program, names: Mapping[str, Value], parameters: Mapping[str, Tensor]) -> dict[str, Any]:
     """The values of a program in an order in which they can be computed; those that have names, by name."""
     order = p.ordered([*program.inputs.values(), *program.outputs.values(), *names.values()])
     places = {value: place for place, value in enumerate(order)}
@@ -80,11 +81,7 @@ def _unsupported(values: Iterable[Value]) -> str | None:
     for value in values:
         if value.draw is not None:
             return "the network draws random numbers at every step: explore it in evaluation mode, after model.eval()"
-        if value.op == "opaque" and not _is_convolution(value.call):
+        if value.op == "opaque" and str(value.call.function) not in _OF_THE_PAGE:
             name = str(value.call.function).removesuffix(".default")
             return f"the network computes with {name}, which runs in PyTorch alone"
     return None
-
-
-def _is_convolution(call: Call) -> bool:
-    return str(call.function) == "aten.convolution.default"

@@ -9,8 +9,8 @@ from torch import Tensor
 from treadle.insight.replay import Replay
 from treadle.show.explorer_data.arrays import array
 
-MOST_OUTPUTS = 128
-"""How many outputs are followed back; of a longer sequence, so many of its steps."""
+MOST_OUTPUTS, LEAST_OUTPUTS, OUTPUTS_TIMES_STEPS = 128, 16, 25_000
+"""How many outputs are followed back: all of them up to 128 steps; of longer sequences some, or it takes minutes."""
 _NUMBERS = 30_000_000
 """How many numbers one pass keeps at most."""
 
@@ -24,7 +24,8 @@ def reach_data(replay: Replay, rows: dict[str, str], kept: int) -> dict[str, Any
         kept: how many numbers a step computes.
     """
     steps = len(replay.xs)
-    outputs = np.unique(np.linspace(0, steps - 1, min(steps, MOST_OUTPUTS)).round().astype(int)).tolist()
+    most = min(MOST_OUTPUTS, max(LEAST_OUTPUTS, OUTPUTS_TIMES_STEPS // steps))
+    outputs = np.unique(np.linspace(0, steps - 1, min(steps, most)).round().astype(int)).tolist()
     group = max(1, _NUMBERS // max(1, kept * steps))
     groups = [outputs[first : first + group] for first in range(0, len(outputs), group)]
     norms = torch.cat([_norms(replay.copies(len(some)), some, list(rows.values())) for some in groups])
@@ -34,7 +35,7 @@ def reach_data(replay: Replay, rows: dict[str, str], kept: int) -> dict[str, Any
 def _norms(replay: Replay, outputs: list[int], rows: list[str]) -> Tensor:
     """[outputs, rows, T], of which each row of the sequence follows one output, all of them in one backward pass."""
     y, steps = replay.program.outputs["y"], len(replay.xs)
-    read = [x.requires_grad_(x.is_floating_point()) for x in replay.xs.detach().unbind(0)]
+    read = [x.detach().requires_grad_(x.is_floating_point()) for x in replay.xs]
     replay.xs = read
     with torch.enable_grad():
         moments = list(replay.each([y]))
