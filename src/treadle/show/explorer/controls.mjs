@@ -38,7 +38,7 @@ export class Controls {
     if (this.network !== network) {
       this.network = network;
       this.slider.max = network.steps - 1;
-      this.buttons = network.boxes.filter((box) => box.kind !== "junction").map((box) => ({ name: box.name, button: h("button", { class: "chip", onclick: () => this.store.set({ box: box.name, beat: null }) }, shortName(box.name)) }));
+      this.buttons = network.boxes.filter((box) => box.kind !== "junction").map((box) => ({ name: box.name, button: h("button", { class: "chip", onclick: () => this.store.set({ box: box.name, beat: null }) }, shortName(network, box.name)) }));
       this.boxes.replaceChildren(...this.buttons.map(({ button }) => button));
     }
     if (this.box !== state.box || this.shown !== network) {
@@ -66,7 +66,7 @@ export class Banner {
     this.text = h("span", {});
     this.buttons = ["before", "after", "difference"].map((show) => ({ show, button: h("button", { class: "chip", onclick: () => store.set({ show }) }, show) }));
     const clear = h("button", { onclick: () => store.set({ pins: [] }) }, "Take all back");
-    this.element = h("div", { class: "banner", hidden: true, role: "group", "aria-label": "What if" }, this.text, h("span", { class: "chips" }, ...this.buttons.map(({ button }) => button)), clear);
+    this.element = h("section", { class: "banner", hidden: true, "aria-label": "What if" }, this.text, h("span", { class: "chips" }, ...this.buttons.map(({ button }) => button)), clear);
   }
 
   update(state) {

@@ -3,26 +3,30 @@
 import { colours, placeOn, scaleOf } from "./colours.mjs";
 import { h, say } from "./dom.mjs";
 import { fieldsOf } from "./store.mjs";
-import { boxName, boxSentence, capital, carriedName, entering, madeAndRead, number, readersSentences } from "./words.mjs";
+import { boxName, boxSentence, capital, entering, madeAndRead, number, readersSentences, valueName } from "./words.mjs";
 
-/** What a box reads and makes: {kind, text, name, back, box, field}; `back` is how many steps ago it was made. */
-function lines(network, box) {
-  const found = [];
-  for (const edge of entering(network, box)) {
-    const fields = edge.fields.length ? edge.fields : [""];
-    fields.forEach((field, i) => {
-      const name = network.carried(edge)[i];
-      if (!name) return;
-      const own = edge.role === "state";
-      const what = own ? `own ${field}` : edge.fields.length ? `${field} of ${boxName(edge.source)}` : carriedName(network, edge);
-      const as = own ? "state" : edge.role === "hand-over" ? `previous ${edge.becomes || field}` : "input";
-      found.push({ kind: `reads as ${as}`, text: what, name, back: edge.delay, box: edge.source, field: field || (network.outputComponent(edge.source) ?? "") });
-    });
+/** What an edge brings, a line for each value; the parts of a sum, each. */
+function readLines(network, edge, as, back) {
+  if (network.boxes[network.row.get(edge.source)].kind === "junction") {
+    const how = edge.source.startsWith("⊕") ? `in a sum ${as}` : as;
+    return entering(network, edge.source).flatMap((part) => readLines(network, part, how, back + part.delay));
   }
+  const own = edge.role === "state";
+  return network.componentsOf(edge).map((field, i) => {
+    const what = edge.source === "x(t)" ? "x" : `${field || "output"} of ${boxName(network, edge.source)}`;
+    return { group: "Reads", as, text: own ? `own ${field}` : what, name: network.carried(edge)[i], back, box: edge.source, field, own };
+  });
+}
+
+const roleOf = (edge) => (edge.role === "state" ? "as state" : edge.role === "hand-over" ? `as previous ${edge.becomes || edge.fields[0]}` : "as input");
+
+/** What a box reads and makes: {group, as, text, name, back, box, field}; `back` is how many steps ago it was made. */
+function lines(network, box) {
+  const found = entering(network, box).flatMap((edge) => readLines(network, edge, roleOf(edge), edge.delay)).filter(({ name }) => name);
   for (const name of network.shown(box)) {
-    const field = network.cellOf.has(box) ? name.split(".").at(-1) : "";
+    const field = network.cellOf.get(box)?.states.find((part) => network.stateName(box, part) === name) ?? "";
     const text = field || (box === "x(t)" ? "x" : box === "y(t)" ? "y" : "its output");
-    found.push({ kind: box === "x(t)" ? "is" : "makes", text, name, back: 0, box, field });
+    found.push({ group: box === "x(t)" || box === "y(t)" ? "Is" : "Makes", as: "", text, name, back: 0, box, field });
   }
   return found;
 }
@@ -34,19 +38,18 @@ export class Details {
     this.sentence = h("p", { class: "sentence" });
     this.readers = h("div", { class: "readers" });
     this.caption = h("caption");
-    this.body = h("tbody");
     this.which = h("summary");
     this.numbers = h("p", { class: "numbers" });
     this.all = h("details", { ontoggle: () => this.#list() }, this.which, this.numbers);
-    const head = h("tr", {}, ...["", "value", "of step", "number", "all units"].map((text) => (text ? h("th", { scope: "col" }, text) : h("td"))));
-    this.table = h("table", { class: "values" }, this.caption, h("thead", {}, head), this.body);
+    const head = h("tr", {}, ...["value", "of step", "number", "all units"].map((text) => h("th", { scope: "col" }, text)));
+    this.table = h("table", { class: "values" }, this.caption, h("thead", {}, head));
     this.element = h("section", { class: "details card", "aria-label": "At the cursor" }, this.heading, this.sentence, this.readers, this.table, this.all);
   }
 
   update(network, state, theme) {
     if (this.network !== network || this.box !== state.box || this.field !== state.field) this.#build(network, state);
     const { box, field, step } = state;
-    say(this.heading, field ? `${field} of ${boxName(box)} at step ${step}` : `${capital(boxName(box)).replace(/^The input x$/, "Input x").replace(/^The output y$/, "Output y")} at step ${step}`);
+    say(this.heading, field ? `${field} of ${boxName(network, box)} at step ${step}` : `${capital(boxName(network, box)).replace(/^The input x$/, "Input x").replace(/^The output y$/, "Output y")} at step ${step}`);
     say(this.sentence, field ? madeAndRead(network, box, field, step) : boxSentence(network, box, step));
     this.#readers(network, state);
     say(this.caption, `Unit ${state.unit}${state.pins.length ? ": before → after" : ""}`);
@@ -60,12 +63,17 @@ export class Details {
     Object.assign(this, { network, box: state.box, field: state.field });
     const focused = this.element.contains(document.activeElement) ? (document.activeElement.dataset.key ?? "") : null;
     this.rows = lines(network, state.box).map((line) => this.#row(line));
-    this.body.replaceChildren(...this.rows.map(({ element }) => element));
+    const groups = [...new Set(this.rows.map(({ group }) => group))].map((group) => {
+      const head = h("tr", { class: "group" }, h("th", { scope: "rowgroup", colspan: 4 }, group));
+      return h("tbody", {}, head, ...this.rows.filter((row) => row.group === group).map(({ element }) => element));
+    });
+    this.table.querySelectorAll("tbody").forEach((body) => body.remove());
+    this.table.append(...groups);
     const names = network.shown(state.box);
-    const own = names.find((name) => state.field && name.split(".").at(-1) === state.field) ?? names[0] ?? "";
-    this.listed = own;
-    this.all.hidden = !own;
-    this.all.dataset.what = own;
+    const chosen = state.field && network.stateName(state.box, state.field);
+    this.listed = names.find((name) => name === chosen) ?? names[0] ?? "";
+    this.all.hidden = !this.listed;
+    this.all.dataset.what = valueName(network, this.listed);
     if (focused !== null) {
       const again = [...this.element.querySelectorAll("button")].find((button) => button.dataset.key === focused);
       (again ?? this.heading).focus({ preventScroll: true });
@@ -77,22 +85,22 @@ export class Details {
       const step = this.state.step - line.back;
       if (step >= 0) this.store.set({ box: line.box, field: line.field, step });
     };
-    const chosen = line.kind === "makes" && line.field === this.field && this.field !== "";
-    const button = h("button", { class: "chip", onclick: pick, "data-key": `${line.kind} ${line.text} ${line.back}`, title: "who made it, and who reads it" }, line.text);
+    const chosen = line.group === "Makes" && line.field === this.field && this.field !== "";
+    const button = h("button", { class: "chip", onclick: pick, "data-key": `${line.group} ${line.text} ${line.back}`, title: "who made it, and who reads it" }, line.text);
     if (chosen) button.setAttribute("aria-current", "true");
     const [step, value, strip] = [h("td"), h("td", { class: "number" }), h("canvas", { class: "mini", height: 1, "aria-hidden": "true" })];
-    return { ...line, step, value, strip, element: h("tr", {}, h("td", { class: "kind" }, line.kind), h("td", {}, button), step, value, h("td", {}, strip)) };
+    return { ...line, step, value, strip, element: h("tr", {}, h("td", {}, button, line.as ? h("span", { class: "kind" }, ` ${line.as}`) : null), step, value, h("td", {}, strip)) };
   }
 
   #number(row, network, state, theme) {
     const step = state.step - row.back;
-    say(row.step, step < 0 ? (row.kind === "reads as state" ? "initial" : "none: zeros") : String(step));
+    say(row.step, step < 0 ? "initial" : String(step));
     const show = state.pins.length ? state.show : "before";
-    const now = network.moment(row.name, step, show, state.pins);
+    const moment = (how, pins) => (step < 0 && !row.own ? network.past(row.box, step, how) : network.moment(row.name, step, how, pins));
+    const now = moment(show, state.pins);
     const unit = now ? Math.min(state.unit, now.length - 1) : 0;
     if (state.pins.length && !network.whyNoChange) {
-      const before = network.moment(row.name, step);
-      const after = network.moment(row.name, step, "after", state.pins);
+      const [before, after] = [moment("before", []), moment("after", state.pins)];
       say(row.value, before ? `${number(before[unit])} → ${number(after[unit])}` : "0");
     } else say(row.value, now ? number(now[unit]) : "0");
     const values = network.values(row.name, show, state.pins);
@@ -112,7 +120,7 @@ export class Details {
   #list() {
     if (!this.all.open || !this.listed) return;
     const moment = this.network.moment(this.listed, this.state.step, this.state.show, this.state.pins);
-    say(this.numbers, Array.from(moment, (value, unit) => `${unit}: ${number(value, 6)}`).join("   "));
+    say(this.numbers, Array.from(moment, (value, unit) => `${unit}: ${number(value)}`).join("   "));
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { colours, placeOn, scaleOf } from "./colours.mjs";
 import { h, say } from "./dom.mjs";
-import { number } from "./words.mjs";
+import { number, short } from "./words.mjs";
 
 /** Draw a series into a canvas, a pixel for each number. */
 export function paint(canvas, values, theme, scale) {
@@ -26,7 +26,7 @@ export function paint(canvas, values, theme, scale) {
 
 /** The legend of a scale: its ends, and the colours between. */
 export function legend({ kind, low, high }) {
-  return h("span", { class: "legend" }, h("span", {}, number(low, 2)), h("span", { class: `ramp ${kind}`, "aria-hidden": "true" }), h("span", {}, number(high, 2)));
+  return h("span", { class: "legend" }, h("span", {}, short(low)), h("span", { class: `ramp ${kind}`, "aria-hidden": "true" }), h("span", {}, short(high)));
 }
 
 export class HeatMap {
@@ -38,7 +38,7 @@ export class HeatMap {
     this.frame = h("div", { class: "map-frame", onpointerdown: (event) => this.#press(event) }, this.canvas, this.column, this.line);
     this.readout = h("output", { class: "readout" });
     this.scale = h("span", {});
-    this.element = h("figure", { class: "heat" }, h("figcaption", {}, h("span", { class: "heat-title" }, title), this.readout, this.scale), this.frame);
+    this.element = h("figure", { class: "heat" }, h("figcaption", {}, h("span", { class: "heat-title" }, title), this.scale, this.readout), this.frame);
     this.title = title;
     this.pick = pick;
   }
@@ -49,7 +49,7 @@ export class HeatMap {
     Object.assign(this, { values, theme, show });
     const scale = scaleOf(values, show);
     paint(this.canvas, values, theme, scale);
-    this.frame.style.height = `${Math.max(18, Math.min(values.units * 5, 132))}px`;
+    this.frame.style.height = `${Math.max(22, Math.min(values.units * (values.units < 12 ? 11 : 5), 132))}px`;
     this.scale.replaceChildren(legend(scale));
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", `${this.title}: ${values.units} units over ${values.steps} steps; the numbers of the cursor are beside the title`);

@@ -89,7 +89,7 @@ export function layOut(boxes, edges, columns, sizes, folded = columns === 1) {
   const hasState = new Set(edges.filter((edge) => edge.role === "state").map((edge) => edge.target));
   const width = Math.max(...boxes.map((box) => sizes(box).width));
   const count = (side) => Math.max(-1, ...planned.lanes[side].values()) + 1;
-  const labels = folded ? { left: 52, right: 44 } : { left: 12, right: 10 };
+  const labels = folded ? besides(edges) : { left: 12, right: 10 };
   const aside = {
     left: labels.left + count("left") * LANE + 8,
     right: Math.max(count("right") ? labels.right : 0, folded ? 8 : 0) + count("right") * LANE + 8,
@@ -123,6 +123,14 @@ export function layOut(boxes, edges, columns, sizes, folded = columns === 1) {
     }
   });
   return { paths, place, middle, pitch, width: whole, height: total, columns, aside, planned };
+}
+
+/** How much room the labels beside a box need, in the folded picture. */
+function besides(edges) {
+  const wide = (edge) => 16 + 6.4 * (edge.label ?? "").length;
+  const left = edges.map((edge) => (edge.role === "state" ? LOOP + wide(edge) : edge.delay ? wide(edge) : 0));
+  const right = edges.map((edge) => (edge.role !== "state" && !edge.delay ? wide(edge) : 0));
+  return { left: Math.max(16, ...left), right: Math.max(16, ...right) };
 }
 
 /** How far from the middle of its source an edge leaves: the first signal in the middle, others beside it. */

@@ -46,13 +46,18 @@ export class Network {
     return this.components.get(box);
   }
 
+  /** The components of its source's state that an edge carries; of an output that is none, "". */
+  componentsOf(edge) {
+    if (edge.role !== "state" && !edge.fields.length) return [this.outputComponent(edge.source) ?? ""];
+    const states = this.cellOf.get(edge.source)?.states ?? [];
+    const named = states.filter((part) => edge.fields.some((field) => part === field || part.startsWith(`${field}.`)));
+    return named.length || edge.role !== "state" ? named : states;
+  }
+
   /** The record's names of what an edge carries. */
   carried(edge) {
-    if (edge.role === "state" || edge.fields.length) {
-      const cell = this.cellOf.get(edge.source);
-      return cell ? edge.fields.map((field) => this.stateName(edge.source, field)) : [];
-    }
-    return [this.outputName(edge.source)].filter(Boolean);
+    const names = this.componentsOf(edge).map((part) => (part ? this.stateName(edge.source, part) : this.outputName(edge.source)));
+    return names.filter(Boolean);
   }
 
   /** The names of what a box shows: the components of a cell's state, or what it gives. */
@@ -111,19 +116,36 @@ export class Network {
 
   /** One step of a value; before the first step, of a component of a state, the initial one; null if there is none. */
   moment(name, step, show = "before", pins = []) {
-    if (step >= 0) {
-      const values = this.values(name, show, pins);
-      return values && step < values.steps ? at(values, step) : null;
-    }
-    const start = this.initial(name);
-    return start && show === "difference" ? new Float64Array(start.length) : start;
+    if (step < 0) return this.#still(this.initialOf(name), show);
+    const values = this.values(name, show, pins);
+    return values && step < values.steps ? at(values, step) : null;
   }
 
-  /** The initial state that a record's name of a state stands for before step 0. */
-  initial(name) {
-    const key = name.includes(".") ? name.replace(/\.([^.]*)$/, "/$1") : name;
-    const array = this.json.initial[key];
-    return array ? decode(array).data : null;
+  /** What a delayed reading of a box gives before the first step. */
+  past(box, step, show = "before") {
+    const key = Object.keys(this.json.initial).find((one) => {
+      const [source, slot] = one.split(".delayed/");
+      return slot === String(-step - 1) && source.replaceAll("/", ".") === (box === "x(t)" ? "x" : box);
+    });
+    return this.#still(key ?? null, show);
+  }
+
+  /** An initial value, which no pin changes; a state that is set before step 0 is shown at that step. */
+  #still(key, show) {
+    if (key === null) return null;
+    const { data } = decode(this.json.initial[key]);
+    return show === "difference" ? new Float64Array(data.length) : data;
+  }
+
+  /** The name, among the initial states, of the state that the record keeps as `name`; null if it is none. */
+  initialOf(name) {
+    const plain = name.replace(/(^|\.)state\.(?=\d)/, "$1");
+    return Object.keys(this.json.initial).find((key) => [name, plain].includes(key.replaceAll("/", "."))) ?? null;
+  }
+
+  /** The record's name of an initial state; null for a delayed output. */
+  stateOf(key) {
+    return this.names.find((name) => this.initialOf(name) === key) ?? null;
   }
 
   /** How many units the widest value of a box has. */

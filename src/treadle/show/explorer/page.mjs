@@ -2,11 +2,11 @@
 
 import { Banner, Controls } from "./controls.mjs";
 import { copy } from "./copying.mjs";
-import { h, press, say, select } from "./dom.mjs";
+import { h, say, select } from "./dom.mjs";
 import { helpDialog, listen } from "./keys.mjs";
 import { Network } from "./network.mjs";
 import { Player } from "./player.mjs";
-import { fieldsOf, fromHash, Store, toHash } from "./store.mjs";
+import { beginning, fieldsOf, fromHash, Store, toHash } from "./store.mjs";
 import { Theme } from "./theme.mjs";
 import { Tour } from "./tour.mjs";
 import { CellView } from "./view_cell.mjs";
@@ -41,7 +41,7 @@ class Page {
     listen(this.#actions());
     addEventListener("resize", () => this.update());
     addEventListener("hashchange", () => {
-      if (location.hash !== this.hash) this.store.set(fromHash(location.hash));
+      if (location.hash !== this.hash) this.store.set({ ...beginning(this.networks), ...fromHash(location.hash) });
     });
     this.update();
     if (data.tour && !location.hash && this.store.state.tour === null) this.invitation.hidden = false;
@@ -62,7 +62,7 @@ class Page {
     const helpButton = tool("Keys", "?", () => this.help.showModal());
     const start = h("button", { class: "primary", onclick: () => this.startTour() }, "Take the tour");
     const no = h("button", { onclick: () => { this.invitation.hidden = true; } }, "Explore by myself");
-    this.invitation = h("div", { class: "banner invitation", hidden: true, role: "group", "aria-label": "Guided tour" }, h("span", {}, "How do the layers of a multi-layer LSTM connect: by the input, or by the initial hidden state? Twelve short steps answer it."), start, no);
+    this.invitation = h("section", { class: "banner invitation", hidden: true, "aria-label": "Guided tour" }, h("span", {}, "How do the layers of a multi-layer LSTM connect: by the input, or by the initial hidden state? Twelve short steps answer it."), start, no);
     this.main = h("main", {}, ...Object.values(this.views).map((view) => view.element));
     document.body.append(
       h("header", {}, h("div", { class: "brand" }, h("h1", {}, data.title), this.subtitle), h("div", { class: "row tools" }, this.picker.label, tourButton, this.linkButton, this.codeButton, this.themeButton, helpButton)),
@@ -133,7 +133,6 @@ class Page {
     this.picker.element.value = state.network;
     say(this.subtitle, network.title);
     say(this.themeButton, theme === "dark" ? "Light" : "Dark");
-    press(this.themeButton, theme === "dark");
     this.controls.update(state);
     this.banner.update(state);
     this.tour.update(state);

@@ -26,6 +26,17 @@ export function kinds(network) {
   return Object.entries(meaning).filter(([kind]) => found.has(kind));
 }
 
+/** A box and the junctions that it reads through in the same step. */
+function withJunctions(network, box) {
+  const found = new Set([box]);
+  for (const name of found) {
+    for (const edge of network.edges) {
+      if (edge.target === name && !edge.delay && network.boxes[network.row.get(edge.source)].kind === "junction") found.add(edge.source);
+    }
+  }
+  return found;
+}
+
 /** How wide and high a box is. */
 function sizes(network, folded) {
   return (box) => {
@@ -115,7 +126,7 @@ export class Picture {
   #pickWire({ edge, start }) {
     const made = start === null ? null : this.stepOf(start) - (this.folded ? edge.delay : 0);
     if (made === null || made < 0) return;
-    const field = edge.fields[0] ?? this.network.outputComponent(edge.source) ?? "";
+    const [field] = this.network.componentsOf(edge);
     this.pick({ box: edge.source, field, step: made });
   }
 
@@ -124,7 +135,7 @@ export class Picture {
     const frame = svg("rect", { class: `box ${box.kind}`, x: place.x, y: place.y, width: place.width, height: place.height, rx: box.kind === "junction" ? 15 : 9 });
     const centre = place.x + place.width / 2;
     const junction = box.kind === "junction";
-    const title = svg("text", { class: "title", x: centre, y: place.y + (junction ? 20 : 18) }, junction ? box.title : shortName(box.name));
+    const title = svg("text", { class: "title", x: centre, y: place.y + (junction ? 20 : 18) }, junction ? box.title : shortName(this.network, box.name));
     const subtitle = this.folded && box.subtitle && !junction ? svg("text", { class: "subtitle", x: centre, y: place.y + 32 }, box.subtitle) : null;
     const strips = this.#strips(box, place);
     const names = strips.map(({ name, x, y }) => (name ? svg("text", { class: "component end", x: x - 5, y: y + STRIP - 1 }, name) : null));
@@ -141,7 +152,7 @@ export class Picture {
     const inset = cell ? 22 : 10;
     return shown.map((record, i) => ({
       record,
-      name: cell ? record.split(".").at(-1) : "",
+      name: cell ? record.split(".").at(-1).slice(0, 5) : "",
       x: place.x + inset,
       y: first + i * (STRIP + 5),
       width: place.width - inset - 10,
@@ -179,13 +190,13 @@ export class Picture {
   /** Which boxes and wires belong to what is chosen. */
   #mark(state, column) {
     const { network } = this;
-    const output = network.outputComponent(state.box);
+    const feeding = withJunctions(network, state.box);
     for (const wire of this.wires) {
       const { edge } = wire;
       const start = this.folded ? 0 : wire.start;
-      const fields = edge.fields.length ? edge.fields : [network.outputComponent(edge.source) ?? ""];
-      const read = edge.target === state.box && wire.end === column;
-      const given = edge.source === state.box && (start === column || (this.folded && start !== null)) && fields.includes(state.field || (edge.fields.length ? fields[0] : (output ?? "")));
+      const fields = network.componentsOf(edge);
+      const read = feeding.has(edge.target) && wire.end === column;
+      const given = edge.source === state.box && (start === column || (this.folded && start !== null)) && fields.includes(state.field);
       const lit = state.field ? given : read;
       const future = state.beat !== null && (wire.end === null || this.#pending(state, column, edge.target, wire.end));
       wire.line.classList.toggle("lit", lit && !future);

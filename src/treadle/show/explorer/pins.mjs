@@ -1,16 +1,16 @@
 // What can be changed in "what if", and how a change is said in words.
 
-import { boxName, carriedName, number, readAlways, token } from "./words.mjs";
+import { boxName, number, readAlways, token, valueName } from "./words.mjs";
 
 /** A change in words. */
 export function pinText(network, pin) {
   switch (pin.kind) {
     case "input":
-      return network.isText ? `the token of step ${pin.step} is “${tokenOf(network, pin.value)}”` : `${featureName(network, pin.feature ?? 0)} of step ${pin.step} is ${number(pin.value)}`;
+      return network.isText && network.recorded("x").units === 1 ? `the token of step ${pin.step} is “${tokenOf(network, pin.value)}”` : `${featureName(network, pin.feature ?? 0)} of step ${pin.step} is ${number(pin.value)}`;
     case "state":
-      return `${unitOf(pin)}${stateText(pin.name)} before step ${pin.step} is ${number(pin.value)}`;
+      return `${unitOf(pin)}${stateText(network, pin.name)} before step ${pin.step} is ${number(pin.value)}`;
     case "value":
-      return `${unitOf(pin)}${pin.name} is ${number(pin.value)} at ${pin.step === null || pin.step === undefined ? "every step" : `step ${pin.step}`}`;
+      return `${unitOf(pin)}${valueName(network, pin.name)} is ${number(pin.value)} at ${pin.step === null || pin.step === undefined ? "every step" : `step ${pin.step}`}`;
     case "cut":
       return `cut ${pin.step ? `from step ${pin.step} on` : "at every step"}: ${cutText(network, pin.edge)}`;
     default:
@@ -20,11 +20,13 @@ export function pinText(network, pin) {
 
 const unitOf = (pin) => (pin.unit === null || pin.unit === undefined ? "" : `unit ${pin.unit} of `);
 
-/** "layer0/h" as people say it. */
-export function stateText(name) {
-  const [box, part] = [name.split("/").slice(0, -1).join("/"), name.split("/").at(-1)];
-  if (box.endsWith(".delayed")) return `the output of ${boxName(box.replace(/\.delayed$/, ""))}, ${Number(part) + 1} step${part === "0" ? "" : "s"} ago,`;
-  return box ? `${part} of ${boxName(box)}` : part;
+/** "layer0/h", an initial state, as people say it. */
+export function stateText(network, key) {
+  const name = network.stateOf(key);
+  if (name) return valueName(network, name);
+  const [box, slot] = key.split(".delayed/");
+  const made = box === "x" ? "x" : `the output of ${boxName(network, box.replaceAll("/", "."))}`;
+  return `${made}, ${Number(slot) + 1} step${slot === "0" ? "" : "s"} earlier,`;
 }
 
 export function featureName(network, feature) {
@@ -35,7 +37,7 @@ export function featureName(network, feature) {
 export function cutText(network, index) {
   const edge = network.edges[index];
   if (!edge) return "an edge that is not here";
-  return edge.target === "y(t)" ? `the output y reads ${carriedName(network, edge)}` : `${boxName(edge.target)} reads ${readAlways(network, edge)}`;
+  return `${boxName(network, edge.target)} reads ${readAlways(network, edge)}`;
 }
 
 /** Which edges the page can cut: those whose reading has a gate in the program. */

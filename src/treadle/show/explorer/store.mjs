@@ -57,6 +57,7 @@ export function toHash(state) {
   for (const [key, short] of Object.entries(SHORT)) {
     if (state[key] !== null && state[key] !== "") parameters.set(short, state[key]);
   }
+  if (!state.log) parameters.set("linear", "1");
   if (state.pins.length) parameters.set("p", JSON.stringify(state.pins));
   return `#${parameters}`;
 }
@@ -71,6 +72,7 @@ export function fromHash(hash) {
   for (const key of ["step", "unit", "output", "tour"]) {
     if (key in found) found[key] = Number.isFinite(Number(found[key])) ? Number(found[key]) : null;
   }
+  if (parameters.has("linear")) found.log = false;
   try {
     const pins = JSON.parse(parameters.get("p") ?? "[]");
     found.pins = Array.isArray(pins) ? pins.filter(isPin) : [];

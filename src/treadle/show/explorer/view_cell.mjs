@@ -68,7 +68,7 @@ export class CellView {
     this.empty.hidden = Boolean(cell);
     if (!cell) return;
     if (this.cell !== cell) this.#build(network, cell, state);
-    say(this.heading, `Inside ${boxName(cell.box)}`);
+    say(this.heading, `Inside ${boxName(network, cell.box)}`);
     this.#numbers(network, state, theme);
     for (const { name, map } of this.heat) {
       map.draw(network.values(name, state.show, state.pins), theme, state.show);
@@ -148,7 +148,7 @@ export class CellView {
     const short = this.#short(cell, this.overName);
     say(this.overTitle, `Unit ${unit} of ${short} over the ${network.isText ? "text" : "series"}`);
     const value = values.data[state.step * values.units + unit];
-    say(this.overNumber, `${capital(boxName(cell.box))}, ${short}, unit ${unit} at step ${state.step}: ${number(value)}`);
+    say(this.overNumber, `${capital(boxName(network, cell.box))}, ${short}, unit ${unit} at step ${state.step}: ${number(value)}`);
     if (network.isText) {
       this.tokens.draw(network, values, unit, theme, state.show);
       this.tokens.move(state.step);

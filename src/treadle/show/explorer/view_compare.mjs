@@ -6,20 +6,21 @@ import { h, say, select } from "./dom.mjs";
 import { HeatMap } from "./heatmap.mjs";
 import { Picture } from "./picture.mjs";
 import { fitted } from "./store.mjs";
-import { boxSentence, madeAndRead } from "./words.mjs";
+import { boxSentence, madeAndRead, valueName } from "./words.mjs";
 
 class Side {
   constructor(store, key) {
     this.store = store;
     this.key = key;
     this.chooser = h("span");
+    this.name = h("h2");
     this.title = h("p", { class: "quiet" });
     this.sentence = h("p", { class: "sentence" });
     this.picture = h("div", { class: "scroller", tabindex: 0, role: "group", "aria-label": `Wiring, ${key === "network" ? "left" : "right"}` });
     this.maps = h("div", { class: "maps" });
     this.code = h("pre", { tabindex: 0, "aria-label": "treadle code" });
     const copied = copyButton("Copy as treadle code", () => this.code.textContent);
-    this.element = h("section", { class: "card side" }, h("div", { class: "card-head" }, this.chooser), this.title, this.sentence, this.picture, this.maps, h("div", { class: "card-head" }, h("h3", {}, "In code"), copied), this.code);
+    this.element = h("section", { class: "card side" }, h("div", { class: "card-head" }, this.name, this.chooser), this.title, this.sentence, this.picture, this.maps, h("div", { class: "card-head" }, h("h3", {}, "In code"), copied), this.code);
   }
 
   update(state, theme) {
@@ -42,6 +43,7 @@ class Side {
     Object.assign(this, { network, room, box: null });
     const options = this.store.networks.map((one) => [one.name, one.name]);
     this.chooser.replaceChildren(select(this.key === "network" ? "left" : "right", options, network.name, (name) => this.store.set({ [this.key]: name })).label);
+    say(this.name, network.name);
     say(this.title, network.title);
     say(this.code, network.code);
     this.shown = new Picture(network, room, room < 420, (changes) => this.store.set(changes));
@@ -51,7 +53,7 @@ class Side {
   #maps(network, own) {
     this.box = own.box;
     const pick = (step, unit) => this.store.set({ step, unit });
-    this.heat = network.shown(own.box).map((name) => ({ name, map: new HeatMap(name, pick) }));
+    this.heat = network.shown(own.box).map((name) => ({ name, map: new HeatMap(valueName(network, name), pick) }));
     this.maps.replaceChildren(...this.heat.map(({ map }) => map.element));
   }
 }

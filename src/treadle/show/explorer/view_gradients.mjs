@@ -4,14 +4,12 @@ import { at, series } from "./arrays.mjs";
 import { colours } from "./colours.mjs";
 import { h, press, say, select } from "./dom.mjs";
 import { Lines, palette } from "./text.mjs";
-import { boxName, number } from "./words.mjs";
+import { number, valueName } from "./words.mjs";
 
 /** The first step that the gradient of the output of `step` reaches, with truncated backpropagation. */
 export function firstReached(step, { steps, horizon }) {
   return Math.max(0, step - (step % steps) + steps - (horizon ?? steps));
 }
-
-const rowName = (name) => (name === "x" ? "x" : name.includes(".") ? `${name.split(".").at(-1)} of ${boxName(name.split(".").slice(0, -1).join("."))}` : name);
 
 export class GradientView {
   constructor(store) {
@@ -55,7 +53,7 @@ export class GradientView {
         this.store.set({ step: Math.floor(((event.clientX - box.left) / box.width) * network.steps) });
       });
       const [value, part] = [h("td", { class: "number" }), h("td", { class: "number" })];
-      return { name, canvas, shade, column, value, part, line: h("div", { class: "reach-row" }, h("span", {}, rowName(name)), frame), tr: h("tr", {}, h("th", { scope: "row" }, rowName(name)), value, part) };
+      return { name, canvas, shade, column, value, part, line: h("div", { class: "reach-row" }, h("span", {}, valueName(network, name)), frame), tr: h("tr", {}, h("th", { scope: "row" }, valueName(network, name)), value, part) };
     });
     this.rowsList.replaceChildren(...this.rows.map(({ line }) => line), h("div", { class: "reach-row" }, h("span"), h("span", { class: "legend" }, "little", h("span", { class: "ramp amount", "aria-hidden": "true" }), "much")));
     this.numbers.replaceChildren(...this.rows.map(({ tr }) => tr));
@@ -83,7 +81,7 @@ export class GradientView {
     const of = (row) => moment.subarray(row * network.steps, (row + 1) * network.steps);
     const largest = Math.max(...moment);
     this.#draw(network, state, theme, output, of, largest);
-    this.#say(state, output, of, largest);
+    this.#say(network, state, output, of, largest);
   }
 
   #truncation() {
@@ -101,24 +99,24 @@ export class GradientView {
       const norms = of(row);
       if (this.drawn !== drawn) {
         paintAmounts(canvas, norms, largest, state.log, theme);
-        canvas.setAttribute("aria-label", `How strongly y of step ${output} depends on ${rowName(name)} at each step`);
+        canvas.setAttribute("aria-label", `How strongly y of step ${output} depends on ${valueName(network, name)} at each step`);
       }
       shade.hidden = !first;
       shade.style.width = `${(first / network.steps) * 100}%`;
       column.style.transform = `translateX(${(state.step / network.steps) * 100}%)`;
       column.style.setProperty("--width", `${100 / network.steps}%`);
-      say(value, number(norms[state.step], 6));
+      say(value, number(norms[state.step]));
       say(part, largest ? `${number((100 * norms[state.step]) / largest, 2)} %` : "0 %");
     });
     this.drawn = drawn;
     const shades = palette(theme);
     const dashes = [[], [6, 3], [2, 2], [8, 3, 2, 3]];
-    const lines = this.rows.map(({ name }, row) => ({ name: rowName(name), numbers: of(row), colour: shades[row % shades.length], dash: dashes[row % dashes.length] }));
+    const lines = this.rows.map(({ name }, row) => ({ name: valueName(network, name), numbers: of(row), colour: shades[row % shades.length], dash: dashes[row % dashes.length] }));
     this.lines.draw(`${network.name} ${drawn}`, lines, `The size of the derivative of y of step ${output} with respect to each value, over steps`, { log: state.log, height: 190 });
     this.lines.move(state.step);
   }
 
-  #say(state, output, of, largest) {
+  #say(network, state, output, of, largest) {
     let [best, where] = [-1, null];
     this.rows.forEach(({ name }, row) => {
       const value = of(row)[state.step];
@@ -130,7 +128,7 @@ export class GradientView {
     if (step > output) say(this.sentence, `Step ${step} comes after step ${output}: the output of step ${output} cannot depend on it.`);
     else {
       const back = far === 0 ? "the same step" : far === 1 ? "1 step earlier" : `${far} steps earlier`;
-      say(this.sentence, `y of step ${output} depends on step ${step} (${back}) most through ${rowName(where)}: ${number(best, 6)}, ${number((100 * best) / (largest || 1), 2)} % of the strongest.`);
+      say(this.sentence, `y of step ${output} depends on step ${step} (${back}) most through ${valueName(network, where)}: ${number(best)}, ${number((100 * best) / (largest || 1), 2)} % of the strongest.`);
     }
     const cut = this.#truncation();
     if (!cut) say(this.cutSentence, `Nothing is cut: ${this.network.json.gradient ?? "FullBPTT()"} follows every value back to step 0.`);

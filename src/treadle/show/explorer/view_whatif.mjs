@@ -3,7 +3,7 @@
 import { h, numberField, say, select } from "./dom.mjs";
 import { HeatMap } from "./heatmap.mjs";
 import { cutText, cuttable, featureName, pinText, stateText, strongest, vocabulary } from "./pins.mjs";
-import { boxName, number, token } from "./words.mjs";
+import { number, token, valueName } from "./words.mjs";
 
 const EVERY = "every";
 
@@ -44,19 +44,14 @@ export class WhatIfView {
     this.names = [...new Set(network.boxes.flatMap((box) => network.shown(box.name)))].filter((name) => name === "x" || name === "y" || network.json.program.names[name] !== undefined);
     this.forms.replaceChildren(this.#input(network), this.#state(network), this.#value(network), this.#cut(network));
     const pick = (step, unit) => this.store.set({ step, unit });
-    this.heat = this.names.map((name) => ({ name, map: new HeatMap(this.#title(name), pick) }));
+    this.heat = this.names.map((name) => ({ name, map: new HeatMap(valueName(network, name), pick) }));
     this.maps.replaceChildren(...this.heat.map(({ map }) => map.element));
-  }
-
-  #title(name) {
-    const at = name.lastIndexOf(".");
-    return at < 0 ? name : `${name.slice(at + 1)} of ${boxName(name.slice(0, at))}`;
   }
 
   #input(network) {
     const step = numberField("at step", 0, { min: 0, max: network.steps - 1, step: 1 });
     this.stepField = step.element;
-    if (network.isText) {
+    if (network.isText && network.recorded("x").units === 1) {
       const value = select("token", vocabulary(network).map(([id, text]) => [String(id), `“${token(text)}”`]), null, () => {});
       return this.#form("Edit the input", [step, value], () => ({ kind: "input", step: Number(step.element.value), feature: 0, value: Number(value.element.value) }));
     }
@@ -68,17 +63,17 @@ export class WhatIfView {
 
   #state(network) {
     const names = Object.keys(network.json.initial);
-    const name = select("state", names.map((one) => [one, stateText(one)]), names[0], () => {});
+    const name = select("state", names.map((one) => [one, stateText(network, one)]), names[0], () => {});
     const step = numberField("before step", 0, { min: 0, max: network.steps - 1, step: 1 });
     this.stateStepField = step.element;
     const unit = numberField("unit (empty: all)", "", { min: 0, step: 1 });
     const value = numberField("value", 0);
-    return this.#form("Zero a state", [name, step, unit, value], () => ({ kind: "state", name: name.element.value, step: Number(step.element.value), unit: whole(unit.element.value), value: Number(value.element.value) }));
+    return this.#form("Set a state: 0 forgets it", [name, step, unit, value], () => ({ kind: "state", name: name.element.value, step: Number(step.element.value), unit: whole(unit.element.value), value: Number(value.element.value) }));
   }
 
   #value(network) {
     const names = Object.keys(network.json.program.names).filter((one) => network.json.record[one]);
-    const name = select("value", names.map((one) => [one, one]), names.find((one) => /forget/.test(one)) ?? names[0], () => {});
+    const name = select("value", names.map((one) => [one, valueName(network, one)]), names.find((one) => /forget/.test(one)) ?? names[0], () => {});
     const unit = numberField("unit (empty: all)", "", { min: 0, step: 1 });
     const step = select("at", [[EVERY, "every step"], ["cursor", "the step of the cursor"]], EVERY, () => {});
     const value = numberField("value", 0);
@@ -96,7 +91,7 @@ export class WhatIfView {
     if (!can.length) return h("p", { class: "quiet" }, "No edge of this network can be cut on this page.");
     const edge = select("edge", can.map((i) => [String(i), cutText(network, i)]), String(can[0]), () => {});
     const step = numberField("from step", 0, { min: 0, max: network.steps - 1, step: 1 });
-    return this.#form("Cut an edge: zeros are read there", [edge, step], () => ({ kind: "cut", edge: Number(edge.element.value), step: Number(step.element.value) }));
+    return this.#form("Cut an edge: zeros are read in its place", [edge, step], () => ({ kind: "cut", edge: Number(edge.element.value), step: Number(step.element.value) }));
   }
 
   update(state, theme) {
@@ -132,7 +127,7 @@ export class WhatIfView {
     if (!state.pins.length) say(this.sentence, "Nothing is changed yet: the maps show the values as they are.");
     else {
       const { name, step, unit, amount } = strongest(network, this.names, state.pins);
-      say(this.sentence, name ? `Most changed is unit ${unit} of ${this.#title(name)} at step ${step}: by ${number(amount, 6)}.` : "That changes nothing, at no step.");
+      say(this.sentence, name ? `Most changed is unit ${unit} of ${valueName(network, name)} at step ${step}: by ${number(amount)}.` : "That changes nothing, at no step.");
     }
   }
 }

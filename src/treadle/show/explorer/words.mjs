@@ -2,14 +2,18 @@
 
 const MINUS = "−";
 
-/** A number as text, with six digits; the minus is a minus. */
-export function number(value, digits = 4) {
+/** A number as text, right to a millionth (of itself, where it is large); the minus is a minus. */
+export function number(value, digits = 6) {
   if (value === null || value === undefined) return "none";
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "NaN" : value > 0 ? "∞" : `${MINUS}∞`;
-  if (value === 0) return "0";
-  const small = Math.abs(value) < 1e-4 || Math.abs(value) >= 1e6;
-  const text = small ? value.toExponential(2) : Number.isInteger(value) ? String(value) : value.toFixed(digits);
+  const size = Math.abs(value);
+  const text = Number.isInteger(value) && size < 1e9 ? String(value) : size >= 1e6 ? value.toExponential(6) : size < 1e-4 ? value.toExponential(2) : value.toFixed(digits);
   return text.replaceAll("-", MINUS);
+}
+
+/** A number with two digits that count, for the ends of scales. */
+export function short(value) {
+  return Number(value.toPrecision(2)).toString().replaceAll("-", MINUS);
 }
 
 /** A token as it can be seen: a space and a line break have signs. */
@@ -18,19 +22,27 @@ export function token(text) {
   return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥");
 }
 
-/** "layer0" as "layer 0"; other names stay. */
-export function boxName(name) {
-  if (name === "x(t)") return "the input x";
-  if (name === "y(t)") return "the output y";
-  if (name === "cell") return "the cell";
+/** What a box is called: the end of its path if no other box ends so, and "layer0" is "layer 0". */
+export function boxName(network, name) {
+  const known = { "x(t)": "the input x", "y(t)": "the output y", cell: "the cell" }[name];
+  if (known) return known;
   if (name.startsWith("⊕")) return "the sum";
   if (name.startsWith("∥")) return "the concatenation";
-  return name.replace(/(^|\.)layer(\d+)\b/g, "$1layer $2");
+  const end = name.split(".").at(-1);
+  const alone = network.boxes.filter((box) => box.name.split(".").at(-1) === end).length === 1;
+  return (alone ? end : name).replace(/(^|\.)layer(\d+)\b/g, "$1layer $2");
 }
 
 /** A name within a picture. */
-export function shortName(name) {
-  return name === "x(t)" ? "x" : name === "y(t)" ? "y" : boxName(name).replace(/^the (?=cell)/, "");
+export function shortName(network, name) {
+  return name === "x(t)" ? "x" : name === "y(t)" ? "y" : boxName(network, name).replace(/^the (?=cell)/, "");
+}
+
+/** "layer0.h", a name of the record, as "h of layer 0". */
+export function valueName(network, name) {
+  const at = name.lastIndexOf(".");
+  if (network.row.has(name)) return boxName(network, name);
+  return network.row.has(name.slice(0, at)) ? `${name.slice(at + 1)} of ${boxName(network, name.slice(0, at))}` : name;
 }
 
 export function listed(parts) {
@@ -41,49 +53,65 @@ export function capital(text) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-/** "h of layer 0", "the input x": what an edge carries, without its step. */
-export function carriedName(network, edge) {
-  if (edge.source === "x(t)") return "x";
-  const fields = edge.fields.length ? edge.fields : [network.outputComponent(edge.source)].filter(Boolean);
-  const of = boxName(edge.source);
-  if (fields.length) return `${fields.join(", ")} of ${of}`;
+/** What an edge carries, "h of layer 0 at step 5"; `moment` says in words when what was made so many steps earlier. */
+function carriedName(network, edge, moment, back) {
+  const now = moment(back);
+  if (edge.source === "x(t)") return `x ${now}`;
   const { kind } = network.boxes[network.row.get(edge.source)];
-  return kind === "junction" ? of : `the output of ${of}`;
+  if (kind === "junction") {
+    const parts = entering(network, edge.source).map((part) => carriedName(network, part, moment, back + part.delay));
+    return edge.source.startsWith("⊕") ? `the sum of ${listed(parts)}` : `${listed(parts)}, side by side,`;
+  }
+  const fields = network.componentsOf(edge).filter(Boolean);
+  const of = boxName(network, edge.source);
+  return fields.length ? `${fields.join(", ")} of ${of} ${now}` : `the output of ${of} ${now}`;
 }
 
-function when(step) {
-  return step < 0 ? "before the first step" : `at step ${step}`;
-}
+const ownName = (edge) => edge.fields.join(", ");
+const asState = (edge) => (edge.fields.join() === "state" ? "" : " as state");
 
-/** What an edge brings to its target, as the target sees it; `moment` says when it was made. */
+/** What an edge brings to its target, as the target sees it; `moment` says in words when it was made. */
 function readAs(network, edge, moment) {
-  if (edge.role === "state") return `its own ${edge.fields.join(", ")} ${moment.replace(/^at /, "of ")} as state`;
-  const what = `${carriedName(network, edge)} ${moment}`;
+  if (edge.role === "state") return `its own ${ownName(edge)} ${moment(edge.delay).replace(/^at /, "of ")}${asState(edge)}`;
+  const what = carriedName(network, edge, moment, edge.delay);
   return edge.role === "hand-over" ? `${what} in place of its own previous ${edge.becomes || edge.fields[0]}` : `${what} as input`;
 }
+
+const asOf = (step) => (back) => (step < back ? "before the first step" : `at step ${step - back}`);
 
 /** What an edge brings to its target at a step. */
 export function readPhrase(network, edge, step) {
   const made = step - edge.delay;
-  if (made >= 0) return readAs(network, edge, when(made));
-  if (edge.role === "state") return `its own initial ${edge.fields.join(", ")} as state`;
-  return `${readAs(network, edge, when(made))} (zeros: there is no such step yet)`;
+  if (made >= 0) return readAs(network, edge, asOf(step));
+  if (edge.role === "state") return `its own initial ${ownName(edge)}${asState(edge)}`;
+  const past = network.past(edge.source, made);
+  const zeros = !past || past.every((value) => value === 0);
+  return `${readAs(network, edge, asOf(step))} (${zeros ? "zeros: " : ""}there is no such step yet)`;
 }
 
 /** The same at any step: "h of layer 0 of the same step as input". */
 export function readAlways(network, edge) {
   const moments = ["of the same step", "of the step before"];
-  return readAs(network, edge, moments[edge.delay] ?? `of ${edge.delay} steps before`);
+  return readAs(network, edge, (back) => moments[back] ?? `of ${back} steps before`);
 }
 
-/** What reads what a box makes, as the maker sees it. */
-function givenPhrase(network, edge, step) {
+/** What an edge brings to the output, or to a junction, at a step. */
+export function partPhrase(network, edge, step) {
+  return carriedName(network, edge, asOf(step), edge.delay);
+}
+
+/** Who reads, at the end of an edge, what its source made at a step, as the maker sees it; through a sum, who reads that. */
+function givenPhrases(network, edge, step, through = "") {
   const read = step + edge.delay;
-  const to = edge.target === edge.source ? "itself" : boxName(edge.target);
-  const later = read >= network.steps ? " (after the end)" : "";
-  const as = edge.role === "state" ? "as state" : edge.role === "hand-over" ? `in place of its previous ${edge.becomes || edge.fields[0]}` : "as input";
-  if (edge.target === "y(t)") return `as the network’s output y${edge.delay ? ` at step ${read}` : ""}`;
-  return `by ${to} at step ${read} ${as}${later}`;
+  const { kind } = network.boxes[network.row.get(edge.target)];
+  if (kind === "junction") {
+    const part = edge.target.startsWith("⊕") ? " in a sum" : through;
+    return leaving(network, edge.target).flatMap((next) => givenPhrases(network, next, read, part));
+  }
+  if (kind === "output") return [`${through.trim()} as the network’s output y${edge.delay ? ` at step ${read}` : ""}`.trim()];
+  const to = edge.target === edge.source ? "itself" : boxName(network, edge.target);
+  const as = edge.role === "state" ? " as state" : edge.role === "hand-over" ? ` in place of its previous ${edge.becomes || edge.fields[0]}` : " as input";
+  return [`by ${to} at step ${read}${through}${as}${read >= network.steps ? " (after the end)" : ""}`];
 }
 
 const rank = { input: 0, "hand-over": 1, state: 2 };
@@ -97,43 +125,41 @@ export function leaving(network, box) {
   return network.edges.filter((edge) => edge.source === box).sort((a, b) => a.delay - b.delay);
 }
 
-/** A box at a step in one sentence: "Layer 1 at step 5 reads h of layer 0 of step 5 as input, and …". */
+/** A box at a step in one sentence: "Layer 1 at step 5 reads h of layer 0 at step 5 as input, and …". */
 export function boxSentence(network, box, step) {
   const { kind } = network.boxes[network.row.get(box)];
   if (kind === "input") return `The input x at step ${step}: ${inputPhrase(network, step)}.`;
-  const reads = entering(network, box).map((edge) => readPhrase(network, edge, step));
-  if (kind === "output") return `The output y at step ${step} is ${listed(entering(network, box).map((edge) => `${carriedName(network, edge)} ${when(step - edge.delay)}`))}.`;
-  const verb = kind === "junction" ? (box.startsWith("⊕") ? "adds" : "puts side by side") : "reads";
-  const parts = kind === "junction" ? reads.map((text) => text.replace(/ as input/, "")) : reads;
-  return `${capital(boxName(box))} at step ${step} ${verb} ${parts.length > 1 ? `${parts.slice(0, -1).join(", ")}, and ${parts.at(-1)}` : parts.join("")}.`;
+  const edges = entering(network, box);
+  const parts = edges.map((edge) => partPhrase(network, edge, step));
+  if (kind === "output") return `The output y at step ${step} is ${listed(parts)}${parts.length > 1 ? ", side by side" : ""}.`;
+  if (kind === "junction") return `The ${box.startsWith("⊕") ? "sum" : "concatenation"} at step ${step} takes ${listed(parts)}.`;
+  const reads = edges.map((edge) => readPhrase(network, edge, step));
+  const joined = reads.length > 1 ? `${reads.slice(0, -1).join(", ")}, and ${reads.at(-1)}` : reads.join("");
+  return `${capital(boxName(network, box))} at step ${step} reads ${joined}.`;
 }
 
 /** Who reads what a box makes at a step, one sentence for each thing it makes. */
 export function readersSentences(network, box, step) {
   const signals = new Map();
-  const output = network.outputComponent(box);
   for (const edge of leaving(network, box)) {
-    const fields = edge.fields.length ? edge.fields : [output ?? ""];
-    for (const field of fields) signals.set(field, [...(signals.get(field) ?? []), edge]);
+    for (const field of network.componentsOf(edge)) signals.set(field, [...(signals.get(field) ?? []), edge]);
   }
-  return [...signals].map(([field, edges]) => valueSentence(network, box, field, step, edges));
+  return [...signals].map(([field, edges]) => `${madeName(network, box, field)} at step ${step} is read ${readers(network, edges, step)}.`);
 }
 
-function valueSentence(network, box, field, step, edges) {
-  const name = field ? `${capital(field)} of ${boxName(box)}` : capital(box === "x(t)" ? "x" : `the output of ${boxName(box)}`);
-  const said = (field ? name.charAt(0).toLowerCase() + name.slice(1) : name);
-  return `${field ? said : name} at step ${step} is read ${listed(edges.map((edge) => givenPhrase(network, edge, step)))}.`;
+const readers = (network, edges, step) => listed(edges.flatMap((edge) => givenPhrases(network, edge, step)));
+
+/** What a box makes, at the beginning of a sentence. */
+function madeName(network, box, field) {
+  if (box === "x(t)") return "x";
+  return field ? `${field} of ${boxName(network, box)}` : `The output of ${boxName(network, box)}`;
 }
 
 /** One value in a sentence: who made it and who reads it. */
 export function madeAndRead(network, box, field, step) {
-  const maker = step < 0 ? `is the initial state: nothing made it` : box === "x(t)" ? "is given from outside" : `is made by ${boxName(box)} at step ${step}`;
-  const output = network.outputComponent(box);
-  const edges = leaving(network, box).filter((edge) => (edge.fields.length ? edge.fields : [output ?? ""]).includes(field));
-  const readers = edges.map((edge) => givenPhrase(network, edge, step));
-  const what = field ? `${field} of ${boxName(box)}` : box === "x(t)" ? "x" : `the output of ${boxName(box)}`;
-  const moment = when(step);
-  return `${field ? what : capital(what)} ${moment} ${maker}${readers.length ? `, and read ${listed(readers)}` : ", and nobody reads it"}.`;
+  const maker = box === "x(t)" ? "is given from outside" : `is made by ${boxName(network, box)} at step ${step}`;
+  const edges = leaving(network, box).filter((edge) => network.componentsOf(edge).includes(field));
+  return `${madeName(network, box, field)} at step ${step} ${maker}, and ${edges.length ? `read ${readers(network, edges, step)}` : "nobody reads it"}.`;
 }
 
 /** What the network reads at a step. */
