@@ -10,7 +10,8 @@ from importlib.resources import files
 from typing import Any
 
 _SOURCES = files("treadle.show") / "explorer"
-_IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.mjs";\n', re.MULTILINE)
+_IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./(\w+)\.mjs";$', re.MULTILINE)
+_EXPORT = re.compile(r"^export ((?:async )?(?:function|class|const) (\w+))", re.MULTILINE)
 
 
 def page(data: Mapping[str, Any]) -> str:
@@ -39,16 +40,18 @@ def _json(data: Mapping[str, Any]) -> str:
 
 
 def _script() -> str:
-    """All modules in one: each after those that it imports, without the words that tie them together."""
+    """All modules in one script, each after those that it imports: a function that gives what the module exports."""
     done: dict[str, str] = {}
 
     def add(name: str) -> None:
         if name in done:
             return
         text = _text(f"{name}.mjs")
-        for imported in _IMPORT.findall(text):
+        for _, imported in _IMPORT.findall(text):
             add(imported)
-        done[name] = re.sub(r"^export ", "", _IMPORT.sub("", text), flags=re.MULTILINE)
+        exports = ", ".join(exported for _, exported in _EXPORT.findall(text))
+        body = _EXPORT.sub(r"\1", _IMPORT.sub(r"const \1 = \2_module;", text))
+        done[name] = f"const {name}_module = (() => {{\n{body}return {{ {exports} }};\n}})();\n"
 
     add("page")
     return "\n".join(done.values())

@@ -35,7 +35,7 @@ export function press(button, pressed) {
 /** A labelled select; options are [value, text]. */
 export function select(label, options, chosen, onchange) {
   const element = h("select", { onchange: () => onchange(element.value) }, ...options.map(([value, text]) => h("option", { value }, text)));
-  element.value = chosen;
+  if (chosen !== null && chosen !== undefined) element.value = chosen;
   return { element, label: h("label", { class: "field" }, h("span", {}, label), element) };
 }
 

@@ -126,8 +126,11 @@ class Page {
     const { state, network } = this.store;
     const theme = this.theme.name;
     for (const { view, button } of this.tabs) {
-      if (view === state.view) button.setAttribute("aria-current", "page");
-      else button.removeAttribute("aria-current");
+      if (view !== state.view) button.removeAttribute("aria-current");
+      else if (!button.hasAttribute("aria-current")) {
+        button.setAttribute("aria-current", "page");
+        button.parentElement.scrollLeft = button.offsetLeft - 40;
+      }
     }
     for (const [name, view] of Object.entries(this.views)) view.element.hidden = name !== state.view;
     this.picker.element.value = state.network;

@@ -48,18 +48,26 @@ function sizes(network, folded) {
   };
 }
 
+/** In place of a number of columns: one step, its past coming in from itself. */
+export const FOLDED = 0;
+
+function measured(network, columns) {
+  const folded = columns === FOLDED;
+  return layOut(network.boxes, network.edges, folded ? 1 : columns, sizes(network, folded), folded);
+}
+
+/** How many steps beside each other have room: two at least, where there are so many, and nine at most. */
+export function columnsWithin(network, room) {
+  const { pitch, width } = measured(network, 2);
+  return Math.min(network.steps, Math.max(2, Math.min(9, 2 + Math.floor((room - width) / pitch))));
+}
+
 export class Picture {
   /** `pick({box, field, step})` is called where somebody clicks. */
-  constructor(network, room, folded, pick) {
+  constructor(network, columns, pick) {
+    const folded = columns === FOLDED;
     Object.assign(this, { network, folded, pick, id: `p${pictures++}` });
-    const measure = (columns) => layOut(network.boxes, network.edges, columns, sizes(network, folded), folded);
-    let columns = 1;
-    if (!folded) {
-      columns = 2;
-      const { pitch, width } = measure(2);
-      columns = Math.max(2, Math.min(9, network.steps, 2 + Math.floor((room - width) / pitch)));
-    }
-    this.layout = measure(Math.min(columns, network.steps));
+    this.layout = measured(network, columns);
     this.columns = this.layout.columns;
     this.height = this.layout.height + HEAD + 8;
     this.canvas = h("canvas", { class: "strips", "aria-hidden": "true" });
@@ -135,7 +143,7 @@ export class Picture {
     const frame = svg("rect", { class: `box ${box.kind}`, x: place.x, y: place.y, width: place.width, height: place.height, rx: box.kind === "junction" ? 15 : 9 });
     const centre = place.x + place.width / 2;
     const junction = box.kind === "junction";
-    const title = svg("text", { class: "title", x: centre, y: place.y + (junction ? 20 : 18) }, junction ? box.title : shortName(this.network, box.name));
+    const title = svg("text", { class: "title", x: centre, y: place.y + (junction ? 20 : box.kind === "input" && this.network.isText ? 25 : 18) }, junction ? box.title : shortName(this.network, box.name));
     const subtitle = this.folded && box.subtitle && !junction ? svg("text", { class: "subtitle", x: centre, y: place.y + 32 }, box.subtitle) : null;
     const strips = this.#strips(box, place);
     const names = strips.map(({ name, x, y }) => (name ? svg("text", { class: "component end", x: x - 5, y: y + STRIP - 1 }, name) : null));

@@ -4,9 +4,9 @@
 import { copyButton } from "./copying.mjs";
 import { h, say, select } from "./dom.mjs";
 import { HeatMap } from "./heatmap.mjs";
-import { Picture } from "./picture.mjs";
+import { columnsWithin, FOLDED, Picture } from "./picture.mjs";
 import { fitted } from "./store.mjs";
-import { boxSentence, madeAndRead, valueName } from "./words.mjs";
+import { boxName, boxSentence, capital, madeAndRead, valueName } from "./words.mjs";
 
 class Side {
   constructor(store, key) {
@@ -23,13 +23,12 @@ class Side {
     this.element = h("section", { class: "card side" }, h("div", { class: "card-head" }, this.name, this.chooser), this.title, this.sentence, this.picture, this.maps, h("div", { class: "card-head" }, h("h3", {}, "In code"), copied), this.code);
   }
 
-  update(state, theme) {
+  update(state, theme, columns) {
     const network = this.key === "network" ? this.store.network : this.store.other;
     // The same cursor, as far as this network has it; a change that was made to one network is no change of another.
     const pins = this.key === "network" || network === this.store.network ? state.pins : [];
     const own = fitted({ ...state, network: network.name, pins, beat: null }, this.store.networks);
-    const room = this.picture.clientWidth;
-    if (this.network !== network || this.room !== room) this.#build(network, room);
+    if (this.network !== network || this.columns !== columns) this.#build(network, columns);
     if (this.box !== own.box) this.#maps(network, own);
     this.shown.update(own, theme);
     say(this.sentence, own.field ? madeAndRead(network, own.box, own.field, own.step) : boxSentence(network, own.box, own.step));
@@ -39,14 +38,14 @@ class Side {
     }
   }
 
-  #build(network, room) {
-    Object.assign(this, { network, room, box: null });
+  #build(network, columns) {
+    Object.assign(this, { network, columns, box: null });
     const options = this.store.networks.map((one) => [one.name, one.name]);
     this.chooser.replaceChildren(select(this.key === "network" ? "left" : "right", options, network.name, (name) => this.store.set({ [this.key]: name })).label);
     say(this.name, network.name);
     say(this.title, network.title);
     say(this.code, network.code);
-    this.shown = new Picture(network, room, room < 420, (changes) => this.store.set(changes));
+    this.shown = new Picture(network, columns, (changes) => this.store.set(changes));
     this.picture.replaceChildren(this.shown.element);
   }
 
@@ -67,12 +66,15 @@ export class CompareView {
   }
 
   update(state, theme) {
-    for (const side of this.sides) side.update(state, theme);
     const { network, other } = this.store;
+    const room = Math.min(...this.sides.map((side) => side.picture.clientWidth));
+    const columns = room < 420 ? FOLDED : Math.min(columnsWithin(network, room), columnsWithin(other, room));
+    for (const side of this.sides) side.update(state, theme, columns);
     this.verdict.hidden = this.store.networks.length < 2;
     if (network === other) return say(this.verdict, "Both sides show the same network: choose another one for the right side.");
-    const [left, right] = [network, other].map((one) => one.row.has(state.box) && boxSentence(one, state.box, state.step));
-    if (left === right) return say(this.verdict, `Here both do the same: ${left}`);
-    say(this.verdict, left && right ? `In ${network.name}: ${left} In ${other.name}: ${right}` : `Only one of the two has ${state.box}.`);
+    const [left, right] = [network, other].map((one) => (one.row.has(state.box) ? boxSentence(one, state.box, state.step) : null));
+    const name = capital(boxName(left === null ? other : network, state.box));
+    if (left === null || right === null) return say(this.verdict, `${name} is in one of the two networks alone.`);
+    say(this.verdict, left === right ? `${name} reads the same in ${network.name} and in ${other.name}. Choose another layer, or other networks.` : `${name} does not read the same in ${network.name} as in ${other.name}.`);
   }
 }

@@ -3,7 +3,7 @@
 import { h, numberField, say, select } from "./dom.mjs";
 import { HeatMap } from "./heatmap.mjs";
 import { cutText, cuttable, featureName, pinText, stateText, strongest, vocabulary } from "./pins.mjs";
-import { number, token, valueName } from "./words.mjs";
+import { listed, number, token, valueName } from "./words.mjs";
 
 const EVERY = "every";
 
@@ -14,12 +14,13 @@ export class WhatIfView {
     this.forms = h("div", { class: "forms" });
     this.list = h("ul", { class: "pins" });
     this.sentence = h("p", { class: "sentence", role: "status" });
+    this.same = h("p", { class: "quiet" });
     this.maps = h("div", { class: "maps" });
     this.body = h(
       "div",
       { class: "whatif" },
       h("section", { class: "card" }, h("h2", {}, "Change something"), this.forms),
-      h("section", { class: "card" }, h("h2", {}, "What it changes"), this.list, this.sentence, this.maps),
+      h("section", { class: "card" }, h("h2", {}, "What it changes"), this.list, this.sentence, this.same, this.maps),
     );
     this.element = h("div", {}, this.refusal, this.body);
   }
@@ -109,10 +110,15 @@ export class WhatIfView {
     this.step = state.step;
     this.#pins(state);
     const show = state.pins.length ? state.show : "before";
+    const same = [];
     for (const { name, map } of this.heat) {
-      map.draw(network.values(name, show, state.pins), theme, show);
+      const values = network.values(name, show, state.pins);
+      map.element.hidden = show === "difference" && values.data.every((value) => value === 0);
+      if (map.element.hidden) same.push(valueName(network, name));
+      map.draw(values, theme, show);
       map.move(state.step, state.unit);
     }
+    say(this.same, same.length ? `The same as before, at every step: ${listed(same)}.` : "");
   }
 
   #pins(state) {

@@ -2,7 +2,7 @@
 
 import { Details } from "./details.mjs";
 import { h, press, say } from "./dom.mjs";
-import { kinds, Picture } from "./picture.mjs";
+import { columnsWithin, FOLDED, kinds, Picture } from "./picture.mjs";
 import { boxSentence } from "./words.mjs";
 
 export class WiringView {
@@ -31,7 +31,7 @@ export class WiringView {
     if (this.network === network && this.room === room) return;
     Object.assign(this, { network, room });
     const pick = (changes) => this.store.set({ ...changes, beat: null });
-    this.pictures = { folded: new Picture(network, 0, true, pick), unrolled: new Picture(network, room, false, pick) };
+    this.pictures = { folded: new Picture(network, FOLDED, pick), unrolled: new Picture(network, columnsWithin(network, room), pick) };
     this.folded.replaceChildren(this.pictures.folded.element);
     this.unrolled.replaceChildren(this.pictures.unrolled.element);
     this.key.replaceChildren(...kinds(network).map(([kind, meaning]) => h("li", { class: kind }, h("span", { class: "line", "aria-hidden": "true" }), meaning)), ...bars());
