@@ -165,7 +165,7 @@ def test_a_damaged_file_gives_way_to_the_last_good_one(path, damage, caplog):
         assert load_checkpoint(path, model)["position"] == {"step": 0}
     (line,) = caplog.messages
     assert line.startswith(str(path))
-    assert line.endswith(f"going on from the checkpoint before it, {previous_checkpoint(path)}")
+    assert line.endswith(f"resuming from the checkpoint before it, {previous_checkpoint(path)}")
 
     # The next one does not put the damaged one in the place of the good one.
     save_checkpoint(path, model, position={"step": 5})
@@ -179,7 +179,7 @@ def test_killed_between_the_two_renames(path, caplog):
     path.rename(previous_checkpoint(path))
     with caplog.at_level(logging.WARNING, "treadle"):
         assert load_checkpoint(path, model)["step"] == 1
-    assert "is missing; going on from" in caplog.text
+    assert "is missing; resuming from" in caplog.text
     save_checkpoint(path, model, step=2)
     assert load_checkpoint(path, model)["step"] == 2
 

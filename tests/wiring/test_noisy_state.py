@@ -40,7 +40,7 @@ def test_a_share_of_the_state_is_lost_and_the_rest_is_as_it_was():
 
 @pytest.mark.parametrize("dropout", [-0.1, 1, float("nan"), "much"])
 def test_a_share_is_below_one(dropout):
-    with pytest.raises(ValueError, match="dropout is a share"):
+    with pytest.raises(ValueError, match="dropout is a fraction"):
         td.NoisyStateCell(td.GRUCell(3, 4), 0.1, dropout)
 
 

@@ -191,7 +191,7 @@ def test_what_is_no_stack():
         ):
             td.Stack([td.GRUCell(3, 3), module])
     for dropout in (-0.1, 1.5, "half", None):
-        with pytest.raises(ValueError, match="dropout is a share, from 0 to 1, but"):
+        with pytest.raises(ValueError, match="dropout is a fraction, from 0 to 1, but"):
             td.Stack([td.GRUCell(3, 5)], dropout=dropout)
     with pytest.raises(ValueError, match="after outputs"):
         stack("skip").add("more", td.GRUCell(3, 3), reads=())

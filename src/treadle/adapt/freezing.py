@@ -1,4 +1,4 @@
-"""Which parts of a network learn, and when."""
+"""Freezing: which parts of a network train, and when."""
 
 import copy
 from collections.abc import Collection, Iterable, Sequence
@@ -13,16 +13,16 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def freeze(model: M, except_: Iterable[str] | str = ()) -> M:
-    """A copy of a network of which nothing learns but what is named.
+    """A copy of a network with all parameters frozen, except those that are named.
 
-    The network that was passed stays as it was and learns as before: train the one that is returned. Only parameters
-    are frozen; what a `BatchNorm` counts goes on being counted in training mode, unless ``.eval()`` is called on it.
-    `gradient_report` says whether what still learns gets a gradient.
+    The network that was passed does not change: train the one that is returned. Only parameters are frozen; the running
+    statistics of a `BatchNorm` still change in training mode, unless ``.eval()`` is called on it. `gradient_report`
+    says whether the trainable rest gets a gradient.
 
     Args:
         model: any network.
-        except_: patterns of what learns: names of parts (``"head"``) or parameters, with ``*`` for anything. What they
-            name learns even if it was frozen before.
+        except_: patterns of what is trained: names of parts (``"head"``) or parameters, with ``*`` for anything. These
+            are trained even if they were frozen before.
 
     Raises:
         AdaptError: a pattern that names no parameter.
@@ -51,14 +51,14 @@ def _learning_only(network: M, names: Collection[str]) -> M:
 
 
 def unfreeze_gradually(model: M, stages: Sequence[Iterable[str] | str], every: int) -> "Thaw[M]":
-    """A frozen copy of a network that learns stage by stage, most often from the head down.
+    """A frozen copy of a network that is unfrozen stage by stage, usually from the head down.
 
-    What has just been put on a trained network begins with large gradients; layers below it that learn from the first
-    step are spoiled by them. So the head learns alone first, then the layer below it too, and so on.
+    A new head on a trained network begins with large gradients, which would spoil the layers below it. So the head is
+    trained alone first, then the layer below it as well, and so on.
 
     Args:
         model: any network.
-        stages: the patterns of what begins to learn at each stage: ``["head", "cell.layer1", "cell.layer0"]``. What no
+        stages: the patterns of what is unfrozen at each stage: ``["head", "cell.layer1", "cell.layer0"]``. What no
             stage names stays frozen.
         every: steps of training from one stage to the next.
 
@@ -95,15 +95,15 @@ def unfreeze_gradually(model: M, stages: Sequence[Iterable[str] | str], every: i
 
 
 class Thaw(Generic[M]):
-    """A network that learns stage by stage; made by `unfreeze_gradually`.
+    """A network that is unfrozen stage by stage; made by `unfreeze_gradually`.
 
     Its optimiser has to know all parameters from the beginning: ``parameter_groups(thaw.network, frozen=True)``. It can
     be a part of a `treadle.training.save_checkpoint`; `treadle.training.train` takes it with ``thaw=``, calls its
     ``step()`` and keeps it in checkpoints.
 
     Args:
-        network: the network, of which the first stage learns.
-        stages: the names of the parameters that begin to learn at each stage.
+        network: the network; its first stage is trainable.
+        stages: the names of the parameters that are unfrozen at each stage.
         every: steps of training from one stage to the next.
     """
 
@@ -112,14 +112,14 @@ class Thaw(Generic[M]):
 
     @property
     def stage(self) -> int:
-        """Which stage has begun last, from 0."""
+        """The present stage, from 0."""
         return min(self.steps // self.every, len(self.stages) - 1)
 
     def step(self) -> list[str]:
-        """Say that a step of training is done.
+        """Count a training step; unfreeze the next stage when it is due.
 
         Returns:
-            The names of the parameters that learn from now on and did not before.
+            The names of the parameters that were unfrozen.
         """
         before, self.steps = self.stage, self.steps + 1
         if self.stage == before:
@@ -135,7 +135,7 @@ class Thaw(Generic[M]):
         return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there: what had begun to learn by then learns, and nothing else does."""
+        """Restore the stage: what was unfrozen then is unfrozen, and nothing else."""
         self.steps = state["steps"]
         _learning_only(self.network, {name for names in self.stages[: self.stage + 1] for name in names})
 

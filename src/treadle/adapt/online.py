@@ -16,7 +16,7 @@ from treadle.running.recurrent import Recurrent
 
 
 class Moment(NamedTuple):
-    """What is remembered of a step."""
+    """A step in the history."""
 
     x: Tensor
     """What was read [1, I]."""
@@ -29,7 +29,7 @@ class Moment(NamedTuple):
 
 
 class Online:
-    """A network that learns while it runs: it reads a step, is told what was right, and goes on from its own state.
+    """Online learning: the network predicts a step, gets the target, takes one optimiser step, and keeps its state.
 
     ::
 
@@ -40,15 +40,15 @@ class Online:
 
     The gradient goes back through the last ``horizon`` steps. With ``replays``, as many windows of that length out of
     the last ``history`` steps, from random places, run beside the newest as further rows of one batch, and the mean
-    loss of all their answers is added: what happens rarely is then learned from more than once.
+    of their losses is added. So rare events are trained on more than once.
 
-    **What is exact, and what is not.** Predictions and the carried state are those of a live run: state(t) is what the
-    weights of its time made of state(t-1), once and for all, and no later weight changes it. The gradient of L is
+    **What is exact, and what is not.** Predictions and the carried state are those of a live run: state(t) was
+    computed from state(t-1) with the weights of that time, and later weights do not change it. The gradient of L is
     exact for the steps of a window. It is approximate in two ways, as an estimate of the gradient of the whole past:
     it lacks what lies more than ``horizon`` steps back, and a window starts from the state that was carried then, which
     older weights made. The latter grows with the learning rate and, for replayed windows, with their age. Where the
-    network is random while it learns (dropout, zoneout, noise on states), windows draw new masks; what is carried and
-    predicted is without.
+    network is random in training (dropout, zoneout, noise on states), windows draw new masks; the carried state and
+    predictions are without.
 
     Memory is bounded: the weights, the optimiser and ``history`` steps, each with its input, answer and state. Time for
     a step: one step live, and forwards and backwards over ``horizon`` steps of ``1 + replays`` rows.
@@ -126,7 +126,7 @@ class Online:
         self.reset()
 
     def reset(self) -> None:
-        """Go on from the initial state, as where another stream begins. What was learned and is remembered stays."""
+        """Continue from the initial state, as where another stream begins. Weights and history stay."""
         with torch.no_grad():
             self._state = states.kept(self.model.initial_state(1))
         self._begins = True
@@ -142,7 +142,7 @@ class Online:
         return len(self._moments)
 
     def predict_one(self, x: Any) -> Tensor:
-        """What the network says to x, in the state that it is in. Neither state nor weights change.
+        """The network's output for x, from its present state. Neither state nor weights change.
 
         Args:
             x: [I], or whatever a row of the network's input is: a tensor, an array, numbers.
@@ -164,10 +164,10 @@ class Online:
         Args:
             x: as for `predict_one`.
             y: what the loss compares the output with: a number, an array, a tensor, or a tuple of these, of the same
-                shapes at every step. None where it is not known: then nothing is learned, and the state goes on.
+                shapes at every step. None where it is not known: then only the state changes.
 
         Returns:
-            The loss of this step before it was learned from; None without a y.
+            The loss of this step before the update; None without a y.
 
         Raises:
             DataError: x or y is not finite, or the loss or its gradient is not. Then nothing has changed: not the
@@ -250,8 +250,8 @@ class Online:
         """Write network, state, history and optimiser to one checkpoint file, with the random generators.
 
         Args:
-            path: where to; what was there stays as ``path.previous``.
-            **parts: what else belongs to it, as `treadle.training.save_checkpoint` takes it.
+            path: the file to write; the one before it stays as ``path.previous``.
+            **parts: further parts, as `treadle.training.save_checkpoint` takes them.
 
         Raises:
             ModelFileError: a part is nothing that a file can hold.
@@ -260,9 +260,9 @@ class Online:
         save_checkpoint(path, self.model, online=self, **parts)
 
     def restore(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Go on from a file that `save` wrote: what follows is, bit for bit, what would have followed then.
+        """Resume, bit for bit, from a file that `save` wrote.
 
-        It is restored into one that was made in the same way; the file runs no code.
+        The `Online` must have been made with the same arguments. The file runs no code.
 
         Returns:
             The further parts, by name.

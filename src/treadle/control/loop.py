@@ -20,21 +20,21 @@ ACTION = "action.delayed"
 
 
 class ClosedLoop(Recurrent):
-    """A network that acts: the action of step t-1 is part of the input of step t; in training, a recorded one.
+    """A closed loop: the action of step t-1 is part of the input of step t; in training, a recorded action.
 
         d(t) = readout(cell([reading(t), action(t-1)]))
-        action(t) = the likeliest, if actions are discrete; d(t) itself, if they are continuous
+        action(t) = the most likely one, if actions are discrete; d(t) itself, if they are continuous
 
-    It is a `Recurrent` over a wiring in which ``cell`` reads x and, a step late, the node ``action``; before the first
-    step, that is zeros. Called on readings alone it acts by itself. `follow` feeds it recorded actions: what it decides
-    at one step then has no part in the next, so the whole sequence runs at once, compiled like any other. Both are
-    the same function: fed with what it would have done, it does that. The state is the same too, so a sequence may be
-    followed for a while and then be gone on with alone.
+    It is a `Recurrent` over a wiring in which ``cell`` reads x and, one step late, the node ``action``, which is zeros
+    before the first step. Called on readings alone, it runs in closed loop. `follow` feeds it recorded actions instead
+    (teacher forcing): a decision then does not influence the next step, so the whole sequence runs at once, compiled
+    like any other. Both are the same function: fed with its own actions, it decides the same. The state is the same,
+    too, so a network may follow a recorded sequence for a while and then continue in closed loop.
 
     Args:
-        cell: any cell or wiring; it reads the features of a reading and those of an action, side by side.
+        cell: any cell or wiring; it reads the features of a reading and those of an action, concatenated.
         readings: what it reads: ``td.Discrete(n)`` symbols or ``td.Continuous(n)`` numbers.
-        actions: what it does, likewise.
+        actions: what it decides, likewise.
         readout: from the cell's output to ``actions.size`` features; by default a `torch.nn.Linear`.
         batch_first: see `Recurrent`, as for all that follow.
         gradient: how gradients go back in time.
@@ -45,7 +45,7 @@ class ClosedLoop(Recurrent):
         TypeError: ``cell`` is no cell, or ``readings`` or ``actions`` say nothing.
         ShapeError: the sizes do not fit, with the arithmetic.
 
-    Source: of the fed training, *teacher forcing*: Williams and Zipser, *A Learning Algorithm for Continually Running
+    Source: for teacher forcing, Williams and Zipser, *A Learning Algorithm for Continually Running
     Fully Recurrent Neural Networks*, 1989.
 
     Example:
@@ -107,10 +107,10 @@ class ClosedLoop(Recurrent):
         resets: Tensor | None = None,
         return_states: bool = False,
     ) -> Any:
-        """Act by itself on readings that are known: as `Recurrent`, whose ``xs`` may be symbols [B, T] here.
+        """Run in closed loop on readings that are known: as `Recurrent`, but ``xs`` may be symbols [B, T].
 
         Raises:
-            DataError: a reading that there is not.
+            DataError: a reading that does not exist.
         """
         xs = self._encoded(self.readings, xs, lengths, "reading")
         return super().forward(xs, state, lengths, resets, return_states)
@@ -125,7 +125,7 @@ class ClosedLoop(Recurrent):
         return_states: bool = False,
         sampling: float = 0.0,
     ) -> Any:
-        """What it decides at each step where the recorded actions were those taken.
+        """Its decision at each step, given the recorded actions until then (teacher forcing).
 
         Args:
             readings: [B, T] symbols, or [B, T, n] numbers or features; [T, B, …] without ``batch_first``.
@@ -141,17 +141,17 @@ class ClosedLoop(Recurrent):
             after the last step, in which the last action is the recorded one.
 
         Raises:
-            DataError: a reading or an action that there is not; the message says where.
+            DataError: a reading or an action that does not exist; the message says where.
             ShapeError: readings and actions do not fit each other or the network.
         """
         pairs = self.pairs(readings, actions, lengths)
         return self.follower(sampling)(pairs, state, lengths, resets, return_states)
 
     def pairs(self, readings: Any, actions: Any, lengths: Any = None) -> Tensor:
-        """What a `follower` reads: the features of readings and actions, side by side.
+        """The input of a `follower`: the features of readings and actions, concatenated.
 
         Raises:
-            DataError: a reading or an action that there is not.
+            DataError: a reading or an action that does not exist.
             ShapeError: they have not the same rows and steps.
         """
         read = self._encoded(self.readings, readings, lengths, "reading")
@@ -164,15 +164,15 @@ class ClosedLoop(Recurrent):
         return torch.cat([read, done], -1)
 
     def follower(self, sampling: float = 0.0) -> Recurrent:
-        """The same network, with the same parameters, that reads recorded actions: what `treadle.training` trains.
+        """The same network, with the same parameters, that reads recorded actions: train this one.
 
-        At step t it reads the reading of t and the action that was done *after* it (`pairs` puts them side by side),
-        which has a part in what comes after, and none in what is decided at t.
+        At step t it reads the reading of t and the action that was done *after* it (`pairs` concatenates
+        them), which influences what comes after, but not the decision at t.
 
         Args:
-            sampling: scheduled sampling: while training, with this probability, at each step and row, the network's own
-                action goes on instead of the recorded one. What it decides then lies on the way from step to step,
-                so that less is done for all steps at once. Continuous actions carry a gradient, discrete ones none.
+            sampling: scheduled sampling: in training, with this probability at each step and row, the network's own
+                action is used instead of the recorded one. Decisions then depend on each other from step to step,
+                so less is computed for all steps at once. Continuous actions carry a gradient, discrete ones none.
 
         Raises:
             ValueError: ``sampling`` is not from 0 to 1.

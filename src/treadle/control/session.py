@@ -1,4 +1,4 @@
-"""A closed loop, live, against what it acts upon."""
+"""A closed loop, live, in an environment."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -10,17 +10,17 @@ from treadle.running.session import Session
 
 @runtime_checkable
 class Environment(Protocol):
-    """What a network acts upon. Any object with these two methods is one.
+    """What a closed loop acts on. Any object with these two methods is an environment.
 
     A reading or an action is a whole number where it is discrete, and an array of numbers [n] where it is continuous.
     """
 
     def reset(self) -> Any:
-        """Begin anew; the first reading."""
+        """Start a new episode; return the first reading."""
         ...
 
     def apply(self, action: Any) -> tuple[Any, bool]:
-        """Do what was decided; the next reading, and whether this was the last action that there is."""
+        """Carry out an action; return the next reading, and whether the episode is done."""
         ...
 
 
@@ -28,15 +28,15 @@ class Acted(NamedTuple):
     """A step in an environment."""
 
     reading: Any
-    """What was read."""
+    """The reading."""
     action: Any
-    """What was done then."""
+    """The action after it."""
     done: bool
-    """Whether that was the last."""
+    """Whether that ended the episode."""
 
 
 class LoopSession(Session):
-    """A session that takes readings and gives actions, as an environment has them; made by `ClosedLoop.session`.
+    """A live closed loop, from readings to actions; made by `ClosedLoop.session`.
 
     Example:
         >>> import treadle as td
@@ -66,7 +66,7 @@ class LoopSession(Session):
         return {name: value for name, value in super().__getstate__().items() if name not in ("_read", "_write")}
 
     def act(self, reading: Any) -> Any:
-        """One step: read, and decide; the action goes into the state.
+        """One step, from a reading to an action, which becomes part of the state.
 
         Args:
             reading: a whole number or [n] numbers; with several rows an array of [B] or [B, n].
@@ -75,21 +75,21 @@ class LoopSession(Session):
             The action, likewise.
 
         Raises:
-            DataError: a reading that there is not, or one that is not finite. The state is as it was before.
+            DataError: a reading that does not exist or is not finite. The state is unchanged.
             ModelFileError: the network's weights are not finite.
         """
         y = self.step(self._read(reading))
         return self._write(y if self.batch_size > 1 or y.ndim == 1 else y[0])
 
     def run(self, environment: Environment, reading: Any = None) -> Iterator[Acted]:
-        """Act in an environment, for as long as somebody asks, or until it is done.
+        """Act in an environment until the episode is done, or until you stop asking.
 
-        What the environment raises comes out here. The session is as it was after its last decision then, which was not
-        carried out: it can go on, from a reading, or start again.
+        Errors of the environment are raised here. The session is then in the state after its last decision, which was
+        not carried out: continue from a reading, or start again.
 
         Args:
             environment: see `Environment`.
-            reading: go on from this reading, with the state that there is; by default, both start again.
+            reading: continue from this reading, with the present state; by default, both are reset.
 
         Yields:
             `Acted`, after each step.

@@ -1,4 +1,4 @@
-"""What readings and actions are: symbols of an alphabet, or numbers; and how a network sees them."""
+"""Spaces of readings and actions: symbols or numbers, and their features."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class _Sized:
 
 
 class Discrete(_Sized):
-    """Symbols, as whole numbers from 0 to ``n - 1``. A network sees one as ``n`` features, all 0 but a 1 in its place.
+    """Symbols, whole numbers from 0 to ``n - 1``. A network reads them one-hot, as ``n`` features.
 
     As an action: the network gives ``n`` scores, and the action is that of the highest one (of equal ones, the first).
 
@@ -127,7 +127,7 @@ class Discrete(_Sized):
 
 
 class Continuous(_Sized):
-    """``n`` numbers, which a network sees, and gives, as they are.
+    """``n`` numbers, which a network reads and gives as they are.
 
     Args:
         n: how many numbers.

@@ -1,4 +1,4 @@
-"""What a network learns to act from: traces of somebody who can, and what that one says of its own mistakes."""
+"""Training data for closed loops: an expert's traces, and what it says of the network's mistakes (DAgger)."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -11,39 +11,40 @@ from treadle.control.session import Environment
 
 @runtime_checkable
 class Policy(Protocol):
-    """Whoever acts: a black box with a hidden state, or a session of a `ClosedLoop`."""
+    """What acts: a black box with a hidden state, or a session of a `ClosedLoop`."""
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start a new episode."""
         ...
 
     def act(self, reading: Any) -> Any:
-        """The action after a reading; None if there is nothing more to say."""
+        """The action after a reading; None at the end."""
         ...
 
 
 class Trace(NamedTuple):
-    """What was seen of a run."""
+    """The readings and actions of a run."""
 
     readings: np.ndarray
     """[T] whole numbers or [T, n]."""
     actions: np.ndarray
-    """What was done after each, likewise."""
+    """The action after each, likewise."""
     targets: np.ndarray
-    """What should have been done; in a demonstration, the same."""
+    """The expert's actions; in a demonstration, the same."""
 
 
 def record(policy: Policy, environment: Environment, steps: int, expert: Policy | None = None) -> Trace:
-    """Let somebody act in an environment, and note what is seen from outside.
+    """Let a policy act in an environment, and record its readings and actions.
 
     Args:
-        policy: who acts.
-        environment: in what.
-        steps: at most so many.
-        expert: hears every reading and says what it would do; it is not obeyed. Without one, the policy is right.
+        policy: what acts.
+        environment: what it acts on.
+        steps: the maximum number of steps.
+        expert: gets every reading and labels it with its own action, which is not carried out. Without one, the
+            policy's actions are the labels.
 
     Returns:
-        The trace, up to the end of the run or up to where the expert had nothing more to say.
+        The trace, up to the end of the run or up to where the expert ended.
 
     Example:
         >>> import treadle as td
@@ -78,16 +79,16 @@ def record(policy: Policy, environment: Environment, steps: int, expert: Policy 
 
 
 class Round(NamedTuple):
-    """What a round of DAgger was like."""
+    """The results of a round of DAgger."""
 
     number: int
     """From 0."""
     traces: int
-    """How many were learned from."""
+    """The number of traces that it was trained on."""
     decisions: int
-    """What the network decided, when it was on its own."""
+    """The number of its decisions in closed loop."""
     mistakes: int
-    """How many of these the expert would not have."""
+    """How many of these differ from the expert's."""
 
 
 def dagger(
@@ -100,22 +101,22 @@ def dagger(
     traces: int,
     steps: int,
 ) -> Iterator[Round]:
-    """Learn where one's own mistakes lead: dataset aggregation.
+    """Dataset aggregation (DAgger): train on the situations that the network's own mistakes lead to.
 
-    First from demonstrations. Then, in each round, the network acts for itself, the expert says at each step what it
-    would have done, and the network learns from all traces so far.
+    First, the network is trained on demonstrations. Then, in each round, it acts in closed loop, the expert labels each
+    step with its own action, and the network is trained on all traces so far.
 
     Args:
-        loop: who learns.
-        expert: who can.
-        environment: in what; each ``reset`` may begin elsewhere.
-        learn: given all traces so far, trains ``loop``.
-        rounds: how often.
-        traces: how many in each round.
-        steps: how long each may be.
+        loop: the network.
+        expert: a policy to imitate.
+        environment: what they act on; each ``reset`` may begin elsewhere.
+        learn: a function of all traces so far that trains ``loop``.
+        rounds: the number of rounds.
+        traces: the number of traces in each round.
+        steps: the maximum number of steps of a trace.
 
     Yields:
-        `Round`, after each. Whoever sees no mistakes may stop.
+        `Round`, after each. Stop when it has no mistakes.
 
     Source: Ross, Gordon and Bagnell, *A Reduction of Imitation Learning and Structured Prediction to No-Regret Online
     Learning*, 2011 (arXiv:1011.0686), with β = 1 in the first round and 0 after it.

@@ -1,4 +1,4 @@
-"""Checkpoints: a training run in one file, so that it can be resumed as if nothing had happened. No code, no pickle.
+"""Checkpoints: a training run in one file, to be resumed bit for bit. No code, no pickle.
 
 Tensors lie in a safetensors file, everything else in its metadata, as JSON. What a run consists of is not fixed here:
 parts have names, and a part is whatever has a ``state_dict``, a generator, or plain values and tensors.
@@ -35,22 +35,22 @@ logger = logging.getLogger("treadle")
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any) -> None:
-    """Write all that a training run consists of to one file; the one before it stays, as ``path.previous``.
+    """Write a training run to one file, to be resumed from; the previous checkpoint stays as ``path.previous``.
 
-    The file is written beside its place and then renamed, so a process that is killed here, or a disk that is full,
-    loses nothing: there is always a whole checkpoint, the new one or the last. Of several processes that write to one
+    The file is written under another name and then renamed. So a killed process or a full disk loses nothing: there is
+    always a complete checkpoint, the new one or the last. Of several processes that write to one
     place, one writes at a time. The random generators of PyTorch (all of its devices), NumPy and Python are part of
     every checkpoint.
 
     Args:
-        path: where to, such as ``run.checkpoint``.
+        path: the file to write, such as ``run.checkpoint``.
         model: the network; its weights and how it is wired.
         **parts: the rest, each by a name of its own: an optimiser, a learning-rate schedule, an iterator over data,
             whatever has ``state_dict`` and ``load_state_dict``; generators of PyTorch, NumPy and Python; or values:
             numbers, words, None, tensors, arrays, and lists, tuples and dicts of these, such as a carried state.
 
     Raises:
-        ModelFileError: a part holds something else; another run has the file and does not let it go in ten seconds.
+        ModelFileError: a part holds something else; another run holds the file for more than ten seconds.
         OSError: the file cannot be written; the last one is still there.
 
     Example:
@@ -84,7 +84,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any
 
 
 def load_checkpoint(path: str | os.PathLike[str], model: nn.Module, **parts: Any) -> dict[str, Any]:
-    """Put a run back to where `save_checkpoint` saw it: what follows is, bit for bit, what would have followed then.
+    """Restore a training run, so that it resumes bit for bit as if it had never stopped.
 
     If the file is damaged or missing, the one before it is read, and a warning is logged that says so.
 
@@ -201,7 +201,7 @@ def _read_last_good(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         except (ModelFileError, OSError):
             raise error from None
         reason = error if isinstance(error, ModelFileError) else f"{path} is missing"
-        logger.warning("%s; going on from the checkpoint before it, %s", reason, before)
+        logger.warning("%s; resuming from the checkpoint before it, %s", reason, before)
         return found
 
 

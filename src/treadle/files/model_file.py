@@ -23,13 +23,13 @@ FORMAT = 1
 def save(path: str | os.PathLike[str], model: nn.Module, notes: Mapping[str, Any] | None = None) -> None:
     """Write a network to one ``.safetensors`` file: its weights, and how it is wired.
 
-    The file is written beside its place and then renamed, so that there is never half a file.
+    The file is written under another name and then renamed, so a file is always complete.
 
     Args:
-        path: where to.
+        path: the file to write.
         model: a cell, `Stack`, `Graph`, `Recurrent` or a drop-in. Cells of your own need to keep the arguments of their
             ``__init__`` in attributes of the same names.
-        notes: what else is to be known of it, such as units of its inputs, as JSON has it; `read_notes` gives it back.
+        notes: further information, such as units of its inputs, as JSON values; `read_notes` returns it.
 
     Raises:
         ModelFileError: the network holds something that cannot be described.
@@ -59,7 +59,7 @@ def save(path: str | os.PathLike[str], model: nn.Module, notes: Mapping[str, Any
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What was noted in a model file beside the network; nothing if nothing was.
+    """The notes of a model file; an empty dict without any.
 
     Raises:
         ModelFileError: the file is not a model file, is damaged, or was made by a newer treadle.
@@ -159,7 +159,7 @@ def require_finite(path: str | os.PathLike[str], model: nn.Module) -> None:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of how a network is wired and of all its weights: equal for equal networks, wherever they are.
+    """A hash of a network's wiring and of all its weights: equal for equal networks, on any device.
 
     Example:
         >>> import copy, treadle as td

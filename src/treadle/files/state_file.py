@@ -11,10 +11,10 @@ from treadle.protocol import State
 
 
 def save_state(path: str | os.PathLike[str], state: State, model: nn.Module) -> None:
-    """Write a state to a ``.safetensors`` file, so that a stream can be resumed later, elsewhere.
+    """Write a state to a ``.safetensors`` file, so that a stream can be continued later or elsewhere.
 
     Args:
-        path: where to.
+        path: the file to write.
         state: what a `Recurrent`, a step or a session returned.
         model: the network that it belongs to; its fingerprint goes into the file.
 

@@ -1,4 +1,4 @@
-"""The exact gradient in little memory: what was not kept is run again."""
+"""Checkpointed backpropagation through time: the exact gradient in bounded memory."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ class Schedule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointedBPTT(GradientMethod):
-    """Backpropagation through all steps, exact, in as much memory as you allow: what was not kept is run again.
+    """Checkpointed BPTT: the exact gradient in as much memory as you allow, by running parts of the sequence again.
 
     If everything that `FullBPTT` keeps fits into ``memory``, it is kept, and nothing is run again. If not, the forward
     pass keeps nothing but states at the borders of segments; the backward pass goes over the segments from the last to
@@ -48,8 +48,8 @@ class CheckpointedBPTT(GradientMethod):
     about a third of the time; r more where there are up to C(n + r, r) segments and n states are kept, which only
     happens where memory is very small or states are very large.
 
-    Random masks are the same in each run, if they are drawn from PyTorch's generators. A derivative of the derivative
-    is right, but keeps everything.
+    Random masks are the same in each run, if they are drawn from PyTorch's generators. Second derivatives
+    are correct, but keep everything in memory.
 
     Source: Chen and others, *Training Deep Nets with Sublinear Memory Cost*, 2016; Griewank and Walther, *Algorithm
     799: Revolve*, 2000, for the order.

@@ -1,4 +1,4 @@
-"""Backpropagation through all steps."""
+"""Full backpropagation through time."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from treadle.gradients.method import GradientMethod
 
 @dataclasses.dataclass(frozen=True)
 class FullBPTT(GradientMethod):
-    """Backpropagation through all steps of the sequence that was passed: the exact gradient.
+    """Full BPTT: backpropagation through all steps of the sequence, the exact gradient.
 
     Memory: what one step saves for its derivative, times T. Time: one forward and one backward pass.
 

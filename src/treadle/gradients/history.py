@@ -27,11 +27,12 @@ class _Window:
 
 
 class History:
-    """Runs a network over the windows of a stream, one a call, and remembers what the gradient still reaches.
+    """Truncated BPTT with a gradient horizon beyond the window: keeps the windows that gradients still reach.
 
     With ``gradient=td.TruncatedBPTT(steps, horizon)``, a window is a block: the loss of a window flows back through the
     ``horizon - steps`` steps before it as well. These run again, from the state before them and with the weights as
-    they are by now, which may have been updated after each window. The state goes on from window to window, detached.
+    they are by now, which may have been updated after each window. The state is carried from window to window,
+    detached.
 
     Memory: the last ``horizon - steps`` inputs (whole windows) with the state before each window; and while the
     gradient is computed, what a step saves, times ``horizon``. Time: ``horizon / steps`` forward and backward passes.
@@ -72,7 +73,7 @@ class History:
     def state(self) -> State:
         """The state after the last window, detached; None before the first one.
 
-        Set it to go on from another state, or to None to begin anew: the past is forgotten.
+        Set it to continue from another state, or to None to start from the initial state: the past is forgotten.
         """
         return self._state
 
@@ -151,7 +152,7 @@ class History:
         return _Window(rest, state, lengths, None if resets is None else resets[:, steps:])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that is remembered, by name, for a checkpoint."""
+        """All that is kept, by name, for a checkpoint."""
         found = _named("state", self._state)
         for i, window in enumerate(self._windows):
             found |= _named(f"{i}/state", window.state)
@@ -160,7 +161,7 @@ class History:
         return found
 
     def load_state_dict(self, remembered: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave, of the same network.
+        """Continue from what `state_dict` returned, for the same network.
 
         Raises:
             StateError: it is of another network, or damaged.

@@ -24,13 +24,13 @@ class _Border(NamedTuple):
 class SequenceInPieces:
     """The exact gradient of a sequence that comes in pieces, each of which can be read again.
 
-    Forwards, each piece is read, run and let go of; the state before it is kept. Backwards, the pieces are read again
+    Forwards, each piece is read, run and released; the state before it is kept. Backwards, the pieces are read again
     from the last to the first, run from those states, and the gradient goes on from each to the one before it: the same
     as one backward pass through the whole sequence. Gradients add up in ``.grad``, of everything that ``run`` uses.
 
     Memory: a piece with its gradient, and up to ``memory`` of states; inside of a piece, the network's own
     ``gradient=`` says how much is kept. Time: one forward pass more than with everything in memory, and reading twice;
-    if there are more states than ``memory`` holds, every other one is let go of, and what lies between is run again, in
+    if there are more states than ``memory`` holds, every other one is released, and the rest is run again, in
     the order that takes the fewest steps.
 
     Weights may not change between `push` and `backward`. Random masks are the same in each run, if they are drawn from
@@ -109,9 +109,9 @@ class SequenceInPieces:
         return self._pieces[-1][1]
 
     def backward(self) -> None:
-        """Go back over all pieces, and add to ``.grad`` what they say; the next piece begins a new sequence.
+        """Go back over all pieces, and add their gradients to ``.grad``; the next piece begins a new sequence.
 
-        That one goes on from the state that was reached, without a gradient into the past.
+        It continues from the final state, without a gradient into the past.
 
         Raises:
             RuntimeError: a piece gives another loss than when it was pushed: it is another, or weights have changed.

@@ -1,4 +1,4 @@
-"""Backpropagation that ends some steps back."""
+"""Truncated backpropagation through time."""
 
 import dataclasses
 import itertools
@@ -17,10 +17,10 @@ from treadle.torch_internals import is_followed
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedBPTT(GradientMethod):
-    """Backpropagation that ends ``horizon`` steps back: outputs and states are exact, gradients lack what lies further.
+    """Truncated BPTT: gradients flow back ``horizon`` steps. Outputs and states are exact, and go on without end.
 
-    A sequence is cut into blocks of ``steps`` steps, counted from the beginning of the call. What the loss says about a
-    block flows back through the last ``horizon`` steps up to the end of that block, and no further: to inputs,
+    A sequence is cut into blocks of ``steps`` steps, counted from the beginning of the call. The gradient of a block's
+    loss flows back through the last ``horizon`` steps before the end of that block, and no further: to inputs,
     parameters, and to the state that was passed, if these steps reach it. With ``horizon == steps``, the usual choice,
     the state is detached between blocks. A larger horizon gives every step at least ``horizon - steps`` steps of the
     past; with the smaller one, the first step of a block has none.

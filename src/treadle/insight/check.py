@@ -1,4 +1,4 @@
-"""The battery that every cell has to pass, treadle's own and yours."""
+"""Conformance checks for cells: treadle's own and yours."""
 
 import contextlib
 import copy
@@ -19,14 +19,13 @@ from treadle.running.recurrent import Recurrent
 
 
 def check_cell(cell: Any, input_size: int | tuple[int, ...] | None = None) -> tuple[str, ...]:
-    """Check that a module keeps the contract of a cell. The module itself is left as it is; copies are checked.
+    """Check that a module is a correct cell. The module itself is not changed; copies are checked.
 
-    What is checked: the two methods and what they return; that the state has the batch as first axis and keeps its
-    form; that rows do not depend on each other; that nothing is hidden in the module and nothing passed is changed;
-    that a sequence whole, in chunks and step by step is the same; that the program which the compiler makes of the step
-    is the step, where it makes one (a cell without a program is slow, not wrong: it runs as Python); gradients against
-    finite differences in float64; that dtype and device follow the parameters; that values are finite; that the cell
-    can be copied and pickled.
+    The checks: both methods and what they return; the batch is the first axis of the state, whose form stays the same;
+    rows are independent; nothing is hidden in the module, and no argument is changed in place; a sequence gives the
+    same whole, in chunks and step by step; the compiled program equals the Python (a cell that cannot be compiled is
+    slow, not wrong); gradients equal finite differences in float64; dtype and device follow the parameters; values are
+    finite; the cell can be copied and pickled.
 
     Args:
         cell: the cell.
@@ -36,7 +35,7 @@ def check_cell(cell: Any, input_size: int | tuple[int, ...] | None = None) -> tu
         The names of the checks, all passed.
 
     Raises:
-        CellError: one or more failed; one line for each, which says what to mend.
+        CellError: one or more failed; a line for each says what to correct.
 
     Example:
         >>> import torch, treadle as td

@@ -15,10 +15,10 @@ from treadle.protocol import example_input
 
 
 def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
-    """Say what the compiler does with a network: its loops, what is hoisted out of them, who runs each part, and why.
+    """Explain what the compiler does with a network: loops, what is hoisted out of them, who runs it, and why.
 
-    Nothing is computed and nothing compiled. The network is taken as it is now: in training mode with its dropout,
-    where its parameters are, with the hooks that it has.
+    Nothing is computed or compiled. The network is taken as it is: its mode (training or evaluation), the device of its
+    parameters, its hooks.
 
     Args:
         rnn: a `treadle.Recurrent`, or a drop-in such as `treadle.LSTM`.

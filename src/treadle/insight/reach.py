@@ -31,7 +31,7 @@ def gradient_reach(
     lengths: Any = None,
     resets: Tensor | None = None,
 ) -> GradientReach:
-    """Measure how much of the loss at step t flows back to step t - k, under the network's own ``gradient=``.
+    """Measure how much gradient of the loss at step t flows back to step t - k, under the network's own ``gradient=``.
 
     A gradient that vanishes falls with k, one that explodes rises, and the horizon of `treadle.TruncatedBPTT` is a
     cliff, which begins ``horizon - steps`` steps back and ends at ``horizon``, depending on where in its block a step
@@ -43,7 +43,7 @@ def gradient_reach(
     Source: Pascanu, Mikolov and Bengio, *On the Difficulty of Training Recurrent Neural Networks*, 2013.
 
     Args:
-        rnn: a `treadle.Recurrent` or drop-in; in evaluation mode, if masks are not to blur the picture.
+        rnn: a `treadle.Recurrent` or drop-in; in evaluation mode, unless random masks should take part.
         xs: [B, T, I] as the network takes it.
         loss: from outputs [B, T, H] to the losses of all steps, [B, T] (both [T, B] if the network is not
             ``batch_first``), each from the output of its own step. Without it, the loss is the output along a random
@@ -51,7 +51,7 @@ def gradient_reach(
         steps: which steps' losses to follow; up to 16 in the second half of the sequence, unless given.
         lags: how far to look, K; as far as the first of the steps has a past, unless given.
         state: as `treadle.Recurrent` takes it.
-        lengths: likewise. Rows that have ended before a step say nothing of it.
+        lengths: likewise. Rows that have ended before a step do not count for it.
         resets: likewise.
 
     Raises:

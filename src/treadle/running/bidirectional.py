@@ -13,7 +13,7 @@ from treadle.state import map_state
 
 
 class Bidirectional(nn.Module):
-    """Two networks over one sequence, of which one reads it from its end; their outputs side by side.
+    """Two networks over one sequence, one from each end; their outputs are concatenated.
 
     Args:
         forward: a cell, or a `treadle.Recurrent` with ``batch_first``.
@@ -70,21 +70,21 @@ class Bidirectional(nn.Module):
         resets: Tensor | None = None,
         return_states: bool = False,
     ) -> Any:
-        """Run over a sequence, which is all there: the second direction begins at its end.
+        """Run over a whole sequence: the backward direction starts at its end.
 
         Args:
             xs: [B, T, I].
             state: ``{"forward": …, "backward": …}``, what each direction starts from; ``None`` for the initial ones.
             lengths: [B] whole numbers: a row is read backwards from its own end.
-            resets: [B, T] booleans: where true, a row starts from its initial state. Neither direction knows, on one
-                side of the border in front of that step, what is on the other. In padding they do nothing.
+            resets: [B, T] booleans: where true, a row starts from its initial state. Neither direction carries
+                anything across the border before that step. In padding they do nothing.
             return_states: whether to return the states after every step as well.
 
         Returns:
             ``ys, state``: outputs [B, T, H of both], each at the step that it has read last, and the state in which
             each direction ended: the backward one's is the state after the first step. With ``return_states`` a third
-            value, of the structure of the state, with time in every tensor: what each direction knew once it had read
-            that step.
+            value, of the structure of the state, with time in every tensor: the state of each direction after that
+            step.
 
         Raises:
             ShapeError: ``xs``, ``lengths`` or ``resets`` do not fit.

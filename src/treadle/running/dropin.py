@@ -1,4 +1,4 @@
-"""`torch.nn`'s LSTM, GRU and RNN, to be replaced by changing one import: the same, and rewirable.
+"""Drop-ins for `torch.nn`'s LSTM, GRU and RNN: change one import, keep everything else, and rewire.
 
 They *are* `torch.nn`'s modules, with the same parameters, so whatever takes those takes these. The work is done by
 `treadle.Recurrent` and its compiled engine, or by PyTorch's fused kernels, by a fixed rule: these run few steps, both

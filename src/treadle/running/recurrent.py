@@ -17,7 +17,7 @@ from treadle.torch_internals import checked_later, is_compiled, is_exported, jit
 
 
 class Recurrent(nn.Module):
-    """Runs a cell over time: over whole sequences here, one step at a time with `step`, live with `session`.
+    """Runs a cell over time: over whole sequences when called, one step with `step`, live with `session`.
 
     All three are the same function: a sequence passed whole, in chunks (each chunk's final state is the next one's
     initial state) or step by step gives the same outputs, states and gradients, to rounding.
@@ -123,8 +123,8 @@ class Recurrent(nn.Module):
             state: the state before the first step; ``None`` for the initial one.
             lengths: [B] whole numbers from 0 to T, on any device, in any order: past its end a row's state stands still
                 and its outputs are zero. What is in ``xs`` there does not matter.
-            resets: [B, T] booleans, whatever ``batch_first`` is: where true, the row starts anew, from the initial
-                state, before it reads that step, and the gradient ends there.
+            resets: [B, T] booleans, whatever ``batch_first`` is: where true, the row starts from the initial state
+                before it reads that step, and no gradient crosses.
             return_states: whether to return the states after every step as well.
 
         Returns:

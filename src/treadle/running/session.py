@@ -1,4 +1,4 @@
-"""Live: one step a call, for ever."""
+"""Live inference: one step per call, for as long as it is called."""
 
 import copy
 from typing import Any
@@ -18,14 +18,14 @@ _OWN = frozenset({"_live", "_fast", "_fast_needs", "_answer"})
 
 
 class Session:
-    """Runs a network one step a call and keeps its state; made by `treadle.Recurrent.session`.
+    """Runs a network live, one step per call, and keeps its state; made by `treadle.Recurrent.session`.
 
-    A session has a copy of the network in evaluation mode (no dropout, no zoneout): training on does not disturb it,
-    and `refresh` fetches what was learned since.
+    A session has a copy of the network in evaluation mode (no dropout, no zoneout): training the network
+    further does not change it, and `refresh` fetches the new weights.
 
-    A large network's step is shared out over as many threads as PyTorch has when the session is made (or refreshed),
-    and over fewer if it has fewer later: ``torch.set_num_threads(1)`` keeps it in the calling thread. They wait for the
-    next step actively for some milliseconds, then they sleep.
+    The step of a large network is split over as many threads as PyTorch has when the session is made or refreshed, and
+    over fewer if PyTorch has fewer later. ``torch.set_num_threads(1)`` keeps it in the calling thread. Threads wait
+    actively for the next step for some milliseconds, then sleep.
 
     Args:
         recurrent: the network over time, a `treadle.Recurrent`.
@@ -63,7 +63,7 @@ class Session:
     @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the weights that the network has now; the state goes on."""
+        """Take over the network's present weights; the state stays."""
         # A drop-in makes its Recurrent around the weights that it has at the moment.
         source = self._source.recurrent() if hasattr(self._source, "recurrent") else self._source
         self._recurrent = detached_copy(source)
@@ -122,7 +122,7 @@ class Session:
     @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
     @torch.no_grad()
     def load(self, state: State) -> None:
-        """Go on from another state, such as the one that a whole sequence ended in; ``None`` is the initial one.
+        """Continue from another state, such as the final state of a sequence; ``None`` is the initial state.
 
         Raises:
             StateError: it is of another network, batch, precision or device.
@@ -135,7 +135,7 @@ class Session:
     @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
     @torch.no_grad()
     def reset(self, rows: Any = None) -> None:
-        """Start anew.
+        """Reset rows to the initial state.
 
         Args:
             rows: which rows; ``None`` for all. A number, a list, or a boolean mask of ``batch_size``.

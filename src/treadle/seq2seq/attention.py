@@ -1,4 +1,4 @@
-"""Looking back at what an encoder gave."""
+"""Attention: looking back at the outputs of an encoder."""
 
 import math
 from typing import Literal, NamedTuple
@@ -19,7 +19,7 @@ moved by hundreds of them at once: without this, places are learned so late that
 
 @kept_in_files
 class AttentionState(NamedTuple):
-    """What attention remembers."""
+    """The state of attention."""
 
     steps: Tensor
     """Steps done [B]."""
@@ -30,7 +30,7 @@ class AttentionState(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Reads from a memory what a query asks for: the mean of its steps, weighted by how well each fits.
+    """Attention: for each query, a weighted mean over the steps of a memory.
 
         dot         e(t, s) = q(t)·(W m(s)) / √Q
         additive    e(t, s) = v·tanh(W q(t) + U m(s))
@@ -38,9 +38,9 @@ class Attention(nn.Module):
         a(t, ·)     = softmax of e(t, ·) over the steps s of the row
         context(t)  = Σ_s a(t, s) m(s)
 
-    To the score it can add what holds for sequences of any length, because nothing in it is counted in a state:
+    Further terms of the score generalise to sequences of any length, because no state has to count:
 
-    - With ``priority``, how early a step's turn is whatever is asked for: e(t, s) gets u·m(s).
+    - With ``priority``, a preference for steps whatever the query is: e(t, s) gets u·m(s).
     - With a ``reach`` R, *where* to look, from the distance of places: e(t, s) gets ten times a number for t - s, and
       ten times one for t - (S - 1 - s), the distance when the memory is counted from its end; each is from a table of
       2R + 1 numbers that start at 0, and distances beyond ±R count as ±R. So it can follow the input, or read it
@@ -49,15 +49,15 @@ class Attention(nn.Module):
       weights a(t - 1, ·), of a number for the distance to s, from a table of 2K + 1 numbers that start at 0; beyond
       there is none.
 
-    With a ``fertility`` F there is only so much to be had of each step: in all, F exp(f·m(s)), which is F looks at the
-    start of training. What is taken is gone:
+    With a ``fertility`` F, each step can be attended to only so often: F exp(f·m(s)) in all, which is F at the start of
+    training. What was used is gone:
 
         left(t, s)  = F exp(f·m(s)) - a(0, s) - … - a(t - 1, s)
         a(t, s)     = the smaller one of left(t, s) and z(t) exp(e(t, s)), with the z(t) that makes them add up to 1
 
-    or all that is left, if that is less than 1. A mere loss of score for what was taken would have to outweigh every
-    preference, and be outweighed by each as long as something is left; a limit is exact. It lets rules such as "the
-    smallest that is left" hold for any length.
+    or all that is left, if that is less than 1. A penalty on the score would have to outweigh every preference once a
+    step is used up, and none before; a limit is exact. So rules such as "the smallest that is left" hold for any
+    length.
 
     A row's memory ends where its length says; without any steps its context is zero.
 
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         priority: whether steps have one.
         reach: ``R``; 0 for none.
         window: ``K``; 0 for none.
-        fertility: ``F``, looks that there are of each step at the start of training; 0 for no limit.
+        fertility: ``F``, how often each step can be attended to at the start of training; 0 for no limit.
 
     Raises:
         ShapeError: a size that is not positive.
@@ -135,7 +135,7 @@ class Attention(nn.Module):
             nn.init.zeros_(self.fertile.weight)
 
     def initial_state(self, memory: Tensor) -> AttentionState:
-        """The state before the first step: it has looked nowhere yet."""
+        """The state before the first step."""
         rows, steps = memory.shape[:2]
         nowhere = memory.new_zeros(rows, steps)
         return AttentionState(torch.zeros(rows, dtype=torch.long, device=memory.device), nowhere, nowhere.clone())
@@ -150,14 +150,14 @@ class Attention(nn.Module):
         keys: Tensor | None = None,
         query_lengths: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, AttentionState]:
-        """What the queries find.
+        """The contexts of queries.
 
         Args:
             query: [B, U, Q].
             memory: [B, S, M].
             lengths: [B], steps of each row's memory; all S if None.
             state: what earlier queries of the same memory ended in; ``None`` begins.
-            keys: what `prepare` gave for the memory, if it is asked again and again.
+            keys: the result of `prepare` for the memory, to reuse it for several calls.
             query_lengths: [B], steps of each row's queries; all U if None. Past its end a row's state stands still.
 
         Returns:
@@ -189,7 +189,7 @@ class Attention(nn.Module):
         return weights @ memory, weights, after
 
     def prepare(self, memory: Tensor) -> Tensor:
-        """What the memory is compared by, [B, S, …]: once for all queries."""
+        """The keys of a memory, [B, S, …], computed once for all queries."""
         return self.key(memory)
 
     def _scores(self, query: Tensor, memory: Tensor, keys: Tensor, lengths: Tensor, first: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From the state in which one network ended to the state from which another begins."""
+"""From the final state of one network to the initial state of another."""
 
 import math
 
@@ -15,12 +15,11 @@ class Bridge(nn.Module):
 
     Every tensor of the new state comes from the tensors of the same name (``"layer0/h"``) in what ended: as it is, if
     there is one of the same size, else as a linear map of all of them, those of both directions side by side. A tensor
-    without a namesake is a linear map of everything that the ended network remembers; whole numbers start as they
-    always do.
+    without a counterpart is a linear map of the whole final state; whole numbers keep their initial values.
 
-    A linear map knows no bounds: where a field has some, as the normaliser of `treadle.SLSTMCell`, which is positive,
-    give both networks the same layers and sizes, so that it is handed over as it is, or pass a bridge of your own:
-    a module that takes the one state and gives the other.
+    A linear map has no bounds. Where a field has some, as the normaliser of `treadle.SLSTMCell`, which is positive,
+    give both networks the same layers and sizes, so that it is copied, or pass a bridge of your own: a module from the
+    one state to the other.
 
     Args:
         ended: states as those of the network that ended, one for each direction in which it read.

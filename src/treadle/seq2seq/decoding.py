@@ -1,4 +1,4 @@
-"""A decoder that runs on what it says itself: one step at a time, greedily, or with several beginnings side by side."""
+"""Autoregressive decoding: one step at a time, greedy, or by beam search."""
 
 import copy
 from typing import Any, NamedTuple, Protocol
@@ -39,7 +39,7 @@ class Decodes(Protocol):
 
 
 class Hypotheses(NamedTuple):
-    """What a decoder said, a row for each source."""
+    """Decoded sequences, one for each source."""
 
     tokens: list[Tensor]
     """The tokens, without start and end; as long as each is."""
@@ -90,7 +90,7 @@ class DecodingSession:
 
     @torch.no_grad()
     def start(self, source: Tensor, lengths: Any = None, repeats: int = 1) -> None:
-        """Read sources, and begin.
+        """Encode sources, and start decoding.
 
         Args:
             source: [B, S, …].
@@ -126,7 +126,7 @@ class DecodingSession:
         return state | ({"head": self._head.state} if self._model.has_memory else {})
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from another state of the same sources.
+        """Continue from another state of the same sources.
 
         Raises:
             StateError: it is of another network or batch.
@@ -140,7 +140,7 @@ class DecodingSession:
         self._looked = None if looked is None else states.map_state(torch.clone, looked)
 
     def select(self, rows: Tensor) -> None:
-        """Go on from the state of other rows, which have to be of the same sources: [B] row numbers.
+        """Continue from the states of other rows, of the same sources: [B] row numbers.
 
         Raises:
             StateError: a row that the session does not have.
@@ -177,7 +177,7 @@ class DecodingSession:
 
 
 def greedy(session: DecodingSession, source: Tensor, lengths: Any, start: int, end: int, steps: int) -> Hypotheses:
-    """The likeliest token at each step."""
+    """Greedy decoding: the most likely token at each step."""
     session.start(source, lengths)
     rows = session.batch_size
     token = torch.full((rows,), start, device=source.device)
@@ -199,7 +199,7 @@ def greedy(session: DecodingSession, source: Tensor, lengths: Any, start: int, e
 def beam_search(
     session: DecodingSession, source: Tensor, lengths: Any, start: int, end: int, steps: int, beams: int
 ) -> Hypotheses:
-    """The likeliest of the beginnings that are kept, ``beams`` of them for each source at each step.
+    """Beam search: the ``beams`` most likely partial outputs of each source are kept at each step.
 
     A sequence that is finished stays among them with its probability, which no beginning can exceed later than now:
     so a source is done when its best is a finished one.
@@ -232,7 +232,7 @@ def logarithms(scores: Tensor) -> Tensor:
     """The logarithms of the probabilities of tokens [B, K], from what the network gives."""
     if scores.ndim != 2:
         raise ShapeError(
-            f"a network that says tokens gives a score for each, [B, K], but this gives {list(scores.shape)}"
+            f"a network that generates tokens gives a score for each, [B, K], but this gives {list(scores.shape)}"
         )
     if not scores.isfinite().all():
         raise StateError("the network's scores are not finite: its training diverged; train it again")

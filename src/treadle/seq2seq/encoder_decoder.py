@@ -1,4 +1,4 @@
-"""One network reads, another goes on from what it has understood."""
+"""Encoder and decoder: sequence to sequence."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from treadle.wiring.sizes import is_cell
 
 @kept_in_files
 class Encoded(NamedTuple):
-    """What an encoder made of a batch of sequences."""
+    """An encoded batch of sequences."""
 
     memory: Tensor
     """Its outputs [B, S, M]."""
@@ -31,27 +31,26 @@ class Encoded(NamedTuple):
 
 
 class EncoderDecoder(nn.Module):
-    """Two networks, of which the second begins in the state in which the first ended.
+    """Encoder and decoder: the decoder starts from the encoder's final state.
 
         memory, end = encoder(source)
         state(0)    = bridge(end)
         y(t), state = decoder(target(t), state)
         context(t)  = attention(y(t), memory)                   if there is attention
-        out(t)      = head(y(t) beside context(t))              if there is a head
+        out(t)      = head([y(t), context(t)])                  if there is a head
 
     The encoder's final state, of every layer and of both directions, becomes the decoder's initial state through a
-    `treadle.seq2seq.Bridge`. The decoder reads no context, so that it runs over a whole target at once, compiled
-    (teacher forcing), and all contexts are found after it. A head with memory, such as another layer, runs over all of
-    them at once again: it is what turns contexts into a course of its own.
+    `treadle.seq2seq.Bridge`. The decoder reads no context. So, with teacher forcing, it runs over a whole target
+    at once, compiled, and all contexts are computed after it. A head with memory, such as another layer, then runs over
+    all of them at once.
 
     The networks read what their cells read: features, or tokens where a graph begins with an `Embedding`. Between
-    networks of equal layers nothing is learned by the bridge: then this is the handing over of a whole state from one
-    network to the next, which may well read the same sequence.
+    networks of equal layers the bridge copies the state and has no parameters.
 
     Args:
         encoder: a cell, a `treadle.Recurrent` or a `treadle.Bidirectional`.
         decoder: a cell or a `treadle.Recurrent`.
-        head: what reads the decoder's output, with the context behind it: a module without memory, or a cell, which
+        head: a module without memory that reads the decoder's output and the context, concatenated; or a cell, which
             starts from its own initial state.
         attention: ``"dot"``, ``"additive"``, or a `treadle.Attention`.
         bridge: a module of yours that takes the list of final states, one for each direction, and the decoder's own
@@ -121,7 +120,7 @@ class EncoderDecoder(nn.Module):
         return list(state.values()) if isinstance(self.encoder, Bidirectional) else [state]
 
     def encode(self, source: Tensor, lengths: Any = None, resets: Tensor | None = None) -> Encoded:
-        """Read.
+        """Run the encoder.
 
         Args:
             source: [B, S, …], what the encoder reads.
@@ -157,17 +156,17 @@ class EncoderDecoder(nn.Module):
         lengths: Any = None,
         resets: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """Go on from what was read, over a whole target or a part of one.
+        """Run the decoder, over a whole target or a part of one.
 
         Args:
-            target: [B, U, …], what the decoder reads: where it is to say what comes next, that is a start symbol and
-                then the true outputs, each a step late (teacher forcing).
+            target: [B, U, …], what the decoder reads: usually a start symbol and then the true outputs, each one step
+                late (teacher forcing).
             encoded: what `encode` gave.
             state: what an earlier part ended in; ``None`` begins.
             lengths: [B] whole numbers from 0 to U; all U if None.
-            resets: [B, U] booleans: where true, decoder and head forget all, what was read too, and go on from initial
-                states of their own. Attention remembers where it looked. Learning so, now and then, teaches a network
-                not to rely on what it has counted, which holds for no length that it has not learned from.
+            resets: [B, U] booleans: where true, decoder and head start from their own initial states, without the
+                encoder's. Attention keeps its state. Training with random resets teaches a network not to count in
+                its state, which would not generalise to longer sequences.
 
         Returns:
             ``ys, state``: outputs [B, U, K], zero past a row's end, and the state after each row's last step.
@@ -203,7 +202,7 @@ class EncoderDecoder(nn.Module):
         source_resets: Tensor | None = None,
         target_resets: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """Read a source, then a target from there: `encode` and `decode`.
+        """Encode a source and decode a target: `encode`, then `decode`.
 
         Args:
             source: [B, S, …].
@@ -246,9 +245,9 @@ class EncoderDecoder(nn.Module):
     def generate(
         self, source: Tensor, lengths: Any = None, *, start: int, end: int, steps: int, beams: int = 1
     ) -> Hypotheses:
-        """Say what the decoder makes of sources, each token fed back as the next step's input.
+        """Generate outputs for sources, greedily or by beam search: each token is the next step's input.
 
-        The network is one that reads and scores tokens: what it gives is a score (logit) for each.
+        The decoder reads tokens, and the network gives a score (logit) for each.
 
         Args:
             source: [B, S, …].
@@ -256,7 +255,7 @@ class EncoderDecoder(nn.Module):
             start: the token that it reads first.
             end: the token that ends a sequence.
             steps: how many tokens there may be, the end included.
-            beams: how many beginnings are kept at each step; 1 takes the likeliest token each time.
+            beams: beam width; 1 is greedy decoding.
 
         Raises:
             ShapeError: sizes do not fit; no steps, or no beams.

@@ -1,4 +1,4 @@
-"""Data that does not end: where it comes from, how it is laid out in windows, and who keeps the states meanwhile.
+"""Endless data: sources, windows over many streams, and the keeper of states between windows.
 
 ``stream.py`` says what a stream is; ``files.py``, ``table.py``, ``table_series.py`` and ``array.py`` are the
 sources. ``windows.py`` lays streams over the rows of batches (``cursor.py`` is

@@ -16,7 +16,7 @@ class Array:
 
     Args:
         x: [N, ...], the elements; a NumPy array, a tensor or what NumPy makes an array of.
-        targets: [N, ...], what belongs to each; without them, windows ask for the next element.
+        targets: [N, ...], the target of each element; without them, the target is the next element.
         id: the stream's name.
 
     Raises:
@@ -75,16 +75,16 @@ STEPS_AT_ONCE = 64
 class Iterated:
     """What an iterable gives, as a stream: a generator's output, a database cursor, a simulation.
 
-    **An iterator cannot be asked for its millionth element.** Going on from there, as after `Windows.load_state_dict`
-    or in another process, means making a new one and skipping all before; it must give the same elements again.
+    **An iterator cannot jump to its millionth element.** To continue there, as after `Windows.load_state_dict` or in
+    another process, a new iterator is made and everything before is skipped; it must give the same elements again.
 
     Args:
         source: a function without arguments that returns a new iterator (``lambda: simulate(seed=3)``), or an iterable
-            that can be iterated over again, such as a list. A generator itself, which can be read but once, serves for
-            one pass from its start.
+            that can be iterated over again, such as a list. A generator itself can be read only once, from its
+            start.
         id: the stream's name.
         pieces: whether each item is a piece [n, ...] of several steps; if not, it is one step.
-        targets: whether each item is a pair: what is read, and what belongs to it.
+        targets: whether each item is a pair (input, target).
 
     Raises:
         DataError: an iterator that was read before is to be read again; an item is not made of numbers, or holds NaN

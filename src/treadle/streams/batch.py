@@ -12,13 +12,13 @@ from treadle.errors import ShapeError
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Consecutive steps, one stream or several one behind the other in each row.
+    """A window of consecutive steps; each row holds one stream, or several that follow each other.
 
     ``rnn(batch.x, state, lengths=batch.lengths, resets=batch.resets)`` runs it.
 
     Attributes:
-        x: [B, T, ...], what is read. Whole numbers are int64, as embeddings take them.
-        y: [B, T, ...], what is to be given at each step.
+        x: [B, T, ...], the input. Whole numbers are int64, as embeddings take them.
+        y: [B, T, ...], the target of each step.
         resets: [B, T], true where a stream begins: before that step the state is the initial one.
         lengths: [B], int64, how many steps of each row there are; behind them, x and y are zero. Below ``T`` only in
             rows that have run out of streams.
@@ -26,7 +26,7 @@ class Batch:
         positions: [B, T], int64, which step of its stream each is; -1 behind ``lengths``.
         stream_ids: for each row, the streams that it reads, in order: the first is that of step 0, a reset at a later
             step begins the next.
-        after: where reading goes on after this batch: what `Windows.load_state_dict` takes.
+        after: the reading position after this batch, for `Windows.load_state_dict`.
     """
 
     x: Tensor
@@ -40,7 +40,7 @@ class Batch:
 
     @property
     def mask(self) -> Tensor:
-        """[B, T], true at the steps that there are: ``loss(ys[batch.mask], batch.y[batch.mask])``."""
+        """[B, T], true at real steps, false in padding: ``loss(ys[batch.mask], batch.y[batch.mask])``."""
         return torch.arange(self.x.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":

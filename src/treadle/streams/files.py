@@ -55,7 +55,7 @@ class ArrayFile:
 
     Args:
         path: what ``numpy.save`` wrote: numbers, [N] or [N, F] or with more axes; the first is time.
-        targets: another such file, with what belongs to each element; without it, windows ask for the next element.
+        targets: another such file, with the target of each element; without it, the target is the next element.
         id: the stream's name; the path unless given.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The keeper of states: what a network remembers of each stream, from window to window."""
+"""The keeper of states: the state of each stream is carried from window to window."""
 
 from typing import Any, NamedTuple
 
@@ -22,9 +22,11 @@ class _Kept(NamedTuple):
 class StateKeeper:
     """Carries the state of every stream from one window to the next, by the stream's id.
 
-    Before a batch it gives the state that each row goes on from; after it, it takes the state that came out, cut from
-    its graph: gradients end at the beginning of a window. A stream that has ended is forgotten. What happens inside of
-    a window, where one stream follows another, is not its business: there, ``resets`` start anew.
+    Before a batch, it gives the state from which each row continues; after it, it takes the final state, detached:
+    gradients end at the beginning of a window. The state of a stream that has ended is dropped. Where one stream
+    follows another within a window, the batch's ``resets`` do the work.
+
+    This is what a stateful layer is in other libraries, for streams of any length in any row.
 
     It finds states by stream, not by row: batches may have other rows in another order, and streams may pause for
     some batches.
@@ -32,7 +34,8 @@ class StateKeeper:
     Args:
         rnn: the network that the states belong to, a `treadle.Recurrent` or another module with
             ``initial_state(batch_size)``.
-        device: where states wait; where they came from unless given. They are handed out on the device of the batch.
+        device: where states are kept; by default, on the device that they came from. They are handed out on the
+            device of the batch.
 
     Raises:
         TypeError: ``rnn`` does not say its initial state, as drop-ins do not: pass their ``recurrent()``.
@@ -68,17 +71,17 @@ class StateKeeper:
 
     @torch.no_grad()
     def before(self, batch: Batch) -> State:
-        """The state from which the batch goes on.
+        """The state from which the batch continues.
 
         Args:
             batch: the next one. Rows that begin with a reset, or have no steps, need no state.
 
         Returns:
             The state of each row, detached, on the device of ``batch.x``; ``None``, the initial state, where no row
-            goes on from an earlier batch.
+            continues an earlier batch.
 
         Raises:
-            StateError: a stream goes on where its last batch did not end, or its state was never here.
+            StateError: a stream continues at another step than where its last batch ended, or its state is not kept.
         """
         places = self._places(batch)
         kept = self._kept.state
@@ -95,11 +98,11 @@ class StateKeeper:
 
     @torch.no_grad()
     def after(self, batch: Batch, state: State) -> None:
-        """Keep what the network remembers after a batch.
+        """Keep the states after a batch.
 
         Args:
             batch: the one that was run from what `before` gave.
-            state: the state that came out.
+            state: the state that the network returned.
 
         Raises:
             StateError: it is of another network, or has other rows than the batch.

@@ -18,7 +18,7 @@ class Piece(NamedTuple):
 
     Attributes:
         x: [n, ...], the elements.
-        target: [n, ...], what belongs to each of them, in a stream that has targets of its own.
+        target: [n, ...], the target of each, in a stream that has targets.
     """
 
     x: np.ndarray
@@ -51,7 +51,7 @@ class Stream(Protocol):
 
     @property
     def id(self) -> str:
-        """The name by which its state is kept; unlike those of the streams beside it."""
+        """The name by which its state is kept; every stream has its own."""
         ...
 
     @property
@@ -136,8 +136,8 @@ def split(stream: Stream, parts: int | Sequence[float]) -> list[Span]:
     """Cut a stream into parts that follow each other in time.
 
     Into equal ones, because a row of a batch reads one stream at a time: a single text keeps 32 rows busy if it is cut
-    into 32 parts. Or by shares, because the test set of a network lies after its training set: random steps would have
-    their own neighbours in the training part.
+    into 32 parts. Or by shares, because the test set lies after the training set in time: random steps would have
+    their neighbours in the training set.
 
     Args:
         stream: the whole. If it does not know its length, it is read through once to find out.

@@ -13,7 +13,7 @@ from treadle.streams.stream import Piece
 class Table:
     """A Parquet or CSV file whose rows are one stream, read in pieces: any size in bounded memory.
 
-    A table of many series, told apart by a column, is for `series_of_table`. Messages say the line of a text file, and
+    For a table of many series, which a column names, use `series_of_table`. Messages say the line of a text file, and
     of a Parquet file the row, from 1.
 
     Args:
@@ -21,7 +21,7 @@ class Table:
             a text file names the columns.
         inputs: the columns that a network reads, which become the features of x, float64 [n, F]; all but ``time`` and
             ``targets`` unless given.
-        targets: the columns that it is to give; without them, windows ask for the next row of the inputs.
+        targets: the target columns; without them, the target is the next row of the inputs.
         time: a column of times or numbers by which rows are in order. It is not read as a feature, but refused if two
             times are equal or go back.
         id: the stream's name; the path unless given.
@@ -32,8 +32,8 @@ class Table:
             missing, text or infinite, or a time that is missing or does not follow the one before. Missing is what is
             empty, and ``NA``, ``N/A``, ``n/a``, ``NaN``, ``nan``, ``null``, ``NULL``, ``None`` and ``?``.
 
-    A Parquet file knows its length and where to find a row. A CSV file does not: going on from a row means reading over
-    those before it, and its length is not known until it has been read.
+    A Parquet file knows its length and where to find a row. A CSV file does not: to continue at a row, those before it
+    are read again, and its length is not known until it has been read.
 
     Example:
         >>> import pathlib, treadle as td

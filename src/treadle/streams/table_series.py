@@ -52,7 +52,7 @@ def series_of_table(
     inputs: str | Sequence[str] | None = None,
     targets: str | Sequence[str] | None = None,
 ) -> list[Series]:
-    """The series of a table in which a column says whose row it is, each as a stream.
+    """The series of a table as streams; a column names the series of each row.
 
     Rows of different series may lie in any order among each other; those of one series are in the order of time. The
     table is read once, in pieces, and every cell checked, before anything is trained on it; what was asked for of it
@@ -65,7 +65,7 @@ def series_of_table(
         time: a column of times or numbers by which the rows of a series are in order. It is not read as a feature, but
             refused if two times of a series are equal or go back.
         inputs: the columns that a network reads; all but ``id``, ``time`` and ``targets`` unless given.
-        targets: the columns that it is to give; without them, windows ask for the next row of the inputs.
+        targets: the target columns; without them, the target is the next row of the inputs.
 
     Returns:
         The series in the order in which they first appear, named as the column names them.

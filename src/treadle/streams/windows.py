@@ -1,4 +1,4 @@
-"""Windows over many streams: which stream goes to which row, and the batches that come of it."""
+"""Windows over many streams: which stream goes to which row, and the batches."""
 
 import copy
 import hashlib
@@ -22,21 +22,21 @@ from treadle.streams.stream import Stream
 class Windows(IterableDataset[Batch]):
     """Lays streams of any lengths over the rows of batches, ``T`` steps at a time.
 
-    Every row reads a stream from its beginning to its end, window after window, and then the next one that no row has
-    read yet, in the same window, behind a reset: no step is wasted, and every step of every stream comes once an epoch,
-    in order. The streams' order is drawn again for each epoch, steps are never shuffled.
+    Every row reads a stream from beginning to end, window after window. Then it reads the next stream that no row has
+    read yet, in the same window, after a reset. So no step is wasted, and every step of every stream comes once per
+    epoch, in order. Each epoch has its own random order of streams; steps are never shuffled.
 
-    A stream may be shorter than a window, if only it has one step.
+    A stream may be shorter than a window; it needs one step.
 
-    Going through the windows once gives ``epochs`` epochs; going through them again gives the next ones. One that was
-    left in the middle is resumed where it was left; `set_epoch` goes elsewhere.
+    Iterating once gives ``epochs`` epochs; iterating again gives the next ones. An iteration that was left in the
+    middle is resumed there; `set_epoch` goes elsewhere.
 
     **What y is.** Where streams have targets, y is the target of each step; elsewhere, the element after it.
     ``horizon`` says how many elements later: forecasting an hour ahead from minutes is ``horizon=60``, with targets or
     without. A stream of N elements has N - ``horizon`` steps.
 
-    **Going on later.** ``state_dict()`` is small and made of numbers and text; it says where reading is after the last
-    batch that came out, however far ahead a thread has read. Processes of a ``DataLoader`` read ahead as well, and this
+    **Resuming.** ``state_dict()`` is small and made of numbers and text. It says where reading is after the last batch
+    that came out, however far ahead a thread has read. Processes of a ``DataLoader`` read ahead as well, and this
     object does not see it: there, ``batch.after`` of the last batch that was used is the state.
 
     **Several processes.** Which step comes in which batch and row depends on the streams, ``rows``, ``steps`` and
@@ -52,12 +52,12 @@ class Windows(IterableDataset[Batch]):
 
     Args:
         streams: what to read; names must differ.
-        rows: ``B``, how many streams are read side by side, over all ranks together.
+        rows: ``B``, the batch size over all ranks: how many streams are read side by side.
         steps: ``T``, the steps of a window.
         horizon: how many elements y is later than x; 0 where streams have targets, else 1, unless given.
-        seed: of the order of streams; ``None`` keeps them in the order given.
-        epochs: how many at one go; ``None`` for ever: the last streams of an epoch and the first of the next then lie
-            in the same windows.
+        seed: random seed of the order of streams; ``None`` keeps the order given.
+        epochs: how many per iteration; ``None`` for endless ones, where the last streams of an epoch and the first of
+            the next lie in the same windows.
         dtype: of what is not a whole number; PyTorch's default unless given. Whole numbers and bytes become int64.
         prefetch: how many batches a thread makes in advance; 0 for none. Workers have none.
         rank: which process this is; that of ``torch.distributed`` or of ``torchrun`` unless given.

@@ -73,7 +73,7 @@ Reads: TypeAlias = Read | Sequence[Read]
 
 
 def sum_of(*reads: Read) -> Sum:
-    """A read that adds up others of one size: ``g.add("high", cell, reads=td.sum_of(low, g.x))``.
+    """A read that adds others of equal size: ``g.add("high", cell, reads=td.sum_of(low, g.x))``.
 
     Raises:
         ShapeError: nothing to add, or sizes that differ.
@@ -137,11 +137,11 @@ class Graph(nn.Module):
     """Any wiring of cells and memoryless modules; a cell itself.
 
     Nodes are stepped in the order in which they were added. A node reads outputs of nodes added before it at this
-    step, and outputs of any node (itself and later ones included) some steps late. Several reads are put side by side
-    along the features; `sum_of` adds them up instead.
+    step, and outputs of any node (itself and later ones included) some steps late. Several reads are
+    concatenated along the features; `sum_of` adds them instead.
 
-    State: a dict with the state of each node that has memory under the node's name, and, for each node that is read
-    late, under ``"NAME.delayed"`` a tuple of its last outputs, the latest first.
+    State: a dict with the state of each node that has memory, by the node's name. For each node that is read with a
+    delay, ``"NAME.delayed"`` is a tuple of its last outputs, the latest first.
 
     Args:
         input_size: ``I``, features of x; a tuple where a row is not flat, such as ``(3, 32, 32)``; ``()`` where a row
@@ -202,10 +202,10 @@ class Graph(nn.Module):
         return leaves([*(read for c in self.connections.values() for read in c.all_reads), *self._outputs])
 
     def later(self, name: str, size: int | tuple[int, ...]) -> Node:
-        """A node that will be added further down, to be read with a delay: a way from above to below.
+        """Announce a node that is added later, so that nodes before it can read it with a delay: top-down feedback.
 
         Args:
-            name: what it will be called.
+            name: its name.
             size: the features of its output.
         """
         self._check_open(name)
@@ -268,7 +268,7 @@ class Graph(nn.Module):
         return node
 
     def outputs(self, *reads: Read) -> Graph:
-        """Say what the graph gives; several reads are put side by side. Completes the graph, and returns it.
+        """Set the output of the graph; several reads are concatenated. Completes the graph, and returns it.
 
         Raises:
             ValueError: a node of `later` that was never added, or a read of a node that is not there.
@@ -296,7 +296,7 @@ class Graph(nn.Module):
         """Another graph whose nodes are connected as those of this one, which stays as it is.
 
         Args:
-            nodes: the modules that are to be others, by the name of their node. The rest is in both graphs.
+            nodes: the modules to replace, by the name of their node. The others are shared by both graphs.
             rename: ``{"low": "inserted"}`` puts a node ``inserted`` behind ``low``, which reads ``low`` alone; whoever
                 read the output of ``low``, now or late, reads that of ``inserted``. Its module is in ``nodes``. States
                 are still read from ``low`` itself.

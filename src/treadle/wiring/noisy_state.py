@@ -1,4 +1,4 @@
-"""A cell that learns to remember in spite of noise and of gaps."""
+"""Noise and dropout on the state of any cell."""
 
 from typing import Any
 
@@ -10,25 +10,24 @@ from treadle.state import map_state
 
 
 class NoisyStateCell(nn.Module):
-    """Any cell or wiring, with noise on its state, and gaps in it, while training.
+    """Any cell or wiring, with noise and dropout on its state in training.
 
         s~ = m s + deviation ε,  ε ~ N(0, 1),  m = 0 with probability dropout, else 1    for each row and number
         y, s' = cell(x, s~)
 
-    What must be told apart later then has to lie far apart in the state, and what must not has to be drawn together
-    again at each step: a network that works like a machine of finitely many states gets states that are stable for
-    any number of steps. Noise of independent numbers averages out over many units, so that what is lost slowly may go
-    unnoticed; with gaps, the share ``dropout`` of all that is remembered is lost at each step unless the other units
-    restore it. In evaluation there is neither; nothing is rescaled, since the whole state is what steps tend to.
-    Randomness comes from torch's default generator.
+    States that mean different things then have to lie far apart, and each step has to correct small errors. So a
+    network that works like a machine with finitely many states learns states that are stable over many steps.
+    Independent noise averages out over many units; dropout does not: a fraction of the state is lost at each step
+    unless the other units restore it. In evaluation there is neither. Nothing is rescaled. Randomness comes from
+    torch's default generator.
 
     Args:
         cell: the cell; its state is the state.
         deviation: the standard deviation of the noise.
-        dropout: the share of the state's numbers that is 0 instead.
+        dropout: the fraction of the state's numbers that are set to 0.
 
     Raises:
-        ValueError: a deviation that is negative or not a number; a share that is not from 0 to below 1.
+        ValueError: a deviation that is negative or not a number; a dropout that is not from 0 to below 1.
 
     Source: Jim, Giles and Horne, *An Analysis of Noise in Recurrent Neural Networks: Convergence and Generalization*,
     1996; Moon et al., *RNNDROP: A Novel Dropout for RNNs in ASR*, 2015, for gaps in the state.
@@ -48,7 +47,7 @@ class NoisyStateCell(nn.Module):
         if not isinstance(deviation, int | float) or not 0 <= deviation < float("inf"):
             raise ValueError(f"deviation is 0 or a positive number, but {deviation!r} was passed")
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout is a share, from 0 to below 1, but {dropout!r} was passed")
+            raise ValueError(f"dropout is a fraction, from 0 to below 1, but {dropout!r} was passed")
         self.cell: Any = cell
         self.deviation, self.dropout = deviation, dropout
 
@@ -79,5 +78,5 @@ class NoisyStateCell(nn.Module):
         return s + self.deviation * torch.randn_like(s) if self.deviation else s
 
     def extra_repr(self) -> str:
-        """The noise and the gaps, for ``print``."""
+        """The noise and the dropout, for ``print``."""
         return f"deviation={self.deviation}, dropout={self.dropout}"

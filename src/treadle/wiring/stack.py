@@ -1,4 +1,4 @@
-"""Cells above each other."""
+"""Layers above each other, connected by a named wiring."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,26 +13,26 @@ from treadle.wiring.sizes import as_number, as_size, is_cell, output_size, words
 
 
 class Stack(Graph):
-    """Cells above each other, connected by a named wiring; a cell itself.
+    """Layers above each other, connected by a named wiring; a cell itself.
 
     | ``wiring`` | layer l > 0 reads |
     | --- | --- |
     | ``"stack"`` | y_{l-1}(t): what `torch.nn.LSTM` does with ``num_layers`` |
     | ``"relay"`` | x(t), as layer 0 does; its previous hidden state *is* h_{l-1}(t) |
-    | ``"skip"`` | y_{l-1}(t) and x(t), side by side |
-    | ``"lateral"`` | y_{l-1}(t) and y_{l-1}(t-1), side by side |
+    | ``"skip"`` | y_{l-1}(t) and x(t), concatenated |
+    | ``"lateral"`` | y_{l-1}(t) and y_{l-1}(t-1), concatenated |
     | ``"residual"`` | y_{l-1}(t); its output is y_{l-1}(t) + the cell's, where sizes match |
-    | ``"dense"`` | x(t) and every y_k(t) with k < l, side by side |
-    | ``"feedback"`` | y_{l-1}(t); layer 0 reads x(t) and the top layer's y(t-1), side by side |
+    | ``"dense"`` | x(t) and every y_k(t) with k < l, concatenated |
+    | ``"feedback"`` | y_{l-1}(t); layer 0 reads x(t) and the top layer's y(t-1), concatenated |
 
-    The layers are called ``layer0``, ``layer1``, …; the state is a dict from these names to their states, and holds
-    what is read late as ``"layer0.delayed"``. For anything else, see `Graph`.
+    The layers are called ``layer0``, ``layer1``, … The state is a dict from these names to the layers' states; outputs
+    that are read with a delay are in it as ``"layer0.delayed"``. For anything else, see `Graph`.
 
     Args:
         cells: the layers, from below to above.
         wiring: how they connect.
-        dropout: while training, the share of each layer's output that is zeroed on its way up; not the last layer's,
-            as in `torch.nn.LSTM`.
+        dropout: in training, the fraction of each layer's output that is zeroed on its way up, except for the last
+            layer, as in `torch.nn.LSTM`.
 
     Raises:
         ShapeError: no cells, or sizes that do not fit, with the arithmetic.
@@ -59,7 +59,7 @@ class Stack(Graph):
                 advice = f"pass {better}" if better else "it has no initial_state; td.Graph takes other modules"
                 raise TypeError(f"layer {i} is a {type(cell).__name__}, not a cell: {advice}")
         if not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
-            raise ValueError(f"dropout is a share, from 0 to 1, but {dropout!r} was passed")
+            raise ValueError(f"dropout is a fraction, from 0 to 1, but {dropout!r} was passed")
         super().__init__(_input_size(cells, wiring))
         self.wiring, self.dropout, self.num_layers = wiring, dropout, len(cells)
 
