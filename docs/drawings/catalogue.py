@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 
+from .benchmarks import benchmarks
 from .closed_loop import closed_loop
+from .gates import GATES, gates
 from .gradients import MEMORY, memory, reach
 from .learned import Learned
 from .lstm_cell import lstm_cell
 from .rooms import rooms
+from .segmentation import IMAGES, segmentation
 from .shapes import shapes
 from .streams import streams
-from .translation import LENGTHS, lengths
+from .translation import TRANSLATORS, attention, lengths
 from .truncated import truncated_bptt
 from .unrolled import unrolled
 from .wirings import WIRINGS
@@ -21,6 +24,10 @@ PICTURES: dict[str, Callable[[], str]] = {
     "shapes": shapes,
     "closed-loop": closed_loop,
     "streams": streams,
+    "segmentation": segmentation,
+    "gates": gates,
+    "attention": attention,
+    "benchmarks": benchmarks,
     **WIRINGS,
     "reach": reach,
     "memory": memory,
@@ -29,8 +36,8 @@ PICTURES: dict[str, Callable[[], str]] = {
 }
 """What draws each picture ``docs/pictures/NAME.svg``."""
 
-LEARNED: dict[str, Learned] = {one.name: one for one in (MEMORY, LENGTHS)}
-"""What is learned once and kept."""
+LEARNED: dict[str, Learned] = {one.name: one for one in (GATES, MEMORY, TRANSLATORS, IMAGES)}
+"""What is learned or generated once and kept."""
 
 ELSEWHERE = {"clicks.svg", "decode.png"}
 """Pictures of measurements that take long: `make segment` and `make decode` draw them."""
