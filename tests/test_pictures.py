@@ -80,6 +80,24 @@ def test_data_learned_by_another_source_are_stale(tmp_path, monkeypatch):
     assert learned.changed() == "example.py"
 
 
+STEPS = 3
+
+
+def helper():
+    return STEPS
+
+
+def learns():
+    return [helper() for _ in range(2)]
+
+
+def test_helpers_and_constants_of_its_own_file_are_sources_of_a_training(monkeypatch):
+    before = Learned("kept", learns).made_from()
+    assert before.keys() == {"learns", "helper", "STEPS"}
+    monkeypatch.setitem(globals(), "STEPS", 4)
+    assert Learned("kept", learns).made_from() == before | {"STEPS": "4"}
+
+
 def test_indentation_is_part_of_a_source():
     assert _hash("if a:\n    b()\n    c()\n") != _hash("if a:\n    b()\nc()\n")
 

@@ -67,19 +67,13 @@ def read(embedding: nn.Embedding, rnn: td.Recurrent, head: nn.Linear) -> dict[st
     """Whether the network is right all over `TEXT`, and the unit whose gates tell quotation marks best from letters."""
     x = encoded(TEXT)
     xs = embedding(x)[None]
-    ys, _, states = rnn(xs, return_states=True)
-    h, c, cell = states.h[0], states.c[0], rnn.cell
-    before = torch.cat([torch.zeros(1, UNITS), h[:-1]])
-    sums = nn.functional.linear(xs[0], cell.weight_ih, cell.bias_ih) + nn.functional.linear(
-        before, cell.weight_hh, cell.bias_hh
-    )
-    input_gate, forget, _, output = sums.chunk(4, -1)
-    opens = (input_gate.sigmoid() - forget.sigmoid())[x == QUOTE].mean(0)
-    closed = (input_gate.sigmoid() - forget.sigmoid())[x != QUOTE].mean(0)
-    unit = int((opens - closed).argmax())
-    values = {"f": forget.sigmoid(), "i": input_gate.sigmoid(), "o": output.sigmoid(), "c": c, "h": h}
+    record = td.record(rnn, xs)
+    names = {"f": "forget", "i": "input_gate", "o": "output_gate", "c": "c", "h": "h"}
+    values = {letter: record[name][0] for letter, name in names.items()}
+    opened = values["i"] - values["f"]
+    unit = int((opened[x == QUOTE].mean(0) - opened[x != QUOTE].mean(0)).argmax())
     shown = {name: [round(v, 3) for v in value[:, unit].tolist()] for name, value in values.items()}
-    return {"right": bool(((head(ys)[0, :, 0] > 0) == inside(x)).all()), "values": shown}
+    return {"right": bool(((head(rnn(xs)[0])[0, :, 0] > 0) == inside(x)).all()), "values": shown}
 
 
 def gates() -> str:

@@ -1,6 +1,7 @@
 """Data behind pictures that took a training: kept beside the code, with a hash of the source that made them."""
 
 import dataclasses
+import dis
 import hashlib
 import inspect
 import io
@@ -8,6 +9,7 @@ import json
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 FOLDER = Path(__file__).parent / "learned"
@@ -20,7 +22,7 @@ class Learned:
 
     Args:
         name: of its file.
-        learn: trains, and gives what JSON can hold.
+        learn: trains, and gives what JSON can hold. What it uses of its own file counts as its source, too.
         reads: files from which it also takes code, relative to the repository.
         same: whether a second training says the same; pictures show conclusions, not digits.
     """
@@ -41,8 +43,7 @@ class Learned:
 
     def made_from(self) -> dict[str, str]:
         """A hash of each source of the training, as it is today."""
-        own = inspect.getsource(self.learn)
-        return {self.learn.__name__: _hash(own)} | {name: _hash((ROOT / name).read_text()) for name in self.reads}
+        return _own_sources(self.learn) | {name: _hash((ROOT / name).read_text()) for name in self.reads}
 
     def changed(self) -> str:
         """The sources that are not those of the kept data."""
@@ -58,6 +59,28 @@ class Learned:
         content = {"made_from": self.made_from(), "data": self.learn()}
         FOLDER.mkdir(exist_ok=True)
         self.path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def _own_sources(function: Callable[..., Any]) -> dict[str, str]:
+    """Of a function, and of the functions and constants of its own file that it uses: hashes, and what they are."""
+    found: dict[str, str] = {}
+    waiting = [function]
+    while waiting:
+        one = inspect.unwrap(waiting.pop())
+        found[one.__name__] = _hash(inspect.getsource(one))
+        for name in _names(one.__code__):
+            value = one.__globals__.get(name)
+            if isinstance(value, (bool, int, float, str, tuple)):
+                found[name] = repr(value)
+            elif inspect.isfunction(value) and value.__module__ == one.__module__ and name not in found:
+                waiting.append(value)
+    return found
+
+
+def _names(code: CodeType) -> set[str]:
+    """The global names that a function reads, and those within it."""
+    own = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return own.union(*(_names(inner) for inner in code.co_consts if isinstance(inner, CodeType)))
 
 
 def _hash(source: str) -> str:

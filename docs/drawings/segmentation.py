@@ -71,7 +71,7 @@ def segmentation() -> str:
     sheet.box(402, 307, 160, 92, "network", "reads 5 channels")
     sheet.arrow([(482, 307), (MASK - 8, 307)])
     _image(sheet, MASK, 232, images["mask"])
-    sheet.text(MASK, 222, "the mask that is wanted", "small left")
+    sheet.text(MASK + SIDE, 222, "the mask that is wanted", "small right")
     sheet.arrow(
         [(MASK + SIDE / 2, 232 + SIDE + 8), (MASK + SIDE / 2, 487), (LEFT + SIDE + 130, 487)], "late", dashed=True
     )
