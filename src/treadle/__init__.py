@@ -6,7 +6,7 @@ from treadle import starting as _starting  # noqa: F401  before what takes a sec
 import importlib as _importlib
 from typing import Any as _Any
 
-from treadle import adapt, control, errors, streams
+from treadle import adapt, control, errors, interop, streams
 from treadle.cells import (
     ConvLSTMCell,
     ConvLSTMState,
@@ -51,8 +51,8 @@ __all__ = [
     "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MinimalGatedCell", "NoisyStateCell", "PeepholeLSTMCell",
     "RNNCell", "Record", "Recurrent", "RecurrentHighwayCell", "SLSTMCell", "SLSTMState", "SequenceInPieces", "Session",
     "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt", "check_cell", "control", "detach", "errors",
-    "explain", "fingerprint", "gradient_reach", "load", "load_state", "record", "save", "save_state", "select",
-    "streams", "sum_of",
+    "explain", "fingerprint", "gradient_reach", "interop", "load", "load_state", "record", "save", "save_state",
+    "select", "streams", "sum_of",
 ]  # fmt: skip
 
 

@@ -11,11 +11,10 @@ from typing import Any, TypeAlias, Union
 
 from llvmlite import ir
 
+from treadle.approximations import DOUBLE, FLOAT
+
 Number: TypeAlias = float | int
 Operand: TypeAlias = Union["Vector", float, int]
-
-FLOAT, DOUBLE = 23, 52
-"""Bits of mantissas, by which tables of constants are keyed."""
 
 
 class Vector:

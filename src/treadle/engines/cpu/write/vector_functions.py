@@ -15,7 +15,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from treadle.engines.cpu.write.vector import DOUBLE, FLOAT, Vector, suffix
+from treadle.approximations import DOUBLE, EXP, EXP_LIMITS, FLOAT, LN2
+from treadle.engines.cpu.write.vector import Vector, suffix
 
 
 def emit(builder: ir.IRBuilder, name: str, *operands: ir.Value) -> ir.Value:
@@ -41,27 +42,10 @@ def _call(name: str, *operands: Vector) -> Vector:
 # Exponentials: x = n·ln 2 + r with |r| <= ln 2 / 2, then 2^n · e^r.
 
 _LOG2_E = 1 / math.log(2)
-# ln 2 in two parts; the first is short, so that its product with an exponent is exact.
-_LN2 = {FLOAT: (0.693145751953125, 1.428606765330187e-06), DOUBLE: (0.6931471805598903, 5.497923018708371e-14)}
-# (e^r - 1 - r) / r² for |r| <= 0.3473
-_EXP = {
-    FLOAT: (
-        0.50000000546005881, 0.16666547684686361, 0.041666297878603081, 0.0083661686050291546, 0.0013945664755181489,
-    ),
-    DOUBLE: (
-        0.50000000000000036793, 0.16666666666666682616, 0.04166666666658986105, 0.0083333333333165410876,
-        0.0013888888928191472468, 0.00019841269899246960121, 0.000024801508614365404292, 2.7557230986397322697e-6,
-        2.7624912756617181341e-7, 2.5113609392780791485e-8,
-    ),
-}  # fmt: skip
 # e^r for |r| <= 0.3473, a degree less than the above
 _SHORT_EXP = (
     1.0, 0.99999970461243874, 0.4999914370742177, 0.16667642713744134, 0.041898759822533380, 0.0082901691652267257,
 )  # fmt: skip
-# Below the first e^x is zero, above the second infinite.
-_EXP_LIMITS = {FLOAT: (-104.0, 89.0), DOUBLE: (-746.0, 710.0)}
-
-
 def _magic(x: Vector) -> float:
     """Added to a small number, it leaves in the low bits the nearest integer, plus the bias of exponents."""
     return 1.5 * 2**x.mantissa + x.bias
@@ -74,7 +58,7 @@ def _power_of_two(t: Vector) -> Vector:
 
 def _reduced(x: Vector) -> tuple[Vector, Vector, Vector]:
     """(n + magic, n, r) for e^x = 2^n · e^r."""
-    high, low = _LN2[x.mantissa]
+    high, low = LN2[x.mantissa]
     t = x.multiply_add(_LOG2_E, _magic(x))
     n = t - _magic(x)
     return t, n, n.multiply_add(-low, n.multiply_add(-high, x))
@@ -84,26 +68,26 @@ def _scaled_exp(n: Vector, r: Vector) -> Vector:
     """2^n · e^r, in two factors that stay normal numbers while their product may not."""
     half = n.multiply_add(0.5, _magic(n))
     rest = n - (half - _magic(n)) + _magic(n)
-    return r.polynomial((1, 1, *_EXP[n.mantissa])) * _power_of_two(half) * _power_of_two(rest)
+    return r.polynomial((1, 1, *EXP[n.mantissa])) * _power_of_two(half) * _power_of_two(rest)
 
 
 def _exp(x: Vector) -> Vector:
-    low, high = _EXP_LIMITS[x.mantissa]
+    low, high = EXP_LIMITS[x.mantissa]
     _, n, r = _reduced(x.at_most(high).at_least(low))
     return _scaled_exp(n, r)
 
 
 def _expm1(x: Vector) -> Vector:
-    t, _, r = _reduced(x.at_most(_EXP_LIMITS[x.mantissa][1]).at_least(-40))
-    tail = (r * r).multiply_add(r.polynomial(_EXP[x.mantissa]), r)
+    t, _, r = _reduced(x.at_most(EXP_LIMITS[x.mantissa][1]).at_least(-40))
+    tail = (r * r).multiply_add(r.polynomial(EXP[x.mantissa]), r)
     half = _power_of_two(t - 1)  # not 2^n, which may be infinite where the result is not yet
     return (2 * half.multiply_add(tail, half - 0.5)).with_sign_of(x)
 
 
 def _sigmoid(x: Vector) -> Vector:
     # 1 / (1 + 2^n·e^r) of -x: scaling is part of the addition, and 2^n is 0 or infinity in time for the limits.
-    limit, (high, low) = _EXP_LIMITS[x.mantissa][1], _LN2[x.mantissa]
-    coefficients = _SHORT_EXP if x.single else (1, 1, *_EXP[x.mantissa])
+    limit, (high, low) = EXP_LIMITS[x.mantissa][1], LN2[x.mantissa]
+    coefficients = _SHORT_EXP if x.single else (1, 1, *EXP[x.mantissa])
     x = x.at_most(limit - 1).at_least(-limit)
     t = x.multiply_add(-_LOG2_E, _magic(x))
     n = t - _magic(x)
@@ -136,7 +120,7 @@ def _tanh(x: Vector) -> Vector:
     else:
         t, _, r = _reduced(2 * size)
         power = _power_of_two(t)
-        e = power.multiply_add((r * r).multiply_add(r.polynomial(_EXP[x.mantissa]), r), power - 1)
+        e = power.multiply_add((r * r).multiply_add(r.polynomial(EXP[x.mantissa]), r), power - 1)
     return (e / (e + 2)).with_sign_of(x)
 
 
@@ -181,7 +165,7 @@ def _log_limits(log: Vector, x: Vector) -> Vector:
 
 
 def _log_sum(k: Vector, f: Vector, correction: Vector | None = None) -> Vector:
-    high, low = _LN2[f.mantissa]
+    high, low = LN2[f.mantissa]
     s = f / (f + 2)
     z, half_square = s * s, f * f * 0.5
     small = s * (half_square + z * z.polynomial(_LOG[f.mantissa]))
@@ -202,7 +186,7 @@ def _log1p(x: Vector) -> Vector:
 
 def _long_log(x: Vector) -> tuple[Vector, Vector]:
     """The logarithm of a positive number as a sum of two, good to about half as many digits again."""
-    high, low = _LN2[x.mantissa]
+    high, low = LN2[x.mantissa]
     k, f = _exponent(*_raised(x))
     s = f / (f + 2)
     z, short = s * s, f.cut()
@@ -228,7 +212,7 @@ def _pow(x: Vector, y: Vector) -> Vector:
     exponent = (y_short * log_short).where(log.abs().compare("<", math.inf), y * log)  # y_short may be 0, y not
     rest = y_short * (log - log_short + log_rest) + (y - y_short) * log
     rest = rest.where(exponent.abs().compare("<", 1000), 0)  # beyond, it is NaN or no matter
-    low, high = _EXP_LIMITS[x.mantissa]
+    low, high = EXP_LIMITS[x.mantissa]
     _, n, r = _reduced(exponent.at_most(high).at_least(low))
     result = _scaled_exp(n, r + rest)
     endless = y.abs().compare("==", math.inf)

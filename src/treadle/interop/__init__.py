@@ -1,0 +1,9 @@
+"""In and out: networks of other libraries as treadle's, and treadle's as files that run without it.
+
+Both sides are always run and compared before a file is written or a network returned.
+"""
+
+from treadle.interop.c_file import to_c
+from treadle.interop.report import InteropError, Report
+
+__all__ = ["InteropError", "Report", "to_c"]

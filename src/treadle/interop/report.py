@@ -1,0 +1,63 @@
+"""What became of an export or an import: what was compared, and how far both sides agree."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from treadle.errors import TreadleError
+
+
+class InteropError(TreadleError, RuntimeError):
+    """What was written or read elsewhere does not do what the network does, or cannot be compared with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """How an export or an import came out.
+
+    Attributes:
+        path: the file that was written or read.
+        compared: what ran on both sides, in words; empty if nothing could.
+        difference: the largest difference of outputs and states, relative to the largest number of each; None if
+            nothing was compared.
+        notes: what is other than in the network, a sentence each.
+    """
+
+    path: str
+    compared: str
+    difference: float | None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        known = self.difference is not None
+        agreement = f"agrees to {self.difference:.1e} ({self.compared})" if known else "not compared"
+        return "\n".join([f"{self.path}: {agreement}", *(f"  {note}" for note in self.notes)])
+
+
+def relative_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The largest difference, relative to the largest number of each tensor; infinite where one side has NaN."""
+    worst = 0.0
+    for one, other in zip(found, wanted, strict=True):
+        one, other = one.double().reshape(-1), other.double().reshape(-1)
+        if not one.numel():
+            continue
+        if not torch.equal(one.isnan(), other.isnan()):
+            return float("inf")
+        scale = max(other.nan_to_num().abs().max().item(), 1e-3)
+        worst = max(worst, ((one - other).nan_to_num().abs().max() / scale).item())
+    return worst
+
+
+def check_agreement(difference: float, tolerance: float, what: str) -> None:
+    """Refuse a difference above the tolerance.
+
+    Raises:
+        InteropError: it is above.
+    """
+    if not difference <= tolerance:
+        raise InteropError(
+            f"{what} differs from the network by {difference:.1e}, more than tolerance={tolerance:g}: nothing was"
+            " written"
+        )
