@@ -46,6 +46,8 @@ _LOG2_E = 1 / math.log(2)
 _SHORT_EXP = (
     1.0, 0.99999970461243874, 0.4999914370742177, 0.16667642713744134, 0.041898759822533380, 0.0082901691652267257,
 )  # fmt: skip
+
+
 def _magic(x: Vector) -> float:
     """Added to a small number, it leaves in the low bits the nearest integer, plus the bias of exponents."""
     return 1.5 * 2**x.mantissa + x.bias
