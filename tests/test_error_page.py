@@ -121,6 +121,7 @@ CASES = [
     (td.errors.EngineError, lambda: td.Recurrent(td.LSTMCell(3, 5), engine="gpu")),
     (td.errors.EngineError, lambda: torch.jit.trace(RNN, XS)),
     (td.errors.CellError, lambda: td.check_cell(Mixing())),
+    (td.errors.InteropError, lambda: td.interop.to_c(RNN, "net.c", compiler="no-such-cc")),
     (td.errors.ModelFileError, truncated_file),
     (td.errors.ModelFileError, file_of_an_unknown_class),
     (td.errors.ModelFileError, changed_file),

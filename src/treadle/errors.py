@@ -5,8 +5,8 @@ derives from the built-in that a Python programmer would expect (`ValueError`, `
 """
 
 __all__ = [
-    "AdaptError", "CellError", "DataError", "EngineError", "InputError", "ModelFileError", "ShapeError", "StateError",
-    "TraceError", "TreadleError", "WorkerError",
+    "AdaptError", "CellError", "DataError", "EngineError", "InputError", "InteropError", "ModelFileError", "ShapeError",
+    "StateError", "TraceError", "TreadleError", "WorkerError",
 ]  # fmt: skip
 
 
@@ -44,6 +44,10 @@ class DataError(TreadleError, ValueError):
 
 class AdaptError(TreadleError, ValueError):
     """A network cannot be changed as was asked; the message names the part, the reason and what to write instead."""
+
+
+class InteropError(TreadleError, RuntimeError):
+    """What was written for, or read from, elsewhere does not do what the network does, or cannot be compared with it."""
 
 
 class WorkerError(TreadleError, RuntimeError):

@@ -12,7 +12,7 @@ from torch import nn
 
 import treadle as td
 from tests import registry
-from treadle.errors import ShapeError, TraceError
+from treadle.errors import InteropError, ShapeError, TraceError
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler: apt-get install gcc")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]
@@ -164,14 +164,14 @@ def test_what_cannot_be_said_is_refused_by_name():
         td.interop.to_c(td.LSTMCell(3, 4), "net.c", weights="int4")
     with pytest.raises(TypeError, match="this is a Linear"):
         td.interop.to_c(nn.Linear(3, 4), "net.c")
-    with pytest.raises(td.interop.InteropError, match="there is no C compiler 'no-such-cc'"):
+    with pytest.raises(InteropError, match="there is no C compiler 'no-such-cc'"):
         td.interop.to_c(td.LSTMCell(3, 4), "net.c", compiler="no-such-cc")
 
 
 @needs_cc
 def test_nothing_is_written_where_both_sides_differ(folder, monkeypatch):
     monkeypatch.setattr("treadle.interop.c_code.functions.EXP", {23: (0.5, 0.1), 52: (0.5, 0.1)})
-    with pytest.raises(td.interop.InteropError, match="nothing was written"):
+    with pytest.raises(InteropError, match="nothing was written"):
         td.interop.to_c(td.LSTMCell(3, 4), "net.c")
     assert {path.name for path in folder.iterdir()} == {"main.c"}
 

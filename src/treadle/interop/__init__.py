@@ -4,6 +4,6 @@ Both sides are always run and compared before a file is written or a network ret
 """
 
 from treadle.interop.c_file import to_c
-from treadle.interop.report import InteropError, Report
+from treadle.interop.report import Report
 
-__all__ = ["InteropError", "Report", "to_c"]
+__all__ = ["Report", "to_c"]

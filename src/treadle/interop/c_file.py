@@ -14,10 +14,11 @@ import torch
 
 from treadle.atomic import replacing
 from treadle.compiler.program import Value, ordered
+from treadle.errors import InteropError
 from treadle.interop.c_code.file_text import field_names, file_text
 from treadle.interop.c_code.step_body import dequantised
 from treadle.interop.exported_step import ExportedStep, as_array, exported_step
-from treadle.interop.report import InteropError, Report, check_agreement, relative_difference
+from treadle.interop.report import Report, check_agreement, relative_difference
 
 _COMPARED = 200
 """How many steps both sides take before a file is written."""

@@ -6,11 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from treadle.errors import TreadleError
-
-
-class InteropError(TreadleError, RuntimeError):
-    """What was written or read elsewhere does not do what the network does, or cannot be compared with it."""
+from treadle.errors import InteropError
 
 
 @dataclasses.dataclass(frozen=True)
