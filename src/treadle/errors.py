@@ -47,7 +47,7 @@ class AdaptError(TreadleError, ValueError):
 
 
 class InteropError(TreadleError, RuntimeError):
-    """What was written for, or read from, elsewhere does not do what the network does, or cannot be compared with it."""
+    """What was written for elsewhere, or read from there, does not do what the network does, or cannot be compared."""
 
 
 class WorkerError(TreadleError, RuntimeError):
