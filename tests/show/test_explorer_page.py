@@ -15,9 +15,9 @@ import torch
 
 import treadle as td
 from tests import registry
+from treadle.show.explorer_data import explorer_data
 from treadle.show.explorer_page import page
 
-explorer_data = pytest.importorskip("treadle.show.explorer_data").explorer_data
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NODE, NPM = shutil.which("node"), shutil.which("npm")
 SAFE = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]

@@ -1,7 +1,7 @@
 // What is at the cursor, in a sentence and in numbers: what the chosen box reads and makes, and who reads that.
 
-import { colours, placeOn, scaleOf } from "./colours.mjs";
 import { h, say } from "./dom.mjs";
+import { drawStrip } from "./strips.mjs";
 import { fieldsOf } from "./store.mjs";
 import { boxName, boxSentence, capital, entering, madeAndRead, number, readersSentences, valueName } from "./words.mjs";
 
@@ -104,7 +104,10 @@ export class Details {
       say(row.value, before ? `${number(before[unit])} → ${number(after[unit])}` : "0");
     } else say(row.value, now ? number(now[unit]) : "0");
     const values = network.values(row.name, show, state.pins);
-    paintMini(row.strip, now, theme, scaleOf(values, show), values.units);
+    if (row.strip.width !== Math.max(1, values.units)) row.strip.width = Math.max(1, values.units);
+    const context = row.strip.getContext("2d");
+    context.clearRect(0, 0, row.strip.width, 1);
+    drawStrip(context, values, step, theme, show, { x: 0, y: 0, width: row.strip.width, height: 1 });
   }
 
   #readers(network, state) {
@@ -122,19 +125,6 @@ export class Details {
     const moment = this.network.moment(this.listed, this.state.step, this.state.show, this.state.pins);
     say(this.numbers, Array.from(moment, (value, unit) => `${unit}: ${number(value)}`).join("   "));
   }
-}
-
-function paintMini(canvas, moment, theme, scale, units) {
-  const width = Math.max(1, units);
-  if (canvas.width !== width) canvas.width = width;
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(width, 1);
-  const map = colours(scale.kind, theme);
-  for (let i = 0; i < width; i++) {
-    const colour = 3 * placeOn(scale, moment ? moment[i] : 0);
-    image.data.set([map[colour], map[colour + 1], map[colour + 2], 255], 4 * i);
-  }
-  context.putImageData(image, 0, 0);
 }
 
 /** Buttons for what a box makes: the box as a whole, or one component. */

@@ -1,9 +1,9 @@
 // The picture of a wiring, folded or unrolled over a window of steps: boxes with the numbers that they hold, and wires.
 // It is made once for a network and a width; moving the cursor changes texts, classes and the strips of colour alone.
 
-import { colours, placeOn, scaleOf } from "./colours.mjs";
 import { h, say, svg } from "./dom.mjs";
 import { layOut, rounded } from "./layout.mjs";
+import { drawStrip } from "./strips.mjs";
 import { boxSentence, shortName, token } from "./words.mjs";
 
 const HEAD = 26; // above the boxes: which step a column is
@@ -238,11 +238,12 @@ export class Picture {
       for (const strip of box.strips) {
         if (box.kind === "input" && network.isText) continue;
         const values = network.values(strip.record, state.show, state.pins);
-        const chosen = box.name === state.box ? state.unit : -1;
-        if (!hidden) drawStrip(context, theme, values, this.stepOf(box.column), strip, scaleOf(values, state.show), chosen);
+        const place = { ...strip, y: strip.y + HEAD, height: STRIP };
+        if (!hidden) drawStrip(context, values, this.stepOf(box.column), theme, state.show, place);
+        if (!hidden && box.name === state.box) markUnit(context, values.units, state.unit, place);
         context.strokeStyle = theme === "dark" ? "#596372" : "#b4bcc8";
         context.lineWidth = 0.6;
-        context.strokeRect(strip.x, strip.y + HEAD, strip.width, STRIP);
+        context.strokeRect(place.x, place.y, place.width, STRIP);
       }
     }
   }
@@ -274,21 +275,9 @@ export class Picture {
   }
 }
 
-function drawStrip(context, theme, values, step, { x, y, width }, scale, chosen) {
-  if (!values || step >= values.steps) return;
-  const { units, data } = values;
-  const map = colours(scale.kind, theme);
-  const bars = Math.min(units, Math.floor(width));
-  const each = width / bars;
-  for (let bar = 0; bar < bars; bar++) {
-    const unit = bars === units ? bar : Math.floor((bar * units) / bars);
-    const colour = 3 * placeOn(scale, data[step * units + unit]);
-    context.fillStyle = `rgb(${map[colour]},${map[colour + 1]},${map[colour + 2]})`;
-    context.fillRect(x + bar * each, y + HEAD, each + 0.3, STRIP);
-  }
-  if (chosen >= 0 && units > 1) {
-    const place = x + ((Math.min(chosen, units - 1) + 0.5) / units) * width;
-    context.fillStyle = "#c2185b";
-    context.fillRect(place - 0.75, y + HEAD - 2, 1.5, STRIP + 4);
-  }
+/** A mark at the unit of the cursor. */
+function markUnit(context, units, chosen, { x, y, width }) {
+  if (units < 2) return;
+  context.fillStyle = "#c2185b";
+  context.fillRect(x + ((Math.min(chosen, units - 1) + 0.5) / units) * width - 0.75, y - 2, 1.5, STRIP + 4);
 }

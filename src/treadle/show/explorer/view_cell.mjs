@@ -113,7 +113,8 @@ export class CellView {
     const sources = cell.sources ?? [{ function: "", file: cell.file, first_line: cell.first_line, lines: cell.source }];
     this.source.replaceChildren(
       ...sources.flatMap((source, number) => {
-        const items = source.lines.map((line, i) => this.#line(line, source.first_line + i, known.filter((value) => value.line === source.first_line + i && (value.source ?? 0) === number)));
+        const margin = Math.min(...source.lines.filter((line) => line.trim()).map((line) => line.search(/\S/)));
+        const items = source.lines.map((line) => line.slice(margin)).map((line, i) => this.#line(line, source.first_line + i, known.filter((value) => value.line === source.first_line + i && (value.source ?? 0) === number)));
         const list = h("ol", { class: "source" }, ...items);
         return sources.length > 1 ? [h("h3", {}, `${source.function}, ${source.file}`), list] : [list];
       }),
