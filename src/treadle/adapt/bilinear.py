@@ -1,4 +1,4 @@
-"""Transposed convolutions that enlarge as an image program would, before they have learned anything."""
+"""Bilinear initialisation of transposed convolutions."""
 
 from typing import TypeVar
 

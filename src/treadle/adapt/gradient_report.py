@@ -1,4 +1,4 @@
-"""Whether each layer of a network would learn anything from a batch, and how much."""
+"""Which layers of a network get a gradient from a batch, and how large it is."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from treadle.gradients.surroundings import generators, generators_at
 
 @dataclasses.dataclass(frozen=True)
 class LayerGradient:
-    """What arrives at one layer: a row of a `GradientReport`.
+    """The gradient of one layer: a row of a `GradientReport`.
 
     Args:
         name: the layer, in the network; ``""`` is the network itself.
@@ -87,7 +87,7 @@ class GradientReport:
 def gradient_report(
     model: nn.Module, batch: Any, loss: Callable[..., Tensor] | None = None, at: Sequence[str] | str | None = None
 ) -> GradientReport:
-    """Whether gradients reach each layer of a network: will the first layer learn anything if the rest is frozen?
+    """Which layers get a gradient: will the first layer learn anything if the rest is frozen?
 
     A frozen layer does not learn, but it lets gradients through to those below it. A layer gets none if its output is
     detached, or computed under ``torch.no_grad()``, or never used; it gets zeros if everything above it multiplies by

@@ -1,4 +1,4 @@
-"""What the optimiser is told of a network: how fast each part learns, and what must not decay."""
+"""Parameter groups for an optimiser: learning rates of parts, and which parameters must not decay."""
 
 import math
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ def parameter_groups(
     rates: Mapping[str, float] | None = None,
     frozen: bool = False,
 ) -> list[dict[str, Any]]:
-    """The parameters of a network for an optimiser: those that decay and those that must not, each at its own rate.
+    """Parameter groups for an optimiser: with and without weight decay, each at its own learning rate.
 
-    Weight decay pulls towards zero. That is good for weights that multiply inputs, and wrong for slopes of `PReLU`,
-    biases, and the gains and biases of norms, whose natural place is not zero; so for everything with fewer than two
-    axes, such as learned initial states.
+    Weight decay applies to matrices only. It pulls towards zero, which is good for weights that multiply inputs. It is
+    wrong for slopes of `PReLU`, biases, and the gains and biases of norms, so for everything with fewer than two axes,
+    such as learned initial states.
 
     Args:
         model: any network.
-        weight_decay: of those that decay.
+        weight_decay: weight decay of matrices.
         rates: learning rates by pattern, such as ``{"head": 1e-3, "cell.layer0": 1e-5}``; the first pattern that names
-            a parameter counts, and what none names learns at the optimiser's own rate. A pattern is the name of a part
+            a parameter counts, and the rest has the optimiser's own rate. A pattern is the name of a part
             of the network or of a parameter, with ``*`` for anything.
-        frozen: whether parameters that do not learn now are among them too, for what is unfrozen later: optimisers
-            pass over a parameter without a gradient.
+        frozen: whether to include frozen parameters, for those that are unfrozen later: optimisers skip a parameter
+            without a gradient.
 
     Returns:
         Groups for `torch.optim`. Without ``rates`` two, decaying first; with them up to two for each rate, which have

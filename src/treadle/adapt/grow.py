@@ -1,4 +1,4 @@
-"""More inputs, and more units, for a network that goes on doing what it did."""
+"""More inputs, and more units, without a change of what a network does."""
 
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") -> M:
-    """A copy of a network that reads ``size`` features, or channels; the new ones come behind the old.
+    """A copy of a network that reads ``size`` features, or channels; the new ones come after the old.
 
     Whatever reads the input gets weights for what is new. With ``start="zeros"`` the outputs are what they were,
     whatever the new inputs hold, and the new weights get a gradient from the first step on. Otherwise they are what
@@ -40,7 +40,7 @@ def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") 
         network: a cell, a wiring, a `treadle.Recurrent`, a drop-in or `torch.nn`'s LSTM, GRU and RNN, a linear layer, a
             convolution, or a `torch.nn.Sequential` of these. For a module of your own, say with ``at`` which of its
             parts reads the input.
-        size: features (channels of images) from now on.
+        size: the new number of features (channels of images).
         at: the path of the part that is to read more: ``"rnn"``, ``"features"``.
         start: how the new weights start: ``"zeros"``, ``"xavier"`` or ``"mean"``; see `treadle.adapt.Widen`.
 
@@ -74,7 +74,7 @@ def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") 
 def grow_hidden(
     network: M, size: int, *, at: str | Iterable[str] | None = None, readers: Iterable[str] | str | None = None
 ) -> M:
-    """A copy of a network with ``size`` units in its cells; the new ones come behind the old, which do what they did.
+    """A copy of a network with ``size`` units in its cells; the new ones come after the old, which do not change.
 
     Nothing leads from new units to old ones at first: these weights are zero. All others of the new units start as they
     would in a new cell. So the old outputs are what they were, and the weights that lead out of the new units get a
@@ -88,7 +88,7 @@ def grow_hidden(
         network: a cell, a wiring, a `treadle.Recurrent`, a drop-in or `torch.nn`'s LSTM, GRU and RNN, or a
             `torch.nn.Sequential`. For a module of your own, say with ``at`` which of its parts grows, and with
             ``readers`` who reads what that one gives.
-        size: units from now on; cells that have as many already stay as they are.
+        size: the new number of units; cells that have as many already stay as they are.
         at: patterns of the cells to grow, such as ``"cell.layer1"``; all cells by default. Linear layers and
             convolutions grow if they are named. Of a module of your own, the path of the part.
         readers: in a module of your own, the paths of the parts that read what grows: ``["head"]``; ``()`` says that

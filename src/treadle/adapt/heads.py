@@ -30,14 +30,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) -> M:
-    """A copy of a network with another last layer, which learns even if the old one was frozen.
+    """A copy of a network with another last layer, which is trainable even if the old one was frozen.
 
     Weights that the old head shared with another part, such as an embedding, stay with that part alone.
 
     Args:
         network: any network.
-        head: how many outputs a new layer of the same kind has, with fresh weights; or a module to take its place,
-            which has to read as many features.
+        head: the number of outputs of a new layer of the same kind, with random weights; or a module that reads as
+            many features.
         at: the path of the head. By default the part of a `treadle.Graph` whose output is the output, or the last layer
             with weights of a `torch.nn.Sequential`; in a module of your own it has to be named.
 

@@ -1,4 +1,4 @@
-"""Another layer in a trained network, which at first does nothing."""
+"""Another layer in a trained network, which at first changes nothing."""
 
 import copy
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from treadle.wiring.sizes import is_cell, output_size
 
 
 def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *, name: str = "inserted") -> Any:
-    """A copy of a network with one layer more, behind the part at ``at``; at first the network does what it did.
+    """A copy of a network with one more layer, after the part at ``at``; at first its outputs are unchanged.
 
     In a wiring, the new layer is added to what it reads through a linear map that starts at zero (a convolution of one
     pixel for images):
@@ -30,8 +30,8 @@ def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *,
         y_at + out(layer(y_at))         out = 0 at first
 
     so it may be anything, a cell or a module without memory, of any size. Both are in one new node, a `treadle.Graph`
-    whose nodes are called ``layer`` and ``out``; so ``td.adapt.freeze(network, except_="cell.inserted")`` lets both
-    learn. The map gets a gradient from the first step on, the layer itself from the second, once the map is not zero.
+    whose nodes are called ``layer`` and ``out``; so ``td.adapt.freeze(network, except_="cell.inserted")`` trains
+    both. The map gets a gradient from the first step on, the layer itself from the second, once the map is not zero.
     Whoever read the part, now or late, reads the new node. Everything else keeps its name, so states do too; a
     `treadle.Stack` becomes a `treadle.Graph`, as does a cell alone.
 

@@ -1,4 +1,4 @@
-"""Rules of what becomes of a tensor that has another name or shape than the one to be filled."""
+"""Rules for tensors whose name or shape differs from that of the network to initialise."""
 
 import dataclasses
 import math
@@ -46,7 +46,7 @@ class Widen:
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """Take the beginning of an axis and leave the rest.
+    """Keep the beginning of an axis and drop the rest.
 
     Args:
         axis: which axis is shorter.
@@ -59,7 +59,7 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class Fresh:
-    """Leave a tensor as the network that is filled has it, whatever the given weights have under its name."""
+    """Keep a tensor of the network as it is, whatever the given weights have under its name."""
 
 
 Step: TypeAlias = Copy | Widen | Crop | Fresh

@@ -1,4 +1,4 @@
-"""The weights of one network in another that has other shapes."""
+"""Transplanting: initialise a network with the weights of another one of other shapes."""
 
 import collections
 import copy
@@ -20,7 +20,7 @@ from treadle.errors import AdaptError
 
 @dataclasses.dataclass(frozen=True)
 class Transplanted:
-    """What became of one tensor: a row of a `TransplantReport`.
+    """How one tensor was initialised: a row of a `TransplantReport`.
 
     Args:
         name: the tensor, in the network.
@@ -30,7 +30,7 @@ class Transplanted:
         source: its name among the given weights.
         source_shape: the shape that was given.
         shape: the shape that it has in the network.
-        detail: what else there is to say, in words.
+        detail: further information, in words.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Transplanted:
 
 @dataclasses.dataclass(frozen=True)
 class TransplantReport:
-    """What became of every tensor, in a network and among the weights that were given; it prints as a table.
+    """How every tensor was initialised, and which given weights were not used; it prints as a table.
 
     Args:
         rows: a `Transplanted` for each.
@@ -99,16 +99,16 @@ M = TypeVar("M", bound=nn.Module)
 def transplant(
     model: M, state_dict: Mapping[str, Tensor] | nn.Module, rules: Mapping[str, Rule] | None = None
 ) -> tuple[M, TransplantReport]:
-    """A copy of a network with the weights of another one, of which some tensors have other names or shapes.
+    """A copy of a network, initialised with the weights of another one whose names or shapes may differ.
 
     A tensor with the same name and shape is copied. Whatever differs needs a rule: by pattern, for the names of the
     network's own tensors, the first that names a tensor counts. Nothing happens silently: the report has a row for
-    every tensor of both. And nothing happens by halves: if anything does not fit, there is no new network.
+    every tensor of both. If anything does not fit, there is no new network.
 
     Args:
         model: the network to fill. It stays as it was.
         state_dict: the weights: tensors by name, or the network that has them.
-        rules: what becomes of the tensors that a pattern names: `Copy`, `Widen`, `Crop`, `Fresh`, or several of the
+        rules: what to do with the tensors that a pattern names: `Copy`, `Widen`, `Crop`, `Fresh`, or several of the
             first three, one after another. A pattern is a name with ``*`` for anything; the name of a part of the
             network names all that is in it.
 

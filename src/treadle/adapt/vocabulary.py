@@ -1,4 +1,4 @@
-"""More tokens for a network that reads or says them."""
+"""A larger vocabulary for a trained network."""
 
 import copy
 from collections.abc import Iterable
@@ -17,14 +17,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = None, start: Start = "mean") -> M:
-    """A copy of a network that knows ``size`` tokens; the new ones come behind the old.
+    """A copy of a network with a vocabulary of ``size`` tokens; the new ones come after the old.
 
     Embeddings get rows for the new tokens, and the layer that scores tokens gets outputs for them. The old scores are
     what they were for sequences of old tokens. Weights that an embedding shares with the scores stay shared.
 
     Args:
         network: any network with a `torch.nn.Embedding`.
-        size: tokens from now on.
+        size: the new number of tokens.
         at: patterns of the embeddings and the scoring layers; by default all embeddings, and the one layer that scores
             as many tokens, or shares weights with an embedding.
         start: how a new token starts: as the ``"mean"`` of all old ones, which scores as an average token does, as

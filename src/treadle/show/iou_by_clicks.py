@@ -1,4 +1,4 @@
-"""How good masks are, by the number of clicks."""
+"""Mean IoU by the number of clicks, as a picture."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ def draw_iou_by_clicks(
     """Draw the mean intersection over union after each click.
 
     Args:
-        path: where to; ``.svg`` or ``.png``.
+        path: the file to write, ``.svg`` or ``.png``.
         ious: by name, the mean after the first, second, … click.
-        targets: level lines.
+        targets: horizontal lines.
 
     Example:
         >>> from treadle.show.iou_by_clicks import draw_iou_by_clicks

@@ -1,4 +1,4 @@
-"""How many answers are right, by the length of what was asked."""
+"""Accuracy by length of the sequence, as a picture."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from treadle.insight.picture import plot, save_figure
 
 
 def accuracy_by_length(lengths: Sequence[int], right: Sequence[bool]) -> list[tuple[int, float]]:
-    """The share that is right of each length that there is, the shortest first.
+    """The accuracy at each length, the shortest first.
 
     Example:
         >>> from treadle.show.lengths import accuracy_by_length
@@ -28,11 +28,11 @@ def draw_accuracy_by_length(
     answers: Mapping[str, tuple[Sequence[int], Sequence[bool]]],
     longest: int | None = None,
 ) -> Path:
-    """Draw how many answers are right, by length.
+    """Draw the accuracy by length of the source.
 
     Args:
-        path: where to; ``.svg`` or ``.png``.
-        answers: by name, the length of each question and whether its answer is right.
+        path: the file to write, ``.svg`` or ``.png``.
+        answers: by name, the length of each source and whether its output is correct.
         longest: the longest length in the training set, for a line there.
 
     Example:

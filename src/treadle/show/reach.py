@@ -9,11 +9,11 @@ from treadle.insight.reach_curves import GradientReach, figure_of
 
 
 def draw_reach(path: str | os.PathLike[str], measured: Mapping[str, GradientReach]) -> Path:
-    """Draw how much of the loss at a step flows back k steps, on a logarithmic scale.
+    """Draw how much gradient of the loss at a step flows back k steps, on a logarithmic scale.
 
     Args:
-        path: where to; ``.svg`` or ``.png``.
-        measured: what `treadle.gradient_reach` gave, by name. Where no gradient is left, a curve falls to the bottom.
+        path: the file to write, ``.svg`` or ``.png``.
+        measured: results of `treadle.gradient_reach`, by name. Where no gradient is left, a curve falls to the bottom.
 
     Returns:
         The path; see `save_figure`.

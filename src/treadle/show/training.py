@@ -1,4 +1,4 @@
-"""Pictures of training: learning curves, how the loss of a fit fell, and predictions beside what came true."""
+"""Pictures of training: learning curves, losses, and predictions against targets."""
 
 import math
 import os
@@ -14,8 +14,8 @@ from treadle.insight.picture import label, plot, save_figure
 def draw_forecasts(
     axes: Axes, name: str, rows: Sequence[int], true: Sequence[float], forecasts: Mapping[str, Sequence[float]]
 ) -> None:
-    """Draw what was forecast for each row, and what came, as curves."""
-    axes.plot(rows, true, color="black", linewidth=1, label="truth")
+    """Draw forecasts and true values of each row as curves."""
+    axes.plot(rows, true, color="black", linewidth=1, label="true")
     for which, values in forecasts.items():
         axes.plot(rows, values, linewidth=1, label=which)
     axes.set(xlabel="row", ylabel=name)
@@ -23,7 +23,7 @@ def draw_forecasts(
 
 
 def draw_predictions(axes: Axes, name: str, true: Sequence[float], predicted: Sequence[float]) -> None:
-    """Draw numbers that were predicted over those that are true: on the diagonal they would be right."""
+    """Draw predicted numbers over true ones: on the diagonal, they are equal."""
     axes.plot(true, predicted, ".", markersize=4)
     ends = [min([*true, *predicted]), max([*true, *predicted])]
     axes.plot(ends, ends, color="gray", linewidth=1, linestyle="--")
@@ -31,7 +31,7 @@ def draw_predictions(axes: Axes, name: str, true: Sequence[float], predicted: Se
 
 
 def draw_confusion(axes: Axes, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
-    """Draw how often each label was said where each is true, as a table in shades."""
+    """Draw a confusion matrix as a shaded table."""
     axes.imshow(counts, cmap="Blues")
     if len(labels) <= 30:
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
@@ -42,7 +42,7 @@ def draw_confusion(axes: Axes, labels: Sequence[str], counts: Sequence[Sequence[
                 if count:
                     colour = "white" if count > half else "black"
                     axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    axes.set(xlabel="said", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
 
 
 def draw_fit(
@@ -51,13 +51,13 @@ def draw_fit(
     scores: Sequence[tuple[int, float]],
     truth: Callable[[Axes], None] | None = None,
 ) -> Path:
-    """Draw how a fit went, and how good it came out.
+    """Draw the losses of a training run, and its predictions.
 
     Args:
-        path: where to; ``.svg`` or ``.png``.
-        losses: step and loss of the training part.
-        scores: step and loss of the validation part; may be empty.
-        truth: draws predictions beside what came true, below the curves.
+        path: the file to write, ``.svg`` or ``.png``.
+        losses: step and loss on the training set.
+        scores: step and score on the validation set; may be empty.
+        truth: a function that draws predictions against targets below the curves.
 
     Example:
         >>> from treadle.show.training import draw_fit, draw_predictions
@@ -89,10 +89,10 @@ def draw_curves(
     """Draw learning curves, each in a band as wide as its spread.
 
     Args:
-        path: where to; ``.svg`` or ``.png``.
+        path: the file to write, ``.svg`` or ``.png``.
         steps: training steps, the points of all curves.
         curves: mean and spread in bits per byte at these points, by name; best first. A spread of None draws no band.
-        baselines: level lines by name, for scale.
+        baselines: horizontal lines by name, for comparison.
 
     Example:
         >>> from treadle.show.training import draw_curves

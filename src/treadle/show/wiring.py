@@ -55,14 +55,14 @@ def style_of(edge: Edge) -> Style:
 def draw_wiring(model: Any, path: str | os.PathLike[str], steps: int = 3) -> Path:
     """Draw how the layers of a network connect, as one picture with two panels.
 
-    The left panel shows one step: boxes are stepped from below to above, every edge carries the number of its
-    features. What comes from the past enters a box at its left: a cell's own state as a loop with the names of its
-    fields, outputs of earlier steps dashed. The right panel shows the same network over several steps, side by side.
+    The left panel shows one step, from below to above; every edge has its number of features. What comes from earlier
+    steps enters a box at its left: a cell's own state as a loop with the names of its fields, delayed outputs dashed.
+    The right panel shows the same network unrolled over several steps.
 
     Args:
         model: a cell, a `treadle.Stack`, a `treadle.Graph`, a `treadle.Recurrent` of one, or a drop-in. Wirings inside
             wirings are opened.
-        path: where to; ``.svg`` (with text as text) or ``.png``.
+        path: the file to write, ``.svg`` (with text as text) or ``.png``.
         steps: how many steps the right panel shows.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Fitting a network to data, from files to a model that says how good it is.
+"""Training a network, from data files to a saved model with its scores.
 
 Data: ``text.py``, ``sequences.py`` and ``series.py``, scaled by ``scaling.py``, in ``batches.py``. Networks:
 ``language_model.py``, ``layered_networks.py``. ``TextTask``, ``sequence_task.py`` and ``series_task.py`` bring both

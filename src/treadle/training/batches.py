@@ -1,4 +1,4 @@
-"""Batches of sequences and traces, by padding; what comes next is known from the seed and two numbers."""
+"""Padded batches of sequences and traces, in an order that the seed determines."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,20 +15,20 @@ from treadle.training.sequences import IGNORED
 
 
 class Batch(NamedTuple):
-    """A batch: what one step of training reads."""
+    """A batch for one training step."""
 
     x: Tensor
     """[B, T, …]"""
     y: Tensor
     """[B, T] labels, -100 where a step has none; or [B, T, K] numbers, NaN where there is none."""
     lengths: Tensor | None = None
-    """[B], what of the T steps is no padding; None if all of them are not."""
+    """[B], the steps of each row without padding; None if no row is padded."""
     resets: Tensor | None = None
-    """[B, T], where a row begins again; None if nowhere."""
+    """[B, T], where a row is reset to the initial state; None if nowhere."""
 
 
 class Epochs:
-    """Batches without an end, an epoch after the other, from where they were: ``state_dict`` says where that is.
+    """Endless batches, epoch after epoch; ``state_dict`` holds the position.
 
     Args:
         plan: given the number of an epoch, its batches: lists of whatever ``example`` takes. The same number must
@@ -79,11 +79,11 @@ class Epochs:
         return len(self._batches)
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch is."""
+        """The position of the next batch."""
         return {"epoch": self.epoch, "next": self.next}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go there."""
+        """Continue from a position."""
         self.epoch, self.next = state["epoch"], state["next"]
         self._batches = self._plan(self.epoch)
 
@@ -94,7 +94,7 @@ def share_of(rows: int, rank: int, ranks: int) -> slice:
 
 
 def collate(examples: Sequence[tuple[Tensor, Tensor]]) -> Batch:
-    """One batch of examples of any lengths, padded at their ends."""
+    """A batch of examples of any lengths, padded at their ends."""
     xs, ys = zip(*examples, strict=True)
     lengths = torch.tensor([len(x) for x in xs])
     padding = float("nan") if ys[0].is_floating_point() else IGNORED
@@ -128,13 +128,13 @@ def trace_batches(loop: ClosedLoop, traces: Sequence[Trace], rows: int, seed: in
     """Batches of traces for `treadle.training.train`, whose model is then ``loop.follower()``.
 
     Args:
-        loop: who learns.
-        traces: what from.
-        rows: traces in a batch; in each epoch they are shuffled.
-        seed: of the order.
+        loop: the closed loop to train.
+        traces: the training set.
+        rows: batch size, in traces; they are shuffled in each epoch.
+        seed: random seed of the order.
 
     Raises:
-        DataError: no traces; a reading or an action that there is not, with the number of the trace.
+        DataError: no traces; a reading or an action that does not exist, with the number of the trace.
     """
     examples: list[tuple[Tensor, Tensor]] = []
     for number, trace in enumerate(traces):

@@ -1,4 +1,4 @@
-"""How long training lasts: a number of steps, a time, or until nothing gets better; and how fast it learns by then."""
+"""The length of training: steps, time or early stopping; and the learning rate over it."""
 
 import math
 import time
@@ -78,7 +78,7 @@ def every(steps: int | None = None, seconds: float | None = None) -> Callable[[i
 
 
 def warm_up_and_cosine(step: int, share_done: float, warm_up: int = 10) -> float:
-    """The share of the highest learning rate: it rises over the first steps and falls along half a cosine to nothing.
+    """Warm-up and cosine schedule: the fraction of the peak learning rate after a share of the training.
 
     Source: Loshchilov and Hutter, *SGDR: Stochastic gradient descent with warm restarts*, 2017.
 
@@ -91,10 +91,10 @@ def warm_up_and_cosine(step: int, share_done: float, warm_up: int = 10) -> float
 
 
 class EarlyStopping:
-    """Remembers the best weights, and how long ago they were.
+    """Early stopping: keeps the best weights, and counts evaluations since then.
 
     Args:
-        patience: after how many evaluations without a new best to stop; None never stops, but still remembers.
+        patience: evaluations without a new best before training stops; None never stops, but keeps the best weights.
 
     Source: Prechelt, *Early Stopping: But When?*, 1998.
 
@@ -120,7 +120,7 @@ class EarlyStopping:
         """The weights of then."""
 
     def update(self, score: float, model: nn.Module) -> bool:
-        """Take an evaluation into account, the lower the better.
+        """Take an evaluation into account; lower is better.
 
         Returns:
             Whether to stop.
@@ -139,7 +139,7 @@ class EarlyStopping:
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
-        """Put the best weights back, if there was an evaluation."""
+        """Restore the best weights, if there was an evaluation."""
         if self.weights:
             model.load_state_dict(self.weights)
 

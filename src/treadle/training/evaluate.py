@@ -12,12 +12,12 @@ from treadle.training.sequences import IGNORED
 
 
 def total_loss(ys: Tensor, y: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The loss over all answers of a batch, and how many there are; the mean is for whoever has all of them.
+    """The summed loss over all targets of a batch, and their number; divide for the mean.
 
     Args:
         ys: [B, T, K]: scores (logits) of K labels, or K numbers.
         y: [B, T] labels, -100 where a step has none; or [B, T, K] numbers, NaN where there is none.
-        label_smoothing: how much of each label's weight goes to all labels alike, against overconfidence.
+        label_smoothing: the fraction of each label's weight that is spread over all labels, against overconfidence.
 
     Returns:
         The sum, of cross-entropies in nats or of squared errors, and the number of terms in it.

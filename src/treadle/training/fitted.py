@@ -1,4 +1,4 @@
-"""A trained network together with what its numbers mean: units, names, labels. One model file keeps both."""
+"""A trained network with its scaling, column names and labels, in one model file."""
 
 import dataclasses
 import os
@@ -21,16 +21,16 @@ from treadle.training.series import read_inputs_of_series
 
 @dataclasses.dataclass
 class Fitted:
-    """What ``treadle fit`` makes of series and labelled sequences.
+    """What ``treadle fit`` makes of series and labelled sequences: a network with scaling, names and labels.
 
     Attributes:
         model: the network: scaled inputs [B, T, I] in; scores of labels, or scaled numbers, [B, T, K] out.
         inputs: names and scaling of the I columns that it reads.
-        targets: names and scaling of the columns that it predicts; None if it tells labels.
-        labels: that it tells apart, in the order of its scores.
-        predict: ``"every"`` step has an answer, or only the ``"last"`` one.
-        horizon: how many steps ahead it forecasts, 0 for the present step; None if its answers are no forecasts.
-        window: steps that it reads before an answer if only the last one counts and it forecasts; else None.
+        targets: names and scaling of the columns that it predicts; None for a classifier.
+        labels: the labels of a classifier, in the order of its scores.
+        predict: ``"every"`` (many-to-many) or ``"last"`` (many-to-one).
+        horizon: forecast horizon, in steps; 0 for the present step; None if it does not forecast.
+        window: steps that it reads for a forecast with ``predict="last"``; else None.
 
     Example:
         >>> import torch, treadle as td
@@ -117,7 +117,7 @@ class Fitted:
         return fill_previous(self.inputs.apply(xs))
 
     def outputs(self, xs: Sequence[Tensor]) -> list[Tensor]:
-        """What the network gives for sequences in their own units, each [T, K]; see `meaning`."""
+        """The network's outputs for sequences in their own units, each [T, K]; see `meaning`."""
         scaled = [self.scale(one) for one in xs]
         if self.window is None:
             return outputs_of(self.model, scaled)
@@ -129,7 +129,7 @@ class Fitted:
         return found
 
     def meaning(self, ys: Tensor) -> Any:
-        """What outputs [T, K] say: T labels; or numbers in their own units, [T, K], forecasts [T, horizon, K]."""
+        """Outputs [T, K] as predictions: T labels; or numbers in their own units, [T, K], forecasts [T, horizon, K]."""
         if self.targets is None:
             return [self.labels[place] for place in ys.argmax(-1).tolist()]
         if self.horizon is not None:
@@ -137,18 +137,18 @@ class Fitted:
         return self.targets.undo(ys)
 
     def predict_all(self, xs: Iterable[Tensor], places: Sequence[str] = ()) -> list[Any]:
-        """Answers for sequences in their own units.
+        """Predictions for sequences in their own units.
 
         Args:
             xs: each [T, I], NaN where a value is missing.
             places: how messages call each of them.
 
         Returns:
-            For each: with ``predict="every"`` or forecasts the answers of all steps, as `meaning` has them, else the
-            last. Numbers are as precise as those that were passed.
+            For each: with ``predict="every"`` or forecasts the predictions of all steps, in the form of `meaning`, else
+            the last. Numbers are as precise as those that were passed.
 
         Raises:
-            DataError: a sequence has other columns, no steps, or numbers from which no finite answer follows.
+            DataError: a sequence has other columns, no steps, or numbers that give no finite prediction.
         """
         xs = list(xs)
         places = places or [f"sequence {i}" for i in range(len(xs))]
@@ -170,7 +170,7 @@ class Fitted:
         return answers if every else [answer[-1] for answer in answers]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write network and meaning to one model file; `treadle.load` reads the network of it alone.
+        """Write everything to one model file; `treadle.load` reads only the network of it.
 
         Raises:
             OSError: the file cannot be written.
@@ -190,7 +190,7 @@ class Fitted:
         """Read what `save` wrote. Nothing that the file names is imported or run.
 
         Raises:
-            ModelFileError: the file is damaged, or holds a network without what its numbers mean.
+            ModelFileError: the file is damaged, or holds a network alone.
             OSError: the file cannot be read.
         """
         model, notes = model_file.load(path, cells), model_file.read_notes(path)
@@ -219,11 +219,11 @@ class Fitted:
 
 
 def predictions(fitted: Fitted, path: str | os.PathLike[str], series_id: str | None = None) -> Iterator[list[Any]]:
-    """What a fitted network says of a file of series or sequences, in which answers may be or not.
+    """Predictions for a file of series or sequences, with or without targets.
 
     Yields:
-        Names of columns, then rows: where it is, and the answer. Of sequences, one row each or one for every step; of
-        series, one for every row, in the order in which they lie in the file by series.
+        Names of columns, then rows: the place and the prediction. Of sequences, one row each or one for every step; of
+        series, one for every row, series by series.
 
     Raises:
         DataError: the file lacks what the network reads, with row and column.

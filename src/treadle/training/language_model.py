@@ -1,4 +1,4 @@
-"""A network that reads bytes and says, after each, which byte may come next: how it is built, trained and measured."""
+"""Byte-level language models: how they are built, trained and evaluated."""
 
 import math
 import os
@@ -25,7 +25,7 @@ EMBEDDING_SIZE = 64
 def language_model(cell: str, wiring: str = "stack", layers: int = 2, hidden_size: int = 128) -> Recurrent:
     """A byte-level language model: embedding, layers of one cell under a named wiring, scores of the 256 bytes.
 
-    Forget gates start open (bias 1) in the cells that have this option, so that gradients reach back from the start.
+    Forget gates start open (bias 1) in the cells that have this option, so that gradients reach further back.
 
     The arguments are those of `sequence_model`.
 
@@ -52,7 +52,7 @@ def language_model(cell: str, wiring: str = "stack", layers: int = 2, hidden_siz
 
 
 def match_hidden_size(cell: str, wiring: str, layers: int, parameters: int) -> tuple[int, int]:
-    """The hidden size that brings a language model nearest to a number of parameters, all of its parameters counted.
+    """The hidden size with which a language model has nearly a given number of parameters, all of them counted.
 
     ``cell``, ``wiring`` and ``layers`` are those of `sequence_model`.
 
@@ -73,7 +73,7 @@ def match_hidden_size(cell: str, wiring: str, layers: int, parameters: int) -> t
 
 
 def require_language_model(model: Any, name: str = "this") -> Recurrent:
-    """``model`` if it reads bytes and scores the next one.
+    """Return ``model`` if it is a byte-level language model, or refuse it.
 
     Args:
         model: anything, such as what `treadle.load` gave.
@@ -104,11 +104,11 @@ def require_language_model(model: Any, name: str = "this") -> Recurrent:
 
 
 ROWS = 32
-"""How many places of the text are read at the same time."""
+"""Batch size: places of the text that are read at the same time."""
 
 
 class Progress(NamedTuple):
-    """Where training is, after a step."""
+    """The progress of training, after a step."""
 
     step: int
     """Steps done."""
@@ -130,20 +130,20 @@ def fit(
     learning_rate: float = 0.015,
     seed: int = 0,
 ) -> Iterator[Progress]:
-    """Train a byte-level language model, a step each time that the iterator is asked.
+    """Train a byte-level language model, one step per iteration.
 
-    AdamW without decay; gradients are cut to norm 1; the learning rate rises over ten steps and falls along half a
-    cosine to nothing at the end. The state is carried from window to window, the gradient ends at each window's start.
+    AdamW without weight decay; gradients are clipped to norm 1; the learning rate has a warm-up of ten steps and a
+    cosine schedule to zero. The state is carried from window to window (truncated BPTT).
 
     Args:
         model: what `treadle.training.language_model` builds; it is trained in place.
         text: the training set, and the held-out text.
-        share_done: given how many steps are done, the share of the training that is over, from 0 to 1; at 1 it ends.
+        share_done: from the number of steps done to the fraction of training that is over; at 1 it ends.
             ``lambda step: step / 300`` trains 300 steps; a function that looks at a clock trains for a time.
         evaluate_at: after which steps to measure `bits_per_byte` on the held-out text.
-        window: ``T``, bytes in a window: as far as gradients reach back.
-        learning_rate: its peak.
-        seed: where the text is cut into rows. Networks with the same seed see the same windows.
+        window: ``T``, bytes in a window of truncated BPTT.
+        learning_rate: the peak learning rate.
+        seed: random seed of where the text is cut into rows. Networks with the same seed see the same windows.
 
     Yields:
         `Progress`, after each step.
@@ -161,9 +161,9 @@ def fit(
 
 @torch.no_grad()
 def bits_per_byte(model: Recurrent, rows: Tensor) -> float:
-    """How many bits per byte a text would take, packed with the model's predictions: 8 is no idea at all.
+    """Bits per byte: the mean of -log2 p(next byte). A model without any knowledge has 8.
 
-    The mean of -log2 p(next byte), in evaluation mode, each row from the initial state to its end.
+    In evaluation mode, each row from the initial state to its end.
 
     Args:
         model: a byte-level language model.
@@ -187,13 +187,13 @@ def start_from_frequencies(model: Recurrent, text: Text) -> None:
 
 
 class TextTask:
-    """A text, whose last part is held out.
+    """A language model on a text, a part of which is held out.
 
     Args:
         text: the training set, and the held-out text.
-        window: ``T``, bytes over which gradients reach back.
-        rows: ``B``, places of the text that are read side by side.
-        seed: where it is cut into rows.
+        window: ``T``, window of truncated BPTT, in bytes.
+        rows: ``B``, batch size: places of the text that are read side by side.
+        seed: random seed of where it is cut into rows.
         share: ``(rank, ranks)`` of the process.
 
     Raises:

@@ -60,16 +60,16 @@ def sequence_model(
     hidden_size: int = 64,
     dropout: float = 0.0,
 ) -> Recurrent:
-    """A network that answers at every step: layers of one cell, then a linear head. Many-to-one reads its last answer.
+    """Layers of one cell and a linear head, with an output at every step. For many-to-one, take the last output.
 
     Args:
         input_size: ``I``, features of a step.
-        output_size: ``K``, labels that are scored, or numbers.
+        output_size: ``K``, the number of labels, or of numbers to predict.
         cell: a name in `CELLS`.
         wiring: a name in `treadle.WIRINGS`.
         layers: how many layers of the cell.
         hidden_size: ``H`` of every layer.
-        dropout: between layers and before the head, while training.
+        dropout: between layers and before the head, in training.
 
     Returns:
         A `treadle.Recurrent`: [B, T, I] in, [B, T, K] out.
@@ -104,17 +104,17 @@ def forecaster(
     hidden_size: int = 64,
     dropout: float = 0.0,
 ) -> Recurrent:
-    """A network that forecasts: what is linear in the recent past, plus what layers of one cell add to it.
+    """A forecasting network: a linear forecast from the recent past plus the output of layers of one cell.
 
-    The head of the layers starts at zero, so that training starts from the linear forecast; see `fit_linear`. What is
-    not said here is as in `sequence_model`.
+    The head of the layers starts at zero, so training starts from the linear forecast; see `fit_linear`. The other
+    arguments are those of `sequence_model`.
 
     Args:
         input_size: ``I``, features of a step.
         output_size: numbers that are forecast at each step.
-        delays: how many steps ago the inputs are that the linear part reads; 0 is now.
-        differences: if there are any, the layers do not read the input itself but by how much it has changed since so
-            many steps ago; for series that drift away from where they were during training.
+        delays: delays of the inputs that the linear part reads, in steps; 0 is now.
+        differences: differencing: if there are any, the layers read the change of the input over so many steps, for
+            series that drift away from their training range.
 
     Returns:
         A `treadle.Recurrent`: [B, T, I] in, [B, T, ``output_size``] out.

@@ -1,4 +1,4 @@
-"""The same fit on many machines: each worker of Ray Train runs the loop, and the first one tells how it goes."""
+"""Training on many machines: each worker of Ray Train runs the loop, and the first one reports."""
 
 import contextlib
 import dataclasses
@@ -46,7 +46,7 @@ def steps_on_ray(
     goes to the cluster that Ray finds (``RAY_ADDRESS``, or one that runs on this machine), or starts one here.
 
     Args:
-        run: what is to be trained; it has the trained weights in the end.
+        run: the run to train; it has the trained weights at the end.
         workers: how many; each has a core.
         length: what `ShareDone` takes; seconds count from when the workers have started.
         stop: asked several times a second whether to end early.

@@ -1,4 +1,4 @@
-"""Labelled sequences as something to be learned."""
+"""Labelled sequences: training and evaluation."""
 
 import os
 
@@ -17,17 +17,17 @@ from treadle.training.task import MOST_STEPS, Confusion, Design, Habits, Predict
 
 
 class SequenceTask:
-    """Labelled sequences: every one a label or numbers, or every step of it.
+    """Classification or regression of sequences: a target per sequence, or per step.
 
     Args:
         training: the training set.
         validation: the validation set, which says when to stop.
         test: the test set; the validation set if there is none.
-        start: the network to resume, whose scaling, labels and ``predict`` hold; a new network if it is None.
-        predict: ``"last"``: the answer after the last step counts; ``"every"``: the answers at all steps do.
+        start: the network to train further, whose scaling, labels and ``predict`` hold; a new network if it is None.
+        predict: ``"last"``: the output after the last step counts (many-to-one); ``"every"``: all outputs do.
         missing: ``"refuse"`` gaps, or read the ``"previous"`` value in their place.
-        rows: ``B``.
-        seed: of the order.
+        rows: ``B``, batch size.
+        seed: random seed of the order.
         share: ``(rank, ranks)`` of the process.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Sequences of unequal length, each with an answer: a label or numbers, once for all of it or for every step."""
+"""Sequences of unequal length with targets: labels or numbers, one per sequence or one per step."""
 
 import dataclasses
 import os
@@ -25,11 +25,11 @@ class Sequences:
     Attributes:
         name: how messages call it.
         inputs: each [T, I], float64 in its own units, NaN where a value is missing.
-        answers: of each: a label, or a list of T labels; or float64 [K], or [T, K], numbers to predict.
+        answers: the target of each: a label, or a list of T labels; or float64 [K], or [T, K], numbers to predict.
         input_names: of the I columns.
         target_names: of the K numbers, or of the one label.
-        labels: all that may occur; empty where the answers are numbers.
-        per_step: whether every step has an answer of its own.
+        labels: all that may occur; empty where the targets are numbers.
+        per_step: whether every step has a target.
         where: the place of each in the file.
     """
 

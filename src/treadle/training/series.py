@@ -24,10 +24,10 @@ class Series:
         name: how messages call it.
         ids: of each.
         inputs: each [N, I], float64 in its own units, NaN where a value is missing.
-        targets: each [N, K], what is to be forecast, NaN where a value is missing.
+        targets: each [N, K], NaN where a value is missing.
         input_names: of the I columns.
         target_names: of the K columns.
-        cuts: of each, where validation and test begin.
+        cuts: of each, where validation and test set begin.
         times: of each, [N] numbers that grow; row numbers if no column says the time.
     """
 
@@ -44,7 +44,7 @@ class Series:
         return len(self.ids)
 
     def bounds(self, series: int, part: str) -> tuple[int, int]:
-        """Where a part of a series begins and ends."""
+        """Where the training, validation or test set of a series begins and ends."""
         ends = (0, *self.cuts[series], len(self.inputs[series]))
         return ends[PARTS.index(part)], ends[PARTS.index(part) + 1]
 
@@ -96,10 +96,10 @@ def read_series(
             series may alternate.
         time: the column of times: numbers, dates or times as ISO 8601 writes them. Within a series they must grow.
             Series are cut at the same times if there is one, and each at its own shares if not.
-        missing: ``"refuse"`` gaps, or read the ``"previous"`` value in their place; what is to be forecast is never
-            made up, a target that is missing is left out.
-        validation: the share of the rows before the test part that choose when to stop.
-        test: the share of the last rows, the test set.
+        missing: ``"refuse"`` gaps, or read the ``"previous"`` value in their place; targets are never made
+            up: a missing one is left out.
+        validation: fraction of the rows for the validation set, before the test set.
+        test: fraction of the rows for the test set, the last ones.
 
     Raises:
         DataError: a column is missing; a value is missing or no number; times stand still or go back. With row and
@@ -206,7 +206,7 @@ def _cuts(times: list[np.ndarray], common: bool, first: float, second: float) ->
 
 
 def seasonal_naive(values: Tensor, season: int, horizon: int) -> Tensor:
-    """The forecast that says "as a season ago": the bar that a model has to clear.
+    """The seasonal-naive forecast, "as a season ago": the baseline that a model has to beat.
 
     Args:
         values: [N, K], NaN where one is missing; the last one that there was stands for it.
@@ -235,7 +235,7 @@ def seasonal_naive(values: Tensor, season: int, horizon: int) -> Tensor:
 def find_season(values: Sequence[Tensor], longest: int = 400) -> int:
     """The season of series, in steps: where the autocorrelation of what is left without a trend has its highest peak.
 
-    Of the training part, each [N, K], where missing values do not count; at most ``longest`` and a third of the longest
+    Of the training set, each [N, K], where missing values do not count; at most ``longest`` and a third of the longest
     series; 1 if nothing repeats.
 
     Example:

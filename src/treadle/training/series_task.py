@@ -1,4 +1,4 @@
-"""Series as something to be learned: forecasts."""
+"""Forecasting series: training and evaluation."""
 
 import math
 import os
@@ -23,32 +23,34 @@ FEWER = "name fewer `inputs`"
 
 
 class SeriesTask:
-    """Series: at every step, a forecast of the steps that follow.
+    """Forecasting: at every step, predict the steps that follow.
 
-    The network is trained on windows of the training part. Each epoch cuts it again into pieces that do not overlap, at
-    a place that the seed says, and runs over every piece from far enough before it: the ``context``, which is half a
-    window, or a season if that is more. So each forecast is trained on once an epoch, with at least so much past,
-    except at the start of a series. It is evaluated as it is used: in one run over each series, from its start.
+    The network is trained on windows of the training set. Each epoch cuts it into pieces that do not overlap, at random
+    places, and runs over every piece from a ``context`` before it: half a window, or a season if that is more. So each
+    forecast is trained on once per epoch, with at least that much past, except at the start of a series. It is
+    evaluated as it is used: in one run over each series, from its start.
 
-    With ``predict="last"`` only the forecast at a window's end counts, in learning and in use: every step has a window
-    of its own. That costs ``window`` times as much.
+    With ``predict="last"`` only the forecast at a window's end counts, in training and in use: every step has its own
+    window. That costs ``window`` times as much.
 
     Args:
         series: training, validation and test set.
-        start: the network to resume, whose scaling, ``horizon`` and ``predict`` hold; a new network if it is None.
-        horizon: ``H``, steps to forecast; 1 if it is None; 0 for the present step, from inputs that are not the target.
+        start: the network to train further, whose scaling, ``horizon`` and ``predict`` hold; a new network if it is
+            None.
+        horizon: forecast horizon in steps; 1 if it is None; 0 for the present step, from inputs that are not the
+            target.
         window: ``T``; at least 64 and four seasons if it is None, less if the series are shorter.
-        season: steps of a season, for the linear part and for the seasonal-naive forecast; found by autocorrelation in
-            the training part if it is None.
-        difference: whether the layers read by how much the inputs change rather than what they are; if None, they do
-            where the inputs have a trend.
+        season: steps of a season, for the linear part and for the seasonal-naive forecast; estimated by
+            autocorrelation in the training set if it is None.
+        difference: differencing: whether the layers read changes of the inputs instead of the inputs; by default, if
+            they have a trend.
         predict: ``"every"``, the usual way, or ``"last"``.
-        rows: ``B``.
-        seed: of the order, and of where pieces begin.
+        rows: ``B``, batch size.
+        seed: random seed of the order, and of where pieces begin.
         share: ``(rank, ranks)`` of the process.
 
     Raises:
-        DataError: a series is shorter than a window, a part is empty, nothing is left to forecast; what ``start`` was
+        DataError: a series is shorter than a window, a set is empty, nothing is left to forecast; what ``start`` was
             not made for.
     """
 

@@ -1,4 +1,4 @@
-"""What is to be learned: data as batches, the network for it, and how good it is. Each kind of data has a class."""
+"""Tasks: data as batches, the network for it, and its evaluation. Each kind of data has a class."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +12,16 @@ MOST_STEPS = 500
 
 
 class Verdict(NamedTuple):
-    """How good a network is on what it never saw."""
+    """The scores of a network on data that it was not trained on."""
 
     sentence: str
-    """For people."""
+    """The scores as a sentence."""
     scores: dict[str, float]
     """The same as numbers, by name."""
 
 
 class Forecasts(NamedTuple):
-    """What was forecast for each row, and what came."""
+    """Forecasts and true values of each row."""
 
     name: str
     rows: Sequence[int]
@@ -30,7 +30,7 @@ class Forecasts(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Numbers that were predicted beside those that are true."""
+    """Predicted numbers and true ones."""
 
     name: str
     true: Sequence[float]
@@ -38,11 +38,11 @@ class Predictions(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """How often each label was said where each is true."""
+    """A confusion matrix: how often each label was predicted where each is true."""
 
     labels: Sequence[str]
     counts: Sequence[Sequence[int]]
-    """A row for each true label, a column for each that was said."""
+    """A row for each true label, a column for each predicted one."""
 
 
 Truth: TypeAlias = Forecasts | Predictions | Confusion
@@ -68,7 +68,7 @@ class Design(NamedTuple):
 
 
 class Habits(NamedTuple):
-    """What usually suits a kind of data."""
+    """Default settings for a kind of data."""
 
     budget: str
     parameters: int

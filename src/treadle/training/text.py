@@ -1,4 +1,4 @@
-"""Text as streams of bytes of any length, split into a training part and a held-out one."""
+"""Text as streams of bytes of any length, split into a training set and a held-out part."""
 
 import dataclasses
 import hashlib
@@ -33,9 +33,9 @@ class Text:
     """A text in two parts, which may be larger than the memory.
 
     Attributes:
-        name: how messages call it.
+        name: its name in messages.
         training: the training set, a stream of bytes.
-        held_out: what is never trained on, another.
+        held_out: the held-out text, a stream of bytes.
     """
 
     name: str
@@ -53,15 +53,15 @@ class Text:
         return count(self.held_out)
 
     def windows(self, rows: int, steps: int, seed: int = 0, share: tuple[int, int] = (0, 1)) -> Windows:
-        """Windows of the training set, without an end, for a state that is carried from each window to the next.
+        """Endless windows of the training set, for a state that is carried from window to window.
 
         The text is cut into ``rows`` equal parts, which are read side by side; all of it is read before anything is
-        read twice. The first cut lies where the seed says, so that other seeds see other windows.
+        read twice. The seed says where the first cut is, so other seeds see other windows.
 
         Args:
-            rows: ``B``.
-            steps: ``T``, bytes that each row reads at a time.
-            seed: where the text is cut, and in which order the parts are read.
+            rows: ``B``, batch size.
+            steps: ``T``, bytes of a window.
+            seed: random seed of where the text is cut, and of the order of the parts.
             share: ``(rank, ranks)``: of the rows, only those of this process.
         """
         length = self.training_bytes

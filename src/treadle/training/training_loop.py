@@ -1,4 +1,4 @@
-"""The loop. It is as long as a page, so that it can be copied and changed."""
+"""The training loop. It is a page long, so that it can be copied and changed."""
 
 import contextlib
 import math
@@ -32,14 +32,14 @@ from treadle.training.processes import (
 
 
 class Step(NamedTuple):
-    """What a step of training was like."""
+    """The figures of a training step."""
 
     step: int
     """Steps done."""
     loss: float
-    """The mean loss over this step's answers, before the step; the network is in training mode there."""
+    """The mean loss over this step's targets, before the update, in training mode."""
     score: float | None
-    """The validation score, the lower the better, at the steps that were asked for."""
+    """The validation score (lower is better), at the steps of ``evaluate_at``."""
     seconds: float
     """Time of this step, without validation and checkpoint."""
     inputs: int
@@ -47,7 +47,7 @@ class Step(NamedTuple):
     learning_rate: float
     """Of this step."""
     share_done: float
-    """How much of the training was over before this step, from 0 to 1."""
+    """The fraction of training done before this step, from 0 to 1."""
 
 
 def run_batch(model: Any, batch: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -77,38 +77,38 @@ def train(
     about: Any = None,
     thaw: Any = None,
 ) -> Generator[Step, None, int]:
-    """Train a network, a step each time that the iterator is asked.
+    """Train a network, one step per iteration.
 
-    Everywhere between two steps the process may be killed: started again with the same arguments it resumes from its
-    last checkpoint and takes the same steps again, bit for bit. A second run on the same checkpoint is refused. Started
-    by ``torchrun``, every process gets its share of the rows of each batch, and all together take the step that one
+    With a checkpoint, the process may be killed at any time: started again with the same arguments, it resumes from the
+    last checkpoint and takes the same steps, bit for bit. A second run on the same checkpoint is refused. Under
+    ``torchrun``, every process gets its share of the rows of each batch, and all together take the step that one
     process with all the rows would take.
 
     Args:
-        model: what learns, in place.
+        model: the network; it is trained in place.
         batches: gives what has ``x``, ``y``, ``lengths`` and ``resets``, without an end, and has ``state_dict``:
             `Epochs`, or `treadle.streams.Windows` with ``epochs=None``.
-        optimiser: of `torch.optim`; its learning rates are set here. A group that had another one than the optimiser
-            keeps learning so many times as fast.
-        share_done: given how many steps are done, the share of the training that is over; at 1 it ends. If it has
+        optimiser: of `torch.optim`; its learning rates are set here. A group whose rate differs from the optimiser's
+            keeps that ratio.
+        share_done: from the number of steps done to the fraction of training that is over; at 1 it ends. If it has
             ``state_dict``, it goes into checkpoints.
-        learning_rate: the highest; it rises over ten steps and falls along half a cosine.
-        carry_state: whether each batch continues where the one before it ended, row by row; the gradient ends there.
-        noise: the deviation of Gaussian noise on ``x``, for as long as it learns, against learning by heart.
+        learning_rate: the peak learning rate: a warm-up of ten steps leads to it, a cosine schedule from it to zero.
+        carry_state: whether each batch continues from the final state of the one before, row by row, detached.
+        noise: standard deviation of Gaussian noise on ``x`` in training, against overfitting.
         label_smoothing: see `treadle.training.total_loss`.
-        loss_of: given outputs and answers, the sum of the loss over all answers, and how many there are; in place of
+        loss_of: from outputs and targets to the summed loss and the number of targets; in place of
             `treadle.training.total_loss`, and so without ``label_smoothing``.
-        run: given the network, the batch, its ``x`` (with noise) and the state before it: the outputs and the state
+        run: from the network, the batch, its ``x`` (with noise) and the state before it to the outputs and the state
             after it.
-        clip: the largest norm of the gradient.
+        clip: gradient clipping: the maximum norm of the gradient.
         bfloat16: whether to multiply in bfloat16 and add in float32.
-        validate: the score of the network on the validation set.
-        evaluate_at: whether to ask for it after a step.
-        stopping: keeps the best weights, which the network has at the end, and may end the training early.
+        validate: from the network to its score on the validation set; lower is better.
+        evaluate_at: whether to validate after a step.
+        stopping: early stopping: the network has the best weights at the end.
         checkpoint: the file to resume from, if it is there, and to write to.
         checkpoint_at: whether to write it after a step; it is written at the end, too.
-        about: what this run is, as numbers and words; a checkpoint of another is refused.
-        thaw: a `treadle.adapt.Thaw` of the network, which is told of each step and goes into checkpoints.
+        about: the settings of this run, as numbers and words; a checkpoint of another run is refused.
+        thaw: a `treadle.adapt.Thaw` of the network: its stages count the steps, and it goes into checkpoints.
 
     Yields:
         `Step`, after each.
@@ -118,7 +118,7 @@ def train(
 
     Raises:
         ValueError: both ``loss_of`` and ``label_smoothing`` are given.
-        ModelFileError: the checkpoint is of another network or of another run, or another run is keeping it.
+        ModelFileError: the checkpoint is of another network or of another run, or another run is using it.
         WorkerError: another process is gone.
         OSError: the checkpoint cannot be written.
     """
@@ -195,7 +195,7 @@ def refuse_checkpoint(checkpoint: str | os.PathLike[str], model: Any, about: Any
     """Refuse what `train` would refuse of a checkpoint, before anything is shown; nothing changes.
 
     Raises:
-        ModelFileError: it is of another network or of another run, or another run is keeping it.
+        ModelFileError: it is of another network or of another run, or another run is using it.
     """
     with _alone(checkpoint):
         if _is_kept(checkpoint):
