@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from drawings.catalogue import ELSEWHERE, LEARNED, PICTURES
+from drawings.catalogue import LEARNED, PICTURES
 from drawings.freshness import FOLDER, difference, stale
 from drawings.learned import Learned, _hash
 
@@ -148,7 +148,3 @@ def test_words_are_inside_the_picture_and_do_not_overlap(name, browser):
             # The box of a line of text has room for accents above the letters: a little of it may be shared.
             across, down = min(right, right2) - max(left, left2), min(bottom, bottom2) - max(top, top2)
             assert across < 1 or down < 0.3 * (bottom - top), f"{text!r} lies over {other!r}"
-
-
-def test_what_is_drawn_elsewhere_is_there():
-    assert all((FOLDER / name).is_file() for name in ELSEWHERE)

@@ -1,13 +1,16 @@
 """All pictures of the pages, by name, and the data behind them that took a training."""
 
+import functools
 from collections.abc import Callable
 
 from .benchmarks import benchmarks
 from .closed_loop import closed_loop
+from .decoding import decoding
 from .gates import GATES, gates
 from .gradients import MEMORY, memory, reach
 from .learned import Learned
 from .lstm_cell import lstm_cell
+from .plots import measured_elsewhere
 from .rooms import rooms
 from .segmentation import IMAGES, segmentation
 from .shapes import shapes
@@ -32,12 +35,11 @@ PICTURES: dict[str, Callable[[], str]] = {
     "reach": reach,
     "memory": memory,
     "lengths": lengths,
+    "decode": decoding,
+    "clicks": functools.partial(measured_elsewhere, "clicks"),
     "rooms": rooms,
 }
 """What draws each picture ``docs/pictures/NAME.svg``."""
 
 LEARNED: dict[str, Learned] = {one.name: one for one in (GATES, MEMORY, TRANSLATORS, IMAGES)}
 """What is learned or generated once and kept."""
-
-ELSEWHERE = {"clicks.svg", "decode.png"}
-"""Pictures of measurements that take long: `make segment` and `make decode` draw them."""

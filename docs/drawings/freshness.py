@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .catalogue import ELSEWHERE, LEARNED, PICTURES
+from .catalogue import LEARNED, PICTURES
 
 FOLDER = Path(__file__).parents[1] / "pictures"
 NUMBER = re.compile(r"(?<![#\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.])")
@@ -36,7 +36,7 @@ def stale(names: Iterable[str] = PICTURES) -> Iterator[str]:
             yield f"{path.name} does not exist"
         elif found := difference(path.read_text(), PICTURES[name]()):
             yield f"{path.name} is stale: {found}"
-    known = {f"{name}.svg" for name in PICTURES} | ELSEWHERE
+    known = {f"{name}.svg" for name in PICTURES}
     for path in sorted(FOLDER.iterdir()):
         if path.name not in known:
             yield f"{path.name} is drawn by nobody: list it in docs/drawings/catalogue.py, or delete it"

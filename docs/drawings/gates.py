@@ -11,6 +11,7 @@ from torch import nn
 import treadle as td
 
 from .canvas import Canvas, number
+from .chart import Axes
 from .learned import Learned
 
 SYMBOLS = ' ",abcdefghijklmnopqrstuvwxyz'
@@ -110,21 +111,11 @@ def _panel(
     values: dict[str, list[float]],
 ) -> None:
     """Curves over the letters, with their names above."""
-    low, high = ticks[0], ticks[-1]
-    height, right = 150, LEFT + LETTER * len(TEXT)
-
-    def y(value: float) -> float:
-        return top + height * (high - value) / (high - low)
-
-    for tick in ticks:
-        sheet.add(f'<path class="grid" d="M {LEFT} {number(y(tick))} L {number(right)} {number(y(tick))}"/>')
-        sheet.text(LEFT - 10, y(tick) + 5, f"{tick:g}".replace("-", "−"), "small faint right")
-    for i, (name, (kind, words)) in enumerate(curves.items()):
-        points = [(LEFT + LETTER * (step + 0.5), y(value)) for step, value in enumerate(values[name])]
-        sheet.add(f'<path class="{kind}" d="M {" L ".join(f"{number(a)} {number(b)}" for a, b in points)}"/>')
-        x = LEFT + 6 + 200 * i
-        sheet.arrow([(x, top - 18), (x + 26, top - 18)], kind, head=False)
-        sheet.text(x + 34, top - 13, words, f"small left {kind}")
+    axes = Axes(sheet, (LEFT, top, LEFT + LETTER * len(TEXT), top + 150), (0, len(TEXT)), (ticks[0], ticks[-1]))
+    axes.levels(ticks)
+    axes.names(list(curves.values()), 200)
+    for name, (kind, _) in curves.items():
+        axes.curve([(step + 0.5, value) for step, value in enumerate(values[name])], kind)
 
 
 GATES = Learned("gates", learn_gates, same=lambda old, new: old["right"] == new["right"])

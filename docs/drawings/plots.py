@@ -33,10 +33,19 @@ DARK = {
 
 
 def themed(figure: Figure) -> str:
-    """A figure as SVG."""
+    """A figure as SVG, for light and dark pages."""
     # Which points of a curve could be left out depends on the last digits, which processors do not agree on.
     with TemporaryDirectory() as folder, rc_context({"path.simplify": False}):
-        svg = save_figure(figure, Path(folder, "figure.svg")).read_text()
+        return for_dark_pages(save_figure(figure, Path(folder, "figure.svg")).read_text())
+
+
+def measured_elsewhere(name: str) -> str:
+    """A figure of a measurement that takes hours, as it was kept in the folder ``measured``."""
+    return for_dark_pages((Path(__file__).parent / "measured" / f"{name}.svg").read_text())
+
+
+def for_dark_pages(svg: str) -> str:
+    """What matplotlib wrote, with colours for dark pages."""
     rules = [f"text {{ fill: {COLORS['ink'].dark} }}"]  # matplotlib leaves out the black of text
     for light, dark in DARK.items():
         rules += [f'[style*="{what}: {light}"] {{ {what}: {dark} !important }}' for what in ("fill", "stroke")]
