@@ -111,6 +111,8 @@ ASKED = {
     "Why does an FCN crop its output, and by how much (the offset of 19)?": "fcn crop offset 19 caffe",
     "If I freeze the other layers, does the first layer still learn?": "freeze layers but train first layer gradient",
     "How do I add an input feature to a trained LSTM?": "add new features to trained lstm",
+    "How can I see the gates, the hidden state and the cell state of an LSTM over time?": "visualize lstm gates",
+    "How do I check that my network does not read the future (data leakage)?": "lstm data leakage future values",
     "How do I save an LSTM with its state, and continue later?": "save lstm hidden state and continue later",
     "Can I export an LSTM to ONNX, so that it runs without treadle?": "export lstm to onnx",
 }
