@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test test-all mutations fits imitations busy-beaver translate decode segment kills fuzz lint pictures format docs bench clean
+.PHONY: help run test test-all mutations fits imitations busy-beaver translate decode segment kills fuzz lint pictures gallery format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -65,6 +65,9 @@ lint: .venv/.dev ## ruff (lint and format), pyright, and who imports whom
 
 pictures: .venv/.runtime ## draw the pictures of the pages that no longer show what is so; ARGS="--learn" trains for them again
 	PYTHONPATH=docs MPLBACKEND=Agg $(VENV_PYTHON) -m drawings $(ARGS)
+
+gallery: .venv/.dev ## run every example and keep what it prints, for the page of examples; minutes
+	$(VENV_PYTHON) docs/gallery.py
 
 format: .venv/.dev ## let ruff mend what it can
 	$(VENV_PYTHON) -m ruff check --fix .

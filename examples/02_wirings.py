@@ -1,4 +1,4 @@
-"""The seven named wirings, and one that has no name.
+"""How layers connect: the seven named wirings, and a graph of your own.
 
 Run: python examples/02_wirings.py
 """

@@ -1,4 +1,4 @@
-"""torch.nn.LSTM, replaced by changing one import, and what that adds.
+"""A drop-in for torch.nn.LSTM: change one import, and gain ragged batches, live steps and wirings.
 
 Run: python examples/03_drop_in.py
 """

@@ -1,4 +1,4 @@
-"""Training on a text without an end: windows over many places of a file, state carried on, stopped and taken up again.
+"""Stateful training on a long text: windows over many places of a file, the state carried on, stopped and resumed.
 
 Run: python examples/04_endless_text.py
 """
@@ -53,4 +53,4 @@ first = train(10)
 for name, part in parts.items():
     part.load_state_dict(kept[name])
 again = train(10)
-print("taken up again, the run differs by", max(abs(a - b) for a, b in zip(first, again, strict=True)))
+print("resumed, the run differs by", max(abs(a - b) for a, b in zip(first, again, strict=True)))

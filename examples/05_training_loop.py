@@ -1,4 +1,4 @@
-"""treadle's modules in a bare loop: sequences of unequal length, one answer each.
+"""Many-to-one in a bare training loop: sequences of different lengths, one answer each.
 
 Run: python examples/05_training_loop.py
 """

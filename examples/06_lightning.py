@@ -1,4 +1,4 @@
-"""treadle's modules in Lightning, with the state carried from window to window: truncated backpropagation through time.
+"""PyTorch Lightning with truncated BPTT: the state is carried from window to window.
 
 Run: python examples/06_lightning.py (needs: pip install lightning)
 """

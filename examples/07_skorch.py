@@ -1,4 +1,4 @@
-"""treadle's modules in skorch, and so in scikit-learn: fit, predict, cross-validation.
+"""scikit-learn, through skorch: fit, predict, cross-validation.
 
 Run: python examples/07_skorch.py (needs: pip install skorch)
 """
@@ -41,7 +41,7 @@ net = NeuralNetClassifier(
     verbose=0,
 )
 scores = cross_val_score(net, X, y, cv=2)
-print("right, on what was left out:", np.round(scores, 2))
+print("correct, in cross-validation:", np.round(scores, 2))
 assert scores.min() > 0.9
 
 net.set_params(module__hidden_size=8).fit(X, y)

@@ -1,4 +1,4 @@
-"""Memory beyond the window: learned in windows of 64 steps, asked for what was said more than 500 steps before.
+"""Memory beyond the window: trained on windows of 64 steps, asked for a word more than 500 steps before.
 
 Run: python examples/08_memory_beyond_the_window.py
 """

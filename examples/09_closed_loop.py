@@ -1,4 +1,4 @@
-"""A network that acts: it learns to keep a tank level from a controller with a hidden mode, then does so by itself.
+"""Closed loop: a network learns to keep a tank level from a controller with a hidden mode, then acts by itself.
 
 Run: python examples/09_closed_loop.py
 """

@@ -1,4 +1,4 @@
-"""The final state of one network is the initial state of the next, which reads the same sequence.
+"""Hand over a state: the final state of one network is the initial state of the next.
 
 The first network reads to the end before the second begins: so the second knows, from its first step on, what is still
 to come. Here every step has to say by how much its number differs from the one that the sequence will end with.

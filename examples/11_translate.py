@@ -1,4 +1,4 @@
-"""From strings to strings: dates as people write them into one format, with an encoder, a decoder and attention.
+"""Sequence to sequence: dates as people write them into one format, by an encoder–decoder with attention.
 
 Run: python examples/11_translate.py
 """

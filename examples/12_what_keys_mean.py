@@ -1,4 +1,4 @@
-"""What does the user mean? A network finds out what somebody's keys mean while they press them; nobody ever tells it.
+"""Learn from outcomes: a network finds out what a user's keys mean while they press them; nobody tells it.
 
 Run: python examples/12_what_keys_mean.py
 """

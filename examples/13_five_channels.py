@@ -1,4 +1,4 @@
-"""Rebuild a trained network for five input channels: it knew discs from ground, now it finds the disc that was clicked.
+"""Change a trained network to five input channels: it found discs, now it finds the disc that was clicked.
 
 Run: python examples/13_five_channels.py
 """
@@ -73,14 +73,14 @@ print(f"three channels, any disc: {overlap(trained, any_disc):.0%} overlap")
 model, report = td.adapt.transplant(network(5), trained.state_dict(), {"0.weight": td.adapt.Widen(axis=1)})
 print(report)
 x, _ = clicked_disc(8)
-print("at the moment of surgery the output differs by", (model(x) - trained(x[:, :3])).abs().max().item())
+print("right after the change, the output differs by", (model(x) - trained(x[:, :3])).abs().max().item())
 before = overlap(model, clicked_disc)
 
 # Will the first layer learn anything if the rest is frozen? Gradients go through what is frozen.
 first = td.adapt.freeze(model, except_="0")
 print(td.adapt.gradient_report(first, clicked_disc(8), loss=F.cross_entropy))
 train(first, clicked_disc, 60)
-print("what changed then:", td.adapt.diff(model, first).changed)
+print("what training changed:", td.adapt.diff(model, first).changed)
 
 every = train(model, clicked_disc, 60)
 after = overlap(first, clicked_disc), overlap(every, clicked_disc)

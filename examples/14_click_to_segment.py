@@ -1,4 +1,4 @@
-"""Select objects by clicks: surgery on a VGG-16, a network that sees the image once, and a simulated user.
+"""Interactive segmentation: a VGG-16 changed to read clicks, a network that reads the image once, a simulated user.
 
 Run: python examples/14_click_to_segment.py
 

@@ -62,6 +62,15 @@ def test_links_of_the_repository_s_own_pages_lead_somewhere(name):
     assert not missing
 
 
+def test_the_figures_of_the_home_page_are_measured():
+    measured = re.findall(
+        r"^\| [^|]+ \| ([\d.]+) \| at least", (DOCS / "research" / "benchmarks.md").read_text(), re.MULTILINE
+    )
+    shown = re.findall(r"^\| [^|]+ \| [^|]+ \| ([\d.]+) \|$", (DOCS / "index.md").read_text(), re.MULTILINE)
+    assert shown
+    assert set(shown) <= set(measured)
+
+
 def test_examples_of_docstrings_are_shown_as_code():
     griffe = pytest.importorskip("griffe", reason="what `make docs` installs")
     pack = runpy.run_path(str(DOCS / "docstrings.py"))
