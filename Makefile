@@ -63,7 +63,7 @@ lint: .venv/.dev ## ruff (lint and format), pyright, and who imports whom
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV_PYTHON) -m pyright
 	.venv/bin/lint-imports --no-logo
 
-pictures: .venv/.runtime ## draw the pictures of the pages that no longer show what is so; ARGS="--learn" trains for them again
+pictures: .venv/.docs ## draw the pictures of the pages that no longer show what is so; ARGS="--learn" trains for them again
 	PYTHONPATH=docs MPLBACKEND=Agg $(VENV_PYTHON) -m drawings $(ARGS)
 
 gallery: .venv/.dev ## run every example and keep what it prints, for the page of examples; minutes

@@ -9,6 +9,7 @@ import functools
 import io
 import logging
 import re
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from drawings.freshness import stale
@@ -31,6 +32,12 @@ def on_pre_build(**_: Any) -> None:
     check_pictures()
 
 
+@functools.cache
+def scratch_folder() -> TemporaryDirectory[str]:
+    """Where examples write their files, all of them, so that a page can read what it wrote before."""
+    return TemporaryDirectory()
+
+
 def with_output(markdown: str, name: str) -> str:
     """A page with what its examples print in the places that are marked for it."""
     namespace: dict[str, Any] = {}
@@ -39,7 +46,7 @@ def with_output(markdown: str, name: str) -> str:
     def run(fence: re.Match[str]) -> str:
         line = markdown.count("\n", 0, fence.start(1))
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.chdir(scratch_folder().name), contextlib.redirect_stdout(printed):
             exec(compile("\n" * line + fence[1], name, "exec"), namespace)
         if not fence[2]:
             return fence[0]
