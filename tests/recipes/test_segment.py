@@ -817,7 +817,7 @@ def test_other_model_files_are_refused(tmp_path):
     import treadle as td
 
     td.save(tmp_path / "gru.safetensors", td.GRUCell(2, 3))
-    with pytest.raises(ModelFileError, match="holds no network that segments by clicks"):
+    with pytest.raises(ModelFileError, match="does not hold a network that segments by clicks"):
         Segmenter.load(tmp_path / "gru.safetensors")
     td.save(tmp_path / "gru.safetensors", td.GRUCell(2, 3), {"segmenter": {"size": 3}})
     with pytest.raises(ModelFileError, match="its notes do not fit its network"):

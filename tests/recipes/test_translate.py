@@ -238,7 +238,9 @@ def test_other_files_are_refused(learned, tmp_path):
     import treadle as td
 
     td.save(tmp_path / "cell.safetensors", td.GRUCell(2, 3))
-    with pytest.raises(ModelFileError, match="holds no network that translates: make one with 'treadle translate"):
+    with pytest.raises(
+        ModelFileError, match="does not hold a network that translates: make one with 'treadle translate"
+    ):
         Translator.load(tmp_path / "cell.safetensors")
     model = learned[0].model
     values = {"unit": "characters", "symbols": ["a"]}

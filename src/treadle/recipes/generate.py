@@ -1,4 +1,4 @@
-"""A language model writes: one byte at a time, through a session, each byte read back as the next input."""
+"""Text generation: a language model in closed loop, one byte per step, through a session."""
 
 import math
 import time
@@ -20,14 +20,14 @@ class Written(NamedTuple):
 
 
 def generate(model: Recurrent, prompt: bytes, *, temperature: float = 0.8, seed: int = 0) -> Iterator[Written]:
-    """Write on from a prompt, for as long as somebody reads.
+    """Generate text after a prompt, for as long as you iterate.
 
     Args:
         model: a byte-level language model, such as `treadle.training.language_model` builds.
         prompt: what to continue; at least one byte.
-        temperature: what scores are divided by: 1 draws as often as the model thinks right, less is more cautious, 0
-            always takes the likeliest byte.
-        seed: of the draws. The same model, prompt and seed write the same.
+        temperature: sampling temperature, which divides the scores: 1 samples the model's probabilities, less is more
+            cautious, 0 always takes the most likely byte.
+        seed: random seed. The same model, prompt and seed generate the same text.
 
     Yields:
         `Written`, a byte at a time.

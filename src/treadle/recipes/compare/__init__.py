@@ -1,6 +1,6 @@
-"""How should the layers of a network connect? An experiment on the user's own text.
+"""Comparing wirings: which way of connecting layers learns a text fastest?
 
-``plan.py`` says who competes and for how many steps, ``race.py`` trains them on all cores, ``standings.py`` judges.
+``plan.py`` plans networks and steps, ``race.py`` trains them on all cores, ``standings.py`` ranks them.
 """
 
 from treadle.recipes.compare.plan import Budget, Contender, Plan, available_cores, make_plan

@@ -1,4 +1,4 @@
-"""Who competes, and for how many steps. Nothing here looks at a clock, so equal commands give equal plans."""
+"""The plan: which networks, for how many steps. It never looks at a clock, so equal commands give equal plans."""
 
 import dataclasses
 import itertools
@@ -46,7 +46,7 @@ START_SECONDS = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How long to train: so many seconds for everything, or so many steps for every network; one of the two."""
+    """Length of training: seconds for everything, or steps for every network."""
 
     seconds: float | None = None
     steps: int | None = None
@@ -108,8 +108,8 @@ class Plan:
     """The whole experiment.
 
     Attributes:
-        contenders: who competes.
-        seeds: each contender is trained once with each.
+        contenders: the kinds of network.
+        seeds: random seeds; each contender is trained once with each.
         steps: how many training steps each network gets.
         window: bytes in a window.
         shares: which runs (see `runs`) each worker process trains.
@@ -144,7 +144,7 @@ def make_plan(
     window: int,
     workers: int,
 ) -> Plan:
-    """Match the hidden sizes, spread the runs over the workers, and see how many steps the budget allows.
+    """Plan a comparison: match hidden sizes, spread the runs over workers, and turn the budget into steps.
 
     Steps from a budget in seconds follow from constants that were measured on a common machine, never from the speed of
     this one at this moment: the same command trains the same number of steps again.
@@ -177,7 +177,7 @@ def make_plan(
 
 
 def spread(costs: Sequence[float], workers: int) -> tuple[tuple[int, ...], ...]:
-    """Spread jobs over workers, the dearest first, each to the worker that has least to do.
+    """Spread jobs over workers, the most expensive first, each to the worker that has least to do.
 
     Example:
         >>> spread([3, 2, 2], workers=2)

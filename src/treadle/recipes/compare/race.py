@@ -91,7 +91,7 @@ class Workers:
 
         Args:
             plan: its ``shares`` are for at most as many workers as there are.
-            text: what to learn.
+            text: the text to train on.
             should_stop: asked several times a second; once it says yes, workers stop after the step that they are at.
 
         Yields:

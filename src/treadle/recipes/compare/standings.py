@@ -1,4 +1,4 @@
-"""Who learnt fastest, and which differences mean anything."""
+"""Ranking of networks, and which differences are more than chance."""
 
 import dataclasses
 import math
@@ -17,10 +17,10 @@ from treadle.training.text import Text
 
 
 class Outcome:
-    """What a race has brought so far.
+    """The results of a comparison so far.
 
-    All judgement is at the last evaluation point that *every* run has reached, so that nobody wins by having trained
-    longer. Weights of earlier points are forgotten.
+    Networks are ranked at the last evaluation point that *every* run has reached, so none wins by longer training.
+    Weights of earlier points are dropped.
     """
 
     def __init__(self, plan: Plan):
@@ -58,7 +58,7 @@ class Outcome:
         return len(self.plan.seeds) * self.step / sum(events[-1].seconds for events in self._of(contender))
 
     def model(self, contender: Contender, seed: int) -> Recurrent:
-        """What a contender has become with a seed, at the last common evaluation point; in evaluation mode."""
+        """A contender's trained network for a seed, at the last common evaluation point; in evaluation mode."""
         event = self._of(contender)[self.plan.seeds.index(seed)][-1]
         model = language_model(contender.cell, contender.wiring, contender.layers, contender.hidden_size)
         model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in event.weights.items()})
@@ -71,13 +71,13 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How a contender did. Bits per byte, on the held-out text.
+    """The results of a contender: bits per byte on the held-out text.
 
     Attributes:
-        contender: who.
+        contender: the kind of network.
         curves: a list per seed, a number per evaluation point.
         steps_per_second: training steps a second, on one core.
-        clearly_better_than: whom it beats by more than chance explains; see `standings`.
+        clearly_better_than: those that it beats by more than chance explains; see `standings`.
     """
 
     contender: Contender
@@ -112,10 +112,10 @@ class Standing:
 
 
 def standings(outcome: Outcome) -> list[Standing]:
-    """Everybody, best first, by the mean of bits per byte at the last common evaluation point.
+    """The ranking, best first, by mean bits per byte at the last common evaluation point.
 
     A is clearly better than B if its mean is lower by more than the spread of a difference, √(s_A² + s_B²), where s are
-    the spreads over seeds. With one seed nothing is known of the spread, and nobody is clearly better than anybody.
+    the spreads over seeds. With one seed the spread is not known, and none is clearly better than another.
 
     Raises:
         ValueError: there is no common evaluation point yet.
@@ -200,14 +200,14 @@ def as_json(
     Only ``"timing"`` differs when a run is repeated.
 
     Args:
-        outcome: what came out; at least one common evaluation point.
-        text: what was learned.
+        outcome: the results; at least one common evaluation point.
+        text: the text.
         version: treadle's.
         budget: as it was given.
         parameters: the number to match.
         stopped: why training ended early: ``"deadline"``, ``"interrupted"``, or None.
         saved: the file with the winner.
-        sample: what the winner wrote.
+        sample: text that the winner generated.
     """
     plan, table = outcome.plan, standings(outcome)
     winner, seed = best(table, plan)

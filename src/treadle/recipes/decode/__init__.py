@@ -1,9 +1,9 @@
-"""What does the user mean? A network finds out what somebody's keys mean, from nothing but what comes of its guesses.
+"""Learning from outcomes: a network infers what a user's keys mean, only from the outcomes of its guesses.
 
-``world.py`` says what turns out good, ``user.py`` who presses keys; ``evidence_cell.py`` is the network, ``decoder.py``
-what learns one user's keys with it, ``decoder_training.py`` where it has learned how users are. ``yardsticks.py`` and
-``bayes.py`` are whom it is compared with, ``study.py`` compares them, ``report.py`` says so; ``game.py`` lets a person
-play, ``app.py`` in a terminal.
+``world.py`` decides outcomes, ``user.py`` simulates users; ``evidence_cell.py`` is the network, ``decoder.py`` infers
+one user's keys with it, ``decoder_training.py`` trains it on many simulated users. ``yardsticks.py`` and ``bayes.py``
+are baselines, ``study.py`` compares them, ``report.py`` prints and draws the results; ``game.py`` is a game, ``app.py``
+its terminal.
 """
 
 from treadle.recipes.decode.bayes import Bayes

@@ -1,4 +1,4 @@
-"""Bayes' rule over what the keys mean, told how the world works: what the network is to be measured by."""
+"""Bayes' rule over the meanings of keys, with the world's probabilities known: a baseline for the network."""
 
 from typing import Any
 
@@ -11,22 +11,22 @@ ACTIONS = COMMANDS + 1
 
 
 class Bayes:
-    """Bayes' rule over the meanings of each key, told how the world works: the upper yardstick.
+    """Bayes' rule over the meanings of each key, with the world's probabilities known: the upper baseline.
 
-    It knows the probability of every outcome (the network has to find that out), takes one mistake in 17 for granted,
-    and does what is likeliest. It has three things to go by besides outcomes:
+    It knows the probability of every outcome (the network has to learn it), assumes one mistake in 17 presses, and does
+    what is most likely. Besides outcomes, it uses three facts:
 
-    - Keys seldom mean the same. Beliefs are made to fit each other, keys by commands, as by Sinkhorn and Knopp (1967).
-    - All keys change their meanings at once, some time. It holds beliefs that began at different times side by side,
+    - Keys rarely mean the same. Beliefs are made to fit each other, keys by commands, as by Sinkhorn and Knopp (1967).
+    - All keys may change their meaning at once. It holds beliefs that began at different times side by side,
       each with the probability that the last change was then (Adams and MacKay, 2007).
     - Habits outlive a change. Beliefs begin with what was wanted in which situation, as those before understand it now.
       So each press of a key says something of every command, whatever is done. As habits are known from few presses,
       presses of the key itself count among them (Dirichlet's distribution), and what they say counts a third.
 
     Args:
-        world: which it knows.
-        habits: whether to go by habits.
-        change: how probable a change is, at each press.
+        world: the world, which it knows.
+        habits: whether to use habits.
+        change: probability of a change at each press.
     """
 
     mistakes, alone, trust = 0.06, 0.6, 0.35
@@ -84,7 +84,7 @@ class Bayes:
         return weights / weights.sum()
 
     def press(self, situation: int, key: Any) -> int:
-        """The likeliest meaning."""
+        """The most likely meaning."""
         name = self._rows.names(key)
         place = self._place(name)
         alike = [at for other, at in self._names.items() if other[:-1] == name[:-1]]
@@ -129,7 +129,7 @@ class Bayes:
             )
 
     def table(self, keys: list[Any]) -> list[list[int]]:
-        """The likeliest meaning of each key, whatever the situation."""
+        """The most likely meaning of each key, whatever the situation."""
         new = [key for key in keys if (key,) not in self._names]
         believed = np.einsum("r,rna->na", self._weights(), self._meanings()) if self._names else np.zeros((0, ACTIONS))
         return [[0 if key in new else int(believed[self._names[(key,)]].argmax()) for key in keys]] * SITUATIONS

@@ -1,4 +1,4 @@
-"""From a situation and a key to what is done: a network that finds out what the keys mean from what comes of it."""
+"""The decoder: from situation and key to an action, learning the keys' meanings from outcomes."""
 
 import collections
 import math
@@ -25,14 +25,14 @@ OWN = Path(__file__).parent / "decoder.safetensors"
 
 
 class Decoder(Protocol):
-    """Whoever guesses what keys mean. Any object with these methods is one."""
+    """What guesses the meaning of keys. Any object with these methods is a decoder."""
 
     def press(self, situation: int, key: Any) -> int:
-        """What is done after a key: a command, or `WAIT`."""
+        """The action after a key: a command, or `WAIT`."""
         ...
 
     def learn(self, good: bool) -> None:
-        """What came of it."""
+        """The outcome of the last action."""
         ...
 
     def table(self, keys: list[Any]) -> list[list[int]]:
@@ -88,7 +88,7 @@ class Rows:
 
 
 def outcome_loss(outputs: Tensor, answers: tuple[Tensor, Tensor]) -> Tensor:
-    """How badly outcomes were foreseen: cross-entropy, of the actions that were taken.
+    """The loss of predicted outcomes: cross-entropy, for the actions that were taken.
 
     Args:
         outputs: of an `EvidenceCell`, [N, 2 A].
@@ -105,19 +105,18 @@ class _Pending(NamedTuple):
 
 
 class KeyDecoder:
-    """Finds out what somebody's keys mean while they press them, from outcomes alone.
+    """Infers what a user's keys mean while they press them, from outcomes alone.
 
-    The network's memory does it, as it has learned from many simulated users how to; `treadle.adapt.Online` can go on
-    learning its weights from this user besides. Keys are whatever can be told apart, such as the names of keys; each is
-    known from the first time that it is pressed.
+    The network's state does it, as trained on many simulated users; `treadle.adapt.Online` can also adapt its weights
+    to this user. A key is any hashable value, such as its name, and is known from the first press on.
 
     Args:
         network: a `Recurrent` over an `EvidenceCell`; by default a copy of the bundled one.
-        learning_rate: of the weights while running; 0 leaves them as they are, and the memory does it alone. What
-            one user's outcomes say about weights is mostly noise: 0.0001 is much already.
-        sharpness: how surely the likeliest meaning is acted out: each is drawn with the power ``sharpness`` of its
-            probability. What is never tried is never found out.
-        seed: of these draws.
+        learning_rate: online learning rate of the weights; at 0 they stay fixed, and only the state adapts. One user's
+            outcomes are mostly noise for the weights: 0.0001 is a high rate.
+        sharpness: how often the most likely meaning is chosen: each is drawn with the power ``sharpness`` of its
+            probability. What is never tried is never learned.
+        seed: random seed of these draws.
 
     Example:
         >>> from treadle.recipes.decode import KeyDecoder
@@ -140,7 +139,7 @@ class KeyDecoder:
         self._last: tuple[int | None, bool | None] = (None, None)
 
     def press(self, situation: int, key: Hashable) -> int:
-        """What is done after a key.
+        """The action after a key.
 
         Raises:
             DataError: there is no such situation.
@@ -158,11 +157,11 @@ class KeyDecoder:
         return action
 
     def learn(self, good: bool) -> None:
-        """What came of the last action.
+        """Learn from the outcome of the last action.
 
         Raises:
-            DataError: good is neither true nor false (nor 1 or 0), or nothing was done. Nothing is learned then, and
-                nothing is lost: it can be said again.
+            DataError: good is neither true nor false (nor 1 or 0), or there was no action. Nothing has changed then:
+                call it again.
         """
         if self._pending is None:
             raise DataError("nothing was done since the last outcome: press a key first")
@@ -178,7 +177,7 @@ class KeyDecoder:
         self._rows.acted(key, action, good)
 
     def meanings(self, key: Hashable) -> list[float]:
-        """How probable each meaning of a key is, `WAIT` last, if it is pressed now. Nothing changes."""
+        """The probability of each meaning of a key, `WAIT` last, if it were pressed now. Nothing changes."""
         return self._foreseen([key], [0], self._rows.names(key)[:-1])[0].exp().tolist()
 
     def table(self, keys: list[Any]) -> list[list[int]]:
@@ -200,7 +199,7 @@ class KeyDecoder:
         return self.cell.encode(rows, situations, seconds, new, [action] * len(rows), [good] * len(rows))
 
     def save(self, path: str | os.PathLike[str], **notes: Any) -> None:
-        """Write all that was learned of a user to one file: weights, memory, history, optimiser and keys; and notes.
+        """Write everything about a user to one file: weights, state, history, optimiser, keys and notes.
 
         Raises:
             ModelFileError: a key or a note is nothing that a file can hold: names and numbers are.
@@ -231,7 +230,7 @@ class KeyDecoder:
 
 
 def load_network(path: str | os.PathLike[str] | None = None) -> Recurrent:
-    """A network that has learned how users are: from a file that ``treadle decode --learn`` made, or the bundled one.
+    """A trained network, from a file of ``treadle decode --learn``, or the bundled one.
 
     Raises:
         ModelFileError: the file is damaged, or holds another network.

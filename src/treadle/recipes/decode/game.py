@@ -1,4 +1,4 @@
-"""A game: a ship that does what it takes the captain's keys to mean. The captain may press any."""
+"""A game: a ship acts on the captain's keys, whose meaning it has to infer."""
 
 import os
 from random import Random
@@ -21,7 +21,7 @@ NAMES = (
 
 
 class Turn(NamedTuple):
-    """What came of a press."""
+    """The result of a press."""
 
     command: int
     """What the ship did, or `WAIT`."""
@@ -34,12 +34,11 @@ class Turn(NamedTuple):
 class Game:
     """The rules of the game, without its screen.
 
-    A place and a wish are shown to the captain, who presses whatever keys seem right for it. The decoder, which sees
-    the place and the key, has the ship do something; the world says whether that turns out good. A wish stays until
-    something good came of it. If the ship waits for a second key, the next key says that it was right to, and
-    `that_was_all` that it was not.
+    The captain sees a place and a wish, and presses any keys for it. The decoder, which sees the place and the key,
+    chooses what the ship does; the world decides whether that turns out good. A wish stays until something good came of
+    it. If the ship waits for a second key, the next key confirms that, and `that_was_all` denies it.
 
-    Who guesses is by default a `KeyDecoder` that knows nothing of this captain.
+    The decoder is by default a `KeyDecoder` that knows nothing of this captain.
 
     Example:
         >>> from treadle.recipes.decode import Game, NAMES
@@ -106,7 +105,7 @@ class Game:
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the game and all that was learned to a file.
+        """Write the game and its decoder to a file.
 
         Raises:
             OSError: the file cannot be written.
@@ -115,7 +114,7 @@ class Game:
         self.decoder.save(path, seed=self.seed, fulfilled=self._fulfilled, right=right, known=self.known)
 
     def restore(self, path: str | os.PathLike[str]) -> None:
-        """Resume what `save` wrote; a ship that waits no longer does.
+        """Resume from what `save` wrote; a ship that was waiting no longer waits.
 
         Raises:
             ModelFileError: the file is damaged, or holds something else.

@@ -1,4 +1,4 @@
-"""What decoders reach: many users, one after the other, each of whom changes all meanings half-way."""
+"""The accuracy of decoders: many users, each of whom changes all meanings half-way."""
 
 import functools
 import os
@@ -30,10 +30,10 @@ class Followed(NamedTuple):
 
 
 def follow(decoder: Any, world: World, users: list[tuple[UserModel, list[Press]]], seed: int) -> Followed:
-    """Let a user press keys, a decoder guess, and the world say what came of it.
+    """Simulate a user, a decoder and the outcomes in a world.
 
-    ``users`` are the user, with what they press, before and after each change of meanings; an `Informed` decoder is
-    told of these.
+    ``users`` are the user and their presses, before and after each change of meanings; an `Informed` decoder is told
+    about these.
     """
     draw = Random(f"outcomes {seed}")
     right: list[bool] = []
@@ -79,14 +79,14 @@ def study(
     learning_rate: float = 0.0,
     processes: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Followed]]]:
-    """All decoders with many users, as they get ready: the number of the user, and the decoders by name.
+    """Simulate many users with all decoders; yields the number of the user and the results by decoder.
 
     Args:
-        users: how many; user number n is always the same one.
-        presses: before the meanings change, and again after that.
+        users: number of users; user number n is always the same one.
+        presses: presses before the meanings change, and again after it.
         model: a network in place of the bundled one.
-        learning_rate: with which its weights are trained further; beside it there is one whose weights stay then.
-        processes: how many users are followed at the same time; by default one a core.
+        learning_rate: online learning rate of its weights; a decoder with fixed weights is then compared as well.
+        processes: users simulated in parallel; by default one per core.
     """
     count = min(processes or os.cpu_count() or 1, users)
     run = functools.partial(study_user, presses=presses, model=model, learning_rate=learning_rate)

@@ -1,4 +1,4 @@
-"""Who presses keys: what each means, what is wanted when, and how often the wrong key is hit."""
+"""Simulated users: what their keys mean, what they want when, and how often they hit the wrong key."""
 
 from collections.abc import Iterator
 from random import Random
@@ -22,23 +22,23 @@ class Press(NamedTuple):
     situation: int
     key: int
     wanted: int
-    """What it was to mean: a command, or `WAIT` if another press belongs to it. No decoder is told."""
+    """The intended command, or `WAIT` if another press follows. No decoder sees it."""
     begins: bool
     """Whether it is the first press of a command."""
 
 
 class UserModel:
-    """A user, of whom a decoder sees situations and keys.
+    """A simulated user; a decoder sees only situations and keys.
 
-    Again and again: the situation is one of all, at random; the user wants a command, by their habits in this
-    situation; takes one of the ways to say it; and at each press hits another key instead, now and then, without
-    noticing. What came of the last command changes nothing of this.
+    Each time, the situation is drawn at random. The user wants a command, by their habits in this situation, and
+    presses the keys of one of its ways. At each press they may hit another key without noticing. Outcomes do not
+    influence the user.
 
     Args:
         ways: for each command that the user has, the keys that mean it: each way is one key or two, and no way is the
             beginning of another.
         habits: for each situation, how often which command is wanted, in the order of ``ways``.
-        mistakes: how probable it is that another key is hit.
+        mistakes: probability of hitting another key.
         keys: how many keys there are.
 
     Raises:

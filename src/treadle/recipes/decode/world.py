@@ -11,18 +11,18 @@ SITUATIONS = 8
 
 
 class World:
-    """Says whether a command turned out good for the user. Its rules are these, and there are no others:
+    """Decides whether a command turned out good for the user, by these rules alone:
 
     - What the user wanted turns out good with a probability of 0.95.
     - In each situation there are two commands that usually turn out good, wanted or not: one with a probability of 0.8
-      to 0.95, one with 0.3 to 0.6. Whoever does the former all the time is right about the situation, and deaf.
+      to 0.95, one with 0.3 to 0.6. A decoder that always does the former ignores the user.
     - Anything else that was not wanted turns out good with a probability of 0.05: by chance.
     - To wait turns out good if there is a second press to come (0.95), and seldom else (0.05).
 
-    So an outcome says something of what was wanted, and never all of it.
+    So an outcome is evidence of what was wanted, but no proof.
 
     Args:
-        seed: of which commands are usually good where.
+        seed: random seed of which commands are usually good where.
 
     Attributes:
         luck: for each situation, how probable it is that a command which was not wanted turns out good, `WAIT` last.

@@ -1,4 +1,4 @@
-"""Whom the decoder is compared with: one who knows the keys, and the perceptron that goes deaf."""
+"""Baselines: a decoder that knows the keys, and a perceptron without memory."""
 
 from random import Random
 
@@ -13,7 +13,7 @@ from treadle.wiring import Graph
 
 
 class Informed:
-    """Knows what each key means, and when that changes: only the user's own mistakes mislead it. What is attainable.
+    """A decoder that knows what each key means and when that changes: the best attainable accuracy.
 
     When the meanings change, set ``user``.
     """
@@ -45,15 +45,14 @@ def reinforced(outputs: torch.Tensor, answers: tuple[torch.Tensor, torch.Tensor]
 
 
 class Perceptron:
-    """The network of the question, of layers of 5, 15 and 10 units: from situation and key to a command.
+    """A perceptron with layers of 5, 15 and 10 units, from situation and key to a command.
 
-    It is trained on the outcomes of what it did itself: what turned out good becomes likelier, what turned out bad less
-    likely. So it finds what is usually good in a situation, does that whatever is pressed, and is content. It has no
-    memory, so two presses are nothing to it, and it never waits.
+    It is trained by REINFORCE on the outcomes of its own actions. So it learns what is usually good in a situation, and
+    does that whatever is pressed. It has no memory, so it cannot use two presses, and it never waits.
 
     Args:
         keys: how many keys there are.
-        seed: of its start, and of what it does.
+        seed: random seed of its weights and actions.
     """
 
     def __init__(self, keys: int, seed: int):
@@ -82,10 +81,10 @@ class Perceptron:
         return action
 
     def learn(self, good: bool) -> None:
-        """One step down the gradient."""
+        """One step of gradient descent."""
         x, action = self._pending
         self.online.learn_one(x, (action, float(good)))
 
     def table(self, keys: list[int]) -> list[list[int]]:
-        """The likeliest command."""
+        """The most likely command."""
         return [[int(self._scores(situation, key)[1].argmax()) for key in keys] for situation in range(SITUATIONS)]

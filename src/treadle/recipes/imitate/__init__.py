@@ -1,7 +1,7 @@
-"""A network imitates a black box that works on an external memory: a Turing machine of which it sees traces alone.
+"""Imitation: a closed loop learns to act as a Turing machine, a black box with an external memory, from traces alone.
 
-``machine.py`` reads machines, ``tape.py`` is what they work on, ``imitation.py`` learns one and judges; ``machines/``
-holds some.
+``machine.py`` reads machines, ``tape.py`` is their memory, ``imitation.py`` trains and evaluates; ``machines/`` holds
+the bundled ones.
 """
 
 from treadle.recipes.imitate.imitation import (

@@ -1,4 +1,4 @@
-"""From traces of a machine to a network that does the same: training set, training and evaluation."""
+"""Imitating a machine: training set, training and evaluation."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -17,34 +17,34 @@ from treadle.wiring import NoisyStateCell
 
 
 class Settings(NamedTuple):
-    """How a machine is imitated."""
+    """Settings of an imitation."""
 
     letters: str
-    """What tapes of the training set are written in."""
+    """Symbols on tapes of the training set."""
     longest: int = 16
     """The longest tape of the training set, in cells."""
     traces: int = 2048
-    """How many runs of the machine are seen."""
+    """Number of training traces, one per run of the machine."""
     trace_steps: int = 500
-    """So much of each run is seen at most."""
+    """Maximum length of a trace, in steps."""
     hidden_size: int = 48
-    """Of the network's GRU."""
+    """Hidden size of the network's GRU."""
     noise: float = 0.1
-    """Deviation of the noise on its state while it learns."""
+    """Standard deviation of noise on its state in training."""
     dropout: float = 0.1
-    """The share of its state that is lost at each step while it learns."""
+    """Dropout on its state in training."""
     steps: int = 1500
-    """Steps of training."""
+    """Number of training steps."""
     rows: int = 32
-    """Traces in a batch."""
+    """Batch size, in traces."""
     learning_rate: float = 0.01
-    """The peak of the schedule."""
+    """The peak learning rate."""
     seed: int = 0
-    """Of tapes, start and noise."""
+    """Random seed of tapes, weights and noise."""
 
 
 def demonstrations(machine: Machine, settings: Settings) -> list[Trace]:
-    """What is seen of the machine, from outside: readings and actions.
+    """The training set: traces of the machine's readings and actions.
 
     Raises:
         DataError: letters that the machine does not know.
@@ -57,7 +57,7 @@ def demonstrations(machine: Machine, settings: Settings) -> list[Trace]:
 
 
 def imitator(machine: Machine, settings: Settings) -> ClosedLoop:
-    """A network that knows the machine's alphabets, and nothing else of it."""
+    """An untrained network for the machine's symbols and actions."""
     torch.manual_seed(settings.seed)
     readings, actions = Discrete(len(machine.symbols)), Discrete(len(machine.actions))
     cell = GRUCell(readings.n + actions.n, settings.hidden_size)
@@ -67,7 +67,7 @@ def imitator(machine: Machine, settings: Settings) -> ClosedLoop:
 def learn(
     loop: ClosedLoop, traces: list[Trace], settings: Settings, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Step]:
-    """Train a network on traces, a step each time that the iterator is asked; `stop` ends it before its time."""
+    """Train a network on traces, one step per iteration; `stop` ends it early."""
     follower = loop.follower()
     optimiser = torch.optim.AdamW(parameter_groups(follower))
     batches = trace_batches(loop, traces, settings.rows, settings.seed)
@@ -80,20 +80,20 @@ def learn(
 
 
 class Imitated(NamedTuple):
-    """A run of a network beside the machine's own, on a tape of the network's."""
+    """A closed-loop run of a network, compared with the machine's."""
 
     steps: int
-    """Steps that were right."""
+    """Number of correct steps."""
     right: bool
-    """Whether that was all of them."""
+    """Whether all steps were correct."""
     halted: bool
-    """Whether the machine came to its end, and the network with it."""
+    """Whether the machine halted, and the network with it."""
 
 
 def same_run(session: Any, machine: Machine, tape: Tape) -> Imitated:
-    """Let a network's session run free on a tape, and compare each action with that of the machine, which is right.
+    """Run a network's session in closed loop on a tape, and compare each action with the machine's.
 
-    It is over when an action is wrong, the machine halts or the tape's budget is used up.
+    It ends when an action is wrong, the machine halts or the tape's budget is used up.
     """
     controller = machine.controller()
     session.reset()
@@ -108,23 +108,23 @@ def same_run(session: Any, machine: Machine, tape: Tape) -> Imitated:
 
 
 class Judgement(NamedTuple):
-    """How many tapes a network was right on."""
+    """The number of tapes on which a network was correct."""
 
     tapes: int
     right: int
-    """On these, every action was the machine's, to its halt or to the end of the budget."""
+    """Tapes on which every action was the machine's, until it halted or the budget ended."""
     halted: int
-    """So many of the runs that were right came to the machine's halt."""
+    """Correct runs in which the machine halted."""
     steps: int
-    """Steps that were right, of all tapes."""
+    """Number of correct steps on all tapes."""
     first_wrong: str | None
-    """The content of the first tape on which the network was wrong."""
+    """Content of the first tape with a wrong action."""
 
 
 def judge(
     loop: ClosedLoop, machine: Machine, tapes: Iterable[Tape], stop: Callable[[], bool] = lambda: False
 ) -> Judgement:
-    """Run a network free on tapes, beside the machine; ``stop`` is asked after each whether to leave the rest."""
+    """Run a network in closed loop on tapes, and compare it with the machine; ``stop`` ends it early."""
     session = loop.session()
     runs: list[Imitated] = []
     first_wrong = None
@@ -138,7 +138,7 @@ def judge(
 
 
 def check_imitates(loop: Any, machine: Machine, name: str) -> ClosedLoop:
-    """A network that reads and does what the machine does.
+    """Return a network that has the machine's readings and actions, or refuse it.
 
     Raises:
         DataError: it does not.

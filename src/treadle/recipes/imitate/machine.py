@@ -21,7 +21,7 @@ MOST_RULES = 100_000
 
 
 class Action(NamedTuple):
-    """What a machine does to its tape: all of it that can be seen from outside."""
+    """What a machine does to its tape."""
 
     write: str
     """The symbol that the cell under the head gets."""
@@ -41,7 +41,7 @@ class Machine:
         rules: what to do, and the next state, by state and symbol. States whose names begin with ``halt`` are ends. A
             state without a rule for what it reads ends there: it leaves the symbol, stays and halts.
         start: the first state.
-        name: how messages call it.
+        name: its name in messages.
 
     Attributes:
         symbols: what it reads, the blank first; a reading is a number of one of them.
@@ -72,7 +72,7 @@ class Machine:
 
     @property
     def letters(self) -> str:
-        """What tapes of the training set are written in, if nobody says: what rules read and do not write over another.
+        """Symbols of training tapes, unless given: those that rules read and do not write over another.
 
         That is a guess: whether a symbol is a mark of the machine's own cannot be seen in its rules.
         """
@@ -128,7 +128,7 @@ def is_end(state: str) -> bool:
 
 
 def find_machine(name: str) -> Machine:
-    """A machine that comes with the recipe, by its name, or else one from a file.
+    """A bundled machine by its name, or one from a file.
 
     Raises:
         DataError: the file is not a machine.

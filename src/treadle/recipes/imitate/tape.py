@@ -1,4 +1,4 @@
-"""The memory that a machine works on, as an environment: readings are symbols, actions write and move."""
+"""The tape of a machine as an environment: readings are symbols, actions write and move."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +12,12 @@ _MARGIN = 64
 
 
 class Tape:
-    """A tape without ends, blank but for what is written on it, with a head on its first cell.
+    """An endless tape with a content, blank elsewhere; the head is on its first cell.
 
     Args:
-        machine: whose symbols and actions are used.
-        content: what is on it at the beginning.
-        budget: the steps after which it is over, halted or not; None for no such number.
+        machine: the machine with its symbols and actions.
+        content: the initial content.
+        budget: maximum number of steps of a run; None for no limit.
 
     Raises:
         DataError: a symbol that the machine does not know.
@@ -38,17 +38,17 @@ class Tape:
         self.reset()
 
     def reset(self) -> int:
-        """Put everything back; the symbol under the head, by number."""
+        """Restore the initial content; return the number of the symbol under the head."""
         self._cells = bytearray(_MARGIN) + self.content + bytearray(_MARGIN)
         self._head, self._first = _MARGIN, _MARGIN
         self.steps, self.halted = 0, False
         return self._cells[self._head]
 
     def apply(self, action: int) -> tuple[int, bool]:
-        """Write and move; the symbol under the head, and whether it is over.
+        """Write and move; return the symbol under the head, and whether the run has ended.
 
         Raises:
-            DataError: an action that there is not. The tape is as it was.
+            DataError: an action that does not exist. The tape is unchanged.
         """
         try:
             write, move, self.halted = self._effects[action]
@@ -74,7 +74,7 @@ class Tape:
             self._cells += more
 
     def run(self, policy: Any) -> int:
-        """Let somebody act on it, from the beginning until it is over; the number of steps."""
+        """Let a policy act on it from the beginning to the end; return the number of steps."""
         policy.reset()
         act, apply = policy.act, self.apply
         reading, done = self.reset(), self.budget == 0
@@ -97,19 +97,19 @@ class Tape:
 class RandomTapes:
     """Tapes of random content, another one at each ``reset``: an environment to record traces in.
 
-    A random string alone rarely has what makes machines do rare things: long runs, symmetry, a single difference. So
-    a tape is, with equal chances, independent symbols; runs of one symbol; a string and its mirror image; the same
+    Random strings rarely have what triggers rare rules: long runs, symmetry, a single difference. So a tape is, with
+    equal probability, independent symbols; runs of one symbol; a string and its mirror image; the same
     with one symbol changed; a short string again and again.
 
     Args:
-        machine: whose symbols are used.
-        letters: what is drawn from.
-        longest: the longest, in cells; every length from 0 to it is as likely.
+        machine: the machine with its symbols.
+        letters: the symbols to draw from.
+        longest: maximum length in cells; every length from 0 on is equally likely.
         budget: see `Tape`.
-        seed: of the draws.
+        seed: random seed.
 
     Raises:
-        DataError: letters that the machine does not know.
+        DataError: symbols that the machine does not know.
     """
 
     def __init__(self, machine: Machine, letters: str, longest: int, budget: int | None = None, seed: int = 0):

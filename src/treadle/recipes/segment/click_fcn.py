@@ -1,4 +1,4 @@
-"""Deep interactive object selection: a fully convolutional VGG-16 that reads an image and where a user has clicked."""
+"""Deep interactive object selection: a fully convolutional VGG-16 that reads an image and clicks."""
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ def check_read(x: Tensor) -> None:
 
 
 class ClickFCN(nn.Module):
-    """Deep interactive object selection: an FCN on VGG-16 with five input channels, and two maps of scores.
+    """Deep interactive object selection: an FCN on VGG-16 with five input channels and two output maps.
 
     It reads red, green and blue from 0 to 255 and two maps of Euclidean distances, to the nearest click on the object
     and on the background, cut off at 255. ``features`` is VGG-16 with torchvision's numbers, whose first convolution
@@ -42,12 +42,12 @@ class ClickFCN(nn.Module):
     Args:
         skips: False is FCN-32s; True adds the scores of the third and fourth pooling, which is FCN-8s.
         outputs: 2 for softmax over background and object; 1 for one number that a Euclidean loss takes to 0 or 1.
-        channels: of VGG's five blocks.
-        fc_channels: of ``fc6`` and ``fc7``. VGG has 4096.
+        channels: channels of VGG's five blocks.
+        fc_channels: channels of ``fc6`` and ``fc7``. VGG has 4096.
         margin: False keeps sizes with paddings of 1 and 3; True gives conv1_1 a padding of 100 and fc6 none, as the
             authors of FCN did, at several times the cost. Both have the same parameters.
-        dropout: after ``fc6`` and ``fc7``, while learning.
-        cut_off: pixels from which distances are all the same.
+        dropout: after ``fc6`` and ``fc7``, in training.
+        cut_off: truncation of distances, in pixels.
 
     Raises:
         ShapeError: ``outputs`` is neither 1 nor 2.

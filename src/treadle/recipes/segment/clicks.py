@@ -1,4 +1,4 @@
-"""Clicks: where they lie, how far each pixel is from them, and how a user would have set them."""
+"""Clicks: their positions, distance maps, and simulated users."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from treadle.recipes.segment.click_fcn import CUT_OFF
 from treadle.recipes.segment.needs import need
 
 IGNORED = 255
-"""The label of pixels that belong to nothing: nobody clicks there, and they count for nothing."""
+"""The label of pixels that are ignored."""
 
 
 class Click(NamedTuple):
@@ -81,12 +81,12 @@ def distance_maps(clicks: Sequence[Click], size: Sequence[int]) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class ClickSampling:
-    """How training clicks are drawn, as the paper draws them; lengths in pixels of images of about 500.
+    """How training clicks are drawn, following the paper; lengths in pixels of images of about 500.
 
     Attributes:
-        positives: the most clicks on the object; there is at least one.
-        near: the most clicks that are strewn over the background near the object.
-        on_others: the most clicks on each other object.
+        positives: maximum number of clicks on the object; there is at least one.
+        near: maximum number of clicks scattered over the background near the object.
+        on_others: maximum number of clicks on each other object.
         around: clicks spread around the object.
         margin: the least distance to the edge of the object; half of it, and so on, where the object is too thin.
         spacing: the least distance of one click to another.
@@ -114,13 +114,14 @@ class ClickSampling:
     ) -> list[Click]:
         """Clicks for an object: some inside, and some outside by one of three strategies, chosen at random.
 
-        The strategies: strewn over the background near the object; on each of the other objects; spread around the
+        The strategies: scattered over the background near the object; on each of the other objects; spread around the
         object, each as far from those before it as can be.
 
         Args:
-            mask: [H, W], 1 on the object, 0 elsewhere, 255 where nothing counts.
-            others: [H, W], another number for each other object, 0 where none is, 255 where nothing counts; or None.
-            random: where chance comes from.
+            mask: [H, W], 1 on the object, 0 elsewhere, 255 where pixels are ignored.
+            others: [H, W], another number for each other object, 0 where none is, 255 where pixels are ignored; or
+                None.
+            random: the random generator.
 
         Raises:
             DataError: there is no object.
@@ -191,12 +192,12 @@ class ClickSampling:
 def next_click(predicted: NDArray[np.bool_], mask: NDArray[np.uint8]) -> Click | None:
     """Where a user would click next: in the middle of the largest error.
 
-    Errors are taken apart into connected pieces, of missing object and of wrong object; of the largest piece, the
-    pixel that is farthest from its edge and from that of the image is clicked.
+    Errors are split into connected components, of missing object and of wrong object. In the largest one, the pixel
+    farthest from its edge and from that of the image is clicked.
 
     Args:
         predicted: [H, W], what is selected so far.
-        mask: [H, W], 1 on the object, 0 elsewhere, 255 where nothing counts.
+        mask: [H, W], 1 on the object, 0 elsewhere, 255 where pixels are ignored.
 
     Returns:
         None if there is no error.

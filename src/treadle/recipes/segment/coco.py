@@ -1,4 +1,4 @@
-"""COCO's JSON of images with objects: polygons, or runs."""
+"""COCO's JSON of images with objects: polygons, or run lengths."""
 
 import dataclasses
 import json
@@ -19,8 +19,8 @@ from treadle.recipes.segment.images import MOST_PIXELS, Example, fitted, image_s
 def read_coco(path: str | os.PathLike[str], images: str | os.PathLike[str], longest: int | None = None) -> Examples:
     """Images with objects as COCO's JSON has them: polygons, or runs, compressed or not.
 
-    Every annotation is an example, but for crowds, whose pixels do not count, and objects that have fewer than 16
-    pixels or are less than 3 pixels wide, as the image is scaled down. Of images, the sizes are read here.
+    Every annotation is an example, except crowds, whose pixels are ignored, and objects of fewer than 16 pixels or less
+    than 3 pixels wide after scaling. Of images, only the sizes are read here.
 
     Args:
         path: the JSON file.

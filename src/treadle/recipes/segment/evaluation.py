@@ -1,4 +1,4 @@
-"""How many clicks it takes: a simulated user clicks into the largest error until the mask is good."""
+"""Evaluation: a simulated user clicks into the largest error until the mask is good."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -12,9 +12,9 @@ from treadle.recipes.segment.images import Example
 from treadle.recipes.segment.segmenter import Segmenter
 
 MOST_CLICKS = 20
-"""After which a user gives up."""
+"""Maximum number of clicks per object."""
 TARGETS = (0.85, 0.90)
-"""How good a mask is to be, as the field reports it."""
+"""The target IoUs, as usually reported."""
 
 
 def iou(predicted: NDArray[np.bool_], mask: NDArray[np.uint8]) -> float:
@@ -41,12 +41,12 @@ class Evaluation:
     """[N, clicks]: after the first, second, … click."""
 
     def clicks_to(self, target: float) -> NDArray[np.int64]:
-        """[N]: how many clicks each example took to an IoU of the target; the most there were if it never got there."""
+        """[N]: clicks that each example took to reach the target IoU; the maximum if it never did."""
         reached = self.ious >= target
         return np.where(reached.any(1), reached.argmax(1) + 1, self.ious.shape[1])
 
     def failures(self, target: float) -> int:
-        """How many never got there."""
+        """Number of examples that never reached it."""
         return int((~(self.ious >= target).any(1)).sum())
 
     def mean_iou(self) -> NDArray[np.float64]:
@@ -70,9 +70,9 @@ def evaluate(
     clicks: int = MOST_CLICKS,
     follow: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Let a simulated user select the object of each example, one click at a time, each into the largest error.
+    """Evaluate by a simulated user, who selects the object of each example, each click into the largest error.
 
-    ``clicks`` are the most for each object; ``follow`` is told how many examples are done.
+    ``clicks`` is the maximum per object; ``follow`` is called with the number of examples done.
 
     Raises:
         DataError: there is no example, or one without an object.

@@ -1,4 +1,4 @@
-"""Examples that are read or made when they are asked for: of folders of images and masks, of generated scenes."""
+"""Data sets of examples, read or made on demand: folders of images and masks, generated scenes."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ TOO_SMALL = f"no object of {SMALLEST_OBJECT} pixels or more, {SMALLEST_WIDTH} wi
 
 
 class Examples(Sequence[Example]):
-    """Examples that are read or made, each from its item, when they are asked for."""
+    """A data set of examples, each read or made on demand."""
 
     def __init__(self, items: Sequence[Any], make: Any):
         self.items, self.make = items, make
@@ -43,10 +43,10 @@ class Examples(Sequence[Example]):
 
 
 def split(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """Training set, and a share of the images as validation set: the objects of an image stay together.
+    """Training and validation set, a share of the images; the objects of an image stay together.
 
     Raises:
-        DataError: all are of one image.
+        DataError: all examples are of one image.
 
     Example:
         >>> from treadle.recipes.segment import scenes, split
@@ -81,9 +81,9 @@ def scenes(count: int, size: int = 128, seed: int = 0, test: bool = False) -> Ex
 def read_folder(folder: str | os.PathLike[str], longest: int | None = None) -> Examples:
     """Images with masks: ``images/NAME.jpg`` and ``masks/NAME.png`` in a folder.
 
-    Every object of a mask is an example, but for those that have fewer than 16 pixels or are less than 3 pixels wide,
-    as it is scaled down. What masks look like, `read_mask` says; they are those of images that are turned upright. All
-    of them are read here, and so refused before anything is learned.
+    Every object of a mask is an example, except those of fewer than 16 pixels or less than 3 pixels wide after scaling.
+    `read_mask` describes masks; they belong to images that are turned upright. All masks are read and checked here,
+    before any training.
 
     Larger images are scaled down until their longer side has ``longest`` pixels.
 

@@ -34,8 +34,8 @@ class Example:
 
     Attributes:
         image: [3, H, W], red, green and blue as bytes.
-        instances: [H, W], bytes: another number for each object, 0 for none of them, 255 where nothing counts.
-        target: the number of the object that is meant.
+        instances: [H, W], bytes: the number of the object at each pixel, 0 for background, 255 for ignored pixels.
+        target: the number of the object to select.
         name: where it is from.
     """
 
@@ -49,7 +49,7 @@ class Example:
 
     @property
     def mask(self) -> NDArray[np.uint8]:
-        """[H, W]: 1 on the object, 0 elsewhere, 255 where nothing counts."""
+        """[H, W]: 1 on the object, 0 elsewhere, 255 for ignored pixels."""
         return np.where(self.instances == IGNORED, IGNORED, self.instances == self.target).astype(np.uint8)
 
     @property
@@ -65,8 +65,8 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str = "") -> Tensor
     a camera notes is followed.
 
     Args:
-        source: a path, or what is in the file.
-        name: what to call it in messages.
+        source: a path, or the content of a file.
+        name: its name in messages.
 
     Returns:
         [3, H, W] bytes.
@@ -82,8 +82,8 @@ def read_image(source: str | os.PathLike[str] | bytes, name: str = "") -> Tensor
 def read_mask(source: str | os.PathLike[str] | bytes, name: str = "") -> NDArray[np.uint8]:
     """Read a mask: an image of one channel, or with a palette, in which each object has a number of its own.
 
-    0 is the background, and 255 is where nothing counts, as in PASCAL VOC. If a mask has no other values than 0 and
-    255, or than 0, 128 and 255 as in GrabCut's, 255 is the object, and 128 is where nothing counts.
+    0 is the background, and 255 marks ignored pixels, as in PASCAL VOC. If a mask has only the values 0 and 255, or 0,
+    128 and 255 as in GrabCut's, 255 is the object, and 128 marks ignored pixels.
 
     Returns:
         [H, W]: numbers of objects.

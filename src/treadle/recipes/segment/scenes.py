@@ -1,4 +1,4 @@
-"""Scenes that need no download: objects of several parts over real photographs, those that come with scikit-image.
+"""Generated scenes, without a download: objects of several parts over the photographs bundled with scikit-image.
 
 An object has a body and may have limbs, with the outlines of ellipses, boxes, polygons or something smooth, and marks
 on them. Each part has a texture of its own or that of another part: a piece of a photograph (sometimes of the one that
@@ -35,7 +35,7 @@ SMALLEST, LARGEST = 0.03, 0.5
 def make_scene(seed: int, size: int = 128, test: bool = False) -> Example:
     """A scene of [size, size] pixels, the same for the same arguments.
 
-    One for the test set is of other photographs, and never the scene of the same seed.
+    Scenes of the test set use other photographs, and differ from the training scene of the same seed.
 
     Raises:
         TreadleError: scikit-image is not installed.

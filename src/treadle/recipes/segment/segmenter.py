@@ -33,13 +33,13 @@ def looked_at(size: int) -> int:
 
 
 class Segmenter:
-    """A network that selects objects by clicks, and the size at which it looks at images.
+    """A network for interactive segmentation, with the size to which images are scaled.
 
     Args:
         model: a `ClickFCN` or a `TwoStageNetwork`.
         size: larger images are scaled down until their longer side has so many pixels, and the mask up again.
-        learned_at: pixels of a side of what the network has learned from; scenes to evaluate it on are as large. As
-            ``size``, if it is None.
+        learned_at: side of the training crops, in pixels; scenes to evaluate it on are as large. As ``size``, if it is
+            None.
 
     Raises:
         ShapeError: the size is no number of pixels.
@@ -64,7 +64,7 @@ class Segmenter:
         self.model, self.size, self.learned_at = model.eval(), size, learned_at
 
     def session(self, image: Tensor) -> "ClickSession":
-        """Begin with an image [3, H, W] of bytes. The network sees it here, once.
+        """Start a session with an image [3, H, W] of bytes. The network reads it here, once.
 
         Raises:
             DataError: it is no such image.
@@ -90,7 +90,8 @@ class Segmenter:
         notes = model_file.read_notes(path)
         if "segmenter" not in notes:
             raise ModelFileError(
-                f"{path} holds no network that segments by clicks: make one with 'treadle segment fit DATA -o MODEL'"
+                f"{path} does not hold a network that segments by clicks: make one with"
+                " 'treadle segment fit DATA -o MODEL'"
             )
         model = model_file.load(path, cells=NETWORKS)
         model_file.require_finite(path, model)
@@ -116,9 +117,9 @@ class Answer(NamedTuple):
 class ClickSession:
     """An image and the clicks so far. Each click is a step from one state to the next.
 
-    What does not depend on clicks (what the network sees in the image) is computed once; what a click does not change
-    of the rest (distances to other clicks, what is similar to them) is kept; undoing goes back to the state before. The
-    state has no tensors of gradients.
+    What does not depend on clicks (features of the image) is computed once; what a click does not change of the rest
+    (distances to other clicks, similarities to them) is kept; undoing goes back to the state before. The state has no
+    gradients.
     """
 
     @torch.inference_mode()
@@ -138,7 +139,7 @@ class ClickSession:
 
     @property
     def kept_bytes(self) -> int:
-        """How much memory it takes: what was seen, and what each click keeps."""
+        """Bytes of memory: features of the image, and what each click keeps."""
         seen = self._seen if isinstance(self._seen, tuple) else (self._seen,)
         parts = [*seen, *((answer.maps, *answer.similar, answer.selected) for answer in self._answers)]
         return sum(one.nbytes for part in parts for one in (part if isinstance(part, tuple) else (part,)))
@@ -153,7 +154,7 @@ class ClickSession:
 
     @property
     def probability(self) -> NDArray[np.float32]:
-        """[H, W], how sure the network is that a pixel is of the object; 0 before the first click."""
+        """[H, W], the probability that a pixel is of the object; 0 before the first click."""
         selected = self._answers[-1].selected
         if self._inner != self.size:
             selected = F.interpolate(selected, self.size, mode="bilinear")
@@ -166,7 +167,7 @@ class ClickSession:
 
     @torch.inference_mode()
     def click(self, click: Click) -> NDArray[np.bool_]:
-        """Take one more click into account.
+        """Add a click.
 
         Returns:
             The mask [H, W].
@@ -191,12 +192,12 @@ class ClickSession:
         return self.model.compare_one(self._seen, before, (click.row, click.column), sign, first)  # pyright: ignore
 
     def undo(self) -> None:
-        """Take the last click back. The network computes nothing; without a click nothing happens."""
+        """Undo the last click. The network computes nothing; without a click nothing happens."""
         if len(self._answers) > 1:
             self._answers.pop()
 
     def clear(self) -> None:
-        """Take all clicks back."""
+        """Remove all clicks."""
         del self._answers[1:]
 
 

@@ -1,4 +1,4 @@
-"""Learning to segment by clicks: drawn clicks, then clicks into the network's own errors; with a loss for edges."""
+"""Training for interactive segmentation: drawn clicks, and clicks into the network's own errors."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ MOST_KEPT = 2 * 2**30
 
 
 class ClickBatch(NamedTuple):
-    """A batch: what one step of training reads."""
+    """A batch for one training step."""
 
     x: Tensor
     """Images [B, 3, H, W] from 0 to 255."""
@@ -69,29 +69,29 @@ BYTES_PER_PIXEL = 2048
 
 
 class Learning:
-    """A network that learns to segment by clicks.
+    """Training of a network for interactive segmentation.
 
-    A tenth of the steps learns from clicks as the paper draws them, the others from those of a simulated user: one in
-    the middle of the object, and up to seven more, each in the middle of the network's largest error. The loss looks at
-    pixels that are wrong or unsure, which are mostly at edges: see `focal_loss`.
+    A tenth of the steps is trained on clicks as the paper draws them, the others on those of a simulated user: one in
+    the middle of the object, and up to seven more, each in the middle of the network's largest error. The loss weighs
+    wrong and uncertain pixels, which are mostly at edges: see `focal_loss`.
 
-    If the first stage of a `TwoStageNetwork` is frozen, what it sees in an image is computed once and kept in memory:
-    about a thousand views of the examples are then trained on again and again, rather than a new one each time.
+    If the first stage of a `TwoStageNetwork` is frozen, its features of an image are computed once and kept in memory:
+    about a thousand views of the examples are then used repeatedly, instead of a new view each time.
 
     Args:
-        model: a `ClickFCN` or a `TwoStageNetwork`; what of it is frozen stays as it is. It learns in place, unless
-            a rate is 0: then a copy of it does, of which that part is frozen. ``learning.model`` is what learns.
+        model: a `ClickFCN` or a `TwoStageNetwork`; frozen parts stay frozen. It is trained in place, unless a rate is
+            0: then a copy with that part frozen is trained. ``learning.model`` is the network that is trained.
         examples: the training set.
-        validation: examples that say which weights are the best; scaled down to the size that is learned at.
-        size: pixels of a side of what is trained on.
-        rows: examples of a batch.
-        learning_rate: its peak.
-        trunk_rate: how fast VGG's convolutions learn, compared with the rest; 0 freezes them.
-        first_rate: the same of the first of them, which in a `ClickFCN` reads the clicks; as the others, if it is None.
-        weight_decay: of kernels.
-        refine: whether to learn from a simulated user's clicks, too.
-        patience: validations without a new best, to stop after.
-        seed: of views, clicks and order.
+        validation: the validation set, which decides which weights are best; scaled down to the size of training.
+        size: side of the training crops, in pixels.
+        rows: batch size.
+        learning_rate: the peak learning rate.
+        trunk_rate: learning rate of VGG's convolutions, as a factor of ``learning_rate``; 0 freezes them.
+        first_rate: the same for the first of them, which in a `ClickFCN` reads the clicks; by default ``trunk_rate``.
+        weight_decay: weight decay of kernels.
+        refine: whether to train on a simulated user's clicks, too.
+        patience: early stopping after this many validations without a new best.
+        seed: random seed of views, clicks and order.
 
     Raises:
         DataError: there is no example, or one without an object.
@@ -233,9 +233,9 @@ class Learning:
 
     @torch.no_grad()
     def validate(self, model: Any) -> float:
-        """What is missing to an IoU of 1 after some clicks of a simulated user, the mean over validation examples.
+        """1 minus the IoU after some clicks of a simulated user, the mean over the validation set.
 
-        Of probabilities, not of a mask: it tells which of two networks is better even if neither selects anything yet.
+        The IoU is that of probabilities, not of a mask: it ranks networks even if neither selects anything yet.
         """
         missing = 0.0
         for i, (example, clicks) in enumerate(self._validation):
@@ -257,7 +257,7 @@ class Learning:
         checkpoint_at: Callable[[int], bool] = lambda step: False,
         about: Any = None,
     ) -> Generator[Step, None, None]:
-        """Train, a step each time that the iterator is asked; the best weights are there at the end. See `train`."""
+        """Train, one step per iteration; the network has the best weights at the end. See `treadle.training.train`."""
         every = max(min(len(self.batches), 200), 20)
         self.done = yield from train(
             self.model,

@@ -1,4 +1,4 @@
-"""A network for clicks that starts from a trained VGG-16: surgery, with a report of every tensor."""
+"""Initialisation from a pretrained VGG-16, with a report of every tensor."""
 
 from collections.abc import Mapping
 from typing import Literal, TypeVar
@@ -22,17 +22,18 @@ def start_from(
 ) -> tuple[N, TransplantReport]:
     """A copy of a network with the weights of a trained VGG-16.
 
-    The first convolution of a `ClickFCN` keeps its three trained channels, and its two new ones start as told; VGG's
-    fully connected layers become the convolutions ``fc6`` and ``fc7`` if they are there and as wide. Scores start new.
+    The first convolution of a `ClickFCN` keeps its three trained channels, and its two new ones start as ``start``
+    says; VGG's fully connected layers become the convolutions ``fc6`` and ``fc7`` if they are there and as wide. The
+    score layers are initialised at random.
 
     Args:
         network: a `ClickFCN` or `TwoStageNetwork`, which stays as it is.
         state: of a VGG-16, as `read_trunk` gives it.
-        start: of the two new channels: uniform as Glorot and Bengio drew them, or zeros, with which the network sees no
-            clicks until it has learned to.
+        start: initialisation of the two new channels: ``"xavier"``, or ``"zeros"``, with which clicks have no influence
+            at first.
 
     Returns:
-        The new network and what became of every tensor.
+        The new network and a report on every tensor.
 
     Raises:
         ModelFileError: the state dict is that of another architecture, or its blocks have other widths.

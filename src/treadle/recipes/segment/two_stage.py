@@ -1,4 +1,4 @@
-"""The variant in two stages: VGG-16 looks at the image once, and a light head answers each click."""
+"""The two-stage network: VGG-16 reads the image once, and a light head runs for each click."""
 
 import math
 from typing import NamedTuple
@@ -28,28 +28,28 @@ class Seen(NamedTuple):
 
 
 class TwoStageNetwork(nn.Module):
-    """A VGG-16 that sees the image once, and a light head that answers each click.
+    """Two stages: VGG-16 reads the image once, and a light head runs for each click.
 
-    The first stage is VGG-16's convolutions on red, green and blue. Before a click its features are compared with those
-    of every other position of the image: how similar each place is to the clicked ones is what the head reads, beside
-    features, the closeness of clicks and the pixels. So a click costs a product and a few small convolutions.
+    The first stage is VGG-16's convolutions on red, green and blue. The features at clicks are compared with those of
+    every position of the image. The head reads these similarities, features, the closeness of clicks and the pixels.
+    So a click costs a product and a few small convolutions.
 
-    What was selected before the newest click is read, too, with how much more each place is like that than like the
-    rest: what the click is to change, and which places go with those that were selected, need not be found out again.
+    The mask before the newest click is read, too, with how much more each position is like the selected ones than like
+    the rest.
 
-    What was clicked is right: ``grip``, which is learned, says how much a click adds to its own pixel's score, and less
-    and less to those around it. A network that did not follow a click would be clicked at the same place again.
+    Clicks are always right: a learned ``grip`` says how much a click adds to its own pixel's score, and less to those
+    around it. A network that ignored a click would be clicked at the same place again.
 
-    It reads what `ClickFCN` reads, and what was selected; it gives what that gives.
+    Inputs are those of `ClickFCN` and the mask; outputs are the same.
 
     Source: of the mask that is read again, Sofiiuk, Petrov and Konushin, *Reviving iterative training with mask
     guidance for interactive segmentation*, ICIP 2022.
 
     Args:
         outputs: 2 for softmax over background and object; 1 for one number that a Euclidean loss takes to 0 or 1.
-        channels: of VGG's five blocks.
+        channels: channels of VGG's five blocks.
         width: channels of the head, 4 or more.
-        cut_off: pixels from which distances are all the same.
+        cut_off: truncation of distances, in pixels.
 
     Raises:
         ShapeError: ``outputs`` is neither 1 nor 2, or ``width`` is less than 4.

@@ -1,4 +1,4 @@
-"""The VGG-16 trunk, with torchvision's names of parameters, and the weights that it starts from."""
+"""The VGG-16 trunk, with torchvision's names of parameters, and pretrained weights."""
 
 import os
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ def vgg_features(input_channels: int = 3, channels: tuple[int, ...] = CHANNELS, 
     as torchvision's do: normal, of deviation sqrt(2 / fan-out), biases zero.
 
     Args:
-        input_channels: of the image.
-        channels: of the five blocks; others than VGG-16's make a smaller network.
-        padding: of conv1_1.
+        input_channels: channels of the image.
+        channels: channels of the five blocks; fewer than VGG-16's make a smaller network.
+        padding: padding of conv1_1.
 
     Source: Simonyan and Zisserman, *Very deep convolutional networks for large-scale image recognition*, 2015.
 
@@ -63,7 +63,7 @@ def normalised(images: Tensor) -> Tensor:
 
 
 def read_trunk(source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state dict of a VGG-16 as torchvision has it, from a file or from torch hub. Nothing in it is run.
+    """The state dict of a VGG-16 in torchvision's layout, from a file or from torch hub. No code in it is run.
 
     Args:
         source: a file that `torch.save` or safetensors wrote (``.pth``, ``.safetensors``), or ``"torchvision"`` for

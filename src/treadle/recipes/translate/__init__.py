@@ -1,6 +1,6 @@
-"""From strings to strings, learned from pairs: dates into one format, words into sounds, sequences into their order.
+"""Sequence to sequence: strings into strings, trained on pairs (date formats, pronunciation, sorting).
 
-``pairs.py`` reads pairs, ``tasks.py`` makes tasks that have an answer for everybody to check, ``tokens.py`` turns
+``pairs.py`` reads pairs, ``tasks.py`` generates tasks with known answers, ``tokens.py`` turns
 strings into tokens, ``translation_network.py`` is the network, ``translator_training.py`` trains it, and
 ``translator.py`` is what comes out: network and vocabularies in one file.
 """

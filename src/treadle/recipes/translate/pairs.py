@@ -15,7 +15,7 @@ MOST_CHARACTERS = 2_000
 
 
 class Pair(NamedTuple):
-    """What is read, and what is to be said."""
+    """A source and its target."""
 
     source: str
     target: str
@@ -53,13 +53,13 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
 
 
 def read_sources(path: str | os.PathLike[str]) -> tuple[list[str], list[str] | None]:
-    """What is to be translated, a line each, and the true targets where every line has one behind a tab.
+    """Sources to translate, one per line, and the targets if every line has one after a tab.
 
     Args:
         path: the file; ``"-"`` is standard input.
 
     Raises:
-        DataError: a line is empty, or no text; there are none.
+        DataError: a line is empty or not text; there are no lines.
         OSError: the file cannot be read.
     """
     sources, targets = [], []
@@ -100,7 +100,7 @@ def lines_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
 
 def split(pairs: Sequence[Pair], share: float, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
-    """Training and validation set, the latter of a share of all different sources (one at least), which it alone has.
+    """Training and validation set; a share of the different sources (at least one) is in the validation set alone.
 
     Raises:
         DataError: there are not two different sources.

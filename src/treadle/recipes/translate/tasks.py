@@ -1,4 +1,4 @@
-"""Tasks whose pairs can be made, as many as wanted: dates into one format; sequences backwards, and in order."""
+"""Tasks with generated pairs: normalising dates; reversing and sorting sequences."""
 
 import datetime
 import random

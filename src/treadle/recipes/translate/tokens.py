@@ -18,11 +18,11 @@ UNITS = ("characters", "words")
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The symbols that one side of the pairs is made of.
+    """The vocabulary of one side of the pairs: its symbols and their tokens.
 
     Attributes:
         symbols: in the order of their tokens, which begin at 2.
-        unit: whether a symbol is a character, or a word, that is what lies between spaces.
+        unit: ``"characters"`` or ``"words"`` (separated by spaces).
 
     Example:
         >>> from treadle.recipes.translate import Vocabulary
@@ -36,7 +36,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Iterable[str], unit: str = "characters") -> "Vocabulary":
-        """All symbols of some texts."""
+        """The vocabulary of some texts."""
         return cls(tuple(sorted({symbol for text in texts for symbol in symbols_of(text, unit)})), unit)
 
     @kept_property
@@ -67,7 +67,7 @@ class Vocabulary:
         return torch.tensor([self._tokens[symbol] for symbol in found], dtype=torch.long)
 
     def decode(self, tokens: Tensor | Sequence[int]) -> str:
-        """The text of tokens; start and end are nothing in it."""
+        """The text of tokens, without start and end."""
         return self._joint.join(self.symbols[int(token) - FIRST] for token in tokens if int(token) >= FIRST)
 
 

@@ -23,21 +23,21 @@ def translation_model(
     dropout: float = 0.1,
     fertility: float = 1.0,
 ) -> EncoderDecoder:
-    """A network from tokens to scores of tokens: read in both directions, attend, then a layer and a linear head.
+    """The encoder-decoder of `Translator`: bidirectional encoder, decoder, attention, another layer and a linear head.
 
-    What attention looks at is each token's own embedding beside what the encoder knows of it, as that holds wherever
-    the token is, and however long the source.
+    Attention reads each token's embedding and the encoder's output, concatenated: embeddings do not depend on position,
+    so they generalise to longer sources.
 
     Args:
-        source_tokens: how many the encoder reads.
-        target_tokens: how many the decoder reads and scores.
+        source_tokens: size of the source vocabulary.
+        target_tokens: size of the target vocabulary.
         hidden_size: ``H`` of every layer.
-        embedding_size: features that stand for a token.
+        embedding_size: features of an embedding.
         cell: a name in `treadle.training.CELLS`.
-        layers: in each direction of the encoder, and below the attention in the decoder; one more is above it.
+        layers: layers in each direction of the encoder, and of the decoder below attention; one more is above it.
         attention: ``"dot"``, ``"additive"`` or ``"none"``.
-        fertility: looks of attention that there are of each token, at the start of training.
-        dropout: of embeddings and before the scores, while training.
+        fertility: how often each token can be attended to, at the start of training.
+        dropout: dropout on embeddings and before the scores, in training.
 
     Raises:
         ValueError: no such cell or attention.

@@ -1,4 +1,4 @@
-"""A network and the meaning of its tokens: what ``treadle translate`` makes, and translates with."""
+"""A trained network with its vocabularies, in one model file."""
 
 import dataclasses
 import functools
@@ -27,12 +27,12 @@ MARGIN = 8
 
 @dataclasses.dataclass
 class Translator:
-    """What was learned from pairs.
+    """A trained encoder-decoder with its vocabularies.
 
     Attributes:
         model: the network.
-        source: the symbols that it reads.
-        target: the symbols that it says.
+        source: the source vocabulary.
+        target: the target vocabulary.
         longest: tokens of the longest target in the training set.
         ratio: the most tokens of a target for each of its source in the training set.
 
@@ -54,7 +54,7 @@ class Translator:
     def new(
         cls, pairs: Sequence[Pair], source_unit: str = "characters", target_unit: str = "characters", **design: object
     ) -> "Translator":
-        """One that knows the symbols of pairs, and how many a target has for each of its source; nothing else yet.
+        """An untrained translator with the vocabularies and length ratio of some pairs.
 
         Units are ``"characters"`` or ``"words"``; ``design`` has options of `translation_model`.
         """
@@ -73,7 +73,7 @@ class Translator:
         """What the encoder reads: a text between its start and its end, so that both can be seen.
 
         Raises:
-            DataError: it has a symbol that was not learned.
+            DataError: a symbol that is not in the vocabulary.
         """
         return torch.cat([torch.tensor([START]), self.source.encode(text, where), torch.tensor([END])])
 
@@ -82,12 +82,12 @@ class Translator:
 
         Args:
             texts: any number.
-            beams: how many beginnings are kept at each step.
-            name: where they are from, for messages: ``name``, line so-and-so.
+            beams: beam width; 1 is greedy decoding.
+            name: the name of their file, for messages.
 
         Raises:
-            DataError: one has a symbol that was not learned; nothing is translated then.
-            ShapeError: no beams.
+            DataError: one has a symbol that is not in the vocabulary; nothing is translated then.
+            ShapeError: a beam width below 1.
         """
         return [text for text, _ in self.hypotheses(texts, beams, name)]
 
@@ -113,7 +113,7 @@ class Translator:
         yield from (found[i] for i in range(len(texts)))
 
     def exact(self, pairs: Sequence[Pair], beams: int = 1) -> list[bool]:
-        """Whether the translation of each pair's source is one of the targets that it has in these pairs."""
+        """Exact match: whether the translation of each pair's source is one of its targets in these pairs."""
         right: dict[str, set[str]] = {}
         for pair in pairs:
             right.setdefault(pair.source, set()).add(self.plain(pair.target))
@@ -148,7 +148,7 @@ class Translator:
         notes, model = model_file.read_notes(path), model_file.load(path)
         if "translator" not in notes or not isinstance(model, EncoderDecoder):
             raise ModelFileError(
-                f"{path} holds no network that translates: make one with 'treadle translate PAIRS.tsv -o MODEL'"
+                f"{path} does not hold a network that translates: make one with 'treadle translate PAIRS.tsv -o MODEL'"
             )
         model_file.require_finite(path, model)
         try:

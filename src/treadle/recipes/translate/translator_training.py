@@ -1,4 +1,4 @@
-"""Learning from pairs: batches of them, with the true target a step late as what the decoder reads."""
+"""Training on pairs with teacher forcing."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ MOST_STEPS = 200
 
 
 class PairBatch(NamedTuple):
-    """A batch: what one step of training reads."""
+    """A batch for one training step."""
 
     x: Tensor
     """Sources [B, S]."""
@@ -49,35 +49,32 @@ def pair_batch(examples: Sequence[tuple[Tensor, Tensor]]) -> PairBatch:
 
 
 def run_pairs(model: Any, batch: PairBatch, forgetting: float = 0.0) -> Tensor:
-    """What the network says to a batch when it is told the truth until then (teacher forcing).
-
-    A share of rows, ``forgetting``, forgets now and then, each at a rate of its own.
-    """
+    """Outputs for a batch with teacher forcing; a share of rows, ``forgetting``, is reset at random steps."""
     resets = [forgetful(side, forgetting) if forgetting else None for side in (batch.x, batch.read)]
     return model(batch.x, batch.read, batch.lengths, batch.target_lengths, *resets)[0]
 
 
 def forgetful(x: Tensor, share: float) -> Tensor:
-    """Where rows of x [B, T] begin anew, at random: a share of them do, at hardly any or nearly all of their steps."""
+    """Random resets for x [B, T]: a share of the rows has them, each at its own rate between 0 and 1."""
     rates = torch.rand(len(x), 1) * (torch.rand(len(x), 1) < share)
     return torch.rand(x.shape) < rates
 
 
 class Learning:
-    """A translator that learns.
+    """Training of a translator.
 
     Args:
-        translator: what learns, in place.
+        translator: the translator; it is trained in place.
         training: the training set.
-        validation: pairs that say which weights are the best.
-        rows: of a batch.
-        learning_rate: its peak.
-        weight_decay: of matrices.
-        forgetting: the share of rows, of sources and of targets, that forget what was before at random steps: against
-            relying on what is counted, which holds for no length that is not in the training set.
-        label_smoothing: how much of each token's weight goes to all tokens alike.
-        patience: validations without a new best, to stop after; None never stops before the time is over.
-        seed: of the order.
+        validation: the validation set, which decides which weights are best.
+        rows: batch size.
+        learning_rate: the peak learning rate.
+        weight_decay: weight decay (matrices only).
+        forgetting: fraction of rows, of sources and of targets, whose state is reset at random steps, against
+            counting in the state, which does not generalise to longer sequences.
+        label_smoothing: fraction of each token's weight that is spread over all tokens.
+        patience: early stopping after this many validations without a new best; None never stops early.
+        seed: random seed of the order.
     """
 
     def __init__(
@@ -115,10 +112,10 @@ class Learning:
 
     @torch.no_grad()
     def validate(self, model: Any) -> float:
-        """The share of the validation pairs that are not exactly right; between equal shares, the loss decides.
+        """The fraction of validation pairs without an exact match; between equal fractions, the loss decides.
 
-        Where the truth until then is told and every likeliest token is right, there it is what is said greedily. Loss
-        alone would stop too soon: it rises where a network grows too sure of mistakes, while it makes fewer of them.
+        With teacher forcing, all most likely tokens are correct exactly where greedy decoding is. The loss alone would
+        stop too early: it rises where a network gets more certain of mistakes while it makes fewer of them.
         """
         model.eval()
         wrong = total = count = 0.0
@@ -132,7 +129,7 @@ class Learning:
         return (wrong + loss / (1 + loss)) / len(self._validation)
 
     def steps(self, share_done: Callable[[int], float]) -> Generator[Step, None, None]:
-        """Train, a step each time that the iterator is asked; the best weights are there at the end."""
+        """Train, one step per iteration; the network has the best weights at the end."""
         self.done = yield from train(
             self.translator.model,
             self.batches,

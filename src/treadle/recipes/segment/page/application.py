@@ -1,4 +1,4 @@
-"""What answers the page's requests, and listens for them on the loopback address and on no other."""
+"""The server of the page, on the loopback address only."""
 
 import asyncio
 import base64
@@ -275,9 +275,9 @@ def ends_at_once(server: Any) -> Any:
 
 
 def serve(application: Any, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
-    """Serve an application to this machine until Ctrl-C; port 0 takes any that is free.
+    """Serve an application on the loopback address until Ctrl-C; port 0 takes any free one.
 
-    ``ready`` is told the page's address as soon as it can be opened.
+    ``ready`` is called with the page's address as soon as it can be opened.
 
     Raises:
         TreadleError: uvicorn is not installed.
