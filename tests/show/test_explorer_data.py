@@ -21,8 +21,8 @@ def read(array):
     return torch.tensor(numbers.copy().reshape(array["shape"]))
 
 
-def data_of(rnn, xs, **options):
-    data = explorer_data({"one": rnn}, {"one": xs}, **options)
+def data_of(rnn, xs, labels=None, features=None):
+    data = explorer_data({"one": rnn}, {"one": xs}, {"one": (labels, features)})
     return json.loads(json.dumps(data, allow_nan=False))["networks"][0]
 
 

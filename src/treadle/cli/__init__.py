@@ -19,6 +19,7 @@ from treadle import __version__
 from treadle.cli.cache import cache
 from treadle.cli.compare import compare
 from treadle.cli.decode import decode
+from treadle.cli.explore import explore
 from treadle.cli.fit import fit
 from treadle.cli.imitate import imitate
 from treadle.cli.run import run
@@ -37,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for subcommand in (compare, decode, fit, imitate, run, show, translate, cache):
+for subcommand in (compare, decode, explore, fit, imitate, run, show, translate, cache):
     app.command()(subcommand)
 app.add_typer(segment, name="segment")
 

@@ -104,7 +104,7 @@ def explorer(
         raise ShapeError(f"there is no sequence for {missing!r}: pass xs for each network, or one tensor for all")
     rows = {name: _one_row(one, given[name], row) for name, one in models.items()}
     title = f"treadle: {', '.join(models)}" if title is None else title
-    made = Explorer(explorer_data(models, rows, labels, features, title, tour))
+    made = Explorer(explorer_data(models, rows, dict.fromkeys(models, (labels, features)), title, tour))
     if path is not None:
         made.save(path)
     return made

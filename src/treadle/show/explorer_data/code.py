@@ -10,6 +10,9 @@ from treadle.running.recurrent import Recurrent
 from treadle.wiring import Graph, Stack
 from treadle.wiring.graph import Delayed, Read, StateField, Sum
 
+_WIDE = 60
+"""Cells that take more letters than this have a line each."""
+
 
 def code_of(rnn: Recurrent) -> str:
     """A program that makes a network like this one, with fresh weights."""
@@ -26,9 +29,12 @@ def code_of(rnn: Recurrent) -> str:
 
 def _expression(value: Any) -> str:
     if isinstance(value, Stack):
-        cells = ", ".join(_expression(cell) for cell in value.cells)
+        cells = [_expression(cell) for cell in value.cells]
         options = "" if value.wiring == "stack" else f', wiring="{value.wiring}"'
-        return f"td.Stack([{cells}]{options}" + (f", dropout={value.dropout})" if value.dropout else ")")
+        options += f", dropout={value.dropout}" if value.dropout else ""
+        if sum(map(len, cells)) > _WIDE:
+            return "td.Stack(\n    [\n" + "".join(f"        {cell},\n" for cell in cells) + f"    ]{options},\n)"
+        return f"td.Stack([{', '.join(cells)}]{options})"
     if isinstance(value, nn.Module):
         return _constructed(value)
     if isinstance(value, (list, tuple)):

@@ -18,7 +18,7 @@ from treadle.insight.replay import Replay
 from treadle.running.dropin import DropIn
 from treadle.running.recurrent import Recurrent
 from treadle.show.diagram import INPUT, Diagram, Edge, diagram_of
-from treadle.show.diagram_layout import lay_out
+from treadle.show.diagram_layout import Place, lay_out
 from treadle.show.explorer_data.arrays import array
 from treadle.show.explorer_data.cells import cell_data
 from treadle.show.explorer_data.code import code_of
@@ -45,8 +45,7 @@ READS = {
 def explorer_data(
     models: Mapping[str, Any],
     xs: Mapping[str, Tensor],
-    labels: Sequence[str] | None = None,
-    features: Sequence[str] | None = None,
+    words: Mapping[str, tuple[Sequence[str] | None, Sequence[str] | None]] | None = None,
     title: str = "",
     tour: bool = False,
 ) -> dict[str, Any]:
@@ -55,12 +54,14 @@ def explorer_data(
     Args:
         models: networks by name.
         xs: for each, one sequence [1, T, …], as a network with the batch in front takes it.
-        labels: what each step reads, in words or letters.
-        features: what the features of the input are called.
+        words: for each, what its steps read in words or letters, and what the features of its input are called.
         title: of the page.
         tour: whether the page offers its tour at the start.
     """
-    networks = [ExploredNetwork(name, model, xs[name]).data(labels, features) for name, model in models.items()]
+    words = words or {}
+    networks = [
+        ExploredNetwork(name, model, xs[name]).data(*words.get(name, (None, None))) for name, model in models.items()
+    ]
     return {"format": 1, "title": title, "tour": tour, "networks": networks}
 
 
@@ -107,15 +108,11 @@ class ExploredNetwork:
             "name": self.name,
             "title": self._title(),
             "code": code_of(self.rnn),
-            "wiring": self.rnn.cell.wiring if isinstance(self.rnn.cell, Stack) else None,
+            "wiring": self._wiring(),
             "input": self._input(labels, features),
             "steps": self.call.xs.shape[0],
             "size": {"width": panel.width, "height": panel.height},
-            "boxes": [
-                dataclasses.asdict(place.box)
-                | {"x": place.x, "y": place.y, "width": place.width, "height": place.height}
-                for place in panel.places
-            ],
+            "boxes": [self._box(place) for place in panel.places],
             "edges": [self._edge(edge) for edge in self.diagram.edges],
             "wires": [
                 {
@@ -136,8 +133,20 @@ class ExploredNetwork:
             "gradient": repr(self.rnn.gradient),
         }
 
+    def _box(self, place: Place) -> dict[str, Any]:
+        """A box where it stands; called by the end of its path, ``layer0`` of ``layers.layer0``, if no other is."""
+        ends = [box.title.rpartition(".")[2] for box in self.diagram.boxes]
+        end = place.box.title.rpartition(".")[2]
+        where = {"x": place.x, "y": place.y, "width": place.width, "height": place.height}
+        return dataclasses.asdict(place.box) | where | ({"title": end} if ends.count(end) == 1 else {})
+
+    def _wiring(self) -> str | None:
+        """The name of the wiring, of a stack or of the only one in the network."""
+        found = [module.wiring for module in self.rnn.cell.modules() if isinstance(module, Stack)]
+        return found[0] if len(found) == 1 else None
+
     def _title(self) -> str:
-        wiring = self.rnn.cell.wiring if isinstance(self.rnn.cell, Stack) else None
+        wiring = self._wiring()
         return f"{wiring}: {READS[wiring]}" if wiring in READS else type(self.rnn.cell).__name__
 
     def _cell(self, box: str) -> dict[str, Any]:
