@@ -1,4 +1,5 @@
-"""What `mkdocs build` does by running treadle itself: shows what examples print, and checks that pictures are fresh.
+"""What `mkdocs build` does by running treadle itself: shows what examples print, makes the
+explorer, and checks that pictures are fresh.
 
 ``<!-- output -->`` below a ```python fence is replaced by what that fence prints. The fences of a page run in one
 namespace, from above to below, as the tests run them (see conftest.py).
@@ -12,7 +13,10 @@ import re
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import explored
 from drawings.freshness import stale
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
 
 from conftest import as_module  # `python -m mkdocs` finds it at the root of the repository
 
@@ -36,6 +40,18 @@ def on_pre_build(**_: Any) -> None:
 def scratch_folder() -> TemporaryDirectory[str]:
     """Where examples write their files, all of them, so that a page can read what it wrote before."""
     return TemporaryDirectory()
+
+
+@functools.cache
+def explorer() -> str:
+    """The explorer's page of small networks."""
+    return explored.explorer_page()
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the explorer to the site, so that links to it are checked. It never lies in docs/."""
+    files.append(File.generated(config, explored.ADDRESS, content=explorer()))
+    return files
 
 
 def with_output(markdown: str, name: str) -> str:

@@ -23,9 +23,7 @@ def explore(
             show_default="stack relay",
         ),
     ] = None,
-    text: Annotated[
-        Path | None, typer.Option(help="Text file to read.", show_default="a small built-in text")
-    ] = None,
+    text: Annotated[Path | None, typer.Option(help="Text file to read.", show_default="a small built-in text")] = None,
     series: Annotated[
         Path | None, typer.Option(help="Table of numbers to read, one row per step: .csv, .tsv or .parquet.")
     ] = None,
@@ -79,8 +77,8 @@ def make_page(
     from treadle import WIRINGS
     from treadle.files import model_file
     from treadle.recipes.explore import built_in_text, read_letters, read_numbers, shown_to
-    from treadle.show.exploring import Explorer
     from treadle.show.explorer_data import explorer_data
+    from treadle.show.exploring import Explorer
 
     letters = read_letters(text) if text is not None else None
     material = read_numbers(series) if series is not None else letters or built_in_text()

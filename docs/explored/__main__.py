@@ -1,0 +1,5 @@
+"""Train the networks of the explorer again."""
+
+from explored import train
+
+train()
