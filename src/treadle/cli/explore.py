@@ -87,7 +87,7 @@ def make_page(
         if word in WIRINGS:
             models[name] = trained(material, name, design, steps, seed)
             xs[name], labels = material.shown(length)
-            words[name] = labels, list(material.columns) if hasattr(material, "columns") else None
+            words[name] = labels, material.features
         else:
             models[name] = model_file.load(word)
             xs[name], *words[name] = shown_to(models[name], word, letters, series, length)
@@ -106,6 +106,7 @@ def trained(material: "Letters | Numbers", wiring: str, design: "Design", steps:
     torch.manual_seed(seed)
     rnn = small_network(material, wiring, design)
     if steps:
+        loss = 0.0
         with options.bar(f"training {wiring}", steps) as (progress, task):
             for loss in train_small(rnn, material, steps, seed):
                 progress.update(task, advance=1, description=f"training {wiring}, loss {loss:.2f}")

@@ -34,6 +34,7 @@ class Letters:
 
     text: str
     alphabet: str
+    features = None
 
     @property
     def numbers(self) -> Tensor:
@@ -71,6 +72,11 @@ class Numbers:
 
     columns: tuple[str, ...]
     values: Tensor
+
+    @property
+    def features(self) -> list[str]:
+        """What the columns are called."""
+        return list(self.columns)
 
     @property
     def output_size(self) -> int:
