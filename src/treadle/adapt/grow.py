@@ -80,9 +80,9 @@ def grow_hidden(
     would in a new cell. So the old outputs are what they were, and the weights that lead out of the new units get a
     gradient from the first step on; those that lead into them from the second on, once there is a way out.
 
-    Inside a network whose connections are known, whoever reads the grown cells is given weights for the new units, and
-    the output stays as it was. Where nothing does, because the cells are the last thing there is, the output grows by
-    the new units, behind the old.
+    Inside a network whose connections are known, the layers that read the grown cells get weights for the new units,
+    and the output stays as it was. Where nothing does, because the cells are the last thing there is, the output grows
+    by the new units, behind the old.
 
     Args:
         network: a cell, a wiring, a `treadle.Recurrent`, a drop-in or `torch.nn`'s LSTM, GRU and RNN, or a

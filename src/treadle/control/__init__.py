@@ -1,8 +1,7 @@
-"""Networks that act: what a network decides changes what it reads next.
+"""Closed loops: networks whose actions change what they read next.
 
-``spaces.py`` says what readings and actions are, ``loop.py`` closes the loop, ``session.py`` runs it against an
-environment, ``traces.py`` records what it learns from, and what its own
-mistakes lead to.
+``spaces.py`` says what readings and actions are, ``loop.py`` closes the loop, ``session.py`` runs it in an environment,
+``traces.py`` records training data, also of what its own mistakes lead to (DAgger).
 """
 
 from treadle.control.loop import ClosedLoop

@@ -54,7 +54,7 @@ class ClosedLoop(Recurrent):
         >>> readings, actions = torch.randint(3, (8, 20)), torch.randint(2, (8, 20))
         >>> scores, state = loop.follow(readings, actions)      # to train on: all steps at once
         >>> loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), actions.flatten())
-        >>> session = loop.session()                            # live: one step a call, for ever
+        >>> session = loop.session()                            # live: one step per call
         >>> session.act(2) in (0, 1)
         True
     """
@@ -215,7 +215,7 @@ class ClosedLoop(Recurrent):
 class _Following(nn.Module):
     """The loop's step, after which a recorded action stands in the state in place of its own.
 
-    Nothing has to be shifted in time for that, and rows that end, begin anew or go on are as they are everywhere: the
+    Nothing has to be shifted in time for that, and rows that end, are reset or continue are as they are everywhere: the
     compiler sees a state that is an input, one step late, and no tie between what is decided and what comes next.
     """
 

@@ -50,7 +50,7 @@ class LoopSession(Session):
         >>> loop = td.ClosedLoop(td.GRUCell(5 + 2, 8), td.Discrete(5), td.Discrete(2))
         >>> session = loop.session()
         >>> for number, acted in enumerate(session.run(Corridor())):
-        ...     if number == 100:                # a network that has learned nothing may stay for ever
+        ...     if number == 100:                # an untrained network may never arrive
         ...         break
         >>> acted.action in (0, 1)
         True

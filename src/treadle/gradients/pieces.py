@@ -25,7 +25,7 @@ class SequenceInPieces:
     """The exact gradient of a sequence that comes in pieces, each of which can be read again.
 
     Forwards, each piece is read, run and released; the state before it is kept. Backwards, the pieces are read again
-    from the last to the first, run from those states, and the gradient goes on from each to the one before it: the same
+    from the last to the first, run from those states, and the gradient flows from each to the one before it: the same
     as one backward pass through the whole sequence. Gradients add up in ``.grad``, of everything that ``run`` uses.
 
     Memory: a piece with its gradient, and up to ``memory`` of states; inside of a piece, the network's own

@@ -17,7 +17,7 @@ from treadle.torch_internals import is_followed
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedBPTT(GradientMethod):
-    """Truncated BPTT: gradients flow back ``horizon`` steps. Outputs and states are exact, and go on without end.
+    """Truncated BPTT: gradients flow back ``horizon`` steps; outputs and states are exact.
 
     A sequence is cut into blocks of ``steps`` steps, counted from the beginning of the call. The gradient of a block's
     loss flows back through the last ``horizon`` steps before the end of that block, and no further: to inputs,

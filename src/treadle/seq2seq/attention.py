@@ -45,7 +45,7 @@ class Attention(nn.Module):
       ten times one for t - (S - 1 - s), the distance when the memory is counted from its end; each is from a table of
       2R + 1 numbers that start at 0, and distances beyond ±R count as ±R. So it can follow the input, or read it
       backwards.
-    - With a ``window`` K, how far to go on from where it *looked last*: e(t, s) gets ten times the mean, under the
+    - With a ``window`` K, how far to move from where it *looked last*: e(t, s) gets ten times the mean, under the
       weights a(t - 1, ·), of a number for the distance to s, from a table of 2K + 1 numbers that start at 0; beyond
       there is none.
 

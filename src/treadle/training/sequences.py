@@ -122,11 +122,11 @@ def read_sequences(path: str | os.PathLike[str], target: str | None = None, inpu
     """Read labelled sequences.
 
     Args:
-        path: a ``.ts`` file, which says itself what is to be predicted; or a ``.parquet`` file with a sequence a row,
-            whose columns are lists.
-        target: the column of a Parquet file with the answers: words or whole numbers are labels, other numbers are
-            numbers to predict; lists have an answer for every step.
-        inputs: columns of a Parquet file with lists of numbers, one number a step; all other columns if there are none.
+        path: a ``.ts`` file, which declares its targets itself; or a ``.parquet`` file with one sequence per row, whose
+            columns are lists.
+        target: the target column of a Parquet file: words or whole numbers are labels, other numbers are numbers to
+            predict; lists have a target for every step.
+        inputs: input columns of a Parquet file, lists with one number per step; by default, all other columns.
 
     Raises:
         DataError: what is in the file does not fit, with row and column.

@@ -297,9 +297,9 @@ class Graph(nn.Module):
 
         Args:
             nodes: the modules to replace, by the name of their node. The others are shared by both graphs.
-            rename: ``{"low": "inserted"}`` puts a node ``inserted`` behind ``low``, which reads ``low`` alone; whoever
-                read the output of ``low``, now or late, reads that of ``inserted``. Its module is in ``nodes``. States
-                are still read from ``low`` itself.
+            rename: ``{"low": "inserted"}`` puts a node ``inserted`` after ``low``, which reads ``low`` alone; all nodes
+                that read the output of ``low``, now or with a delay, read that of ``inserted``. Its module is in
+                ``nodes``. States are still read from ``low`` itself.
             sizes: what nodes give with their new modules, where that is another size; under ``"x"`` the new size of the
                 input.
 

@@ -26,13 +26,13 @@ class GameApp(App[None]):
     def __init__(self, game: Game, path: Path | None = None):
         super().__init__()
         self.game, self.path = game, path
-        self.said = "The ship knows none of your keys yet." if not game.known else "Welcome back, captain."
+        self.said = "The ship does not know your keys yet." if not game.known else "Welcome back, captain."
 
     def compose(self) -> ComposeResult:
         help_text = (
-            "Press any key you like for what you want; choose your own, one or two for each wish, and stick to them."
-            " The ship sees the place and the key, never the wish, and learns from what comes of what it does."
-            " Escape: that was all, do not wait for a second key. Ctrl+Q: leave."
+            "Choose one or two keys for each wish, press them, and keep to your choice."
+            " The ship sees the place and the key, never the wish, and learns from the outcomes of its actions."
+            " Escape: there is no second key. Ctrl+Q: quit."
         )
         for name, text in (("help", help_text), ("wish", ""), ("said", ""), ("score", ""), ("keys", "")):
             yield Static(text, id=name, markup=False)
@@ -73,8 +73,8 @@ class GameApp(App[None]):
         game = self.game
         self.query_one("#wish", Static).update(f"You are {PLACES[game.place]}, and want: {NAMES[game.wish]}")
         self.query_one("#said", Static).update(self.said)
-        lately = game.right[-LATELY:]
-        score = f"{sum(lately)} of the last {len(lately)} right, {len(game.right)} presses" if lately else ""
+        lately, presses = game.right[-LATELY:], len(game.right)
+        score = f"{sum(lately)} of the last {len(lately)} presses correct, {presses} in all" if lately else ""
         self.query_one("#score", Static).update(score)
         lines = [f"{key:>12}  {meaning:<18} {share:4.0%}" for key, meaning, share in game.believed()]
         self.query_one("#keys", Static).update("\n".join(lines))

@@ -30,7 +30,7 @@ PRESSES = 600
 WINDOW = 100
 """Presses after which a step of training is taken."""
 SHARPNESSES = (4.0, 8.0, 8.0, 16.0)
-"""How surely the likeliest is done; by turns, so that the network has seen all of them."""
+"""How often the most likely action is chosen; by turns, so that the network has seen all of them."""
 
 
 def pressed_by(seed: int, presses: int, gaps: tuple[int, int] = (100, 700)) -> list[Press]:

@@ -88,9 +88,9 @@ class EvidenceCell(nn.Module):
         given up    = sigmoid(steepness · (changed − threshold) + head(lately))
         evidence    = evidence + given up · (evidence of late − evidence)
 
-    What is wanted where is the user's habit, and outlives the meanings of the keys: after a change, each press of a
-    key in a situation says something of every command, whatever is done then. A key is never judged by what it was
-    taken for itself since the last change: it would prove itself right. How far habits are trusted depends on lately.
+    What is wanted where is the user's habit, and outlives the meanings of the keys: after a change, each press of a key
+    in a situation says something of every command, whatever is done then. A key's own decoded meanings since the last
+    change do not count for it: it would confirm itself. How far habits are trusted depends on lately.
 
     Rows for keys and situations share their weights, so any number of them may be had.
 

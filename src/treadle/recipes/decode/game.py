@@ -76,7 +76,7 @@ class Game:
         self.waits = command == WAIT
         if self.waits:
             return Turn(command, None, None)
-        luck = Random(f"outcome {self.seed} {len(self.right)}").random()  # the same in a game that is gone on with
+        luck = Random(f"outcome {self.seed} {len(self.right)}").random()  # the same in a game that is resumed
         good = luck < self.world.good(self.place, command, self.wish)
         turn = Turn(command, good, command == self.wish)
         self._concluded(good, command == self.wish)

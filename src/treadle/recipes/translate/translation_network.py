@@ -9,7 +9,7 @@ from treadle.wiring import Graph
 REACH = 8
 """How far attention tells places apart: what is farther counts as just as far."""
 WINDOW = 2
-"""How far it may go on from where it looked last, as a habit."""
+"""Window of attention, relative to where it looked last."""
 
 
 def translation_model(

@@ -213,4 +213,4 @@ def _tell(verb: str, error: OSError) -> None:
     global _told
     if not _told:
         _told = True
-        logger.info("kernels are compiled anew in each process, their cache cannot be %s: %s", verb, error)
+        logger.info("kernels are compiled again in each process, because their cache cannot be %s: %s", verb, error)

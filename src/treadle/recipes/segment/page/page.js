@@ -13,7 +13,7 @@ function say(text, isError = false) {
 
 async function ask(path, body, type) {
   const answer = await fetch(path, { method: "POST", body, headers: { "Content-Type": type } }).catch(() => {
-    throw new Error("there is no answer: if treadle segment click has ended, start it again");
+    throw new Error("no answer from the server: is treadle segment click still running?");
   });
   const found = await answer.json();
   if (!answer.ok) throw new Error(found.error);
@@ -79,13 +79,13 @@ async function begin(found) {
   canvas.height = found.height;
   mask = null;
   clicks = [];
-  at("latency").textContent = `the network has seen the image in ${Math.round(found.milliseconds)} ms`;
+  at("latency").textContent = `the network read the image in ${Math.round(found.milliseconds)} ms`;
   say(HELP);
   draw();
 }
 
 function open(file) {
-  say("The network looks at the image …");
+  say("The network reads the image …");
   queue(async () => begin(await ask("image", file, "application/octet-stream")));
 }
 
