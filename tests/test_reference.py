@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import treadle as td
+from tests.test_docs import UNUSUAL
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "reference"
@@ -131,3 +132,15 @@ def test_a_term_has_two_sentences_and_a_link(term):
     assert re.search(r"[.;:)`\w] (?=[A-Z`\[])", text), text
     assert len(text) < 420, text
     assert re.search(r"\]\((#|\w|\.\.)", text), text
+
+
+def test_docstrings_and_messages_speak_the_words_of_the_field():
+    unusual = re.compile(rf"\b(?:{'|'.join(UNUSUAL)}|the likeliest|(?:training|test|validation) part)\b")
+    found = [
+        f"{path.relative_to(SOURCES)}:{node.lineno}: {match[0]!r}"
+        for path in SOURCES.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for match in unusual.finditer(" ".join(node.value.split()))
+    ]
+    assert not found

@@ -1,4 +1,4 @@
-"""Columns brought to mean 0 and deviation 1, by what the training part says, and back."""
+"""Columns brought to mean 0 and deviation 1, by what the training set says, and back."""
 
 import dataclasses
 import math

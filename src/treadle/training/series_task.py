@@ -207,7 +207,7 @@ class SeriesTask:
         return mean_loss(outputs, targets)
 
     def _forecasts(self, model: Recurrent) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of each series: forecasts, seasonal-naive forecasts and the truth of the test part, [N, H, K], in units."""
+        """Of each series: forecasts, seasonal-naive forecasts and the truth of the test set, [N, H, K], in units."""
         shape = (max(self.horizon, 1), len(self.targets.names))
         found = []
         for i, ys in enumerate(self._outputs(model, "test")):
