@@ -11,17 +11,18 @@ from drawings.learned import Learned, _hash
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-LINK = re.compile(r"!\[(.*?)\]\((?!https?:)([^)\s#]+)")
+MARKDOWN = re.compile(r"!\[(?P<words>.*?)\]\((?P<address>[^)\s#]+)")
+HTML = re.compile(r'<img src="(?P<address>[^"]+)"[^>]*? alt="(?P<words>[^"]*)"')
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
 def test_every_picture_of_a_page_is_in_the_repository_and_says_what_it_shows():
-    shown = [(page, *link) for page in PAGES for link in LINK.findall(page.read_text())]
-    assert len(shown) > 10
-    for page, words, address in shown:
-        assert (page.parent / address).is_file(), f"{page.name} shows {address}, which does not exist"
-        assert len(words) > 15, f"{page.name}: say in words what {address} shows"
+    shown = [(page, link) for page in PAGES for kind in (MARKDOWN, HTML) for link in kind.finditer(page.read_text())]
+    assert {link.re for _, link in shown} == {MARKDOWN, HTML}
+    for page, link in shown:
+        assert (page.parent / link["address"]).is_file(), f"{page.name} shows {link['address']}, which does not exist"
+        assert len(link["words"]) > 15, f"{page.name}: say in words what {link['address']} shows"
 
 
 def test_every_picture_is_fresh():

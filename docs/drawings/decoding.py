@@ -9,8 +9,8 @@ DOCS = Path(__file__).parents[1]
 HEAD = "| presses | 50 |"
 CHANGE = 300
 """The press after which keys mean something else."""
-CURVES = {"decoder": "state", "Bayes": "late", "perceptron": "gradient", "who knows": "ink"}
-"""Beginnings of the names of rows, and colours."""
+CURVES = {"knows the keys": "ink", "Bayes": "late", "perceptron": "gradient", "decoder": "state"}
+"""Words in the names of rows, the first that is there counts, and colours."""
 
 
 def tables() -> list[dict[str, list[float]]]:
@@ -22,7 +22,7 @@ def tables() -> list[dict[str, list[float]]]:
         if line.startswith(HEAD):
             found.append({"presses": [float(cell) for cell in cells]})
         elif found and "perceptron" not in found[-1]:
-            known = next((start for start in CURVES if name.startswith(start)), None)
+            known = next((words for words in CURVES if words in name), None)
             if known:
                 found[-1][known] = [float(cell) for cell in cells]
     return found
@@ -31,6 +31,8 @@ def tables() -> list[dict[str, list[float]]]:
 def decoding() -> str:
     """The picture as SVG."""
     shares, bits = tables()
+    if len(bits) != 1 + len(CURVES) or len(shares) != len(CURVES):
+        raise ValueError(f"the tables of presses have other rows than {', '.join(CURVES)}: name theirs in CURVES")
     title = (
         "Right presses, and bits that decoded keys say, against presses: the decoder comes close to Bayes' rule, which"
         " is told how the world works, also after the change of meanings; a perceptron stays low"

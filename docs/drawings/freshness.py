@@ -2,9 +2,12 @@
 
 A picture is *stale* if drawing it today gives another picture: other elements, words or colours, or the same ones
 visibly elsewhere. It is compared element by element and number by number, not byte by byte: processors round
-differently, so curves may differ by less than a line is wide. What took a training is not trained again for that; its
-data lie beside the code with a hash of the source that made them (see learned.py), and are stale when that source is
-another one. A slow test trains again and compares what the pictures say.
+differently, so curves may differ by less than a line is wide. (Another matplotlib may draw otherwise: constraints.txt
+pins its version.)
+
+What took a training is not trained again for that. Its data lie beside the code with a hash of the source that made
+them (see learned.py), and are stale when that source is another one. A slow test trains again and compares what the
+pictures say.
 """
 
 import math
