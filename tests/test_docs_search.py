@@ -119,13 +119,13 @@ ASKED = {
 """The questions of docs/questions.md, and how others have asked them."""
 
 WORDS = {
-    "Keras": "coming-from-keras.html",
-    "stateful": "coming-from-keras.html#stateful-and-reset_states",
-    "return_sequences": "coming-from-keras.html#return_sequences",
-    "GPU": "coming-from-torch.html#gpu",
-    "PackedSequence": "questions.html#why-is-my-lstm-slow-with-packedsequence",
+    "Keras": ["coming-from-keras.html"],
+    "stateful": ["coming-from-keras.html", "questions.html"],
+    "return_sequences": ["coming-from-keras.html", "questions.html"],
+    "GPU": ["coming-from-torch.html", "questions.html"],
+    "PackedSequence": ["coming-from-torch.html", "questions.html"],
 }
-"""What is searched for by one word, and a page or section that has to be found."""
+"""What is searched for by one word, and pages that have to be found."""
 
 
 def node() -> str | None:
@@ -203,7 +203,8 @@ def test_a_question_is_found_as_others_ask_it(question, found):
 @pytest.mark.slow
 @pytest.mark.parametrize("word", WORDS)
 def test_a_word_is_found(word, found):
-    assert WORDS[word] in found[word][:FIRST]
+    pages = list(dict.fromkeys(place.split("#")[0] for place in found[word]))
+    assert set(WORDS[word]) <= set(pages[:FIRST])
 
 
 @pytest.mark.slow
