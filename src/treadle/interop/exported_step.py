@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from treadle import state as states
+from treadle.compiler.interpreter import evaluate
 from treadle.compiler.program import Program, Value, ordered
 from treadle.engines.network import network_of
 from treadle.errors import ShapeError, TraceError
+from treadle.interop.sequential import as_recurrent
 from treadle.protocol import example_input
 from treadle.running.copies import detached_copy
 
@@ -69,7 +71,8 @@ def exported_step(network: Any, input_size: int | tuple[int, ...] | None = None)
     """The step of a network, ready to be written in another language.
 
     Args:
-        network: a `treadle.Recurrent`, a drop-in that is not bidirectional, or a cell.
+        network: a `treadle.Recurrent`, a drop-in that is not bidirectional, a cell, or a `torch.nn.Sequential` of
+            these between layers without memory (`treadle.interop.sequential.LAYERS`).
         input_size: what a step reads, I or a tuple; needed only where the cell does not say it.
 
     Raises:
@@ -77,17 +80,7 @@ def exported_step(network: Any, input_size: int | tuple[int, ...] | None = None)
         ShapeError: the cell does not say what it reads, and ``input_size`` was not given.
         TraceError: the step cannot be turned into a program.
     """
-    from treadle.running.recurrent import Recurrent
-
-    if hasattr(network, "recurrent"):
-        network = network.recurrent()
-    elif not isinstance(network, Recurrent) and hasattr(network, "initial_state"):
-        network = Recurrent(network)
-    if not isinstance(network, Recurrent):
-        raise TypeError(
-            f"a network over time can be exported, but this is a {type(network).__name__}: pass a treadle.Recurrent, a"
-            " treadle.LSTM, GRU or RNN, or a cell"
-        )
+    network = as_recurrent(network)
     network = detached_copy(network).cpu().eval().requires_grad_(False)
     x = example_input(network.cell, 1)
     if x is None:
@@ -111,6 +104,22 @@ def _refuse_what_is_random(program: Program) -> None:
         if value.draw is not None:
             line = program.lines.get(value) or "a step"
             raise TraceError(f"{line}: the step draws random numbers in evaluation mode, which cannot be exported")
+
+
+class Numbers:
+    """The numbers of values that neither x nor the state has a part in; computed when they are first asked for.
+
+    Args:
+        constants: those of the program's inputs.
+    """
+
+    def __init__(self, constants: Mapping[Value, Tensor]):
+        self._known = dict(constants)
+
+    def __call__(self, value: Value) -> np.ndarray:
+        if value not in self._known:
+            evaluate([value], self._known, 1)
+        return as_array(self._known[value])
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

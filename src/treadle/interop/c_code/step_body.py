@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from treadle.compiler.interpreter import evaluate
 from treadle.compiler.program import VIEWS, Program, Value
 from treadle.errors import TraceError
 from treadle.interop.c_code.functions import LIBRARY, function_name, literal
@@ -24,7 +23,7 @@ from treadle.interop.c_code.places import (
     variable,
 )  # fmt: skip
 from treadle.interop.c_code.scalars import c_type, expression
-from treadle.interop.exported_step import as_array
+from treadle.interop.exported_step import Numbers, as_array
 
 _AT_ONCE = 4
 """How many rows of a matrix one pass over the sums multiplies: each sum is loaded and stored once for all of them."""
@@ -59,7 +58,7 @@ class StepBody:
         self.arrays: dict[str, np.ndarray] = {}
         self.functions: set[tuple[str, str]] = set()
         self.fields = fields
-        self._known = dict(constants)
+        self._numbers = Numbers(constants)
         self._names: dict[Value, str] = {}
         self._memory = {program.inputs[name]: f"state->{field}" for name, field in fields.items()}
         self._memory[program.inputs["x"]] = "x"
@@ -318,11 +317,6 @@ class StepBody:
                 place, value = linear(index, sizes(value)), origin(value)
                 return literal(value.number, c_type(value)) if value.op == "full" else f"{self._memory[value]}[{place}]"
             value, index = through_view(value, index)
-
-    def _numbers(self, value: Value) -> np.ndarray:
-        if value not in self._known:
-            evaluate([value], self._known, 1)
-        return as_array(self._known[value])
 
     def _constant(self, value: Value) -> str:
         """The array of a value that neither x nor the state has a part in."""

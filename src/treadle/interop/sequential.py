@@ -1,0 +1,69 @@
+"""A recurrent network between layers without memory, as people write it in a `torch.nn.Sequential`, as one wiring."""
+
+from typing import Any
+
+from torch import nn
+
+from treadle.errors import ShapeError
+from treadle.running.recurrent import Recurrent
+from treadle.wiring import Graph
+
+LAYERS = (
+    nn.Embedding, nn.Linear, nn.LayerNorm, nn.Dropout, nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU,
+    nn.ELU, nn.LeakyReLU, nn.PReLU, nn.Softplus, nn.Softmax, nn.LogSoftmax,
+)  # fmt: skip
+"""The layers without memory that are exported together with a recurrent network: each treats every step alike."""
+
+
+def as_recurrent(network: Any) -> Recurrent:
+    """A network over time: one, a drop-in, a cell, or a `torch.nn.Sequential` that has them between `LAYERS`.
+
+    Raises:
+        TypeError: it is none of these; the part that is not known is named.
+    """
+    if isinstance(network, Recurrent):
+        return network
+    if hasattr(network, "recurrent"):
+        return network.recurrent()
+    if hasattr(network, "initial_state"):
+        return Recurrent(network)
+    if isinstance(network, nn.Sequential):
+        return _as_one(network)
+    raise TypeError(
+        f"a network over time can be exported, but this is a {type(network).__name__}: pass a treadle.Recurrent, a"
+        " treadle.LSTM, GRU or RNN, a cell, or a torch.nn.Sequential with one of them"
+    )
+
+
+def _as_one(network: nn.Sequential) -> Recurrent:
+    g = Graph(_input_size(network))
+    reads: Any = g.x
+    batch_first = True
+    for name, part in network.named_children():
+        if isinstance(part, LAYERS):
+            if getattr(part, "dim", -1) != -1:
+                raise TypeError(
+                    f"part {name} is a {type(part).__name__} over dim={part.dim}: only over the last, dim=-1"
+                )
+            cell: nn.Module = part
+        elif type(part).__module__.startswith("torch."):
+            known = ", ".join(layer.__name__ for layer in LAYERS)
+            raise TypeError(
+                f"part {name} of the Sequential is a {type(part).__name__}, which cannot be exported: recurrent"
+                f" networks of treadle can, and {known}"
+            )
+        else:
+            recurrent = as_recurrent(part)
+            batch_first, cell = recurrent.batch_first, recurrent.cell
+        reads = g.add(f"part{name}" if name.isdigit() else name, cell, reads=reads)
+    return Recurrent(g.outputs(reads), batch_first=batch_first)
+
+
+def _input_size(network: nn.Sequential) -> Any:
+    for part in network:
+        if isinstance(part, nn.Embedding):
+            return ()
+        for attribute in ("in_features", "normalized_shape", "input_size"):
+            if hasattr(part, attribute):
+                return getattr(part, attribute)
+    raise ShapeError("no part of the Sequential says what it reads: begin with a Linear or an Embedding")
