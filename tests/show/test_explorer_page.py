@@ -206,6 +206,45 @@ def test_numbers_that_are_written(subject, opened):
                 assert shown_number(text) == pytest.approx(recorded(name, step, unit), abs=1e-6)
 
 
+# Who reads what, in words.
+
+OWN = "its own h, c of step 4 as state"
+READS = {
+    "stack": ("layer1", f"h of layer 0 at step 5 as input, and {OWN}"),
+    "relay": (
+        "layer1",
+        "x at step 5 as input, h of layer 0 at step 5 in place of its own previous h, and its own c of step 4 as state",
+    ),
+    "skip": ("layer1", f"h of layer 0 at step 5 and x at step 5, side by side, as input, and {OWN}"),
+    "lateral": ("layer1", f"h of layer 0 at step 5 and h of layer 0 at step 4, side by side, as input, and {OWN}"),
+    "residual": ("layer2", f"the sum of h of layer 0 at step 5 and h of layer 1 at step 5 as input, and {OWN}"),
+    "dense": (
+        "layer2",
+        f"x at step 5, h of layer 0 at step 5 and h of layer 1 at step 5, side by side, as input, and {OWN}",
+    ),
+    "feedback": ("layer0", f"x at step 5 and h of layer 2 at step 4, side by side, as input, and {OWN}"),
+}
+
+
+@in_chromium
+def test_what_layers_read_under_the_seven_wirings(opened):
+    assert set(READS) == set(td.WIRINGS)
+    one = opened(data_of({wiring: stack(wiring, 4) for wiring in READS}, torch.randn(1, 7, 3)))
+    for wiring, (box, reads) in READS.items():
+        one.set(view="wiring", network=wiring, box=box, step=5)
+        sentence = f"Layer {box[-1]} at step 5 reads {reads}."
+        assert one.text(".details .sentence") == sentence
+        assert sentence in one.tab.locator(".everyone li").all_inner_texts()
+    one.set(step=0)
+    first = "x at step 0 and h of layer 2 before the first step (zeros), side by side, as input"
+    assert one.text(".details .sentence") == f"Layer 0 at step 0 reads {first}, and its own initial h, c as state."
+    one.set(network="relay", box="layer1", field="h", step=5)
+    read = (
+        "h of layer 1 at step 5 is made by layer 1 at step 5, and read by layer 2 at step 5 in place of its previous h."
+    )
+    assert one.text(".details .sentence") == read
+
+
 # What if, against PyTorch.
 
 

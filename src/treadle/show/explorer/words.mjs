@@ -53,9 +53,9 @@ export function capital(text) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-/** What an edge carries, "h of layer 0 at step 5"; `moment` says in words when what was made so many steps earlier. */
+/** What an edge carries, "h of layer 0 at step 5"; `moment(back, source)` says in words when that was made. */
 function carriedName(network, edge, moment, back) {
-  const now = moment(back);
+  const now = moment(back, edge.source);
   if (edge.source === "x(t)") return `x ${now}`;
   const { kind } = network.boxes[network.row.get(edge.source)];
   if (kind === "junction") {
@@ -69,35 +69,37 @@ function carriedName(network, edge, moment, back) {
 
 const ownName = (edge) => edge.fields.join(", ");
 const asState = (edge) => (edge.fields.join() === "state" ? "" : " as state");
+const replaced = (edge) => `in place of its own previous ${edge.becomes || edge.fields[0]}`;
 
-/** What an edge brings to its target, as the target sees it; `moment` says in words when it was made. */
-function readAs(network, edge, moment) {
-  if (edge.role === "state") return `its own ${ownName(edge)} ${moment(edge.delay).replace(/^at /, "of ")}${asState(edge)}`;
-  const what = carriedName(network, edge, moment, edge.delay);
-  return edge.role === "hand-over" ? `${what} in place of its own previous ${edge.becomes || edge.fields[0]}` : `${what} as input`;
+/** When something was made that is read at a step, so many steps later; before the first step there are zeros, mostly. */
+function asOf(network, step) {
+  return (back, source) => {
+    if (step >= back) return `at step ${step - back}`;
+    const past = network.past(source, step - back);
+    return !past || past.every((value) => value === 0) ? "before the first step (zeros)" : "before the first step";
+  };
 }
 
-const asOf = (step) => (back) => (step < back ? "before the first step" : `at step ${step - back}`);
-
-/** What an edge brings to its target at a step. */
-export function readPhrase(network, edge, step) {
-  const made = step - edge.delay;
-  if (made >= 0) return readAs(network, edge, asOf(step));
-  if (edge.role === "state") return `its own initial ${ownName(edge)}${asState(edge)}`;
-  const past = network.past(edge.source, made);
-  const zeros = !past || past.every((value) => value === 0);
-  return `${readAs(network, edge, asOf(step))} (${zeros ? "zeros: " : ""}there is no such step yet)`;
-}
-
-/** The same at any step: "h of layer 0 of the same step as input". */
+/** What an edge brings to its target at any step: "h of layer 0 of the same step as input". */
 export function readAlways(network, edge) {
   const moments = ["of the same step", "of the step before"];
-  return readAs(network, edge, (back) => moments[back] ?? `of ${back} steps before`);
+  const moment = (back) => moments[back] ?? `of ${back} steps before`;
+  if (edge.role === "state") return `its own ${ownName(edge)} ${moment(edge.delay)}${asState(edge)}`;
+  const what = carriedName(network, edge, moment, edge.delay);
+  return edge.role === "hand-over" ? `${what} ${replaced(edge)}` : `${what} as input`;
 }
 
-/** What an edge brings to the output, or to a junction, at a step. */
-export function partPhrase(network, edge, step) {
-  return carriedName(network, edge, asOf(step), edge.delay);
+/** All that a box reads at a step: its inputs, the states of others that take the place of its own, and its own state. */
+function readPhrases(network, box, step) {
+  const edges = entering(network, box);
+  const carried = (edge) => carriedName(network, edge, asOf(network, step), edge.delay);
+  const inputs = edges.filter((edge) => edge.role === "input").map(carried);
+  const handed = edges.filter((edge) => edge.role === "hand-over").map((edge) => `${carried(edge)} ${replaced(edge)}`);
+  const own = edges
+    .filter((edge) => edge.role === "state")
+    .map((edge) => (step < edge.delay ? `its own initial ${ownName(edge)}${asState(edge)}` : `its own ${ownName(edge)} of step ${step - edge.delay}${asState(edge)}`));
+  const together = inputs.length > 1 ? `${listed(inputs)}, side by side, as input` : `${inputs.join("")} as input`;
+  return [...(inputs.length ? [together] : []), ...handed, ...own];
 }
 
 /** Who reads, at the end of an edge, what its source made at a step, as the maker sees it; through a sum, who reads that. */
@@ -129,11 +131,10 @@ export function leaving(network, box) {
 export function boxSentence(network, box, step) {
   const { kind } = network.boxes[network.row.get(box)];
   if (kind === "input") return `The input x at step ${step}: ${inputPhrase(network, step)}.`;
-  const edges = entering(network, box);
-  const parts = edges.map((edge) => partPhrase(network, edge, step));
+  const parts = entering(network, box).map((edge) => carriedName(network, edge, asOf(network, step), edge.delay));
   if (kind === "output") return `The output y at step ${step} is ${listed(parts)}${parts.length > 1 ? ", side by side" : ""}.`;
   if (kind === "junction") return `The ${box.startsWith("⊕") ? "sum" : "concatenation"} at step ${step} takes ${listed(parts)}.`;
-  const reads = edges.map((edge) => readPhrase(network, edge, step));
+  const reads = readPhrases(network, box, step);
   const joined = reads.length > 1 ? `${reads.slice(0, -1).join(", ")}, and ${reads.at(-1)}` : reads.join("");
   return `${capital(boxName(network, box))} at step ${step} reads ${joined}.`;
 }
