@@ -175,35 +175,71 @@ def shown_number(text):
 
 
 @in_chromium
-@pytest.mark.parametrize("subject", ["stack-lateral", "stack-relay", "graph-handed-over", "zoneout-lstm", "own-cell"])
+@pytest.mark.parametrize("subject", ["stack-lateral", "graph-delays", "graph-handed-over", "zoneout-lstm", "own-cell"])
 def test_numbers_that_are_written(subject, opened):
     """What stands in the table at the cursor, beside the source and over the maps is what was recorded, to 1e-6."""
-    rnn = registry.build(subject, torch.float32)
+    rnn = registry.build(subject, torch.float32, learn_initial_state=subject != "own-cell")
     data = data_of({subject: rnn}, registry.sequence(rnn, 1, 7, torch.float32))
     (network,) = data["networks"]
     record = {name: numbers_of(array).reshape(network["steps"], -1) for name, array in network["record"].items()}
+    initial = {name: numbers_of(array).ravel() for name, array in network["initial"].items()}
     one = opened(data)
 
-    def recorded(name, step, unit):
-        return record[name][step, min(unit, record[name].shape[1] - 1)]
+    def of(numbers, unit):
+        return pytest.approx(numbers[min(unit, len(numbers) - 1)], abs=1e-6)
 
     for cell in network["cells"]:
-        for step, unit in ((0, 0), (4, 1)):
+        for step, unit in ((0, 0), (1, 2), (4, 1)):
             one.set(view="wiring", box=cell["box"], step=step, unit=unit)
+            unit = one.state()["unit"]  # the last one, where there are fewer
             rows = one.tab.evaluate(
-                "treadle.views.wiring.details.rows.map(row => [row.name, row.back, row.own, row.value.textContent])"
+                "treadle.views.wiring.details.rows.map("
+                "row => [row.name, row.back, row.own, row.box, row.value.textContent])"
             )
             assert len(rows) >= 2 + len(cell["states"])
-            for name, back, _, text in rows:
+            for name, back, own, box, text in rows:
                 if step >= back:
-                    assert shown_number(text) == pytest.approx(recorded(name, step - back, unit), abs=1e-6)
+                    assert shown_number(text) == of(record[name][step - back], unit)
+                elif not own:  # an output that is read late, from before the first step
+                    source = "x" if box == "x(t)" else box
+                    assert shown_number(text) == of(initial[f"{source}.delayed/{back - step - 1}"], unit)
+                elif cell["path"]:
+                    assert shown_number(text) == of(initial[name.replace(".", "/")], unit)
             one.set(view="cell")
             beside = one.tab.evaluate("treadle.views.cell.places.map(place => [place.name, place.text.textContent])")
             maps = one.tab.evaluate("treadle.views.cell.heat.map(one => [one.name, one.map.readout.textContent])")
             assert beside
             assert maps
             for name, text in beside + maps:
-                assert shown_number(text) == pytest.approx(recorded(name, step, unit), abs=1e-6)
+                assert shown_number(text) == of(record[name][step], unit)
+
+
+@in_chromium
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_say_the_signs_of_numbers(opened, small, theme):
+    """Orange above zero, blue below: in the strips of the boxes, and in the maps."""
+    one = opened(small, theme=theme, width=1600)
+    h = numbers_of(small["networks"][0]["record"]["layer1.h"])
+    strong = np.abs(h) > np.abs(h).max() / 4
+
+    def signs(pixels):
+        red, _, blue, _ = np.array(pixels).reshape(-1, 4).T
+        return np.sign(red - blue)
+
+    one.set(view="cell", box="layer1")
+    pixels = """() => { const { canvas } = treadle.views.cell.heat.find(one => one.name === "layer1.h").map;
+        return Array.from(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data); }"""
+    found = signs(one.tab.evaluate(pixels)).reshape(8, 12).T
+    assert np.array_equal(found[strong], np.sign(h)[strong])
+    for step in (2, 9):
+        one.set(view="wiring", step=step, box="layer0")
+        pixels = """step => { const picture = treadle.views.wiring.pictures.unrolled;
+            const box = picture.boxes.find(box => box.name === "layer1" && picture.stepOf(box.column) === step);
+            const { x, y, width } = box.strips[0]; const context = picture.canvas.getContext("2d");
+            return Array.from({ length: 8 }, (_, unit) => Array.from(
+                context.getImageData(x + (unit + 0.5) * width / 8, y + 30, 1, 1).data)).flat(); }"""
+        found = signs(one.tab.evaluate(pixels, step))
+        assert np.array_equal(found[strong[step]], np.sign(h[step])[strong[step]])
 
 
 # Who reads what, in words.
@@ -451,10 +487,11 @@ def test_it_works_within_a_notebook(browser, small, tmp_path):
 @in_chromium
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1600])
-def test_nothing_sticks_out(opened, small, width, theme):
-    one = opened(small, width=width, theme=theme)
+def test_nothing_sticks_out(opened, width, theme):
+    models = {wiring: stack(wiring) for wiring in ("stack", "dense")}
+    one = opened(data_of(models, torch.randn(1, 12, 3)), width=width, theme=theme)
     assert one.tab.evaluate("document.documentElement.dataset.theme") == theme
-    for network in ("stack", "lateral"):
+    for network in models:
         for view in VIEWS:
             one.set(view=view, network=network, box="layer1")
             assert one.tab.evaluate("document.documentElement.scrollWidth") <= width, (network, view)
