@@ -45,7 +45,7 @@ def decoding() -> str:
     lower = Axes(sheet, (84, 372, 692, 502), (0, 600), (0, 2.2))
     sheet.text(24, 336, "Mutual information of key and command, in bits", "title left")
     lower.levels([0, 1, 2])
-    lower.names([("ink", "who knows the keys")], 150)
+    lower.names([("ink", "a decoder that knows the keys")], 150)
     lower.marks([0, 100, 200, 300, 400, 500, 600])
     for axes, table in ((upper, shares), (lower, bits)):
         axes.curve([(CHANGE, axes.up[0]), (CHANGE, axes.up[1])], "edge", dashed=True)

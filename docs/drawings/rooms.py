@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 WIDTH, MARGIN, GAP = 1040, 20, 6
 LINE, PADDING, BESIDE = 17, 9, 130
-LETTER = 7.1
+LETTER = 7.7
 """The width of a letter of the small text, about."""
+BOLD_LETTER = 8.8
 
 RULES = f"""text {{ font: 13px {FONT}; fill: $ink }}
 .name {{ font-weight: 600 }}
@@ -83,12 +84,20 @@ def text(x: float, y: float, words: str, kind: str = "") -> str:
     return f'<text class="{kind}" x="{x:g}" y="{y:g}">{escape(words)}</text>'
 
 
+def shares(row: list[str], width: float) -> list[float]:
+    """The widths of the rooms of a row: equal ones, unless a name needs more."""
+    needed = [BOLD_LETTER * len(f"{name}.py") + 2 * PADDING for name in row]
+    equal = width / len(row)
+    spare = (width - sum(needed)) / len(row)
+    return [equal] * len(row) if max(needed) <= equal else [need + spare for need in needed]
+
+
 def rows(package: str, contract: str, x: float, y: float, width: float, kind: str) -> tuple[list[str], float]:
     """The layers of a contract below each other, and where they end."""
     parts: list[str] = []
     for row in layers(contract):
-        share = (width - GAP * (len(row) - 1)) / len(row)
-        boxes = [box(f"{package}.{name}", share) for name in row]
+        widths = shares(row, width - GAP * (len(row) - 1))
+        boxes = [box(f"{package}.{name}", share) for name, share in zip(row, widths, strict=True)]
         height = max(one.height for one in boxes)
         if row == ["engines"]:
             inside, end = rows("treadle.engines.cpu", "cpu", x + 60, y + height, width - 60 - PADDING, "inner")
@@ -96,8 +105,10 @@ def rows(package: str, contract: str, x: float, y: float, width: float, kind: st
             parts += [text(x + PADDING, y + height + PADDING + 12, "cpu/", "name"), *inside]
             height = end - y
         else:
-            for i, one in enumerate(boxes):
-                parts += one.draw(x + i * (share + GAP), y, height, kind)
+            left = x
+            for one in boxes:
+                parts += one.draw(left, y, height, kind)
+                left += one.width + GAP
         y += height + GAP
     return parts, y
 

@@ -18,7 +18,7 @@ def shapes() -> str:
     _panel(sheet, 24, 20, 328, "Many-to-many", "a label or forecast at every step", [0, 1, 2])
     sheet.text(188, 244, "ys, in Keras return_sequences=True", "small faint")
     _panel(sheet, 368, 20, 328, "Many-to-one", "one answer for the whole sequence", [2])
-    sheet.text(532, 244, "ys[:, -1], in Keras the default", "small faint")
+    sheet.text(532, 244, "the last y = h_n, in Keras the default", "small faint")
     _encoder_decoder(sheet, 278)
     return sheet.svg()
 
