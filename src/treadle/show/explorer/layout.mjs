@@ -162,7 +162,7 @@ function onward(context, edge, start, end) {
   const y = memory(context, edge.source);
   const from = start === null ? 0 : context.place(edge.source, start).x + context.place(edge.source, start).width;
   const to = end === null ? context.whole : context.place(edge.source, end).x;
-  return { points: [[from, y], [to, y]], label: null };
+  return { points: [[from, y], [to, y]], label: end === null ? null : [to - 4, y - 6, "end"] };
 }
 
 function upward(context, edge, column) {

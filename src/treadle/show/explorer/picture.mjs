@@ -92,7 +92,7 @@ export class Picture {
       this.#title(),
       this.#markers(),
       this.folded ? null : this.now,
-      svg("g", { class: "wires", transform: `translate(0 ${HEAD})` }, ...this.wires.flatMap((wire) => wire.parts)),
+      svg("g", { class: "wires", transform: `translate(0 ${HEAD})` }, ...this.wires.flatMap((wire) => [wire.line, wire.hit]), ...this.wires.map((wire) => wire.text).filter(Boolean)),
       ...this.heads,
       ...this.edgesOfTime,
       svg("g", { transform: `translate(0 ${HEAD})` }, ...this.boxes.map((box) => box.group), this.dots),
@@ -120,15 +120,17 @@ export class Picture {
     const line = svg("path", { class: `wire ${kind}`, d: rounded(path.points), "marker-end": tip });
     const hit = svg("path", { class: "hit", d: rounded(path.points), onclick: () => this.#pickWire(path) });
     const text = this.#text(path);
-    return { ...path, line, text, parts: [line, hit, text].filter(Boolean) };
+    return { ...path, line, hit, text };
   }
 
-  /** What a wire carries, in words, beside it. */
+  /** What a wire carries, in words, beside it; over time, inputs and states say it where they are chosen. */
   #text({ edge, label }) {
     if (!label) return null;
     const [x, y, anchor] = label;
-    const said = this.folded ? edge.label : edge.role === "hand-over" ? edge.fields.join(", ") : "";
-    return said ? svg("text", { class: `carries ${anchor}`, x, y }, said) : null;
+    const what = edge.source === "x(t)" ? "x" : this.network.componentsOf(edge).join(", ");
+    const said = this.folded ? edge.label : what;
+    const when = this.folded || edge.role === "hand-over" ? "" : "if-lit";
+    return said ? svg("text", { class: `carries ${anchor} ${when}`, x, y }, said) : null;
   }
 
   #pickWire({ edge, start }) {
@@ -209,7 +211,7 @@ export class Picture {
       const future = state.beat !== null && (wire.end === null || this.#pending(state, column, edge.target, wire.end));
       wire.line.classList.toggle("lit", lit && !future);
       wire.line.classList.toggle("pending", future);
-      wire.text?.classList.toggle("lit", lit);
+      wire.text?.classList.toggle("lit", lit && !future);
     }
     for (const box of this.boxes) {
       const chosen = box.name === state.box && box.column === column;
