@@ -31,7 +31,7 @@ def explore(
     length: Annotated[int, typer.Option(min=2, max=LONGEST, help="Number of time steps shown.")] = 80,
     steps: Annotated[
         int, typer.Option(min=0, max=10**6, help="Training steps of each small network; 0 leaves it untrained.")
-    ] = 400,
+    ] = 600,
     cell: Annotated[str, typer.Option(help="Cell of the small networks.")] = "lstm",
     layers: Annotated[int, typer.Option(min=1, max=20, help="Number of layers of the small networks.")] = 3,
     hidden: Annotated[int, typer.Option(min=1, max=512, help="Hidden size of the small networks.")] = 16,

@@ -117,8 +117,10 @@ def _name_of(model: Any) -> str:
 
 
 def _one_row(model: Any, xs: Tensor, row: int) -> Tensor:
+    """[1, T, …]."""
     axis = 0 if getattr(model, "batch_first", True) else 1
     if not isinstance(xs, Tensor) or xs.ndim < 2 or not -xs.shape[axis] <= row < xs.shape[axis]:
         given = f"xs is {list(xs.shape)}" if isinstance(xs, Tensor) else f"xs is a {type(xs).__name__}"
         raise ShapeError(f"the page shows one row of a batch, but {given} and row={row}: pass a tensor [B, T, …]")
-    return xs.narrow(axis, row % xs.shape[axis], 1)
+    one = xs.narrow(axis, row % xs.shape[axis], 1)
+    return one.transpose(0, 1) if axis else one

@@ -32,7 +32,8 @@ def draw_record(
     Args:
         record: what `treadle.record` gave.
         path: where to; ``.svg`` or ``.png``.
-        names: which values, from above to below; without it the input, the states after each step, and the output.
+        names: which values, from above to below; without it the input, unless it is tokens, the states after each step,
+            and the output.
         row: which row of the batch.
         units: which units to draw as lines, in place of heat maps; values of one unit are lines in any case.
         labels: what each step reads, such as its letter, written below.
@@ -86,9 +87,11 @@ def record_figure(
 
 
 def _remembered(record: Record) -> list[str]:
-    """The input, the states after each step, and the output."""
+    """The input, if it is no tokens, the states after each step, and the output."""
     after = [name.removesuffix("(t-1)") for name in record if name.endswith("(t-1)")]
-    return list(dict.fromkeys(name for name in ("x", *after, "y") if name in record))
+    after = [name for name in after if name != "x" and not name.endswith(".y")]  # what is kept to be read late
+    names = ("x", *after, "y") if record["x"].is_floating_point() else (*after, "y")
+    return list(dict.fromkeys(name for name in names if name in record))
 
 
 def _of_row(record: Record, name: str, row: int, units: Sequence[int] | None) -> Any:
@@ -117,8 +120,9 @@ def _draw_lines(axes: Axes, array: Any, units: Sequence[int] | None) -> None:
 
 
 def _draw_map(figure: Figure, axes: Axes, array: Any) -> None:
-    is_share = bool(np.nanmin(array) >= 0 and np.nanmax(array) <= 1)
-    most = float(np.nanmax(np.abs(array))) or 1.0
+    finite = array[np.isfinite(array)]
+    is_share = bool(((finite >= 0) & (finite <= 1)).all())
+    most = float(np.abs(finite).max(initial=0)) or 1.0
     low, high = (0.0, 1.0) if is_share else (-most, most)
     image = axes.imshow(
         array.T, aspect="auto", interpolation="nearest", cmap=SHARE if is_share else SIGNED, vmin=low, vmax=high

@@ -13,7 +13,8 @@ from treadle.training.budget import warm_up_and_cosine
 from treadle.training.layered_networks import layers_of
 from treadle.wiring import Graph
 
-EMBEDDING_SIZE, ROWS, WINDOW, LEARNING_RATE = 8, 32, 48, 0.02
+EMBEDDING_SIZE, ROWS, WINDOW = 8, 32, 48
+LEARNING_RATE, WEIGHT_DECAY = 0.01, 0.1  # gates that are not all open or shut can be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ def train_small(rnn: Recurrent, material: Letters | Numbers, steps: int, seed: i
     """Train on windows from random places of the material, each from the initial state; the loss of each step."""
     xs, answers = material.inputs()
     window, random = min(WINDOW, len(xs)), torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(rnn.parameters(), lr=LEARNING_RATE, weight_decay=0)
+    optimiser = torch.optim.AdamW(rnn.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     for step in range(1, steps + 1):
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * warm_up_and_cosine(step, (step - 1) / steps)
         starts = torch.randint(len(xs) - window + 1, (ROWS,), generator=random)

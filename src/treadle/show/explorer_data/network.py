@@ -179,9 +179,12 @@ class ExploredNetwork:
 
     def _input(self, labels: Sequence[str] | None, features: Sequence[str] | None) -> dict[str, Any]:
         steps, width = self.call.xs.shape[0], self.call.xs[0, 0].numel()
-        for what, given, count in (("labels", labels, steps), ("features", features, width)):
+        for what, words, given, count in (
+            ("steps", "labels", labels, steps),
+            ("features", "names of features", features, width),
+        ):
             if given is not None and len(given) != count:
-                raise ShapeError(f"{self.name} reads {count} of them, but {len(given)} {what} were passed")
+                raise ShapeError(f"{self.name} reads {count} {what}, but {len(given)} {words} were passed")
         kind = "numbers" if self.call.xs.is_floating_point() else "tokens"
         return {"kind": kind, "labels": labels and list(labels), "names": features and list(features)}
 
