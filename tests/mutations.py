@@ -52,6 +52,20 @@ MUTATIONS = [
         "tests/engines/cpu/plan/test_chain.py -k 'many_lengths'",
     ),
     Mutation(
+        "show/explorer_page.py",
+        '.replace("<", "\\\\u003c")',
+        "",
+        "a text among the explorer's data ends the element that holds it",
+        "tests/show/test_explorer_page.py -k 'ends_its_element'",
+    ),
+    Mutation(
+        "show/explorer/program.mjs",
+        "pin.name === name && pin.step === step",
+        "pin.name === name",
+        "a state that is set before one step is set before every step",
+        "tests/show/test_explorer_page.py -k 'by_node'",
+    ),
+    Mutation(
         "engines/execution.py",
         'layout.padded(own.given_away("y", known, layout))',
         'layout.padded(known[program.outputs["y"]])',

@@ -11,5 +11,6 @@ from tests.mutations import MUTATIONS, ROOT, broken
 def test_it_is_found_and_gives_python_that_can_be_read(mutation):
     path, text = broken(mutation, ROOT)
     assert text != path.read_text(encoding="utf-8")
-    ast.parse(text)
+    if path.suffix == ".py":  # the explorer's page has JavaScript
+        ast.parse(text)
     assert (ROOT / mutation.tests.split()[0]).exists()

@@ -12,7 +12,7 @@ export class Controls {
     const back = h("button", { onclick: () => this.#move(-1), "aria-label": "One step back", title: "key: ←" }, "◀");
     const on = h("button", { onclick: () => this.#move(1), "aria-label": "One step on", title: "key: →" }, "▶");
     this.slider = h("input", { type: "range", min: 0, step: 1, "aria-label": "Step", oninput: () => store.set({ step: Number(this.slider.value), beat: null }) });
-    this.step = h("output", { class: "step" });
+    this.step = h("span", { class: "step" });
     this.reads = h("span", { class: "quiet reads" });
     const speed = select("speed", [["0.5", "slow"], ["1", "normal"], ["3", "fast"]], "1", (value) => {
       player.speed = Number(value);

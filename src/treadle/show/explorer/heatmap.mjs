@@ -36,7 +36,7 @@ export class HeatMap {
     this.column = h("span", { class: "cursor-column" });
     this.line = h("span", { class: "cursor-row" });
     this.frame = h("div", { class: "map-frame", onpointerdown: (event) => this.#press(event) }, this.canvas, this.column, this.line);
-    this.readout = h("output", { class: "readout" });
+    this.readout = h("span", { class: "readout" });
     this.scale = h("span", {});
     this.element = h("figure", { class: "heat" }, h("figcaption", {}, h("span", { class: "heat-title" }, title), this.scale, this.readout), this.frame);
     this.title = title;

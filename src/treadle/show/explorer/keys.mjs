@@ -15,6 +15,7 @@ export const KEYS = [
   ["t", "the guided tour"],
   ["d", "light or dark"],
   ["l", "copy a link to this view"],
+  ["c", "copy the network as treadle code"],
   ["?", "this help"],
   ["Esc", "close the help, end the tour, take all changes back"],
 ];

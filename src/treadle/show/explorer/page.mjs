@@ -56,7 +56,7 @@ class Page {
     this.subtitle = h("p", { class: "subtitle" });
     const tool = (label, key, action) => h("button", { onclick: action, title: `key: ${key}` }, label);
     this.linkButton = tool("Copy link", "l", () => this.copyLink());
-    this.codeButton = tool("Copy code", "in side by side", () => this.copyCode());
+    this.codeButton = tool("Copy code", "c", () => this.copyCode());
     this.themeButton = tool("Dark", "d", () => this.theme.toggle());
     const tourButton = tool("Tour", "t", () => this.tour.begin());
     const helpButton = tool("Keys", "?", () => this.help.showModal());
@@ -168,6 +168,7 @@ class Page {
       t: () => this.startTour(),
       d: () => this.theme.toggle(),
       l: () => this.copyLink(),
+      c: () => this.copyCode(),
       "?": () => this.help.showModal(),
       Escape: () => this.#escape(),
       ...Object.fromEntries(Object.keys(TITLES).map((view, i) => [String(i + 1), () => store.set({ view })])),
