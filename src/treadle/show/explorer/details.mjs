@@ -7,129 +7,211 @@ import { boxName, boxSentence, capital, entering, madeAndRead, number, readersSe
 
 /** What an edge brings, a line for each value; the parts of a sum, each. */
 function readLines(network, edge, as, back) {
-  if (network.boxes[network.row.get(edge.source)].kind === "junction") {
-    const how = edge.source.startsWith("⊕") ? `in a sum ${as}` : as;
-    return entering(network, edge.source).flatMap((part) => readLines(network, part, how, back + part.delay));
-  }
-  const own = edge.role === "state";
-  return network.componentsOf(edge).map((field, i) => {
-    const what = edge.source === "x(t)" ? "x" : `${field || "output"} of ${boxName(network, edge.source)}`;
-    return { group: "Reads", as, text: own ? `own ${field}` : what, name: network.carried(edge)[i], back, box: edge.source, field, own };
-  });
+    if (network.boxes[network.row.get(edge.source)].kind === "junction") {
+        const how = edge.source.startsWith("⊕") ? `in a sum ${as}` : as;
+        return entering(network, edge.source).flatMap((part) => readLines(network, part, how, back + part.delay));
+    }
+    const own = edge.role === "state";
+    return network.componentsOf(edge).map((field, i) => {
+        const what = edge.source === "x(t)" ? "x" : `${field || "output"} of ${boxName(network, edge.source)}`;
+        return {
+            group: "Reads",
+            as,
+            text: own ? `own ${field}` : what,
+            name: network.carried(edge)[i],
+            back,
+            box: edge.source,
+            field,
+            own,
+        };
+    });
 }
 
-const roleOf = (edge) => (edge.role === "state" ? "as state" : edge.role === "hand-over" ? `as previous ${edge.becomes || edge.fields[0]}` : "as input");
+const roleOf = (edge) =>
+    edge.role === "state"
+        ? "as state"
+        : edge.role === "hand-over"
+          ? `as previous ${edge.becomes || edge.fields[0]}`
+          : "as input";
 
 /** What a box reads and makes: {group, as, text, name, back, box, field}; `back` is how many steps ago it was made. */
 function lines(network, box) {
-  const found = entering(network, box).flatMap((edge) => readLines(network, edge, roleOf(edge), edge.delay)).filter(({ name }) => name);
-  for (const name of network.shown(box)) {
-    const field = network.cellOf.get(box)?.states.find((part) => network.stateName(box, part) === name) ?? "";
-    const text = field || (box === "x(t)" ? "x" : box === "y(t)" ? "y" : "its output");
-    found.push({ group: box === "x(t)" || box === "y(t)" ? "Is" : "Makes", as: "", text, name, back: 0, box, field });
-  }
-  return found;
+    const found = entering(network, box)
+        .flatMap((edge) => readLines(network, edge, roleOf(edge), edge.delay))
+        .filter(({ name }) => name);
+    for (const name of network.shown(box)) {
+        const field = network.cellOf.get(box)?.states.find((part) => network.stateName(box, part) === name) ?? "";
+        const text = field || (box === "x(t)" ? "x" : box === "y(t)" ? "y" : "its output");
+        found.push({
+            group: box === "x(t)" || box === "y(t)" ? "Is" : "Makes",
+            as: "",
+            text,
+            name,
+            back: 0,
+            box,
+            field,
+        });
+    }
+    return found;
 }
 
 export class Details {
-  constructor(store) {
-    this.store = store;
-    this.heading = h("h2", { tabindex: -1 });
-    this.sentence = h("p", { class: "sentence" });
-    this.readers = h("div", { class: "readers" });
-    this.caption = h("caption");
-    this.which = h("summary");
-    this.numbers = h("p", { class: "numbers" });
-    this.all = h("details", { ontoggle: () => this.#list() }, this.which, this.numbers);
-    const head = h("tr", {}, ...["value", "of step", "number", "all units"].map((text) => h("th", { scope: "col" }, text)));
-    this.table = h("table", { class: "values" }, this.caption, h("thead", {}, head));
-    this.element = h("section", { class: "details card", "aria-label": "At the cursor" }, this.heading, this.sentence, this.readers, this.table, this.all);
-  }
-
-  update(network, state, theme) {
-    if (this.network !== network || this.box !== state.box || this.field !== state.field) this.#build(network, state);
-    const { box, field, step } = state;
-    say(this.heading, field ? `${field} of ${boxName(network, box)} at step ${step}` : `${capital(boxName(network, box)).replace(/^The input x$/, "Input x").replace(/^The output y$/, "Output y")} at step ${step}`);
-    say(this.sentence, field ? madeAndRead(network, box, field, step) : boxSentence(network, box, step));
-    this.#readers(network, state);
-    say(this.caption, `Unit ${state.unit}${state.pins.length ? ": before → after" : ""}`);
-    for (const row of this.rows) this.#number(row, network, state, theme);
-    this.state = state;
-    say(this.which, `All numbers of ${this.all.dataset.what} at step ${step}`);
-    if (this.all.open) this.#list();
-  }
-
-  #build(network, state) {
-    Object.assign(this, { network, box: state.box, field: state.field });
-    const focused = this.element.contains(document.activeElement) ? (document.activeElement.dataset.key ?? "") : null;
-    this.rows = lines(network, state.box).map((line) => this.#row(line));
-    const groups = [...new Set(this.rows.map(({ group }) => group))].map((group) => {
-      const head = h("tr", { class: "group" }, h("th", { scope: "rowgroup", colspan: 4 }, group));
-      return h("tbody", {}, head, ...this.rows.filter((row) => row.group === group).map(({ element }) => element));
-    });
-    this.table.querySelectorAll("tbody").forEach((body) => body.remove());
-    this.table.append(...groups);
-    const names = network.shown(state.box);
-    const chosen = state.field && network.stateName(state.box, state.field);
-    this.listed = names.find((name) => name === chosen) ?? names[0] ?? "";
-    this.all.hidden = !this.listed;
-    this.all.dataset.what = valueName(network, this.listed);
-    if (focused !== null) {
-      const again = [...this.element.querySelectorAll("button")].find((button) => button.dataset.key === focused);
-      (again ?? this.heading).focus({ preventScroll: true });
+    constructor(store) {
+        this.store = store;
+        this.heading = h("h2", { tabindex: -1 });
+        this.sentence = h("p", { class: "sentence" });
+        this.readers = h("div", { class: "readers" });
+        this.caption = h("caption");
+        this.which = h("summary");
+        this.numbers = h("p", { class: "numbers" });
+        this.all = h("details", { ontoggle: () => this.#list() }, this.which, this.numbers);
+        const head = h(
+            "tr",
+            {},
+            ...["value", "of step", "number", "all units"].map((text) => h("th", { scope: "col" }, text)),
+        );
+        this.table = h("table", { class: "values" }, this.caption, h("thead", {}, head));
+        this.element = h(
+            "section",
+            { class: "details card", "aria-label": "At the cursor" },
+            this.heading,
+            this.sentence,
+            this.readers,
+            this.table,
+            this.all,
+        );
     }
-  }
 
-  #row(line) {
-    const pick = () => {
-      const step = this.state.step - line.back;
-      if (step >= 0) this.store.set({ box: line.box, field: line.field, step });
-    };
-    const chosen = line.group === "Makes" && line.field === this.field && this.field !== "";
-    const button = h("button", { class: "chip", onclick: pick, "data-key": `${line.group} ${line.text} ${line.back}`, title: "who made it, and who reads it" }, line.text);
-    if (chosen) button.setAttribute("aria-current", "true");
-    const [step, value, strip] = [h("td"), h("td", { class: "number" }), h("canvas", { class: "mini", height: 1, "aria-hidden": "true" })];
-    return { ...line, step, value, strip, element: h("tr", {}, h("td", {}, button, line.as ? h("span", { class: "kind" }, ` ${line.as}`) : null), step, value, h("td", {}, strip)) };
-  }
+    update(network, state, theme) {
+        if (this.network !== network || this.box !== state.box || this.field !== state.field)
+            this.#build(network, state);
+        const { box, field, step } = state;
+        say(
+            this.heading,
+            field
+                ? `${field} of ${boxName(network, box)} at step ${step}`
+                : `${capital(boxName(network, box))
+                      .replace(/^The input x$/, "Input x")
+                      .replace(/^The output y$/, "Output y")} at step ${step}`,
+        );
+        say(this.sentence, field ? madeAndRead(network, box, field, step) : boxSentence(network, box, step));
+        this.#readers(network, state);
+        say(this.caption, `Unit ${state.unit}${state.pins.length ? ": before → after" : ""}`);
+        for (const row of this.rows) this.#number(row, network, state, theme);
+        this.state = state;
+        say(this.which, `All numbers of ${this.all.dataset.what} at step ${step}`);
+        if (this.all.open) this.#list();
+    }
 
-  #number(row, network, state, theme) {
-    const step = state.step - row.back;
-    say(row.step, step < 0 ? "initial" : String(step));
-    const show = state.pins.length ? state.show : "before";
-    const moment = (how, pins) => (step < 0 && !row.own ? network.past(row.box, step, how) : network.moment(row.name, step, how, pins));
-    const now = moment(show, state.pins);
-    const unit = now ? Math.min(state.unit, now.length - 1) : 0;
-    if (state.pins.length && !network.whyNoChange) {
-      const [before, after] = [moment("before", []), moment("after", state.pins)];
-      say(row.value, before ? `${number(before[unit])} → ${number(after[unit])}` : "0");
-    } else say(row.value, now ? number(now[unit]) : "0");
-    const values = network.values(row.name, show, state.pins);
-    if (row.strip.width !== Math.max(1, values.units)) row.strip.width = Math.max(1, values.units);
-    const context = row.strip.getContext("2d");
-    context.clearRect(0, 0, row.strip.width, 1);
-    drawStrip(context, values, step, theme, show, { x: 0, y: 0, width: row.strip.width, height: 1 });
-  }
+    #build(network, state) {
+        Object.assign(this, { network, box: state.box, field: state.field });
+        const focused = this.element.contains(document.activeElement)
+            ? (document.activeElement.dataset.key ?? "")
+            : null;
+        this.rows = lines(network, state.box).map((line) => this.#row(line));
+        const groups = [...new Set(this.rows.map(({ group }) => group))].map((group) => {
+            const head = h("tr", { class: "group" }, h("th", { scope: "rowgroup", colspan: 4 }, group));
+            return h(
+                "tbody",
+                {},
+                head,
+                ...this.rows.filter((row) => row.group === group).map(({ element }) => element),
+            );
+        });
+        this.table.querySelectorAll("tbody").forEach((body) => body.remove());
+        this.table.append(...groups);
+        const names = network.shown(state.box);
+        const chosen = state.field && network.stateName(state.box, state.field);
+        this.listed = names.find((name) => name === chosen) ?? names[0] ?? "";
+        this.all.hidden = !this.listed;
+        this.all.dataset.what = valueName(network, this.listed);
+        if (focused !== null) {
+            const again = [...this.element.querySelectorAll("button")].find((button) => button.dataset.key === focused);
+            (again ?? this.heading).focus({ preventScroll: true });
+        }
+    }
 
-  #readers(network, state) {
-    const texts = state.field ? [] : readersSentences(network, state.box, state.step);
-    while (this.readers.children.length > texts.length) this.readers.lastChild.remove();
-    texts.forEach((text, i) => {
-      if (!this.readers.children[i]) this.readers.append(h("p"));
-      say(this.readers.children[i], text);
-    });
-  }
+    #row(line) {
+        const pick = () => {
+            const step = this.state.step - line.back;
+            if (step >= 0) this.store.set({ box: line.box, field: line.field, step });
+        };
+        const chosen = line.group === "Makes" && line.field === this.field && this.field !== "";
+        const button = h(
+            "button",
+            {
+                class: "chip",
+                onclick: pick,
+                "data-key": `${line.group} ${line.text} ${line.back}`,
+                title: "who made it, and who reads it",
+            },
+            line.text,
+        );
+        if (chosen) button.setAttribute("aria-current", "true");
+        const [step, value, strip] = [
+            h("td"),
+            h("td", { class: "number" }),
+            h("canvas", { class: "mini", height: 1, "aria-hidden": "true" }),
+        ];
+        return {
+            ...line,
+            step,
+            value,
+            strip,
+            element: h(
+                "tr",
+                {},
+                h("td", {}, button, line.as ? h("span", { class: "kind" }, ` ${line.as}`) : null),
+                step,
+                value,
+                h("td", {}, strip),
+            ),
+        };
+    }
 
-  /** All units of a value as text, for people who copy or listen. */
-  #list() {
-    if (!this.all.open || !this.listed) return;
-    const moment = this.network.moment(this.listed, this.state.step, this.state.show, this.state.pins);
-    say(this.numbers, Array.from(moment, (value, unit) => `${unit}: ${number(value)}`).join("   "));
-  }
+    #number(row, network, state, theme) {
+        const step = state.step - row.back;
+        say(row.step, step < 0 ? "initial" : String(step));
+        const show = state.pins.length ? state.show : "before";
+        const moment = (how, pins) =>
+            step < 0 && !row.own ? network.past(row.box, step, how) : network.moment(row.name, step, how, pins);
+        const now = moment(show, state.pins);
+        const unit = now ? Math.min(state.unit, now.length - 1) : 0;
+        if (state.pins.length && !network.whyNoChange) {
+            const [before, after] = [moment("before", []), moment("after", state.pins)];
+            say(row.value, before ? `${number(before[unit])} → ${number(after[unit])}` : "0");
+        } else say(row.value, now ? number(now[unit]) : "0");
+        const values = network.values(row.name, show, state.pins);
+        if (row.strip.width !== Math.max(1, values.units)) row.strip.width = Math.max(1, values.units);
+        const context = row.strip.getContext("2d");
+        context.clearRect(0, 0, row.strip.width, 1);
+        drawStrip(context, values, step, theme, show, { x: 0, y: 0, width: row.strip.width, height: 1 });
+    }
+
+    #readers(network, state) {
+        const texts = state.field ? [] : readersSentences(network, state.box, state.step);
+        while (this.readers.children.length > texts.length) this.readers.lastChild.remove();
+        texts.forEach((text, i) => {
+            if (!this.readers.children[i]) this.readers.append(h("p"));
+            say(this.readers.children[i], text);
+        });
+    }
+
+    /** All units of a value as text, for people who copy or listen. */
+    #list() {
+        if (!this.all.open || !this.listed) return;
+        const moment = this.network.moment(this.listed, this.state.step, this.state.show, this.state.pins);
+        say(this.numbers, Array.from(moment, (value, unit) => `${unit}: ${number(value)}`).join("   "));
+    }
 }
 
 /** Buttons for what a box makes: the box as a whole, or one component. */
 export function fieldButtons(network, state, store) {
-  return fieldsOf(network, state.box).map((field) =>
-    h("button", { class: "chip", "data-field": field, onclick: () => store.set({ field }) }, field || "the whole step"),
-  );
+    return fieldsOf(network, state.box).map((field) =>
+        h(
+            "button",
+            { class: "chip", "data-field": field, onclick: () => store.set({ field }) },
+            field || "the whole step",
+        ),
+    );
 }

@@ -6,77 +6,100 @@ import { number, short } from "./words.mjs";
 
 /** Draw a series into a canvas, a pixel for each number. */
 export function paint(canvas, values, theme, scale) {
-  canvas.width = Math.max(1, values.steps);
-  canvas.height = Math.max(1, values.units);
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(canvas.width, canvas.height);
-  const map = colours(scale.kind, theme);
-  for (let step = 0; step < values.steps; step++) {
-    for (let unit = 0; unit < values.units; unit++) {
-      const colour = 3 * placeOn(scale, values.data[step * values.units + unit]);
-      const place = 4 * (unit * values.steps + step);
-      image.data[place] = map[colour];
-      image.data[place + 1] = map[colour + 1];
-      image.data[place + 2] = map[colour + 2];
-      image.data[place + 3] = 255;
+    canvas.width = Math.max(1, values.steps);
+    canvas.height = Math.max(1, values.units);
+    const context = canvas.getContext("2d");
+    const image = context.createImageData(canvas.width, canvas.height);
+    const map = colours(scale.kind, theme);
+    for (let step = 0; step < values.steps; step++) {
+        for (let unit = 0; unit < values.units; unit++) {
+            const colour = 3 * placeOn(scale, values.data[step * values.units + unit]);
+            const place = 4 * (unit * values.steps + step);
+            image.data[place] = map[colour];
+            image.data[place + 1] = map[colour + 1];
+            image.data[place + 2] = map[colour + 2];
+            image.data[place + 3] = 255;
+        }
     }
-  }
-  context.putImageData(image, 0, 0);
+    context.putImageData(image, 0, 0);
 }
 
 /** The legend of a scale: its ends, and the colours between. */
 export function legend({ kind, low, high }) {
-  return h("span", { class: "legend" }, h("span", {}, short(low)), h("span", { class: `ramp ${kind}`, "aria-hidden": "true" }), h("span", {}, short(high)));
+    return h(
+        "span",
+        { class: "legend" },
+        h("span", {}, short(low)),
+        h("span", { class: `ramp ${kind}`, "aria-hidden": "true" }),
+        h("span", {}, short(high)),
+    );
 }
 
 export class HeatMap {
-  /** `pick(step, unit)` is called where somebody clicks or drags. */
-  constructor(title, pick) {
-    this.canvas = h("canvas", { class: "map" });
-    this.column = h("span", { class: "cursor-column" });
-    this.line = h("span", { class: "cursor-row" });
-    this.frame = h("div", { class: "map-frame", onpointerdown: (event) => this.#press(event) }, this.canvas, this.column, this.line);
-    this.readout = h("span", { class: "readout" });
-    this.scale = h("span", {});
-    this.element = h("figure", { class: "heat" }, h("figcaption", {}, h("span", { class: "heat-title" }, title), this.scale, this.readout), this.frame);
-    this.title = title;
-    this.pick = pick;
-  }
+    /** `pick(step, unit)` is called where somebody clicks or drags. */
+    constructor(title, pick) {
+        this.canvas = h("canvas", { class: "map" });
+        this.column = h("span", { class: "cursor-column" });
+        this.line = h("span", { class: "cursor-row" });
+        this.frame = h(
+            "div",
+            { class: "map-frame", onpointerdown: (event) => this.#press(event) },
+            this.canvas,
+            this.column,
+            this.line,
+        );
+        this.readout = h("span", { class: "readout" });
+        this.scale = h("span", {});
+        this.element = h(
+            "figure",
+            { class: "heat" },
+            h("figcaption", {}, h("span", { class: "heat-title" }, title), this.scale, this.readout),
+            this.frame,
+        );
+        this.title = title;
+        this.pick = pick;
+    }
 
-  /** Draw the values; nothing is done where they are those that are drawn already. */
-  draw(values, theme, show) {
-    if (this.values === values && this.theme === theme && this.show === show) return;
-    Object.assign(this, { values, theme, show });
-    const scale = scaleOf(values, show);
-    paint(this.canvas, values, theme, scale);
-    this.frame.style.height = `${Math.max(22, Math.min(values.units * (values.units < 12 ? 11 : 5), 132))}px`;
-    this.scale.replaceChildren(legend(scale));
-    this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", `${this.title}: ${values.units} units over ${values.steps} steps; the numbers of the cursor are beside the title`);
-  }
+    /** Draw the values; nothing is done where they are those that are drawn already. */
+    draw(values, theme, show) {
+        if (this.values === values && this.theme === theme && this.show === show) return;
+        Object.assign(this, { values, theme, show });
+        const scale = scaleOf(values, show);
+        paint(this.canvas, values, theme, scale);
+        this.frame.style.height = `${Math.max(22, Math.min(values.units * (values.units < 12 ? 11 : 5), 132))}px`;
+        this.scale.replaceChildren(legend(scale));
+        this.canvas.setAttribute("role", "img");
+        this.canvas.setAttribute(
+            "aria-label",
+            `${this.title}: ${values.units} units over ${values.steps} steps; the numbers of the cursor are beside the title`,
+        );
+    }
 
-  /** Move the cursor. */
-  move(step, unit) {
-    const { steps, units, data } = this.values;
-    const own = Math.min(unit, units - 1);
-    this.column.style.transform = `translateX(${(step / steps) * 100}%)`;
-    this.column.style.setProperty("--width", `${100 / steps}%`);
-    this.line.style.transform = `translateY(${(own / units) * 100}%)`;
-    this.line.style.setProperty("--height", `${100 / units}%`);
-    say(this.readout, `unit ${own} at step ${step}: ${number(data[step * units + own])}`);
-  }
+    /** Move the cursor. */
+    move(step, unit) {
+        const { steps, units, data } = this.values;
+        const own = Math.min(unit, units - 1);
+        this.column.style.transform = `translateX(${(step / steps) * 100}%)`;
+        this.column.style.setProperty("--width", `${100 / steps}%`);
+        this.line.style.transform = `translateY(${(own / units) * 100}%)`;
+        this.line.style.setProperty("--height", `${100 / units}%`);
+        say(this.readout, `unit ${own} at step ${step}: ${number(data[step * units + own])}`);
+    }
 
-  #press(event) {
-    const place = (moved) => {
-      const box = this.frame.getBoundingClientRect();
-      const within = (part, whole, count) => Math.max(0, Math.min(count - 1, Math.floor((part / whole) * count)));
-      this.pick(within(moved.clientX - box.left, box.width, this.values.steps), within(moved.clientY - box.top, box.height, this.values.units));
-    };
-    place(event);
-    this.frame.setPointerCapture(event.pointerId);
-    this.frame.onpointermove = place;
-    this.frame.onpointerup = () => {
-      this.frame.onpointermove = null;
-    };
-  }
+    #press(event) {
+        const place = (moved) => {
+            const box = this.frame.getBoundingClientRect();
+            const within = (part, whole, count) => Math.max(0, Math.min(count - 1, Math.floor((part / whole) * count)));
+            this.pick(
+                within(moved.clientX - box.left, box.width, this.values.steps),
+                within(moved.clientY - box.top, box.height, this.values.units),
+            );
+        };
+        place(event);
+        this.frame.setPointerCapture(event.pointerId);
+        this.frame.onpointermove = place;
+        this.frame.onpointerup = () => {
+            this.frame.onpointermove = null;
+        };
+    }
 }
