@@ -12,7 +12,7 @@ from treadle.state import kept_in_files
 
 @kept_in_files
 class ConvLSTMState(NamedTuple):
-    """What a convolutional LSTM remembers."""
+    """The state of a convolutional LSTM."""
 
     h: Tensor
     """Hidden state [B, H, height, width]."""
@@ -36,10 +36,10 @@ class ConvLSTMCell(RecurrentCell):
     Args:
         input_channels: ``I``, channels of the input.
         hidden_channels: ``H``, channels of the hidden and the cell state.
-        image_size: (height, width) of the images; a state has to know it before the first image comes.
+        image_size: (height, width) of the images, which the initial state has.
         kernel_size: odd edge of the square kernels.
-        device: where the parameters live.
-        dtype: their precision.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive, or an even ``kernel_size``.

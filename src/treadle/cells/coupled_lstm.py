@@ -26,8 +26,8 @@ class CoupledLSTMCell(RecurrentCell):
     Args:
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden and the cell state.
-        device: where the parameters live.
-        dtype: their precision.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive.

@@ -26,8 +26,8 @@ class GRUCell(RecurrentCell):
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden state.
         bias: whether there are biases.
-        device: where the parameters live.
-        dtype: their precision.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive.

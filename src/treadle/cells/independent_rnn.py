@@ -13,20 +13,20 @@ from treadle.cells.rnn import HiddenState
 class IndRNNCell(RecurrentCell):
     """Independently recurrent network: the recurrent weight is one number per unit.
 
-        h' = relu(W_ih x + u h + b)             or tanh instead of relu, or what a module makes of it
+        h' = relu(W_ih x + u h + b)             or tanh, or a module such as PReLU, instead of relu
         y  = h'
 
     Units mix only from layer to layer, so it is meant to be stacked, several layers deep.
 
     Parameters: ``weight_ih`` [H, I] and ``bias`` [H], uniform in ±1/√H; ``weight_hh`` [H], that is u, uniform in 0 to
-    1, which neither explodes nor kills any unit's memory at the start (the paper's section 4.1).
+    1, so that gradients neither explode nor vanish at once (the paper's section 4.1).
 
     Args:
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden state.
-        nonlinearity: ``"relu"``, ``"tanh"``, or a module, such as ``nn.PReLU(H)`` for a learned slope per unit.
-        device: where the parameters live.
-        dtype: their precision.
+        nonlinearity: ``"relu"``, ``"tanh"``, or a module, such as ``nn.PReLU(H)`` for one learned slope per unit.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive, or slopes for another number of units.

@@ -26,10 +26,10 @@ class LayerNormLSTMCell(RecurrentCell):
     Args:
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden and the cell state.
-        forget_bias: the forget gate's part of ``bias`` at the start; ``None`` leaves it random.
+        forget_bias: initial bias of the forget gate; ``None`` leaves it random.
         eps: added to the variance.
-        device: where the parameters live.
-        dtype: their precision.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive.

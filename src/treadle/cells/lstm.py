@@ -13,12 +13,12 @@ from treadle.state import kept_in_files
 
 @kept_in_files
 class LSTMState(NamedTuple):
-    """What an LSTM remembers."""
+    """The state of an LSTM."""
 
     h: Tensor
-    """Hidden state [B, H] (or [B, P] with a projection): what the cell shows to others."""
+    """Hidden state [B, H] (or [B, P] with a projection): the output, which the next step reads as well."""
     c: Tensor
-    """Cell state [B, H]: what it keeps to itself."""
+    """Cell state [B, H]: the long-term memory, which the gates write and read."""
 
 
 class LSTMCell(RecurrentCell):
@@ -40,11 +40,11 @@ class LSTMCell(RecurrentCell):
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the cell state.
         bias: whether there are biases.
-        forget_bias: what the two forget-gate biases add up to at the start; ``None`` leaves them random as PyTorch
-            does. 1.0 lets gradients through long spans from the beginning (Gers et al. 2000; Jozefowicz et al. 2015).
+        forget_bias: initial bias of the forget gate, the sum of its two biases; ``None`` leaves them random as in
+            PyTorch. With 1.0, gradients reach further back from the start (Gers et al. 2000; Jozefowicz et al. 2015).
         proj_size: ``P``, features of the hidden state where it is a projection (Sak et al. 2014); 0 for none.
-        device: where the parameters live.
-        dtype: their precision.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive, a projection that is not smaller than ``hidden_size``, or a

@@ -23,8 +23,8 @@ class MinimalGatedCell(RecurrentCell):
     Args:
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden state.
-        device: where the parameters live.
-        dtype: their precision.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive.

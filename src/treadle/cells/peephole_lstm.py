@@ -27,9 +27,9 @@ class PeepholeLSTMCell(LSTMCell):
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden and the cell state.
         bias: whether there are biases.
-        forget_bias: what the two forget-gate biases add up to at the start; ``None`` leaves them random.
-        device: where the parameters live.
-        dtype: their precision.
+        forget_bias: initial bias of the forget gate, the sum of its two biases; ``None`` leaves them random.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive.

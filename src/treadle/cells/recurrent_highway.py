@@ -27,8 +27,8 @@ class RecurrentHighwayCell(RecurrentCell):
         hidden_size: ``H``, features of the hidden state.
         depth: micro-steps in a step.
         transform_bias: the transform gate's bias at the start; negative, so that at first most is carried.
-        device: where the parameters live.
-        dtype: their precision.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size or the depth is not positive.

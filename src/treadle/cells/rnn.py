@@ -12,7 +12,7 @@ from treadle.state import kept_in_files
 
 @kept_in_files
 class HiddenState(NamedTuple):
-    """What a cell remembers that has a hidden state and nothing else."""
+    """The state of a cell that has a hidden state only."""
 
     h: Tensor
     """Hidden state [B, H]."""
@@ -21,7 +21,7 @@ class HiddenState(NamedTuple):
 class RNNCell(RecurrentCell):
     """The simple recurrent network, as `torch.nn.RNN` defines it.
 
-        h' = tanh(W_ih x + b_ih + W_hh h + b_hh)        or relu instead of tanh, or what a module makes of it
+        h' = tanh(W_ih x + b_ih + W_hh h + b_hh)        or relu, or a module such as PReLU, instead of tanh
         y  = h'
 
     Parameters: ``weight_ih`` [H, I], ``weight_hh`` [H, H], ``bias_ih`` and ``bias_hh`` [H], uniform in ±1/√H, drawn in
@@ -31,9 +31,9 @@ class RNNCell(RecurrentCell):
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden state.
         bias: whether there are biases.
-        nonlinearity: ``"tanh"``, ``"relu"``, or a module, such as ``nn.PReLU(H)`` for a learned slope per unit.
-        device: where the parameters live.
-        dtype: their precision.
+        nonlinearity: ``"tanh"``, ``"relu"``, or a module, such as ``nn.PReLU(H)`` for one learned slope per unit.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive, or slopes for another number of units.

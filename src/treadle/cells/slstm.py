@@ -13,7 +13,7 @@ from treadle.state import kept_in_files
 
 @kept_in_files
 class SLSTMState(NamedTuple):
-    """What an sLSTM remembers."""
+    """The state of an sLSTM."""
 
     h: Tensor
     """Hidden state [B, H]."""
@@ -46,8 +46,8 @@ class SLSTMCell(RecurrentCell):
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden state.
         heads: into how many blocks the units are divided.
-        device: where the parameters live.
-        dtype: their precision.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive, or heads that do not divide ``hidden_size``.

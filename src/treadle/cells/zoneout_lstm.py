@@ -26,9 +26,9 @@ class ZoneoutLSTMCell(LSTMCell):
         bias: whether there are biases.
         zoneout_cell: probability that a unit of the cell state keeps its value.
         zoneout_hidden: the same for the hidden state.
-        forget_bias: what the two forget-gate biases add up to at the start; ``None`` leaves them random.
-        device: where the parameters live.
-        dtype: their precision.
+        forget_bias: initial bias of the forget gate, the sum of its two biases; ``None`` leaves them random.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive.

@@ -79,16 +79,14 @@ def _trace_twice(
         if value is not other:
             line = program.lines.get(value) or again.lines.get(other) or "a step"
             raise TraceError(
-                f"{line}: the step is another with another batch size, or whenever it is called: a step may compute"
-                " neither with the number of rows nor with numbers from outside, such as Python's random numbers"
-                " or a counter; what changes belongs into the state"
+                f"{line}: the step differs with another batch size, or from call to call: a step may compute neither"
+                " with the number of rows nor with numbers from outside, such as Python's random numbers or a"
+                " counter; what changes belongs into the state"
             )
     for name, tensor in lifted.items():
         if tensor is not others[name] and not torch.equal(tensor, others[name]):
             line = program.lines.get(program.inputs[name]) or "a step"
-            raise TraceError(
-                f"{line}: a tensor that is made from numbers from outside is another whenever it is called"
-            )
+            raise TraceError(f"{line}: a tensor that is made of numbers from outside differs from call to call")
     return program, lifted
 
 

@@ -197,7 +197,7 @@ def rows(subject: _Subject) -> None:
         _demand_equal(
             states.select(together, row),
             alone,
-            f"row {row} of NAME is another when the row is computed alone: the rows of a batch must not influence each"
+            f"row {row} of NAME differs when the row is computed alone: the rows of a batch must not influence each"
             " other; look for a mean, a norm or a softmax over axis 0, BatchNorm, or a reshape that mixes rows",
         )
 
@@ -217,8 +217,8 @@ def nothing_hidden(subject: _Subject) -> None:
     _demand_equal(
         first,
         _seeded(cell, x, state),
-        "NAME was another when the same step was taken again: the module remembers something outside its state (an"
-        " attribute or a buffer that forward writes, or another random generator than torch's); put it into the state",
+        "NAME differs when the same step is taken again: the module keeps something outside its state (an attribute or"
+        " a buffer that forward writes, or a random generator other than torch's): put it into the state",
     )
 
 
@@ -241,7 +241,7 @@ def step_is_sequence(subject: _Subject) -> None:
         ("step by step", {"y": torch.stack(outputs, 1), "state": state}),
     ):
         why = f"NAME differs between a sequence passed whole and {way}: "
-        _demand_equal(whole, other, why + "all that one step hands to the next must be state")
+        _demand_equal(whole, other, why + "everything that one step passes to the next must be in the state")
 
 
 def program(subject: _Subject) -> None:
@@ -272,8 +272,8 @@ def program(subject: _Subject) -> None:
     _demand_equal(
         found[0],
         found[1],
-        "NAME of the program that was made of the step is another than that of its Python: the step depends on what is"
-        " no tensor and no attribute of the module (a global variable, a file, the time), or treadle has a bug",
+        "NAME differs between the compiled step and its Python: the step depends on something that is neither a tensor"
+        " nor an attribute of the module (a global variable, a file, the time), or treadle has a bug",
     )
 
 
@@ -380,7 +380,7 @@ def copies(subject: _Subject) -> None:
             " or open files in it"
         ) from None
     for way, other in (("pickled", pickled), ("deep-copied", copy.deepcopy(cell))):
-        why = f"NAME of a {way} cell is another: "
+        why = f"NAME differs in a {way} cell: "
         why += "everything that a step uses must be a parameter, a buffer or an attribute"
         _demand_equal(expected, _seeded(other, x, state), why)
 

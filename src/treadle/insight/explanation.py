@@ -170,12 +170,12 @@ class Explanation:
         if not self.sections:
             return
         if not form:
-            yield f"What the compiler makes of it: {loops}"
+            yield f"Its compiled program has {loops}"
         yield ""
         yield from self._table()
         if self.random:
             yield ""
-            yield f"drawn before all else, step by step: {', '.join(self.random)}"
+            yield f"random numbers, drawn before the loops, step by step: {', '.join(self.random)}"
         reasons = [(number, section.reason) for number, section in enumerate(self.sections, 1) if section.reason]
         if reasons:
             yield ""
