@@ -532,7 +532,7 @@ def loops_over_row_numbers(m, x, h):
     return torch.stack([h[i] * 2 for i in range(len(h))])
 
 
-SIZE = "with another batch size, or whenever it is called: a step may compute neither"
+SIZE = "with another batch size, or from call to call: a step may compute neither"
 REFUSED = {
     "branch": (branches, r"aten\._local_scalar_dense|aten.is_nonzero|use torch.where, which takes both ways"),
     "item": (lambda m, x, h: h * h.amax().detach().item(), "use torch.where|batch axis"),

@@ -160,7 +160,7 @@ class HoldsALambda(Good):
         (OtherContainer, "state_form: .*return the same kind of state"),
         (MixesRows, "rows: .*must not influence each other"),
         (UsesBatchNorm, "state_form: .*more than 1 value per channel"),
-        (HidesState, "nothing_hidden: .*remembers something outside its state"),
+        (HidesState, "nothing_hidden: .*keeps something outside its state"),
         (ChangesInput, "nothing_hidden: .*changed its input x in place"),
         (ChangesState, "nothing_hidden: .*changed the state .*in place"),
         (CutsGradient, "gradients: .*look for detach"),
