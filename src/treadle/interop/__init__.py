@@ -5,6 +5,7 @@ Both sides are always run and compared before a file is written or a network ret
 
 from treadle.interop.c_file import to_c
 from treadle.interop.onnx_file import to_onnx
+from treadle.interop.onnx_reading import from_onnx
 from treadle.interop.report import Report
 
-__all__ = ["Report", "to_c", "to_onnx"]
+__all__ = ["Report", "from_onnx", "to_c", "to_onnx"]

@@ -13,6 +13,7 @@ from treadle import state as states
 from treadle.atomic import replacing
 from treadle.errors import InteropError
 from treadle.interop.exported_step import ExportedStep, Numbers, as_array, exported_step
+from treadle.interop.installed import installed
 from treadle.interop.onnx_nodes.classic import classic_layers, put_layers
 from treadle.interop.onnx_nodes.operations import ProgramNodes
 from treadle.interop.onnx_nodes.writer import TYPES, Writer
@@ -68,7 +69,7 @@ def to_onnx(
     """
     if form not in ("step", "sequence"):
         raise ValueError(f"form is 'step' or 'sequence', but {form!r} was passed")
-    onnx = _installed("onnx")
+    onnx = installed("onnx")
     step = exported_step(network, input_size)
     model = _step_model(step) if form == "step" else _sequence_model(step)
     onnx.checker.check_model(model)
@@ -80,13 +81,6 @@ def to_onnx(
     with replacing(path) as beside:
         beside.write_bytes(content)
     return Report(str(path), compared, difference)
-
-
-def _installed(name: str) -> Any:
-    try:
-        return __import__(name)
-    except ImportError:
-        raise InteropError(f"{name} is not installed, which ONNX files need: pip install onnx onnxruntime") from None
 
 
 # The file
@@ -228,7 +222,7 @@ def _model(writer: Writer, step: ExportedStep, inputs: list[Any], outputs: list[
 
 
 def _session(content: bytes) -> Any:
-    onnxruntime = _installed("onnxruntime")
+    onnxruntime = installed("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:

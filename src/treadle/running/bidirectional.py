@@ -118,12 +118,12 @@ def both_directions(
     lengths = Recurrent.checked_lengths(lengths, by_time)
     if resets is not None:
         resets = _from_the_end(Recurrent.checked_resets(resets, by_time).T, lengths)
-    ys, end, *every = back(_mirrored(xs, lengths, axis), before[1], lengths, resets, return_states)
-    every = [map_state(lambda states: _mirrored(states, lengths, axis), states) for states in every]
-    return forwards, (_mirrored(ys, lengths, axis), end, *every)
+    ys, end, *every = back(mirrored(xs, lengths, axis), before[1], lengths, resets, return_states)
+    every = [map_state(lambda states: mirrored(states, lengths, axis), states) for states in every]
+    return forwards, (mirrored(ys, lengths, axis), end, *every)
 
 
-def _mirrored(xs: Tensor, lengths: Tensor | None, axis: int) -> Tensor:
+def mirrored(xs: Tensor, lengths: Tensor | None, axis: int) -> Tensor:
     """The steps of each row, along an axis, from its own end to its start; padding stays. It is its own inverse."""
     if lengths is None:
         return xs.flip(axis)
@@ -141,7 +141,7 @@ def _from_the_end(resets: Tensor, lengths: Tensor | None) -> Tensor:
     before_next = torch.cat([resets[:, 1:], torch.zeros_like(resets[:, :1])], 1)
     if lengths is not None:
         before_next &= torch.arange(1, resets.shape[1] + 1, device=resets.device) < lengths[:, None]
-    return _mirrored(before_next, lengths, 1)
+    return mirrored(before_next, lengths, 1)
 
 
 def over_time(network: Any, role: str) -> Any:

@@ -1,0 +1,103 @@
+"""ONNX files as networks."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from treadle.errors import InteropError
+from treadle.interop.installed import installed
+from treadle.interop.onnx_in.file import read_graph
+from treadle.interop.onnx_in.network import OnnxNetwork
+from treadle.interop.report import Report, relative_difference
+
+_SIZES = (2, 5, 3, 4, 6)
+"""What the sizes that a file leaves open are where both sides are run, in the order in which they are met."""
+
+
+def from_onnx(
+    path: str | os.PathLike[str],
+    engine: str = "auto",
+    inputs: Sequence[Any] | None = None,
+    tolerance: float = 1e-5,
+) -> OnnxNetwork:
+    """Read an ONNX file as a network whose LSTM, GRU and RNN nodes run as treadle's.
+
+    All attributes of these nodes are taken: direction, layout, clip, activations, input_forget, linear_before_reset,
+    peepholes, sequence_lens, initial states. ``DynamicQuantizeLSTM`` is read with its weights dequantised. The nodes
+    around them (`treadle.interop.onnx_in.operations.OPERATIONS`) run as PyTorch's. A file that holds anything else is
+    refused, with the node's name. Nothing in a file is code.
+
+    The network is run beside ONNX Runtime on random inputs (or on yours), and compared; where that does not take the
+    file, beside ONNX's own reference.
+
+    Args:
+        path: the file.
+        engine: what runs the recurrent nodes, as of `treadle.Recurrent`.
+        inputs: what both sides are given, in the order of the graph's inputs; random numbers of small sizes unless given.
+        tolerance: how far both sides may differ, relative to the largest number.
+
+    Returns:
+        A module, called with the graph's inputs in their order (its ``inputs`` names them), that gives the outputs in
+        theirs; its ``report`` says how far both sides agree.
+
+    Raises:
+        ModelFileError: the file is no ONNX file, or refers to other files.
+        InteropError: a node cannot be read; ONNX is not installed; both sides differ.
+    """  # noqa: E501
+    onnx = installed("onnx")
+    model, graph = read_graph(path)
+    network = OnnxNetwork(graph, engine)
+    given = _random(model, graph.inputs) if inputs is None else [np.asarray(one) for one in inputs]
+    wanted, who, why = _by_others(onnx, model, dict(zip(graph.inputs, given, strict=True)))
+    if wanted is None:
+        network.report = Report(str(path), "", None, (f"not compared: {why}",))
+        return network
+    with torch.no_grad():
+        found = network(*given)
+    found = found if isinstance(found, tuple) else (found,)
+    difference = relative_difference([torch.as_tensor(one) for one in found], [torch.as_tensor(one) for one in wanted])
+    notes = ("quantised nodes run in floats here",) if any(n.kind.startswith("Dynamic") for n in graph.nodes) else ()
+    if not difference <= (tolerance if not notes else max(tolerance, 0.1)):
+        raise InteropError(f"the network differs from {who} by {difference:.1e}, more than tolerance={tolerance:g}")
+    network.report = Report(str(path), f"random inputs, {who}", difference, notes)
+    return network
+
+
+def _random(model: Any, names: Sequence[str]) -> list[np.ndarray]:
+    """Inputs such as the graph reads; a size that it leaves open is the same wherever it has one name."""
+    from onnx import helper
+
+    random, sizes, found = np.random.default_rng(0), {}, []
+    by_name = {one.name: one.type.tensor_type for one in model.graph.input}
+    for name in names:
+        kind = by_name[name]
+        shape = []
+        for n, dim in enumerate(kind.shape.dim):
+            key = dim.dim_param or f"{name}.{n}"
+            open_size = sizes.setdefault(key, _SIZES[len(sizes) % len(_SIZES)]) if not dim.dim_value else 0
+            shape.append(dim.dim_value or open_size)
+        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        floats = np.issubdtype(dtype, np.floating)
+        found.append((random.normal(size=shape) if floats else np.ones(shape)).astype(dtype))
+    return found
+
+
+def _by_others(onnx: Any, model: Any, given: dict[str, Any]) -> tuple[Any, str, str]:
+    """What ONNX Runtime, or ONNX's own reference, makes of inputs; who it was; and why none did."""
+    why = ""
+    try:
+        onnxruntime = installed("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return session.run(None, given), "ONNX Runtime", ""
+    except Exception as error:  # ONNX Runtime's own errors have no common base
+        why = (str(error).splitlines() or [""])[0]
+    try:
+        reference = onnx.reference.ReferenceEvaluator(model)
+        return reference.run(None, given), "ONNX's reference", ""
+    except Exception:  # whatever it is, this file has nobody to be compared with
+        return None, "", why
