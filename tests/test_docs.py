@@ -83,15 +83,18 @@ def test_examples_of_docstrings_are_shown_as_code():
 def test_a_page_that_is_opened_as_a_file_can_search(tmp_path):
     """The theme's worker loads scripts and answers messages; from file:// a browser starts none."""
     api = pytest.importorskip("playwright.sync_api")
-    worker = "importScripts('../more.js').then(() => addEventListener('message', e => postMessage(add(e.data, 1))))"
+    worker = """
+        const loaded = importScripts("more.js")
+        addEventListener("message", async event => { await loaded; postMessage(add(event.data, 1)) })
+    """
     page = """<body><script>
         const worker = new Worker(new URL("workers/search.js", location.href))
-        worker.addEventListener("message", e => { document.title = e.data })
-        setTimeout(() => worker.postMessage(41), 100)
+        worker.addEventListener("message", event => { document.title = event.data })
+        worker.postMessage(41)
     </script></body>"""
     shim = (DOCS / "assets" / "iframe-worker.js").read_text()
     (tmp_path / "workers").mkdir()
-    (tmp_path / "workers" / "search.js").write_text(worker.replace("../more.js", "more.js"))
+    (tmp_path / "workers" / "search.js").write_text(worker)
     (tmp_path / "more.js").write_text("window.add = (a, b) => a + b")
     (tmp_path / "index.html").write_text(f"<script>{shim}</script>{page}")
     with api.sync_playwright() as playwright:
