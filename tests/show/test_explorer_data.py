@@ -59,7 +59,11 @@ def test_the_page_gets_the_record(subject):
     data, values = data_of(rnn, xs), td.record(rnn, xs)
     assert {"x", "y"} < set(data["record"])
     modules = {box["name"] for box in data["boxes"] if box["kind"] == "module"}
+    junctions = {box["name"] for box in data["boxes"] if box["kind"] == "junction"}
+    assert junctions <= set(data["record"])
     for name, array in data["record"].items():
+        if name in junctions:
+            continue
         assert torch.equal(read(array), values[f"{name}.y" if name in modules else name][0]), name
     for cell in data["cells"]:
         assert cell["states"]
@@ -171,6 +175,27 @@ def test_what_the_page_cannot_compute_is_said():
     assert tokens["program"]["unsupported"] is None
     assert tokens["input"] == {"kind": "tokens", "labels": ["a", "b", "c"], "names": None}
     assert "scores" in tokens["record"]
+
+
+def test_junctions_are_sums_and_rows_side_by_side():
+    rnn = build("stack-residual")
+    xs = sequence(rnn, 1, 5)
+    data, values = data_of(rnn, xs), td.record(rnn, xs)
+    (junction,) = [box["name"] for box in data["boxes"] if box["kind"] == "junction"]
+    assert torch.allclose(read(data["record"][junction]), (values["layer0.y"] + values["layer1.y"])[0])
+    assert data["program"]["names"][junction] != data["program"]["names"]["layer1.h"]
+    rnn = build("graph-sums")
+    data, values = data_of(rnn, xs := sequence(rnn, 1, 5)), td.record(rnn, xs)
+    late = torch.cat([torch.zeros(1, 4), values["low.y"][0, :-1]])
+    sums = [read(data["record"][box["name"]]) for box in data["boxes"] if box["kind"] == "junction"]
+    assert any(torch.allclose(one, late + xs[0] + values["low.y"][0]) for one in sums)
+
+
+def test_half_precision_is_not_computed_by_the_page():
+    rnn = td.Recurrent(td.GRUCell(3, 4)).to(torch.bfloat16)
+    data = data_of(rnn, torch.randn(1, 3, 3).to(torch.bfloat16))
+    assert "after model.float()" in data["program"]["unsupported"]
+    assert data["record"]["h"]["dtype"] == "float32"
 
 
 def test_truncation_and_titles():

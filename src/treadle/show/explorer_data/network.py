@@ -23,6 +23,7 @@ from treadle.show.explorer_data.arrays import array
 from treadle.show.explorer_data.cells import cell_data
 from treadle.show.explorer_data.code import code_of
 from treadle.show.explorer_data.cuts import Cuts
+from treadle.show.explorer_data.junctions import junction_values
 from treadle.show.explorer_data.program import program_data
 from treadle.show.explorer_data.reach import reach_data
 from treadle.state import named_tensors
@@ -81,17 +82,27 @@ class ExploredNetwork:
         self.call: Call = self.rnn.call(xs).in_precision_of_weights()
         self.diagram: Diagram = diagram_of(self.rnn)
         self.boxes = {box.name: self._path(box.name) for box in self.diagram.boxes if box.kind in ("cell", "module")}
-        weights = next((t.dtype for t in self.rnn.parameters() if t.is_floating_point()), torch.get_default_dtype())
-        cuts = Cuts(self.diagram, {path: box for box, path in self.boxes.items()}, weights)
-        self.cuts, self.watch = cuts, Watch(self.call.cell, cuts.given, cuts.inputs)
-        traced = trace_of(self.call, self.watch)
-        assert traced.program is not None
-        self.program: Program = traced.program
-        self.lifted = traced.lifted
+        self._trace()
         with torch.random.fork_rng(devices=[]):
             self.recorded = record(self.rnn, xs)
         found = named_values(self.program, self.watch)
         self.names: dict[str, Named] = {name: one for name, one in found.items() if name in self.recorded}
+        computed = set(self.program.values())
+        junctions = junction_values(self.diagram, self.boxes, self.program, found)
+        self.junctions = {box: value for box, value in junctions.items() if value in computed}
+
+    def _trace(self) -> None:
+        """Trace the step with a number for each edge, by which that can be cut."""
+        weights = next((t.dtype for t in self.rnn.parameters() if t.is_floating_point()), torch.get_default_dtype())
+        cuts = self.cuts = Cuts(self.diagram, {path: box for box, path in self.boxes.items()}, weights)
+        self.watch = Watch(self.call.cell, cuts.given, cuts.inputs)
+        traced = trace_of(self.call, self.watch)
+        assert traced.program is not None
+        self.program: Program = traced.program
+        self.lifted = traced.lifted
+        ones = {value.name: torch.ones((), dtype=value.dtype) for value in cuts.inputs.values()}
+        with torch.random.fork_rng(devices=[]):
+            self.replay = Replay(self.call, self.program, {**self.lifted, **ones}, self.watch.made)
 
     def _path(self, box: str) -> str:
         return box if isinstance(self.rnn.cell, Graph) else ""
@@ -100,10 +111,7 @@ class ExploredNetwork:
         """As JSON."""
         cells = [self._cell(box.name) for box in self.diagram.boxes if box.kind == "cell"]
         shown = self._shown(cells)
-        batch = 0 if self.rnn.batch_first else 1
-        recorded = {key: self.recorded[name].select(batch, 0) for key, name in shown.items()}
-        self._check_size(recorded)
-        panel, _ = lay_out(self.diagram, 1)
+        recorded = self._recorded(shown)
         return {
             "name": self.name,
             "title": self._title(),
@@ -111,18 +119,7 @@ class ExploredNetwork:
             "wiring": self._wiring(),
             "input": self._input(labels, features),
             "steps": self.call.xs.shape[0],
-            "size": {"width": panel.width, "height": panel.height},
-            "boxes": [self._box(place) for place in panel.places],
-            "edges": [self._edge(edge) for edge in self.diagram.edges],
-            "wires": [
-                {
-                    "edge": self.diagram.edges.index(wire.edge),
-                    "points": wire.points,
-                    "label": None if wire.label is None else dataclasses.asdict(wire.label),
-                    "open": wire.end is None,
-                }
-                for wire in panel.wires
-            ],
+            **self._picture(),
             "cells": cells,
             "record": {name: array(tensor) for name, tensor in recorded.items()},
             "initial": {name: array(tensor[0]) for name, tensor in named_tensors(self.call.state)},
@@ -131,6 +128,34 @@ class ExploredNetwork:
             "reach": self._reach(),
             "truncated": self._truncated(),
             "gradient": repr(self.rnn.gradient),
+        }
+
+    def _recorded(self, shown: Mapping[str, str]) -> dict[str, Tensor]:
+        """What the page has of the record, [T, …]; of junctions, which have no names in it, what they are."""
+        batch = 0 if self.rnn.batch_first else 1
+        found = {key: self.recorded[name].select(batch, 0) for key, name in shown.items()}
+        self._check_size(found)
+        with torch.no_grad():
+            moments = [now.values for now in self.replay.each(self.junctions.values())]
+        return found | {box: torch.stack([now[value][0] for now in moments]) for box, value in self.junctions.items()}
+
+    def _picture(self) -> dict[str, Any]:
+        """The folded picture: boxes, edges, and the lines that these run along."""
+        panel, _ = lay_out(self.diagram, 1)
+        wires = [
+            {
+                "edge": self.diagram.edges.index(wire.edge),
+                "points": wire.points,
+                "label": None if wire.label is None else dataclasses.asdict(wire.label),
+                "open": wire.end is None,
+            }
+            for wire in panel.wires
+        ]
+        return {
+            "size": {"width": panel.width, "height": panel.height},
+            "boxes": [self._box(place) for place in panel.places],
+            "edges": [self._edge(edge) for edge in self.diagram.edges],
+            "wires": wires,
         }
 
     def _box(self, place: Place) -> dict[str, Any]:
@@ -193,7 +218,7 @@ class ExploredNetwork:
 
     def _program(self, shown: Mapping[str, str]) -> dict[str, Any]:
         values: dict[str, Value] = {key: self.names[name].value for key, name in shown.items() if name in self.names}
-        return program_data(self.program, values, self.lifted)
+        return program_data(self.program, values | self.junctions, self.lifted)
 
     def _reads(self) -> list[dict[str, Any]]:
         """Who reads what, with the input of the program that cuts it."""
@@ -232,10 +257,7 @@ class ExploredNetwork:
             if name != state and not is_kept_output(state) and value.dtype.is_floating_point:
                 rows[component(state)] = name
         kept = sum(value.row_numel for value in self.program.values() if value.has_rows)
-        ones = {value.name: torch.ones((), dtype=value.dtype) for value in self.cuts.inputs.values()}
-        with torch.random.fork_rng(devices=[]):
-            replay = Replay(self.call, self.program, {**self.lifted, **ones}, self.watch.made)
-        return reach_data(replay, rows, kept)
+        return reach_data(self.replay, rows, kept)
 
     def _truncated(self) -> dict[str, int] | None:
         gradient = self.rnn.gradient

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from treadle.compiler import program as p
@@ -79,6 +80,9 @@ def _argument(given: Any) -> Any:
 def _unsupported(values: Iterable[Value]) -> str | None:
     """Why the page cannot compute a program by itself."""
     for value in values:
+        if value.dtype in (torch.float16, torch.bfloat16):
+            precision = str(value.dtype).removeprefix("torch.")
+            return f"the network computes in {precision}: explore it in float32, after model.float()"
         if value.draw is not None:
             return "the network draws random numbers at every step: explore it in evaluation mode, after model.eval()"
         if value.op == "opaque" and str(value.call.function) not in _OF_THE_PAGE:
