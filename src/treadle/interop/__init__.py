@@ -7,5 +7,6 @@ from treadle.interop.c_file import to_c
 from treadle.interop.onnx_file import to_onnx
 from treadle.interop.onnx_reading import from_onnx
 from treadle.interop.report import Report
+from treadle.interop.torch_modules import from_torch, to_torch
 
-__all__ = ["Report", "from_onnx", "to_c", "to_onnx"]
+__all__ = ["Report", "from_onnx", "from_torch", "to_c", "to_onnx", "to_torch"]

@@ -46,7 +46,7 @@ def relative_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> fl
     return worst
 
 
-def check_agreement(difference: float, tolerance: float, what: str) -> None:
+def check_agreement(difference: float, tolerance: float, what: str, done: str = "written") -> None:
     """Refuse a difference above the tolerance.
 
     Raises:
@@ -55,5 +55,5 @@ def check_agreement(difference: float, tolerance: float, what: str) -> None:
     if not difference <= tolerance:
         raise InteropError(
             f"{what} differs from the network by {difference:.1e}, more than tolerance={tolerance:g}: nothing was"
-            " written"
+            f" {done}"
         )
