@@ -18,9 +18,9 @@ KINDS = {
 }
 OPTIONS = [
     {"num_layers": layers, "bidirectional": both, "batch_first": first, "bias": bias, "dropout": dropout}
-    for layers, both, first, bias, dropout in itertools.product((1, 3), (False, True), (False, True), (False, True), (0, 0.5))
+    for layers, dropout, both, first, bias in itertools.product((1, 3), (0, 0.5), *[(False, True)] * 3)
     if layers > 1 or not dropout
-]  # fmt: skip
+]
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")

@@ -63,11 +63,12 @@ def to_c(
         ValueError: ``name`` is no identifier; other ``weights``.
 
     Example:
+        >>> from pathlib import Path
         >>> import treadle as td
         >>> rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 8), td.LSTMCell(8, 8)]))
         >>> report = td.interop.to_c(rnn, "net.c", compiler=None)
-        >>> print(open("net.c").read().splitlines()[0])
-        /* A Stack, written by treadle.
+        >>> Path("net.c").read_text().splitlines()[0]
+        '/* A Stack, written by treadle.'
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"name is what names in C begin with, an identifier such as 'net', but {name!r} was passed")
