@@ -322,6 +322,35 @@ def test_changes_are_those_of_the_network_itself(opened):
 
 
 @in_chromium
+def test_what_is_read_is_what_a_change_makes_of_it(opened, small):
+    """The table at the cursor, before and after: a state that is set, an edge that is cut, what follows of it."""
+    one = opened(small, "#t=5&b=layer1&u=2")
+    edges = one.tab.evaluate("treadle.store.network.edges.map(edge => [edge.source, edge.target])")
+    pins = [
+        {"kind": "state", "name": "layer1/c", "step": 5, "unit": None, "value": 0.25},
+        {"kind": "cut", "edge": edges.index(["layer0", "layer1"]), "step": 5},
+    ]
+    one.set(pins=pins, show="after")
+    record = {name: numbers_of(array) for name, array in small["networks"][0]["record"].items()}
+    rows = one.tab.evaluate(
+        "treadle.views.wiring.details.rows.map(row => [row.group + ' ' + row.text, row.value.textContent])"
+    )
+    found = {name: text.split(" → ") for name, text in rows}
+    for name, key, step, after in (
+        ("Reads h of layer 0", "layer0.h", 5, 0),
+        ("Reads own h", "layer1.h", 4, record["layer1.h"][4, 2]),
+        ("Reads own c", "layer1.c", 4, 0.25),
+    ):
+        assert [shown_number(text) for text in found[name]] == pytest.approx([record[key][step, 2], after], abs=1e-6)
+    before, after = map(shown_number, found["Makes c"])
+    assert before == pytest.approx(record["layer1.c"][5, 2], abs=1e-6)
+    computed = one.tab.evaluate(
+        "Array.from(treadle.store.network.changed(treadle.store.state.pins).record['layer1.c'].data)"
+    )
+    assert after == pytest.approx(computed[5 * 8 + 2], abs=1e-6) != before
+
+
+@in_chromium
 def test_what_if_by_hand(opened, small):
     one = opened(small, "#v=whatif&t=4&b=layer1")
     one.tab.get_by_role("heading", name="Pin a gate").locator("..").get_by_role("button", name="Apply").click()
@@ -410,6 +439,21 @@ def test_playing_goes_from_box_to_box_and_step_to_step(opened, small):
     one.tab.keyboard.press(" ")
     assert one.tab.get_by_role("button", name="Play", exact=True).is_visible()
     one.until("!treadle.player.playing")
+    one.set(view="cell", step=0)  # elsewhere, it goes from step to step
+    one.tab.keyboard.press(" ")
+    one.until("treadle.store.state.step === 3")
+    one.tab.keyboard.press("Home")
+    assert not one.tab.evaluate("treadle.player.playing")
+
+
+@in_chromium
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_values_travel_unless_motion_is_unwanted(opened, small, motion):
+    one = opened(small, reduced_motion=motion)
+    one.set(step=3, beat=0, box="x(t)")
+    one.tab.keyboard.press(".")
+    dots = one.tab.evaluate("treadle.views.wiring.pictures.unrolled.dots.children.length")
+    assert dots == (2 if motion == "no-preference" else 0)  # x, and the layer's own state
 
 
 @in_chromium
@@ -438,6 +482,9 @@ def test_a_link_restores_what_was_seen(opened, small):
     one.until("location.hash.includes('t=7')")
     again = opened(small, "#" + one.tab.url.split("#")[1])
     assert again.state() == one.state()
+    one.tab.evaluate("location.hash = '#t=2&n=stack'")
+    one.until("treadle.store.state.step === 2")
+    assert one.state("network", "view") == {"network": "stack", "view": "wiring"}
     sentence = "c of layer 2 at step 7 is made by layer 2 at step 7, and read by itself at step 8 as state."
     assert again.tab.locator(".side .sentence").all_inner_texts() == [sentence, sentence]
 
@@ -452,6 +499,15 @@ def test_clicks_choose_boxes_and_values(opened, small):
     one.tab.get_by_role("button", name="h of layer 0", exact=True).click()
     assert one.state("box", "field", "step") == {"box": "layer0", "field": "h", "step": 5}
     assert "read by layer 1 at step 5 as input and by itself at step 6 as state" in one.text(".details .sentence")
+
+
+@in_chromium
+def test_code_and_links_are_copied(opened, small):
+    one = opened(small, permissions=["clipboard-read", "clipboard-write"])
+    for button, expected in (("Copy code", small["networks"][0]["code"]), ("Copy link", "#v=wiring")):
+        one.tab.get_by_role("button", name=button).click()
+        one.tab.get_by_role("button", name="Copied").wait_for()
+        assert expected in one.tab.evaluate("navigator.clipboard.readText()")
 
 
 # Where it runs, and for whom.

@@ -28,8 +28,8 @@ export function size(shape) {
 
 /** A value over time, [T, ...], as T rows of units: axes after time are flattened. */
 export function series(array) {
-    const { data, shape } = array.shape && array.data instanceof Object ? array : decode(array);
-    const steps = shape[0];
+    const { data, shape } = decode(array);
+    const [steps] = shape;
     return { data, steps, units: steps ? data.length / steps : 0 };
 }
 

@@ -23,6 +23,7 @@ function readLines(network, edge, as, back) {
             box: edge.source,
             field,
             own,
+            edge,
         };
     });
 }
@@ -53,6 +54,19 @@ function lines(network, box) {
         });
     }
     return found;
+}
+
+/** What a number is with the changes that are made: as it was made, and as it is read if that itself is changed. */
+function after(row, network, state, unit, before) {
+    const step = state.step - row.back;
+    let value = before + (step < 0 ? 0 : network.moment(row.name, step, "difference", state.pins)[unit]);
+    for (const pin of row.group === "Reads" ? state.pins : []) {
+        const set =
+            pin.kind === "state" && row.own && pin.step === state.step && pin.name === network.initialOf(row.name);
+        if (set && (pin.unit === null || pin.unit === undefined || pin.unit === unit)) value = pin.value;
+        if (pin.kind === "cut" && row.edge === network.edges[pin.edge] && state.step >= (pin.step ?? 0)) value = 0;
+    }
+    return value;
 }
 
 export class Details {
@@ -172,15 +186,15 @@ export class Details {
     #number(row, network, state, theme) {
         const step = state.step - row.back;
         say(row.step, step < 0 ? "initial" : String(step));
-        const show = state.pins.length ? state.show : "before";
-        const moment = (how, pins) =>
-            step < 0 && !row.own ? network.past(row.box, step, how) : network.moment(row.name, step, how, pins);
-        const now = moment(show, state.pins);
-        const unit = now ? Math.min(state.unit, now.length - 1) : 0;
-        if (state.pins.length && !network.whyNoChange) {
-            const [before, after] = [moment("before", []), moment("after", state.pins)];
-            say(row.value, before ? `${number(before[unit])} → ${number(after[unit])}` : "0");
-        } else say(row.value, now ? number(now[unit]) : "0");
+        const moment = step < 0 && !row.own ? network.past(row.box, step) : network.moment(row.name, step, "before");
+        const unit = moment ? Math.min(state.unit, moment.length - 1) : 0;
+        const before = moment ? moment[unit] : 0;
+        const changed = state.pins.length && !network.whyNoChange;
+        say(
+            row.value,
+            changed ? `${number(before)} → ${number(after(row, network, state, unit, before))}` : number(before),
+        );
+        const show = changed ? state.show : "before";
         const values = network.values(row.name, show, state.pins);
         if (row.strip.width !== Math.max(1, values.units)) row.strip.width = Math.max(1, values.units);
         const context = row.strip.getContext("2d");

@@ -1,27 +1,16 @@
 // A heat map, units × time, drawn once into a canvas; the cursor is an overlay that only moves.
 
-import { colours, placeOn, scaleOf } from "./colours.mjs";
+import { scaleOf } from "./colours.mjs";
 import { h, say } from "./dom.mjs";
+import { sheet } from "./strips.mjs";
 import { number, short } from "./words.mjs";
 
-/** Draw a series into a canvas, a pixel for each number. */
-export function paint(canvas, values, theme, scale) {
-    canvas.width = Math.max(1, values.steps);
-    canvas.height = Math.max(1, values.units);
+/** Draw a series into a canvas, a pixel for each number: time goes to the right, units downwards. */
+function paint(canvas, values, theme, show) {
+    Object.assign(canvas, { width: Math.max(1, values.steps), height: Math.max(1, values.units) });
     const context = canvas.getContext("2d");
-    const image = context.createImageData(canvas.width, canvas.height);
-    const map = colours(scale.kind, theme);
-    for (let step = 0; step < values.steps; step++) {
-        for (let unit = 0; unit < values.units; unit++) {
-            const colour = 3 * placeOn(scale, values.data[step * values.units + unit]);
-            const place = 4 * (unit * values.steps + step);
-            image.data[place] = map[colour];
-            image.data[place + 1] = map[colour + 1];
-            image.data[place + 2] = map[colour + 2];
-            image.data[place + 3] = 255;
-        }
-    }
-    context.putImageData(image, 0, 0);
+    context.setTransform(0, 1, 1, 0, 0, 0); // a sheet has time going down
+    context.drawImage(sheet(values, theme, show), 0, 0);
 }
 
 /** The legend of a scale: its ends, and the colours between. */
@@ -64,10 +53,9 @@ export class HeatMap {
     draw(values, theme, show) {
         if (this.values === values && this.theme === theme && this.show === show) return;
         Object.assign(this, { values, theme, show });
-        const scale = scaleOf(values, show);
-        paint(this.canvas, values, theme, scale);
+        paint(this.canvas, values, theme, show);
         this.frame.style.height = `${Math.max(22, Math.min(values.units * (values.units < 12 ? 11 : 5), 132))}px`;
-        this.scale.replaceChildren(legend(scale));
+        this.scale.replaceChildren(legend(scaleOf(values, show)));
         this.canvas.setAttribute("role", "img");
         this.canvas.setAttribute(
             "aria-label",

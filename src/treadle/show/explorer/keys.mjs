@@ -2,7 +2,7 @@
 
 import { h } from "./dom.mjs";
 
-export const KEYS = [
+const KEYS = [
     ["← →", "one step back, on"],
     ["Home, End", "the first step, the last"],
     ["↑ ↓", "the box above, below"],

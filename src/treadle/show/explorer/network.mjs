@@ -122,7 +122,7 @@ export class Network {
                 this.differences.clear();
             }
             this.runner ??= new Runner(this.json);
-            this.runs.set(key, { key, ...this.runner.run(pins) });
+            this.runs.set(key, { key, record: this.runner.run(pins) });
         }
         return this.runs.get(key);
     }

@@ -144,7 +144,8 @@ class Page {
     }
 
     #changed(state, before) {
-        if (this.player.playing && state.beat === null) this.player.pause();
+        const moved = state.step !== before.step || state.view !== before.view || state.network !== before.network;
+        if (this.player.playing && !this.player.moving && moved) this.player.pause();
         if (state.tour !== null) this.invitation.hidden = true;
         this.update();
         clearTimeout(this.saying);
@@ -204,7 +205,7 @@ class Page {
             "]": () => store.set({ unit: store.state.unit + 1 }),
             v: () => store.set({ field: around(fieldsOf(store.network, store.state.box), store.state.field, 1) }),
             " ": () => this.player.toggle(),
-            ".": () => this.player.next(),
+            ".": () => this.player.nextBox(),
             ",": () => this.player.stop(),
             n: () => store.set({ network: around(this.networks, store.network, 1).name, beat: null }),
             t: () => this.startTour(),

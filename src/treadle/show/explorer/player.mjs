@@ -1,6 +1,6 @@
-// Playing: box after box within a step, and step after step, each value travelling to where it is read.
+// Playing: in the wiring, box after box within a step, each value travelling to where it is read; elsewhere, step after step.
 
-const BEAT = 900; // milliseconds for a box, at normal speed
+const BEAT = 900; // milliseconds for a box, or a step, at normal speed
 
 export class Player {
     constructor(store, moved) {
@@ -8,6 +8,7 @@ export class Player {
         this.moved = moved; // called for each beat with its length
         this.speed = 1;
         this.timer = null;
+        this.moving = false; // while it is the player who changes the state
     }
 
     get playing() {
@@ -20,9 +21,9 @@ export class Player {
     }
 
     play() {
-        if (this.store.state.beat === null) this.store.set({ beat: 0, box: this.#boxAt(0), field: "" });
         this.#schedule();
-        this.moved(this.store.state, BEAT / this.speed);
+        if (this.#byBoxes && this.store.state.beat === null) this.#toBox(0);
+        else this.moved(this.store.state, BEAT / this.speed);
     }
 
     pause() {
@@ -37,26 +38,39 @@ export class Player {
         this.store.set({ beat: null });
     }
 
-    /** To the next box within the step; after the last one, to the next step. */
-    next() {
+    /** To the next box within the step, and after the last one to the next step; false at the end. */
+    nextBox() {
         const { network, state } = this.store;
         const beat = state.beat === null ? 0 : state.beat + 1;
-        if (beat < network.boxes.length) this.store.set({ beat, box: this.#boxAt(beat), field: "" });
-        else if (state.step + 1 < network.steps)
-            this.store.set({ beat: 0, step: state.step + 1, box: this.#boxAt(0), field: "" });
-        else return false;
+        if (beat < network.boxes.length) return this.#toBox(beat);
+        return state.step + 1 < network.steps && this.#toBox(0, state.step + 1);
+    }
+
+    get #byBoxes() {
+        return this.store.state.view === "wiring";
+    }
+
+    #next() {
+        if (this.#byBoxes) return this.nextBox();
+        const { network, state } = this.store;
+        return state.step + 1 < network.steps && this.#set({ step: state.step + 1 });
+    }
+
+    #toBox(beat, step = this.store.state.step) {
+        return this.#set({ beat, step, box: this.store.network.boxes[beat].name, field: "" });
+    }
+
+    #set(changes) {
+        this.moving = true;
+        this.store.set(changes);
+        this.moving = false;
         this.moved(this.store.state, BEAT / this.speed);
         return true;
     }
 
-    #boxAt(beat) {
-        return this.store.network.boxes[beat].name;
-    }
-
     #schedule() {
-        clearTimeout(this.timer);
         this.timer = setTimeout(() => {
-            if (this.next()) this.#schedule();
+            if (this.#next()) this.#schedule();
             else this.stop();
         }, BEAT / this.speed);
     }

@@ -53,21 +53,17 @@ export class Runner {
         const x = series(record.x);
         const states = new Map(Object.entries(initial).map(([name, array]) => [name, decode(array).data]));
         const found = {};
-        const before = {};
         for (let step = 0; step < steps; step++) {
             const known = this.#step(step, this.#input(x, step, pins), states, pins);
-            for (const [name, index] of Object.entries(this.program.names))
+            const { names, inputs, outputs } = this.program;
+            for (const [name, index] of Object.entries({ ...names, x: inputs.x, y: outputs.y })) {
                 keep(found, name, known[index].data, steps, step);
-            for (const [name, index] of Object.entries(this.program.outputs)) {
-                if (name === "y") keep(found, "y", known[index].data, steps, step);
-                else {
-                    states.set(name.replace(/^state\//, ""), known[index].data);
-                    keep(before, name.replace(/^state\//, ""), known[index].data, steps, step);
-                }
             }
-            keep(found, "x", known[this.program.inputs.x].data, steps, step);
+            for (const [name, index] of Object.entries(outputs)) {
+                if (name !== "y") states.set(name.replace(/^state\//, ""), known[index].data);
+            }
         }
-        return { record: found, states: before };
+        return found;
     }
 
     #input(x, step, pins) {

@@ -5,7 +5,7 @@ import { colours, placeOn, scaleOf } from "./colours.mjs";
 const sheets = new WeakMap();
 
 /** The colours of a series: a canvas with a row for each step, a pixel for each unit. */
-function sheet(values, theme, show) {
+export function sheet(values, theme, show) {
     if (!sheets.has(values)) sheets.set(values, {});
     const made = sheets.get(values);
     made[theme] ??= painted(values, theme, scaleOf(values, show));

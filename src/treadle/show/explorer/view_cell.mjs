@@ -8,7 +8,7 @@ import { Lines, palette, Tokens } from "./text.mjs";
 import { boxName, capital, number } from "./words.mjs";
 
 /** The cell that a view shows: the chosen box, or the nearest one below it. */
-export function cellAt(network, box) {
+function cellAt(network, box) {
     const found = network.cellOf.get(box);
     if (found) return found;
     const row = network.row.get(box);

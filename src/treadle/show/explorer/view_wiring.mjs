@@ -17,7 +17,7 @@ export class WiringView {
             "aria-label": "What each box reads at this step, the topmost first",
         });
         this.details = new Details(store);
-        const next = h("button", { onclick: () => this.player.next(), title: "key: ." }, "Next box");
+        const next = h("button", { onclick: () => this.player.nextBox(), title: "key: ." }, "Next box");
         this.whole = h(
             "button",
             { onclick: () => this.player.stop(), title: "show the whole step; key: ," },
@@ -66,12 +66,10 @@ export class WiringView {
             ),
             ...bars(),
         );
-        this.sentences = network.boxes
-            .toReversed()
-            .map((box) => ({
-                box: box.name,
-                button: h("button", { onclick: () => pick({ box: box.name, field: "" }) }),
-            }));
+        this.sentences = network.boxes.toReversed().map((box) => ({
+            box: box.name,
+            button: h("button", { onclick: () => pick({ box: box.name, field: "" }) }),
+        }));
         this.everyone.replaceChildren(...this.sentences.map(({ button }) => h("li", {}, button)));
     }
 

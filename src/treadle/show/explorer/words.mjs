@@ -146,7 +146,7 @@ export function entering(network, box) {
     return network.edges.filter((edge) => edge.target === box).sort((a, b) => rank[a.role] - rank[b.role]);
 }
 
-export function leaving(network, box) {
+function leaving(network, box) {
     return network.edges.filter((edge) => edge.source === box).sort((a, b) => a.delay - b.delay);
 }
 
