@@ -281,7 +281,7 @@ def test_clicking_in_chromium(served, segmenter, tmp_path):
         process.terminate()
         process.wait(60)
         tab.locator("#scene").click()
-        tab.get_by_text("if treadle segment click has ended, start it again").wait_for()
+        tab.get_by_text("is treadle segment click still running").wait_for()
         browser.close()
     # What the server refuses, the browser notes by itself.
     assert [problem for problem in problems if "400" not in problem and "REFUSED" not in problem] == []
