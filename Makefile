@@ -76,7 +76,7 @@ format: .venv/.dev ## let ruff mend what it can
 docs: .venv/.docs ## run every example in docstrings and pages, then build the documentation into site/
 	MPLBACKEND=Agg $(VENV_PYTHON) -m pytest --doctest-modules src/treadle docs README.md
 	MPLBACKEND=Agg $(VENV_PYTHON) -m mkdocs build --strict
-	$(VENV_PYTHON) -m pytest --noconftest tests/test_docs_search.py
+	$(VENV_PYTHON) -m pytest --noconftest tests/test_docs.py tests/test_docs_search.py
 
 # Where there is nothing to time, its peers need not be installed either.
 have_benchmarks = $(wildcard benchmarks/__main__.py)
