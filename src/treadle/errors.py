@@ -47,7 +47,15 @@ class AdaptError(TreadleError, ValueError):
 
 
 class InteropError(TreadleError, RuntimeError):
-    """What was written for elsewhere, or read from there, does not do what the network does, or cannot be compared."""
+    """What was written for elsewhere, or read from there, does not do what the network does, or cannot be compared.
+
+    Attributes:
+        difference: by how much both sides differ, relative to the largest number; None if that is not what is wrong.
+    """
+
+    def __init__(self, message: str, difference: float | None = None):
+        super().__init__(message)
+        self.difference = difference
 
 
 class WorkerError(TreadleError, RuntimeError):

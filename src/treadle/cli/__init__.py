@@ -18,6 +18,7 @@ import typer
 from treadle import __version__
 from treadle.cli.cache import cache
 from treadle.cli.compare import compare
+from treadle.cli.convert import convert
 from treadle.cli.decode import decode
 from treadle.cli.explore import explore
 from treadle.cli.fit import fit
@@ -38,7 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for subcommand in (compare, decode, explore, fit, imitate, run, show, translate, cache):
+for subcommand in (compare, convert, decode, explore, fit, imitate, run, show, translate, cache):
     app.command()(subcommand)
 app.add_typer(segment, name="segment")
 

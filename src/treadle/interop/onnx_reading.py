@@ -61,7 +61,9 @@ def from_onnx(
     difference = relative_difference([torch.as_tensor(one) for one in found], [torch.as_tensor(one) for one in wanted])
     notes = ("quantised nodes run in floats here",) if any(n.kind.startswith("Dynamic") for n in graph.nodes) else ()
     if not difference <= (tolerance if not notes else max(tolerance, 0.1)):
-        raise InteropError(f"the network differs from {who} by {difference:.1e}, more than tolerance={tolerance:g}")
+        raise InteropError(
+            f"the network differs from {who} by {difference:.1e}, more than tolerance={tolerance:g}", difference
+        )
     network.report = Report(str(path), f"random inputs, {who}", difference, notes)
     return network
 

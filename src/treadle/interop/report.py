@@ -55,5 +55,6 @@ def check_agreement(difference: float, tolerance: float, what: str, done: str = 
     if not difference <= tolerance:
         raise InteropError(
             f"{what} differs from the network by {difference:.1e}, more than tolerance={tolerance:g}: nothing was"
-            f" {done}"
+            f" {done}",
+            difference,
         )
