@@ -257,6 +257,36 @@ class Branching(nn.Module):
         return self.linear(x), state
 
 
+class Failing(nn.Module):
+    def forward(self, x):
+        raise ValueError
+
+
+class Catching(nn.Module):
+    """A step that tries one module, which fails, and takes another."""
+
+    def __init__(self):
+        super().__init__()
+        self.wrong, self.right = Failing(), nn.Linear(3, 3)
+
+    def initial_state(self, batch_size):
+        return torch.zeros(batch_size, 3)
+
+    def forward(self, x, state):
+        try:
+            y = self.wrong(x)
+        except ValueError:
+            y = self.right(x)
+        after = state + y
+        return y, after
+
+
+def test_a_module_that_fails_is_left():
+    values = td.record(Catching(), torch.randn(2, 3, 3))
+    assert torch.equal(values["right.y"], values["y"])
+    assert torch.equal(values["after"], values["state"])
+
+
 def test_what_cannot_be_recorded_says_why():
     with pytest.raises(td.errors.TraceError, match=r"test_record.py:\d+.*torch.where.*return_states=True"):
         td.record(Branching(), torch.randn(2, 3, 3))

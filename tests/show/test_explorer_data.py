@@ -191,6 +191,16 @@ def test_junctions_are_sums_and_rows_side_by_side():
     assert any(torch.allclose(one, late + xs[0] + values["low.y"][0]) for one in sums)
 
 
+def test_a_state_that_no_variable_holds_is_beside_the_line_that_makes_it():
+    rnn = build("zoneout-lstm")
+    (cell,) = data_of(rnn, sequence(rnn, 1, 3))["cells"]
+    assert [source["function"] for source in cell["sources"]] == ["forward", "forward", "_keep"]
+    assert [source["file"] for source in cell["sources"]] == ["zoneout_lstm.py", "lstm.py", "zoneout_lstm.py"]
+    (c,) = [value for value in cell["values"] if value["name"] == "c"]
+    assert c["kind"] == "state"
+    assert c["source"] == 2
+
+
 def test_half_precision_is_not_computed_by_the_page():
     rnn = td.Recurrent(td.GRUCell(3, 4)).to(torch.bfloat16)
     data = data_of(rnn, torch.randn(1, 3, 3).to(torch.bfloat16))

@@ -22,7 +22,8 @@ from treadle.compiler.reads import is_of_step
 from treadle.compiler.tracer import Traced, Tracer
 
 _WIRINGS = str(Path(__file__).parents[1] / "wiring" / "graph.py")
-_DEEPEST = 4
+_DEEPEST, _LONGEST = 4, 1000
+"""Containers in containers, and parts of one, that are looked at: this happens before each line that runs."""
 
 Arguments = tuple[Any, ...]
 
@@ -151,9 +152,10 @@ class Watch:
         return arguments
 
     def _leave(self, module: nn.Module, _: Any, returned: Any) -> None:
-        if threading.get_ident() != self._thread or not self._open or self._open[-1].module is not module:
+        if threading.get_ident() != self._thread or all(call.module is not module for call in self._open):
             return
-        call = self._open.pop()
+        while (call := self._open.pop()).module is not module:
+            pass  # it has failed, and the step has caught that
         output = returned[0] if isinstance(returned, (tuple, list)) and returned else returned
         call.gave = output.value if isinstance(output, Traced) else None
         call.last = len(self._tracer.lines)
@@ -224,13 +226,15 @@ def _parts(content: Any, name: str, deep: int = 0) -> list[tuple[str, Traced]]:
     if deep == _DEEPEST or isinstance(content, (str, bytes, int, float, nn.Module)):
         return []
     dot = f"{name}." if name else ""
+    if isinstance(content, (tuple, list, dict)) and len(content) > _LONGEST:
+        return []
     if isinstance(content, (tuple, list)):
         fields = getattr(content, "_fields", None)
         inner = [
             (f"{dot}{f}" if fields else f"{name}[{f}]", p)
             for f, p in zip(fields or range(len(content)), content, strict=True)
         ]
-    elif isinstance(content, Mapping):
+    elif isinstance(content, dict):
         inner = [(f"{name}[{key!r}]", part) for key, part in content.items()]
     elif dataclasses.is_dataclass(content) or isinstance(content, SimpleNamespace):
         names = vars(content) if isinstance(content, SimpleNamespace) else [f.name for f in dataclasses.fields(content)]

@@ -36,8 +36,9 @@ def cell_data(
     states = [name.removeprefix("state/") for name in program.outputs if name.startswith("state/")]
     own = [name for name in states if name.startswith(f"{path.replace('.', '/')}/" if path else "")]
     own = [name for name in own if not is_kept_output(name)]
-    sources = _sources(path, watch, names.values())
-    values = _values(path, names, sources, {program.outputs[f"state/{name}"] for name in own})
+    after = {program.outputs[f"state/{name}"] for name in own}
+    sources = _sources(path, watch, names.values(), after)
+    values = _values(path, names, sources, after)
     first = sources[0] if sources else Source("", "", 1, ())
     return {
         "box": box,
@@ -52,9 +53,10 @@ def cell_data(
     }
 
 
-def _sources(path: str, watch: Watch, named: Iterable[Named]) -> list[Source]:
+def _sources(path: str, watch: Watch, named: Iterable[Named], states: set[Value]) -> list[Source]:
     """The functions of a cell that assign values, in the order in which they began to run: its ``forward`` first."""
-    lines = {one.line for one in named if one.rank is not None and _is_within(one.path, path)}
+    within = (one for one in named if _is_within(one.path, path))
+    lines = {one.line for one in within if one.rank is not None or one.value in states}
     codes = [code for of, ran in watch.functions.items() if _is_within(of, path) for code in ran]
     found = [source for code in codes if (source := _source(code)) is not None]
     wanted = [source for source in found if any(source.has(line) for line in lines)]
