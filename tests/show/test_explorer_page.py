@@ -123,7 +123,7 @@ def test_modules_by_node():
 
 
 def test_the_page_without_data_is_small_and_loads_nothing():
-    text = page({"format": 1, "title": "", "tour": False, "networks": []})
+    text = page({"format": 1, "title": "“é”", "tour": False, "networks": []})
     assert len(text.encode()) <= 300_000
     assert not re.search(r"\b(?:src|href)=|@import|url\((?!#)", text)
     assert set(re.findall(r"https?://[^\"' ]+", text)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
@@ -131,6 +131,7 @@ def test_the_page_without_data_is_small_and_loads_nothing():
     policy = html.unescape(re.search(r'Security-Policy" content="([^"]+)"', text)[1])
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+    assert text.isascii()  # however the page around it is encoded
 
 
 def test_nothing_in_the_data_ends_its_element():
@@ -535,7 +536,10 @@ def test_nothing_can_be_asked_for(opened, small):
 def test_it_works_within_a_notebook(browser, small, tmp_path):
     path = tmp_path / "notebook.html"
     frame = html.escape(page(small), quote=True)
-    path.write_text(f'<iframe srcdoc="{frame}" width="1000" height="800" sandbox="allow-scripts"></iframe>')
+    around = (
+        f'<meta charset="latin-1"><iframe srcdoc="{frame}" width="1000" height="800" sandbox="allow-scripts"></iframe>'
+    )
+    path.write_text(around, encoding="utf-8")
     one = Opened(browser, path.as_uri())
     inner = one.tab.frames[1]
     inner.locator("nav").wait_for()

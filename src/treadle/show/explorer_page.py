@@ -26,7 +26,7 @@ def page(data: Mapping[str, Any]) -> str:
     allowed = f"script-src {_hash(script)}; style-src {_hash(style)}"
     parts = {
         "policy": f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'",
-        "title": html.escape(str(data["title"])),
+        "title": html.escape(str(data["title"])).encode("ascii", "xmlcharrefreplace").decode(),
         "style": style,
         "script": script,
         "data": _json(data),
@@ -36,7 +36,7 @@ def page(data: Mapping[str, Any]) -> str:
 
 def _json(data: Mapping[str, Any]) -> str:
     """JSON that can stand within a script element: nothing in it ends that."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _script() -> str:
@@ -54,7 +54,12 @@ def _script() -> str:
         done[name] = f"const {name}_module = (() => {{\n{body}return {{ {exports} }};\n}})();\n"
 
     add("page")
-    return "\n".join(done.values())
+    return _in_ascii("\n".join(done.values()))
+
+
+def _in_ascii(script: str) -> str:
+    """The same script in ASCII: a page around it that does not say how it is encoded must not change its hash."""
+    return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], script)
 
 
 def _text(name: str) -> str:

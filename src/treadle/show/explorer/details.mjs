@@ -1,5 +1,6 @@
 // What is at the cursor, in a sentence and in numbers: what the chosen box reads and makes, and who reads that.
 
+import { size } from "./arrays.mjs";
 import { h, say } from "./dom.mjs";
 import { drawStrip } from "./strips.mjs";
 import { fieldsOf } from "./store.mjs";
@@ -26,6 +27,15 @@ function readLines(network, edge, as, back) {
             edge,
         };
     });
+}
+
+/** How many features a cell has as its input, all that it reads side by side: ", 24 features as input". */
+function features(network, box) {
+    const sizes = entering(network, box)
+        .filter((edge) => edge.role === "input")
+        .map((edge) => (edge.size ? size(edge.size) : NaN));
+    const sum = sizes.reduce((a, b) => a + b, 0);
+    return network.cellOf.has(box) && sum ? `, ${sum} features as input` : "";
 }
 
 const roleOf = (edge) =>
@@ -124,7 +134,8 @@ export class Details {
             : null;
         this.rows = lines(network, state.box).map((line) => this.#row(line));
         const groups = [...new Set(this.rows.map(({ group }) => group))].map((group) => {
-            const head = h("tr", { class: "group" }, h("th", { scope: "rowgroup", colspan: 4 }, group));
+            const title = group === "Reads" ? `Reads${features(network, state.box)}` : group;
+            const head = h("tr", { class: "group" }, h("th", { scope: "rowgroup", colspan: 4 }, title));
             return h(
                 "tbody",
                 {},
