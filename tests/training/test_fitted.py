@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused(path):
     with pytest.raises(DataError, match="sequence 1 has no steps"):
         fitted.predict_all([torch.ones(1, 2), torch.ones(0, 2)])
     td.save(path, fitted.model)
-    with pytest.raises(ModelFileError, match="does not say what the numbers of its network mean"):
+    with pytest.raises(ModelFileError, match="does not describe the inputs and outputs of its network"):
         Fitted.load(path)
     model_file.save(path, fitted.model, {"fitted": {"inputs": 3}})
     with pytest.raises(ModelFileError, match="is damaged"):
@@ -152,7 +152,7 @@ def test_an_answer_that_is_no_number_is_refused(path):
     fitted = forecasts()
     with torch.no_grad():
         fitted.model.cell.head.bias[0] = torch.nan
-    with pytest.raises(DataError, match="sequence 0, step 1: the network's answer is not a finite number"):
+    with pytest.raises(DataError, match="sequence 0, step 1: the network's output is not a finite number"):
         fitted.predict_all([torch.randn(5, 2)])
 
 
@@ -172,5 +172,5 @@ def test_a_file_whose_meaning_is_forged_is_refused(path, name):
     fitted.save(path)
     values = model_file.read_notes(path)["fitted"] | {name: FORGED[name]}
     model_file.save(path, fitted.model, {"fitted": values})
-    with pytest.raises(ModelFileError, match="is damaged: what it says of its numbers does not fit"):
+    with pytest.raises(ModelFileError, match="is damaged: its description of inputs and outputs does not fit"):
         Fitted.load(path)
