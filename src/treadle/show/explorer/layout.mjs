@@ -6,6 +6,8 @@ const LANE = 13;
 const LEVEL = 11;
 const GAP = 36;
 const LOOP = 26;
+const PORT = 18; // between neighbouring entrances on a side: a label fits
+const ENTERED = 0.52; // the part of a box with memory, from below, that others enter; its own state comes in above
 
 /** A number for each span {key, low, high}: those that overlap get different ones, short spans low ones. */
 export function rooms(spans) {
@@ -97,8 +99,10 @@ export function layOut(boxes, edges, columns, sizes, folded = columns === 1) {
     const ports = entrances(edges, planned);
     const hasState = new Set(edges.filter((edge) => edge.role === "state").map((edge) => edge.target));
     const width = Math.max(...boxes.map((box) => sizes(box).width));
+    const portRoom = (name, side) =>
+        ((ports.get(`${name}|${side}`)?.length ?? 0) * PORT) / (hasState.has(name) ? ENTERED : 1);
     const count = (side) => Math.max(-1, ...planned.lanes[side].values()) + 1;
-    const labels = folded ? besides(edges) : { left: 12, right: 10 };
+    const labels = folded ? besides(edges) : { left: 12, right: count("right") ? 22 : 10 };
     const aside = {
         left: labels.left + count("left") * LANE + 8,
         right: Math.max(count("right") ? labels.right : 0, folded ? 8 : 0) + count("right") * LANE + 8,
@@ -109,7 +113,7 @@ export function layOut(boxes, edges, columns, sizes, folded = columns === 1) {
     const places = new Map();
     let y = 0;
     for (const box of [...boxes]) {
-        const { height } = sizes(box);
+        const height = Math.max(sizes(box).height, ...["left", "right"].map((side) => portRoom(box.name, side)));
         places.set(box.name, { bottom: y, height, width: sizes(box).width });
         y += height + GAP + LEVEL * planned.levels.get(box.name);
     }
@@ -220,7 +224,7 @@ function byLane(context, edge, index, start, end) {
     if (end === null) return { points: corners, label: null };
     const to = context.place(edge.target, end);
     const list = context.ports.get(`${edge.target}|${side}`);
-    const room = context.hasState.has(edge.target) ? to.height * 0.52 : to.height;
+    const room = context.hasState.has(edge.target) ? to.height * ENTERED : to.height;
     const y = to.y + to.height - (room * (list.indexOf(index) + 0.5)) / list.length;
     const entry = side === "left" ? to.x : to.x + to.width;
     const label = side === "left" ? [entry - 12, y - 4, "end"] : [entry + 12, y - 4, "start"];
