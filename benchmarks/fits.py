@@ -1,6 +1,6 @@
 """`treadle fit` on public data, as its users run it: how good, and how long. ``python -m benchmarks.fits``.
 
-The bars: 96 % of the test part of JapaneseVowels within three minutes; on sunspots and carbon dioxide better than the
+The bars: 96 % of the test set of JapaneseVowels within three minutes; on sunspots and carbon dioxide better than the
 seasonal-naive forecast, within three minutes each.
 """
 

@@ -52,7 +52,7 @@ def main(names: list[str]) -> bool:
             verdict = judge(loop, machine, tapes)
             took = time.perf_counter() - learned
             reached = verdict[:3] == (TAPES, TAPES, TAPES)
-            print(f"  right on {verdict.right} of {verdict.tapes} tapes, {verdict.steps:,} steps; {took:.0f} s")
+            print(f"  correct on {verdict.right} of {verdict.tapes} tapes, {verdict.steps:,} steps; {took:.0f} s")
         print(f"  {'reached' if reached else 'NOT REACHED'}", flush=True)
         good &= reached
     return good
