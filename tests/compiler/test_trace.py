@@ -831,3 +831,28 @@ def test_random_numbers_are_those_that_python_would_draw(name):
     torch.manual_seed(1)
     td.Recurrent(cell, engine="reference")(xs)
     assert torch.equal(torch.rand(2), after)
+
+
+@pytest.mark.parametrize("combine", [lambda x, h: x @ h.T, lambda x, h: x + h[0, :2]])
+def test_a_step_that_catches_an_error_of_shapes_takes_the_branch_that_python_takes(combine):
+    class Tries(nn.Module):
+        input_size = 3
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 4))
+
+        def initial_state(self, batch_size):
+            return (torch.zeros(batch_size, 3),)
+
+        def forward(self, x, state):
+            try:
+                y = combine(x, self.weight)
+            except RuntimeError:
+                y = 2 * x
+            h = (y + state[0]).tanh()
+            return h, (h,)
+
+    rnn = td.Recurrent(Tries(), engine="cpu")
+    xs = torch.randn(2, 5, 3)
+    torch.testing.assert_close(rnn(xs)[0], td.Recurrent(rnn.cell, engine="reference")(xs)[0])

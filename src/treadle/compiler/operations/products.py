@@ -11,6 +11,9 @@ from treadle.compiler.program import BATCH, Value
 @handler("mm", "matmul")
 def matmul(a: Value, b: Value) -> Value:
     """A product of matrices, at most one of which has rows."""
+    if a.shape[1] is not b.shape[0] and a.shape[1] != b.shape[0]:  # as PyTorch says it: a step may catch that
+        sizes = " and ".join("x".join(map(str, one.shape)) for one in (a, b))
+        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({sizes})")
     a_rows, b_rows = a.batch_axis, b.batch_axis
     if a_rows == 0 and b_rows == -1:
         return p.dot(a, b)

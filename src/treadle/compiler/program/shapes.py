@@ -36,6 +36,7 @@ def broadcast(*shapes: Shape) -> Shape:
     for axis in range(1, max(map(len, shapes), default=0) + 1):
         dims = {shape[-axis] for shape in shapes if len(shape) >= axis} - {1}
         if len(dims) > 1:
-            raise ValueError(f"shapes {', '.join(map(show_shape, shapes))} do not broadcast")
+            # As PyTorch does: a step may catch that.
+            raise RuntimeError(f"shapes {', '.join(map(show_shape, shapes))} do not broadcast")
         result.insert(0, next(iter(dims), 1))
     return tuple(result)
