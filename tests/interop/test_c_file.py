@@ -12,6 +12,7 @@ from torch import nn
 
 import treadle as td
 from tests import registry
+from tests.interop.stateless import Stateless
 from treadle.errors import InteropError, ShapeError, TraceError
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler: apt-get install gcc")
@@ -86,18 +87,12 @@ def test_own_loop_against_a_session():
 def test_functions_are_right_everywhere():
     """At the ends, for tiny, huge and infinite numbers, and for NaN."""
 
-    class Functions(nn.Module):
-        input_size = 1
+    def functions(x):
+        parts = [x.exp(), x.sigmoid(), x.tanh(), nn.functional.logsigmoid(x), x.sign(), x.clamp(min=-1.0), x.abs()]
+        parts += [torch.maximum(x, x * 0), (x * x + 1).sqrt(), x.round(), x.reciprocal(), (x * x + 1).pow(0.3)]
+        return torch.cat(parts, 1)
 
-        def initial_state(self, batch_size):
-            return (torch.zeros(batch_size, 1),)
-
-        def forward(self, x, state):
-            parts = [x.exp(), x.sigmoid(), x.tanh(), nn.functional.logsigmoid(x), x.sign(), x.clamp(min=-1.0), x.abs()]
-            parts += [torch.maximum(x, x * 0), (x * x + 1).sqrt(), x.round(), x.reciprocal(), (x * x + 1).pow(0.3)]
-            return torch.cat(parts, 1), (state[0] + 0,)
-
-    cell = Functions()
+    cell = Stateless(1, functions)
     td.interop.to_c(cell, "net.c")
     subprocess.run(["cc", *STRICT, "-O3", "-shared", "-fPIC", "net.c", "-o", "net.so", "-lm"], check=True)
     handle, state = ctypes.CDLL("./net.so"), (ctypes.c_float * 1)()
@@ -143,17 +138,8 @@ def test_a_state_that_moves_through_its_parts():
 
 
 def test_what_cannot_be_said_is_refused_by_name():
-    class Sorts(nn.Module):
-        input_size = 3
-
-        def initial_state(self, batch_size):
-            return (torch.zeros(batch_size, 3),)
-
-        def forward(self, x, state):
-            return x.cumsum(1), (x,)
-
     with pytest.raises(TraceError, match=r"test_c_file.py:\d+: aten.cumsum cannot be said in C"):
-        td.interop.to_c(Sorts(), "net.c", compiler=None)
+        td.interop.to_c(Stateless(3, lambda x: x.cumsum(1)), "net.c", compiler=None)
     with pytest.raises(ShapeError, match="pass input_size="):
         td.interop.to_c(registry.CountingCell(), "net.c", compiler=None)
     with pytest.raises(TraceError, match="bfloat16"):

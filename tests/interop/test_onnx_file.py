@@ -9,6 +9,7 @@ from torch import nn
 
 import treadle as td
 from tests import registry
+from tests.interop.stateless import Stateless
 from tests.tolerances import assert_close
 from treadle.errors import InteropError, TraceError
 from treadle.state import named_tensors
@@ -140,35 +141,20 @@ def test_what_is_around_a_network_comes_with_it(form):
 
 
 def test_functions_that_onnx_lacks():
-    class Functions(nn.Module):
-        input_size = 1
+    def functions(x):
+        parts = [x.expm1(), x.abs().log1p(), nn.functional.logsigmoid(x), x.trunc(), (x * x + 1).rsqrt(), x.sign()]
+        return torch.cat(parts, 1)
 
-        def initial_state(self, batch_size):
-            return (torch.zeros(batch_size, 1),)
-
-        def forward(self, x, state):
-            parts = [x.expm1(), x.abs().log1p(), nn.functional.logsigmoid(x), x.trunc(), (x * x + 1).rsqrt(), x.sign()]
-            return torch.cat(parts, 1), (state[0] + 0,)
-
-    td.interop.to_onnx(Functions(), "net.onnx")
+    td.interop.to_onnx(Stateless(1, functions), "net.onnx")
     x = torch.cat([torch.linspace(-80, 80, 401), torch.tensor([1e-30, -1e-30, 1e-8, -1e-8, 3e7, 1e30])])[:, None]
     found = run(opened(), x=x, **{"0": torch.zeros(len(x), 1)})["y"]
-    wanted = Functions()(x, (torch.zeros(len(x), 1),))[0]
+    wanted = Stateless(1, functions)(x, (torch.zeros(len(x), 1),))[0]
     torch.testing.assert_close(found, wanted, rtol=2e-6, atol=0)
 
 
 def test_what_cannot_be_written_is_refused(folder):
-    class Sorts(nn.Module):
-        input_size = 3
-
-        def initial_state(self, batch_size):
-            return (torch.zeros(batch_size, 3),)
-
-        def forward(self, x, state):
-            return x.cumsum(1), (x,)
-
     with pytest.raises(TraceError, match=r"test_onnx_file.py:\d+: aten.cumsum cannot be said in ONNX"):
-        td.interop.to_onnx(Sorts(), "net.onnx")
+        td.interop.to_onnx(Stateless(3, lambda x: x.cumsum(1)), "net.onnx")
     with pytest.raises(ValueError, match="'step' or 'sequence'"):
         td.interop.to_onnx(td.LSTMCell(3, 4), "net.onnx", "steps")
     with pytest.raises(TypeError, match="part 1 of the Sequential is a Conv1d, which cannot be exported"):
