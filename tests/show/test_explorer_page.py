@@ -260,7 +260,7 @@ READS = {
     ),
     "skip": ("layer1", f"h of layer 0 at step 5 and x at step 5, side by side, as input, and {OWN}"),
     "lateral": ("layer1", f"h of layer 0 at step 5 and h of layer 0 at step 4, side by side, as input, and {OWN}"),
-    "residual": ("layer2", f"the sum of h of layer 0 at step 5 and h of layer 1 at step 5 as input, and {OWN}"),
+    "residual": ("layer2", f"the sum of h of layer 0 and layer 1 at step 5 as input, and {OWN}"),
     "dense": (
         "layer2",
         f"x at step 5, h of layer 0 at step 5 and h of layer 1 at step 5, side by side, as input, and {OWN}",
@@ -487,7 +487,7 @@ def test_a_link_restores_what_was_seen(opened, small):
     one.tab.evaluate("location.hash = '#t=2&n=stack'")
     one.until("treadle.store.state.step === 2")
     assert one.state("network", "view") == {"network": "stack", "view": "wiring"}
-    sentence = "c of layer 2 at step 7 is made by layer 2 at step 7, and read by itself at step 8 as state."
+    sentence = "c of layer 2 at step 7 is made by layer 2 at step 7, and read by layer 2 at step 8 as state."
     assert again.tab.locator(".side .sentence").all_inner_texts() == [sentence, sentence]
 
 
@@ -500,7 +500,7 @@ def test_clicks_choose_boxes_and_values(opened, small):
     one.set(box="layer1", step=5)
     one.tab.get_by_role("button", name="h of layer 0", exact=True).click()
     assert one.state("box", "field", "step") == {"box": "layer0", "field": "h", "step": 5}
-    assert "read by layer 1 at step 5 as input and by itself at step 6 as state" in one.text(".details .sentence")
+    assert "read by layer 1 at step 5 as input and by layer 0 at step 6 as state" in one.text(".details .sentence")
 
 
 @in_chromium
@@ -511,7 +511,8 @@ def test_code_and_links_are_copied(opened, small, what):
     wanted = small["networks"][0]["code"] if what == "code" else "#v=wiring&n=stack"
     one.tab.evaluate(
         """async wanted => {
-            while (!(await navigator.clipboard.readText()).includes(wanted)) await new Promise(done => setTimeout(done, 5));
+            while (!(await navigator.clipboard.readText()).includes(wanted))
+                await new Promise(done => setTimeout(done, 5));
         }""",
         wanted,
     )

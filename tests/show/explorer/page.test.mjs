@@ -25,7 +25,7 @@ test("a link restores the whole state", () => {
         field: "h",
         pins,
         show: "difference",
-        log: false,
+        log: true,
         output: 4,
         cut: 2,
         over: "layer0.h",
@@ -115,11 +115,11 @@ test("a layer's step in one sentence", () => {
         "Layer 1 at step 0 reads h of layer 0 at step 0 as input, and its own initial h as state.",
     );
     assert.deepEqual(readersSentences(network, "layer0", 3), [
-        "h of layer 0 at step 3 is read by layer 1 at step 3 as input and by itself at step 4 as state.",
+        "h of layer 0 at step 3 is read by layer 1 at step 3 as input and by layer 0 at step 4 as state.",
     ]);
     assert.equal(
         madeAndRead(network, "layer1", "h", 4),
-        "h of layer 1 at step 4 is made by layer 1 at step 4, and read as the network’s output y and by itself at step 5 as state (after the end).",
+        "h of layer 1 at step 4 is made by layer 1 at step 4, and read as the network’s output y and by layer 1 at step 5 as state (after the end).",
     );
 });
 

@@ -85,7 +85,7 @@ export class Controls {
         for (const { name, button } of this.buttons) press(button, name === state.box);
         if (this.slider.value !== String(state.step)) this.slider.value = state.step;
         if (document.activeElement !== this.unit) this.unit.value = state.unit;
-        say(this.step, `step ${state.step} of ${network.steps - 1}`);
+        say(this.step, `step ${state.step} (0 to ${network.steps - 1})`);
         say(this.reads, capital(network.isText ? `reads ${inputPhrase(network, state.step)}` : ""));
         say(this.playButton, this.player.playing ? "Pause" : "Play");
         press(this.playButton, this.player.playing);

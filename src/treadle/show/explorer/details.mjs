@@ -4,13 +4,41 @@ import { size } from "./arrays.mjs";
 import { h, say } from "./dom.mjs";
 import { drawStrip } from "./strips.mjs";
 import { fieldsOf } from "./store.mjs";
-import { boxName, boxSentence, capital, entering, madeAndRead, number, readersSentences, valueName } from "./words.mjs";
+import {
+    boxName,
+    boxSentence,
+    capital,
+    entering,
+    madeAndRead,
+    number,
+    partsOf,
+    readersSentences,
+    valueName,
+} from "./words.mjs";
 
 /** What an edge brings, a line for each value; the parts of a sum, each. */
 function readLines(network, edge, as, back) {
     if (network.boxes[network.row.get(edge.source)].kind === "junction") {
-        const how = edge.source.startsWith("⊕") ? `in a sum ${as}` : as;
-        return entering(network, edge.source).flatMap((part) => readLines(network, part, how, back + part.delay));
+        const sum = edge.source.startsWith("⊕");
+        const parts = partsOf(network, edge.source, back).flatMap((part) =>
+            readLines(network, part.edge, sum ? "in the sum" : as, part.back),
+        );
+        if (!sum) return parts;
+        return [
+            {
+                group: "Reads",
+                as,
+                text: "the sum",
+                name: edge.source,
+                parts,
+                back,
+                box: edge.source,
+                field: "",
+                own: false,
+                edge,
+            },
+            ...parts,
+        ];
     }
     const own = edge.role === "state";
     return network.componentsOf(edge).map((field, i) => {
@@ -66,8 +94,23 @@ function lines(network, box) {
     return found;
 }
 
+/** The numbers of a row as they were recorded: of a sum, those of its parts, added; null for zeros that nobody keeps. */
+function momentOf(row, network, state) {
+    if (row.parts) {
+        const parts = row.parts.map((part) => momentOf(part, network, state)).filter(Boolean);
+        return Float64Array.from(parts[0] ?? [], (_, unit) => parts.reduce((sum, part) => sum + part[unit], 0));
+    }
+    const step = state.step - row.back;
+    return step < 0 && !row.own ? network.past(row.box, step) : network.moment(row.name, step);
+}
+
 /** What a number is with the changes that are made: as it was made, and as it is read if that itself is changed. */
 function after(row, network, state, unit, before) {
+    if (row.parts)
+        return row.parts.reduce(
+            (sum, part) => sum + after(part, network, state, unit, momentOf(part, network, state)?.[unit] ?? 0),
+            0,
+        );
     const step = state.step - row.back;
     let value = before + (step < 0 ? 0 : network.moment(row.name, step, "difference", state.pins)[unit]);
     for (const pin of row.group === "Reads" ? state.pins : []) {
@@ -197,7 +240,7 @@ export class Details {
     #number(row, network, state, theme) {
         const step = state.step - row.back;
         say(row.step, step < 0 ? "initial" : String(step));
-        const moment = step < 0 && !row.own ? network.past(row.box, step) : network.moment(row.name, step, "before");
+        const moment = momentOf(row, network, state);
         const unit = moment ? Math.min(state.unit, moment.length - 1) : 0;
         const before = moment ? moment[unit] : 0;
         const changed = state.pins.length && !network.whyNoChange;
@@ -205,6 +248,8 @@ export class Details {
             row.value,
             changed ? `${number(before)} → ${number(after(row, network, state, unit, before))}` : number(before),
         );
+        row.strip.hidden = Boolean(row.parts); // a sum is not recorded: its parts are
+        if (row.parts) return;
         const show = changed ? state.show : "before";
         const values = network.values(row.name, show, state.pins);
         if (row.strip.width !== Math.max(1, values.units)) row.strip.width = Math.max(1, values.units);

@@ -100,9 +100,9 @@ export function layOut(boxes, edges, columns, sizes, folded = columns === 1) {
     const hasState = new Set(edges.filter((edge) => edge.role === "state").map((edge) => edge.target));
     const width = Math.max(...boxes.map((box) => sizes(box).width));
     const portRoom = (name, side) =>
-        ((ports.get(`${name}|${side}`)?.length ?? 0) * PORT) / (hasState.has(name) ? ENTERED : 1);
+        ((ports.get(`${name}|${side}`)?.length ?? 0) * PORT) / (side === "left" && hasState.has(name) ? ENTERED : 1);
     const count = (side) => Math.max(-1, ...planned.lanes[side].values()) + 1;
-    const labels = folded ? besides(edges) : { left: 12, right: count("right") ? 22 : 10 };
+    const labels = folded ? besides(edges) : { left: count("left") ? 36 : 20, right: count("right") ? 22 : 14 };
     const aside = {
         left: labels.left + count("left") * LANE + 8,
         right: Math.max(count("right") ? labels.right : 0, folded ? 8 : 0) + count("right") * LANE + 8,
@@ -224,11 +224,17 @@ function byLane(context, edge, index, start, end) {
     if (end === null) return { points: corners, label: null };
     const to = context.place(edge.target, end);
     const list = context.ports.get(`${edge.target}|${side}`);
-    const room = context.hasState.has(edge.target) ? to.height * ENTERED : to.height;
-    const y = to.y + to.height - (room * (list.indexOf(index) + 0.5)) / list.length;
+    const y = entranceAt(context, edge.target, side, to, list.indexOf(index), list.length);
     const entry = side === "left" ? to.x : to.x + to.width;
     const label = side === "left" ? [entry - 12, y - 4, "end"] : [entry + 12, y - 4, "start"];
     return { points: [...corners, [lane, y], [entry, y]], label };
+}
+
+/** The height of an entrance. From the right, they lie around the middle; from the left, below what comes in as state. */
+function entranceAt({ hasState }, name, side, box, i, count) {
+    if (side === "right") return box.y + box.height / 2 - (i - (count - 1) / 2) * Math.min(PORT, box.height / count);
+    const room = hasState.has(name) ? box.height * ENTERED : box.height;
+    return box.y + box.height - (room * (i + 0.5)) / count;
 }
 
 /** The corners of a path as SVG, rounded. */

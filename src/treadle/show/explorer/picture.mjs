@@ -155,7 +155,8 @@ export class Picture {
         const line = svg("path", { class: `wire ${kind}`, d: rounded(path.points), "marker-end": tip });
         const hit = svg("path", { class: "hit", d: rounded(path.points), onclick: () => this.#pickWire(path) });
         const text = this.#text(path);
-        return { ...path, line, hit, text };
+        const what = text?.textContent;
+        return { ...path, line, hit, text, what };
     }
 
     /** What a wire carries, in words, beside it; over time, inputs and states say it where they are chosen. */
@@ -283,12 +284,14 @@ export class Picture {
             const given =
                 edge.source === state.box &&
                 (start === column || (this.folded && start !== null)) &&
-                fields.includes(state.field);
-            const lit = state.field ? given : read;
+                (!state.field || fields.includes(state.field));
+            const lit = given || (!state.field && read);
             const future =
                 state.beat !== null && (wire.end === null || this.#pending(state, column, edge.target, wire.end));
             wire.line.classList.toggle("lit", lit && !future);
+            wire.line.classList.toggle("given", given && !read && !state.field);
             wire.line.classList.toggle("pending", future);
+            if (wire.text && edge.role === "state") say(wire.text, given && state.field ? state.field : wire.what);
             wire.text?.classList.toggle("lit", lit && !future);
         }
         for (const box of this.boxes) {

@@ -22,7 +22,7 @@ export function beginning(networks) {
         beat: null,
         tour: null,
         cut: null, // truncate gradients after so many steps; null is what the network was made with
-        log: true,
+        log: false,
         over: null, // which value is shown over what is read
         all: false, // whether every value of a cell has a map
     };
@@ -76,7 +76,7 @@ export function toHash(state) {
     for (const [key, short] of Object.entries(SHORT)) {
         if (state[key] !== null && state[key] !== "") parameters.set(short, state[key]);
     }
-    if (!state.log) parameters.set("linear", "1");
+    if (state.log) parameters.set("log", "1");
     if (state.all) parameters.set("all", "1");
     if (state.pins.length) parameters.set("p", JSON.stringify(state.pins));
     return `#${parameters}`;
@@ -92,7 +92,7 @@ export function fromHash(hash) {
     for (const key of ["step", "unit", "output", "cut", "tour"]) {
         if (key in found) found[key] = Number.isFinite(Number(found[key])) ? Number(found[key]) : null;
     }
-    if (parameters.has("linear")) found.log = false;
+    if (parameters.has("log")) found.log = true;
     if (parameters.has("all")) found.all = true;
     try {
         const pins = JSON.parse(parameters.get("p") ?? "[]");

@@ -1,7 +1,7 @@
 // One unit over what the network reads: tokens coloured by its activation, or a line beside those of a series.
 
 import { colours, css, inkOn, placeOn, scaleOf } from "./colours.mjs";
-import { h } from "./dom.mjs";
+import { h, svg } from "./dom.mjs";
 import { number, token } from "./words.mjs";
 
 /** Tokens, each on the colour of the unit's number after it was read. */
@@ -57,7 +57,8 @@ export class Lines {
             this.column,
         );
         this.names = h("p", { class: "line-names" });
-        this.element = h("div", {}, this.names, this.frame);
+        this.axis = axis(0);
+        this.element = h("div", {}, this.names, this.frame, this.axis);
         this.pick = pick;
     }
 
@@ -84,6 +85,7 @@ export class Lines {
         const ends = new Map();
         for (const { scale, numbers } of shown) ends.set(scale, widened(ends.get(scale), numbers, log));
         for (const line of shown) stroke(context, line, ends.get(line.scale), width, height);
+        this.axis.replaceChildren(...axis(this.steps).children);
         this.names.replaceChildren(...lines.map((line) => lineName(line, log ? null : ends.get(line.scale))));
     }
 
@@ -125,14 +127,35 @@ function stroke(context, { numbers, colour, dash = [], thick = 1.6 }, [low, high
 }
 
 function lineName({ name, colour, dash }, ends) {
-    const mark = h("span", { class: dash?.length ? "line-mark dashed" : "line-mark", "aria-hidden": "true" });
-    mark.style.borderColor = colour;
+    const pattern = dash?.length ? dash.join(" ") : null;
+    const line = svg("line", {
+        x1: 0,
+        x2: 44,
+        y1: 4,
+        y2: 4,
+        "stroke-width": 2.4,
+        "stroke-dasharray": pattern,
+        stroke: colour,
+    });
+    const mark = svg("svg", { width: 44, height: 8, "aria-hidden": "true" }, line);
     return h(
         "span",
         { class: "line-name" },
         mark,
         ends ? `${name}, ${number(ends[0], 2)} to ${number(ends[1], 2)}` : name,
     );
+}
+
+/** The numbers of steps below a map or lines: every tenth, or so many that they have room. */
+export function axis(steps) {
+    const every = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].find((one) => steps / one <= 8) ?? Math.ceil(steps / 8);
+    const marks = [];
+    for (let step = 0; step < steps; step += every) {
+        const mark = h("span", {}, String(step));
+        mark.style.left = `${((step + 0.5) / steps) * 100}%`;
+        marks.push(mark);
+    }
+    return h("div", { class: "axis", "aria-hidden": "true" }, ...marks);
 }
 
 /** Eight colours that people with any colour blindness tell apart (Okabe and Ito), on light and on dark ground. */

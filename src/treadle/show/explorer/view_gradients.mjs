@@ -3,7 +3,7 @@
 import { at, series } from "./arrays.mjs";
 import { colours } from "./colours.mjs";
 import { h, press, say, select } from "./dom.mjs";
-import { Lines, palette } from "./text.mjs";
+import { axis, Lines, palette } from "./text.mjs";
 import { number, valueName } from "./words.mjs";
 
 /** The first step that the gradient of the output of `step` reaches, with truncated backpropagation. */
@@ -15,6 +15,7 @@ export class GradientView {
     constructor(store) {
         this.store = store;
         this.sentence = h("p", { class: "sentence" });
+        this.strongest = h("p", { class: "sentence" });
         this.cutSentence = h("p");
         this.chooser = h("span");
         this.logButton = h("button", { onclick: () => store.set({ log: !store.state.log }) }, "Logarithmic colours");
@@ -42,11 +43,13 @@ export class GradientView {
                     {},
                     h("th", { scope: "col" }, "value"),
                     h("th", { scope: "col" }, "size of the derivative"),
-                    h("th", { scope: "col" }, "of the largest"),
+                    h("th", { scope: "col" }, "of the strongest gradient"),
+                    h("th", { scope: "col" }, "strongest at step"),
                 ),
             ),
             this.numbers,
         );
+        this.scale = h("span");
         this.none = h("p", { class: "card" }, "The page was made without the gradients of this network.");
         this.body = h(
             "div",
@@ -60,11 +63,12 @@ export class GradientView {
                     h("h2", {}, "What does an output depend on?"),
                     h("div", { class: "row" }, this.chooser, field, this.logButton),
                 ),
+                this.strongest,
                 this.sentence,
                 this.cutSentence,
                 this.rowsList,
             ),
-            h("section", { class: "card" }, h("h2", {}, "Over time"), this.lines.element),
+            h("section", { class: "card" }, h("h2", {}, "Over time, on a logarithmic scale"), this.lines.element),
             h("section", { class: "card" }, h("h2", {}, "In numbers"), table),
         );
         this.element = h("div", {}, this.body, this.none);
@@ -82,12 +86,14 @@ export class GradientView {
         this.rows = (this.reach?.rows ?? []).map((name) => {
             const canvas = h("canvas", { class: "map", role: "img" });
             const [shade, column] = [h("span", { class: "cut-shade" }), h("span", { class: "cursor-column" })];
-            const frame = h("div", { class: "map-frame thin" }, canvas, shade, column);
+            const mark = h("span", { class: "strongest", "aria-hidden": "true" });
+            const frame = h("div", { class: "map-frame thin" }, canvas, shade, column, mark);
             frame.addEventListener("pointerdown", (event) => {
                 const box = frame.getBoundingClientRect();
                 this.store.set({ step: Math.floor(((event.clientX - box.left) / box.width) * network.steps) });
             });
-            const [value, part] = [h("td", { class: "number" }), h("td", { class: "number" })];
+            const [value, part, top] = [0, 1, 2].map(() => h("td", { class: "number" }));
+            const choose = h("button", { class: "chip", onclick: () => this.#choose(name) }, valueName(network, name));
             return {
                 name,
                 canvas,
@@ -95,12 +101,16 @@ export class GradientView {
                 column,
                 value,
                 part,
-                line: h("div", { class: "reach-row" }, h("span", {}, valueName(network, name)), frame),
-                tr: h("tr", {}, h("th", { scope: "row" }, valueName(network, name)), value, part),
+                top,
+                mark,
+                choose,
+                line: h("div", { class: "reach-row" }, choose, frame),
+                tr: h("tr", {}, h("th", { scope: "row" }, valueName(network, name)), value, part, top),
             };
         });
         this.rowsList.replaceChildren(
             ...this.rows.map(({ line }) => line),
+            h("div", { class: "reach-row" }, h("span"), axis(network.steps)),
             h(
                 "div",
                 { class: "reach-row" },
@@ -110,12 +120,34 @@ export class GradientView {
                     { class: "legend" },
                     "little",
                     h("span", { class: "ramp amount", "aria-hidden": "true" }),
-                    "much",
+                    this.scale,
+                    h("span", { class: "strongest-key", "aria-hidden": "true" }),
+                    "the step that matters most, in each row",
                 ),
             ),
         );
         this.numbers.replaceChildren(...this.rows.map(({ tr }) => tr));
         this.drawn = "";
+    }
+
+    /** The cursor goes to the value of a row. */
+    #choose(name) {
+        const { network } = this;
+        for (const { box, states } of network.cells) {
+            const field = states.find((part) => network.stateName(box, part) === name);
+            if (field) return this.store.set({ box, field });
+        }
+        this.store.set({ box: network.row.has(name) ? name : "x(t)", field: "" });
+    }
+
+    /** Which row is that of the cursor: the chosen value, the first one of the chosen box, or the topmost. */
+    #chosenRow({ box, field }) {
+        const { network } = this;
+        const wanted = field && network.cellOf.has(box) ? network.stateName(box, field) : network.outputName(box);
+        return Math.max(
+            0,
+            this.rows.findIndex(({ name }) => name === wanted),
+        );
     }
 
     /** The output whose gradient is shown: the chosen one, or the last. */
@@ -138,6 +170,7 @@ export class GradientView {
         const output = this.chosen(state);
         this.choice.element.value = String(output);
         press(this.logButton, state.log);
+        say(this.scale, state.log ? "much (by the logarithm)" : "much (by the square root)");
         this.truncation = this.#truncation(network, state);
         if (document.activeElement !== this.window) this.window.value = this.truncation?.steps ?? 0;
         const moment = at(this.norms, this.reach.outputs.indexOf(output));
@@ -157,7 +190,8 @@ export class GradientView {
         const cut = this.truncation;
         const first = cut ? firstReached(output, cut) : 0;
         const drawn = `${output} ${state.log} ${theme}`;
-        this.rows.forEach(({ name, canvas, shade, column, value, part }, row) => {
+        const own = this.#chosenRow(state);
+        this.rows.forEach(({ name, canvas, shade, column, value, part, top, mark, choose }, row) => {
             const norms = of(row);
             if (this.drawn !== drawn) {
                 paintAmounts(canvas, norms, largest, state.log, theme);
@@ -166,6 +200,11 @@ export class GradientView {
                     `How strongly y of step ${output} depends on ${valueName(network, name)} at each step`,
                 );
             }
+            const best = strongestOf(norms);
+            mark.style.left = `${((best + 0.5) / network.steps) * 100}%`;
+            mark.hidden = !norms[best];
+            press(choose, row === own);
+            say(top, norms[best] ? String(best) : "none");
             shade.hidden = !first;
             shade.style.width = `${(first / network.steps) * 100}%`;
             column.style.transform = `translateX(${(state.step / network.steps) * 100}%)`;
@@ -175,7 +214,7 @@ export class GradientView {
         });
         this.drawn = drawn;
         const shades = palette(theme);
-        const dashes = [[], [6, 3], [2, 2], [8, 3, 2, 3]];
+        const dashes = [[], [14, 5], [2, 4], [14, 4, 2, 4], [6, 4], [6, 3, 2, 3, 2, 3], [20, 3, 6, 3], [3, 8]];
         const lines = this.rows.map(({ name }, row) => ({
             name: valueName(network, name),
             numbers: of(row),
@@ -186,12 +225,22 @@ export class GradientView {
             `${network.name} ${drawn}`,
             lines,
             `The size of the derivative of y of step ${output} with respect to each value, over steps`,
-            { log: state.log, height: 190 },
+            { log: true, height: 190 },
         );
         this.lines.move(state.step);
     }
 
     #say(network, state, output, of, largest) {
+        const own = this.#chosenRow(state);
+        const norms = of(own);
+        const top = strongestOf(norms);
+        const ownName = valueName(network, this.rows[own].name);
+        say(
+            this.strongest,
+            norms[top]
+                ? `Of ${ownName}, step ${top} matters most for y of step ${output}: ${number(norms[top])}.`
+                : `Of ${ownName}, no step matters for y of step ${output}.`,
+        );
         let [best, where] = [-1, null];
         this.rows.forEach(({ name }, row) => {
             const value = of(row)[state.step];
@@ -209,14 +258,14 @@ export class GradientView {
             const back = far === 0 ? "the same step" : far === 1 ? "1 step earlier" : `${far} steps earlier`;
             say(
                 this.sentence,
-                `y of step ${output} depends on step ${step} (${back}) most through ${valueName(network, where)}: ${number(best)}, ${number((100 * best) / (largest || 1), 2)} % of the strongest.`,
+                `y of step ${output} depends on step ${step} (${back}) most through ${valueName(network, where)}: ${number(best)}, ${number((100 * best) / (largest || 1), 2)} % of the strongest gradient.`,
             );
         }
         const cut = this.truncation;
         if (!cut)
             say(
                 this.cutSentence,
-                `Nothing is cut: ${this.network.json.gradient ?? "FullBPTT()"} follows every value back to step 0.`,
+                `Nothing is cut: the gradient goes back through all steps to step 0. That is ${this.network.json.gradient ?? "FullBPTT()"}, full backpropagation through time.`,
             );
         else {
             const first = firstReached(output, cut);
@@ -235,6 +284,11 @@ export class GradientView {
     }
 }
 
+/** The step at which a row is strongest. */
+function strongestOf(norms) {
+    return norms.reduce((best, norm, step) => (norm > norms[best] ? step : best), 0);
+}
+
 function paintAmounts(canvas, norms, largest, log, theme) {
     Object.assign(canvas, { width: norms.length, height: 1 });
     const context = canvas.getContext("2d");
@@ -242,7 +296,7 @@ function paintAmounts(canvas, norms, largest, log, theme) {
     const map = colours("amount", theme);
     norms.forEach((norm, step) => {
         const part = largest ? norm / largest : 0;
-        const shown = !log ? part : part > 0 ? Math.max(0, 1 + Math.log10(part) / 6) : 0;
+        const shown = !log ? Math.sqrt(part) : part > 0 ? Math.max(0, 1 + Math.log10(part) / 6) : 0;
         const colour = 3 * Math.round(255 * Math.min(1, shown));
         image.data.set([map[colour], map[colour + 1], map[colour + 2], 255], 4 * step);
     });

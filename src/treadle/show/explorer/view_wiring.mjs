@@ -1,5 +1,6 @@
 // The view "wiring": one step folded, and the same network over several steps; and what is at the cursor, in words.
 
+import { scaleOf } from "./colours.mjs";
 import { Details } from "./details.mjs";
 import { h, press, say } from "./dom.mjs";
 import { columnsWithin, FOLDED, kinds, Picture } from "./picture.mjs";
@@ -64,7 +65,7 @@ export class WiringView {
             ...kinds(network).map(([kind, meaning]) =>
                 h("li", { class: kind }, h("span", { class: "line", "aria-hidden": "true" }), meaning),
             ),
-            ...bars(),
+            ...bars(network),
         );
         this.sentences = network.boxes.toReversed().map((box) => ({
             box: box.name,
@@ -91,10 +92,15 @@ export class WiringView {
 }
 
 /** What the strips of colour in the boxes mean. */
-function bars() {
+function bars(network) {
     const ramp = (kind) => h("span", { class: `ramp ${kind}`, "aria-hidden": "true" });
-    return [
-        h("li", {}, ramp("diverging"), "units: below zero, above zero"),
-        h("li", {}, ramp("amount"), "units that are never negative"),
-    ];
+    const used = new Set(
+        network.boxes
+            .flatMap(({ name }) => (name === "x(t)" && network.isText ? [] : network.shown(name)))
+            .map((name) => scaleOf(network.recorded(name), "before").kind),
+    );
+    const meaning = { diverging: "units: below zero, above zero", amount: "units that are never negative" };
+    return Object.entries(meaning)
+        .filter(([kind]) => used.has(kind))
+        .map(([kind, text]) => h("li", {}, ramp(kind), text));
 }

@@ -68,14 +68,32 @@ function carriedName(network, edge, moment, back) {
     if (edge.source === "x(t)") return `x ${now}`;
     const { kind } = network.boxes[network.row.get(edge.source)];
     if (kind === "junction") {
-        const parts = entering(network, edge.source).map((part) =>
-            carriedName(network, part, moment, back + part.delay),
-        );
-        return edge.source.startsWith("⊕") ? `the sum of ${listed(parts)}` : `${listed(parts)}, side by side,`;
+        const parts = partsOf(network, edge.source, back);
+        const names = parts.map((part) => carriedName(network, part.edge, moment, part.back));
+        return edge.source.startsWith("⊕")
+            ? `the sum of ${summed(network, parts, names)}`
+            : `${listed(names)}, side by side,`;
     }
     const fields = network.componentsOf(edge).filter(Boolean);
     const of = boxName(network, edge.source);
     return fields.length ? `${fields.join(", ")} of ${of} ${now}` : `the output of ${of} ${now}`;
+}
+
+/** What is added in a sum, sums within it opened, or put side by side: [{edge, back}]. */
+export function partsOf(network, junction, back) {
+    return entering(network, junction).flatMap((edge) => {
+        const inner = junction.startsWith("⊕") && edge.source.startsWith("⊕");
+        return inner ? partsOf(network, edge.source, back + edge.delay) : [{ edge, back: back + edge.delay }];
+    });
+}
+
+/** The parts of a sum: "h of layer 0, layer 1 and layer 2 at step 5" where they differ in their layers alone. */
+function summed(network, parts, names) {
+    const boxes = parts.map(({ edge }) => boxName(network, edge.source));
+    const rests = names.map((name, i) => name.replace(` ${boxes[i]} `, " … "));
+    if (new Set(rests).size > 1 || new Set(boxes).size < boxes.length || !rests[0]?.includes(" … "))
+        return listed(names);
+    return rests[0].replace("…", listed(boxes));
 }
 
 const ownName = (edge) => edge.fields.join(", ");
@@ -129,7 +147,7 @@ function givenPhrases(network, edge, step, through = "") {
     }
     if (kind === "output")
         return [`${through.trim()} as the network’s output y${edge.delay ? ` at step ${read}` : ""}`.trim()];
-    const to = edge.target === edge.source ? "itself" : boxName(network, edge.target);
+    const to = boxName(network, edge.target);
     const as =
         edge.role === "state"
             ? " as state"
@@ -154,11 +172,16 @@ function leaving(network, box) {
 export function boxSentence(network, box, step) {
     const { kind } = network.boxes[network.row.get(box)];
     if (kind === "input") return `The input x at step ${step}: ${inputPhrase(network, step)}.`;
-    const parts = entering(network, box).map((edge) => carriedName(network, edge, asOf(network, step), edge.delay));
+    const name = ({ edge, back }) => carriedName(network, edge, asOf(network, step), back);
+    const found =
+        kind === "junction"
+            ? partsOf(network, box, 0)
+            : entering(network, box).map((edge) => ({ edge, back: edge.delay }));
+    const parts = found.map(name);
     if (kind === "output")
         return `The output y at step ${step} is ${listed(parts)}${parts.length > 1 ? ", side by side" : ""}.`;
     if (kind === "junction")
-        return `The ${box.startsWith("⊕") ? "sum" : "concatenation"} at step ${step} takes ${listed(parts)}.`;
+        return `The ${box.startsWith("⊕") ? "sum" : "concatenation"} at step ${step} takes ${summed(network, found, parts)}.`;
     const reads = readPhrases(network, box, step);
     const joined = reads.length > 1 ? `${reads.slice(0, -1).join(", ")}, and ${reads.at(-1)}` : reads.join("");
     return `${capital(boxName(network, box))} at step ${step} reads ${joined}.`;
