@@ -352,6 +352,55 @@ def test_what_is_read_is_what_a_change_makes_of_it(opened, small):
 
 
 @in_chromium
+def test_a_sum_is_said_and_shown(opened):
+    rnn = stack("residual")
+    data = data_of({"residual": rnn}, torch.randn(1, 7, 3))
+    one = opened(data, "#t=5&b=layer2&u=3")
+    record = {name: numbers_of(array) for name, array in data["networks"][0]["record"].items()}
+    rows = dict(one.tab.evaluate("treadle.views.wiring.details.rows.map(row => [row.text, row.value.textContent])"))
+    expected = record["layer0.h"][5, 3] + record["layer1.h"][5, 3]
+    assert shown_number(rows["the sum"]) == pytest.approx(expected, abs=1e-6)
+    one.set(box="y(t)")
+    assert (
+        one.text(".details .sentence")
+        == "The output y at step 5 is the sum of h of layer 0, layer 1 and layer 2 at step 5."
+    )
+    total = sum(record[f"layer{layer}.h"][5] for layer in range(3))
+    assert np.abs(total - record["y"][5]).max() <= 1e-6
+
+
+@in_chromium
+def test_gradients_say_what_matters_most(opened, small):
+    one = opened(small, "#v=gradients&b=layer0&f=h&g=9&t=7")
+    reach = small["networks"][0]["reach"]
+    norms = numbers_of(reach["norms"])[reach["outputs"].index(9)]
+    row = norms[reach["rows"].index("layer0.h")]
+    assert f"Of h of layer 0, step {row.argmax()} matters most for y of step 9: " in one.text(".gradient-view")
+    table = one.tab.evaluate("treadle.views.gradients.rows.map(row => [row.value.textContent, row.top.textContent])")
+    for (value, top), expected in zip(table, norms, strict=True):
+        assert shown_number(value) == pytest.approx(expected[7], abs=1e-6)
+        assert int(top) == expected.argmax()
+    one.tab.get_by_role("button", name="c of layer 1").click()
+    assert one.state("box", "field") == {"box": "layer1", "field": "c"}
+    one.tab.get_by_label("truncate after").fill("5")
+    assert "in the block of steps 5 to 9, whose gradient goes back to step 5" in one.text(".gradient-view")
+    assert one.state("cut") == {"cut": 5}
+
+
+@in_chromium
+def test_choosing_lights_what_is_read_and_who_reads(opened, small):
+    one = opened(small, "#t=5&b=layer1", width=1600)
+    lit = """() => treadle.views.wiring.pictures.unrolled.wires.filter(wire => wire.line.classList.contains("lit"))
+        .map(({ edge, start, end }) => [edge.source, edge.target, end - start])"""
+    around = [["layer0", "layer1", 0], ["layer1", "layer1", 1], ["layer1", "layer1", 1], ["layer1", "layer2", 0]]
+    assert sorted(one.tab.evaluate(lit)) == around
+    one.set(field="c")
+    assert one.tab.evaluate(lit) == [["layer1", "layer1", 1]]
+    one.set(field="h")
+    assert sorted(one.tab.evaluate(lit)) == [["layer1", "layer1", 1], ["layer1", "layer2", 0]]
+
+
+@in_chromium
 def test_what_if_by_hand(opened, small):
     one = opened(small, "#v=whatif&t=4&b=layer1")
     one.tab.get_by_role("heading", name="Pin a gate").locator("..").get_by_role("button", name="Apply").click()
