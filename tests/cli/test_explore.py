@@ -117,7 +117,7 @@ def test_training_learns_and_the_seed_says_what():
         return list(train_small(rnn, material, 40, seed))
 
     first = losses(0)
-    assert first[-1] < 0.8 * first[0]
+    assert sum(first[-5:]) < 0.9 * sum(first[:5])
     assert losses(0) == first
     assert losses(1) != first
 
