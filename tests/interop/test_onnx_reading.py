@@ -97,6 +97,8 @@ def is_like_onnx_runtime(seeds, engine):
     for seed in seeds:
         model, feeds = random_node(np.random.default_rng(seed))
         wanted = in_onnx_runtime(model, feeds)
+        if not all(np.isfinite(one).all() for one in wanted):
+            continue  # what overflows first is nobody's to say
         onnx.save(model, "node.onnx")
         network = td.interop.from_onnx("node.onnx", engine=engine, inputs=list(feeds.values()))
         assert network.report.difference <= 1e-5
