@@ -91,7 +91,7 @@ ASKED = {
     "Is backpropagation done layer by layer, with each layer's slope or weights updated before the next?": (
         "are weights updated layer by layer in backpropagation"
     ),
-    "LSTM or GRU: which cell should I choose?": "gru vs lstm which one to use",
+    "GRU vs LSTM: which cell should I use?": "gru vs lstm which one to use",
     "How many layers and hidden units does an LSTM need?": (
         "what is the rule to know how many LSTM cells and how many units"
     ),

@@ -110,6 +110,7 @@ def without_timing(document: bytes) -> dict:
 # compare
 
 
+@pytest.mark.slow
 def test_compare_gives_the_same_numbers_again_and_writes_what_it_was_asked_for(folder, capfd):
     options = [*SMALL, "--budget", "3steps", "--save", "w.safetensors"]
     status, out, err = run("compare", "prose.txt", *options, "--json", "-")
@@ -148,6 +149,7 @@ def test_compare_gives_the_same_numbers_again_and_writes_what_it_was_asked_for(f
     assert all(name in picture for name in ("stack", "skip", "unigram", "gzip"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_still_prints_the_table_and_saves(folder):
     # Two workers with 2 runs of 400 steps each, measured every 50. However unequally they advance: of 900 steps one
     # can have done 800 at most, so the other has brought both its runs to their first measurement.
@@ -167,6 +169,7 @@ def test_ctrl_c_still_prints_the_table_and_saves(folder):
     assert files(folder) == {"r.json", "treadle-winner.safetensors"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_there_is_anything_to_compare_says_so(folder):
     process = command("compare", "prose.txt", *SMALL, "--budget", "100000steps", start_new_session=True)
     assert process.stdout is not None

@@ -496,6 +496,7 @@ def test_a_few_seconds_of_japanese_vowels_are_better_than_chance(capfd):
     assert float(out.split(": ")[1].split(" %")[0]) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "options"),
     [

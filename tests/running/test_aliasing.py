@@ -186,6 +186,7 @@ def test_a_session_reads_its_own_output(rows, size, engine, kind):
                 assert (y == expected).all()
 
 
+@pytest.mark.share(20)
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])

@@ -33,7 +33,7 @@ def named(results):
     return {"ys": ys} | {f"{i}/{name}": t for i, part in enumerate(parts) for name, t in named_tensors(part)}
 
 
-@pytest.mark.share(5)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_is_the_same_function_for_sequences_of_any_length(subject):
     rnn = build(subject, learn_initial_state=True)

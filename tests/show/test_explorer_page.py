@@ -155,7 +155,7 @@ def differences(found, data):
 
 
 @in_chromium
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("subject", list(registry.SUBJECTS))
 def test_numbers_of_the_registry(subject, opened):
     rnn = registry.build(subject, torch.float32)
