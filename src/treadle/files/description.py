@@ -8,8 +8,8 @@ passes: a description cannot name anything else.
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,28 @@ MOST_LAYERS, MOST_MODULES, LONGEST_DELAY = 1_000, 100_000, 10_000
 """What a file may ask for; far more than anybody uses, and little enough to be refused quickly."""
 
 
+Kind = TypeVar("Kind", bound=type)
+_of_rooms_above: dict[str, type] = {}
+
+
+def kept_in_files(name: str) -> Callable[[Kind], Kind]:
+    """A decorator for classes of rooms above this one that files may name.
+
+    As of every class here, its constructor's arguments are its attributes of the same names, or what its method
+    ``constructor_arguments`` gives; it must not do anything but build, whatever it is given.
+
+    Args:
+        name: what files call the class, ``"treadle.…"``.
+    """
+
+    def keep(kind: Kind) -> Kind:
+        if _of_rooms_above.setdefault(name, kind) is not kind:
+            raise ValueError(f"files call {_of_rooms_above[name].__qualname__} {name!r} already: choose another name")
+        return kind
+
+    return keep
+
+
 def _known() -> dict[str, type]:
     own = {name: getattr(cells, name) for name in cells.__all__ if name.endswith("Cell") and name != "RecurrentCell"}
     own |= {name: getattr(dropin, name) for name in dropin.__all__}
@@ -47,9 +69,8 @@ def _known() -> dict[str, type]:
     own |= {"ClosedLoop": ClosedLoop, "Discrete": Discrete, "Continuous": Continuous, "Likeliest": Likeliest}
     own |= {kind.__name__: kind for kind in (NoisyStateCell, EncoderDecoder, Bidirectional, Attention)}
     own |= {method.__name__: method for method in gradients.METHODS}
-    return {f"treadle.{name}": kind for name, kind in own.items()} | {
-        f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS
-    }
+    names = {f"treadle.{name}": kind for name, kind in own.items()} | _of_rooms_above
+    return names | {f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS}
 
 
 def describe(model: Any) -> str:
@@ -89,6 +110,8 @@ def _describe(value: Any, names: Mapping[type, str]) -> Any:
         return [_describe(part, names) for part in value]
     if isinstance(value, tuple):
         return {"tuple": [_describe(part, names) for part in value]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": [[key, _describe(part, names)] for key, part in value.items()]}
     if isinstance(value, type):
         return {"class": names.get(value, value.__name__)}
     name = names.get(type(value))
@@ -102,7 +125,8 @@ def _describe(value: Any, names: Mapping[type, str]) -> Any:
             "arguments": {k: _describe(v, names) for k, v in arguments_of(value).items()},
         }
     raise ModelFileError(
-        f"a model file cannot hold {value!r:.60} (a {type(value).__name__}): only numbers, words, lists and modules"
+        f"a model file cannot hold {value!r:.60} (a {type(value).__name__}): only numbers, words, lists, dicts by words"
+        " and modules"
     )
 
 
@@ -169,6 +193,8 @@ def _build(value: Any, known: Mapping[str, type]) -> Any:
         return [_build(part, known) for part in value] if isinstance(value, list) else value
     if "tuple" in value:
         return tuple(_build(part, known) for part in value["tuple"])
+    if "dict" in value:
+        return {str(key): _build(part, known) for key, part in value["dict"]}
     if "class" in value:
         return _class(value["class"], known)
     kind = _class(value["type"], known)

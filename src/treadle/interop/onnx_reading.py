@@ -41,15 +41,15 @@ def from_onnx(
 
     Returns:
         A module, called with the graph's inputs in their order (its ``inputs`` names them), that gives the outputs in
-        theirs; its ``report`` says how far both sides agree.
+        theirs; its ``report`` says how far both sides agree. `treadle.save` writes it like any other network.
 
     Raises:
         ModelFileError: the file is no ONNX file, or refers to other files.
         InteropError: a node cannot be read; ONNX is not installed; both sides differ.
     """  # noqa: E501
     onnx = installed("onnx")
-    model, graph = read_graph(path)
-    network = OnnxNetwork(graph, engine)
+    model, graph, numbers = read_graph(path)
+    network = OnnxNetwork(graph, engine, numbers)
     given = _random(model, graph.inputs) if inputs is None else [np.asarray(one) for one in inputs]
     wanted, who, why = _by_others(onnx, model, dict(zip(graph.inputs, given, strict=True)))
     if wanted is None:

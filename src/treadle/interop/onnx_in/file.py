@@ -10,15 +10,15 @@ from torch import Tensor
 
 from treadle.atomic import regular
 from treadle.errors import InteropError, ModelFileError
-from treadle.interop.onnx_in.network import Graph, Node
+from treadle.interop.onnx_in.network import Constant, Graph, Node
 
 _LARGEST = 2 * 1024**3
 """The format itself allows no file above 2 GB."""
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 
-def read_graph(path: str | os.PathLike[str]) -> tuple[Any, Graph]:
-    """The model of a file, and its graph.
+def read_graph(path: str | os.PathLike[str]) -> tuple[Any, Graph, dict[str, Tensor]]:
+    """The model of a file, its graph, and the numbers of the graph's constants by name.
 
     Raises:
         ModelFileError: the file is no ONNX file, is too large, or refers to other files.
@@ -40,35 +40,52 @@ def read_graph(path: str | os.PathLike[str]) -> tuple[Any, Graph]:
         raise
     except Exception as error:  # protobuf's and the checker's own errors have no common base
         raise ModelFileError(f"{path} is no ONNX file: {(str(error).splitlines() or ['it is empty'])[0]}") from None
-    return model, _graph(model)
+    return model, *_graph(model)
 
 
-def _graph(model: Any) -> Graph:
+def _graph(model: Any) -> tuple[Graph, dict[str, Tensor]]:
     from onnx import numpy_helper
 
-    constants = {one.name: _tensor(numpy_helper.to_array(one)) for one in model.graph.initializer}
-    nodes = tuple(_node(number, node) for number, node in enumerate(model.graph.node))
+    numbers = {one.name: _tensor(numpy_helper.to_array(one)) for one in model.graph.initializer}
+    inputs = tuple(one.name for one in model.graph.input if one.name not in numbers)
+    nodes = [_node(number, node, numbers) for number, node in enumerate(model.graph.node)]
     opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=1)
+    constants = tuple(
+        Constant(name, str(one.dtype).removeprefix("torch."), tuple(one.shape)) for name, one in numbers.items()
+    )
     return Graph(
-        nodes,
+        tuple(node for node in nodes if node is not None),
         constants,
-        tuple(one.name for one in model.graph.input if one.name not in constants),
+        inputs,
         tuple(one.name for one in model.graph.output),
         opset,
-    )
+    ), numbers
 
 
-def _node(number: int, node: Any) -> Node:
+def _node(number: int, node: Any, numbers: dict[str, Tensor]) -> Node | None:
+    """A node; what is nothing but numbers goes to these, and is none."""
     name = repr(node.name) if node.name else f"{number} ({node.op_type})"
     if node.domain not in _DOMAINS:
         raise InteropError(f"node {name}: operators of {node.domain} cannot be read")
-    return Node(
-        node.op_type,
-        name,
-        tuple(node.input),
-        tuple(node.output),
-        {one.name: _attribute(name, one) for one in node.attribute},
-    )
+    attributes = {one.name: _attribute(name, one) for one in node.attribute}
+    inputs = tuple(node.input)
+    if node.op_type == "Constant":
+        numbers[node.output[0]] = _constant(name, attributes)
+        return None
+    for attribute, value in list(attributes.items()):
+        if isinstance(value, Tensor):  # of ConstantOfShape: a further input here
+            numbers[f"{node.output[0]} {attribute}"] = attributes.pop(attribute)
+            inputs = (*inputs, f"{node.output[0]} {attribute}")
+    return Node(node.op_type, name, inputs, tuple(node.output), attributes)
+
+
+def _constant(node: str, attributes: dict[str, Any]) -> Tensor:
+    kind = next(iter(attributes), "no value")
+    if kind == "value":
+        return attributes[kind]
+    if kind not in ("value_float", "value_floats", "value_int", "value_ints"):
+        raise InteropError(f"node {node}: a constant with {kind} cannot be read")
+    return torch.tensor(attributes[kind], dtype=torch.float32 if "float" in kind else torch.int64)
 
 
 def _attribute(node: str, attribute: Any) -> Any:
@@ -85,7 +102,11 @@ def _attribute(node: str, attribute: Any) -> Any:
         return value.decode(errors="replace")
     if attribute.type == kinds.STRINGS:
         return [one.decode(errors="replace") for one in value]
-    return list(value) if attribute.type in (kinds.INTS, kinds.FLOATS) else value
+    if attribute.type in (kinds.INTS, kinds.FLOATS):
+        return list(value)
+    if not isinstance(value, int | float):
+        raise InteropError(f"node {node}: its attribute {attribute.name} cannot be read")
+    return value
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from treadle.errors import InteropError
-from treadle.interop.onnx_in.operations import OPERATIONS, NodeCall
+from treadle.files.description import kept_in_files
+from treadle.interop.onnx_in.operations import OPERATIONS, TYPES, NodeCall
 from treadle.interop.onnx_in.recurrent import NodeWeights, RecurrentNode
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
-_PLACES = {"LSTM": ("W", "R", "B", "P"), "GRU": ("W", "R", "B", ""), "RNN": ("W", "R", "B", "")}
+_BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in TYPES.values()}
 
 
+@kept_in_files("treadle.OnnxNode")
 @dataclasses.dataclass(frozen=True)
 class Node:
     """A node of a graph: an operator, the names of what it reads and gives, and its attributes."""
@@ -26,48 +28,88 @@ class Node:
     attributes: Mapping[str, Any]
 
 
+@kept_in_files("treadle.OnnxConstant")
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """What a graph says of a constant: its name, what kind of numbers it holds (``"float32"``), and its shape."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+    def zeros(self) -> Tensor:
+        """A constant of this form."""
+        return torch.zeros(self.shape, dtype=_BY_NAME[self.kind])
+
+
+@kept_in_files("treadle.OnnxGraph")
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """What a file holds."""
+    """What a file holds, but for the numbers."""
 
     nodes: tuple[Node, ...]
-    constants: Mapping[str, Tensor]
+    constants: tuple[Constant, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     opset: int
 
 
+@kept_in_files("treadle.OnnxNetwork")
 class OnnxNetwork(nn.Module):
     """A graph of ONNX; called with the graph's inputs in their order, it gives the graph's outputs in theirs.
+
+    It can be saved by `treadle.save` and loaded by `treadle.load`, which needs no ONNX.
 
     Args:
         graph: what the file holds.
         engine: what runs recurrent nodes, as of `treadle.Recurrent`.
+        numbers: those of the graph's constants, by name; zeros unless given, to be filled from a file.
+
+    Attributes:
+        report: how far the network agrees with the file that it was read from; None of one that was loaded.
 
     Raises:
         InteropError: a node that cannot be read, by its name.
     """
 
-    def __init__(self, graph: Graph, engine: str):
+    def __init__(self, graph: Graph, engine: str = "auto", numbers: Mapping[str, Tensor] | None = None):
         super().__init__()
-        self.graph, self.inputs, self.outputs = graph, graph.inputs, graph.outputs
+        self.graph, self.engine, self.inputs, self.outputs = graph, engine, graph.inputs, graph.outputs
         self.report: Any = None
-        self._constants = dict(graph.constants)
-        self.recurrent = nn.ModuleDict()
+        self._of_file = {one.name for one in graph.constants}
+        if numbers is None:
+            numbers = {one.name: one.zeros() for one in graph.constants}
+        self.over_time = nn.ModuleDict()
         for number, node in enumerate(graph.nodes):
             if node.kind in (*_RECURRENT, "DynamicQuantizeLSTM"):
-                self.recurrent[str(number)] = self._recurrent(node, engine)
+                self.over_time[str(number)] = self._recurrent(node, engine, numbers)
             elif node.kind not in OPERATIONS:
                 raise InteropError(f"node {node.name}: there is no {node.kind} here, so this file cannot be read")
+        self._buffer_of = {name: f"constant{n}" for n, name in enumerate(self._read_as_they_are())}
+        for name, buffer in self._buffer_of.items():
+            self.register_buffer(buffer, numbers[name])
         self.eval()
 
-    def _recurrent(self, node: Node, engine: str) -> RecurrentNode:
+    def constructor_arguments(self) -> dict[str, Any]:
+        """For model files."""
+        return {"graph": self.graph, "engine": self.engine}
+
+    def _recurrent(self, node: Node, engine: str, numbers: Mapping[str, Tensor]) -> RecurrentNode:
         if node.kind == "DynamicQuantizeLSTM":
-            return RecurrentNode("LSTM", node.attributes, node.name, engine, _dequantised(node, self._constants))
-        given = [name for name in _weight_names(node) if name]
-        constant = all(name in self._constants for name in given)
-        weights = _weights(node, self._constants) if constant else None
+            return RecurrentNode("LSTM", node.attributes, node.name, engine, _dequantised(node, numbers))
+        weights = _weights(node, numbers) if self._has_own_weights(node) else None
         return RecurrentNode(node.kind, node.attributes, node.name, engine, weights)
+
+    def _has_own_weights(self, node: Node) -> bool:
+        return all(name in self._of_file for name in _weight_names(node) if name)
+
+    def _read_as_they_are(self) -> list[str]:
+        """The constants that are read when the graph runs; the weights of recurrent nodes lie in these."""
+        read = set(self.outputs)
+        for number, node in enumerate(self.graph.nodes):
+            of_cells = str(number) in self.over_time and self._has_own_weights(node)
+            read |= {_input(node, n) for n in (0, 4, 5, 6)} if of_cells else set(node.inputs)
+        return [one.name for one in self.graph.constants if one.name in read]
 
     def forward(self, *inputs: Any) -> Any:
         """The graph's outputs: a tensor, or a tuple of several.
@@ -82,7 +124,7 @@ class OnnxNetwork(nn.Module):
             raise InteropError(
                 f"the graph reads {len(self.inputs)} inputs ({', '.join(self.inputs)}), but {len(inputs)} were passed"
             )
-        known: dict[str, Any] = {"": None, **self._constants}
+        known: dict[str, Any] = {"": None} | {name: getattr(self, own) for name, own in self._buffer_of.items()}
         known |= {name: torch.as_tensor(value) for name, value in zip(self.inputs, inputs, strict=True)}
         for number, node in enumerate(self.graph.nodes):
             try:
@@ -96,12 +138,12 @@ class OnnxNetwork(nn.Module):
         return results[0] if len(results) == 1 else results
 
     def _run(self, number: int, node: Node, known: Mapping[str, Any]) -> Any:
-        if str(number) not in self.recurrent:
+        if str(number) not in self.over_time:
             return OPERATIONS[node.kind](
                 NodeCall([known[name] for name in node.inputs], node.attributes, self.graph.opset)
             )
-        network: Any = self.recurrent[str(number)]
-        if not all(name in self._constants for name in _weight_names(node) if name):
+        network: Any = self.over_time[str(number)]
+        if not self._has_own_weights(node):
             network.give(_weights(node, known))
         xs, lengths, h, c = (known[_input(node, n)] for n in (0, 4, 5, 6))
         return network(xs, lengths, h, c if network.kind == "LSTM" else None)
@@ -123,10 +165,12 @@ def _weights(node: Node, known: Mapping[str, Any]) -> NodeWeights:
 
 def _dequantised(node: Node, known: Mapping[str, Any]) -> NodeWeights:
     """The weights of a quantised node: W and R lie transposed, with a factor and a zero point of each direction or column."""  # noqa: E501
-    W, R, B, P = (known.get(name) if name else None for name in _weight_names(node))
-    W_scale, W_zero, R_scale, R_zero = (known.get(_input(node, n)) for n in (8, 9, 10, 11))
-    if W is None or R is None or W_scale is None or R_scale is None:
+    names = [*_weight_names(node), *(_input(node, n) for n in (8, 9, 10, 11))]
+    if any(name and name not in known for name in names):
         raise InteropError(f"node {node.name}: the weights of a quantised LSTM have to be constants")
+    W, R, B, P, W_scale, W_zero, R_scale, R_zero = (known[name] if name else None for name in names)
+    if W is None or R is None or W_scale is None or R_scale is None:
+        raise InteropError(f"node {node.name}: a quantised LSTM has weights and their scales, but some are left out")
 
     def real(matrix: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
         shape = (len(matrix), 1, -1)

@@ -39,8 +39,9 @@ class NodeCall:
         return self.attributes.get("axis", usual)
 
 
-_TYPES = {1: torch.float32, 11: torch.float64, 7: torch.int64, 6: torch.int32, 9: torch.bool, 2: torch.uint8}
-_TYPES |= {3: torch.int8, 5: torch.int16, 10: torch.float16, 16: torch.bfloat16}
+TYPES = {1: torch.float32, 11: torch.float64, 7: torch.int64, 6: torch.int32, 9: torch.bool, 2: torch.uint8}
+TYPES |= {3: torch.int8, 5: torch.int16, 10: torch.float16, 16: torch.bfloat16}
+"""The types of tensors, by ONNX's numbers."""
 
 
 def _unsqueeze(call: NodeCall) -> Tensor:
@@ -139,7 +140,7 @@ def _shape(call: NodeCall) -> Tensor:
 
 
 def _constant_of_shape(call: NodeCall) -> Tensor:
-    value = call.attributes.get("value", torch.zeros(1))
+    value = torch.zeros(1) if call[1] is None else call[1]
     return torch.full(call.numbers("", 0) or [], value.item(), dtype=value.dtype)
 
 
@@ -166,7 +167,7 @@ def _convolution(call: NodeCall) -> Tensor:
 
 
 def _cast(call: NodeCall) -> Tensor:
-    return call[0].to(_TYPES[call.attributes["to"]])
+    return call[0].to(TYPES[call.attributes["to"]])
 
 
 def _divided(call: NodeCall) -> Tensor:
@@ -216,7 +217,6 @@ OPERATIONS: dict[str, Callable[[NodeCall], Any]] = {
     "Max": _folded(torch.maximum),
     "Sum": _folded(torch.add),
     "Where": lambda call: torch.where(call[0], call[1], call[2]),
-    "Constant": lambda call: call.attributes["value"],
     "ConstantOfShape": _constant_of_shape,
     "Shape": _shape,
     "Gather": _gather,

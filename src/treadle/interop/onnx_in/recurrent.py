@@ -65,10 +65,11 @@ class RecurrentNode(nn.Module):
             attributes.get("direction", "forward")
         ]
         self.networks = nn.ModuleList()
+        self._given: list[Recurrent] = []  # what each call gives weights to is no part of the network
         if weights is not None:
-            self._build(weights)
+            self.networks = nn.ModuleList(self._built(weights))
 
-    def _build(self, weights: NodeWeights) -> None:
+    def _built(self, weights: NodeWeights) -> list[Recurrent]:
         usual, count = _USUAL[self.kind], len(_USUAL[self.kind])
         names = self.attributes.get("activations") or usual * len(self.directions)
         try:
@@ -78,14 +79,14 @@ class RecurrentNode(nn.Module):
         except KeyError as error:
             raise InteropError(f"node {self.name}: there is no activation {error.args[0]}") from None
         clip = self.attributes.get("clip", math.inf)
-        self.networks = nn.ModuleList(
+        return [
             Recurrent(
                 self._cell(weights, n, functions[count * n : count * (n + 1)], clip),
                 batch_first=False,
                 engine=self.engine,
-            )
+            ).eval()
             for n in range(len(self.directions))
-        ).eval()
+        ]
 
     def _cell(self, weights: NodeWeights, n: int, functions: list[Any], clip: float) -> NodeCell:
         B, P = (None if one is None else one[n] for one in (weights.B, weights.P))
@@ -98,9 +99,8 @@ class RecurrentNode(nn.Module):
 
     def give(self, weights: NodeWeights) -> None:
         """Take the weights of a call."""
-        if not self.networks:
-            self._build(weights)
-        for n, network in enumerate(self.networks):
+        self._given = self._given or self._built(weights)
+        for n, network in enumerate(self._given):
             cell: Any = network.cell
             with torch.no_grad():
                 cell.W.copy_(weights.W[n])
@@ -136,10 +136,11 @@ class RecurrentNode(nn.Module):
     def _one_direction(
         self, n: int, xs: Tensor, lengths: Tensor | None, h: Tensor | None, c: Tensor | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        network, reverse = self.networks[n], self.directions[n]
+        network: Any = (self.networks or self._given)[n]
+        reverse = self.directions[n]
         state = None
         if h is not None or c is not None:
-            zeros = network.cell.initial_state(xs.shape[1])  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+            zeros = network.cell.initial_state(xs.shape[1])
             first = zeros.h if h is None else h[n]
             state = HiddenAndCell(first, zeros.c if c is None else c[n]) if self.kind == "LSTM" else Hidden(first)
         ys, after = network(mirrored(xs, lengths, 0) if reverse else xs, state, lengths=lengths)
