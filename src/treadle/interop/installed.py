@@ -6,8 +6,13 @@ from typing import Any
 from treadle.errors import InteropError
 
 
-def installed(name: str) -> Any:
+def installed(name: str, needed_by: str = "ONNX files", install: str = "") -> Any:
     """A library.
+
+    Args:
+        name: of the module.
+        needed_by: what cannot be had without it, in the plural.
+        install: what pip is given; the name unless said.
 
     Raises:
         InteropError: it is not installed.
@@ -15,4 +20,5 @@ def installed(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise InteropError(f"{name} is not installed, which ONNX files need: pip install onnx onnxruntime") from None
+        install = install or ("onnx onnxruntime" if name.startswith("onnx") else name)
+        raise InteropError(f"{name} is not installed, which {needed_by} need: pip install {install}") from None

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from treadle.atomic import regular
 from treadle.errors import InteropError, ModelFileError
-from treadle.interop.onnx_in.network import Constant, Graph, Node
+from treadle.interop.graph import Node
+from treadle.interop.onnx_in.network import Constant, Graph
 
 _LARGEST = 2 * 1024**3
 """The format itself allows no file above 2 GB."""

@@ -9,23 +9,12 @@ from torch import Tensor, nn
 
 from treadle.errors import InteropError
 from treadle.files.description import kept_in_files
+from treadle.interop.graph import GraphNetwork, Node
 from treadle.interop.onnx_in.operations import OPERATIONS, TYPES, NodeCall
 from treadle.interop.onnx_in.recurrent import NodeWeights, RecurrentNode
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in TYPES.values()}
-
-
-@kept_in_files("treadle.OnnxNode")
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """A node of a graph: an operator, the names of what it reads and gives, and its attributes."""
-
-    kind: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Any]
 
 
 @kept_in_files("treadle.OnnxConstant")
@@ -55,7 +44,7 @@ class Graph:
 
 
 @kept_in_files("treadle.OnnxNetwork")
-class OnnxNetwork(nn.Module):
+class OnnxNetwork(GraphNetwork):
     """A graph of ONNX; called with the graph's inputs in their order, it gives the graph's outputs in theirs.
 
     It can be saved by `treadle.save` and loaded by `treadle.load`, which needs no ONNX.
@@ -73,9 +62,8 @@ class OnnxNetwork(nn.Module):
     """
 
     def __init__(self, graph: Graph, engine: str = "auto", numbers: Mapping[str, Tensor] | None = None):
-        super().__init__()
-        self.graph, self.engine, self.inputs, self.outputs = graph, engine, graph.inputs, graph.outputs
-        self.report: Any = None
+        super().__init__(graph.nodes, graph.inputs, graph.outputs)
+        self.graph, self.engine = graph, engine
         self._of_file = {one.name for one in graph.constants}
         if numbers is None:
             numbers = {one.name: one.zeros() for one in graph.constants}
@@ -111,33 +99,12 @@ class OnnxNetwork(nn.Module):
             read |= {_input(node, n) for n in (0, 4, 5, 6)} if of_cells else set(node.inputs)
         return [one.name for one in self.graph.constants if one.name in read]
 
-    def forward(self, *inputs: Any) -> Any:
-        """The graph's outputs: a tensor, or a tuple of several.
+    def constants(self) -> dict[str, Any]:
+        """The constants of the graph."""
+        return {name: getattr(self, own) for name, own in self._buffer_of.items()}
 
-        Args:
-            inputs: tensors or arrays, in the order of the graph's inputs (``self.inputs``).
-
-        Raises:
-            InteropError: another number of inputs, or a node fails on them.
-        """
-        if len(inputs) != len(self.inputs):
-            raise InteropError(
-                f"the graph reads {len(self.inputs)} inputs ({', '.join(self.inputs)}), but {len(inputs)} were passed"
-            )
-        known: dict[str, Any] = {"": None} | {name: getattr(self, own) for name, own in self._buffer_of.items()}
-        known |= {name: torch.as_tensor(value) for name, value in zip(self.inputs, inputs, strict=True)}
-        for number, node in enumerate(self.graph.nodes):
-            try:
-                found = self._run(number, node, known)
-            except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
-                first = (str(error).splitlines() or [type(error).__name__])[0]
-                raise InteropError(f"node {node.name} ({node.kind}) fails on what it is given: {first}") from error
-            known |= dict(zip(node.outputs, found if isinstance(found, tuple) else (found,), strict=False))
-            known[""] = None
-        results = tuple(known[name] for name in self.outputs)
-        return results[0] if len(results) == 1 else results
-
-    def _run(self, number: int, node: Node, known: Mapping[str, Any]) -> Any:
+    def run(self, number: int, node: Node, known: Mapping[str, Any]) -> Any:
+        """A recurrent node over time, any other as PyTorch does it."""
         if str(number) not in self.over_time:
             return OPERATIONS[node.kind](
                 NodeCall([known[name] for name in node.inputs], node.attributes, self.graph.opset)
