@@ -4,19 +4,17 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from treadle.engines import execution, reference, verification
-from treadle.engines.call import Call, Result, autocast_dtype
-from treadle.engines.engine import Engine, LiveStep, Refusal
+from treadle.engines.call import Call, Result
+from treadle.engines.engine import Engine, Refusal
 from treadle.engines.network import Network, network_of
 from treadle.engines.registry import ENGINES, candidates
 from treadle.engines.stages import staged
 from treadle.errors import EngineError, TraceError
-from treadle.protocol import State, example_input, first_weight
 from treadle.state import named_tensors
 from treadle.torch_internals import (
     a_function_transform_is_active,
@@ -166,36 +164,3 @@ def why_no_program(call: Call) -> Refusal | None:
     elif call.products not in (None, torch.bfloat16):
         reason = f"autocast to {call.products} is on"
     return None if reason is None else Refusal(reason)
-
-
-def live_step(
-    cell: Any, engine: str, batch_size: int, state: State, products: torch.dtype | None = None
-) -> LiveStep | None:
-    """A network's step with its state inside, for sessions; or None where the network's own Python has to step.
-
-    Its engine is asked for by name, or ``"auto"``; the state is of ``batch_size`` rows; see `Engine.take` for products.
-
-    Raises:
-        EngineError: the engine that was asked for by name cannot.
-    """
-    engines = [one for one in candidates(engine) if one.steps_live]
-    if not engines:
-        return None
-    refusal = Refusal("the cell does not say what it reads, or has no weights")
-    x = None if first_weight(cell) is None else example_input(cell, batch_size)
-    if x is not None:
-        call = Call(cell, state, x[None], state, engine=engine, products=autocast_dtype(x.device))
-        for one in engines:
-            found = one.refusal(call) or program_of(call)
-            if not isinstance(found, Refusal):
-                network, found = found, one.live_step(found, batch_size, products)
-                if not isinstance(found, Refusal):
-                    doubt = verification.doubts_about_step(network, one, found, call, products)
-                    if not doubt:
-                        return found
-                    found = Refusal(doubt)
-            refusal = found
-    if engine != "auto":
-        raise EngineError(f"engine {engine!r} cannot step {type(cell).__name__}: {refusal}")
-    say_once(f"a session of {type(cell).__name__} steps in Python, much slower than compiled: {refusal}")
-    return None

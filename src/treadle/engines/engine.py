@@ -107,6 +107,15 @@ class LiveStep(Protocol):
         ...
 
 
+@runtime_checkable
+class LiveProgram(Protocol):
+    """A network's whole step with its weights, from which sessions are made."""
+
+    def step(self, batch_size: int) -> LiveStep:
+        """The step of so many rows, with states of its own, which are zeros."""
+        ...
+
+
 class Engine:
     """An engine. Every answer here is that of one that leaves all sections to PyTorch; a new engine gives its own.
 
@@ -156,8 +165,11 @@ class Engine:
         """
         raise NotImplementedError
 
-    def live_step(self, network: Network, batch_size: int, products: torch.dtype | None) -> LiveStep | Refusal:
-        """A network's whole step for sessions, or why there is none."""
+    def live_program(self, network: Network, products: torch.dtype | None) -> LiveProgram | Refusal:
+        """A network's whole step for sessions, with the weights that it has now; or why there is none.
+
+        The network's tensors are not written to while the program lives.
+        """
         raise NotImplementedError
 
     def remembers(self, what: str) -> bool:

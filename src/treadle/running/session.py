@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from treadle import state as states
-from treadle.engines import LiveStep, live_step
+from treadle.engines import Asked, LiveStep, live
 from treadle.errors import EngineError, ShapeError
-from treadle.protocol import State, first_weight
+from treadle.protocol import State, example_input, first_weight
 from treadle.running.copies import detached_copy
 from treadle.torch_internals import is_noted_down
 
@@ -80,7 +80,14 @@ class Session:
     def _start(self, state: State) -> None:
         """Make the step, from the network that was copied, and go on from a state."""
         products = torch.bfloat16 if self.weights == "bfloat16" else None
-        self._live = live_step(self._recurrent.cell, self._recurrent.engine, self.batch_size, state, products)
+        cell, engine = self._recurrent.cell, self._recurrent.engine
+        x = example_input(cell, self.batch_size)
+        if x is None:
+            self._live = None
+        else:
+            asked = Asked(cell, engine, x, state, products)
+            found = live(asked)
+            self._live = None if found is None else found.step(asked)
         self._outside = None if self._live is None else self._live.network.outside
         entry = None if self._live is None else self._live.entry()
         self._fast, self._fast_needs = entry or (_takes_nothing, None)

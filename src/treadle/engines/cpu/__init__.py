@@ -15,7 +15,7 @@ from torch import Tensor
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.call import Call
-from treadle.engines.engine import Engine, LiveStep, Refusal, Runner, Taken
+from treadle.engines.engine import Engine, LiveProgram, Refusal, Runner, Taken
 from treadle.engines.network import Network
 
 # Where a method imports something, LLVM is loaded when it is needed.
@@ -55,14 +55,12 @@ class CpuEngine(Engine):
 
         return Chain(sections, taken, visible, before)  # pyright: ignore
 
-    def live_step(self, network: Network, batch_size: int, products: torch.dtype | None) -> LiveStep | Refusal:
+    def live_program(self, network: Network, products: torch.dtype | None) -> LiveProgram | Refusal:
         """A network's whole step as one kernel."""
-        from treadle.engines.cpu.plan import live_step, whole_step
+        from treadle.engines.cpu.plan import live_program, whole_step
 
-        reason = whole_step.reason_against(network)
-        if reason is not None:
-            return Refusal(reason)
-        return live_step.LiveStep(network, batch_size, products == torch.bfloat16)
+        reason = network.kept("live", lambda: whole_step.reason_against(network))
+        return Refusal(reason) if reason else live_program.LiveProgram(network, products == torch.bfloat16)
 
     def remembers(self, what: str) -> bool:
         """On disk, for this CPU and these sources."""

@@ -65,7 +65,7 @@ def two_threads():
 @pytest.fixture
 def by_columns(two_threads, monkeypatch):
     """Even the smallest step is worth several threads."""
-    monkeypatch.setattr(live_step, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(live_step, "WORTH_A_THREAD", 1)
 
 
 @pytest.fixture(params=["by one thread", "by columns"])

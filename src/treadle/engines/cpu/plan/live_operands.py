@@ -1,5 +1,6 @@
 """What a live step computes with, in memory all the time: packed weights, the state in place; and blocks of steps."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows
+from treadle.engines.cpu.plan.live_input import LiveInput
 from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, keys_of, tensors_of_layout, with_signs
 from treadle.engines.cpu.plan.section import Pass
 from treadle.engines.layout import Layout
@@ -20,18 +22,24 @@ _MOST_BLOCKS = 16
 _X, _Y = TensorKey(Role.ROWS), TensorKey(Role.OUTPUT)
 
 
-class LiveOperands:
-    """What a live step computes with: a forward pass, weights (inputs without rows), and [B, ...] of each state."""
+class LiveWeights:
+    """What all steps of a network with the same weights read: a forward pass, values without rows, packed matrices.
 
-    def __init__(self, one: Pass, x: Value, weights: Mapping[Value, Tensor], state: Sequence[Tensor]):
-        self.one, self.x, self.state = one, x, state
+    Args:
+        one: the pass.
+        x: the input of a step.
+        weights: the inputs without rows. What is packed is a copy; values that are read as they are may be these.
+    """
+
+    def __init__(self, one: Pass, x: Value, weights: Mapping[Value, Tensor]):
+        self.one, self.x, self.dtype = one, x, one.owner.dtype
         (self.y,) = one.outputs
-        self.dtype = one.owner.dtype
         self.x_type = self.dtype if x.dtype.is_floating_point else torch.int64
+        self.input = LiveInput(x, one.owner.section.values())
         known = dict(weights)
         interpreter.evaluate((*one.shared, *one.matrices), known, 0)
         self.invariants = [contiguous(known[v], self.dtype) for v in one.shared]
-        self._packed, self.packed = _pack(one, known)
+        self._packed, self.packed = pack(one, known)
 
     def arguments(self, x: Number, y: Number, states: Sequence[Number]) -> Arguments:
         """The arguments of the kernel for rows and states at these addresses.
@@ -46,8 +54,21 @@ class LiveOperands:
             [Carry(place, place, place) for place in states],
         )
 
+    def states(self, rows: int) -> list[Tensor]:
+        """Memory for the states of so many rows, [rows, ...] each: zeros."""
+        olds = (old for old, _ in self.one.owner.carries)
+        return [torch.zeros(rows, *old.row_shape, dtype=self.dtype, device="cpu") for old in olds]
 
-def _pack(one: Pass, known: Mapping[Value, Tensor]) -> tuple[Tensor | None, list[int]]:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LiveOperands:
+    """What a live step computes with: weights, and [B, ...] of each state."""
+
+    weights: LiveWeights
+    state: Sequence[Tensor]
+
+
+def pack(one: Pass, known: Mapping[Value, Tensor]) -> tuple[Tensor | None, list[int]]:
     """The right operands of all products as the kernel wants them: the memory, and where each is."""
     kernel, recipe = one.compiled, Recipe()
     recipe.scratch = recipe.kept  # it stays, for as long as the weights do
@@ -82,7 +103,8 @@ class StepBlocks:
         if found is None:
             found = Recipe()
             x, y, *states = (found.tensor(key)[0] for key in (_X, _Y, *self._states))
-            self.operands.one.compiled.write_down(found, frame, self.operands.arguments(x, y, states))
+            weights = self.operands.weights
+            weights.one.compiled.write_down(found, frame, weights.arguments(x, y, states))
             if len(self._recipes) >= _MOST_BLOCKS:
                 self._recipes.pop(next(iter(self._recipes)))
             self._recipes[key] = found

@@ -27,12 +27,14 @@ class StepCall:
     """
 
     def __init__(self, operands: LiveOperands, rows: int, most_threads: int):
-        kernel, scratch, self.rows = operands.one.compiled, operands.one.compiled.lowered.scratch, rows
-        self.x = torch.zeros(rows, *operands.x.row_shape, dtype=operands.x_type, device="cpu")
-        self.y = torch.zeros(rows, *operands.y.row_shape, dtype=operands.dtype, device="cpu")
+        weights, self.rows = operands.weights, rows
+        kernel = weights.one.compiled
+        scratch = kernel.lowered.scratch
+        self.x = torch.zeros(rows, *weights.x.row_shape, dtype=weights.x_type, device="cpu")
+        self.y = torch.zeros(rows, *weights.y.row_shape, dtype=weights.dtype, device="cpu")
         layout = Layout(1, rows)
         self._layout, self._operands = layout, operands  # memory that machine code reads
-        arguments = operands.arguments(address(self.x), address(self.y), [address(s) for s in operands.state])
+        arguments = weights.arguments(address(self.x), address(self.y), [address(s) for s in operands.state])
         table = arguments.table(1, rows, address(layout.counts), address(layout.offsets), 0)
         self.columns = ByColumns(kernel, rows, most_threads, table) if most_threads > 1 else None  # pyright: ignore
         if self.columns is not None:
@@ -41,7 +43,7 @@ class StepCall:
         else:
             self._table = np.array(table, dtype=np.int64)
             size = scratch.fixed + rows * scratch.per_row + 64
-            self._scratch = torch.empty(size, dtype=operands.dtype, device="cpu")
+            self._scratch = torch.empty(size, dtype=weights.dtype, device="cpu")
             self.function, self.arguments = kernel.address, self._table.ctypes.data
             at, self.memory = self.arguments, -(-address(self._scratch) // 64) * 64
         self._run, self.reads_x = RUN(self.function), bool(arguments.streams)

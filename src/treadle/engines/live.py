@@ -1,0 +1,87 @@
+"""Who steps a network live, one step a call, for sessions; and why nobody does."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from treadle.engines import verification
+from treadle.engines.call import Call, autocast_dtype
+from treadle.engines.decision import program_of, say_once
+from treadle.engines.engine import Engine, LiveProgram, LiveStep, Refusal
+from treadle.engines.network import Network
+from treadle.engines.registry import candidates
+from treadle.errors import EngineError
+from treadle.protocol import State, first_weight
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """What is to be stepped live.
+
+    Args:
+        cell: whose step it is; its tensors are not written to as long as what is found lives.
+        engine: the name of an engine, or ``"auto"``.
+        x: an input [B, ...].
+        state: of as many rows.
+        products: see `Engine.take`.
+    """
+
+    cell: torch.nn.Module
+    engine: str
+    x: Tensor
+    state: State
+    products: torch.dtype | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Live:
+    """A network's step, and the engine that runs it."""
+
+    network: Network
+    engine: Engine
+    program: LiveProgram
+
+    def step(self, asked: Asked) -> LiveStep | None:
+        """The step of as many rows as are asked for, in their state; None if it is not to be trusted.
+
+        Raises:
+            EngineError: the engine was asked for by name, and is not to be trusted with it.
+        """
+        found = self.program.step(asked.x.shape[0])
+        doubt = verification.doubts_about_step(self.network, self.engine, found, _call(asked), asked.products)
+        return _refused(asked, Refusal(doubt)) if doubt else found
+
+
+def live(asked: Asked) -> Live | None:
+    """Who steps a network live; None where its own Python has to.
+
+    Raises:
+        EngineError: the engine that was asked for by name cannot.
+    """
+    engines = [one for one in candidates(asked.engine) if one.steps_live]
+    if not engines:
+        return None
+    refusal = Refusal("it has no weights")
+    if first_weight(asked.cell) is not None:
+        call = _call(asked)
+        for one in engines:
+            refusal = one.refusal(call) or program_of(call)
+            if isinstance(refusal, Network):
+                network, refusal = refusal, one.live_program(refusal, asked.products)
+                if not isinstance(refusal, Refusal):
+                    return Live(network, one, refusal)
+    return _refused(asked, refusal)
+
+
+def _call(asked: Asked) -> Call:
+    """One step, as a call."""
+    products = autocast_dtype(asked.x.device)
+    return Call(asked.cell, asked.state, asked.x[None], asked.state, engine=asked.engine, products=products)
+
+
+def _refused(asked: Asked, refusal: Refusal) -> None:
+    name = type(asked.cell).__name__
+    if asked.engine != "auto":
+        raise EngineError(f"engine {asked.engine!r} cannot step {name}: {refusal}")
+    say_once(f"a session of {name} steps in Python, much slower than compiled: {refusal}")
