@@ -16,6 +16,7 @@ from treadle.atomic import regular, write_whole
 from treadle.errors import ModelFileError
 from treadle.files.description import build, describe, tensors_of
 
+KIND = "treadle model"
 FORMAT = 1
 """Grows whenever files change in a way that an older treadle would misread."""
 
@@ -45,9 +46,18 @@ def save(path: str | os.PathLike[str], model: nn.Module, notes: Mapping[str, Any
         >>> torch.equal(rnn(xs)[0], again(xs)[0])
         True
     """
+    write(path, *contents(model, notes))
+
+
+def contents(model: nn.Module, notes: Mapping[str, Any] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What a model file holds of a network: its tensors, and words about it.
+
+    Raises:
+        ModelFileError: as of `save`.
+    """
     description, tensors = describe(model), tensors_of(model)
     metadata = {
-        "format": "treadle model",
+        "format": KIND,
         "network": description,
         "training": str(model.training),
         "tied": json.dumps(_tied(model)),
@@ -55,7 +65,7 @@ def save(path: str | os.PathLike[str], model: nn.Module, notes: Mapping[str, Any
     }
     if notes is not None:
         metadata["notes"] = json.dumps(notes)
-    write(path, tensors, metadata)
+    return tensors, metadata
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -72,7 +82,11 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
         >>> read_notes("noted.safetensors")
         {'unit': 'degrees'}
     """
-    _, metadata = read(path, "treadle model")
+    return notes_of(path, read(path, KIND)[1])
+
+
+def notes_of(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The notes among the words of a model file."""
     try:
         notes = json.loads(metadata.get("notes", "{}"))
     except (ValueError, RecursionError):
@@ -97,7 +111,17 @@ def load(path: str | os.PathLike[str], cells: Iterable[type] = ()) -> Any:
             class that was not passed.
         OSError: the file cannot be read.
     """
-    tensors, metadata = read(path, "treadle model")
+    return network_of(path, *read(path, KIND), cells)
+
+
+def network_of(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str], cells: Iterable[type] = ()
+) -> Any:
+    """The network that `contents` describes, read from a file that need not be right.
+
+    Raises:
+        ModelFileError: its parts do not fit together, or it needs a class that was not passed.
+    """
     description = metadata.get("network", "")
     cells = tuple(cells)
     with torch.random.fork_rng(devices=[]):
@@ -191,10 +215,15 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata:
 
 def content_of(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
     """A safetensors file with a checksum over all of it."""
-    metadata = metadata | {"version": str(FORMAT)}
-    metadata["checksum"] = checksum(json.dumps(metadata, sort_keys=True), tensors)
+    metadata = signed(tensors, metadata)
     # Not save_file, which writes to a file of a name of its own first, and leaves it if the process is killed.
     return safetensors.torch.save(dict(tensors), metadata)
+
+
+def signed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """Words about tensors, with the version of the format and a checksum over all of it."""
+    words = {**metadata, "version": str(FORMAT)}
+    return words | {"checksum": checksum(json.dumps(words, sort_keys=True), tensors)}
 
 
 def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -214,6 +243,16 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
         raise ModelFileError(
             f"{path} is not a whole safetensors file: it is truncated, damaged or something else ({error})"
         ) from None
+    check(path, kind, tensors, metadata)
+    return tensors, metadata
+
+
+def check(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Refuse contents that are not of a kind, or newer than this treadle, or not as they were written.
+
+    Raises:
+        ModelFileError: with the reason.
+    """
     if metadata.get("format") != kind:
         found = metadata.get("format", "another program's safetensors file")
         raise ModelFileError(f"{path} is not a {kind} file but {found:.80}")
@@ -227,7 +266,6 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
     said = metadata.pop("checksum", None)
     if said != checksum(json.dumps(metadata, sort_keys=True), tensors):
         raise ModelFileError(f"{path} is damaged or was changed since it was saved: its checksum does not fit")
-    return tensors, metadata
 
 
 def _check_shapes(path: str | os.PathLike[str], model: Any, tensors: Mapping[str, Tensor]) -> None:

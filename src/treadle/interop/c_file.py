@@ -19,6 +19,7 @@ from treadle.interop.c_code.file_text import field_names, file_text
 from treadle.interop.c_code.step_body import dequantised
 from treadle.interop.exported_step import ExportedStep, as_array, exported_step
 from treadle.interop.report import Report, check_agreement, relative_difference
+from treadle.running.copies import detached_copy
 
 _COMPARED = 200
 """How many steps both sides take before a file is written."""
@@ -98,7 +99,7 @@ def to_c(
 def _rounded(step: ExportedStep) -> ExportedStep:
     """The same network with the matrices of its products as int8 says them, everywhere that they are read."""
     rounded = dict(step.constants)
-    network = step.network
+    network = detached_copy(step.network)  # the other one is what the rounded one is compared with
     for value in ordered(step.program.outputs.values()):
         if value.op == "dot" and not value.inputs[1].has_rows:
             _round_matrix(value.inputs[1], rounded)
