@@ -20,8 +20,12 @@ CELLS: dict[str, Callable[[int, int], Any]] = {
     "lstm-no-bias": partial(td.LSTMCell, bias=False),
     "lstm-forget-bias": partial(td.LSTMCell, forget_bias=1.0),
     "lstm-projection": lambda I, H: td.LSTMCell(I, H, proj_size=max(1, H // 2)),
+    "lstm-activations": partial(
+        td.LSTMCell, activation="softsign", gate_activation="hard_sigmoid_0.2", output_activation="gelu"
+    ),
     "gru": td.GRUCell,
     "gru-no-bias": partial(td.GRUCell, bias=False),
+    "gru-reset-before": partial(td.GRUCell, reset_after=False),
     "rnn": td.RNNCell,
     "rnn-no-bias": partial(td.RNNCell, bias=False),
     "rnn-relu": partial(td.RNNCell, nonlinearity="relu"),

@@ -4,6 +4,8 @@ Each takes a cell's parameters (by name), one step's input and the fields of the
 new fields. ``x @ W.T`` is Wx for every row of a batch.
 """
 
+import math
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -24,12 +26,12 @@ def gate(p, k, x, h):
     return a
 
 
-def lstm(p, x, h, c):
+def lstm(p, x, h, c, bend=np.tanh, bend_gate=sigmoid, bend_output=np.tanh):
     p = p | {"gate_size": c.shape[1]}
-    i, f, o = (sigmoid(gate(p, k, x, h)) for k in (0, 1, 3))
-    g = np.tanh(gate(p, 2, x, h))
+    i, f, o = (bend_gate(gate(p, k, x, h)) for k in (0, 1, 3))
+    g = bend(gate(p, 2, x, h))
     c = f * c + i * g
-    h = o * np.tanh(c)
+    h = o * bend_output(c)
     if "weight_hr" in p:
         h = h @ p["weight_hr"].T
     return h, {"h": h, "c": c}
@@ -44,6 +46,13 @@ def gru(p, x, h):
         r_h, z_h, n_h = (a + p["bias_hh"][k * H : (k + 1) * H] for k, a in enumerate((r_h, z_h, n_h)))
     r, z = sigmoid(r_i + r_h), sigmoid(z_i + z_h)
     h = (1 - z) * np.tanh(n_i + r * n_h) + z * h
+    return h, {"h": h}
+
+
+def gru_reset_before(p, x, h):
+    p = p | {"gate_size": h.shape[1]}
+    r, z = (sigmoid(gate(p, k, x, h)) for k in (0, 1))
+    h = (1 - z) * np.tanh(gate(p, 2, x, r * h)) + z * h
     return h, {"h": h}
 
 
@@ -67,6 +76,19 @@ def with_slopes(cell):
 
 def relu(a):
     return np.maximum(a, 0)
+
+
+def softsign(a):
+    return a / (1 + abs(a))
+
+
+def hard_sigmoid(a):
+    """Of Keras 1 and 2."""
+    return np.clip(0.2 * a + 0.5, 0, 1)
+
+
+def gelu(a):
+    return a * (1 + np.vectorize(math.erf)(a / np.sqrt(2))) / 2
 
 
 def layer_norm(a, gain, shift=0.0, eps=1e-5):
@@ -187,8 +209,10 @@ RECURRENCES = {
     "lstm-no-bias": lstm,
     "lstm-forget-bias": lstm,
     "lstm-projection": lstm,
+    "lstm-activations": partial(lstm, bend=softsign, bend_gate=hard_sigmoid, bend_output=gelu),
     "gru": gru,
     "gru-no-bias": gru,
+    "gru-reset-before": gru_reset_before,
     "rnn": rnn(np.tanh),
     "rnn-no-bias": rnn(np.tanh),
     "rnn-relu": rnn(relu),

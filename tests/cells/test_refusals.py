@@ -76,10 +76,28 @@ def test_options_that_contradict_each_other():
 
 @pytest.mark.parametrize("kind", [td.RNNCell, td.IndRNNCell])
 def test_nonlinearities_that_do_not_exist(kind):
-    with pytest.raises(ValueError, match=r"nonlinearity is .*, but 'sigmoid' was passed"):
-        kind(3, 5, nonlinearity="sigmoid")
+    with pytest.raises(ValueError, match=r"nonlinearity is one of 'linear', .*, but 'sine' was passed"):
+        kind(3, 5, nonlinearity="sine")
     with pytest.raises(ShapeError, match=r"PReLU\(4\) has 4 slopes, but the cell has 5 units: pass PReLU\(5\)"):
         kind(3, 5, nonlinearity=torch.nn.PReLU(4))
+
+
+@pytest.mark.parametrize("kind", [td.LSTMCell, td.GRUCell])
+@pytest.mark.parametrize("option", ["activation", "gate_activation", "output_activation"])
+def test_activations_that_do_not_exist(kind, option):
+    if kind is td.GRUCell and option == "output_activation":
+        return
+    wrong = {
+        "sine": rf"{option} is one of 'linear', .*, but 'sine' was passed",
+        3: rf"{option} is one of 'linear', .*, but 3 was passed",
+        "hard_sigmoid": rf"{option}='hard_sigmoid' is one of two functions: pass 'hard_sigmoid_0.2'",
+        torch.nn.ReLU: rf"{option} is the class ReLU: pass an instance, ReLU\(",
+    }
+    for value, message in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            kind(3, 5, **{option: value})
+    with pytest.raises(ShapeError, match="PReLU\\(4\\) has 4 slopes, but the cell has 5 units"):
+        kind(3, 5, **{option: torch.nn.PReLU(4)})
 
 
 def test_depths_and_kernels():

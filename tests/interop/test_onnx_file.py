@@ -111,11 +111,17 @@ def test_double_precision_and_time_first(form):
         (lambda: td.Recurrent(td.Stack([td.GRUCell(3, 4), td.LSTMCell(4, 2)])), ["GRU", "LSTM"]),
         (lambda: td.RNN(3, 4, nonlinearity="relu"), ["RNN"]),
         (lambda: td.Recurrent(td.LSTMCell(3, 4, proj_size=2)), ["Scan"]),
+        (lambda: td.Recurrent(td.GRUCell(3, 4, reset_after=False, activation="elu")), ["GRU"]),
+        (lambda: td.Recurrent(td.GRUCell(3, 4, gate_activation="silu")), ["Scan"]),
+        (lambda: td.Recurrent(td.RNNCell(3, 4, nonlinearity=nn.PReLU())), ["Scan"]),
+        (lambda: td.Recurrent(td.LSTMCell(3, 4, activation="softplus", output_activation="linear")), ["LSTM"]),
+        (lambda: td.Recurrent(td.LSTMCell(3, 4, gate_activation="hard_sigmoid_1/6", activation="elu")), ["LSTM"]),
         (lambda: td.LSTM(3, 4, 2, wiring="relay"), ["Scan"]),
     ],
 )
 def test_classic_layers_are_nodes(network, kinds):
-    td.interop.to_onnx(network(), "net.onnx", "sequence")
+    report = td.interop.to_onnx(network(), "net.onnx", "sequence")
+    assert report.difference <= 1e-6
     found = [node.op_type for node in onnx.load("net.onnx").graph.node]
     assert [kind for kind in found if kind in ("LSTM", "GRU", "RNN", "Scan")] == kinds
 

@@ -74,7 +74,11 @@ def stack(*layers, **options):
         (lambda: stack(td.GRUCell(3, 5), td.LSTMCell(5, 5)), "layers of GRUCell and LSTMCell"),
         (lambda: stack(td.GRUCell(3, 5), td.GRUCell(5, 4)), "hidden_size is 5 in one layer and 4 in another"),
         (lambda: td.Recurrent(td.SLSTMCell(3, 5)), "it has no SLSTMCell"),
-        (lambda: td.Recurrent(td.RNNCell(3, 5, nonlinearity=nn.PReLU())), "its nonlinearity is a PReLU"),
+        (lambda: td.Recurrent(td.RNNCell(3, 5, nonlinearity=nn.PReLU())), "nonlinearity is PReLU"),
+        (lambda: td.Recurrent(td.RNNCell(3, 5, nonlinearity="sigmoid")), "nonlinearity is 'sigmoid'"),
+        (lambda: td.Recurrent(td.LSTMCell(3, 5, gate_activation="relu")), "gate_activation is 'relu'"),
+        (lambda: td.Recurrent(td.LSTMCell(3, 5, output_activation="linear")), "output_activation is 'linear'"),
+        (lambda: stack(td.GRUCell(3, 5), td.GRUCell(5, 5, reset_after=False)), "reset_after is False"),
     ],
 )
 def test_what_pytorch_has_not_is_refused(network, reason):

@@ -3,6 +3,7 @@
 A cell file is its recurrence. Start with ``lstm.py``.
 """
 
+from treadle.cells.activations import ACTIVATIONS, Activation
 from treadle.cells.base import RecurrentCell
 from treadle.cells.conv_lstm import ConvLSTMCell, ConvLSTMState
 from treadle.cells.coupled_lstm import CoupledLSTMCell
@@ -18,7 +19,7 @@ from treadle.cells.slstm import SLSTMCell, SLSTMState
 from treadle.cells.zoneout_lstm import ZoneoutLSTMCell
 
 __all__ = [
-    "ConvLSTMCell", "ConvLSTMState", "CoupledLSTMCell", "GRUCell", "HiddenState", "IndRNNCell", "LSTMCell",
-    "LSTMState", "LayerNormLSTMCell", "MinimalGatedCell", "PeepholeLSTMCell", "RNNCell", "RecurrentCell",
-    "RecurrentHighwayCell", "SLSTMCell", "SLSTMState", "ZoneoutLSTMCell",
+    "ACTIVATIONS", "Activation", "ConvLSTMCell", "ConvLSTMState", "CoupledLSTMCell", "GRUCell", "HiddenState",
+    "IndRNNCell", "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MinimalGatedCell", "PeepholeLSTMCell",
+    "RNNCell", "RecurrentCell", "RecurrentHighwayCell", "SLSTMCell", "SLSTMState", "ZoneoutLSTMCell",
 ]  # fmt: skip

@@ -4,7 +4,8 @@ Nothing here is needed to be a cell; see `treadle.Cell`.
 """
 
 import math
-from typing import Any, ClassVar, Literal, TypeAlias
+from inspect import signature
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +90,16 @@ class RecurrentCell(nn.Module):
                 reset()
 
     def extra_repr(self) -> str:
-        """The sizes, for ``print``."""
-        return f"{self.input_size}, {self.hidden_size}"
+        """The sizes, and the numbers, words and switches that are not the usual ones, for ``print``."""
+        given = [
+            (name, getattr(self, name, one.default), one) for name, one in signature(type(self)).parameters.items()
+        ]
+        unusual = [
+            f", {name}={value!r}"
+            for name, value, one in given
+            if isinstance(value, bool | int | float | str) and one.default not in (one.empty, value)
+        ]
+        return f"{self.input_size}, {self.hidden_size}{''.join(unusual)}"
 
 
 def positive(name: str, value: int) -> int:
@@ -98,31 +107,6 @@ def positive(name: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ShapeError(f"{name} must be a positive whole number, but is {value!r}")
     return value
-
-
-Nonlinearity: TypeAlias = Literal["tanh", "relu"] | nn.Module
-"""What bends the units of a cell: by name, or a module of one input, such as `torch.nn.PReLU`."""
-
-
-def check_nonlinearity(nonlinearity: Any, hidden_size: int) -> None:
-    """Refuse what cannot bend ``hidden_size`` units."""
-    if not isinstance(nonlinearity, nn.Module) and nonlinearity not in ("tanh", "relu"):
-        raise ValueError(
-            f"nonlinearity is 'tanh', 'relu' or a module such as torch.nn.PReLU({hidden_size}), but"
-            f" {nonlinearity!r:.60} was passed"
-        )
-    if isinstance(nonlinearity, nn.PReLU) and nonlinearity.num_parameters not in (1, hidden_size):
-        raise ShapeError(
-            f"PReLU({nonlinearity.num_parameters}) has {nonlinearity.num_parameters} slopes, but the cell has"
-            f" {hidden_size} units: pass PReLU({hidden_size}), a slope for each, or PReLU(), one for all"
-        )
-
-
-def bend(nonlinearity: nn.Module | str, x: Tensor) -> Tensor:
-    """What a nonlinearity makes of ``x`` [B, H]."""
-    if isinstance(nonlinearity, nn.Module):
-        return nonlinearity(x)
-    return x.tanh() if nonlinearity == "tanh" else x.relu()
 
 
 def empty(*sizes: int, device: Any = None, dtype: torch.dtype | None = None) -> nn.Parameter:

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.cells.base import Nonlinearity, RecurrentCell, bend, check_nonlinearity, empty
+from treadle.cells.activations import Activation, check_activation, function_of
+from treadle.cells.base import RecurrentCell, empty
 from treadle.cells.rnn import HiddenState
 
 
 class IndRNNCell(RecurrentCell):
     """Independently recurrent network: the recurrent weight is one number per unit.
 
-        h' = relu(W_ih x + u h + b)             or tanh, or a module such as PReLU, instead of relu
+        h' = relu(W_ih x + u h + b)             or another function instead of relu
         y  = h'
 
     Units mix only from layer to layer, so it is meant to be stacked, several layers deep.
@@ -24,7 +25,8 @@ class IndRNNCell(RecurrentCell):
     Args:
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden state.
-        nonlinearity: ``"relu"``, ``"tanh"``, or a module, such as ``nn.PReLU(H)`` for one learned slope per unit.
+        nonlinearity: the name of a function (see `treadle.cells.ACTIVATIONS`), or a module, such as ``nn.PReLU(H)`` for
+            one learned slope per unit.
         device: device of the parameters.
         dtype: dtype of the parameters.
 
@@ -48,13 +50,13 @@ class IndRNNCell(RecurrentCell):
         self,
         input_size: int,
         hidden_size: int,
-        nonlinearity: Nonlinearity = "relu",
+        nonlinearity: Activation = "relu",
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__(input_size, hidden_size)
-        check_nonlinearity(nonlinearity, hidden_size)
+        check_activation("nonlinearity", nonlinearity, hidden_size)
         self.nonlinearity = nonlinearity
         of = {"device": device, "dtype": dtype}
         self.weight_ih = empty(hidden_size, input_size, **of)
@@ -72,5 +74,5 @@ class IndRNNCell(RecurrentCell):
         """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
         (h,) = self.checked(x, state)
         h = F.linear(x, self.weight_ih, self.bias) + self.weight_hh * h
-        h = bend(self.nonlinearity, h)
+        h = function_of(self.nonlinearity)(h)
         return h, HiddenState(h)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from treadle.cells.activations import Activation, check_activation, function_of
 from treadle.cells.base import RecurrentCell, empty
 from treadle.errors import ShapeError
 from treadle.state import kept_in_files
@@ -43,12 +44,17 @@ class LSTMCell(RecurrentCell):
         forget_bias: initial bias of the forget gate, the sum of its two biases; ``None`` leaves them random as in
             PyTorch. With 1.0, gradients reach further back from the start (Gers et al. 2000; Jozefowicz et al. 2015).
         proj_size: ``P``, features of the hidden state where it is a projection (Sak et al. 2014); 0 for none.
+        activation: what stands for both tanh: the name of a function (see `treadle.cells.ACTIVATIONS`), a module, or a
+            function of a tensor.
+        gate_activation: likewise, what stands for σ. Keras calls it ``recurrent_activation``.
+        output_activation: what stands for the tanh of c', where it is not ``activation``, too.
         device: device of the parameters.
         dtype: dtype of the parameters.
 
     Raises:
         ShapeError: a size that is not positive, a projection that is not smaller than ``hidden_size``, or a
             ``forget_bias`` without biases.
+        ValueError: there is no activation of that name.
 
     Source: Hochreiter & Schmidhuber, *Long Short-Term Memory*, 1997; forget gate: Gers, Schmidhuber & Cummins, 2000.
 
@@ -70,6 +76,9 @@ class LSTMCell(RecurrentCell):
         *,
         forget_bias: float | None = None,
         proj_size: int = 0,
+        activation: Activation = "tanh",
+        gate_activation: Activation = "sigmoid",
+        output_activation: Activation | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ):
@@ -78,7 +87,12 @@ class LSTMCell(RecurrentCell):
             raise ShapeError(f"proj_size must be 0 or smaller than hidden_size ({hidden_size}), but is {proj_size}")
         if forget_bias is not None and not bias:
             raise ShapeError("forget_bias sets the start of a bias, but bias=False: leave one of them out")
+        check_activation("activation", activation, hidden_size)
+        check_activation("gate_activation", gate_activation, hidden_size)
+        if output_activation is not None:
+            check_activation("output_activation", output_activation, hidden_size)
         self.bias, self.forget_bias, self.proj_size = bias, forget_bias, proj_size
+        self.activation, self.gate_activation, self.output_activation = activation, gate_activation, output_activation
         of = {"device": device, "dtype": dtype}
         self.weight_ih = empty(4 * hidden_size, input_size, **of)
         self.weight_hh = empty(4 * hidden_size, proj_size or hidden_size, **of)
@@ -111,9 +125,11 @@ class LSTMCell(RecurrentCell):
         h, c = self.checked(x, state)
         gates = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
         i, f, g, o = gates.chunk(4, 1)
-        input_gate, forget, candidate, output_gate = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        bend, bend_gate = function_of(self.activation), function_of(self.gate_activation)
+        input_gate, forget, candidate, output_gate = bend_gate(i), bend_gate(f), bend(g), bend_gate(o)
         c = forget * c + input_gate * candidate
-        h = output_gate * c.tanh()
+        bend_output = bend if self.output_activation is None else function_of(self.output_activation)
+        h = output_gate * bend_output(c)
         if self.proj_size:
             h = F.linear(h, self.weight_hr)
         return h, LSTMState(h, c)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.cells.base import Nonlinearity, RecurrentCell, bend, check_nonlinearity, empty
+from treadle.cells.activations import Activation, check_activation, function_of
+from treadle.cells.base import RecurrentCell, empty
 from treadle.state import kept_in_files
 
 
@@ -21,7 +22,7 @@ class HiddenState(NamedTuple):
 class RNNCell(RecurrentCell):
     """The simple recurrent network, as `torch.nn.RNN` defines it.
 
-        h' = tanh(W_ih x + b_ih + W_hh h + b_hh)        or relu, or a module such as PReLU, instead of tanh
+        h' = tanh(W_ih x + b_ih + W_hh h + b_hh)        or another function instead of tanh
         y  = h'
 
     Parameters: ``weight_ih`` [H, I], ``weight_hh`` [H, H], ``bias_ih`` and ``bias_hh`` [H], uniform in ±1/√H, drawn in
@@ -31,7 +32,8 @@ class RNNCell(RecurrentCell):
         input_size: ``I``, features of the input.
         hidden_size: ``H``, features of the hidden state.
         bias: whether there are biases.
-        nonlinearity: ``"tanh"``, ``"relu"``, or a module, such as ``nn.PReLU(H)`` for one learned slope per unit.
+        nonlinearity: ``"tanh"``, ``"relu"`` or another function by name (see `treadle.cells.ACTIVATIONS`), or a module,
+            such as ``nn.PReLU(H)`` for one learned slope per unit. It is what other cells call ``activation``.
         device: device of the parameters.
         dtype: dtype of the parameters.
 
@@ -55,13 +57,13 @@ class RNNCell(RecurrentCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        nonlinearity: Nonlinearity = "tanh",
+        nonlinearity: Activation = "tanh",
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ):
         super().__init__(input_size, hidden_size)
-        check_nonlinearity(nonlinearity, hidden_size)
+        check_activation("nonlinearity", nonlinearity, hidden_size)
         self.bias, self.nonlinearity = bias, nonlinearity
         of = {"device": device, "dtype": dtype}
         self.weight_ih = empty(hidden_size, input_size, **of)
@@ -74,5 +76,5 @@ class RNNCell(RecurrentCell):
         """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
         (h,) = self.checked(x, state)
         h = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
-        h = bend(self.nonlinearity, h)
+        h = function_of(self.nonlinearity)(h)
         return h, HiddenState(h)

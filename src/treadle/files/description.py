@@ -6,6 +6,7 @@ class is only ever looked up by name among treadle's own, a fixed list of `torch
 passes: a description cannot name anything else.
 """
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +32,19 @@ MEMORYLESS = (
     *("Conv1d", "Conv2d", "Conv3d", "MaxPool1d", "MaxPool2d", "AvgPool1d", "AvgPool2d", "Upsample"),
     *("LayerNorm", "GroupNorm", "RMSNorm", "Dropout", "Dropout1d", "Dropout2d", "AlphaDropout"),
     *("PReLU", "ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "GLU"),
-    *("Tanh", "Sigmoid", "Hardsigmoid", "Softplus", "Softsign", "Softmax", "LogSoftmax", "LogSigmoid"),
+    *(
+        "Tanh",
+        "Sigmoid",
+        "Hardsigmoid",
+        "Hardswish",
+        "Hardtanh",
+        "Threshold",
+        "Softplus",
+        "Softsign",
+        "Softmax",
+        "LogSoftmax",
+        "LogSigmoid",
+    ),
 )
 """The modules of `torch.nn` that a file may name."""
 
@@ -114,6 +127,8 @@ def _describe(value: Any, names: Mapping[type, str]) -> Any:
         return {"dict": [[key, _describe(part, names)] for key, part in value.items()]}
     if isinstance(value, type):
         return {"class": names.get(value, value.__name__)}
+    if isinstance(value, functools.partial) and isinstance(value.func, type) and not value.args:
+        return _describe(value.func, names) | {"with": {k: _describe(v, names) for k, v in value.keywords.items()}}
     name = names.get(type(value))
     if type(value) is Graph:
         return {"type": name, "graph": _describe_graph(value, names)}
@@ -196,19 +211,24 @@ def _build(value: Any, known: Mapping[str, type]) -> Any:
     if "dict" in value:
         return {str(key): _build(part, known) for key, part in value["dict"]}
     if "class" in value:
-        return _class(value["class"], known)
+        kind = _class(value["class"], known)
+        return functools.partial(kind, **_build_arguments(value["with"], known)) if "with" in value else kind
     kind = _class(value["type"], known)
     if "graph" in value and issubclass(kind, Graph):
         return _build_graph(value["graph"], known)
     if "parts" in value and issubclass(kind, nn.Sequential):
         return kind(*(_build(part, known) for part in value["parts"]))
-    for name, argument in value["arguments"].items():
+    return kind(**_build_arguments(value["arguments"], known))
+
+
+def _build_arguments(arguments: Mapping[str, Any], known: Mapping[str, type]) -> dict[str, Any]:
+    for name, argument in arguments.items():
         # Nobody writes these: they would let a file choose where memory is taken, or how much.
         if name in ("device", "dtype") or name.startswith("_"):
             raise ModelFileError(f"the file passes {name!r:.40} to a constructor, which no treadle writes")
         if name == "num_layers" and not (isinstance(argument, int) and argument <= MOST_LAYERS):
             raise ModelFileError(f"the file describes a network of more than {MOST_LAYERS:,} layers")
-    return kind(**{name: _build(argument, known) for name, argument in value["arguments"].items()})
+    return {name: _build(argument, known) for name, argument in arguments.items()}
 
 
 def _class(name: Any, known: Mapping[str, type]) -> type:

@@ -133,8 +133,9 @@ def _why_not(layers: list[Any]) -> str:
     first = layers[0]
     if type(first) not in _CELLS.values():
         return f"it has no {type(first).__name__}"
-    if type(first) is cells.RNNCell and isinstance(first.nonlinearity, nn.Module):
-        return f"its nonlinearity is a {type(first.nonlinearity).__name__}"
+    unusual = [reason for layer in layers for reason in _own_equations(layer)]
+    if unusual:
+        return unusual[0]
     for layer in layers[1:]:
         if type(layer) is not type(first):
             return f"layers of {type(first).__name__} and {type(layer).__name__} lie above each other"
@@ -143,6 +144,16 @@ def _why_not(layers: list[Any]) -> str:
             if one != other:
                 return f"{what} is {one} in one layer and {other} in another"
     return ""
+
+
+def _own_equations(cell: Any) -> list[str]:
+    """Which options give a classic cell other equations than PyTorch's."""
+    theirs = {
+        "nonlinearity": ("tanh", "relu"), "activation": ("tanh",), "gate_activation": ("sigmoid",),
+        "output_activation": (None, "tanh"), "reset_after": (True,),
+    }  # fmt: skip
+    found = [(name, getattr(cell, name, usual[0]), usual) for name, usual in theirs.items()]
+    return [f"{name} is {value!r:.60}" for name, value, usual in found if value not in usual]
 
 
 def _difference(one: Any, other: Any) -> float:

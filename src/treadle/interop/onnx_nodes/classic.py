@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,14 +35,40 @@ def classic_layers(cell: Any) -> list[tuple[str, Any]] | None:
     return layers if known else None
 
 
+_FUNCTIONS: dict[str, tuple[str, list[float], list[float]]] = {
+    "tanh": ("Tanh", [], []),
+    "sigmoid": ("Sigmoid", [], []),
+    "relu": ("Relu", [], []),
+    "softsign": ("Softsign", [], []),
+    "softplus": ("Softplus", [], []),
+    "elu": ("Elu", [1.0], []),
+    "linear": ("Affine", [1.0], [0.0]),
+    "hard_sigmoid_0.2": ("HardSigmoid", [0.2], [0.5]),
+    "hard_sigmoid_1/6": ("HardSigmoid", [1 / 6], [0.5]),
+}
+"""Our activations as those of the nodes, with their alpha and beta."""
+
+
 def _kind(cell: Any) -> _Kind | None:
     if type(cell) is cells.LSTMCell and not cell.proj_size:
-        return _Kind("LSTM", (0, 3, 1, 2), {})  # i f g o here, i o f c there
+        last = cell.activation if cell.output_activation is None else cell.output_activation
+        return _node("LSTM", (0, 3, 1, 2), cell.gate_activation, cell.activation, last)  # i f g o here, i o f c there
     if type(cell) is cells.GRUCell:
-        return _Kind("GRU", (1, 0, 2), {"linear_before_reset": 1})  # r z n here, z r h there
-    if type(cell) is cells.RNNCell and cell.nonlinearity in ("tanh", "relu"):
-        return _Kind("RNN", (0,), {"activations": ["Tanh" if cell.nonlinearity == "tanh" else "Relu"]})
-    return None
+        kind = _node("GRU", (1, 0, 2), cell.gate_activation, cell.activation)  # r z n here, z r h there
+        return kind and dataclasses.replace(
+            kind, attributes={**kind.attributes, "linear_before_reset": int(cell.reset_after)}
+        )
+    return _node("RNN", (0,), cell.nonlinearity) if type(cell) is cells.RNNCell else None
+
+
+def _node(name: str, gates: tuple[int, ...], *activations: Any) -> _Kind | None:
+    """A kind of node with its activations; None if the nodes have one of them not."""
+    if not all(isinstance(one, str) and one in _FUNCTIONS for one in activations):
+        return None
+    names, alphas, betas = zip(*(_FUNCTIONS[one] for one in activations), strict=True)
+    found = {"activations": [*names], "activation_alpha": [*chain(*alphas)], "activation_beta": [*chain(*betas)]}
+    attributes = {key: numbers for key, numbers in found.items() if numbers}  # an empty list has no type
+    return _Kind(name, gates, attributes)
 
 
 def put_layers(
