@@ -30,6 +30,20 @@ class Passing(nn.Module):
         return h, {"x": x, "same": state["same"], "h": h, "twin": h, "own": kept}
 
 
+class Echo(nn.Module):
+    """A cell whose output is its input itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(6, 3)
+
+    def initial_state(self, batch_size):
+        return {"h": self.mix.weight.new_zeros(batch_size, 3)}
+
+    def forward(self, x, state):
+        return x, {"h": self.mix(torch.cat([x, state["h"]], 1)).tanh()}
+
+
 def own_output() -> td.Graph:
     """A graph that gives its input, and what that was a step ago."""
     g = td.Graph(3)
@@ -37,7 +51,7 @@ def own_output() -> td.Graph:
     return g.outputs(g.x, g.x.delayed(2), low)
 
 
-OWN = {"passing": Passing, "own-output": own_output}
+OWN = {"passing": Passing, "echo": Echo, "own-output": own_output}
 SUBJECTS = [
     *OWN,
     "lstm",
