@@ -75,7 +75,8 @@ class Runner(Protocol):
             fresh: the states [B, ...] that resets start from.
 
         Returns:
-            The outputs [N, ...], and the states after the last step of each row.
+            The outputs [N, ...], each in memory that nothing else has, since callers may write into them, and the
+            states after the last step of each row.
         """
         ...
 
