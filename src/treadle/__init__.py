@@ -57,7 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> _Any:
-    """`treadle.show` when it is first asked for: the library that draws takes a second to import."""
-    if name == "show":
-        return _importlib.import_module("treadle.show")
+    """`treadle.show` and `treadle.serving` when they are first asked for: what they import takes a second."""
+    if name in ("show", "serving"):
+        return _importlib.import_module(f"treadle.{name}")
     raise AttributeError(f"module 'treadle' has no attribute {name!r}")

@@ -25,6 +25,7 @@ from treadle.cli.fit import fit
 from treadle.cli.imitate import imitate
 from treadle.cli.run import run
 from treadle.cli.segment import segment
+from treadle.cli.serve import serve
 from treadle.cli.show import show
 from treadle.cli.translate import translate
 from treadle.errors import TreadleError
@@ -39,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for subcommand in (compare, convert, decode, explore, fit, imitate, run, show, translate, cache):
+for subcommand in (compare, convert, decode, explore, fit, imitate, run, serve, show, translate, cache):
     app.command()(subcommand)
 app.add_typer(segment, name="segment")
 

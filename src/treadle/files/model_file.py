@@ -240,11 +240,31 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, RuntimeError, MemoryError) as error:
-        raise ModelFileError(
-            f"{path} is not a whole safetensors file: it is truncated, damaged or something else ({error})"
-        ) from None
+        raise _not_whole(path, error) from None
     check(path, kind, tensors, metadata)
     return tensors, metadata
+
+
+def parse(content: bytes, kind: str, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `read` gives, of the bytes of such a file; messages call them by ``name``.
+
+    Raises:
+        ModelFileError: as of `read`.
+    """
+    try:
+        tensors = safetensors.torch.load(content)  # looks at the header first: it is whole JSON afterwards
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = dict(header.get("__metadata__") or {})
+    except (safetensors.SafetensorError, ValueError, RuntimeError, MemoryError, KeyError) as error:
+        raise _not_whole(name, error) from None
+    check(name, kind, tensors, metadata)
+    return tensors, metadata
+
+
+def _not_whole(path: str | os.PathLike[str], error: Exception) -> ModelFileError:
+    return ModelFileError(
+        f"{path} is not a whole safetensors file: it is truncated, damaged or something else ({error})"
+    )
 
 
 def check(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

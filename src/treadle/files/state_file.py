@@ -5,9 +5,12 @@ import os
 from torch import Tensor, nn
 
 from treadle import state as states
+from treadle.atomic import write_whole
 from treadle.errors import StateError
-from treadle.files.model_file import fingerprint, read, write
+from treadle.files.model_file import content_of, fingerprint, parse, read
 from treadle.protocol import State
+
+KIND = "treadle state"
 
 
 def save_state(path: str | os.PathLike[str], state: State, model: nn.Module) -> None:
@@ -32,14 +35,36 @@ def save_state(path: str | os.PathLike[str], state: State, model: nn.Module) -> 
         >>> torch.equal(td.load_state(path, rnn).c, state.c)
         True
     """
-    rows = states.batch_size_of(state)
     if not hasattr(model, "initial_state"):
         raise TypeError(
             f"a {type(model).__name__} keeps no states by name: pass its .recurrent(), and the state of that"
         )
+    rows = states.batch_size_of(state)
     state = states.check_state(state, _like(model, rows, state), rows, type(model).__name__)
+    write_whole(path, state_content(state, fingerprint(model)))
+
+
+def state_content(state: State, belongs_to: str, **notes: str) -> bytes:
+    """The bytes of a state file: of a state, the fingerprint of its network, and notes."""
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in states.named_tensors(state)}
-    write(path, tensors, {"format": "treadle state", "fingerprint": fingerprint(model)})
+    return content_of(tensors, {"format": KIND, "fingerprint": belongs_to, **notes})
+
+
+def state_of_content(content: bytes, name: str, like: State, belongs_to: str) -> tuple[State, dict[str, str]]:
+    """A state from the bytes of a state file, and its notes.
+
+    Args:
+        content: of the file.
+        name: how messages call it.
+        like: a state of the network, with as many rows as the state has to have.
+        belongs_to: the fingerprint of the network.
+
+    Raises:
+        StateError, ModelFileError: as of `load_state`.
+    """
+    tensors, metadata = parse(content, KIND, name)
+    state = _belonging(name, tensors, metadata, like, belongs_to)
+    return states.check_state(state, like, states.batch_size_of(like), "this network"), metadata
 
 
 def load_state(path: str | os.PathLike[str], model: nn.Module) -> State:
@@ -57,21 +82,28 @@ def load_state(path: str | os.PathLike[str], model: nn.Module) -> State:
         ModelFileError: the file is not a state file, is damaged, or was made by a newer treadle.
         OSError: the file cannot be read.
     """
-    tensors, metadata = read(path, "treadle state")
-    if metadata.get("fingerprint") != fingerprint(model):
+    tensors, metadata = read(path, KIND)
+    like = _like(model, 1, None)
+    state = _belonging(path, tensors, metadata, like, fingerprint(model))
+    rows = states.batch_size_of(state)
+    states.check_state(state, states.map_state(Tensor.cpu, _like(model, rows, state)), rows, type(model).__name__)
+    return states.map_state(lambda tensor, row: tensor.to(row.device), state, like)
+
+
+def _belonging(
+    path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str], like: State, belongs_to: str
+) -> State:
+    """Tensors as a state, once they are known to be of this network."""
+    if metadata.get("fingerprint") != belongs_to:
         raise StateError(
             f"{path} holds the state of another network, or of this one with other weights: load it with the"
             " one it was saved for"
         )
-    like = _like(model, 1, None)
     if {name for name, _ in states.named_tensors(like)} != tensors.keys():
         raise StateError(
             f"{path} holds {sorted(tensors)}, but the network keeps {[name for name, _ in states.named_tensors(like)]}"
         )
-    state = states.rebuild(like, tensors)
-    rows = states.batch_size_of(state)
-    states.check_state(state, states.map_state(Tensor.cpu, _like(model, rows, state)), rows, type(model).__name__)
-    return states.map_state(lambda tensor, row: tensor.to(row.device), state, like)
+    return states.rebuild(like, tensors)
 
 
 def _like(model: nn.Module, rows: int, state: State) -> State:

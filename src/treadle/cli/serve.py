@@ -1,0 +1,117 @@
+"""`treadle serve`: answer over the network, a live session for each client."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from treadle.cli.options import choice, use_one_thread
+
+MOST = 2**31 - 1
+
+
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Files of networks, saved by treadle.save or treadle fit; NAME=FILE gives one a name."),
+    ],
+    http: Annotated[str, typer.Option(help="Address for HTTP and WebSockets; none for nowhere.")] = "127.0.0.1:8000",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with a token a line, or an owner and a token; needed for any address but loopback."),
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="File of the TLS certificate, as PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="File of the certificate's key, as PEM.")] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Folder, or redis://HOST, where the states of sequences survive the end of the server."),
+    ] = None,
+    keep_every: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Number of steps after which a state is kept; 1 loses none.")
+    ] = 1,
+    rows: Annotated[int, typer.Option(min=1, max=4096, help="Maximum number of sequences that step together.")] = 16,
+    wait_us: Annotated[
+        int, typer.Option(min=0, max=10**7, help="Microseconds to wait for more sequences to step together.")
+    ] = 0,
+    idle: Annotated[float, typer.Option(min=0.1, help="Seconds after which an unused sequence expires.")] = 300.0,
+    deadline: Annotated[
+        float, typer.Option(min=0.001, help="Maximum number of seconds that a request waits for its step.")
+    ] = 10.0,
+    sequences: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Maximum number of live sequences of each network.")
+    ] = 100_000,
+    queue: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Maximum number of requests that wait, of each network.")
+    ] = 1024,
+    request_bytes: Annotated[int, typer.Option(min=1, max=MOST, help="Maximum size of a request, in bytes.")] = 16
+    << 20,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Maximum number of requests a second of each token's owner.")
+    ] = None,
+    on_reload: Annotated[
+        str,
+        typer.Option(
+            help="Fate of sequences when their network's file is replaced: finish (on the old one), reset (to"
+            " the initial state of the new one) or refuse (they end)."
+        ),
+    ] = "finish",
+) -> None:
+    """Serve networks by the Open Inference Protocol (KServe v2), with a live session for each client's sequence.
+
+    Ctrl-C or SIGTERM ends it: what is under way is finished, states are kept. A file that is replaced is served as the
+    next version; SIGHUP looks for that at once.
+    """
+    from treadle.serving.addresses import Address, refuse_strangers
+    from treadle.serving.dataplane import Dataplane
+    from treadle.serving.options import ON_RELOAD, Options
+    from treadle.serving.server import Certificates, Server
+    from treadle.serving.stores import open_store
+    from treadle.serving.tokens import Tokens
+
+    choice("--on-reload", on_reload, ON_RELOAD)
+    if (tls_certificate is None) != (tls_key is None):
+        raise typer.BadParameter("--tls-certificate and --tls-key belong together: pass both")
+    addresses = {"http": Address.parse("http", http)}
+    refuse_strangers(addresses, token_file is not None)
+    tokens = Tokens() if token_file is None else Tokens.read(token_file)
+    certificates = None if tls_certificate is None or tls_key is None else Certificates(tls_certificate, tls_key)
+    use_one_thread()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    options = Options(
+        rows=rows,
+        wait=wait_us / 1e6,
+        idle=idle,
+        deadline=deadline,
+        sequences=sequences,
+        queue=queue,
+        request_bytes=request_bytes,
+        rate=rate,
+        keep_every=keep_every,
+        on_reload=on_reload,
+    )
+    plane = Dataplane(named(models), options, None if keep is None else open_store(keep))
+    server = Server(plane, tokens, addresses["http"], certificates=certificates)
+
+    def ready() -> None:
+        for kind, place in server.addresses.items():
+            print(f"{kind}: {place}", flush=True)
+        print("Ctrl-C stops it.", flush=True)
+
+    server.run(ready)
+
+
+def named(models: list[str]) -> dict[str, Path]:
+    """Files by the names of their models: ``NAME=FILE``, or the file's own name without its ending."""
+    found: dict[str, Path] = {}
+    for one in models:
+        name, equals, file = one.partition("=")
+        path = Path(file if equals else one)
+        name = name if equals else path.name.removesuffix("".join(path.suffixes[-1:]))
+        if not name or name == "stats" or "/" in name or name in found:
+            raise typer.BadParameter(
+                f"{one}: {name!r} cannot be the name of a model, or is there twice: pass NAME=FILE"
+            )
+        found[name] = path
+    return found

@@ -1,0 +1,12 @@
+"""Live over the network: models served by the Open Inference Protocol, a session for each client's sequence.
+
+Read `dataplane.py` first, which knows of no network: models by name, and what is asked of their sequences. `served.py`
+is one model and its versions, `live_model.py` one version: the pool of sessions and the rules of a sequence's life,
+whose turns `scheduler.py` gives. What comes in over a network is `rest.py`; `server.py` listens.
+"""
+
+from treadle.serving.application import application
+from treadle.serving.options import Options
+from treadle.serving.refusals import Kind, Refused
+
+__all__ = ["Kind", "Options", "Refused", "application"]

@@ -1,0 +1,60 @@
+"""What a server refuses: a kind that each protocol has its own number for, and a sentence."""
+
+import enum
+
+from treadle.errors import TreadleError
+
+
+class Kind(enum.Enum):
+    """Why a request is refused: its HTTP status, gRPC's code, and the code with which a WebSocket is closed."""
+
+    MALFORMED = (400, "INVALID_ARGUMENT", 1007)
+    """The request is not what the protocol or the model reads."""
+    NO_TOKEN = (401, "UNAUTHENTICATED", 1008)
+    """No token was sent, or one that is not known."""
+    NOT_FOUND = (404, "NOT_FOUND", 1008)
+    """There is no such model, version or sequence."""
+    NOT_NEXT = (409, "ABORTED", 1008)
+    """The step is not the one that the sequence expects."""
+    OVER = (410, "FAILED_PRECONDITION", 1008)
+    """The sequence has ended, and why is known."""
+    TOO_LARGE = (413, "OUT_OF_RANGE", 1009)
+    """It has more bytes, rows or steps than are read."""
+    UNSUPPORTED = (415, "UNIMPLEMENTED", 1003)
+    """It is written in a way that the server does not read."""
+    BUSY = (429, "RESOURCE_EXHAUSTED", 1013)
+    """A queue is full, or a limit is reached: try again later."""
+    FAILED = (500, "INTERNAL", 1011)
+    """The model itself failed."""
+    UNAVAILABLE = (503, "UNAVAILABLE", 1012)
+    """The server is about to end, or what has to be kept cannot be written."""
+    LATE = (504, "DEADLINE_EXCEEDED", 1013)
+    """The deadline passed before the step was begun."""
+
+    @property
+    def status(self) -> int:
+        """HTTP's number."""
+        return self.value[0]
+
+    @property
+    def grpc(self) -> str:
+        """The name of gRPC's code."""
+        return self.value[1]
+
+    @property
+    def close_code(self) -> int:
+        """The WebSocket's number."""
+        return self.value[2]
+
+
+class Refused(TreadleError):
+    """A request is refused, with the kind and the reason.
+
+    Attributes:
+        kind: which of HTTP's, gRPC's and the WebSocket's numbers it has.
+        retry_after: seconds after which trying again makes sense; None if it makes none.
+    """
+
+    def __init__(self, kind: Kind, message: str, retry_after: float | None = None):
+        super().__init__(message)
+        self.kind, self.retry_after = kind, retry_after

@@ -1,0 +1,359 @@
+"""The Open Inference Protocol over HTTP: requests and answers as JSON, tensors in it or as bytes behind it."""
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from treadle.serving import descriptions
+from treadle.serving.dataplane import Dataplane, Outcome, Request, sequence_id
+from treadle.serving.refusals import Kind, Refused
+from treadle.serving.tensors import (
+    checked_datatype,
+    checked_shape,
+    datatype_of,
+    from_bytes,
+    from_list,
+    named,
+    to_bytes,
+    to_list,
+)
+from treadle.serving.tokens import Tokens
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+logger = logging.getLogger("treadle.serving")
+
+SLOWEST = 30.0
+"""Seconds that a client has for its request's body."""
+JSON = b"application/json"
+OCTETS = b"application/octet-stream"
+_JSON_LENGTH = b"inference-header-content-length"
+
+
+class Endpoint:
+    """One of the server's addresses: who asks is known, refusals are answered in the protocol's form.
+
+    Args:
+        plane: what is asked.
+        tokens: who may ask; None where anybody may.
+        answer: from the scope of a request, what receives its body, and its owner, to a status, a type, a body, and
+            further headers.
+    """
+
+    def __init__(self, plane: Dataplane, tokens: Tokens | None, answer: Callable[..., Awaitable[Any]]):
+        self.plane, self.tokens, self.answer = plane, tokens, answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI's door."""
+        self.plane.start()
+        try:
+            owner = "" if self.tokens is None else self.tokens.owner(_header(scope, b"authorization"))
+            status, kind, body, headers = await self.answer(scope, receive, owner)
+        except Refused as refused:
+            status, kind, body, headers = refusal(self.plane, refused)
+        except Exception as error:
+            logger.error("%s %s", scope["method"], scope["path"], exc_info=error)
+            unexpected = Refused(Kind.FAILED, f"the server failed with a {type(error).__name__}")
+            status, kind, body, headers = refusal(self.plane, unexpected)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+
+def refusal(plane: Dataplane, refused: Refused) -> tuple[int, bytes, bytes, list[tuple[bytes, bytes]]]:
+    """A refusal as a response."""
+    plane.rejected[refused.kind.name.lower()] = plane.rejected.get(refused.kind.name.lower(), 0) + 1
+    headers = []
+    if refused.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(refused.retry_after))))
+    if refused.kind is Kind.NO_TOKEN:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return refused.kind.status, JSON, json.dumps({"error": str(refused)}).encode(), headers
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    for key, value in scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return None
+
+
+async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
+    """What a request sends, read only as far and as long as it is allowed to go.
+
+    Raises:
+        Refused: it is too large, too slow, compressed, or breaks off.
+    """
+    for key, value in scope["headers"]:
+        if key == b"content-length" and value.isdigit() and int(value) > most:
+            raise Refused(Kind.TOO_LARGE, f"the request has more than {most} bytes")
+        if key == b"content-encoding" and value.strip().lower() not in (b"identity", b""):
+            raise Refused(
+                Kind.UNSUPPORTED, f"the request is compressed ({value[:40].decode('latin-1')}): send it plain"
+            )
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(SLOWEST):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refused(Kind.MALFORMED, "the request breaks off")
+                part = message.get("body", b"")
+                size += len(part)
+                if size > most:
+                    raise Refused(Kind.TOO_LARGE, f"the request has more than {most} bytes")
+                if not message.get("more_body", False):
+                    return part if not parts else b"".join([*parts, part])
+                parts.append(part)
+    except TimeoutError:
+        raise Refused(Kind.LATE, f"the request's body took longer than {SLOWEST:g} seconds") from None
+
+
+class Inference:
+    """``POST /v2/models/M/infer``."""
+
+    def __init__(self, plane: Dataplane):
+        self.plane = plane
+
+    async def __call__(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """From a request to a response."""
+        body = await read_body(scope, receive, self.plane.options.request_bytes)
+        length = _header(scope, _JSON_LENGTH)
+        said, binary = parse_body(body, length)
+        request, wanted, in_bytes = parse_request(said, binary, self.plane.options.request_bytes)
+        path = scope["path_params"]
+        if wanted:
+            chosen([(one.name, None) for one in self.plane.model(path["model"]).latest.meaning.outputs], wanted)
+        outcome = await self.plane.infer(path["model"], path.get("version"), owner, request)
+        return written(outcome, said.get("id"), wanted, in_bytes)
+
+
+def parse_body(body: bytes, length: str | None) -> tuple[dict[str, Any], memoryview]:
+    """The JSON object of a request, and the bytes behind it."""
+    if length is None:
+        size = len(body)
+    elif length.isascii() and length.isdigit() and int(length) <= len(body):
+        size = int(length)
+    else:
+        raise Refused(Kind.MALFORMED, "Inference-Header-Content-Length is not the number of bytes of the JSON object")
+    try:
+        said = json.loads(body[:size] if size < len(body) else body)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise Refused(Kind.MALFORMED, "the request is no JSON object")
+    return said, memoryview(body)[size:]
+
+
+def parse_request(
+    said: dict[str, Any], binary: memoryview, most: int
+) -> tuple[Request, dict[str, bool | None] | None, bool]:
+    """A request; which outputs are wanted, and of each whether in bytes; and whether all are wanted in bytes."""
+    parameters = _dict(said.get("parameters"), "parameters")
+    inputs = said.get("inputs")
+    if not isinstance(inputs, list) or not inputs or not all(isinstance(one, dict) for one in inputs):
+        raise Refused(Kind.MALFORMED, "the request has no list of inputs")
+    if "id" in said and not isinstance(said["id"], str):
+        raise Refused(Kind.MALFORMED, "the id of a request has to be a text")
+    tensors, place = [], 0
+    for one in inputs:
+        name, values, place = _tensor(one, binary, place, most)
+        tensors.append((name, values))
+    if place != len(binary):
+        raise Refused(Kind.MALFORMED, f"the request has {len(binary)} bytes of tensors, but its inputs take {place}")
+    wanted = None
+    if said.get("outputs"):
+        if not isinstance(said["outputs"], list):
+            raise Refused(Kind.MALFORMED, "outputs has to be a list")
+        wanted = dict(_output(one) for one in said["outputs"])
+    in_bytes = boolean(parameters, "binary_data_output")
+    return request_of(named(tensors), parameters), wanted, in_bytes
+
+
+def request_of(tensors: dict[str, NDArray[Any]], parameters: dict[str, Any]) -> Request:
+    """A request, from its tensors and the parameters of the sequence extension."""
+    if not parameters:
+        return Request(tensors)
+    step, timeout = parameters.get("step"), parameters.get("timeout")
+    if step is not None and (type(step) is not int or not 0 <= step < 2**63):
+        raise Refused(Kind.MALFORMED, f"step is the position that the sequence is expected at, not {step!r:.40}")
+    if timeout is not None and (type(timeout) is not int or not 0 <= timeout < 2**63):
+        raise Refused(Kind.MALFORMED, f"timeout is a whole number of microseconds, not {timeout!r:.40}")
+    return Request(
+        tensors,
+        sequence_id(parameters.get("sequence_id")),
+        boolean(parameters, "sequence_start"),
+        boolean(parameters, "sequence_end"),
+        step,
+        timeout / 1e6 if timeout else None,
+        parameters.get("sequence_id") or "",
+    )
+
+
+def boolean(parameters: dict[str, Any], name: str) -> bool:
+    """A parameter that is true or false; false if it is not there."""
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise Refused(Kind.MALFORMED, f"{name} is true or false, not {value!r:.40}")
+    return value
+
+
+def _dict(value: Any, name: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Refused(Kind.MALFORMED, f"{name} has to be an object")
+    return value
+
+
+def _tensor(said: dict[str, Any], binary: memoryview, place: int, most: int) -> tuple[str, NDArray[Any], int]:
+    """A tensor of a request, and where the next one's bytes begin."""
+    name = said.get("name")
+    if not isinstance(name, str):
+        raise Refused(Kind.MALFORMED, "an input has no name")
+    shape, dtype = checked_shape(name, said.get("shape"), most), checked_datatype(name, said.get("datatype"))
+    size = _dict(said.get("parameters"), f"parameters of {name!r:.80}").get("binary_data_size")
+    if size is None:
+        return name, from_list(name, said.get("data"), dtype, shape), place
+    if type(size) is not int or not 0 <= size <= len(binary) - place or "data" in said:
+        raise Refused(Kind.MALFORMED, f"binary_data_size of {name!r:.80} does not fit the bytes that were sent")
+    return name, from_bytes(name, binary[place : place + size], dtype, shape), place + size
+
+
+def _output(said: Any) -> tuple[str, bool | None]:
+    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
+        raise Refused(Kind.MALFORMED, "an output that is wanted has no name")
+    parameters = _dict(said.get("parameters"), "parameters of an output")
+    if parameters.get("classification"):
+        raise Refused(Kind.MALFORMED, "the classification extension is not supported: take the scores")
+    return said["name"], boolean(parameters, "binary_data") if "binary_data" in parameters else None
+
+
+def chosen(outputs: list[tuple[str, Any]], wanted: Any) -> list[tuple[str, Any]]:
+    """The outputs that are wanted; all if none is named."""
+    if not wanted:
+        return outputs
+    known = dict(outputs)
+    for name in wanted:
+        if name not in known:
+            raise Refused(Kind.MALFORMED, f"the model has no output {name!r:.80}, but {', '.join(known)}")
+    return [(name, known[name]) for name in wanted]
+
+
+def written(
+    outcome: Outcome, id: str | None, wanted: dict[str, bool | None] | None, in_bytes: bool
+) -> tuple[int, bytes, bytes, list[tuple[bytes, bytes]]]:
+    """An outcome as a response: JSON, and behind it the tensors that are wanted in bytes."""
+    said: dict[str, Any] = {"model_name": outcome.live.name, "model_version": outcome.live.version}
+    if id:
+        said["id"] = id
+    if outcome.parameters:
+        said["parameters"] = outcome.parameters
+    outputs, parts = [], []
+    for name, values in chosen(outcome.outputs, wanted):
+        one: dict[str, Any] = {"name": name, "datatype": datatype_of(values), "shape": list(values.shape)}
+        as_bytes = None if wanted is None else wanted[name]
+        if in_bytes if as_bytes is None else as_bytes:
+            content = to_bytes(values)
+            one["parameters"] = {"binary_data_size": len(content)}
+            parts.append(content)
+        else:
+            one["data"] = to_list(name, values)
+        outputs.append(one)
+    said["outputs"] = outputs
+    body = json.dumps(said, separators=(",", ":"), allow_nan=False).encode()
+    if not parts:
+        return 200, JSON, body, []
+    return 200, OCTETS, b"".join([body, *parts]), [(_JSON_LENGTH, b"%d" % len(body))]
+
+
+class Pages:
+    """The addresses at which a server tells of itself, and of the sequences that it has."""
+
+    def __init__(self, plane: Dataplane):
+        self.plane = plane
+
+    async def live(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """``/v2/health/live``"""
+        return _json({"live": True})
+
+    async def ready(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """``/v2/health/ready``"""
+        return _json({"ready": self.plane.ready}, 200 if self.plane.ready else 503)
+
+    async def server(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """``/v2``"""
+        return _json(descriptions.server_metadata())
+
+    async def metadata(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """``/v2/models/M``"""
+        return _json(descriptions.model_metadata(*self._model(scope)))
+
+    async def model_ready(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """``/v2/models/M/ready``"""
+        served, _ = self._model(scope)
+        return _json({"name": served.name, "ready": self.plane.ready}, 200 if self.plane.ready else 503)
+
+    async def config(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """``/v2/models/M/config``"""
+        return _json(descriptions.model_config(*self._model(scope)))
+
+    async def stats(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """``/v2/models/M/stats`` and ``/v2/models/stats``"""
+        lives = [self._model(scope)[1]] if "model" in scope["path_params"] else self.plane.versions()
+        return _json(descriptions.model_statistics(self.plane, lives))
+
+    async def sequence(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """``/v2/models/M/sequences/ID``"""
+        model, sequence = self._sequence(scope)
+        if scope["method"] == "DELETE":
+            await self.plane.delete(model, owner, sequence)
+            return _json({"model_name": model, "sequence_id": sequence, "deleted": True})
+        return _json(await self.plane.about(model, owner, sequence))
+
+    async def state(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """``/v2/models/M/sequences/ID/state``"""
+        model, sequence = self._sequence(scope)
+        if scope["method"] != "PUT":
+            return 200, OCTETS, await self.plane.state(model, owner, sequence), []
+        content = await read_body(scope, receive, self.plane.options.request_bytes)
+        step = await self.plane.set_state(model, owner, sequence, content, _step_asked(scope))
+        return _json({"model_name": model, "sequence_id": sequence, "step": step})
+
+    def _model(self, scope: Scope) -> Any:
+        served = self.plane.model(scope["path_params"]["model"])
+        return served, served.version(scope["path_params"].get("version"))
+
+    def _sequence(self, scope: Scope) -> tuple[str, str]:
+        found = sequence_id(scope["path_params"]["sequence"])
+        if found is None:
+            raise Refused(Kind.MALFORMED, "the id of the sequence is empty")
+        return scope["path_params"]["model"], found
+
+
+def _step_asked(scope: Scope) -> int | None:
+    """``?step=7``"""
+    from urllib.parse import parse_qs
+
+    found = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("step")
+    if found is None:
+        return None
+    if len(found) != 1 or not (found[0].isascii() and found[0].isdigit() and len(found[0]) < 19):
+        raise Refused(Kind.MALFORMED, "step is the position of the state, a whole number")
+    return int(found[0])
+
+
+def _json(value: Any, status: int = 200) -> tuple[int, bytes, bytes, list[tuple[bytes, bytes]]]:
+    return status, JSON, json.dumps(value).encode(), []

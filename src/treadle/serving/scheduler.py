@@ -1,0 +1,161 @@
+"""Turns: whatever sequences are ready step together, those that wait longest first, each with one step under way."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+
+from treadle.serving.counts import Counts
+from treadle.serving.options import Options
+from treadle.serving.sequences import Act, Sequence, Steps
+
+LONG = 1e-3
+"""Seconds: turns that take longer leave the event loop, which has other clients to listen to."""
+
+Job = Steps | Act
+
+
+class Verdict(Enum):
+    """What is to be done with a job whose turn it is."""
+
+    RUN = 1
+    ANSWERED = 2
+    """It has its answer already, without a step."""
+    PARKED = 3
+    """Something has to be fetched first; the sequence gets a turn when it is `release`d."""
+
+
+class Scheduler:
+    """Gives sequences their turns.
+
+    A sequence has one place in the queue, however much is asked of it, so that nobody starves: after its turn it goes
+    to the end. All that touches the pool of sessions happens within a turn, and there is one turn at a time.
+
+    Args:
+        options: how many rows, how long to wait for more.
+        begin: decides on a job whose turn it is.
+        work: takes a turn: jobs of different sequences; in a thread, if turns take long.
+        finish: is given the jobs that are complete; it has to `release` each one's sequence.
+        rest: is told of a sequence of which nothing is asked any more.
+        counts: what is written down.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        begin: Callable[[Job], Verdict],
+        work: Callable[[list[Job]], int],
+        finish: Callable[[list[Job]], None],
+        rest: Callable[[Sequence], None],
+        counts: Counts,
+    ):
+        self.options, self.counts = options, counts
+        self.begin, self.work, self.finish, self.rest = begin, work, finish, rest
+        self.ready: deque[Sequence] = deque()
+        self.queued = 0
+        self.seconds = 0.0
+        self._scheduled = self._running = False
+        self._thread: ThreadPoolExecutor | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, job: Job) -> None:
+        """Ask for something of a sequence, after whatever it was asked for before."""
+        sequence = job.sequence
+        sequence.jobs.append(job)
+        self.queued += 1
+        if not sequence.busy:
+            sequence.busy = True
+            self.ready.append(sequence)
+            self._wake()
+
+    def expected_wait(self) -> float:
+        """Seconds until a request that comes now would be answered."""
+        return self.seconds * (1 + self.queued / self.options.rows)
+
+    def release(self, sequence: Sequence) -> None:
+        """A sequence has nothing under way any more: its next job may have a turn."""
+        if sequence.jobs:
+            self.ready.append(sequence)
+            self._wake()
+        else:
+            sequence.busy = False
+            self.rest(sequence)
+
+    def close(self) -> None:
+        """Wait for the turn that is under way; there will be no more in a thread."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None
+
+    def _wake(self) -> None:
+        if self._running or self._scheduled or not self.ready:
+            return
+        self._scheduled = True
+        if self.options.wait and len(self.ready) < self.options.rows:
+            self._loop.call_later(self.options.wait, self._turn)
+        else:
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        batch = self._take()
+        if not batch:
+            self._wake()
+            return
+        self._running = True
+        if self.seconds < LONG:
+            self._timed(batch)
+            self._done(batch)
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "treadle-steps")
+        future = self._loop.run_in_executor(self._thread, self._timed, batch)
+        future.add_done_callback(lambda _: self._done(batch))
+
+    def _take(self) -> list[Job]:
+        batch: list[Job] = []
+        while self.ready and len(batch) < self.options.rows:
+            sequence = self.ready.popleft()
+            verdict = Verdict.ANSWERED
+            while sequence.jobs:
+                job = sequence.jobs[0]
+                verdict = self.begin(job)
+                if verdict is not Verdict.ANSWERED:
+                    break
+                # What `begin` has put before it, it has put there in its stead.
+                if sequence.jobs and sequence.jobs[0] is job:
+                    self.drop(job)
+            if verdict is Verdict.RUN:
+                batch.append(sequence.jobs[0])
+            elif verdict is Verdict.ANSWERED:
+                sequence.busy = False
+                self.rest(sequence)
+        return batch
+
+    def drop(self, job: Job) -> None:
+        """A job is complete."""
+        job.sequence.jobs.popleft()
+        self.queued -= 1
+
+    def _timed(self, batch: list[Job]) -> None:
+        start = time.perf_counter()
+        steps = self.work(batch)
+        seconds = time.perf_counter() - start
+        # One slow turn, such as the first, is no habit.
+        self.seconds = seconds if not self.seconds else min(0.8 * self.seconds + 0.2 * seconds, 2 * self.seconds)
+        if steps:
+            self.counts.turn(sum(isinstance(job, Steps) for job in batch), steps, seconds)
+
+    def _done(self, batch: list[Job]) -> None:
+        self._running = False
+        complete = []
+        for job in batch:
+            if isinstance(job, Steps) and job.error is None and job.taken < len(job.xs):
+                self.ready.append(job.sequence)
+            else:
+                self.drop(job)
+                complete.append(job)
+        self.finish(complete)
+        self._wake()

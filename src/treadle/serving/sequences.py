@@ -1,0 +1,147 @@
+"""A client's sequence, what is asked of it, and how it ended."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+Key = tuple[str, str]
+"""Whose sequence it is (the token's owner), and what they call it."""
+
+
+class Answer(NamedTuple):
+    """What the steps of one request gave.
+
+    Attributes:
+        ys: the network's outputs, [T, ...].
+        step: the position of the sequence before the first of them.
+        reset: whether the sequence had to begin at the initial state of a new version of the model.
+    """
+
+    ys: NDArray[Any]
+    step: int
+    reset: bool = False
+
+
+class Kept(NamedTuple):
+    """The last answer of a sequence, for a client that asks for it once more.
+
+    Attributes:
+        answer: what it was.
+        digest: of what was read.
+    """
+
+    answer: Answer
+    digest: bytes
+
+
+class Ended(NamedTuple):
+    """How a sequence ended: why, at which position, and its last answer."""
+
+    reason: str
+    position: int
+    kept: Kept | None = None
+
+
+class Sequence:
+    """A client's sequence.
+
+    Attributes:
+        key: whose it is, and its id; None for rows that belong to no sequence.
+        session: its session in the pool.
+        slot: where that lies; None before the sequence has begun and after it has ended.
+        position: steps taken.
+        jobs: what is asked of it and has not begun, in order.
+        busy: whether something of it is under way or waits for its turn.
+        used: when it was last asked for something, on the loop's clock.
+        saved: the position at which its state was kept last.
+        kept: its last answer, where the client counts steps.
+        looked: whether the store has been asked for it.
+        reset: whether it begins because its model was replaced.
+    """
+
+    __slots__ = ("busy", "jobs", "kept", "key", "looked", "position", "reset", "saved", "session", "slot", "used")
+
+    def __init__(self, key: Key | None, now: float):
+        self.key, self.used = key, now
+        self.slot: int | None = None
+        self.session: Any = None
+        self.position = self.saved = 0
+        self.jobs: deque[Steps | Act] = deque()
+        self.kept: Kept | None = None
+        self.busy = self.looked = self.reset = False
+
+    def __repr__(self) -> str:
+        return "rows without a sequence" if self.key is None else f"sequence {self.key[1]!r:.80}"
+
+
+Answered = Callable[[Any], None]
+"""Is given an answer, or the exception that is there in place of one."""
+
+
+class Steps:
+    """A request for one or more steps of a sequence.
+
+    Attributes:
+        xs: what they read, [T, ...].
+        ys: what they gave so far.
+        taken: how many are taken.
+        start: whether the sequence begins with them.
+        end: whether it ends with them.
+        step: the position at which the client expects the sequence; None if it does not count.
+        deadline: on the loop's clock.
+        arrived: likewise.
+        answered: what to call with the answer.
+        gone: whether the client still waits.
+        fresh: whether the state has to be the initial one first.
+        error: what went wrong.
+    """
+
+    __slots__ = (
+        "answered", "arrived", "begun", "deadline", "end", "error", "first", "fresh", "gone", "sequence", "start",
+        "step", "taken", "xs", "ys",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        xs: NDArray[Any],
+        answered: Answered,
+        *,
+        start: bool = False,
+        end: bool = False,
+        step: int | None = None,
+        arrived: float = 0.0,
+        deadline: float = float("inf"),
+        gone: Callable[[], bool] | None = None,
+    ):
+        self.sequence, self.xs, self.answered = sequence, xs, answered
+        self.start, self.end, self.step = start, end, step
+        self.arrived, self.deadline, self.gone = arrived, deadline, gone
+        self.ys: Any = None
+        self.taken = self.first = 0
+        self.begun = self.fresh = False
+        self.error: Exception | None = None
+
+    def digest(self) -> bytes:
+        """Tells one input from another, so that a retry is known to be one."""
+        return hashlib.blake2b(self.xs.tobytes(), digest_size=16).digest()
+
+
+class Act:
+    """Something else that is asked of a sequence, in its turn: to read, write or end it.
+
+    Attributes:
+        work: is called with the version that it is at, and this, where the pool is free; what it returns is the answer.
+        changed: whether the sequence is another one afterwards, so that it has to be kept.
+    """
+
+    __slots__ = ("answered", "changed", "error", "result", "sequence", "work")
+
+    def __init__(self, sequence: Sequence, work: "Callable[[Any, Act], Any]", answered: Answered):
+        self.sequence, self.work, self.answered = sequence, work, answered
+        self.changed = False
+        self.result: Any = None
+        self.error: Exception | None = None

@@ -1,0 +1,171 @@
+"""A server that listens: HTTP, gRPC and metrics on one event loop, until it is told to end."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from treadle.errors import TreadleError
+from treadle.serving.addresses import Address
+from treadle.serving.application import application_of
+from treadle.serving.connections import strict
+from treadle.serving.dataplane import Dataplane
+from treadle.serving.tokens import Tokens
+
+logger = logging.getLogger("treadle.serving")
+
+MOST_CONNECTIONS = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificates:
+    """Files of a certificate and its key, as PEM."""
+
+    certificate: Path
+    key: Path
+
+
+class Server:
+    """Listens on addresses, from when it is made; serves while `run` runs.
+
+    Args:
+        plane: what is served.
+        tokens: who may ask.
+        http: where to listen for HTTP and WebSockets; None for nowhere.
+        grpc: where to listen for gRPC; None for nowhere.
+        metrics: where Prometheus asks; None for nowhere.
+        certificates: for TLS, on all of them; None for none.
+
+    Raises:
+        TreadleError: a package of ``treadle[serve]`` is not installed.
+        OSError: a port is taken.
+    """
+
+    def __init__(
+        self,
+        plane: Dataplane,
+        tokens: Tokens,
+        http: Address | None,
+        grpc: Address | None = None,
+        metrics: Address | None = None,
+        certificates: Certificates | None = None,
+    ):
+        self.plane, self.tokens, self.certificates = plane, tokens, certificates
+        self._http = None if http is None else http.listen("http")
+        self._stop: asyncio.Event | None = None
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where clients find it."""
+        scheme = "http" if self.certificates is None else "https"
+        found = {}
+        if self._http is not None:
+            found["http"] = f"{scheme}://{_place(self._http)}"
+        return found
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGTERM or SIGINT; ``ready`` is called once everybody can be answered."""
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self.serve(ready))
+
+    async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGTERM or SIGINT, on the event loop that runs."""
+        self._stop = asyncio.Event()
+        self.plane.start()
+        with self._signals():
+            async with contextlib.AsyncExitStack() as stack:
+                if self._http is not None:
+                    await stack.enter_async_context(self._serving(self._http, application_of(self.plane, self.tokens)))
+                ready()
+                await self._stop.wait()
+                logger.info("ending: what is under way is finished, states are kept")
+                await self.plane.stop()
+
+    def stop(self) -> None:
+        """Let it end, from the event loop."""
+        assert self._stop is not None
+        self._stop.set()
+
+    @contextlib.asynccontextmanager
+    async def _serving(self, listening: socket.socket, application: Any) -> AsyncIterator[None]:
+        """A uvicorn server on a socket."""
+        server = self._uvicorn(application)
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started and not task.done():
+            await asyncio.sleep(0.001)
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await task
+
+    def _uvicorn(self, application: Any) -> Any:
+        try:
+            import uvicorn
+            from uvicorn.protocols.http.auto import AutoHTTPProtocol
+        except ImportError:
+            raise TreadleError("uvicorn is not installed: pip install 'treadle[serve]'") from None
+        tls: dict[str, Any] = {}
+        if self.certificates is not None:
+            tls = {"ssl_certfile": self.certificates.certificate, "ssl_keyfile": self.certificates.key}
+
+        class Quiet(uvicorn.Server):
+            @contextlib.contextmanager
+            def capture_signals(self) -> Iterator[None]:
+                yield  # signals are the whole server's
+
+        config = uvicorn.Config(
+            application,
+            http=strict(AutoHTTPProtocol),
+            ws="websockets-sansio",
+            ws_max_size=self.plane.options.request_bytes,
+            ws_max_queue=8,
+            ws_per_message_deflate=False,
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+            limit_concurrency=MOST_CONNECTIONS,
+            **tls,
+        )
+        return Quiet(config)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop}
+        if hasattr(signal, "SIGHUP"):
+            handlers[signal.SIGHUP] = self._reload
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _reload(self) -> None:
+        self._reloading = asyncio.create_task(self.plane.reload())
+
+
+def _place(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return str(Address(host, port))
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

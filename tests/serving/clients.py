@@ -1,0 +1,70 @@
+"""Clients of a server that runs in the test's own process."""
+
+import asyncio
+import contextlib
+import json
+
+import httpx
+import numpy as np
+
+import treadle as td
+from treadle.serving import Options
+
+
+class Client:
+    """Speaks the protocol over HTTP, without a network."""
+
+    def __init__(self, http, token=None):
+        self.http = http
+        self.headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+
+    async def post(self, model, x, name="x", datatype="FP32", id=None, parameters=(), **sequence):
+        x = np.asarray(x)
+        said = {name: value for name, value in sequence.items() if value is not None}
+        said = {f"sequence_{name}" if name in ("start", "end") else name: value for name, value in said.items()}
+        said |= {} if id is None else {"sequence_id": id}
+        tensor = {"name": name, "shape": list(x.shape), "datatype": datatype, "data": x.reshape(-1).tolist()}
+        body = {"inputs": [tensor], "parameters": said | dict(parameters)}
+        return await self.http.post(f"/v2/models/{model}/infer", json=body, headers=self.headers)
+
+    async def step(self, model, x, **options):
+        """The first output, once the answer is known to be one."""
+        response = await self.post(model, np.asarray(x)[None], **options)
+        assert response.status_code == 200, response.text
+        return numbers(response)[0]
+
+
+def numbers(response, place=0):
+    """One of the tensors of an answer in JSON."""
+    tensor = response.json()["outputs"][place]
+    dtype = {"FP32": np.float32, "FP64": np.float64, "BYTES": object}[tensor["datatype"]]
+    return np.array(tensor["data"], dtype).reshape(tensor["shape"])
+
+
+def served(models, work, options=None, token=None, **more):
+    """Run ``await work(client, plane)`` beside a server of some models."""
+
+    async def main():
+        app = td.serving.application(models, options, **more)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as http:
+            try:
+                app.plane.start()
+                return await work(Client(http, token), app.plane)
+            finally:
+                await app.plane.stop()
+
+    return asyncio.run(main())
+
+
+@contextlib.contextmanager
+def refused(status, *words):
+    """A response that is a refusal with these words."""
+    found = []
+    yield found.append
+    (response,) = found
+    assert response.status_code == status, response.text
+    said = json.loads(response.content)["error"]
+    assert all(word in said for word in words), said
+
+
+__all__ = ["Client", "Options", "numbers", "refused", "served"]
