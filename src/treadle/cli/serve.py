@@ -53,8 +53,7 @@ def serve(
     on_reload: Annotated[
         str,
         typer.Option(
-            help="Fate of sequences when their network's file is replaced: finish (on the old one), reset (to"
-            " the initial state of the new one) or refuse (they end)."
+            help="Fate of sequences when their network's file is replaced: finish on the old one, reset, or refuse."
         ),
     ] = "finish",
 ) -> None:

@@ -12,8 +12,6 @@ from treadle.serving.stores import Store
 
 logger = logging.getLogger("treadle.serving")
 
-__all__ = ["Keeper", "Record"]
-
 
 class Keeper:
     """Reads and writes records of sequences in a store, one call after another.

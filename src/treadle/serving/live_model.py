@@ -12,9 +12,10 @@ from treadle.errors import TreadleError
 from treadle.files.model_file import fingerprint
 from treadle.serving.counts import Counts
 from treadle.serving.endings import Endings
-from treadle.serving.keeper import Keeper, Record
+from treadle.serving.keeper import Keeper
 from treadle.serving.meanings import Meaning
 from treadle.serving.options import Options
+from treadle.serving.records import Record
 from treadle.serving.refusals import Kind, Refused
 from treadle.serving.scheduler import Job, Scheduler, Verdict
 from treadle.serving.sequences import Act, Answer, Ended, Kept, Key, Sequence, Steps
