@@ -106,6 +106,6 @@ def test_a_file_that_was_changed_is_refused(change, message):
 
 def test_a_name_stands_for_one_class():
     with pytest.raises(ValueError, match=r"files call Node .* already"):
-        kept_in_files("treadle.OnnxNode")(torch.nn.Linear)
+        kept_in_files("treadle.GraphNode")(torch.nn.Linear)
     network, _ = tagger()
     assert describe(build(describe(network))) == describe(network)
