@@ -12,7 +12,7 @@ from tests import registry
 from tests.interop.stateless import Stateless
 from tests.tolerances import assert_close
 from treadle.errors import InteropError, TraceError
-from treadle.state import named_tensors
+from treadle.state import named_tensors, rebuild
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx onnxruntime")
 onnxruntime = pytest.importorskip("onnxruntime", reason="it is not installed: pip install onnx onnxruntime")
@@ -116,7 +116,7 @@ def test_double_precision_and_time_first(form):
         (lambda: td.Recurrent(td.RNNCell(3, 4, nonlinearity=nn.PReLU())), ["Scan"]),
         (lambda: td.Recurrent(td.LSTMCell(3, 4, activation="softplus", output_activation="linear")), ["LSTM"]),
         (lambda: td.Recurrent(td.LSTMCell(3, 4, gate_activation="hard_sigmoid_1/6", activation="elu")), ["LSTM"]),
-        (lambda: td.LSTM(3, 4, 2, wiring="relay"), ["Scan"]),
+        (lambda: td.LSTM(3, 4, 2, wiring="relay"), ["Scan", "Scan"]),
     ],
 )
 def test_classic_layers_are_nodes(network, kinds):
@@ -144,6 +144,90 @@ def test_what_is_around_a_network_comes_with_it(form):
             found = run(session, x=tokens[:, t].contiguous(), **state)
             assert_close(found["y"], wanted[:, t])
             state = {name: found[f"{name}_after"] for name in state}
+
+
+BOTH_DIRECTIONS = {
+    "drop-in": (lambda: td.LSTM(3, 4, 2, batch_first=True, bidirectional=True), ["LSTM", "LSTM"]),
+    "drop-in, time first": (lambda: td.GRU(3, 4, bidirectional=True), ["GRU"]),
+    "drop-in with projections": (
+        lambda: td.LSTM(3, 4, 2, batch_first=True, bidirectional=True, proj_size=2),
+        ["Scan"] * 4,
+    ),
+    "alike": (lambda: td.Bidirectional(td.RNNCell(3, 4), td.RNNCell(3, 4)), ["RNN"]),
+    "of other sizes": (lambda: td.Bidirectional(td.LSTMCell(3, 4), td.LSTMCell(3, 5)), ["LSTM", "LSTM"]),
+    "of other kinds": (lambda: td.Bidirectional(td.GRUCell(3, 4), td.PeepholeLSTMCell(3, 4)), ["GRU", "Scan"]),
+    "of several layers": (
+        lambda: td.Bidirectional(td.Stack([td.GRUCell(3, 4), td.LSTMCell(4, 4)]), registry.stack("relay")),
+        ["GRU", "LSTM", "Scan", "Scan", "Scan"],
+    ),
+    "no recurrence of its own": (
+        lambda: td.Bidirectional(registry.delays(), registry.memoryless_nodes()),
+        ["Scan", "Scan", "Scan"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BOTH_DIRECTIONS)
+def test_both_directions(kind):
+    """Every row from its own end, from states that are not zero, for any number of rows and steps."""
+    torch.manual_seed(0)
+    make, kinds = BOTH_DIRECTIONS[kind]
+    network = make().eval()
+    td.interop.to_onnx(network, "net.onnx", "sequence")
+    found = [node.op_type for node in onnx.load("net.onnx").graph.node]
+    assert [kind for kind in found if kind in ("LSTM", "GRU", "RNN", "Scan")] == kinds
+    session, first = opened(), getattr(network, "batch_first", True)
+    for B, T in ((1, 20), (2, 1), (7, 33)):
+        xs = torch.randn(B, T, 3)
+        xs = xs if first else xs.transpose(0, 1).contiguous()
+        lengths = torch.tensor([T, 1, 0, 20, 33, 40, 5][:B])
+        shapes = {one.name: one.shape[1:] for one in session.get_inputs() if one.name not in ("xs", "lengths")}
+        state = {name: torch.randn(B, *shape) for name, shape in shapes.items()}
+        given = run(session, xs=xs, lengths=lengths, **state)
+        with torch.no_grad():
+            ys, after = network(xs, as_state(network, state, B), lengths=lengths.clamp(max=T))
+        assert_close(given["ys"], ys)
+        for name, tensor in by_name(network, after).items():
+            assert_close(given[f"{name}_after"], tensor, what=name)
+
+
+def as_state(network, given, B):
+    """What a file calls its states, as the network takes them."""
+    if isinstance(network, td.Bidirectional):
+        like = network.initial_state(B)
+        return rebuild(like, {name: given[name.replace("/", ".")] for name, _ in named_tensors(like)})
+    kinds = dict.fromkeys(name.rpartition(".")[2] for name in given)
+    parts = [torch.stack([one for name, one in given.items() if name.endswith(f".{kind}")]) for kind in kinds]
+    return tuple(parts) if len(parts) > 1 else parts[0]
+
+
+def by_name(network, state):
+    """States of a network, as a file calls them."""
+    if isinstance(network, td.Bidirectional):
+        return as_fed(state)
+    parts = dict(zip("hc", state if isinstance(state, tuple) else (state,), strict=False))
+    ways = ("forward", "backward")
+    return {f"layer{n // 2}.{ways[n % 2]}.{name}": row for name, part in parts.items() for n, row in enumerate(part)}
+
+
+def test_a_tagger_in_both_directions():
+    torch.manual_seed(0)
+    lstm = td.LSTM(6, 5, 2, batch_first=True, bidirectional=True)
+    parts = [nn.Embedding(11, 6), nn.Dropout(), lstm, nn.LayerNorm(10), td.GRUCell(10, 4), nn.Linear(4, 7)]
+    td.interop.to_onnx(nn.Sequential(*parts).eval(), "net.onnx", "sequence")
+    found = [node.op_type for node in onnx.load("net.onnx").graph.node]
+    assert [kind for kind in found if kind in ("LSTM", "GRU", "RNN", "Scan")] == ["LSTM", "LSTM", "GRU"]
+    tokens, lengths = torch.randint(11, (2, 9)), torch.tensor([9, 4])
+    tokens[1, 4:] = 99  # padding may hold anything
+    session = opened()
+    state = {one.name: torch.zeros(2, *one.shape[1:]) for one in session.get_inputs() if "part" in one.name}
+    assert list(state)[::8] == ["part2.layer0.forward.h", "part4.h"]
+    with torch.no_grad():
+        ys, _ = lstm(parts[0](tokens.clamp(max=10)), lengths=lengths)
+        ys, _ = td.Recurrent(parts[4])(parts[3](ys), lengths=lengths)
+        wanted = parts[5](ys)
+    wanted[1, 4:] = 0
+    assert_close(run(session, xs=tokens, lengths=lengths, **state)["ys"], wanted)
 
 
 def test_functions_that_onnx_lacks():

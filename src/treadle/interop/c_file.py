@@ -81,8 +81,7 @@ def to_c(
         whole = step
         step = _rounded(step)
         notes = (f"int8: {_distance(step, whole):.1e} from the network itself, over {_COMPARED} random steps",)
-    dtype = next((t.dtype for t in (*step.constants.values(), step.x) if t.is_floating_point()), torch.float32)
-    tolerance = _TOLERANCES.get(dtype, 1e-5) if tolerance is None else tolerance
+    tolerance = _TOLERANCES.get(step.dtype, 1e-5) if tolerance is None else tolerance
     about = f"A {type(step.network.cell).__name__}, written by treadle."
     text = file_text(step, name, weights == "int8", max(tolerance, 1e-5), about)
     if compiler is None:

@@ -16,6 +16,7 @@ from treadle.errors import ShapeError, TraceError
 from treadle.interop.sequential import as_recurrent
 from treadle.protocol import example_input
 from treadle.running.copies import detached_copy
+from treadle.running.recurrent import Recurrent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,12 @@ class ExportedStep:
     constants: Mapping[Value, Tensor]
     x: Tensor
     initial: Mapping[str, Tensor]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its floats."""
+        numbers = (*self.constants.values(), self.x)
+        return next((one.dtype for one in numbers if one.is_floating_point()), torch.float32)
 
     @torch.no_grad()
     def recorded(self, steps: int, seed: int = 0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -80,6 +87,21 @@ def exported_step(network: Any, input_size: int | tuple[int, ...] | None = None)
         ShapeError: the cell does not say what it reads, and ``input_size`` was not given.
         TraceError: the step cannot be turned into a program.
     """
+    network, x = prepared(network, input_size)
+    initial = states.initial_state(network, x)
+    traced = network_of(network.cell, x, initial)
+    _refuse_what_is_random(traced.program)
+    named = {f"state/{name}": tensor for name, tensor in states.named_tensors(initial)}
+    return ExportedStep(network, traced.program, traced.constants(), x, named)
+
+
+def prepared(network: Any, input_size: int | tuple[int, ...] | None = None) -> tuple[Recurrent, Tensor]:
+    """A copy of a network over time in evaluation mode, on the CPU, and zeros [1, ...] such as a step of it reads.
+
+    Raises:
+        TypeError: ``network`` is nothing that steps.
+        ShapeError: the cell does not say what it reads, and ``input_size`` was not given.
+    """
     network = as_recurrent(network)
     network = detached_copy(network).cpu().eval().requires_grad_(False)
     x = example_input(network.cell, 1)
@@ -92,11 +114,7 @@ def exported_step(network: Any, input_size: int | tuple[int, ...] | None = None)
         row = (input_size,) if isinstance(input_size, int) else tuple(input_size)
         x = weight.new_zeros(1, *row)
     network.materialise(x)
-    initial = states.initial_state(network, x)
-    traced = network_of(network.cell, x, initial)
-    _refuse_what_is_random(traced.program)
-    named = {f"state/{name}": tensor for name, tensor in states.named_tensors(initial)}
-    return ExportedStep(network, traced.program, traced.constants(), x, named)
+    return network, x
 
 
 def _refuse_what_is_random(program: Program) -> None:

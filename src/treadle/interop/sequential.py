@@ -28,18 +28,24 @@ def as_recurrent(network: Any) -> Recurrent:
     if hasattr(network, "initial_state"):
         return Recurrent(network)
     if isinstance(network, nn.Sequential):
-        return _as_one(network)
+        return as_one(list(network.named_children()))
     raise TypeError(
         f"a network over time can be exported, but this is a {type(network).__name__}: pass a treadle.Recurrent, a"
         " treadle.LSTM, GRU or RNN, a cell, or a torch.nn.Sequential with one of them"
     )
 
 
-def _as_one(network: nn.Sequential) -> Recurrent:
-    g = Graph(_input_size(network))
+def as_one(parts: list[tuple[str, nn.Module]], input_size: Any = None) -> Recurrent:
+    """Parts of a `torch.nn.Sequential`, each by its name, as one network over time.
+
+    Args:
+        parts: cells, networks over time, and layers of `LAYERS`.
+        input_size: what the first one reads; unless it says so itself.
+    """
+    g = Graph(_input_size(parts) if input_size is None else input_size)
     reads: Any = g.x
     batch_first = True
-    for name, part in network.named_children():
+    for name, part in parts:
         if isinstance(part, LAYERS):
             if getattr(part, "dim", -1) != -1:
                 raise TypeError(
@@ -55,12 +61,17 @@ def _as_one(network: nn.Sequential) -> Recurrent:
         else:
             recurrent = as_recurrent(part)
             batch_first, cell = recurrent.batch_first, recurrent.cell
-        reads = g.add(f"part{name}" if name.isdigit() else name, cell, reads=reads)
+        reads = g.add(part_name(name), cell, reads=reads)
     return Recurrent(g.outputs(reads), batch_first=batch_first)
 
 
-def _input_size(network: nn.Sequential) -> Any:
-    for part in network:
+def part_name(name: str) -> str:
+    """What a part of a Sequential is called where names are words: ``"part0"``."""
+    return f"part{name}" if name.isdigit() else name
+
+
+def _input_size(parts: list[tuple[str, nn.Module]]) -> Any:
+    for _, part in parts:
         if isinstance(part, nn.Embedding):
             return ()
         for attribute in ("in_features", "normalized_shape", "input_size"):

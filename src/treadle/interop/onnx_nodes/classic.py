@@ -1,10 +1,11 @@
 """LSTM, GRU and RNN nodes of ONNX in place of a loop, where a network is nothing but these on top of each other."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 
 from treadle import cells
@@ -72,34 +73,92 @@ def _node(name: str, gates: tuple[int, ...], *activations: Any) -> _Kind | None:
 
 
 def put_layers(
-    writer: Writer, layers: list[tuple[str, Any]], xs: str, lengths: str, states: Mapping[str, str]
+    writer: Writer,
+    layers: Sequence[Sequence[tuple[str, Any]]],
+    xs: str,
+    lengths: str,
+    states: Mapping[str, str],
+    reverse: bool = False,
 ) -> tuple[str, dict[str, str]]:
-    """The layers over a sequence [T, B, I]: the name of their outputs [T, B, H], and of each state after the last step."""  # noqa: E501
+    """Layers over a sequence, as nodes.
+
+    Args:
+        writer: of the graph.
+        layers: each a cell with the path of its states, or two of one kind, of which the second reads from the end.
+        xs: the name of the sequence, [T, B, I].
+        lengths: of the steps of each row, int32.
+        states: the names of the states before the first step, [B, H], by their paths.
+        reverse: whether layers of one cell read from the end.
+
+    Returns:
+        The name of the outputs [T, B, H of all directions], and of each state after the last step.
+    """
     after: dict[str, str] = {}
-    first = writer.indices(0)
     any_step = writer.node("Greater", writer.node("Unsqueeze", lengths, writer.indices(1)), writer.constant(0, "int32"))
-    for path, cell in layers:
-        kind = _kind(cell)
-        assert kind is not None
-        parts = ["h", "c"] if kind.name == "LSTM" else ["h"]
-        names = [f"{path}/{part}" if path else part for part in parts]
-        given = [writer.node("Unsqueeze", states[name], first) for name in names]
-        weights = [
-            writer.constant(_gates(getattr(cell, name), kind.gates)[None]) for name in ("weight_ih", "weight_hh")
-        ]
-        bias = ""
-        if cell.bias_ih is not None:
-            both = [_gates(getattr(cell, name), kind.gates) for name in ("bias_ih", "bias_hh")]
-            bias = writer.constant(torch.cat([torch.from_numpy(b) for b in both]).numpy()[None])
-        found = writer.node(
-            kind.name, xs, *weights, bias, lengths, *given, outputs=1 + len(parts), hidden_size=cell.hidden_size,
-            **kind.attributes,
-        )  # fmt: skip
-        xs = writer.node("Squeeze", found[0], writer.indices(1))
-        for name, out in zip(names, found[1:], strict=True):
+    for cells_of in layers:
+        xs, ends = _put_layer(writer, cells_of, xs, lengths, states, reverse)
+        for name, end in ends.items():
             # Of a row without steps the nodes give zeros.
-            after[name] = writer.node("Where", any_step, writer.node("Squeeze", out, first), states[name])
+            after[name] = writer.node("Where", any_step, end, states[name])
     return xs, after
+
+
+def _put_layer(
+    writer: Writer,
+    directions: Sequence[tuple[str, Any]],
+    xs: str,
+    lengths: str,
+    states: Mapping[str, str],
+    reverse: bool,
+) -> tuple[str, dict[str, str]]:
+    cell, kind = directions[0][1], _kind(directions[0][1])
+    assert kind is not None
+    first = writer.indices(0)
+    parts = ["h", "c"] if kind.name == "LSTM" else ["h"]
+    names = {part: [f"{path}.{part}" if path else part for path, _ in directions] for part in parts}
+    given = [
+        writer.node("Concat", *(writer.node("Unsqueeze", states[name], first) for name in names[part]), axis=0)
+        for part in parts
+    ]
+    weights = [writer.constant(array) for array in _weights([one for _, one in directions], kind)]
+    both = {key: list(value) * len(directions) for key, value in kind.attributes.items() if key in _PER_DIRECTION}
+    found = writer.node(
+        kind.name, xs, *weights, *([""] if len(weights) == 2 else []), lengths, *given, outputs=1 + len(parts),
+        hidden_size=cell.hidden_size, direction=_DIRECTIONS[len(directions), reverse],
+        **{**kind.attributes, **both},
+    )  # fmt: skip
+    if len(directions) == 1:
+        ys = writer.node("Squeeze", found[0], writer.indices(1))
+    else:  # [T, directions, B, H]
+        ys = writer.node("Transpose", found[0], perm=[0, 2, 1, 3])
+        ys = writer.node("Reshape", ys, writer.indices(0, 0, -1))
+    ends = {}
+    for part, end in zip(parts, found[1:], strict=True):
+        for n, name in enumerate(names[part]):
+            ends[name] = writer.node("Gather", end, writer.constant(n, "int64"), axis=0)
+    return ys, ends
+
+
+_PER_DIRECTION = ("activations", "activation_alpha", "activation_beta")
+_DIRECTIONS = {(1, False): "forward", (1, True): "reverse", (2, False): "bidirectional"}
+
+
+def go_together(one: Any, other: Any) -> bool:
+    """Whether two classic cells can be both directions of one node."""
+    alike = (
+        _kind(one) == _kind(other)
+        and one.hidden_size == other.hidden_size
+        and one.weight_ih.shape == other.weight_ih.shape
+    )
+    return alike and (one.bias_ih is None) == (other.bias_ih is None)
+
+
+def _weights(directions: Sequence[Any], kind: _Kind) -> list[Any]:
+    """W, R and, where there is one, B: an axis for the directions first."""
+    names = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if directions[0].bias_ih is not None else [])
+    found = {name: np.stack([_gates(getattr(one, name), kind.gates) for one in directions]) for name in names}
+    biases = [np.concatenate([found.pop("bias_ih"), found.pop("bias_hh")], 1)] if "bias_ih" in found else []
+    return [*found.values(), *biases]
 
 
 def _gates(parameter: torch.Tensor, order: tuple[int, ...]) -> Any:

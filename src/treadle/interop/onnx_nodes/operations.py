@@ -25,21 +25,26 @@ class ProgramNodes:
         writer: of the graph.
         program: what is put down.
         numbers: those of its constants.
-        given: of its inputs with rows, the name that each has in the graph.
+        given: of values with rows, the name that each has in the graph.
+        like: the name of a value in the graph whose first axis is the rows.
     """
 
-    def __init__(self, writer: Writer, program: Program, numbers: Numbers, given: Mapping[Value, str]):
+    def __init__(self, writer: Writer, program: Program, numbers: Numbers, given: Mapping[Value, str], like: str):
         self.writer, self.program, self.numbers = writer, program, numbers
         self._names = dict(given)
-        self._rows = ""
+        self._like, self._rows = like, ""
 
     def outputs(self) -> dict[str, str]:
         """The names of the program's outputs in the graph."""
+        return {name: self.name(value) for name, value in self.program.outputs.items()}
+
+    def name(self, value: Value) -> str:
+        """The name of a value in the graph; it is put down if it is not there."""
         # What was overwritten is no operand of what overwrote it: only gradients differ.
         reads: Callable[[Value], tuple[Value, ...]] = lambda v: v.inputs[: 1 if v.op == "straight_through" else None]  # noqa: E731
-        for value in postorder(self.program.outputs.values(), lambda v: reads(v) if v.has_rows else ()):
-            self._put(value)
-        return {name: self._names[value] for name, value in self.program.outputs.items()}
+        for one in postorder([value], lambda v: reads(v) if v.has_rows and v not in self._names else ()):
+            self._put(one)
+        return self._names[value]
 
     def _put(self, value: Value) -> None:
         if value in self._names:
@@ -102,8 +107,7 @@ class ProgramNodes:
     def _shape(self, value: Value) -> str:
         """The shape of a value, with as many rows as x has."""
         if not self._rows:
-            x = self._names[self.program.inputs["x"]]
-            self._rows = self.writer.node("Shape", x, start=0, end=1)
+            self._rows = self.writer.node("Shape", self._like, start=0, end=1)
         before = list(value.shape[: value.batch_axis])
         after = list(value.shape[value.batch_axis + 1 :])
         parts = [*([self.writer.indices(*before)] if before else []), self._rows]
