@@ -135,7 +135,7 @@ def test_several_python_threads_at_once(always):
 
 @pytest.mark.parametrize(
     ("H", "B", "count", "expected"),
-    [(512, 1, 2, 2), (512, 4, 2, 2), (512, 1, 8, 8), (512, 32, 2, 1), (256, 1, 2, 2), (64, 1, 2, 1), (128, 8, 2, 1)],
+    [(512, 1, 2, 2), (512, 4, 2, 2), (512, 1, 8, 8), (512, 32, 2, 1), (256, 1, 2, 2), (32, 1, 2, 1), (128, 8, 2, 1)],
 )
 def test_only_where_few_rows_wait_for_many_weights(H, B, count, expected, set_num_threads):
     set_num_threads(count)

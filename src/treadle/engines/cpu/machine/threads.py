@@ -11,6 +11,7 @@ import ctypes
 import enum
 import functools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,9 @@ def _openmp() -> Any:
 
 def _of_openmp(name: str) -> Any:
     """A function of the OpenMP that PyTorch uses: it is found in the library that is linked to it."""
+    library = "libtorch_cpu.dylib" if sys.platform == "darwin" else "libtorch_cpu.so"
     try:
-        return getattr(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")), name)
+        return getattr(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / library)), name)
     except (OSError, AttributeError):
         return None
 
