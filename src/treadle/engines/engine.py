@@ -95,8 +95,8 @@ class LiveStep(Protocol):
         """One step on [B, ...]; the answer is the same memory every time."""
         ...
 
-    def steps(self, xs: Tensor) -> Tensor:
-        """A block of steps on [T, B, ...]."""
+    def steps(self, xs: Tensor) -> Tensor | None:
+        """A block of steps on [T, B, ...]; None, and nothing is done, where they are better run as a sequence."""
         ...
 
     def entry(self) -> tuple[Callable[[Any], Any], Any] | None:
@@ -110,7 +110,13 @@ class LiveStep(Protocol):
 
 @runtime_checkable
 class LiveProgram(Protocol):
-    """A network's whole step with its weights, from which sessions are made."""
+    """A network's whole step with its weights, from which sessions are made.
+
+    Attributes:
+        left_out: why PyTorch computes a part of it; empty if it computes nothing.
+    """
+
+    left_out: str
 
     def step(self, batch_size: int) -> LiveStep:
         """The step of so many rows, with states of its own, which are zeros."""

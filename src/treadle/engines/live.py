@@ -11,6 +11,7 @@ from treadle.engines.decision import program_of, say_once
 from treadle.engines.engine import Engine, LiveProgram, LiveStep, Refusal
 from treadle.engines.network import Network
 from treadle.engines.registry import candidates
+from treadle.engines.stages import staged
 from treadle.errors import EngineError
 from treadle.protocol import State, first_weight
 
@@ -68,10 +69,19 @@ def live(asked: Asked) -> Live | None:
         for one in engines:
             refusal = one.refusal(call) or program_of(call)
             if isinstance(refusal, Network):
-                network, refusal = refusal, one.live_program(refusal, asked.products)
+                network, refusal = refusal, _program(refusal, one, asked)
                 if not isinstance(refusal, Refusal):
+                    if refusal.left_out:
+                        name = type(asked.cell).__name__
+                        say_once(f"a session of {name} leaves a part of each step to PyTorch: {refusal.left_out}")
                     return Live(network, one, refusal)
     return _refused(asked, refusal)
+
+
+def _program(network: Network, engine: Engine, asked: Asked) -> LiveProgram | Refusal:
+    """An engine's step of a network; one that was asked for by name runs every loop itself, as in `decide`."""
+    left_out = () if asked.engine == "auto" else staged(network, engine, asked.products, False).left_out
+    return left_out[0] if left_out else engine.live_program(network, asked.products)
 
 
 def _call(asked: Asked) -> Call:

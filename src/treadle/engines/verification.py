@@ -118,15 +118,17 @@ def _live_steps(network: Network, live: LiveStep, call: Call) -> tuple[dict[str,
     memory = live.named()
     found: dict[str, Tensor] = {}
     right: dict[str, Tensor] = {}
+    xs = [call.xs[0] + _weights(call.xs[0]) if call.xs.is_floating_point() else call.xs[0]] * 2
     state = call.state
-    try:
-        for name, tensor in named_tensors(state):
-            memory[name].copy_(tensor)
-        for number in range(2):
-            x = call.xs[0] + _weights(call.xs[0]) if call.xs.is_floating_point() else call.xs[0]
+    with _generators_as_before(network):
+        for number, x in enumerate(xs):
             right[f"the output of step {number}"], state = call.cell(x, state)
+    right |= {f"the state {name}": tensor for name, tensor in named_tensors(state)}
+    try:
+        for name, tensor in named_tensors(call.state):
+            memory[name].copy_(tensor)
+        for number, x in enumerate(xs):
             found[f"the output of step {number}"] = live.step(x).clone()
-        right |= {f"the state {name}": tensor for name, tensor in named_tensors(state)}
         found |= {f"the state {name}": memory[name].clone() for name, _ in named_tensors(state)}
     finally:
         for name, tensor in named_tensors(call.state):

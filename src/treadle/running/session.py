@@ -206,13 +206,14 @@ class Session:
         if self._outside is not None and not self._outside():
             self._start(self.state)
         tensor, back = self._taken(xs, 2)
-        if self._live is None:
-            ys, self._state = self._recurrent(tensor, self._state)
-            return back(ys)
         self._recurrent.check_input(tensor, 2, "sequence")
-        tensor = tensor.transpose(0, 1) if self._recurrent.batch_first else tensor
-        ys = self._live.steps(tensor)
-        return back(ys.transpose(0, 1) if self._recurrent.batch_first else ys)
+        if self._live is not None:
+            ys = self._live.steps(tensor.transpose(0, 1) if self._recurrent.batch_first else tensor)
+            if ys is not None:
+                return back(ys.transpose(0, 1) if self._recurrent.batch_first else ys)
+        ys, state = self._recurrent(tensor, self._state)
+        self._keep(state)
+        return back(ys)
 
     def _taken(self, x: Any, leading: int) -> tuple[Tensor, Any]:
         """``x`` as a tensor with a batch axis, and the way back for the answer."""

@@ -56,11 +56,14 @@ class CpuEngine(Engine):
         return Chain(sections, taken, visible, before)  # pyright: ignore
 
     def live_program(self, network: Network, products: torch.dtype | None) -> LiveProgram | Refusal:
-        """A network's whole step as one kernel."""
-        from treadle.engines.cpu.plan import live_program, whole_step
+        """A network's whole step as one kernel; or as kernels and operations of PyTorch's in turn."""
+        from treadle.engines.cpu.plan import live_program, piecewise_step, step_pieces, whole_step
 
-        reason = network.kept("live", lambda: whole_step.reason_against(network))
-        return Refusal(reason) if reason else live_program.LiveProgram(network, products == torch.bfloat16)
+        bfloat16 = products == torch.bfloat16
+        if whole_step.reason_against(network) is None:
+            return live_program.LiveProgram(network, bfloat16)
+        pieces = step_pieces.step_pieces(network)
+        return pieces if isinstance(pieces, Refusal) else piecewise_step.PiecewiseProgram(network, pieces, bfloat16)
 
     def remembers(self, what: str) -> bool:
         """On disk, for this CPU and these sources."""

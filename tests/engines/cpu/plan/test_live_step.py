@@ -21,15 +21,10 @@ from treadle.state import named_tensors
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
-# What has no step of machine code; a session steps in Python.
-IN_PYTHON = {
-    "conv-lstm",
-    "conv-lstm-kernel-1",
-    "graph-images",
-    "graph-tokens",
-    "own-cell",
-}  # images, whole numbers in states
-COMPILED = [subject for subject in SUBJECTS if subject not in IN_PYTHON]
+# Images, and whole numbers in states: kernels and operations of PyTorch's in turn, see test_piecewise_step.py.
+IN_PIECES = {"conv-lstm", "conv-lstm-kernel-1", "graph-images", "graph-tokens"}
+IN_PYTHON = {"own-cell"}
+COMPILED = [subject for subject in SUBJECTS if subject not in IN_PYTHON | IN_PIECES]
 
 
 def named(state):
@@ -51,7 +46,9 @@ def lstm(dtype=torch.float32, H=5, **options):
 @pytest.mark.share(12)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_who_has_a_step_of_machine_code(subject):
-    assert (build(subject, torch.float32).session()._live is None) == (subject in IN_PYTHON)
+    live = build(subject, torch.float32).session()._live
+    assert (live is None) == (subject in IN_PYTHON)
+    assert isinstance(live, live_step.LiveStep) == (subject in COMPILED)
 
 
 @pytest.fixture

@@ -22,37 +22,48 @@ _MOST_BLOCKS = 16
 _X, _Y = TensorKey(Role.ROWS), TensorKey(Role.OUTPUT)
 
 
-class LiveWeights:
-    """What all steps of a network with the same weights read: a forward pass, values without rows, packed matrices.
+class KernelWeights:
+    """What all runs of a kernel with the same weights read: values without rows, packed matrices.
 
     Args:
-        one: the pass.
-        x: the input of a step.
+        one: the pass that is the kernel.
         weights: the inputs without rows. What is packed is a copy; values that are read as they are may be these.
     """
 
-    def __init__(self, one: Pass, x: Value, weights: Mapping[Value, Tensor]):
-        self.one, self.x, self.dtype = one, x, one.owner.dtype
-        (self.y,) = one.outputs
-        self.x_type = self.dtype if x.dtype.is_floating_point else torch.int64
-        self.input = LiveInput(x, one.owner.section.values())
+    def __init__(self, one: Pass, weights: Mapping[Value, Tensor]):
+        self.one, self.dtype = one, one.owner.dtype
         known = dict(weights)
         interpreter.evaluate((*one.shared, *one.matrices), known, 0)
         self.invariants = [contiguous(known[v], self.dtype) for v in one.shared]
         self._packed, self.packed = pack(one, known)
 
-    def arguments(self, x: Number, y: Number, states: Sequence[Number]) -> Arguments:
-        """The arguments of the kernel for rows and states at these addresses.
+    def on(self, streams: Sequence[Number], outputs: Sequence[Number], states: Sequence[Number]) -> Arguments:
+        """The arguments of the kernel for dense rows, and states, at these addresses.
 
         A row's state is read before its first step and written after its last one: that is the same memory.
         """
         return Arguments(
-            [Rows(x, max(self.x.row_numel, 1)) for _ in self.one.streams],
+            [Rows(place, max(v.row_numel, 1)) for place, v in zip(streams, self.one.streams, strict=True)],
             [address(tensor) for tensor in self.invariants],
             self.packed,
-            [Rows(y, max(self.y.row_numel, 1))],
+            [Rows(place, max(v.row_numel, 1)) for place, v in zip(outputs, self.one.outputs, strict=True)],
             [Carry(place, place, place) for place in states],
         )
+
+
+class LiveWeights(KernelWeights):
+    """Those of a network's whole step: a kernel that reads the input ``x`` alone, beside the state."""
+
+    def __init__(self, one: Pass, x: Value, weights: Mapping[Value, Tensor]):
+        super().__init__(one, weights)
+        self.x = x
+        (self.y,) = one.outputs
+        self.x_type = self.dtype if x.dtype.is_floating_point else torch.int64
+        self.input = LiveInput(x, one.owner.section.values())
+
+    def arguments(self, x: Number, y: Number, states: Sequence[Number]) -> Arguments:
+        """The arguments of the kernel for rows and states at these addresses."""
+        return self.on([x for _ in self.one.streams], [y], states)
 
     def states(self, rows: int) -> list[Tensor]:
         """Memory for the states of so many rows, [rows, ...] each: zeros."""

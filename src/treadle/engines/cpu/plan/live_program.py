@@ -18,6 +18,8 @@ class LiveProgram:
     With ``bfloat16``, right operands of products are kept in that.
     """
 
+    left_out = ""
+
     def __init__(self, network: Network, bfloat16: bool = False):
         self.network = network
         # What follows from the program alone is made once for all networks that have it.

@@ -24,14 +24,9 @@ _KNOWN = p.ELEMENTWISE | p.VIEWS | p.REDUCTIONS | {"cat", "dot", "full", "embedd
 def why_not(section: Section) -> str | None:
     """Why this engine cannot run a section; None if it can."""
     values = [v for v in section.values() if v.has_rows]
-    for value in values:
-        if value.op not in _KNOWN:
-            name = value.call.function if value.op == "opaque" else value.op
-            return f"{section.lines.get(value) or 'a step'}: {name} has no machine code here"
-        if value.op == "embedding" and (value.inputs[1].op != "input" or len(value.inputs[1].shape) != 1):
-            return f"{section.lines.get(value) or 'a step'}: an embedding looks up what is not the input itself"
-        if value.op in ("eq", "ne") and value.inputs[0].dtype == torch.bool:
-            return f"{section.lines.get(value) or 'a step'}: booleans are compared with each other"
+    reason = next(filter(None, (why_unknown(value, section.lines) for value in values)), None)
+    if reason is not None:
+        return reason
     kept = [*values, *section.old, *section.new]
     types = {v.dtype for v in (*kept, *(v for v in section.inputs if v.dtype.is_floating_point))} - {torch.bool}
     if len(types) != 1 or not types <= {torch.float32, torch.float64}:
@@ -39,9 +34,21 @@ def why_not(section: Section) -> str | None:
         return f"it computes in {names}, not in one of float32, float64"
     if any(v.dtype == torch.bool for v in section.new):
         return "a state is boolean"
-    if any(len(v.shape) != 2 or v.batch_axis != 0 for v in values if v.op == "dot"):
-        return "a product has more than two axes"
     return _too_long(values, section.lines)
+
+
+def why_unknown(value: Value, lines: Mapping[Value, str]) -> str | None:
+    """Why there is no machine code for an operation with rows, whatever it is a part of; None if there is."""
+    line = lines.get(value) or "a step"
+    if value.op not in _KNOWN:
+        return f"{line}: {value.call.function if value.op == 'opaque' else value.op} has no machine code here"
+    if value.op == "embedding" and (value.inputs[1].op != "input" or len(value.inputs[1].shape) != 1):
+        return f"{line}: an embedding looks up what is not the input itself"
+    if value.op in ("eq", "ne") and value.inputs[0].dtype == torch.bool:
+        return f"{line}: booleans are compared with each other"
+    if value.op == "dot" and (len(value.shape) != 2 or value.batch_axis != 0):
+        return f"{line}: a product has more than two axes"
+    return None
 
 
 def _too_long(values: Sequence[Value], lines: Mapping[Value, str]) -> str | None:

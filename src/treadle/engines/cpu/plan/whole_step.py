@@ -4,23 +4,30 @@ import torch
 
 from treadle.compiler import program as p
 from treadle.compiler.fission import Kind, Section
-from treadle.compiler.program import Value
+from treadle.compiler.program import Program, Value
 from treadle.engines.cpu.plan.section import why_not
 from treadle.engines.network import Network
 
 
 def whole_step(network: Network) -> Section:
     """A network's step as one section, in which every state is carried."""
-    program = network.plan(False).program
+    program = live_program(network)
     names = tuple(name for name in program.inputs if name.startswith("state/"))
     inputs = tuple(value for name, value in program.inputs.items() if name not in names)
-    outputs = (program.outputs["y"], *(program.outputs[n] for n in names))
-    # Live there is no derivative, which is what makes an embedding more than a look into a table.
-    looks = {v: p.embedding(*v.inputs) for v in p.ordered(outputs) if _is_embedding(v)}
+    old, new = (tuple(values[name] for name in names) for values in (program.inputs, program.outputs))
+    return Section(Kind.LOOP, inputs, (program.outputs["y"],), names, old, new, program.lines)
+
+
+def live_program(network: Network) -> Program:
+    """A network's step as it is live.
+
+    There is no derivative then, which is what makes an embedding more than a look into a table.
+    """
+    program = network.plan(False).program
+    looks = {v: p.embedding(*v.inputs) for v in program.values() if _is_embedding(v)}
     lines = dict(program.lines)
-    built = p.rebuild(outputs, looks, lines)
-    y, *new = (built[v] for v in outputs)
-    return Section(Kind.LOOP, inputs, (y,), names, tuple(program.inputs[n] for n in names), tuple(new), lines)
+    built = p.rebuild(program.outputs.values(), looks, lines)
+    return Program(program.inputs, {name: built[value] for name, value in program.outputs.items()}, lines)
 
 
 def _is_embedding(value: Value) -> bool:

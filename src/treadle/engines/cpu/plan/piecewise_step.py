@@ -1,0 +1,163 @@
+"""One step a call where a part of it has no machine code: kernels and PyTorch's operations in turn."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from treadle.compiler import interpreter
+from treadle.compiler import program as p
+from treadle.compiler.fission import Kind, Section
+from treadle.compiler.interpreter import Line
+from treadle.compiler.pieces import Pieces
+from treadle.compiler.program import Value
+from treadle.engines.cpu.machine import threads
+from treadle.engines.cpu.machine.alignment import address
+from treadle.engines.cpu.plan.kernel_call import KernelCall
+from treadle.engines.cpu.plan.live_input import LiveInput
+from treadle.engines.cpu.plan.live_operands import KernelWeights
+from treadle.engines.cpu.plan.live_step import WORTH_A_THREAD
+from treadle.engines.cpu.plan.rows import with_rows_in_place
+from treadle.engines.cpu.plan.section import CompiledSection
+from treadle.engines.cpu.plan.step_pieces import why_in_pieces
+from treadle.engines.network import Network
+
+
+class PiecewiseProgram:
+    """A network's step in pieces, with the weights that it has when this is made.
+
+    With ``bfloat16``, right operands of products in kernels are kept in that.
+
+    Attributes:
+        left_out: why PyTorch computes a part of it.
+        kernels: of each section that is one, what it is compiled to, and its weights.
+        constants: the values without rows that PyTorch's operations read.
+    """
+
+    def __init__(self, network: Network, pieces: Pieces, bfloat16: bool = False):
+        self.network, self.pieces, self.left_out = network, pieces, why_in_pieces(network)
+        self.constants = {value: tensor.detach() for value, tensor in network.constants().items()}
+        sections = [section for section in pieces.sections if section.kind is not Kind.OPAQUE]
+        self.kernels = {section: self._kernel(section, bfloat16) for section in sections}
+        self.input = LiveInput(pieces.program.inputs["x"], (v for section in sections for v in section.values()))
+        opaque = [section for section in pieces.sections if section.kind is Kind.OPAQUE]
+        fixed = [v for s in opaque for v in p.between(s.inputs, s.outputs) if not v.has_rows]
+        interpreter.evaluate(fixed, self.constants, 0)
+
+    def _kernel(self, section: Section, bfloat16: bool) -> KernelWeights:
+        # What follows from the program alone is made once for all networks that have it.
+        compiled = self.network.kept(
+            ("piece", bfloat16, section), lambda: CompiledSection(section, bfloat16, memory_bound=True)
+        )
+        inputs = zip(compiled.section.inputs, section.inputs, strict=True)
+        return KernelWeights(compiled.plain, {own: self.constants[v] for own, v in inputs if not v.has_rows})
+
+    def step(self, batch_size: int) -> "PiecewiseStep":
+        """The step of so many rows, with states of its own."""
+        return PiecewiseStep(self, batch_size)
+
+
+class PiecewiseStep:
+    """A network's step for a number of rows, and its state: [B, ...] of each, changed in place."""
+
+    def __init__(self, program: PiecewiseProgram, batch_size: int):
+        self.network, self._program, self._rows = program.network, program, batch_size
+        pieces = program.pieces
+        inputs, results = pieces.program.inputs, pieces.program.outputs
+        crossing = [v for section in program.kernels for v in (*section.inputs, *section.outputs)]
+        dtype = next(iter(program.kernels.values())).dtype
+        self._memory = {v: self._room(v, dtype) for v in crossing if v.has_rows}
+        self._memory |= {v: self._room(v, v.dtype) for v in inputs.values() if v.has_rows}
+        self._x, self._y = self._memory[inputs["x"]], self._room(results["y"], results["y"].dtype)
+        places = {name: self._y if name == "y" else self._memory[inputs[name]] for name in pieces.by_torch}
+        self._last = [(results[name], place) for name, place in places.items()]
+        self._states = {name.removeprefix("state/"): v for name, v in inputs.items() if name.startswith("state/")}
+        self._known = program.constants | {v: with_rows_in_place(tensor, v) for v, tensor in self._memory.items()}
+        self._given: dict[Value, Tensor] = {}
+        kernels = program.kernels
+        self._runs = [self._kernel(s) if s in kernels else self._operations(s) for s in pieces.sections]
+
+    def _room(self, value: Value, dtype: torch.dtype) -> Tensor:
+        """Memory for the rows of a value, which come first."""
+        return torch.zeros(self._rows, *value.row_shape, dtype=dtype, device="cpu")
+
+    def _kernel(self, section: Section) -> Callable[[], None]:
+        """A section as a kernel on what is in memory."""
+        weights = self._program.kernels[section]
+        one = weights.one
+        own = one.owner.section
+        read = {
+            mine: address(self._memory[v]) for mine, v in zip(own.inputs, section.inputs, strict=True) if v.has_rows
+        }
+        read |= {mine: address(self._memory[v]) for mine, v in zip(own.old, section.old, strict=True)}
+        written = {mine: address(self._memory[v]) for mine, v in zip(own.outputs, section.outputs, strict=True)}
+        if section.kind is Kind.LOOP:  # what it gives may be what it reads
+            written = dict.fromkeys(own.outputs, address(self._y))
+        streams, outputs = [read[v] for v in one.streams], [written[v] for v in one.outputs]
+        arguments = weights.on(streams, outputs, [read[v] for v in own.old])
+        most = threads.count(int(one.compiled.row_cost * self._rows // WORTH_A_THREAD))
+        return KernelCall(one.compiled, self._rows, arguments, most, weights)
+
+    def _operations(self, section: Section) -> Callable[[], None]:
+        """A section by PyTorch's operations, one after another."""
+        known, given = self._known, self._given
+        line = Line(section.outputs, [*section.inputs, *self._program.constants])
+        truths = [(v, self._memory[v]) for v in section.inputs if v.dtype == torch.bool and v in self._memory]
+        crossing = [(v, with_rows_in_place(self._memory[v], v)) for v in section.outputs if v in self._memory]
+        last = [v for v, _ in self._last if v in section.outputs]
+
+        def run() -> None:
+            known.update((v, with_rows_in_place(memory.bool(), v)) for v, memory in truths)
+            line.run(known, self._rows)
+            for value, memory in crossing:
+                memory.copy_(known[value])
+            given.update((v, known[v].clone()) for v in last)  # it may be a view of a state that moves on
+
+        return run
+
+    @torch.no_grad()
+    def step(self, x: Tensor) -> Tensor:
+        """One step on [B, ...]; the answer is the same memory every time."""
+        self._program.input.check(x)
+        self._x.copy_(x)
+        self._step()
+        return self._y
+
+    def _step(self) -> None:
+        """A step on the input that is in memory."""
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return self._step()
+        for run in self._runs:
+            run()
+        for value, memory in self._last:
+            memory.copy_(self._given[value])
+        return None
+
+    def steps(self, xs: Tensor) -> None:
+        """A block of steps is a sequence, in which PyTorch's operations take all steps at once."""
+
+    def entry(self) -> tuple[Callable[[Any], Any], object]:
+        """The step as a function from a NumPy array of its very type and size; it answers with None to any other."""
+        rows = [(self._x.numpy(), self._y.numpy())]
+        if self._rows == 1:
+            rows.append((self._x[0].numpy(), self._y[0].numpy()))
+        places = {x.shape: (x, y) for x, y in rows}
+        dtype = rows[0][0].dtype
+
+        def step(x: Any) -> Any:
+            if type(x) is not np.ndarray or x.dtype != dtype or x.shape not in places:
+                return None
+            given, answer = places[x.shape]
+            given[...] = x
+            self._program.input.check(self._x)
+            self._step()
+            return answer
+
+        return step, None
+
+    def named(self) -> dict[str, Tensor]:
+        """The state by name: the memory itself."""
+        return {name: self._memory[value] for name, value in self._states.items()}
