@@ -76,7 +76,10 @@ def layer_of(kind, units, **options):
     return L.LSTM(units, **options)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+SHARE = [pytest.param(case, marks=pytest.mark.slow if n % 4 else ()) for n, case in enumerate(CASES)]
+
+
+@pytest.mark.parametrize("case", SHARE, ids=lambda case: "-".join(map(str, case)))
 def test_every_option(case):
     kind, activation, gate, bias, sequences, backwards, masked, both, suffix, count = case
     ends = {"no": (L.Input((None, 4)),), "masking": (L.Input((None, 4)), L.Masking(0.5))}
@@ -155,7 +158,7 @@ def zeros_for_masked_steps():
     return keras.Model(x, [ys, L.GRU(3)(ys)])
 
 
-@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("suffix", [".keras", pytest.param(".h5", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "model",
     [encoder_decoder, joined, convolutional, shared, both_ends, shapes, pooled, operations, zeros_for_masked_steps],

@@ -15,12 +15,15 @@ def convert(
     model: Annotated[
         Path,
         typer.Argument(
-            help="File to read: .safetensors (treadle fit, treadle compare, td.save), .onnx, or .json (treadle's own)."
+            help="File to read: .safetensors (treadle fit, treadle compare, td.save), .onnx, .keras, .h5 (of Keras), or"
+            " .json (treadle's own)."
         ),
     ],
     output: Annotated[
         Path,
-        typer.Argument(help="File to write: .safetensors, .onnx, .c, or .json (wiring and weights as text)."),
+        typer.Argument(
+            help="File to write: .safetensors, .onnx, .keras, .h5, .c, or .json (wiring and weights as text)."
+        ),
     ],
     form: Annotated[
         str | None,

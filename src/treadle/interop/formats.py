@@ -11,6 +11,8 @@ from torch import nn
 
 from treadle.files import json_file, model_file
 from treadle.interop.c_file import to_c
+from treadle.interop.keras_reading import from_keras
+from treadle.interop.keras_writing import to_keras
 from treadle.interop.onnx_file import to_onnx
 from treadle.interop.onnx_reading import from_onnx
 from treadle.interop.report import Report
@@ -67,6 +69,10 @@ FORMATS: dict[str, Format] = {
     ".safetensors": _own(lambda path: model_file.read(path, model_file.KIND), model_file.save),
     ".json": _own(json_file.read_json, json_file.save_json),
     ".onnx": Format(_of_other(from_onnx), _to_other(to_onnx), frozenset({"tolerance"}), frozenset({"form", *_ANY})),
+    **dict.fromkeys(
+        (".keras", ".h5"),
+        Format(_of_other(from_keras), _to_other(to_keras), frozenset({"tolerance"}), frozenset({"tolerance"})),
+    ),
     ".c": Format(None, _to_other(to_c), frozenset(), frozenset({"weights", "name", "compiler", *_ANY})),
 }
 """By suffix."""

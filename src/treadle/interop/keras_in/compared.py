@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from treadle.errors import InteropError
+from treadle.interop.installed import installed
 from treadle.interop.keras_in.architecture import Layer, values_of
 from treadle.interop.keras_in.equations import Equations
 from treadle.interop.keras_in.network import KerasNetwork
@@ -53,9 +54,9 @@ def other_side(path: Any, saved: SavedModel, network: KerasNetwork, custom: Cont
     notes = (f"compared with themselves: {', '.join(own)}",) if own else ()
     if saved.is_whole and not own and _is_todays(saved) and importlib.util.find_spec("keras"):
         try:
-            with _keras() as keras:
+            with keras_on_torch() as keras:
                 model = keras.saving.load_model(path, compile=False, safe_mode=True)
-                return Other(f"Keras {keras.__version__}", lambda inputs: _run(keras, model, inputs))
+                return Other(f"Keras {keras.__version__}", lambda inputs: outputs_of(keras, model, inputs))
         except Exception as error:  # whatever Keras dislikes about a file, or about this machine
             notes += (f"Keras does not load it: {(str(error).splitlines() or [''])[0][:120]}",)
     equations = Equations(saved.architecture, saved.arrays, saved.version, own)
@@ -88,21 +89,27 @@ def _is_foreign(value: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _keras() -> Iterator[Any]:
-    """Keras; with PyTorch as its backend, unless somebody has chosen or loaded it before."""
+def keras_on_torch() -> Iterator[Any]:
+    """Keras 3; with PyTorch as its backend, unless somebody has chosen or loaded it before.
+
+    Raises:
+        InteropError: it is not installed.
+    """
     chosen = "keras" in sys.modules or "KERAS_BACKEND" in os.environ
     if not chosen:
         os.environ["KERAS_BACKEND"] = "torch"
     try:
-        import keras
-
+        keras = installed("keras", "models of Keras")
+        if major(keras.__version__) < 3:
+            raise InteropError(f"Keras {keras.__version__} is installed, but Keras 3 is needed: pip install 'keras>=3'")
         yield keras
     finally:
         if not chosen:
             del os.environ["KERAS_BACKEND"]
 
 
-def _run(keras: Any, model: Any, inputs: Sequence[Any]) -> list[np.ndarray]:
+def outputs_of(keras: Any, model: Any, inputs: Sequence[Any]) -> list[np.ndarray]:
+    """What a model of Keras makes of inputs."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of layers that end a mask, say
         found = model(list(inputs) if len(inputs) > 1 else inputs[0], training=False)

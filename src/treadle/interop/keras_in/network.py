@@ -64,6 +64,10 @@ class KerasNetwork(GraphNetwork):
     def run(self, number: int, node: Node, known: Mapping[str, Any]) -> Any:
         """What a layer gives."""
         read = [known[one] if isinstance(one, str) else one for one in node.attributes["reads"]]
+        layer: Any = self.layers[node.attributes["layer"]]
+        weight = next(layer.parameters(), None)
+        if weight is not None:  # Keras casts what a layer reads to the layer's precision
+            read = [_cast(one, weight.dtype) if isinstance(one, Masked) else one for one in read]
         options: dict[str, Any] = {}
         if node.attributes.get("mask"):
             read[0] = Masked(read[0].x, known[node.attributes["mask"]].x.bool())
@@ -71,7 +75,7 @@ class KerasNetwork(GraphNetwork):
             options["initial_state"] = [known[one] for one in node.attributes["state"]]
         if node.attributes.get("ignore_mask"):
             options["ignore_mask"] = True
-        return self.layers[node.attributes["layer"]](*read, **options)
+        return layer(*read, **options)
 
     def forward(self, *inputs: Any) -> Any:
         """The model's outputs: a tensor, or a tuple of several.
@@ -119,6 +123,10 @@ class KerasNetwork(GraphNetwork):
         if before != self.outputs[0]:
             raise InteropError("the model gives what is not the output of its last layer")
         return found
+
+
+def _cast(value: Masked, dtype: torch.dtype) -> Masked:
+    return Masked(value.x.to(dtype), value.mask) if value.x.is_floating_point() else value
 
 
 def _input_size(step: nn.Module) -> Any:
