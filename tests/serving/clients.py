@@ -9,6 +9,10 @@ import numpy as np
 
 import treadle as td
 from treadle.serving import Options
+from treadle.serving.addresses import Address
+from treadle.serving.dataplane import Dataplane
+from treadle.serving.server import Server
+from treadle.serving.tokens import Tokens
 
 
 class Client:
@@ -56,6 +60,29 @@ def served(models, work, options=None, token=None, **more):
     return asyncio.run(main())
 
 
+def listening(models, work, options=None, tokens=None, **more):
+    """Run ``await work(server)`` beside a server that listens on ports of its own."""
+
+    async def main():
+        nobody = Address("127.0.0.1", 0)
+        plane = Dataplane(models, options)
+        server = Server(plane, Tokens(tokens), nobody, nobody, **more)
+        ready = asyncio.Event()
+        serving = asyncio.create_task(server.serve(ready.set))
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        try:
+            if not serving.done():
+                return await work(server)
+        finally:
+            if not serving.done():
+                server.stop()
+            await serving
+
+    return asyncio.run(main())
+
+
 @contextlib.contextmanager
 def refused(status, *words):
     """A response that is a refusal with these words."""
@@ -67,4 +94,4 @@ def refused(status, *words):
     assert all(word in said for word in words), said
 
 
-__all__ = ["Client", "Options", "numbers", "refused", "served"]
+__all__ = ["Client", "Options", "listening", "numbers", "refused", "served"]

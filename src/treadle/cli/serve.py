@@ -18,6 +18,7 @@ def serve(
         typer.Argument(help="Files of networks, saved by treadle.save or treadle fit; NAME=FILE gives one a name."),
     ],
     http: Annotated[str, typer.Option(help="Address for HTTP and WebSockets; none for nowhere.")] = "127.0.0.1:8000",
+    grpc: Annotated[str, typer.Option(help="Address for gRPC; none for nowhere.")] = "127.0.0.1:8001",
     token_file: Annotated[
         Path | None,
         typer.Option(help="File with a token a line, or an owner and a token; needed for any address but loopback."),
@@ -72,7 +73,7 @@ def serve(
     choice("--on-reload", on_reload, ON_RELOAD)
     if (tls_certificate is None) != (tls_key is None):
         raise typer.BadParameter("--tls-certificate and --tls-key belong together: pass both")
-    addresses = {"http": Address.parse("http", http)}
+    addresses = {"http": Address.parse("http", http), "grpc": Address.parse("grpc", grpc)}
     refuse_strangers(addresses, token_file is not None)
     tokens = Tokens() if token_file is None else Tokens.read(token_file)
     certificates = None if tls_certificate is None or tls_key is None else Certificates(tls_certificate, tls_key)
@@ -91,7 +92,7 @@ def serve(
         on_reload=on_reload,
     )
     plane = Dataplane(named(models), options, None if keep is None else open_store(keep))
-    server = Server(plane, tokens, addresses["http"], certificates=certificates)
+    server = Server(plane, tokens, addresses["http"], addresses["grpc"], certificates=certificates)
 
     def ready() -> None:
         for kind, place in server.addresses.items():

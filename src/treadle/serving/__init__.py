@@ -2,7 +2,8 @@
 
 Read `dataplane.py` first, which knows of no network: models by name, and what is asked of their sequences. `served.py`
 is one model and its versions, `live_model.py` one version: the pool of sessions and the rules of a sequence's life,
-whose turns `scheduler.py` gives. What comes in over a network is `rest.py`; `server.py` listens.
+whose turns `scheduler.py` gives. What comes in over a network is `rest.py`, `websocket.py` and
+`grpc_service.py`; `server.py` listens.
 """
 
 from treadle.serving.application import application

@@ -11,6 +11,7 @@ from treadle.serving.options import Options
 from treadle.serving.rest import JSON, Endpoint, Inference, Pages
 from treadle.serving.stores import open_store
 from treadle.serving.tokens import Tokens
+from treadle.serving.websocket import Stream
 
 
 def application(
@@ -51,7 +52,7 @@ def application_of(plane: Dataplane, tokens: Tokens) -> Any:
         from starlette.applications import Starlette
         from starlette.exceptions import HTTPException
         from starlette.responses import Response
-        from starlette.routing import Route
+        from starlette.routing import Route, WebSocketRoute
     except ImportError:
         raise TreadleError("starlette is not installed: pip install 'treadle[serve]'") from None
     pages = Pages(plane)
@@ -69,6 +70,7 @@ def application_of(plane: Dataplane, tokens: Tokens) -> Any:
             route(f"{one}/stats", pages.stats),
         ]
     routes += [
+        WebSocketRoute(f"{sequence}/stream", Stream(plane, tokens)),
         route(f"{sequence}/state", pages.state, "GET", "PUT"),
         route(sequence, pages.sequence, "GET", "DELETE"),
         route("/v2/models/stats", pages.stats),

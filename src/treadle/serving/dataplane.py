@@ -163,6 +163,11 @@ class Dataplane:
         """Whether it answers requests."""
         return not self.ending
 
+    def reject(self, refused: Refused) -> None:
+        """Count a refusal, where a client is told of it."""
+        kind = refused.kind.name.lower()
+        self.rejected[kind] = self.rejected.get(kind, 0) + 1
+
     def versions(self) -> list[LiveModel]:
         """All versions of all models."""
         return [live for served in self.models.values() for live in served.versions.values()]
@@ -229,8 +234,11 @@ class Dataplane:
         xs: NDArray[Any],
         answered: Callable[[Any], None],
         gone: Callable[[], bool] | None = None,
+        waits_in_line: bool = False,
     ) -> LiveModel:
         """Ask for steps of a sequence, [T, ...]; ``answered`` is called with an `Answer` or a `Refused`.
+
+        With ``waits_in_line``, a full queue is no reason to refuse: the caller asks for little more until then.
 
         Returns:
             The version that takes them.
@@ -244,7 +252,8 @@ class Dataplane:
         key = (owner, request.sequence)
         sequence = served.sequences.get(key)
         live = served.latest if sequence is None else served.owner(sequence)
-        self.admit(live)
+        if not waits_in_line:
+            self.admit(live)
         if live.meaning.window is not None:
             raise Refused(
                 Kind.MALFORMED,

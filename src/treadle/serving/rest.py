@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from treadle.serving import descriptions
 from treadle.serving.dataplane import Dataplane, Outcome, Request, sequence_id
 from treadle.serving.refusals import Kind, Refused
+from treadle.serving.requests import boolean, chosen, request_of
 from treadle.serving.tensors import (
     checked_datatype,
     checked_shape,
@@ -74,7 +75,7 @@ class Endpoint:
 
 def refusal(plane: Dataplane, refused: Refused) -> tuple[int, bytes, bytes, list[tuple[bytes, bytes]]]:
     """A refusal as a response."""
-    plane.rejected[refused.kind.name.lower()] = plane.rejected.get(refused.kind.name.lower(), 0) + 1
+    plane.reject(refused)
     headers = []
     if refused.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(refused.retry_after))))
@@ -182,34 +183,6 @@ def parse_request(
     return request_of(named(tensors), parameters), wanted, in_bytes
 
 
-def request_of(tensors: dict[str, NDArray[Any]], parameters: dict[str, Any]) -> Request:
-    """A request, from its tensors and the parameters of the sequence extension."""
-    if not parameters:
-        return Request(tensors)
-    step, timeout = parameters.get("step"), parameters.get("timeout")
-    if step is not None and (type(step) is not int or not 0 <= step < 2**63):
-        raise Refused(Kind.MALFORMED, f"step is the position that the sequence is expected at, not {step!r:.40}")
-    if timeout is not None and (type(timeout) is not int or not 0 <= timeout < 2**63):
-        raise Refused(Kind.MALFORMED, f"timeout is a whole number of microseconds, not {timeout!r:.40}")
-    return Request(
-        tensors,
-        sequence_id(parameters.get("sequence_id")),
-        boolean(parameters, "sequence_start"),
-        boolean(parameters, "sequence_end"),
-        step,
-        timeout / 1e6 if timeout else None,
-        parameters.get("sequence_id") or "",
-    )
-
-
-def boolean(parameters: dict[str, Any], name: str) -> bool:
-    """A parameter that is true or false; false if it is not there."""
-    value = parameters.get(name, False)
-    if not isinstance(value, bool):
-        raise Refused(Kind.MALFORMED, f"{name} is true or false, not {value!r:.40}")
-    return value
-
-
 def _dict(value: Any, name: str) -> dict[str, Any]:
     if value is None:
         return {}
@@ -239,17 +212,6 @@ def _output(said: Any) -> tuple[str, bool | None]:
     if parameters.get("classification"):
         raise Refused(Kind.MALFORMED, "the classification extension is not supported: take the scores")
     return said["name"], boolean(parameters, "binary_data") if "binary_data" in parameters else None
-
-
-def chosen(outputs: list[tuple[str, Any]], wanted: Any) -> list[tuple[str, Any]]:
-    """The outputs that are wanted; all if none is named."""
-    if not wanted:
-        return outputs
-    known = dict(outputs)
-    for name in wanted:
-        if name not in known:
-            raise Refused(Kind.MALFORMED, f"the model has no output {name!r:.80}, but {', '.join(known)}")
-    return [(name, known[name]) for name in wanted]
 
 
 def written(
@@ -329,7 +291,7 @@ class Pages:
         if scope["method"] != "PUT":
             return 200, OCTETS, await self.plane.state(model, owner, sequence), []
         content = await read_body(scope, receive, self.plane.options.request_bytes)
-        step = await self.plane.set_state(model, owner, sequence, content, _step_asked(scope))
+        step = await self.plane.set_state(model, owner, sequence, content, step_asked(scope))
         return _json({"model_name": model, "sequence_id": sequence, "step": step})
 
     def _model(self, scope: Scope) -> Any:
@@ -343,7 +305,7 @@ class Pages:
         return scope["path_params"]["model"], found
 
 
-def _step_asked(scope: Scope) -> int | None:
+def step_asked(scope: Scope) -> int | None:
     """``?step=7``"""
     from urllib.parse import parse_qs
 

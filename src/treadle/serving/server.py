@@ -57,6 +57,7 @@ class Server:
     ):
         self.plane, self.tokens, self.certificates = plane, tokens, certificates
         self._http = None if http is None else http.listen("http")
+        self._grpc, self._grpc_port = grpc, 0
         self._stop: asyncio.Event | None = None
 
     @property
@@ -66,6 +67,8 @@ class Server:
         found = {}
         if self._http is not None:
             found["http"] = f"{scheme}://{_place(self._http)}"
+        if self._grpc is not None:
+            found["grpc"] = str(self._grpc._replace(port=self._grpc_port))
         return found
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -81,6 +84,8 @@ class Server:
             async with contextlib.AsyncExitStack() as stack:
                 if self._http is not None:
                     await stack.enter_async_context(self._serving(self._http, application_of(self.plane, self.tokens)))
+                if self._grpc is not None:
+                    await stack.enter_async_context(self._serving_grpc(self._grpc))
                 ready()
                 await self._stop.wait()
                 logger.info("ending: what is under way is finished, states are kept")
@@ -103,6 +108,20 @@ class Server:
         finally:
             server.should_exit = True
             await task
+
+    @contextlib.asynccontextmanager
+    async def _serving_grpc(self, address: Address) -> AsyncIterator[None]:
+        from treadle.serving.grpc_service import grpc_server
+
+        tls = None
+        if self.certificates is not None:
+            tls = self.certificates.key.read_bytes(), self.certificates.certificate.read_bytes()
+        server, self._grpc_port = grpc_server(self.plane, self.tokens, address, tls)
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(grace=2)
 
     def _uvicorn(self, application: Any) -> Any:
         try:
