@@ -105,6 +105,7 @@ CASES = [
     (td.errors.ShapeError, lambda: RNN(XS, lengths=[1, 2])),
     (td.errors.ShapeError, lambda: RNN(XS, lengths=[8, 1, 1, 1])),
     (td.errors.ShapeError, lambda: RNN(XS, resets=torch.zeros(7, 4, dtype=torch.bool))),
+    (td.errors.ShapeError, lambda: RNN(XS, mask=torch.ones(4, 7))),
     (td.errors.ShapeError, lambda: RNN.session(2).step(XS[:1, 0])),
     (td.errors.InputError, lambda: RNN(XS.numpy())),
     (td.errors.InputError, lambda: RNN(nn.utils.rnn.pack_padded_sequence(XS, [7] * 4, batch_first=True))),

@@ -37,7 +37,9 @@ from treadle.insight.record import Record, record
 from treadle.protocol import Cell, State
 from treadle.running.dropin import GRU, LSTM, RNN
 from treadle.running.recurrent import Recurrent
+from treadle.running.reversed import Reversed
 from treadle.running.session import Session
+from treadle.running.taken_steps import repeat_last
 from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
 from treadle.state import detach, select
 from treadle.wiring import WIRINGS, Graph, NoisyStateCell, Stack, sum_of
@@ -49,10 +51,10 @@ __all__ = [
     "Continuous", "ConvLSTMCell", "ConvLSTMState", "CoupledLSTMCell", "Discrete", "EncoderDecoder", "Environment",
     "Explanation", "FullBPTT", "GRUCell", "GradientReach", "Graph", "HiddenState", "History", "IndRNNCell",
     "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MinimalGatedCell", "NoisyStateCell", "PeepholeLSTMCell",
-    "RNNCell", "Record", "Recurrent", "RecurrentHighwayCell", "SLSTMCell", "SLSTMState", "SequenceInPieces", "Session",
-    "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt", "check_cell", "control", "detach", "errors",
-    "explain", "fingerprint", "gradient_reach", "interop", "load", "load_state", "record", "save", "save_state",
-    "select", "streams", "sum_of",
+    "RNNCell", "Record", "Recurrent", "RecurrentHighwayCell", "Reversed", "SLSTMCell", "SLSTMState",
+    "SequenceInPieces", "Session", "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt", "check_cell",
+    "control", "detach", "errors", "explain", "fingerprint", "gradient_reach", "interop", "load", "load_state",
+    "record", "repeat_last", "save", "save_state", "select", "streams", "sum_of",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ class TreadleError(Exception):
 
 
 class ShapeError(TreadleError, ValueError):
-    """Sizes do not fit: of an input, a cell in a wiring, lengths, resets."""
+    """Sizes do not fit: of an input, a cell in a wiring, lengths, resets, a mask."""
 
 
 class InputError(TreadleError, TypeError):

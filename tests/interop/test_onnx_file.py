@@ -156,6 +156,8 @@ BOTH_DIRECTIONS = {
     "alike": (lambda: td.Bidirectional(td.RNNCell(3, 4), td.RNNCell(3, 4)), ["RNN"]),
     "of other sizes": (lambda: td.Bidirectional(td.LSTMCell(3, 4), td.LSTMCell(3, 5)), ["LSTM", "LSTM"]),
     "of other kinds": (lambda: td.Bidirectional(td.GRUCell(3, 4), td.PeepholeLSTMCell(3, 4)), ["GRU", "Scan"]),
+    "from the end": (lambda: td.Reversed(td.GRUCell(3, 4, reset_after=False)), ["GRU"]),
+    "from the end, no node": (lambda: td.Reversed(td.PeepholeLSTMCell(3, 4)), ["Scan"]),
     "of several layers": (
         lambda: td.Bidirectional(td.Stack([td.GRUCell(3, 4), td.LSTMCell(4, 4)]), registry.stack("relay")),
         ["GRU", "LSTM", "Scan", "Scan", "Scan"],
@@ -193,7 +195,7 @@ def test_both_directions(kind):
 
 def as_state(network, given, B):
     """What a file calls its states, as the network takes them."""
-    if isinstance(network, td.Bidirectional):
+    if isinstance(network, td.Bidirectional | td.Reversed):
         like = network.initial_state(B)
         return rebuild(like, {name: given[name.replace("/", ".")] for name, _ in named_tensors(like)})
     kinds = dict.fromkeys(name.rpartition(".")[2] for name in given)
@@ -203,7 +205,7 @@ def as_state(network, given, B):
 
 def by_name(network, state):
     """States of a network, as a file calls them."""
-    if isinstance(network, td.Bidirectional):
+    if isinstance(network, td.Bidirectional | td.Reversed):
         return as_fed(state)
     parts = dict(zip("hc", state if isinstance(state, tuple) else (state,), strict=False))
     ways = ("forward", "backward")

@@ -25,6 +25,7 @@ from treadle.errors import AdaptError
 from treadle.running.bidirectional import Bidirectional
 from treadle.running.dropin import GRU, LSTM, RNN, DropIn
 from treadle.running.recurrent import Recurrent
+from treadle.running.reversed import Reversed
 from treadle.wiring import Graph, NoisyStateCell, Stack
 from treadle.wiring.graph import Read, StateField, Sum, label, leaves
 from treadle.wiring.sizes import Size, is_cell
@@ -305,8 +306,19 @@ def _both_ways(carrier: Carrier, path: str, module: Bidirectional, places: Place
     return Bidirectional(ahead, back), joined([(gives_ahead, sizes[0]), (gives_back, sizes[1])])
 
 
+def _backwards(carrier: Carrier, path: str, module: Reversed, places: Places) -> Changed:
+    network, gives = carrier.carry(within(path, "network"), module.network, places)
+    return Reversed(network), gives
+
+
 _KINDS: tuple[tuple[type, Callable[[Carrier, str, Any, Places], Changed]], ...] = (
     *((nn.RNNBase, carried_rnn), (nn.Sequential, _sequential), (Recurrent, _recurrent)),
-    *((Bidirectional, _both_ways), (NoisyStateCell, _noisy), (Graph, carried_graph), (nn.Module, _part)),
+    *(
+        (Bidirectional, _both_ways),
+        (Reversed, _backwards),
+        (NoisyStateCell, _noisy),
+        (Graph, carried_graph),
+        (nn.Module, _part),
+    ),
 )
 """How a change is carried through parts of each class; the first class that fits counts."""

@@ -10,6 +10,7 @@ from treadle.adapt.patterns import close_to, names_it
 from treadle.errors import AdaptError
 from treadle.running.bidirectional import Bidirectional
 from treadle.running.recurrent import Recurrent
+from treadle.running.reversed import Reversed
 from treadle.seq2seq import EncoderDecoder
 from treadle.wiring import Graph, NoisyStateCell
 from treadle.wiring.sizes import is_cell
@@ -64,7 +65,7 @@ def first(size: tuple[int, ...] | None) -> int:
 
 M = TypeVar("M", bound=nn.Module)
 
-KNOWN = (Recurrent, Bidirectional, Graph, NoisyStateCell, nn.Sequential, nn.RNNBase)
+KNOWN = (Recurrent, Bidirectional, Reversed, Graph, NoisyStateCell, nn.Sequential, nn.RNNBase)
 """Networks of parts whose connections are known."""
 
 

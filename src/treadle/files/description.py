@@ -21,6 +21,7 @@ from treadle.control.spaces import Continuous, Discrete, Likeliest
 from treadle.errors import ModelFileError, TreadleError
 from treadle.running import dropin
 from treadle.running.recurrent import Recurrent
+from treadle.running.reversed import Reversed
 from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
 from treadle.wiring.graph import Delayed, Graph, Node, Read, StateField, Sum
 from treadle.wiring.noisy_state import NoisyStateCell
@@ -80,7 +81,7 @@ def _known() -> dict[str, type]:
     own |= {name: getattr(dropin, name) for name in dropin.__all__}
     own |= {"Stack": Stack, "Graph": Graph, "Recurrent": Recurrent}
     own |= {"ClosedLoop": ClosedLoop, "Discrete": Discrete, "Continuous": Continuous, "Likeliest": Likeliest}
-    own |= {kind.__name__: kind for kind in (NoisyStateCell, EncoderDecoder, Bidirectional, Attention)}
+    own |= {kind.__name__: kind for kind in (NoisyStateCell, EncoderDecoder, Bidirectional, Reversed, Attention)}
     own |= {method.__name__: method for method in gradients.METHODS}
     names = {f"treadle.{name}": kind for name, kind in own.items()} | _of_rooms_above
     return names | {f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS}

@@ -20,6 +20,7 @@ from treadle.protocol import State
 from treadle.running.bidirectional import Bidirectional, both_directions
 from treadle.running.dropin import DropIn
 from treadle.running.recurrent import Recurrent
+from treadle.running.reversed import Reversed, run_reversed
 from treadle.state import named_tensors, rebuild
 from treadle.wiring.sizes import is_cell
 
@@ -89,8 +90,8 @@ def record(rnn: Any, xs: Tensor, state: State = None, lengths: Any = None, reset
     holds and that show another's numbers in another form.
 
     Args:
-        rnn: a `treadle.Recurrent`, a drop-in, a `treadle.Bidirectional` (its names begin with ``forward.`` and
-            ``backward.``; in a bidirectional drop-in with ``layer0.forward.``), or a cell.
+        rnn: a `treadle.Recurrent`, a drop-in, a `treadle.Reversed`, a `treadle.Bidirectional` (its names begin with
+            ``forward.`` and ``backward.``; in a bidirectional drop-in with ``layer0.forward.``), or a cell.
         xs: [B, T, I] as the network takes it.
         state: the state before the first step; as the network takes it. ``None`` for the initial one.
         lengths: [B] whole numbers: past its end a row's state stands still, and all other values are zero.
@@ -123,12 +124,12 @@ def record(rnn: Any, xs: Tensor, state: State = None, lengths: Any = None, reset
 
 def over_time(network: Any) -> Any:
     """What was passed as a network over time: a cell as a `treadle.Recurrent`."""
-    if isinstance(network, Recurrent | Bidirectional | DropIn):
+    if isinstance(network, Recurrent | Bidirectional | Reversed | DropIn):
         return network
     if isinstance(network, nn.Module) and is_cell(network):
         return Recurrent(network)
     raise TypeError(
-        "what can be recorded is a Recurrent, a drop-in, a Bidirectional or a cell, but this is a"
+        "what can be recorded is a Recurrent, a drop-in, a Bidirectional, a Reversed or a cell, but this is a"
         f" {type(network).__name__}: pass the network that is in it"
     )
 
@@ -175,6 +176,10 @@ class _Recorder:
             ys, end, values = self._directions(pair, xs, before, lengths, resets)
             values = {"x": values["forward.x"], **values, "y": ys}
             self.lines |= {"x": "", "y": ""}
+        elif isinstance(network, Reversed):
+            alone: Any = _Recorder(network.network)
+            _, end, values = run_reversed(alone, xs, state, lengths, resets, True)
+            self.lines |= alone.lines
         else:
             end, values = self._layers(network, xs, state, lengths, resets)
         return values["y"], end, values

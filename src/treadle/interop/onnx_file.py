@@ -51,7 +51,8 @@ def to_onnx(
 
     Args:
         network: a `treadle.Recurrent`, a drop-in, a cell, or a `torch.nn.Sequential` that has these between layers
-            without memory; as a sequence also a `treadle.Bidirectional`; exported in evaluation mode.
+            without memory; as a sequence also a `treadle.Bidirectional` or `treadle.Reversed`. It is exported in
+            evaluation mode.
         path: the file.
         form: ``"step"`` or ``"sequence"``.
         input_size: what a step reads; needed only where the cell does not say it.

@@ -12,8 +12,9 @@ from treadle import state as states
 from treadle.interop.exported_step import prepared
 from treadle.interop.sequential import as_one, as_recurrent, part_name
 from treadle.protocol import State
-from treadle.running.bidirectional import Bidirectional, mirrored
+from treadle.running.bidirectional import Bidirectional
 from treadle.running.recurrent import Recurrent
+from treadle.running.reversed import Reversed, run_reversed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +85,9 @@ class SequenceNetwork(nn.Module):
         for stage in self.stages:
             outputs = []
             for one in stage:
-                given = mirrored(ys, lengths, 0) if one.reverse else ys
-                found, end = next(networks)(given, self._state(one, state), lengths)
-                outputs.append(mirrored(found, lengths, 0) if one.reverse else found)
+                network, before = next(networks), self._state(one, state)
+                found, end = run_reversed(network, ys, before, lengths) if one.reverse else network(ys, before, lengths)
+                outputs.append(found)
                 after |= {one.name(path): tensor for path, tensor in states.named_tensors(end)}
             ys = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         return (ys.transpose(0, 1) if self.batch_first else ys), after
@@ -102,8 +103,8 @@ def as_sequence(
     """A network as stages over whole sequences.
 
     Args:
-        network: a `treadle.Recurrent`, a cell, a drop-in or a `treadle.Bidirectional`, or a `torch.nn.Sequential` of
-            these between layers without memory.
+        network: a `treadle.Recurrent`, a cell, a drop-in, a `treadle.Bidirectional` or a `treadle.Reversed`, or a
+            `torch.nn.Sequential` of these between layers without memory.
         input_size: what a step reads; needed only where the network does not say it.
         engine: what runs each network.
 
@@ -126,6 +127,8 @@ def _stages(network: Any) -> list[_Stage]:
     """The networks of each stage, with the path of its states and whether it reads from the end."""
     if isinstance(network, nn.Sequential):
         return _stages_of_parts(network)
+    if isinstance(network, Reversed):
+        return [[(path, one, not reverse) for path, one, reverse in stage] for stage in _stages(network.network)]
     if isinstance(network, Bidirectional):
         return [[("forward", network.ahead, False), ("backward", network.back, True)]]
     if is_bidirectional(network):

@@ -6,6 +6,7 @@ from torch import nn
 
 from treadle.errors import ShapeError
 from treadle.running.recurrent import Recurrent
+from treadle.running.reversed import OverTime
 from treadle.wiring import Graph
 
 LAYERS = (
@@ -25,6 +26,8 @@ def as_recurrent(network: Any) -> Recurrent:
         return network
     if hasattr(network, "recurrent"):
         return network.recurrent()
+    if isinstance(network, OverTime):
+        raise TypeError(f"a {type(network).__name__} reads a sequence from its end: it has no steps to be exported")
     if hasattr(network, "initial_state"):
         return Recurrent(network)
     if isinstance(network, nn.Sequential):

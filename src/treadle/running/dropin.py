@@ -31,6 +31,7 @@ from treadle.running.recurrent import (
     unusual,
 )
 from treadle.running.session import Session
+from treadle.running.taken_steps import TakenSteps, checked_lengths, taken_steps
 from treadle.torch_internals import is_exported, vmap_is_active
 from treadle.wiring import WIRINGS, Stack
 from treadle.wiring.named import layer_input_size
@@ -204,6 +205,7 @@ class DropIn(nn.RNNBase):
         lengths: Any = None,
         resets: Tensor | None = None,
         return_states: bool = False,
+        mask: Any = None,
     ) -> Any:
         """Run over a sequence, as PyTorch's does.
 
@@ -217,29 +219,34 @@ class DropIn(nn.RNNBase):
                 reverse direction of a bidirectional network is reset at the same borders, from the other side.
             return_states: whether to return a third value: the states at every step, like ``hx`` with time before the
                 batch ([L, T, B, H]; [L, B, T, H] with ``batch_first``).
+            mask: [B, T] booleans, whatever ``batch_first`` is: where false, the step is not taken; see
+                `treadle.Recurrent`.
 
         Returns:
             ``output, hx``: as PyTorch's returns them.
 
         Raises:
-            ShapeError: ``lengths`` or ``resets`` do not fit.
+            ShapeError: ``lengths``, ``resets`` or ``mask`` do not fit.
             StateError: ``hx`` has not one tensor for each field of the state.
             RuntimeError, ValueError: what PyTorch's raises, as PyTorch's does.
         """
         if isinstance(input, torch.fx.Proxy):
-            return as_one_operation(self, input, hx, lengths=lengths, resets=resets, return_states=return_states)
+            given = {"lengths": lengths, "resets": resets, "return_states": return_states, "mask": mask}
+            return as_one_operation(self, input, hx, **given)
         why = self.why_not_fused(input, resets, return_states)
-        if why is None and lengths is None:
+        if why is None and lengths is None and mask is None:
             return super().forward(input, hx)
-        refuse_torchscript(f"a treadle.{self._get_name()} ({why or 'lengths were passed'})")
+        refuse_torchscript(f"a treadle.{self._get_name()} ({why or 'lengths or a mask were passed'})")
         if isinstance(input, PackedSequence):
-            return self._packed(input, hx, lengths, resets, return_states)
+            return self._packed(input, hx, lengths, resets, return_states, mask)
         if input.dim() not in (2, 3):
             raise ValueError(f"{self._get_name()}: Expected input to be 2D or 3D, got {input.dim()}D instead")
         if input.dim() == 2:
-            return self._unbatched(input, hx, lengths, resets, return_states)
+            return self._unbatched(input, hx, lengths, resets, return_states, mask)
         by_time = input.transpose(0, 1) if self.batch_first else input
-        lengths, rows = Recurrent.checked_lengths(lengths, by_time), by_time.shape[1]
+        lengths, rows = checked_lengths(lengths, by_time), by_time.shape[1]
+        if why is None and mask is not None:
+            return self._fused_with_holes(input, hx, taken_steps(mask, lengths, by_time))
         if why is None:
             return self._fused_with_lengths(input, hx, lengths)
         parts = None if hx is None else self._parts(hx, 3)
@@ -251,7 +258,7 @@ class DropIn(nn.RNNBase):
             wanted, given = [len(self.layers), rows, "H"], [states.shape(part) for part in parts]
             raise ShapeError(f"hx is {wanted}, a slice for each layer and direction, but is {', '.join(given)}")
         run = self._both_directions if self.bidirectional else self._wired
-        return run(input, parts, lengths, resets, return_states)
+        return run(input, parts, lengths, resets, return_states, mask)
 
     def why_not_fused(
         self, input: Tensor | PackedSequence | None = None, resets: Any = None, return_states: bool = False
@@ -280,7 +287,7 @@ class DropIn(nn.RNNBase):
 
     # What is passed in other forms is brought into the form [T, B, I] or [B, T, I] with hx of [L, B, H].
 
-    def _unbatched(self, input: Tensor, hx: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
+    def _unbatched(self, input: Tensor, hx: Any, lengths: Any, resets: Any, return_states: bool, mask: Any) -> Any:
         batch_axis = 0 if self.batch_first else 1
         hx = None if hx is None else joined([part.unsqueeze(1) for part in self._parts(hx, 2)])
         if lengths is not None:
@@ -288,19 +295,17 @@ class DropIn(nn.RNNBase):
             if lengths.numel() != 1:
                 raise ShapeError(f"one sequence without a batch has one length, but {lengths.numel()} were passed")
             lengths = lengths.reshape(1)
-        resets = None if resets is None else states.as_tensor(resets).reshape(1, -1)
-        output, hidden, *every = self.forward(
-            input.unsqueeze(batch_axis), hx, lengths=lengths, resets=resets, return_states=return_states
-        )
+        resets, mask = (None if one is None else states.as_tensor(one).reshape(1, -1) for one in (resets, mask))
+        output, hidden, *every = self.forward(input.unsqueeze(batch_axis), hx, lengths, resets, return_states, mask)
         hidden = joined([part.squeeze(1) for part in self._parts(hidden, 3)])
         every = [joined([part.squeeze(batch_axis + 1) for part in self._parts(one, 4)]) for one in every]
         return output.squeeze(batch_axis), hidden, *every
 
-    def _packed(self, input: PackedSequence, hx: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
+    def _packed(self, input: PackedSequence, hx: Any, lengths: Any, resets: Any, return_states: bool, mask: Any) -> Any:
         if lengths is not None:
             raise ValueError("a PackedSequence has its lengths itself: leave out lengths=")
         padded, lengths = pad_packed_sequence(input, self.batch_first)
-        output, *rest = self.forward(padded, hx, lengths=lengths, resets=resets, return_states=return_states)
+        output, *rest = self.forward(padded, hx, lengths, resets, return_states, mask)
         if input.sorted_indices is not None:
             output = output.index_select(0 if self.batch_first else 1, input.sorted_indices)
             lengths = lengths[input.sorted_indices.cpu()]
@@ -326,21 +331,28 @@ class DropIn(nn.RNNBase):
         kept = [torch.where(rows, new, old) for new, old in zip(self._parts(hidden, 3), before, strict=True)]
         return torch.where(some, output, output.new_zeros(())), joined(kept)
 
-    def _wired(self, input: Tensor, parts: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
+    def _fused_with_holes(self, input: Tensor, hx: Any, taken: TakenSteps) -> Any:
+        axis = 1 if self.batch_first else 0
+        output, hidden = self._fused_with_lengths(taken.closed(input, axis), hx, taken.lengths)
+        return taken.opened(output, axis), hidden
+
+    def _wired(self, input: Tensor, parts: Any, lengths: Any, resets: Any, return_states: bool, mask: Any) -> Any:
         """All layers together, one step after another."""
         recurrent = self.recurrent()
         state = None if parts is None else as_state(parts, recurrent)
-        output, state, *every = recurrent(input, state, lengths, resets, return_states)
+        output, state, *every = recurrent(input, state, lengths, resets, return_states, mask)
         return output, *(as_hx(one, self.num_layers) for one in (state, *every))
 
-    def _both_directions(self, input: Tensor, parts: Any, lengths: Any, resets: Any, return_states: bool) -> Any:
+    def _both_directions(
+        self, input: Tensor, parts: Any, lengths: Any, resets: Any, return_states: bool, mask: Any
+    ) -> Any:
         """Layer after layer, each in both directions over the whole sequence."""
         ys = input.transpose(0, 1) if self.batch_first else input
         networks = self.directions()
         before = self._states_before(parts, networks)
         finals, everies = [], []
         for i in range(0, len(networks), 2):
-            given = both_directions(networks[i : i + 2], ys, before[i : i + 2], lengths, resets, return_states)
+            given = both_directions(networks[i : i + 2], ys, before[i : i + 2], lengths, resets, return_states, mask)
             outputs, ends, *every = zip(*given, strict=True)
             ys = torch.cat(outputs, 2)
             if i + 2 < len(networks):
@@ -435,7 +447,7 @@ class LSTM(DropIn, nn.LSTM):
     """Drop-in for `torch.nn.LSTM`: the same arguments, defaults, parameters, results and errors.
 
     How it is made, with ``wiring=``, ``cell=``, ``gradient=`` and ``engine=`` besides PyTorch's arguments, is at
-    ``__init__``; how it is called, with ``lengths=``, ``resets=`` and ``return_states=``, at ``forward``.
+    ``__init__``; how it is called, with ``lengths=``, ``resets=``, ``mask=`` and ``return_states=``, at ``forward``.
 
     Example:
         >>> import torch, treadle as td
@@ -456,7 +468,7 @@ class GRU(DropIn, nn.GRU):
     """Drop-in for `torch.nn.GRU`: the same arguments, defaults, parameters, results and errors.
 
     How it is made, with ``wiring=``, ``cell=``, ``gradient=`` and ``engine=`` besides PyTorch's arguments, is at
-    ``__init__``; how it is called, with ``lengths=``, ``resets=`` and ``return_states=``, at ``forward``.
+    ``__init__``; how it is called, with ``lengths=``, ``resets=``, ``mask=`` and ``return_states=``, at ``forward``.
 
     Example:
         >>> import torch, treadle as td
@@ -472,7 +484,7 @@ class RNN(DropIn, nn.RNN):
     """Drop-in for `torch.nn.RNN`: the same arguments, defaults, parameters, results and errors.
 
     How it is made, with ``wiring=``, ``cell=``, ``gradient=`` and ``engine=`` besides PyTorch's arguments, is at
-    ``__init__``; how it is called, with ``lengths=``, ``resets=`` and ``return_states=``, at ``forward``.
+    ``__init__``; how it is called, with ``lengths=``, ``resets=``, ``mask=`` and ``return_states=``, at ``forward``.
 
     Example:
         >>> import torch, treadle as td

@@ -13,7 +13,8 @@ from treadle.gradients import FullBPTT, GradientMethod
 from treadle.protocol import State, cell_in_place_of, example_input, first_weight, is_lazy, materialise
 from treadle.running import plain_operators, sequence_operator
 from treadle.running.session import Session
-from treadle.torch_internals import checked_later, is_compiled, is_exported, jit_is_tracing
+from treadle.running.taken_steps import checked_lengths, checked_resets, taken_steps
+from treadle.torch_internals import is_compiled, is_exported, jit_is_tracing
 
 
 class Recurrent(nn.Module):
@@ -115,6 +116,7 @@ class Recurrent(nn.Module):
         lengths: Any = None,
         resets: Tensor | None = None,
         return_states: bool = False,
+        mask: Any = None,
     ) -> Any:
         """Run over a sequence.
 
@@ -126,6 +128,10 @@ class Recurrent(nn.Module):
             resets: [B, T] booleans, whatever ``batch_first`` is: where true, the row starts from the initial state
                 before it reads that step, and no gradient crosses.
             return_states: whether to return the states after every step as well.
+            mask: [B, T] booleans, whatever ``batch_first`` is: where false, the step is not taken. The row's state
+                stands still and its output is zero there, what is in ``xs`` does not matter, and a reset does nothing.
+                A row with holes gives what it gives without these steps, gradients included; ``lengths`` is the mask
+                whose holes are at the end. `treadle.repeat_last` repeats outputs in holes, as Keras does.
 
         Returns:
             ``ys, state``: outputs [B, T, H] (or [T, B, H]), and the state after the last step of each row.
@@ -133,12 +139,15 @@ class Recurrent(nn.Module):
             Gradients flow through all of them.
 
         Raises:
-            ShapeError: ``xs``, ``lengths`` or ``resets`` do not fit.
+            ShapeError: ``xs``, ``lengths``, ``resets`` or ``mask`` do not fit.
             StateError: ``state`` is of another network, batch, precision or device.
         """
         if isinstance(xs, torch.fx.Proxy):
-            return as_one_operation(self, xs, state, lengths=lengths, resets=resets, return_states=return_states)
+            given = {"lengths": lengths, "resets": resets, "return_states": return_states, "mask": mask}
+            return as_one_operation(self, xs, state, **given)
         refuse_torchscript(f"{self._name()} over a sequence")
+        if mask is not None:
+            return self._with_holes(mask, xs, state, lengths, resets, return_states)
         exported = is_exported(xs)
         if not exported and is_compiled(xs):
             return sequence_operator.run(self, xs, state, lengths, resets, return_states)
@@ -154,6 +163,24 @@ class Recurrent(nn.Module):
             ys = ys.transpose(0, 1)
             every = states.map_state(lambda t: t.transpose(0, 1), every) if return_states else None
         return (ys, state, every) if return_states else (ys, state)
+
+    def _with_holes(
+        self, mask: Any, xs: Tensor, state: State, lengths: Any, resets: Tensor | None, return_states: bool
+    ) -> Any:
+        """Leave out the steps that a mask does not take, run, and put everything where it belongs."""
+        self.check_input(xs, 2, "sequence")
+        axis = 1 if self.batch_first else 0
+        by_time = xs.transpose(0, axis)
+        taken = taken_steps(mask, self.checked_lengths(lengths, by_time), by_time)
+        if taken.are_first:
+            return self.forward(xs, state, taken.lengths, resets, return_states)
+        resets = None if resets is None else taken.closed(self.checked_resets(resets, by_time).T, 1)
+        if return_states:  # which begin with the state before, if a row begins with a hole
+            initial = states.initial_state(self, by_time.new_zeros(by_time.shape[1:]))
+            state = initial if state is None else self._checked_state(state, initial, *by_time.shape[:2])
+        ys, end, *every = self.forward(taken.closed(xs, axis), state, taken.lengths, resets, return_states)
+        every = [states.map_state(lambda now, before: taken.held(now, before, axis), one, state) for one in every]
+        return taken.opened(ys, axis), end, *every
 
     def call(
         self,
@@ -261,42 +288,7 @@ class Recurrent(nn.Module):
             f" this Recurrent takes {order}, so pass xs.transpose(0, 1) or batch_first={not self.batch_first}"
         )
 
-    @staticmethod
-    def checked_lengths(lengths: Any, xs: Tensor) -> Tensor | None:
-        """``lengths`` as a tensor beside ``xs`` [T, B, ...], once they are known to fit."""
-        if lengths is None:
-            return None
-        steps, rows = xs.shape[:2]
-        lengths = states.as_tensor(lengths)
-        if lengths.shape != (rows,) or (lengths.is_floating_point() and lengths.numel()) or lengths.dtype == torch.bool:
-            raise ShapeError(
-                f"lengths are {rows} whole numbers, one a row, but {states.shape(lengths)} of {lengths.dtype}"
-                " were passed" + ("; batch and time may be swapped" if lengths.shape == (steps,) else "")
-            )
-        lengths = lengths.long()  # in int8, comparing with 300 steps would wrap around
-        if is_exported(xs):  # there are no numbers yet
-            fits = ((lengths >= 0) & (lengths <= steps)).all()
-            checked_later(fits, "lengths are from 0 to the number of steps")
-            return lengths.to(xs.device)
-        wrong = ((lengths < 0) | (lengths > steps)).nonzero()[:, 0]
-        if len(wrong):
-            raise ShapeError(
-                f"row {int(wrong[0])} has length {int(lengths[wrong[0]])}, but the sequence has {steps}"
-                f" steps: 0 to {steps}"
-            )
-        return lengths.to(xs.device)
-
-    @staticmethod
-    def checked_resets(resets: Any, xs: Tensor) -> Tensor:
-        """``resets`` as a tensor [T, B] beside ``xs`` [T, B, ...], once they are known to fit."""
-        steps, rows = xs.shape[:2]
-        resets = states.as_tensor(resets)
-        if resets.shape != (rows, steps) or resets.dtype != torch.bool:
-            hint = "; resets are [B, T] whatever batch_first is: pass resets.T" if resets.shape == (steps, rows) else ""
-            raise ShapeError(
-                f"resets are booleans [{rows}, {steps}], but {states.shape(resets)} of {resets.dtype} were passed{hint}"
-            )
-        return resets.T.to(xs.device)
+    checked_lengths, checked_resets = staticmethod(checked_lengths), staticmethod(checked_resets)
 
 
 def refuse_torchscript(what: str) -> None:

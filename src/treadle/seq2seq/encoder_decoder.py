@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from treadle import state as states
 from treadle.errors import ShapeError
 from treadle.protocol import State
-from treadle.running.bidirectional import Bidirectional, over_time
+from treadle.running.bidirectional import Bidirectional
+from treadle.running.reversed import OverTime, over_time
 from treadle.seq2seq.attention import Attention
 from treadle.seq2seq.bridge import Bridge
 from treadle.seq2seq.decoding import DecodingSession, Hypotheses, beam_search, greedy
@@ -48,7 +49,7 @@ class EncoderDecoder(nn.Module):
     networks of equal layers the bridge copies the state and has no parameters.
 
     Args:
-        encoder: a cell, a `treadle.Recurrent` or a `treadle.Bidirectional`.
+        encoder: a cell, a `treadle.Recurrent`, a `treadle.Bidirectional` or a `treadle.Reversed`.
         decoder: a cell or a `treadle.Recurrent`.
         head: a module without memory that reads the decoder's output and the context, concatenated; or a cell, which
             starts from its own initial state.
@@ -92,11 +93,13 @@ class EncoderDecoder(nn.Module):
     ):
         super().__init__()
         self.encoder, self.decoder = over_time(encoder, "the encoder"), over_time(decoder, "the decoder")
-        if isinstance(self.decoder, Bidirectional):
+        if isinstance(self.decoder, OverTime):
             raise TypeError("a decoder goes forward only, as what comes after is not known yet: pass a cell")
         if head is not None and not isinstance(head, nn.Module):
             raise TypeError(f"head is a module or a cell, but is a {type(head).__name__}")
         self.head: Any = over_time(head, "the head") if head is not None and is_cell(head) else head
+        if isinstance(self.head, OverTime):
+            raise TypeError("a head goes forward only, as the decoder does: pass a cell")
         if isinstance(attention, str):
             sizes = {"the decoder": self.decoder.output_size, "the encoder": self.encoder.output_size}
             for role, size in sizes.items():

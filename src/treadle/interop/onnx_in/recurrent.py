@@ -18,8 +18,8 @@ from treadle.interop.onnx_in.cells import (
     RNNNodeCell,
     activations,
 )  # fmt: skip
-from treadle.running.bidirectional import mirrored
 from treadle.running.recurrent import Recurrent
+from treadle.running.reversed import run_reversed
 
 _USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 _KNOWN = {
@@ -137,13 +137,14 @@ class RecurrentNode(nn.Module):
         self, n: int, xs: Tensor, lengths: Tensor | None, h: Tensor | None, c: Tensor | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
         network: Any = (self.networks or self._given)[n]
-        reverse = self.directions[n]
         state = None
         if h is not None or c is not None:
             zeros = network.cell.initial_state(xs.shape[1])
             first = zeros.h if h is None else h[n]
             state = HiddenAndCell(first, zeros.c if c is None else c[n]) if self.kind == "LSTM" else Hidden(first)
-        ys, after = network(mirrored(xs, lengths, 0) if reverse else xs, state, lengths=lengths)
+        ys, after = (
+            run_reversed(network, xs, state, lengths) if self.directions[n] else network(xs, state, lengths=lengths)
+        )
         if lengths is not None:  # of a row without steps ONNX Runtime gives zeros
             after = [torch.where((lengths > 0)[:, None], part, 0) for part in after]
-        return mirrored(ys, lengths, 0) if reverse else ys, after
+        return ys, after

@@ -75,7 +75,8 @@ class ExploredNetwork:
         self.rnn: Any = rnn.recurrent() if isinstance(rnn, DropIn) and not rnn.bidirectional else rnn
         if not isinstance(self.rnn, Recurrent):
             raise TypeError(
-                f"{name} reads the sequence in both directions, so that it has no steps to explore: pass one direction"
+                f"{name} reads the sequence from its end, so that it has no steps to explore: pass one that reads"
+                " forwards"
             )
         if not self.rnn.batch_first:
             xs = xs.transpose(0, 1)
