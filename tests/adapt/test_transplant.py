@@ -188,7 +188,7 @@ WRONG = {
     "not a rule": ({"0.weight": "zeros"}, r"'0.weight' is 'zeros': pass td.adapt.Copy\(\)"),
     "not a pattern": ({0: Fresh()}, "a pattern is a text such as 'head'"),
     "not a source": ({"0.weight": Widen(1, source=3)}, "source=3, which is no name of a tensor"),
-    "fresh among others": ({"0.weight": [Widen(1), Fresh()]}, "a list of the first three"),
+    "fresh among others": ({"0.weight": [Widen(1), Fresh()]}, "a list of these, or Fresh"),
     "start": ({"0.weight": Widen(1, "ones")}, "one of zeros, xavier, mean, fresh"),
     "xavier of a bias": (
         {"0.weight": Widen(1), "3.weight": Crop(0), "3.bias": Widen(0, "xavier")},

@@ -5,9 +5,10 @@ another layer. ``resize.py`` does so for one cell of any class, ``wider.py`` for
 through a network around it. ``places.py`` says where features of wider rows come from and how new weights start,
 ``parts.py`` what is known of modules and their parts.
 
-``transplant.py`` fills a network with the weights of one that has other shapes, by ``rules.py``; ``weights.py`` reads
-them. ``freezing.py`` says what learns, ``groups.py`` how fast, ``gradient_report.py`` whether it would learn anything,
-``difference.py`` what changed. ``online.py`` learns while it runs, one step at a time.
+``transplant.py`` fills a network with the weights of one that has other shapes, by ``rules.py``, or another library's
+layout, by ``layouts.py``; ``source_names.py`` finds what a rule means, ``weights.py`` reads it. ``freezing.py`` says
+what learns, ``groups.py`` how fast, ``gradient_report.py`` whether it would learn anything, ``difference.py`` what
+changed. ``online.py`` learns while it runs, one step at a time.
 """
 
 from treadle.adapt.bilinear import bilinear_upsampling_
@@ -18,14 +19,15 @@ from treadle.adapt.groups import parameter_groups
 from treadle.adapt.grow import grow_hidden, grow_inputs
 from treadle.adapt.heads import replace_head
 from treadle.adapt.insert import insert_layer
+from treadle.adapt.layouts import Gates, MergeBiases, Part, Transpose
 from treadle.adapt.online import Online
 from treadle.adapt.rules import Copy, Crop, Fresh, Widen
 from treadle.adapt.transplant import Transplanted, TransplantReport, transplant
 from treadle.adapt.vocabulary import grow_vocabulary
 
 __all__ = [
-    "Copy", "Crop", "Difference", "Fresh", "GradientReport", "LayerGradient", "Online", "TensorDifference", "Thaw",
-    "TransplantReport", "Transplanted", "Widen", "bilinear_upsampling_", "diff", "freeze", "gradient_report",
-    "grow_hidden", "grow_inputs", "grow_vocabulary", "insert_layer", "parameter_groups", "replace_head",
-    "transplant", "unfreeze_gradually",
+    "Copy", "Crop", "Difference", "Fresh", "Gates", "GradientReport", "LayerGradient", "MergeBiases", "Online", "Part",
+    "TensorDifference", "Thaw", "TransplantReport", "Transplanted", "Transpose", "Widen", "bilinear_upsampling_",
+    "diff", "freeze", "gradient_report", "grow_hidden", "grow_inputs", "grow_vocabulary", "insert_layer",
+    "parameter_groups", "replace_head", "transplant", "unfreeze_gradually",
 ]  # fmt: skip

@@ -7,12 +7,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from treadle.adapt.patterns import close_to, names_it, stands_for
+from treadle.adapt.layouts import MergeBiases, Transpose, Where, merged
+from treadle.adapt.patterns import close_to, names_it
 from treadle.adapt.places import STARTS
-from treadle.adapt.rules import Copy, Crop, Fresh, Rule, Step, Widen, advice, followed
+from treadle.adapt.rules import CHANGING, Fresh, Rule, Step, Widen, advice, followed, suggests_transposing
+from treadle.adapt.source_names import meant, source_name
 from treadle.adapt.table import table
 from treadle.adapt.weights import tensors_by_name
 from treadle.errors import AdaptError
@@ -24,9 +27,10 @@ class Transplanted:
 
     Args:
         name: the tensor, in the network.
-        action: ``"copied"``, ``"widened"``, ``"cropped"``, ``"fresh"`` (a rule left it as it was), ``"missing"``
-            (nothing was given for it, so it is as it was), ``"tied"`` (it is one with another tensor) or ``"unused"``
-            (it is among the given weights alone).
+        action: ``"copied"``, ``"widened"``, ``"cropped"``, ``"merged"`` (a sum of two biases), ``"zeroed"`` (another
+            bias has all of it), ``"fresh"`` (a rule left it as it was), ``"missing"`` (nothing was given for it, so it
+            is as it was), ``"tied"`` (it is one with another tensor) or ``"unused"`` (it is among the given weights
+            alone).
         source: its name among the given weights.
         source_shape: the shape that was given.
         shape: the shape that it has in the network.
@@ -97,7 +101,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def transplant(
-    model: M, state_dict: Mapping[str, Tensor] | nn.Module, rules: Mapping[str, Rule] | None = None
+    model: M, state_dict: Mapping[str, Tensor | np.ndarray] | nn.Module, rules: Mapping[str, Rule] | None = None
 ) -> tuple[M, TransplantReport]:
     """A copy of a network, initialised with the weights of another one whose names or shapes may differ.
 
@@ -107,10 +111,10 @@ def transplant(
 
     Args:
         model: the network to fill. It stays as it was.
-        state_dict: the weights: tensors by name, or the network that has them.
-        rules: what to do with the tensors that a pattern names: `Copy`, `Widen`, `Crop`, `Fresh`, or several of the
-            first three, one after another. A pattern is a name with ``*`` for anything; the name of a part of the
-            network names all that is in it.
+        state_dict: the weights: tensors or NumPy arrays by name, or the network that has them.
+        rules: what to do with the tensors that a pattern names: `Copy`, `Widen`, `Crop`, `Transpose`, `Gates`, `Part`,
+            `MergeBiases`, or several of these, one after another; or `Fresh`. A pattern is a name with ``*`` for
+            anything, the first as long as it can be; the name of a part of the network names all that is in it.
 
     Returns:
         The new network, on the device and in the precision of ``model``, and a `TransplantReport`. What nothing was
@@ -141,6 +145,19 @@ def transplant(
         1 widened, 1 copied, 2 fresh
         >>> torch.equal(model[0].weight[:, :3], trained[0].weight)
         True
+
+        An LSTM of Keras, whose arrays are transposed and whose one bias stands for both:
+
+        >>> import numpy as np
+        >>> arrays = {"kernel": np.ones((3, 20)), "recurrent_kernel": np.ones((5, 20)), "bias": np.zeros(20)}
+        >>> rules = {
+        ...     "weight_ih": td.adapt.Transpose(source="kernel"),
+        ...     "weight_hh": td.adapt.Transpose(source="recurrent_kernel"),
+        ...     "bias_*": td.adapt.MergeBiases("bias"),
+        ... }
+        >>> cell, report = td.adapt.transplant(td.LSTMCell(3, 5), arrays, rules)
+        >>> [f"{row.name}: {row.action} {row.detail}" for row in report][2:]
+        ['bias_ih: copied float64 to float32', 'bias_hh: zeroed bias_ih has all of it']
     """
     if isinstance(state_dict, str | os.PathLike):
         raise TypeError(
@@ -154,7 +171,7 @@ def transplant(
     plan = _Plan(given, asked)
     for name, tensor in own.items():
         plan.add(name, tensor)
-    plan.check(list(own))
+    plan.check(own)
     filled = copy.deepcopy(model)
     targets = filled.state_dict(keep_vars=True)
     with torch.no_grad():
@@ -172,11 +189,14 @@ class _Plan:
         self.rows: dict[str, Transplanted] = {}
         self.unfit: list[str] = []
         self._names: dict[int, str] = {}  # of tensors that may come again under another name, the one that counts
+        self._also_used: set[str] = set()
+        self._halves: dict[tuple[str, str], list[str]] = {}  # of one bias for two, by pattern and source, who gets it
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Decide what a tensor gets, or under which other name it got it."""
         pattern, steps = self.asked.get(name, ("", ()))
-        source = _source(name, pattern, steps)
+        written = next((step.source for step in steps if not isinstance(step, Fresh) and step.source), None)
+        source = source_name(name, pattern, written)
         found = self.given.get(source)
         first = self._names.get(id(tensor))
         row = None if first is None else self.rows.get(first)
@@ -196,8 +216,8 @@ class _Plan:
         elif steps:
             raise AdaptError(
                 f"the rule for {pattern!r} wants {source!r} for {name} {list(tensor.shape)}, but the given weights have"
-                f" no such tensor{close_to(source, self.given)}: write the name in source=, or Fresh() to leave {name}"
-                " as it is"
+                f" no such tensor{meant(source, name, pattern, written, self.given)}: write the name in source=, or"
+                f" Fresh() to leave {name} as it is"
             )
         else:
             self._note(name, "missing", tensor, None, "nothing was given: as it was")
@@ -206,33 +226,81 @@ class _Plan:
         self, name: str, tensor: Tensor, pattern: str, steps: tuple[Step, ...], source: str, found: Tensor
     ) -> None:
         if not steps and found.shape != tensor.shape:
-            self.unfit.append(advice(name, found, tensor))
+            self.unfit.append(name)
             return
+        if steps and isinstance(steps[0], MergeBiases) and steps[0].second is None:
+            halves = self._halves.setdefault((pattern, source), [])
+            halves.append(name)
+            if len(halves) > 1:
+                self.values[name] = torch.zeros_like(tensor)
+                self._note(name, "zeroed", tensor, source, f"{halves[0]} has all of it")
+                return
+        second = self._second(name, pattern, steps, source)
+        if second:
+            found = merged(dataclasses.replace(steps[0], source=source), second, self.given, Where(name, pattern))
         self.values[name], action, detail = followed(name, pattern, steps, found, tensor)
+        if second:
+            action, detail = "merged", ", ".join(filter(None, [f"with {second}", detail]))
         if found.dtype != tensor.dtype:
             detail = ", ".join(filter(None, [detail, f"{_word(found.dtype)} to {_word(tensor.dtype)}"]))
         self._note(name, action, tensor, source, detail)
+
+    def _second(self, name: str, pattern: str, steps: tuple[Step, ...], source: str) -> str:
+        """The name of the bias that is added; empty if none is."""
+        written = steps[0].second if steps and isinstance(steps[0], MergeBiases) else None
+        if written is None:
+            return ""
+        second = source_name(name, pattern, written)
+        if second not in self.given:
+            raise AdaptError(
+                f"the rule for {pattern!r} adds {second!r} to {source!r}, but the given weights have no such tensor"
+                f"{close_to(second, self.given)}"
+            )
+        self._also_used.add(second)
+        return second
 
     def _note(self, name: str, action: str, tensor: Tensor, source: str | None, detail: str = "") -> None:
         shape = None if source is None else tuple(self.given[source].shape)
         self.rows[name] = Transplanted(name, action, source, shape, tuple(tensor.shape), detail)
 
-    def check(self, own: list[str]) -> None:
+    def check(self, own: dict[str, Tensor]) -> None:
         """Refuse what does not fit, and the weights of another architecture."""
         if not self.values and not self.unfit and any(row.action == "missing" for row in self.rows.values()):
             such = f", such as {next(iter(self.given))!r}" if self.given else ""
             raise AdaptError(
                 f"these are the weights of another architecture: of {len(own)} tensors of the network, such as"
-                f" {own[0]!r}, none is among the {len(self.given)} that were given{such}; where only names differ,"
-                " write a rule such as {'*': td.adapt.Copy('model.*')}"
+                f" {next(iter(own))!r}, none is among the {len(self.given)} that were given{such}; where only names"
+                " differ, write a rule such as {'*': td.adapt.Copy('model.*')}"
             )
         if self.unfit:
-            more = f" (and {len(self.unfit) - 1} more)" if len(self.unfit) > 1 else ""
-            raise AdaptError(f"{self.unfit[0]}{more}")
+            first, more = self.unfit[0], f" (and {len(self.unfit) - 1} more)" if len(self.unfit) > 1 else ""
+            turned = any(suggests_transposing(self.given[name], own[name]) for name in self.unfit)
+            raise AdaptError(f"{advice(first, self.given[first], own[first])}{more}{self._square() if turned else ''}")
+        for (pattern, source), halves in self._halves.items():
+            if len(halves) != 2:
+                raise AdaptError(
+                    f"the rule for {pattern!r} turns one bias, {source!r}, into two, but names {', '.join(halves)}:"
+                    " write a pattern that names two tensors, such as 'bias_*', or td.adapt.Copy()"
+                )
+
+    def _square(self) -> str:
+        """A warning of square matrices that are copied as they are, where others are transposed."""
+        square = [name for name, row in self.rows.items() if _is_square(row) and name not in self.asked]
+        if not square:
+            return ""
+        which = f"{square[0]} {list(self.rows[square[0]].shape or ())}"
+        return (
+            f"; a square matrix such as {which} fits either way, so no shape shows whether it is to be transposed too"
+        )
 
     def report(self) -> TransplantReport:
         """What became of every tensor, and which of the given weights were not used."""
-        used = {row.source for row in self.rows.values()}
+        used = {row.source for row in self.rows.values()} | self._also_used
+        if any(isinstance(step, Transpose) for _, steps in self.asked.values() for step in steps):
+            for name, row in self.rows.items():
+                if _is_square(row) and name not in self.asked:
+                    detail = ", ".join(filter(None, [row.detail, "square: no shape shows if it is to be transposed"]))
+                    self.rows[name] = dataclasses.replace(row, detail=detail)
         unused = [
             Transplanted(name, "unused", name, tuple(tensor.shape), None, "not in the network")
             for name, tensor in self.given.items()
@@ -248,12 +316,14 @@ def _assigned(rules: dict[str, Any], names: list[str]) -> dict[str, tuple[str, t
         if not isinstance(pattern, str):
             raise AdaptError(f"a pattern is a text such as 'head' or '*.bias', but {pattern!r:.60} was passed")
         steps: tuple[Any, ...] = tuple(rule) if isinstance(rule, Sequence) and not isinstance(rule, str) else (rule,)
-        kinds = (Copy, Widen, Crop) if len(steps) > 1 else (Copy, Widen, Crop, Fresh)
+        kinds = CHANGING if len(steps) > 1 else (*CHANGING, Fresh)
         if not steps or not all(isinstance(step, kinds) for step in steps):
             raise AdaptError(
-                f"the rule for {pattern!r} is {rule!r:.80}: pass td.adapt.Copy(), Widen(axis), Crop(axis) or Fresh(),"
-                " or a list of the first three"
+                f"the rule for {pattern!r} is {rule!r:.80}: pass td.adapt.Copy(), Widen(axis), Crop(axis), Transpose(),"
+                " Gates(given, wanted), Part(number, of), MergeBiases(source, second), or a list of these, or Fresh()"
             )
+        if any(isinstance(step, MergeBiases) for step in steps[1:]):
+            raise AdaptError(f"the rule for {pattern!r} merges biases late: write MergeBiases first")
         for step in steps:
             if not isinstance(source := getattr(step, "source", None), str | None):
                 raise AdaptError(f"the rule for {pattern!r} has source={source!r:.60}, which is no name of a tensor")
@@ -278,21 +348,9 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and torch.equal(a.to(b.device, b.dtype), b))
 
 
-def _source(name: str, pattern: str, steps: tuple[Step, ...]) -> str:
-    written = next((step.source for step in steps if not isinstance(step, Fresh) and step.source), None)
-    if written is None:
-        return name
-    groups = list(stands_for(pattern, name) or ())
-    stars = written.count("*")
-    if len(groups) > pattern.count("*") and stars < len(groups):
-        written, stars = written + "*", stars + 1  # a part was named: what is in it goes by its own name
-    if stars > len(groups):
-        raise AdaptError(
-            f"source={written!r} has more * than the pattern {pattern!r}, so it is not known what they stand for"
-        )
-    for group in groups[:stars]:
-        written = written.replace("*", group, 1)
-    return written
+def _is_square(row: Transplanted) -> bool:
+    shape = row.shape or ()
+    return row.action == "copied" and len(shape) == 2 and shape[0] == shape[1] > 1
 
 
 def _word(dtype: torch.dtype) -> str:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -41,7 +42,10 @@ def read_weights(path: str | os.PathLike[str]) -> Any:
 
 
 def tensors_by_name(source: Any, who: str, wanted: str = "tensors by name") -> dict[str, Tensor]:
-    """The tensors of a network, or of a state dict; what modules keep beside their tensors is left out."""
+    """The tensors of a network, or of a state dict; what modules keep beside their tensors is left out.
+
+    NumPy arrays are tensors too: copies.
+    """
     found = source.state_dict() if isinstance(source, nn.Module) else source
     if not isinstance(found, Mapping):
         raise TypeError(f"{who} takes {wanted}, but was given a {type(source).__name__}")
@@ -49,7 +53,9 @@ def tensors_by_name(source: Any, who: str, wanted: str = "tensors by name") -> d
     for name, value in found.items():
         if isinstance(value, Tensor):
             tensors[name] = value.detach()
-        elif isinstance(value, Mapping) and any(isinstance(one, Tensor) for one in value.values()):
+        elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
+            tensors[name] = torch.from_numpy(np.array(value, value.dtype.newbyteorder("="), order="C"))
+        elif isinstance(value, Mapping) and any(isinstance(one, Tensor | np.ndarray) for one in value.values()):
             raise TypeError(
                 f"{who} takes {wanted}, but {name!r} is a dict, so this is a whole checkpoint: pass"
                 f" checkpoint[{name!r}]"
