@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from treadle.adapt.patterns import close_to
 from treadle.errors import AdaptError
 
 
@@ -77,7 +78,7 @@ class MergeBiases:
     Args:
         source: the bias; or the first of two.
         second: the other one, of the recurrent product. Without it the pattern has to name two tensors of the network.
-        gru: whether these are the biases of such a GRU. By default that is judged by the weights beside ``second``,
+        gru: whether these are the biases of such a GRU. By default that is read from the weights beside ``second``,
             [3 H, H] or [H, 3 H].
     """
 
@@ -141,14 +142,22 @@ def part(step: Part, value: Tensor, tensor: Tensor, where: Where) -> Made:
     return taken.squeeze(axis) if size == 1 else taken, "copied", f"part {step.number} of {step.of}"
 
 
-def merged(step: MergeBiases, second: str, given: Mapping[str, Tensor], where: Where) -> Tensor:
-    """The sum of two biases."""
-    first, other = given[step.source], given[second]
+def merged(step: MergeBiases, pattern: str, source: str, second: str, given: Mapping[str, Tensor]) -> Tensor:
+    """The sum of two biases; see `MergeBiases`."""
+    if second not in given:
+        raise AdaptError(
+            f"the rule for {pattern!r} adds {second!r} to {source!r}, but the given weights have no such tensor"
+            f"{close_to(second, given)}"
+        )
+    first, other = given[source], given[second]
     if first.shape != other.shape:
-        raise where.refuse(first, other, "two biases that are merged have one shape")
+        raise AdaptError(
+            f"the rule for {pattern!r} adds {second!r} {list(other.shape)} to {source!r} {list(first.shape)}, but two"
+            " biases that are merged have one shape: name the biases of one layer"
+        )
     if step.gru is not False and bool(other.any()) and (step.gru or _has_three_gates(second, given)):
         raise AdaptError(
-            f"the rule for {where.pattern!r} adds {second!r}, which is not zero, but in a GRU the recurrent bias of the"
+            f"the rule for {pattern!r} adds {second!r}, which is not zero, but in a GRU the recurrent bias of the"
             " candidate is multiplied by the reset gate, so there is no such sum: give the network two biases; if these"
             " are of another cell with three gates, pass gru=False"
         )

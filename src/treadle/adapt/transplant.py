@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from treadle.adapt.layouts import MergeBiases, Transpose, Where, merged
+from treadle.adapt.layouts import MergeBiases, Transpose, merged
 from treadle.adapt.patterns import close_to, names_it
 from treadle.adapt.places import STARTS
 from treadle.adapt.rules import CHANGING, Fresh, Rule, Step, Widen, advice, followed, suggests_transposing
@@ -228,36 +228,24 @@ class _Plan:
         if not steps and found.shape != tensor.shape:
             self.unfit.append(name)
             return
-        if steps and isinstance(steps[0], MergeBiases) and steps[0].second is None:
+        merging = steps[0] if steps and isinstance(steps[0], MergeBiases) else None
+        if merging is not None and merging.second is None:
             halves = self._halves.setdefault((pattern, source), [])
             halves.append(name)
             if len(halves) > 1:
                 self.values[name] = torch.zeros_like(tensor)
                 self._note(name, "zeroed", tensor, source, f"{halves[0]} has all of it")
                 return
-        second = self._second(name, pattern, steps, source)
-        if second:
-            found = merged(dataclasses.replace(steps[0], source=source), second, self.given, Where(name, pattern))
+        second = "" if merging is None or merging.second is None else source_name(name, pattern, merging.second)
+        if merging is not None and second:
+            self._also_used.add(second)
+            found = merged(merging, pattern, source, second, self.given)
         self.values[name], action, detail = followed(name, pattern, steps, found, tensor)
         if second:
             action, detail = "merged", ", ".join(filter(None, [f"with {second}", detail]))
         if found.dtype != tensor.dtype:
             detail = ", ".join(filter(None, [detail, f"{_word(found.dtype)} to {_word(tensor.dtype)}"]))
         self._note(name, action, tensor, source, detail)
-
-    def _second(self, name: str, pattern: str, steps: tuple[Step, ...], source: str) -> str:
-        """The name of the bias that is added; empty if none is."""
-        written = steps[0].second if steps and isinstance(steps[0], MergeBiases) else None
-        if written is None:
-            return ""
-        second = source_name(name, pattern, written)
-        if second not in self.given:
-            raise AdaptError(
-                f"the rule for {pattern!r} adds {second!r} to {source!r}, but the given weights have no such tensor"
-                f"{close_to(second, self.given)}"
-            )
-        self._also_used.add(second)
-        return second
 
     def _note(self, name: str, action: str, tensor: Tensor, source: str | None, detail: str = "") -> None:
         shape = None if source is None else tuple(self.given[source].shape)
