@@ -86,6 +86,7 @@ def test_without_textual_it_says_what_to_install(capsys, monkeypatch):
     assert "pip install textual" in err
 
 
+@pytest.mark.slow
 def test_the_game_is_kept_from_one_time_to_the_next(folder):
     for presses in (3, 6):
         terminal = Terminal()

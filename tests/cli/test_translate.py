@@ -95,6 +95,7 @@ def test_unknown_characters_are_named_with_their_line(capsys, folder):
     assert "new.txt, line 2: 'aß' has 'ß', which was nowhere in the training set" in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_learned(folder):
     terminal = Terminal()
     process = command("translate", "pairs.tsv", "-o", "m.safetensors", "--budget", "10m", stderr=terminal.writer)

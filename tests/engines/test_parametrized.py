@@ -118,7 +118,7 @@ def parametrized(kind, place):
     return cell, torch.randn(5, 6, 3, dtype=torch.float64)
 
 
-@pytest.mark.share(60)
+@pytest.mark.share(40)
 @pytest.mark.parametrize(
     ("kind", "place", "dtype"),
     pairwise(kind=list(KINDS), place=list(PLACES), dtype=[torch.float64, torch.float32]),

@@ -216,6 +216,7 @@ def test_the_command_learns_saves_and_runs(tmp_path):
     assert "is not a network that imitates beaver4" in other.stderr
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -45,6 +45,7 @@ def every_sequence(network, source, steps):
     return max(found)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("options", [{}, {"head": "cell", "reach": 1}, {"kind": None, "directions": 1}])
 def test_greedy_takes_the_likeliest_token_each_time(options):
     network = opinionated(0, **options)

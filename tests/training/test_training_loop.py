@@ -50,6 +50,7 @@ def test_several_processes_are_one(kind, tmp_path):
     assert process("several", kind, tmp_path) == "shared\n"
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_loses_nothing_that_was_kept(tmp_path):
     assert process("died", "sequences", tmp_path) == "died\n"
 

@@ -80,7 +80,7 @@ def kernels(one, count):
     return [derivative.forward.kernel, derivative.backward.kernel]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(1)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("name", SMALL_STEPS)
 def test_values_and_gradients_of_long_steps(name):
