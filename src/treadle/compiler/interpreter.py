@@ -11,7 +11,6 @@ from torch import Tensor
 
 from treadle.compiler.program import BATCH, Program, Value, between
 from treadle.compiler.tracer import Traced
-from treadle.torch_internals import schema_of
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     name: getattr(torch, name)
@@ -94,8 +93,7 @@ def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Ten
             if key not in calls:
                 # It was traced on dense tensors, and PyTorch's own code may count on that. What is filled with random
                 # numbers in place may stand for other memory of that size as well.
-                fills = schema_of(call.function).is_mutable
-                own = [operand.clone() if fills else _dense(operand) for operand in operands]
+                own = [operand.clone() if call.fills else _dense(operand) for operand in operands]
                 calls[key] = (call(own, rows, _device(known)), operands)
             result = calls[key][0]
             return result if isinstance(result, Tensor) else result[index]

@@ -179,6 +179,10 @@ class Engine:
         """
         raise NotImplementedError
 
+    def left_out_live(self, network: Network) -> str | Refusal:
+        """Why PyTorch computes a part of a live step, empty if it computes nothing; or why there is no live step."""
+        raise NotImplementedError
+
     def remembers(self, what: str) -> bool:
         """Whether something was found right before, on this machine: a checksum of it. See `remember`."""
         return False

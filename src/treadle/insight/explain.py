@@ -6,7 +6,8 @@ from torch import Tensor
 
 from treadle import state as states
 from treadle.compiler import program as p
-from treadle.engines import Call, Decision, Refusal, autocast_dtype, decide, program_of
+from treadle.engines import Call, Decision, Engine, Refusal, autocast_dtype, decide, program_of
+from treadle.engines.network import Network
 from treadle.errors import ShapeError
 from treadle.insight.explanation import Explanation
 from treadle.insight.plan_reader import PlanReader
@@ -66,7 +67,18 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
         return Explanation(*said)
     reader = PlanReader(network, engine, call.products, rnn.learn_initial_state, xs.requires_grad)
     random = tuple(f"{called(v)} {p.show_shape(v.shape)}" for v in reader.plan.random)
-    return Explanation(*said, tuple(reader.sections()), random)
+    session = "" if random and cell.training else _of_a_session(engine, network)
+    return Explanation(*said, tuple(reader.sections()), random, session)
+
+
+def _of_a_session(engine: Engine | None, network: Network) -> str:
+    """What a session does not run as machine code, and why."""
+    if engine is None or not engine.steps_live:
+        return ""
+    left_out = engine.left_out_live(network)
+    if isinstance(left_out, Refusal):
+        return f"a session steps in Python: {left_out}"
+    return f"a session leaves a part of each step to PyTorch: {left_out}" if left_out else ""
 
 
 def _reason(decision: Decision) -> str:

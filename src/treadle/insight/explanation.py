@@ -109,6 +109,8 @@ class Explanation:
         reason: why that is not ``"cpu"``, or why the engine refuses; empty if there is nothing to say.
         sections: the parts of a step, in the order in which they run; none where there is no program.
         random: what is drawn from PyTorch's generator before everything else, step by step.
+        session: what a session does not run as machine code, and why; empty if it runs all of a step so, or if that is
+            not known because the network draws random numbers in training.
     """
 
     network: str
@@ -116,6 +118,7 @@ class Explanation:
     reason: str = ""
     sections: tuple[ExplainedSection, ...] = ()
     random: tuple[str, ...] = ()
+    session: str = ""
 
     @property
     def loops(self) -> tuple[ExplainedSection, ...]:
@@ -180,6 +183,9 @@ class Explanation:
         if reasons:
             yield ""
             yield from (f"part {number} is left to PyTorch: {reason}" for number, reason in reasons)
+        if self.session:
+            yield ""
+            yield self.session
 
     def _table(self) -> Iterator[str]:
         rows = [("", "part", "", "ops", "mul-adds", "kept", "runs on", "what")]

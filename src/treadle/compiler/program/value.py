@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from treadle.caches import kept_property
 from treadle.compiler.program.shapes import BATCH, Dim, Shape, numel, show_shape
 from treadle.compiler.walk import postorder
 from treadle.locks import fork_safe_lock
@@ -77,9 +78,18 @@ class Call:
             return rows if tree is BATCH else tree
 
         options = {name: unpack(part) for name, part in self.options}
-        if device is not None and any(argument.name == "device" for argument in schema_of(self.function).arguments):
+        if device is not None and self._takes_device:
             options["device"] = device
         return self.function(*unpack(self.arguments), **options)
+
+    @kept_property
+    def fills(self) -> bool:
+        """Whether it writes into an operand."""
+        return schema_of(self.function).is_mutable
+
+    @kept_property
+    def _takes_device(self) -> bool:
+        return any(argument.name == "device" for argument in schema_of(self.function).arguments)
 
 
 @dataclasses.dataclass(eq=False, frozen=True, slots=True, weakref_slot=True)

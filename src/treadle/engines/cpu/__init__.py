@@ -65,6 +65,15 @@ class CpuEngine(Engine):
         pieces = step_pieces.step_pieces(network)
         return pieces if isinstance(pieces, Refusal) else piecewise_step.PiecewiseProgram(network, pieces, bfloat16)
 
+    def left_out_live(self, network: Network) -> str | Refusal:
+        """What has no machine code, of a step that is no single kernel."""
+        from treadle.engines.cpu.plan import step_pieces, whole_step
+
+        if whole_step.reason_against(network) is None:
+            return ""
+        pieces = step_pieces.step_pieces(network)
+        return pieces if isinstance(pieces, Refusal) else step_pieces.why_in_pieces(network)
+
     def remembers(self, what: str) -> bool:
         """On disk, for this CPU and these sources."""
         from treadle.engines.cpu.machine import compilation

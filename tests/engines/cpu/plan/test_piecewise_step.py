@@ -256,3 +256,13 @@ def test_it_is_said_once(caplog):
     (record,) = caplog.records
     assert "a session of Graph leaves a part of each step to PyTorch: " in record.message
     assert "convolution" in record.message
+
+
+def test_explain_says_what_a_session_leaves_out():
+    said = td.explain(made("between"))
+    assert said.session in str(said)
+    assert said.session.startswith("a session leaves a part of each step to PyTorch: ")
+    assert "convolution" in said.session
+    assert td.explain(made("without_memory")).session == ""
+    assert td.explain(td.Recurrent(td.LSTMCell(2, 3))).session == ""
+    assert td.explain(td.Recurrent(td.ZoneoutLSTMCell(2, 3))).session == ""  # training draws masks, a session does not
