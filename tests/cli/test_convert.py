@@ -77,6 +77,17 @@ def test_from_onnx_and_to_treadle(capfd):
     assert torch.equal(ys, wanted)
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own
+def test_to_pytorch(capfd):
+    status, out, err = here(capfd, "net.safetensors", "net.pt2", "--form", "sequence")
+    assert (status, err) == (0, "")
+    assert "operators of PyTorch" in out
+    rest = {"layer0.h": torch.zeros(2, 4), "layer0.c": torch.zeros(2, 4), "layer1.h": torch.zeros(2, 4)}
+    xs = torch.randn(2, 9, 3)
+    ys, _ = torch.export.load("net.pt2").module()(xs, torch.tensor([9, 9]), rest)
+    torch.testing.assert_close(ys, td.load("net.safetensors")(xs)[0])
+
+
 @needs_cc
 def test_above_the_tolerance_nothing_is_written(capfd, folder):
     status, out, err = here(capfd, "net.safetensors", "net.c", "--tolerance", "0")
@@ -91,8 +102,9 @@ def test_above_the_tolerance_nothing_is_written(capfd, folder):
     [
         ("net.safetensors net.h5x", "net.h5x must end in .safetensors, "),
         ("net.c net.onnx", "net.c must end in .safetensors, "),
-        ("net.safetensors net.c --form sequence", "--form is for .onnx files: leave it out"),
+        ("net.safetensors net.c --form sequence", "--form is for .onnx and .pt2 files: leave it out"),
         ("net.safetensors net.onnx --weights int8", "--weights is for .c files: leave it out"),
+        ("net.safetensors net.onnx --compiled", "--compiled is for .pt2 files: leave it out"),
         ("net.safetensors net.onnx --name net", "--name is for .c files: leave it out"),
         ("net.safetensors net.onnx --form steps", "--form: there is no 'steps'; choose one of step, sequence"),
         ("net.safetensors net.c --weights int4", "--weights: there is no 'int4'; choose one of float32, int8"),

@@ -137,6 +137,17 @@ def test_drop_ins(options, ragged):
     assert_all_close({"ys": ys, "h": h, "c": c}, {"ys": expected, "h": h_n, "c": c_n})
 
 
+def test_a_network_without_memory():
+    g = td.Graph(3)
+    rnn = td.Recurrent(g.outputs(g.add("only", nn.Linear(3, 2), reads=g.x)))
+    program = saved_and_loaded(export(rnn, (torch.randn(2, 5, 3),), dynamic_shapes=(ANY,)))
+    xs = torch.randn(4, 7, 3)
+    with torch.no_grad():
+        (ys, state), (wanted, own) = program(xs), rnn(xs)
+    assert_close(ys, wanted)
+    assert state == own == {}
+
+
 def test_masks_are_drawn_anew_and_are_those_of_the_network():
     rnn = td.Recurrent(stack("stack", hidden_sizes=(4, 4), dropout=0.5))
     program = saved_and_loaded(export(rnn, (torch.randn(2, 5, 3),), dynamic_shapes=(ANY,)))

@@ -22,13 +22,15 @@ def convert(
     output: Annotated[
         Path,
         typer.Argument(
-            help="File to write: .safetensors, .onnx, .keras, .h5, .c, or .json (wiring and weights as text)."
+            help="File to write: .safetensors, .onnx, .keras, .h5, .pt2 (PyTorch without treadle), .c, or .json (wiring"
+            " and weights as text)."
         ),
     ],
     form: Annotated[
         str | None,
         typer.Option(
-            help="Form of an ONNX file: step (live, one step a call) or sequence (any length).", show_default="step"
+            help="Form of an ONNX or PT2 file: step (live, one step a call) or sequence (any length).",
+            show_default="step",
         ),
     ] = None,
     weights: Annotated[
@@ -41,6 +43,9 @@ def convert(
     name: Annotated[
         str | None, typer.Option(help="Prefix of the names in a C file, such as net_step.", show_default="net")
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Machine code in a PT2 file, by PyTorch's compiler, which takes minutes.")
+    ] = False,
     input_size: Annotated[
         int | None, typer.Option(min=1, help="Features of one step; needed where the network does not say it.")
     ] = None,
@@ -61,6 +66,7 @@ def convert(
     from treadle.interop import formats
 
     options = {"form": form, "weights": weights, "name": name, "compiler": compiler, "input_size": input_size}
+    options["compiled"] = compiled or None
     given = {option: value for option, value in options.items() if value is not None}
     _check_suffix(model, formats.readable(), "read")
     _check_suffix(output, formats.writable(), "write")

@@ -15,6 +15,7 @@ from treadle.interop.keras_reading import from_keras
 from treadle.interop.keras_writing import to_keras
 from treadle.interop.onnx_file import to_onnx
 from treadle.interop.onnx_reading import from_onnx
+from treadle.interop.pt2_file import to_pt2
 from treadle.interop.report import Report
 
 
@@ -73,6 +74,7 @@ FORMATS: dict[str, Format] = {
         (".keras", ".h5"),
         Format(_of_other(from_keras), _to_other(to_keras), frozenset({"tolerance"}), frozenset({"tolerance"})),
     ),
+    ".pt2": Format(None, _to_other(to_pt2), frozenset(), frozenset({"form", "compiled", *_ANY})),
     ".c": Format(None, _to_other(to_c), frozenset(), frozenset({"weights", "name", "compiler", *_ANY})),
 }
 """By suffix."""

@@ -37,6 +37,11 @@ class Direction:
         """The state before the first step, [1, ...] each, by the name that it has in files: ``"layer0.h"``."""
         return {self.name(path): one for path, one in states.named_tensors(states.initial_state(self.network, self.x))}
 
+    def state_of(self, given: Mapping[str, Tensor]) -> State:
+        """A state by name, as the network takes it."""
+        initial = self.network.initial_state(1)
+        return states.rebuild(initial, {path: given[self.name(path)] for path, _ in states.named_tensors(initial)})
+
     def name(self, component: str) -> str:
         """What a component of the state is called in files."""
         name = component.replace("/", ".")
@@ -85,16 +90,12 @@ class SequenceNetwork(nn.Module):
         for stage in self.stages:
             outputs = []
             for one in stage:
-                network, before = next(networks), self._state(one, state)
+                network, before = next(networks), one.state_of(state)
                 found, end = run_reversed(network, ys, before, lengths) if one.reverse else network(ys, before, lengths)
                 outputs.append(found)
                 after |= {one.name(path): tensor for path, tensor in states.named_tensors(end)}
             ys = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         return (ys.transpose(0, 1) if self.batch_first else ys), after
-
-    def _state(self, one: Direction, given: Mapping[str, Tensor]) -> State:
-        initial = one.network.initial_state(1)
-        return states.rebuild(initial, {path: given[one.name(path)] for path, _ in states.named_tensors(initial)})
 
 
 def as_sequence(

@@ -21,10 +21,11 @@ def run(call: Call) -> Result:
     """Run a call whose numbers are not known: what depends on them is computed, never asked."""
     xs, resets, active = without_padding(call)
     by_step = {"x": xs, "active": active, "reset": resets}
+    rows = xs.shape[1]
     by_step = {name: _contiguous(tensor) for name, tensor in by_step.items() if tensor is not None}
 
     def step(tensors: list[Tensor], now: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        state = like(call.state, tensors)
+        state = like(call.state, tensors[: len(kept)])
         if "reset" in now:
             state = where(now["reset"], call.initial, state)
         y, after = check_results(call.cell, call.cell(now["x"], state))
@@ -32,14 +33,18 @@ def run(call: Call) -> Result:
         if "active" in now:
             y = where(now["active"], y, torch.zeros_like(y))
             after = where(now["active"], after, state)
+        # What lowers a loop has to be told how many rows there are: PyTorch's compiler does not find it in shapes.
+        y = y.expand(rows, *y.shape[1:])
         tensors = [tensor for _, tensor in named_tensors(after)]
         given = [y, *tensors] if call.return_states else [y]
-        return _own(tensors), _own(given)
+        return _own(tensors or nothing), _own(given)
 
-    starts = _own(tensor for _, tensor in named_tensors(call.state))
+    kept = [tensor for _, tensor in named_tensors(call.state)]
+    nothing = [] if kept else [torch.zeros(1, device=xs.device)]  # a loop has to carry something
+    starts = _own(kept or nothing)
     with _without_derivative():
         end, (ys, *every) = scan(step, starts, by_step)
-    return Result(ys, like(call.state, end), like(call.state, every) if every else None)
+    return Result(ys, like(call.state, end[: len(kept)]), like(call.state, every) if every else None)
 
 
 @contextlib.contextmanager
