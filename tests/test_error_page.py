@@ -85,6 +85,12 @@ def state_with_other_weights():
     td.load_state("s.safetensors", td.Recurrent(td.LSTMCell(3, 5)))
 
 
+def pool_of(id):
+    pool = RNN.sessions(capacity=1, limit=1)
+    pool.open(id)
+    return pool
+
+
 def table(text, **options):
     Path("t.csv").write_text(text)
     return read_series("t.csv", **options)
@@ -118,6 +124,10 @@ CASES = [
     (td.errors.StateError, lambda: RNN(XS, state_of(td.GRUCell(3, 5)))),
     (td.errors.StateError, lambda: RNN(XS, state_of(td.LSTMCell(3, 6)))),
     (td.errors.StateError, state_with_other_weights),
+    (td.errors.StateError, lambda: pool_of("ada").step({"ben": XS[0, 0]})),
+    (td.errors.StateError, lambda: pool_of("ada").open("ada")),
+    (td.errors.StateError, lambda: pool_of("ada").open("ben")),
+    (td.errors.ShapeError, lambda: pool_of("ada").step({"ada": torch.zeros(4)})),
     (td.errors.EngineError, lambda: td.Recurrent(Branching(), engine="cpu")(XS)),
     (td.errors.EngineError, lambda: td.Recurrent(td.LSTMCell(3, 5), engine="gpu")),
     (td.errors.EngineError, lambda: torch.jit.trace(RNN, XS)),

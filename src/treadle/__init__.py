@@ -39,6 +39,7 @@ from treadle.running.dropin import GRU, LSTM, RNN
 from treadle.running.recurrent import Recurrent
 from treadle.running.reversed import Reversed
 from treadle.running.session import Session
+from treadle.running.sessions import Sessions
 from treadle.running.taken_steps import repeat_last
 from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
 from treadle.state import detach, select
@@ -52,9 +53,9 @@ __all__ = [
     "Explanation", "FullBPTT", "GRUCell", "GradientReach", "Graph", "HiddenState", "History", "IndRNNCell",
     "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MinimalGatedCell", "NoisyStateCell", "PeepholeLSTMCell",
     "RNNCell", "Record", "Recurrent", "RecurrentHighwayCell", "Reversed", "SLSTMCell", "SLSTMState",
-    "SequenceInPieces", "Session", "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt", "check_cell",
-    "control", "detach", "errors", "explain", "fingerprint", "gradient_reach", "interop", "load", "load_state",
-    "record", "repeat_last", "save", "save_state", "select", "streams", "sum_of",
+    "SequenceInPieces", "Session", "Sessions", "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt",
+    "check_cell", "control", "detach", "errors", "explain", "fingerprint", "gradient_reach", "interop", "load",
+    "load_state", "record", "repeat_last", "save", "save_state", "select", "streams", "sum_of",
 ]  # fmt: skip
 
 

@@ -93,6 +93,14 @@ def belonging(like: State, tensors: Mapping[str, Tensor], owner: str) -> State:
     return rebuild(like, tensors)
 
 
+def rows_of(tensor: Tensor) -> Any:
+    """A tensor as what rows are copied from and to in the least time: an array on its memory, where there is such."""
+    return tensor.numpy() if tensor.device.type == "cpu" and tensor.dtype in _IN_NUMPY else tensor
+
+
+_IN_NUMPY = frozenset({torch.float32, torch.float64, torch.int64, torch.int32, torch.bool, torch.float16, torch.uint8})
+
+
 def detach(state: State) -> State:
     """The same state, cut from the graph that computed it: the gradient will not reach further back.
 
@@ -308,3 +316,8 @@ def _words(fields: Any) -> str:
 def shape(tensor: Tensor | torch.Size | tuple[int, ...]) -> str:
     """A shape as the messages write it: ``[32, 5, 128]``."""
     return str(list(tensor.shape if isinstance(tensor, Tensor) else tensor))
+
+
+def sizes(features: int | Iterable[int]) -> tuple[int, ...]:
+    """The axes of a row: what a cell says in ``input_size``, as a tuple."""
+    return (features,) if isinstance(features, int) else tuple(features)

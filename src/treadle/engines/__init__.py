@@ -12,15 +12,16 @@ below.
 from treadle.engines.call import Call, Result, autocast_dtype
 from treadle.engines.cpu import CpuEngine
 from treadle.engines.decision import Decision, decide, program_of, run, say_once
-from treadle.engines.engine import Engine, LiveStep, Refusal
+from treadle.engines.engine import Engine, LivePool, LiveStep, Refusal
 from treadle.engines.live import Asked, Live, live
+from treadle.engines.network import Network
 from treadle.engines.reference import Reference
 from treadle.engines.registry import ENGINES, candidates, register
 from treadle.engines.step_by_step import Interpreter
 
 __all__ = [
-    "ENGINES", "Asked", "Call", "Decision", "Engine", "Live", "LiveStep", "Refusal", "Result", "autocast_dtype",
-    "candidates", "decide", "live", "program_of", "register", "run", "say_once",
+    "ENGINES", "Asked", "Call", "Decision", "Engine", "Live", "LivePool", "LiveStep", "Network", "Refusal",
+    "Result", "autocast_dtype", "candidates", "decide", "live", "program_of", "register", "run", "say_once",
 ]  # fmt: skip
 
 for _engine in (CpuEngine(), Interpreter(), Reference()):

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,6 +109,49 @@ class LiveStep(Protocol):
         ...
 
 
+class ArrayDoor(Protocol):
+    """A fast way into a pool. Each answers with None, and does nothing, where arrays are not just what it reads."""
+
+    def by_id(self, xs: Any) -> dict[Any, np.ndarray] | None:
+        """A step on a dict of arrays, by id; the answers by id."""
+        ...
+
+    def by_slot(self, slots: np.ndarray, x: Any) -> np.ndarray | None:
+        """A step of the rows ``slots``, all of them others, on an array [n, ...]."""
+        ...
+
+
+@runtime_checkable
+class LivePool(Protocol):
+    """States of many rows, and the step of any of them at once. A row's numbers are those of a `LiveStep`, bit for bit.
+
+    Attributes:
+        network: whose step it is.
+    """
+
+    network: Network
+
+    def named(self) -> dict[str, Tensor]:
+        """The states [capacity, ...] by name: the memory itself, until `grow`."""
+        ...
+
+    def grow(self, capacity: int) -> None:
+        """Make room for more rows; those that are there keep their states."""
+        ...
+
+    def step(self, slots: np.ndarray, x: Tensor) -> Tensor:
+        """One step of the rows ``slots``, all of them others, on x [n, ...]; the answers [n, ...]."""
+        ...
+
+    def steps(self, slots: np.ndarray, xs: Sequence[Tensor]) -> list[Tensor]:
+        """A block of steps [T, ...] of each of the rows ``slots``, all of them others; T may differ."""
+        ...
+
+    def door(self, slots: dict[Any, int]) -> ArrayDoor | None:
+        """A fast way in, which looks up there which row an id has; None: use `step`."""
+        ...
+
+
 @runtime_checkable
 class LiveProgram(Protocol):
     """A network's whole step with its weights, from which sessions are made.
@@ -120,6 +164,10 @@ class LiveProgram(Protocol):
 
     def step(self, batch_size: int) -> LiveStep:
         """The step of so many rows, with states of its own, which are zeros."""
+        ...
+
+    def pool(self, capacity: int) -> LivePool | None:
+        """The step of any of so many rows at once, whose states are zeros; None where rows are stepped one by one."""
         ...
 
 

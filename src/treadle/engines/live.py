@@ -2,13 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from treadle.engines import verification
 from treadle.engines.call import Call, autocast_dtype
 from treadle.engines.decision import program_of, say_once
-from treadle.engines.engine import Engine, LiveProgram, LiveStep, Refusal
+from treadle.engines.engine import Engine, LivePool, LiveProgram, LiveStep, Refusal
 from treadle.engines.network import Network
 from treadle.engines.registry import candidates
 from treadle.engines.stages import staged
@@ -43,6 +44,17 @@ class Live:
     engine: Engine
     program: LiveProgram
 
+    @classmethod
+    def of(cls, network: Network, engine: Engine, products: torch.dtype | None) -> "Live | None":
+        """The step of a network whose program is known; None if the engine refuses it."""
+        program = engine.live_program(network, products)
+        return None if isinstance(program, Refusal) else cls(network, engine, program)
+
+    @property
+    def holds(self) -> bool:
+        """Whether what the step reads that belongs to no cell is as it was."""
+        return self.network.outside is None or self.network.outside()
+
     def step(self, asked: Asked) -> LiveStep | None:
         """The step of as many rows as are asked for, in their state; None if it is not to be trusted.
 
@@ -52,6 +64,30 @@ class Live:
         found = self.program.step(asked.x.shape[0])
         doubt = verification.doubts_about_step(self.network, self.engine, found, _call(asked), asked.products)
         return _refused(asked, Refusal(doubt)) if doubt else found
+
+    def pool(self, asked: Asked, capacity: int) -> LivePool | None:
+        """The step of any of so many rows; None if there is no such, or if it is not to be trusted."""
+        found = self.program.pool(max(capacity, asked.x.shape[0]))
+        if found is not None:
+            step = _FirstRows(found, asked.x.shape[0])
+            doubt = verification.doubts_about_step(
+                self.network, self.engine, step, _call(asked), asked.products, "pool"
+            )
+            found = _refused(asked, Refusal(doubt)) if doubt else found
+        return found
+
+
+class _FirstRows:
+    """The first rows of a pool as a live step."""
+
+    def __init__(self, pool: LivePool, rows: int):
+        self.pool, self.rows = pool, np.arange(rows)
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.pool.step(self.rows, x)
+
+    def named(self) -> dict[str, Tensor]:
+        return {name: tensor[: len(self.rows)] for name, tensor in self.pool.named().items()}
 
 
 def live(asked: Asked) -> Live | None:

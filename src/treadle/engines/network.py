@@ -74,7 +74,9 @@ class Network:
     def of(self, cell: nn.Module) -> "Network":
         """The same for a copy of the cell."""
         getters = {name: _getter(cell, name, get()) for name, get in self.getters.items()}
-        return Network(self.program, getters, self.made, self.codes)
+        other = Network(self.program, getters, self.made, self.codes)
+        other.outside = self.outside
+        return other
 
     def plan(self, keep_states: bool) -> Plan:
         """The sections, with or without every state at every step."""

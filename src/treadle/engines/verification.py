@@ -16,7 +16,7 @@ import hashlib
 import os
 from collections.abc import Hashable, Iterator, Mapping
 from types import CodeType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from treadle.compiler.program import Value, show
 from treadle.compiler.reads import random_states, restore_random_states
 from treadle.engines import execution, reference
 from treadle.engines.call import Call, Result
-from treadle.engines.engine import Engine, LiveStep
+from treadle.engines.engine import Engine
 from treadle.engines.network import Network
 from treadle.errors import EngineError
 from treadle.state import map_state, named_tensors
@@ -87,14 +87,32 @@ def doubts(network: Network, engine: Engine, call: Call) -> str:
     return doubt
 
 
+class SteppedLive(Protocol):
+    """What is compared of a live step, or of a pool's."""
+
+    def step(self, x: Tensor) -> Tensor:
+        """One step on [B, ...]."""
+        ...
+
+    def named(self) -> dict[str, Tensor]:
+        """The state by name: the memory itself."""
+        ...
+
+
 def doubts_about_step(
-    network: Network, engine: Engine, live: LiveStep, call: Call, products: torch.dtype | None
+    network: Network,
+    engine: Engine,
+    live: SteppedLive,
+    call: Call,
+    products: torch.dtype | None,
+    kind: str = "live",
 ) -> str:
     """Why a live step is not to be trusted; empty if its steps are those of the cell's own Python.
 
-    The call has one step, of the form that the live step takes, and its state, which the live step is left in.
+    The call has one step, of the form that the live step takes, and its state, which the live step is left in. Steps of
+    another ``kind`` are compared by themselves.
     """
-    way = (engine.name, "live", call.xs.shape[1], products)
+    way = (engine.name, kind, call.xs.shape[1], products)
     chosen = mode()
     if chosen == "never" or (chosen == "first" and way in network.trusted):
         return ""
@@ -113,7 +131,7 @@ def doubts_about_step(
     return ""
 
 
-def _live_steps(network: Network, live: LiveStep, call: Call) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _live_steps(network: Network, live: SteppedLive, call: Call) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Two steps, live and by the cell's own Python."""
     memory = live.named()
     found: dict[str, Tensor] = {}

@@ -31,6 +31,7 @@ from treadle.running.recurrent import (
     unusual,
 )
 from treadle.running.session import Session
+from treadle.running.sessions import Sessions
 from treadle.running.taken_steps import TakenSteps, checked_lengths, taken_steps
 from treadle.torch_internals import is_exported, vmap_is_active
 from treadle.wiring import WIRINGS, Stack
@@ -197,6 +198,11 @@ class DropIn(nn.RNNBase):
         """Run live, one step a call, with the state kept inside: see `treadle.Session`."""
         self.recurrent()  # says why, if there is none
         return Session(self, batch_size, weights)
+
+    def sessions(self, capacity: int = 64, limit: int | None = None, weights: str = "float32") -> Sessions:
+        """Run live for many clients, any of them in one call: see `treadle.Sessions`."""
+        self.recurrent()
+        return Sessions(self, capacity, limit, weights)
 
     def forward(
         self,

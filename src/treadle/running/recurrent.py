@@ -13,6 +13,7 @@ from treadle.gradients import FullBPTT, GradientMethod
 from treadle.protocol import State, cell_in_place_of, example_input, first_weight, is_lazy, materialise
 from treadle.running import plain_operators, sequence_operator
 from treadle.running.session import Session
+from treadle.running.sessions import Sessions
 from treadle.running.taken_steps import checked_lengths, checked_resets, taken_steps
 from treadle.torch_internals import is_compiled, is_exported, jit_is_tracing
 
@@ -230,10 +231,24 @@ class Recurrent(nn.Module):
             batch_size: rows.
             weights: ``"float32"`` keeps the weights as they are; ``"bfloat16"`` rounds the matrices to bfloat16.
         """
+        self._materialise_for(batch_size)
+        return Session(self, batch_size, weights)
+
+    def sessions(self, capacity: int = 64, limit: int | None = None, weights: str = "float32") -> Sessions:
+        """Run live for many clients, each with a state of its own, any of them in one call: see `treadle.Sessions`.
+
+        Args:
+            capacity: for how many sessions there is memory to begin with; it doubles when it is used up.
+            limit: how many may be open at most.
+            weights: ``"float32"`` keeps the weights as they are; ``"bfloat16"`` rounds the matrices to bfloat16.
+        """
+        self._materialise_for(1)
+        return Sessions(self, capacity, limit, weights)
+
+    def _materialise_for(self, batch_size: int) -> None:
         x = example_input(self.cell, batch_size) if self._is_lazy else None
         if x is not None:
             self.materialise(x)
-        return Session(self, batch_size, weights)
 
     def materialise(self, x: Tensor) -> None:
         """Let lazy modules, such as `nn.LazyLinear`, take the sizes of their parameters from one step on x [B, I]."""

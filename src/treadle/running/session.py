@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from treadle import state as states
-from treadle.engines import Asked, LiveStep, live
+from treadle.engines import LiveStep
 from treadle.errors import EngineError, ShapeError
-from treadle.protocol import State, example_input, first_weight
+from treadle.protocol import State, example_input, is_lazy
 from treadle.running.copies import detached_copy
+from treadle.running.snapshot import Snapshot, snapshot_of
 from treadle.torch_internals import is_noted_down
 
-_OWN = frozenset({"_live", "_fast", "_fast_needs", "_answer"})
+_OWN = frozenset({"_live", "_fast", "_fast_needs", "_outside", "_answer", "_recurrent", "_initial", "_rows", "_form"})
 
 
 class Session:
@@ -66,31 +67,44 @@ class Session:
         """Take over the network's present weights; the state stays."""
         # A drop-in makes its Recurrent around the weights that it has at the moment.
         source = self._source.recurrent() if hasattr(self._source, "recurrent") else self._source
-        self._recurrent = detached_copy(source)
-        self._recurrent.eval().requires_grad_(False).zero_grad()  # gradients were copied as well
-        weight = first_weight(source)
-        self._dtype = None if weight is None else weight.dtype
-        self._device = None if weight is None else weight.device
-        if self.weights == "bfloat16":
-            for parameter in self._recurrent.parameters():
-                if parameter.ndim > 1 and parameter.is_floating_point():
-                    parameter.copy_(parameter.bfloat16())
-        self._start(self._recurrent.initial_state(self.batch_size) if self._state is None else self.state)
+        self.snapshot = snapshot_of(source).in_weights(self.weights)
+        self._start(None if self._state is None else self.state)
 
     def _start(self, state: State) -> None:
-        """Make the step, from the network that was copied, and go on from a state."""
-        products = torch.bfloat16 if self.weights == "bfloat16" else None
-        cell, engine = self._recurrent.cell, self._recurrent.engine
-        x = example_input(cell, self.batch_size)
-        if x is None:
-            self._live = None
-        else:
-            asked = Asked(cell, engine, x, state, products)
-            found = live(asked)
-            self._live = None if found is None else found.step(asked)
-        self._outside = None if self._live is None else self._live.network.outside
-        entry = None if self._live is None else self._live.entry()
+        """Continue from a state, ``None`` for the initial one; compiled, if it is known what it reads."""
+        snapshot = self.snapshot
+        self._recurrent, self._dtype, self._device = snapshot.recurrent, snapshot.dtype, snapshot.device
+        initial = snapshot.initial_state(self.batch_size)
+        self._initial = initial if snapshot.starts_the_same else None
+        x = example_input(self._recurrent.cell, self.batch_size)
+        self._step_as(None, initial if state is None else state)
+        if x is not None:
+            self._compile(x)
+
+    def _compile(self, x: Tensor) -> None:
+        """Make the step for inputs of this form; continue from the present state."""
+        if is_lazy(self._recurrent):
+            own = detached_copy(self._recurrent)
+            own.materialise(x)
+            self.snapshot = Snapshot(own).in_weights(self.weights)
+            self._recurrent = self.snapshot.recurrent
+        state = self.state
+        self._step_as(self.snapshot.live(x, state), state)
+        self._form = x.shape[1:], x.dtype
+        if self._live is None and self._recurrent is self.snapshot.recurrent:
+            # A step in Python may leave something behind in the network: that is this session's.
+            self._recurrent = detached_copy(self.snapshot.recurrent)
+
+    def _step_as(self, live: LiveStep | None, state: State) -> None:
+        """Step by that, or else in Python, from a state."""
+        self._live, self._form = live, None
+        self._outside = None if live is None else live.network.outside
+        entry = None if live is None else live.entry()
         self._fast, self._fast_needs = entry or (_takes_nothing, None)
+        self._rows: list[tuple[Any, Any]] | None = None
+        if live is not None and self._initial is not None:
+            memory, initial = live.named(), states.named_tensors(self._initial)
+            self._rows = [(states.rows_of(memory[name]), states.rows_of(tensor)) for name, tensor in initial]
         self._keep(state)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,13 +112,14 @@ class Session:
         # that it is made from is never written into, so that copies may share it.
         return {name: value for name, value in vars(self).items() if name not in _OWN} | {"_state": self.state}
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept, _answer=None)
         self._start(kept["_state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Session":
-        memo[id(self._recurrent)] = self._recurrent
+        memo[id(self.snapshot)] = self.snapshot
         if id(self._source) not in memo:
             memo[id(self._source)] = detached_copy(self._source, memo)
         memo[id(self)] = other = type(self).__new__(type(self))
@@ -134,13 +149,14 @@ class Session:
         Raises:
             StateError: it is of another network, batch, precision or device.
         """
-        initial = self._recurrent.initial_state(self.batch_size)
+        initial = self._initial_state()
         if state is not None:
             initial = states.check_state(states.detach(state), initial, self.batch_size, "this session")
         self._keep(initial)
 
-    @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
-    @torch.no_grad()
+    def _initial_state(self) -> State:
+        return self.snapshot.initial_state(self.batch_size) if self._initial is None else self._initial
+
     def reset(self, rows: Any = None) -> None:
         """Reset rows to the initial state.
 
@@ -150,12 +166,31 @@ class Session:
         Raises:
             StateError: a row that the session does not have.
         """
-        initial = self._recurrent.initial_state(self.batch_size)
+        if self._rows is None or not (rows is None or type(rows) is int):
+            self._reset(rows)
+        elif rows is None:
+            for memory, initial in self._rows:
+                memory[:] = initial
+        elif -self.batch_size <= rows < self.batch_size:
+            for memory, initial in self._rows:
+                memory[rows] = initial[rows]
+        else:
+            self._reset(rows)
+
+    @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
+    @torch.no_grad()
+    def _reset(self, rows: Any) -> None:
+        initial = self._initial_state()
         if rows is not None:
             mask = torch.zeros(self.batch_size, dtype=torch.bool, device="cpu")
             mask[states.select(torch.arange(self.batch_size, device="cpu"), rows)] = True
             initial = states.where(mask.to(self._device), initial, self._state)
         self._keep(initial)
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether `steps` takes [B, T, ...]; if not, [T, B, ...]."""
+        return self._recurrent.batch_first
 
     def step(self, x: Any) -> Any:
         """One step.
@@ -181,6 +216,7 @@ class Session:
     def _step(self, x: Any) -> Any:
         tensor, back = self._taken(x, 1)
         self._recurrent.check_input(tensor, 1, "step")
+        self._know(tensor)
         if self._live is not None:
             return back(self._live.step(tensor))
         y, self._state = self._recurrent.cell(tensor, self._state)
@@ -207,6 +243,7 @@ class Session:
             self._start(self.state)
         tensor, back = self._taken(xs, 2)
         self._recurrent.check_input(tensor, 2, "sequence")
+        self._know(tensor.select(1 if self._recurrent.batch_first else 0, 0) if tensor.shape[:2].numel() else None)
         if self._live is not None:
             ys = self._live.steps(tensor.transpose(0, 1) if self._recurrent.batch_first else tensor)
             if ys is not None:
@@ -214,6 +251,11 @@ class Session:
         ys, state = self._recurrent(tensor, self._state)
         self._keep(state)
         return back(ys)
+
+    def _know(self, x: Tensor | None) -> None:
+        """Compile, where the cell does not say what it reads, for what it is given."""
+        if x is not None and self._recurrent.input_size is None and self._form != (x.shape[1:], x.dtype):
+            self._compile(x)
 
     def _taken(self, x: Any, leading: int) -> tuple[Tensor, Any]:
         """``x`` as a tensor with a batch axis, and the way back for the answer."""

@@ -3,11 +3,8 @@
 A call goes straight from Python's interpreter to machine code. Nothing is allocated and nothing is locked.
 """
 
-import ctypes
 import enum
 import functools
-import sys
-import sysconfig
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +13,7 @@ from llvmlite import ir
 
 from treadle.engines.cpu.machine import compilation
 from treadle.engines.cpu.machine.alignment import address
+from treadle.engines.cpu.plan.array_layout import ArrayField, arrays_are_known, builtin, is_dense, method
 from treadle.engines.cpu.plan.step_call import StepCall
 
 Entry = tuple[Callable[[np.ndarray], np.ndarray | None], object]
@@ -38,7 +36,7 @@ def array_entry(call: StepCall) -> Entry | None:
     not in the memory of the answer, which is written before all of the array has been read.
     """
     flat = call.x.ndim == call.y.ndim == 2 and call.x.dtype == call.y.dtype
-    if not (flat and call.reads_x and _arrays_are_known()):
+    if not (flat and call.reads_x and arrays_are_known()):
         return None
     answers = call.y.numpy(), call.y[0].numpy()
     dtype = np.dtype(answers[0].dtype.type)
@@ -58,65 +56,12 @@ def array_entry(call: StepCall) -> Entry | None:
         _Word.NEAR_ANSWER: call.x.nbytes + call.y.nbytes,
     }
     context = np.array([words[word] for word in _Word], dtype=np.int64)
-    return _builtin(context), (context, answers, dtype, call)
-
-
-class _Method(ctypes.Structure):
-    """CPython's PyMethodDef."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("function", ctypes.c_void_p),
-        ("flags", ctypes.c_int),
-        ("doc", ctypes.c_char_p),
-    )
-
-
-_TAKES_ONE = 8  # METH_O
-# Where CPython and NumPy keep what the entry reads, in bytes: fixed by their binary interfaces, checked below.
-_TYPE, _DATA, _AXES, _SIZES, _DTYPE, _FLAGS = 8, 16, 24, 32, 56, 64
-_DENSE = 0x101  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
+    return builtin(_method(), context), (context, answers, dtype, call)
 
 
 @functools.cache
-def _arrays_are_known() -> bool:
-    """Whether arrays lie in memory as the entry thinks."""
-    if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED") or sys.byteorder != "little":
-        return False
-    if hasattr(sys, "gettotalrefcount") or ctypes.sizeof(ctypes.c_void_p) != 8:
-        return False
-    for array in (np.zeros((2, 3), np.float32), np.zeros((4,), np.float64), np.zeros((2, 3))[:, 1:]):
-        address = id(array)
-
-        def read(offset: int, kind: Any = ctypes.c_int64, address: int = address) -> int:
-            return kind.from_address(address + offset).value
-
-        sizes = [ctypes.c_int64.from_address(read(_SIZES) + 8 * axis).value for axis in range(array.ndim)]
-        dense = array.flags.c_contiguous and array.flags.aligned
-        same = (
-            read(_TYPE) == id(np.ndarray)
-            and read(_DATA) == array.ctypes.data
-            and read(_AXES, ctypes.c_int32) == array.ndim
-            and tuple(sizes) == array.shape
-            and read(_DTYPE) == id(array.dtype)
-            and ((read(_FLAGS, ctypes.c_int32) & _DENSE) == _DENSE) == dense
-        )
-        if not same:
-            return False
-    return True
-
-
-def _builtin(context: np.ndarray) -> Any:
-    """A built-in function around the entry, whose ``self`` is the context."""
-    make = ctypes.pythonapi.PyCFunction_NewEx
-    make.restype = ctypes.py_object
-    make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
-    return make(ctypes.addressof(_method()), context, None)
-
-
-@functools.cache
-def _method() -> _Method:
-    return _Method(b"step", compilation.compile(_entry_code()).address("entry"), _TAKES_ONE, b"One step of a session.")
+def _method() -> Any:
+    return method("step", compilation.compile(_entry_code()).address("entry"), "One step of a session.")
 
 
 def _entry_code() -> str:
@@ -128,24 +73,20 @@ def _entry_code() -> str:
     b: Any = ir.IRBuilder(function.append_basic_block("entry"))
     refuse = function.append_basic_block("refuse")
 
-    def field(base: ir.Value, offset: int, kind: ir.Type) -> ir.Value:
-        return b.load(b.gep(base, [ir.Constant(word, offset)], source_etype=ir.IntType(8)), typ=kind)
-
-    table = field(context, _DATA, pointer)
+    table = ArrayField.DATA.read(b, context, pointer)
 
     def known(index: _Word, kind: ir.Type = word) -> ir.Value:
-        return field(table, 8 * index, kind)
+        return b.load(b.gep(table, [ir.Constant(word, index)], source_etype=word), typ=kind)
 
     def require(condition: ir.Value) -> None:
         following = function.append_basic_block("next")
         b.cbranch(condition, following, refuse)
         b.position_at_end(following)
 
-    require(b.icmp_signed("==", field(x, _TYPE, word), known(_Word.ARRAY_TYPE)))
-    require(b.icmp_signed("==", field(x, _DTYPE, word), known(_Word.DTYPE)))
-    flags = b.and_(field(x, _FLAGS, half), ir.Constant(half, _DENSE))
-    require(b.icmp_signed("==", flags, ir.Constant(half, _DENSE)))
-    axes, sizes = field(x, _AXES, half), field(x, _SIZES, pointer)
+    require(b.icmp_signed("==", ArrayField.TYPE.read(b, x, word), known(_Word.ARRAY_TYPE)))
+    require(b.icmp_signed("==", ArrayField.DTYPE.read(b, x, word), known(_Word.DTYPE)))
+    require(is_dense(b, x))
+    axes, sizes = ArrayField.AXES.read(b, x, half), ArrayField.SIZES.read(b, x, pointer)
     bare = b.icmp_signed("==", axes, ir.Constant(half, 1))
     require(b.or_(bare, b.icmp_signed("==", axes, ir.Constant(half, 2))))
     # The first size is there in both cases; the last is the first if there is one alone.
@@ -153,7 +94,7 @@ def _entry_code() -> str:
     require(b.icmp_signed("==", last, known(_Word.FEATURES)))
     rows = b.select(bare, ir.Constant(word, 1), b.load(sizes, typ=word))
     require(b.icmp_signed("==", rows, known(_Word.ROWS)))
-    place = field(x, _DATA, word)
+    place = ArrayField.DATA.read(b, x, word)
     require(b.icmp_unsigned(">=", b.sub(place, known(_Word.BEFORE_ANSWER)), known(_Word.NEAR_ANSWER)))
     b.store(place, known(_Word.X_AT, pointer))
     kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, pointer])

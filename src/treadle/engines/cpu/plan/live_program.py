@@ -6,6 +6,7 @@ from torch import Tensor
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.cpu.plan.live_operands import LiveWeights
+from treadle.engines.cpu.plan.live_pool import LivePool
 from treadle.engines.cpu.plan.live_step import LiveStep
 from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.cpu.plan.whole_step import whole_step
@@ -35,6 +36,10 @@ class LiveProgram:
     def step(self, batch_size: int) -> LiveStep:
         """The step of so many rows, with states of its own."""
         return LiveStep(self.network, self.weights, self.names, batch_size)
+
+    def pool(self, capacity: int) -> LivePool:
+        """The step of any of so many rows."""
+        return LivePool(self.network, self.weights, self.names, capacity)
 
 
 @torch.no_grad()

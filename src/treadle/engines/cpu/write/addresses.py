@@ -85,7 +85,7 @@ class Addresses:
         c, b = self.cursor, self.cursor.b
         count, size = self.lowered.kernel.carries[i][0].row_numel, self.scratch.carries[i][0].size
         tensor = self.table.pointer(self.places.carries[i] + which)
-        outside = c.at(tensor, b.mul(b.add(self.sharing.first, r), c.const(count)))
+        outside = c.at(tensor, b.mul(self.sharing.state_row(r), c.const(count)))
         return outside, c.at(block, b.mul(r, c.const(size)))
 
     def is_dense(self, value: Value) -> bool:

@@ -16,7 +16,9 @@ FLUSH_ROWS = 32 * BLOCK
 """How many rows are added up, in a kernel without steps, before their sum is added to that of those before."""
 
 
-class _ByRows(Sharing):
+class ByRows(Sharing):
+    """Sums and tiles come first in a thread's memory, then blocks of rows."""
+
     def behind_own(self, offset: ir.Value) -> ir.Value:
         return self.cursor.b.add(offset, self.cursor.const(self.lowered.scratch.fixed))
 
@@ -28,7 +30,7 @@ def text(lowered: Lowered) -> str:
     arguments, first, last, scratch = function.args
     with c.inside(function):
         table = Table(c, arguments)
-        sharing = _ByRows(c, lowered, first, last, scratch, own=scratch)
+        sharing = ByRows(c, lowered, first, last, scratch, own=scratch)
         phases, sums = Phases(table, sharing), Sums(sharing)
         sums.clear(sharing.own)
         if lowered.kernel.carries:

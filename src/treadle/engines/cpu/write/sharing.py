@@ -79,6 +79,10 @@ class Sharing:
         """How many numbers the rows of a state are apart before a step."""
         return self.lowered.scratch.carries[i][0].size
 
+    def state_row(self, r: ir.Value) -> ir.Value:
+        """Which row of a state's tensor row ``r`` of ours has."""
+        return self.cursor.b.add(self.first, r)
+
     def panels(self, count: int) -> Panels:
         """Which of so many panels of a phase are ours."""
         return functools.partial(all_panels, self.cursor)
