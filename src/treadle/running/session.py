@@ -127,7 +127,7 @@ class Session:
         return other
 
     def _keep(self, state: State) -> None:
-        """Go on from a state: a copy of it."""
+        """Continue from a state: a copy of it."""
         if self._live is None:
             self._state = states.map_state(Tensor.clone, state)
             return

@@ -58,6 +58,9 @@ class PiecewiseProgram:
         """The step of so many rows, with states of its own."""
         return PiecewiseStep(self, batch_size)
 
+    def pool(self, capacity: int) -> None:
+        """Rows are stepped one by one: PyTorch's operations may round a row by how many there are."""
+
 
 class PiecewiseStep:
     """A network's step for a number of rows, and its state: [B, ...] of each, changed in place."""
