@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from treadle import state as states
+from treadle.caches import kept_property
 from treadle.errors import ShapeError
 from treadle.torch_internals import checked_later, is_compiled, is_exported
 
@@ -37,18 +38,19 @@ class TakenSteps:
 
     def closed(self, xs: Tensor, axis: int) -> Tensor:
         """A sequence, its rows and its time (in ``axis``) in the first two axes, with the holes behind."""
-        places = self._places()
-        order = torch.empty_like(places).scatter(1, places, _steps(self.mask).expand_as(places))
-        return _at(xs, order, axis)
+        order = torch.empty_like(self._places).scatter(1, self._places, _steps(self.mask).expand_as(self._places))
+        return _at(xs, order, axis).transpose(0, axis)
 
     def opened(self, ys: Tensor, axis: int) -> Tensor:
         """The inverse of `closed`."""
-        return _at(ys, self._places(), axis)
+        return _at(ys.transpose(0, axis), self._places, 0).transpose(0, axis)
 
     def held(self, every: Tensor, before: Tensor, axis: int) -> Tensor:
         """The inverse for states, which stand still in holes; ``before`` [B, …] is where no step was taken yet."""
-        return _at(torch.cat([before.to(every).unsqueeze(axis), every], axis), self.count, axis)
+        every = torch.cat([before.to(every)[None], every.transpose(0, axis)])
+        return _at(every, self.count, 0).transpose(0, axis)
 
+    @kept_property
     def _places(self) -> Tensor:
         """[B, T]: where each step lies without holes."""
         skipped = (~self.mask).cumsum(1)
@@ -142,17 +144,20 @@ def repeat_last(ys: Tensor, mask: Any = None, lengths: Any = None, batch_first: 
     everything = torch.ones(rows, steps, dtype=torch.bool, device=ys.device) if mask is None else mask
     taken = taken_steps(everything, lengths, by_time)
     last = torch.where(taken.mask, _steps(taken.mask) + 1, 0).cummax(1).values
-    return _at(torch.cat([ys.new_zeros(rows, *ys.shape[2:]).unsqueeze(axis), ys], axis), last, axis)
+    return _at(torch.cat([ys.new_zeros(1, rows, *ys.shape[2:]), by_time]), last, 0).transpose(0, axis)
 
 
 def _steps(mask: Tensor) -> Tensor:
     return torch.arange(mask.shape[1], device=mask.device)
 
 
-def _at(tensor: Tensor, places: Tensor, axis: int) -> Tensor:
-    """Of each row of a sequence, time in ``axis``, what is at some places [B, T]."""
+def _at(sequence: Tensor, places: Tensor, axis: int) -> Tensor:
+    """[T, B, …]: of each row of a sequence, time in ``axis``, what is at some places [B, T].
+
+    Time comes first in memory, because that is how engines read and write.
+    """
     rows = places.shape[0]  # not len, which `torch.export` takes for a constant
-    row = torch.arange(rows, device=places.device)[:, None]
-    index = row * tensor.shape[1] + places if axis else (places * rows + row).T
-    found = tensor.flatten(0, 1).index_select(0, index.reshape(-1))
-    return found.reshape(*index.shape, *tensor.shape[2:])
+    row = torch.arange(rows, device=places.device)
+    index = row * sequence.shape[1] + places.T if axis else places.T * rows + row
+    found = sequence.flatten(0, 1).index_select(0, index.reshape(-1))
+    return found.reshape(*index.shape, *sequence.shape[2:])
