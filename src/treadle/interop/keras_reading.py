@@ -32,7 +32,7 @@ def from_keras(
     those of CuDNN, Bidirectional, and the layers around them: Embedding, Masking, Dense, TimeDistributed, Conv1D,
     pooling, normalisation, activations, shapes, and what joins several values; in sequential and functional models.
     Masked steps are treated as Keras does. A file that holds anything else is refused, with the layer's name. Nothing
-    in a file is code, and Keras itself is not needed; h5py is.
+    in a file is code, and Keras itself is not needed; pyfive is.
 
     The network of a file of Keras 3 is run beside Keras where that is installed. Otherwise, and for older files, which
     Keras 3 refuses or reads with another meaning, it is run beside Keras' documented equations, written in NumPy. The
@@ -54,7 +54,7 @@ def from_keras(
 
     Raises:
         ModelFileError: the file is no file of Keras, or refers to elsewhere.
-        InteropError: a layer cannot be read; h5py is not installed; both sides differ.
+        InteropError: a layer cannot be read; pyfive is not installed; both sides differ.
 
     Example:
         >>> import treadle as td
@@ -68,7 +68,7 @@ def from_keras(
     saved = read_saved(source, config)
     reader = Reader(saved.version, engine, custom or {})
     network = build(saved.architecture, reader, saved.arrays)
-    other = other_side(source, saved, network, reader.custom)
+    other = other_side(saved, network, reader.custom)
     given = random_inputs(saved) if inputs is None else [np.asarray(one) for one in inputs]
     network.report = _compared(network, saved, other, given, tolerance, tuple(reader.notes))
     return network

@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from treadle.errors import InteropError
 from treadle.interop.installed import installed
 from treadle.interop.keras_in.architecture import Layer, values_of
+from treadle.interop.keras_in.clean_copy import write_copy
 from treadle.interop.keras_in.equations import Equations
 from treadle.interop.keras_in.network import KerasNetwork
 from treadle.interop.keras_in.options import Options, major
@@ -40,11 +42,10 @@ class Other:
     notes: tuple[str, ...] = ()
 
 
-def other_side(path: Any, saved: SavedModel, network: KerasNetwork, custom: Container[str] = ()) -> Other:
+def other_side(saved: SavedModel, network: KerasNetwork, custom: Container[str] = ()) -> Other:
     """Keras 3 for its own files, where it is installed; else the equations.
 
     Args:
-        path: the file.
         saved: what it holds.
         network: what was made of it.
         custom: the classes of layers that Keras does not have, which are taken from the network.
@@ -54,8 +55,8 @@ def other_side(path: Any, saved: SavedModel, network: KerasNetwork, custom: Cont
     notes = (f"compared with themselves: {', '.join(own)}",) if own else ()
     if saved.is_whole and not own and _is_todays(saved) and importlib.util.find_spec("keras"):
         try:
-            with keras_on_torch() as keras:
-                model = keras.saving.load_model(path, compile=False, safe_mode=True)
+            with keras_on_torch() as keras, tempfile.TemporaryDirectory() as folder:
+                model = keras.saving.load_model(write_copy(saved, folder), compile=False, safe_mode=True)
                 return Other(f"Keras {keras.__version__}", lambda inputs: outputs_of(keras, model, inputs))
         except Exception as error:  # whatever Keras dislikes about a file, or about this machine
             notes += (f"Keras does not load it: {(str(error).splitlines() or [''])[0][:120]}",)

@@ -32,6 +32,7 @@ class SavedModel:
         version: of the Keras that wrote it; ``"1"`` if it says none.
         arrays: the weights of each layer, by its name.
         is_whole: whether the file holds the architecture as well, so that Keras can load it.
+        file: the weights as they lie in the file.
     """
 
     name: str
@@ -40,6 +41,12 @@ class SavedModel:
     version: str
     arrays: Mapping[str, list[np.ndarray]]
     is_whole: bool
+    file: Hdf5File
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it is laid out as a ``.keras`` file."""
+        return self.file.group(self.file.root, "model_weights") is None
 
 
 def read_saved(path: str | os.PathLike[str], config: Any = None) -> SavedModel:
@@ -91,14 +98,14 @@ def _of_archive(data: bytes, name: str, given: Any) -> SavedModel:
             model = _json(_member(archive, name, "config.json", _LONGEST_JSON), name)
             about = _json(_member(archive, name, "metadata.json", _LONGEST_JSON), name)
             weights = _member(archive, name, "model.weights.h5", _SPARE + _RATIO * len(data))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
-        if isinstance(error, InteropError | ModelFileError):
-            raise
-        raise ModelFileError(f"{name} is no file of Keras: {str(error)[:80]}") from None
+    except (InteropError, ModelFileError):
+        raise
+    except Exception as error:  # nonsense raises anything
+        raise ModelFileError(f"{name} is no file of Keras: {(str(error).splitlines() or [''])[0][:80]}") from None
     architecture = read_architecture(model)
     file = Hdf5File(weights, name)
     arrays = _arrays_of_archive(file, architecture)
-    return SavedModel(name, model, architecture, str(about.get("keras_version", "3")), arrays, True)
+    return SavedModel(name, model, architecture, str(about.get("keras_version", "3")), arrays, True, file)
 
 
 def _member(archive: zipfile.ZipFile, name: str, member: str, most: int) -> bytes:
@@ -175,15 +182,14 @@ def _of_hdf5(file: Hdf5File, given: Any) -> SavedModel:
         raise InteropError(
             f"{file.name} was written by Theano, whose convolutions turn their kernels: they cannot be read"
         )
-    return SavedModel(
-        file.name, model, architecture, version, _matched(file.name, architecture, by_name), text is not None
-    )
+    arrays = _matched(file.name, architecture, by_name)
+    return SavedModel(file.name, model, architecture, version, arrays, text is not None, file)
 
 
 def _weights_of_today(file: Hdf5File, given: Any) -> SavedModel:
     """A ``.weights.h5`` file of Keras 3, which is what its archives hold."""
     architecture = read_architecture(given)
-    return SavedModel(file.name, given, architecture, "3", _arrays_of_archive(file, architecture), False)
+    return SavedModel(file.name, given, architecture, "3", _arrays_of_archive(file, architecture), False, file)
 
 
 def _listed(file: Hdf5File, group: Any, name: str) -> list[np.ndarray]:
