@@ -14,6 +14,9 @@ from treadle.serving.dataplane import Dataplane
 from treadle.serving.server import Server
 from treadle.serving.tokens import Tokens
 
+LONGEST = 100.0
+"""Seconds that a test waits for its clients."""
+
 
 class Client:
     """Speaks the protocol over HTTP, without a network."""
@@ -53,7 +56,8 @@ def served(models, work, options=None, token=None, **more):
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as http:
             try:
                 app.plane.start()
-                return await work(Client(http, token), app.plane)
+                async with asyncio.timeout(LONGEST):
+                    return await work(Client(http, token), app.plane)
             finally:
                 await app.plane.stop()
 
@@ -74,7 +78,8 @@ def listening(models, work, options=None, tokens=None, **more):
         waiting.cancel()
         try:
             if not serving.done():
-                return await work(server)
+                async with asyncio.timeout(LONGEST):
+                    return await work(server)
         finally:
             if not serving.done():
                 server.stop()

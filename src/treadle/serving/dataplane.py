@@ -101,7 +101,7 @@ class Dataplane:
 
     def __init__(self, models: Mapping[str, Any], options: Options | None = None, store: Store | None = None):
         self.options = options or Options()
-        self.keeper = None if store is None else Keeper(store, lambda name: self.models[name].latest.initial)
+        self.keeper = None if store is None else Keeper(store, lambda name: self.models[name].latest.sessions.initial)
         self.models = {name: ServedModel(name, source, self.options, self.keeper) for name, source in models.items()}
         self.rates = Rates(self.options.rate)
         self.rejected: dict[str, int] = {}
@@ -332,7 +332,7 @@ class Dataplane:
         def read(live: LiveModel, act: Act) -> tuple[Any, int, str]:
             if act.sequence.slot is None:
                 raise served.endings.refusal(act.sequence.key)
-            return live.state(act.sequence), act.sequence.position, live.fingerprint
+            return live.sessions.state(act.sequence), act.sequence.position, live.fingerprint
 
         state, position, belongs_to = await self._act(served, owner, sequence, read)
         return state_content(state, belongs_to, position=str(position))
@@ -354,11 +354,11 @@ class Dataplane:
         self.admit(served.latest)
 
         def write(live: LiveModel, act: Act) -> int:
-            state, notes = state_of_content(content, "the state", live.initial, live.fingerprint)
+            state, notes = state_of_content(content, "the state", live.sessions.initial, live.fingerprint)
             at = position if position is not None else int(notes.get("position", "0"))
             if act.sequence.slot is None and len(live.living) >= self.options.sequences:
                 raise Refused(Kind.BUSY, f"{len(live.living)} sequences of {name} live, the most that may", 1.0)
-            live.load(act.sequence, state, at)
+            live.sessions.load(act.sequence, state, at)
             act.sequence.used, act.changed = self._loop.time(), True
             return at
 

@@ -157,5 +157,7 @@ class Scheduler:
             else:
                 self.drop(job)
                 complete.append(job)
-        self.finish(complete)
-        self._wake()
+        try:
+            self.finish(complete)
+        finally:
+            self._wake()

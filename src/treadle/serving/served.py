@@ -194,7 +194,7 @@ class ServedModel:
 
     async def _flush_some(self, live: LiveModel, sequences: list[Sequence]) -> None:
         assert self.keeper is not None
-        records = [live.record(one) for one in sequences if one.slot is not None]
+        records = [live.memory.record(one) for one in sequences if one.slot is not None]
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def then(error: Exception | None) -> None:
