@@ -302,7 +302,7 @@ def test_a_new_version_of_a_file_is_served_beside_the_old_one(tmp_path):
         assert list(plane.model("m").versions) == ["2"]
         path.write_bytes(b"no model")
         await plane.reload()
-        assert plane.model("m").latest.version == "2"
+        assert plane.model("m").latest.number == "2"
 
     async def reset(client, plane):
         await begin(client, plane)

@@ -1,20 +1,27 @@
 """What is decided before a step is taken: whether it is the next, a retry, too late, or of no sequence at all."""
 
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Callable
 
+from treadle.serving.memory import Memory
 from treadle.serving.refusals import Kind, Refused
 from treadle.serving.scheduler import Job, Verdict
 from treadle.serving.sequences import Act, Kept, Sequence, Steps
-
-if TYPE_CHECKING:
-    from treadle.serving.live_model import LiveModel
+from treadle.serving.version import Version
 
 
 class Beginnings:
-    """Decides on jobs whose turn it is, for one version of a model."""
+    """Decides on jobs whose turn it is.
 
-    def __init__(self, live: "LiveModel"):
-        self.live = live
+    Args:
+        version: whose sequences they are of.
+        memory: what is kept of sequences.
+        hand_over: gives what is asked of a sequence to the version that came after this one; whether there is one.
+    """
+
+    def __init__(self, version: Version, memory: Memory, hand_over: Callable[[Sequence], bool]):
+        self.version, self.memory, self.hand_over = version, memory, hand_over
+        self._loop = asyncio.get_running_loop()
 
     def decide(self, job: Job) -> Verdict:
         """What is to be done with a job whose turn it is."""
@@ -22,15 +29,16 @@ class Beginnings:
         if isinstance(job, Steps):
             if job.begun:
                 return Verdict.RUN
+            sequence.used = self._loop.time()
             if job.gone is not None and job.gone():
                 return Verdict.ANSWERED
         try:
-            if sequence.slot is None and self.live.successor is not None:
-                return self._hand_over(sequence)
-            if isinstance(job, Steps) and self.live.loop.time() > job.deadline:
+            if sequence.slot is None and self.hand_over(sequence):
+                return Verdict.PARKED
+            if isinstance(job, Steps) and self._loop.time() > job.deadline:
                 raise Refused(Kind.LATE, f"the deadline passed before the step of {sequence} was begun", 0.1)
-            if sequence.slot is None and self.live.memory.has_to_look(job):
-                self.live.memory.look(sequence)
+            if sequence.slot is None and self.memory.has_to_look(job):
+                self.memory.look(sequence)
                 return Verdict.PARKED
             if isinstance(job, Act):
                 return Verdict.RUN
@@ -39,34 +47,22 @@ class Beginnings:
             job.answered(refused)
             return Verdict.ANSWERED
 
-    def _hand_over(self, sequence: Sequence) -> Verdict:
-        """What is asked of a sequence that has ended here goes to the version that came after this one."""
-        assert self.live.successor is not None
-        assert self.live.scheduler is not None
-        jobs = list(sequence.jobs)
-        for job in jobs:
-            self.live.scheduler.drop(job)
-        sequence.busy = False
-        for job in jobs:
-            self.live.successor.add(job)
-        return Verdict.PARKED
-
     def _begin_absent(self, job: Steps) -> Verdict:
         sequence = job.sequence
-        ended = None if sequence.key is None else self.live.endings.get(sequence.key)
+        ended = None if sequence.key is None else self.version.endings.get(sequence.key)
         if not job.start:
             if ended is not None and self._is_retry(job, ended.kept):
                 return self._answer_again(job, ended.kept)
             sequence.reset = ended is not None and ended.reason == "reset"
             if not sequence.reset:
-                raise self.live.endings.refusal(sequence.key)
+                raise self.version.endings.refusal(sequence.key)
         elif job.step:
             raise Refused(Kind.NOT_NEXT, f"{sequence} begins with step 0, but step {job.step} was sent as its start")
-        if len(self.live.living) >= self.live.options.sequences:
+        if len(self.version.living) >= self.version.options.sequences:
             raise Refused(
-                Kind.BUSY, f"{len(self.live.living)} sequences of {self.live.name} live, the most that may", 1.0
+                Kind.BUSY, f"{len(self.version.living)} sequences of {self.version.name} live, the most that may", 1.0
             )
-        self.live.living.add(sequence)
+        self.version.living.add(sequence)
         return self._run(job, fresh=True)
 
     def _begin_living(self, job: Steps) -> Verdict:
@@ -76,7 +72,7 @@ class Beginnings:
         if job.step == sequence.position:
             return self._run(job, fresh=job.start)
         if self._is_retry(job, sequence.kept):
-            if sequence.saved != sequence.position and self.live.memory.has_to_keep(sequence):
+            if sequence.saved != sequence.position and self.memory.has_to_keep(sequence):
                 return self._run(job, fresh=False, again=True)
             return self._answer_again(job, sequence.kept)
         raise Refused(
@@ -92,7 +88,7 @@ class Beginnings:
             assert job.sequence.kept is not None
             job.ys, job.taken = job.sequence.kept.answer.ys, len(job.xs)
             job.first = job.sequence.kept.answer.step
-        self.live.counts.queue_seconds += self.live.loop.time() - job.arrived
+        self.version.counts.queue_seconds += self._loop.time() - job.arrived
         return Verdict.RUN
 
     def _is_retry(self, job: Steps, kept: Kept | None) -> bool:

@@ -18,6 +18,7 @@ from treadle.serving.rates import Rates
 from treadle.serving.refusals import Kind, Refused
 from treadle.serving.sequences import Act, Answer, Sequence, Steps
 from treadle.serving.served import ServedModel
+from treadle.serving.sessions import Sessions
 from treadle.serving.stores import Store
 
 logger = logging.getLogger("treadle.serving")
@@ -260,10 +261,10 @@ class Dataplane:
                 f"{served.name} forecasts from the last {live.meaning.window} steps, always from the initial state:"
                 " send these steps as one block without a sequence_id",
             )
-        if version and live.version != version:
+        if version and live.number != version:
             if sequence is None or sequence.slot is None:
-                raise Refused(Kind.NOT_FOUND, f"new sequences begin at version {live.version}, not {version!r:.40}")
-            raise Refused(Kind.NOT_FOUND, f"{sequence} is at version {live.version}, not {version!r:.40}")
+                raise Refused(Kind.NOT_FOUND, f"new sequences begin at version {live.number}, not {version!r:.40}")
+            raise Refused(Kind.NOT_FOUND, f"{sequence} is at version {live.number}, not {version!r:.40}")
         sequence = sequence or served.sequence(key)
         if len(sequence.jobs) >= self.options.pending:
             raise Refused(Kind.BUSY, f"{len(sequence.jobs)} requests of {sequence} wait already", 0.1)
@@ -292,7 +293,6 @@ class Dataplane:
         if self.ending:
             raise Refused(Kind.UNAVAILABLE, "the server is about to end", 5.0)
         scheduler = live.scheduler
-        assert scheduler is not None
         waits, queued = scheduler.expected_wait(), scheduler.queued
         late = queued >= FEW_TURNS * self.options.rows and waits > LONG_WAIT
         if late or queued + count > max(self.options.queue, count * (not queued)):
@@ -329,10 +329,10 @@ class Dataplane:
         """
         served = self.model(name)
 
-        def read(live: LiveModel, act: Act) -> tuple[Any, int, str]:
+        def read(sessions: Sessions, act: Act) -> tuple[Any, int, str]:
             if act.sequence.slot is None:
                 raise served.endings.refusal(act.sequence.key)
-            return live.sessions.state(act.sequence), act.sequence.position, live.fingerprint
+            return sessions.state(act.sequence), act.sequence.position, sessions.version.fingerprint
 
         state, position, belongs_to = await self._act(served, owner, sequence, read)
         return state_content(state, belongs_to, position=str(position))
@@ -353,12 +353,13 @@ class Dataplane:
         served = self.model(name)
         self.admit(served.latest)
 
-        def write(live: LiveModel, act: Act) -> int:
-            state, notes = state_of_content(content, "the state", live.sessions.initial, live.fingerprint)
+        def write(sessions: Sessions, act: Act) -> int:
+            state, notes = state_of_content(content, "the state", sessions.initial, sessions.version.fingerprint)
             at = position if position is not None else int(notes.get("position", "0"))
-            if act.sequence.slot is None and len(live.living) >= self.options.sequences:
-                raise Refused(Kind.BUSY, f"{len(live.living)} sequences of {name} live, the most that may", 1.0)
-            live.sessions.load(act.sequence, state, at)
+            living = len(sessions.version.living)
+            if act.sequence.slot is None and living >= self.options.sequences:
+                raise Refused(Kind.BUSY, f"{living} sequences of {name} live, the most that may", 1.0)
+            sessions.load(act.sequence, state, at)
             act.sequence.used, act.changed = self._loop.time(), True
             return at
 
@@ -372,11 +373,15 @@ class Dataplane:
         """
         served = self.model(name)
 
-        def look(live: LiveModel, act: Act) -> dict[str, Any]:
+        def look(sessions: Sessions, act: Act) -> dict[str, Any]:
             if act.sequence.slot is None:
                 raise served.endings.refusal(act.sequence.key)
             idle = max(0.0, self._loop.time() - act.sequence.used)
-            found: dict[str, Any] = {"model_name": name, "model_version": live.version, "sequence_id": sequence}
+            found: dict[str, Any] = {
+                "model_name": name,
+                "model_version": sessions.version.number,
+                "sequence_id": sequence,
+            }
             return found | {"step": act.sequence.position, "idle_seconds": round(idle, 3)}
 
         return await self._act(served, owner, sequence, look)
@@ -394,7 +399,7 @@ class Dataplane:
         if not await future:
             raise served.endings.refusal((owner, sequence))
 
-    async def _act(self, served: ServedModel, owner: str, id: str, work: Callable[[LiveModel, Act], Any]) -> Any:
+    async def _act(self, served: ServedModel, owner: str, id: str, work: Callable[[Sessions, Act], Any]) -> Any:
         """Do something with a sequence in its turn."""
         self.rates.take(owner, self._loop.time())
         if self.ending:

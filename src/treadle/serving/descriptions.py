@@ -52,7 +52,7 @@ def model_config(served: ServedModel, live: LiveModel) -> dict[str, Any]:
                 "max_queue_delay_microseconds": round(options.wait * 1e6),
             },
         },
-        "parameters": {"fingerprint": {"string_value": live.fingerprint}},
+        "parameters": {"fingerprint": {"string_value": live.version.fingerprint}},
     }
 
 
@@ -71,7 +71,7 @@ def model_statistics(plane: Dataplane, lives: list[LiveModel]) -> dict[str, Any]
         ]
         return {
             "name": live.name,
-            "version": live.version,
+            "version": live.number,
             "last_inference": round(counts.last * 1e3),
             "inference_count": counts.steps,
             "execution_count": counts.turns,
@@ -86,7 +86,7 @@ def model_statistics(plane: Dataplane, lives: list[LiveModel]) -> dict[str, Any]
                 "active": len(live.living),
                 "begun": counts.begun,
                 "ended": dict(counts.ended),
-                "queued": 0 if scheduler is None else scheduler.queued,
+                "queued": scheduler.queued,
             },
             "rejected": dict(plane.rejected),
         }

@@ -108,7 +108,7 @@ def _from_contents(one: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> ND
 
 def response_from(outcome: Outcome, message: Any, response: Any) -> Any:
     """An outcome as a `ModelInferResponse`: in bytes, if the request was, as it should be."""
-    response.model_name, response.model_version = outcome.live.name, outcome.live.version
+    response.model_name, response.model_version = outcome.live.name, outcome.live.number
     response.id = message.id
     for name, value in outcome.parameters.items():
         set_parameter(response.parameters[name], value)

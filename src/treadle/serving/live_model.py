@@ -6,76 +6,56 @@ from collections.abc import Callable
 from typing import Any
 
 from treadle.errors import TreadleError
-from treadle.files.model_file import fingerprint
 from treadle.serving.beginnings import Beginnings
-from treadle.serving.counts import Counts
-from treadle.serving.endings import Endings
 from treadle.serving.keeper import Keeper
-from treadle.serving.meanings import Meaning
 from treadle.serving.memory import Memory
-from treadle.serving.options import Options
 from treadle.serving.refusals import Kind, Refused
-from treadle.serving.scheduler import Job, Scheduler
-from treadle.serving.sequences import Act, Answer, Ended, Kept, Key, Sequence, Steps
+from treadle.serving.scheduler import Job, Scheduler, Verdict
+from treadle.serving.sequences import Act, Answer, Kept, Sequence, Steps
 from treadle.serving.sessions import Sessions
+from treadle.serving.version import Version
 
 logger = logging.getLogger("treadle.serving")
 
 
 class LiveModel:
-    """One version of a model, live.
+    """One version of a model, live; what is compiled, is compiled when it is made.
 
     Args:
-        name: of the model.
-        version: ``"1"``, ``"2"``, …
-        rnn: the network.
-        meaning: what its numbers mean.
-        options: how it is scheduled.
-        sequences: those of all versions, by whose they are and what they are called.
-        endings: how sequences ended.
+        version: the network, and who has a sequence of it.
         keeper: what keeps their states; None if nothing does.
     """
 
-    def __init__(
-        self,
-        name: str,
-        version: str,
-        rnn: Any,
-        meaning: Meaning,
-        options: Options,
-        sequences: dict[Key, Sequence],
-        endings: Endings,
-        keeper: Keeper | None = None,
-    ):
-        self.name, self.version, self.rnn, self.meaning, self.options = name, version, rnn, meaning, options
-        self.sequences, self.endings = sequences, endings
-        self.counts = Counts(options.rows)
-        self.fingerprint = fingerprint(rnn)
+    def __init__(self, version: Version, keeper: Keeper | None = None):
+        self.version, self.keeper = version, keeper
+        self.name, self.number, self.meaning = version.name, version.number, version.meaning
+        self.counts, self.living = version.counts, version.living
+        self.sessions = Sessions(version)
         self.successor: LiveModel | None = None
-        self.living: set[Sequence] = set()
-        self.memory = Memory(self, keeper)
-        self.sessions = Sessions(self, options.rows, options.keep_every)
-        self.scheduler: Scheduler | None = None
 
     def start(self) -> None:
         """Begin to take turns, on the event loop that runs."""
-        begin, work = Beginnings(self).decide, self.sessions.work
-        self.scheduler = Scheduler(self.options, begin, work, self._finish, self._rest, self.counts)
         self.loop = asyncio.get_running_loop()
+        self.scheduler = Scheduler(
+            self.version.options, self._decide, self.sessions.work, self._finish, self._rest, self.counts
+        )
+        self.memory = Memory(self.version, self.sessions, self.scheduler, self._complete, self.keeper)
+        self._beginnings = Beginnings(self.version, self.memory, self._hand_over)
+
+    def _decide(self, job: Job) -> Verdict:
+        return self._beginnings.decide(job)
 
     @property
     def busy(self) -> bool:
         """Whether something is asked of one of its sequences."""
-        return self.scheduler is not None and self.scheduler.queued > 0
+        return self.scheduler.queued > 0
 
     def close(self) -> None:
         """Wait for the turn that is under way."""
-        if self.scheduler is not None:
-            self.scheduler.close()
+        self.scheduler.close()
 
     def add(self, job: Job) -> None:
         """Ask for something of a sequence of this version."""
-        assert self.scheduler is not None
         if self.successor is not None and job.sequence.slot is None and not job.sequence.busy:
             self.successor.add(job)
         else:
@@ -84,15 +64,27 @@ class LiveModel:
     def end(self, sequence: Sequence, reason: str, answered: Callable[[Any], None] = lambda result: None) -> None:
         """End a sequence after what was asked of it, for a reason. The answer is whether it was alive."""
 
-        def work(live: LiveModel, act: Act) -> bool:
+        def work(sessions: Sessions, act: Act) -> bool:
             if sequence.slot is None:
                 return False
-            live.sessions.close(sequence)
-            live.ended(sequence, reason)
+            sessions.close(sequence)
+            sessions.version.ended(sequence, reason)
             act.changed = True
             return True
 
         self.add(Act(sequence, work, answered))
+
+    def _hand_over(self, sequence: Sequence) -> bool:
+        """Give what is asked of a sequence that has ended to the version that came after this one."""
+        if self.successor is None:
+            return False
+        jobs = list(sequence.jobs)
+        for job in jobs:
+            self.scheduler.drop(job)
+        sequence.busy = False
+        for job in jobs:
+            self.successor.add(job)
+        return True
 
     # What becomes of a job that is complete.
 
@@ -107,7 +99,7 @@ class LiveModel:
             elif isinstance(job, Act) and job.changed and self.memory.keeper is not None:
                 to_keep.append(job)
                 continue
-            self.complete(job)
+            self._complete(job)
         if to_keep:
             self.memory.keep(to_keep)
 
@@ -122,19 +114,10 @@ class LiveModel:
             answer = Answer(job.ys.copy(), job.first)
             sequence.kept = Kept(answer, job.digest())
         if job.end:
-            self.ended(sequence, "ended")
+            self.version.ended(sequence, "ended")
 
-    def ended(self, sequence: Sequence, reason: str) -> None:
-        """A sequence has ended: remember why."""
-        assert sequence.key is not None
-        self.living.discard(sequence)
-        self.counts.ended[reason] += 1
-        self.endings.put(sequence.key, Ended(reason, sequence.position, sequence.kept))
-        sequence.looked = True
-
-    def complete(self, job: Job) -> None:
+    def _complete(self, job: Job) -> None:
         """Answer, and let the sequence have its next turn."""
-        assert self.scheduler is not None
         if job.error is not None:
             job.answered(self._explained(job))
         elif isinstance(job, Act):
@@ -160,5 +143,5 @@ class LiveModel:
 
     def _rest(self, sequence: Sequence) -> None:
         """Nothing is asked of a sequence: one that is over need not be known any more."""
-        if sequence.slot is None and self.sequences.get(sequence.key) is sequence:  # pyright: ignore[reportArgumentType]
-            del self.sequences[sequence.key]  # pyright: ignore[reportArgumentType]
+        if sequence.slot is None and self.version.sequences.get(sequence.key) is sequence:  # pyright: ignore[reportArgumentType]
+            del self.version.sequences[sequence.key]  # pyright: ignore[reportArgumentType]

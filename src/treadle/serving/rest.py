@@ -218,7 +218,7 @@ def written(
     outcome: Outcome, id: str | None, wanted: dict[str, bool | None] | None, in_bytes: bool
 ) -> tuple[int, bytes, bytes, list[tuple[bytes, bytes]]]:
     """An outcome as a response: JSON, and behind it the tensors that are wanted in bytes."""
-    said: dict[str, Any] = {"model_name": outcome.live.name, "model_version": outcome.live.version}
+    said: dict[str, Any] = {"model_name": outcome.live.name, "model_version": outcome.live.number}
     if id:
         said["id"] = id
     if outcome.parameters:

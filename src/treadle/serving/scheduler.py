@@ -70,6 +70,10 @@ class Scheduler:
             self.ready.append(sequence)
             self._wake()
 
+    def now(self) -> float:
+        """The time on the loop's clock."""
+        return self._loop.time()
+
     def expected_wait(self) -> float:
         """Seconds until a request that comes now would be answered."""
         return self.seconds * (1 + self.queued / self.options.rows)

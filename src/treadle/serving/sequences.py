@@ -134,7 +134,7 @@ class Act:
     """Something else that is asked of a sequence, in its turn: to read, write or end it.
 
     Attributes:
-        work: is called with the version that it is at, and this, where the pool is free; what it returns is the answer.
+        work: is called with the sessions that it is one of, and this, in its turn; what it returns is the answer.
         changed: whether the sequence is another one afterwards, so that it has to be kept.
     """
 

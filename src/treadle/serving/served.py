@@ -17,6 +17,7 @@ from treadle.serving.meanings import Meaning, meaning_of
 from treadle.serving.options import Options
 from treadle.serving.refusals import Kind, Refused
 from treadle.serving.sequences import Key, Sequence
+from treadle.serving.version import Version
 from treadle.training import Fitted, require_language_model
 
 logger = logging.getLogger("treadle.serving")
@@ -85,11 +86,11 @@ class ServedModel:
         self._stamp = self._present_stamp()
         self._made = 0
         self.latest = self._version(read_network(source, name))
-        self.versions[self.latest.version] = self.latest
+        self.versions[self.latest.number] = self.latest
 
     def _version(self, network: Network) -> LiveModel:
         self._made += 1
-        return LiveModel(
+        version = Version(
             self.name,
             str(self._made),
             network.rnn,
@@ -97,8 +98,8 @@ class ServedModel:
             self.options,
             self.sequences,
             self.endings,
-            self.keeper,
         )
+        return LiveModel(version, self.keeper)
 
     def start(self) -> None:
         """Begin to take turns, on the event loop that runs."""
@@ -161,7 +162,7 @@ class ServedModel:
         try:
             await self.replace(self.source)
         except (ModelFileError, OSError) as error:
-            logger.error("model %s keeps version %s: %s", self.name, self.latest.version, error)
+            logger.error("model %s keeps version %s: %s", self.name, self.latest.number, error)
             return False
         return True
 
@@ -174,9 +175,9 @@ class ServedModel:
         live = await asyncio.to_thread(lambda: self._version(read_network(source, self.name)))
         live.start()
         before, self.latest = self.latest, live
-        self.versions[live.version] = live
+        self.versions[live.number] = live
         before.successor = live
-        logger.info("model %s has version %s", self.name, live.version)
+        logger.info("model %s has version %s", self.name, live.number)
         if self.options.on_reload != "finish":
             reason = "reset" if self.options.on_reload == "reset" else "replaced"
             for sequence in list(before.living):

@@ -1,16 +1,13 @@
 """The sessions of one version of a model, and what a turn does with them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from treadle import state as states
 from treadle.serving.scheduler import Job
 from treadle.serving.sequences import Act, Kept, Sequence, Steps
-from treadle.serving.standin import StandIn
-
-if TYPE_CHECKING:
-    from treadle.serving.live_model import LiveModel
+from treadle.serving.version import Version
 
 QUANTUM = 16
 """Steps of a block that are taken in one turn: a client that sends long blocks must not keep the others waiting."""
@@ -20,20 +17,18 @@ class Sessions:
     """The sessions of one version of a model. Everything here happens within a turn, one at a time.
 
     Args:
-        live: the version.
-        rows: most sequences that step together.
-        keep_every: steps after which the state of a sequence is kept.
+        version: whose they are.
     """
 
-    def __init__(self, live: "LiveModel", rows: int, keep_every: int):
-        self.live, self.keep_every = live, keep_every
-        self.initial = states.detach(live.rnn.initial_state(1))
-        self._pool = StandIn(live.rnn)
-        self._warm_up(rows)
+    def __init__(self, version: Version):
+        self.version = version
+        self.initial = states.detach(version.rnn.initial_state(1))
+        self._pool = version.rnn.sessions(limit=None)
+        self._warm_up(version.options.rows)
 
     def _warm_up(self, most: int) -> None:
         """Compile before the first client waits for it."""
-        meaning = self.live.meaning
+        meaning = self.version.meaning
         for rows in (1, most):
             sessions = [self._pool.open() for _ in range(rows)]
             slots = [self._pool.slot(one) for one in sessions]
@@ -47,7 +42,7 @@ class Sessions:
         for job in batch:
             try:
                 if isinstance(job, Act):
-                    job.result = job.work(self.live, job)
+                    job.result = job.work(self, job)
                     continue
                 if job.fresh:
                     self.begin(job.sequence)
@@ -76,10 +71,10 @@ class Sessions:
             sequence.slot = self._pool.slot(sequence.session)
         else:
             self._pool.reset(sequence.session)
-        self.live.counts.begun += sequence.key is not None
+        self.version.counts.begun += sequence.key is not None
         sequence.position, sequence.kept = 0, None
         # What the store has of this name is of a sequence that is over: the first step replaces it, whatever is due.
-        sequence.saved = -self.keep_every
+        sequence.saved = -self.version.options.keep_every
 
     def close(self, sequence: Sequence) -> None:
         """Give back the place of a sequence; within a turn."""
@@ -115,14 +110,14 @@ class Sessions:
 
     def load(self, sequence: Sequence, state: Any, position: int, kept: Kept | None = None) -> None:
         """Continue a sequence from a state, at a position; within a turn."""
-        state = states.check_state(state, self.initial, 1, self.live.name)
+        state = states.check_state(state, self.initial, 1, self.version.name)
         if sequence.slot is None:
             sequence.session = self._pool.open()
             sequence.slot = self._pool.slot(sequence.session)
-            self.live.living.add(sequence)
-            self.live.counts.begun += 1
+            self.version.living.add(sequence)
+            self.version.counts.begun += 1
         self._pool.load(sequence.session, state)
-        sequence.position, sequence.kept, sequence.saved = position, kept, -self.keep_every
+        sequence.position, sequence.kept, sequence.saved = position, kept, -self.version.options.keep_every
 
     def state(self, sequence: Sequence) -> Any:
         """The state of a sequence; within a turn."""

@@ -117,7 +117,7 @@ class Connection:
             step = (await self.plane.about(self.served.name, self.owner, self.name))["step"]
         return {
             "model_name": self.served.name,
-            "model_version": self.live.version,
+            "model_version": self.live.number,
             "sequence_id": self.name,
             "step": step,
             "input": {"datatype": meaning.inputs[0].datatype, "shape": list(self.row)},
