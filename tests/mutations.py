@@ -45,6 +45,20 @@ PAIRS = "tests/engines/test_pairwise.py -k"
 
 MUTATIONS = [
     Mutation(
+        "running/taken_steps.py",
+        "before.to(every)[None]",
+        "torch.zeros_like(before.to(every))[None]",
+        "a row that begins with a hole shows zeros there, not the state before",
+        "tests/engines/test_pairwise.py -k 'holes'",
+    ),
+    Mutation(
+        "running/reversed.py",
+        "_before_the_step_before(taken.closed(resets, 1), taken.lengths, None)",
+        "taken.closed(resets, 1)",
+        "from the end, a masked row is reset before the step, not after it",
+        "tests/running/test_reversed.py -k 'step_by_step'",
+    ),
+    Mutation(
         "engines/cpu/plan/frame.py",
         "lambda layout: layout.steps",
         "lambda layout: max(layout.steps - 1, 1)",

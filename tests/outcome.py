@@ -42,8 +42,8 @@ def stepped(rnn: Any, xs: Tensor, state: Any) -> tuple[Tensor, Any, Any]:
     return torch.stack(outputs, 1), state, every
 
 
-def row_by_row(lengths: Any = None, resets: Any = None) -> Run:
-    """What lengths and resets mean, spelled out: every row for itself, stepped to its own end, anew at every reset."""
+def row_by_row(lengths: Any = None, resets: Any = None, mask: Any = None) -> Run:
+    """What lengths, resets and masks mean, spelled out: every row for itself, the steps that it takes, one by one."""
 
     def run(rnn: Any, xs: Tensor, state: Any) -> tuple[Tensor, Any, Any]:
         B, T = xs.shape[:2]
@@ -53,7 +53,7 @@ def row_by_row(lengths: Any = None, resets: Any = None) -> Run:
             row_state = map_state(lambda s, b=b: s[b : b + 1], state)
             ys, moments = [], []
             for t in range(T):
-                if lengths is not None and t >= int(lengths[b]):
+                if (lengths is not None and t >= int(lengths[b])) or not (mask is None or mask[b][t]):
                     y = torch.zeros_like(rnn.step(torch.zeros_like(xs[b : b + 1, t]), row_state)[0])
                 else:
                     if resets is not None and resets[b][t]:

@@ -23,29 +23,32 @@ LENGTHS = torch.tensor([3, 0, 7, 5])
 RESETS = torch.tensor(
     [[1, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0, 0], [0, 0, 1, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1, 0]]
 ).bool()
+MASK = torch.tensor(
+    [[1, 1, 0, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 1, 1, 0]]
+).bool()  # fmt: skip
 
 
-def whole(rnn, xs, state, lengths, resets, moments):
-    return with_moments(rnn(xs, state, lengths, resets, return_states=moments))
+def whole(rnn, xs, state, lengths, resets, mask, moments):
+    return with_moments(rnn(xs, state, lengths, resets, return_states=moments, mask=mask))
 
 
-def chunked(rnn, xs, state, lengths, resets, moments):
+def chunked(rnn, xs, state, lengths, resets, mask, moments):
     """In pieces, each with what is left of the lengths."""
     parts, start = [], 0
     for size in (1, 4, 2):
         part = slice(start, start + size)
         left = None if lengths is None else (lengths - start).clamp(0, size)
-        some = None if resets is None else resets[:, part]
-        ys, state, every = with_moments(rnn(xs[:, part], state, left, some, return_states=moments))
+        some, taken = (None if one is None else one[:, part] for one in (resets, mask))
+        ys, state, every = with_moments(rnn(xs[:, part], state, left, some, moments, taken))
         parts.append((ys, every))
         start += size
     return torch.cat([ys for ys, _ in parts], 1), state, map_state(lambda *p: torch.cat(p, 1), *(e for _, e in parts))
 
 
-def time_first(rnn, xs, state, lengths, resets, moments):
+def time_first(rnn, xs, state, lengths, resets, mask, moments):
     other = copy.copy(rnn)
     other.batch_first = False
-    ys, end, every = whole(other, xs.transpose(0, 1), state, lengths, resets, moments)
+    ys, end, every = whole(other, xs.transpose(0, 1), state, lengths, resets, mask, moments)
     return ys.transpose(0, 1), end, map_state(lambda s: s.transpose(0, 1), every)
 
 
@@ -55,7 +58,13 @@ def with_moments(result):
 
 
 WAYS = {"whole": whole, "chunked": chunked, "time first": time_first}
-ROWS = {"full": (None, None), "lengths": (LENGTHS, None), "resets": (None, RESETS), "both": (LENGTHS, RESETS)}
+ROWS = {
+    "full": (None, None, None),
+    "lengths": (LENGTHS, None, None),
+    "resets": (None, RESETS, None),
+    "both": (LENGTHS, RESETS, None),
+    "holes": (None, RESETS, MASK),
+}
 GRADIENTS = {
     "full": td.FullBPTT(),
     "truncated": td.TruncatedBPTT(2, 3),
@@ -86,7 +95,7 @@ def test_pairs(subject, engine, dtype, way, rows, start, gradient, moments):
 
     exact = functools.partial(outcome, xs=wide(xs), state=None if state is None else map_state(wide, state))
     given = ROWS[rows]
-    run = functools.partial(WAYS[way], lengths=given[0], resets=given[1], moments=moments)
+    run = functools.partial(WAYS[way], lengths=given[0], resets=given[1], mask=given[2], moments=moments)
 
     def alone(rnn, xs, state):
         ys, end, every = row_by_row(*given)(rnn, xs, state)

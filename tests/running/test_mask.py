@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import treadle as td
-from tests import registry
+from tests.outcome import row_by_row
 from tests.tolerances import assert_close
 from treadle.errors import ShapeError
 from treadle.state import map_state, named_tensors
@@ -27,23 +27,6 @@ RESETS[0, 3] = RESETS[1, 0] = RESETS[1, 2] = RESETS[1, 5] = RESETS[3, 4] = RESET
 B, T = MASK.shape
 
 
-def where(rows, new, old):
-    return map_state(lambda n, o: torch.where(rows.reshape(-1, *[1] * (n.ndim - 1)), n, o), new, old)
-
-
-def by_steps(rnn, xs, state, resets):
-    """What is meant, one step after another: a step is taken, or everything stands still."""
-    ys, moments = [], []
-    for t in range(xs.shape[1]):
-        if resets is not None:
-            state = where(resets[:, t] & MASK[:, t], rnn.initial_state(B), state)
-        y, after = rnn.step(xs[:, t], state)
-        state = where(MASK[:, t], after, state)
-        ys.append(where(MASK[:, t], y, torch.zeros_like(y)))
-        moments.append(state)
-    return torch.stack(ys, 1), state, map_state(lambda *parts: torch.stack(parts, 1), *moments)
-
-
 def flat(ys, *parts):
     return [ys, *(tensor for part in parts for _, tensor in named_tensors(part))]
 
@@ -61,28 +44,6 @@ def assert_same(found, expected, leaves):
         assert_close(one, other)
 
 
-def given(rnn, requires_grad=True):
-    xs, state = registry.sequence(rnn, B, T), registry.random_state(rnn, B)
-    leaves = list(rnn.parameters())
-    if requires_grad and xs.is_floating_point():
-        xs.requires_grad_()
-        leaves.append(xs)
-    return xs, state, leaves
-
-
-@pytest.mark.share(6)
-@pytest.mark.parametrize(
-    ("name", "engine"), list(itertools.product(registry.SUBJECTS, ["auto", "interpreter", "reference"]))
-)
-def test_every_subject_and_engine_as_step_by_step(name, engine):
-    rnn = registry.build(name)
-    rnn.engine = engine
-    xs, state, leaves = given(rnn)
-    for resets in (None, RESETS):
-        found = rnn(xs, state, None, resets, True, MASK)
-        assert_same(flat(*found), flat(*by_steps(rnn, xs, state, resets)), leaves)
-
-
 def test_from_the_initial_state_a_learned_one_and_with_time_first():
     for learn, batch_first in itertools.product((False, True), (False, True)):
         rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 4), td.GRUCell(4, 2)]), batch_first, learn_initial_state=learn)
@@ -91,7 +52,8 @@ def test_from_the_initial_state_a_learned_one_and_with_time_first():
         ys, end, every = rnn(xs if batch_first else xs.transpose(0, 1), mask=MASK, resets=RESETS, return_states=True)
         if not batch_first:
             ys, every = ys.transpose(0, 1), map_state(lambda part: part.transpose(0, 1), every)
-        expected = by_steps(rnn, xs, rnn.initial_state(B), RESETS)
+        rnn.batch_first = True
+        expected = row_by_row(None, RESETS, MASK)(rnn, xs, None)
         assert_same(flat(ys, end, every), flat(*expected), [xs, *rnn.parameters()])
 
 
