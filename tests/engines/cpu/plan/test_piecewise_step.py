@@ -82,7 +82,8 @@ class Strange(nn.Module):
         h = torch.tanh(self.linear(odd) + state["h"]) * torch.where(state["seen"], 0.5, 1.0)
         after = {"left": state["right"], "right": state["left"] + 0.1 * h, "h": h}
         seen = state["seen"] | big
-        return h + state["n"], after | {"n": state["m"], "m": state["n"] + 1, "seen": seen}
+        more = torch.where(big[:, :1], state["m"] + 1, state["m"])
+        return h + state["n"], after | {"n": more, "m": state["n"], "seen": seen}
 
 
 CELLS = {f.__name__: f for f in (front, between, on_top, twice_and_delayed, without_memory, Strange)}
