@@ -8,6 +8,7 @@ from torch import Tensor
 
 from treadle import state as states
 from treadle.errors import ShapeError, StateError
+from treadle.running.copies import detached_copy
 from treadle.running.recurrent import Recurrent
 from treadle.running.session import Session
 from treadle.seq2seq.attention import Attention
@@ -58,6 +59,7 @@ class DecodingSession:
     Args:
         model: the network.
         batch_size: rows.
+        copies: whether to copy the network; if not, it is in evaluation mode, and stays as it is until `refresh`.
 
     Raises:
         ShapeError: ``batch_size`` is not a positive whole number.
@@ -74,10 +76,10 @@ class DecodingSession:
         torch.Size([1, 3])
     """
 
-    def __init__(self, model: Decodes, batch_size: int = 1):
+    def __init__(self, model: Decodes, batch_size: int = 1, *, copies: bool = True):
         self.batch_size = batch_size
-        module: Any = copy.deepcopy(model)
-        self._model = module.eval().requires_grad_(False)
+        module: Any = model
+        self._model = detached_copy(module).eval().requires_grad_(False) if copies else module
         self._decoder: Session = self._model.decoder.session(batch_size)
         self._head = self._model.head.session(batch_size) if model.has_memory else self._model.head
         self._encoded: Any = None
@@ -87,6 +89,16 @@ class DecodingSession:
         # Whatever copies this, the sessions are copied with it.
         head = copy.copy(self._head) if isinstance(self._head, Session) else self._head
         return vars(self) | {"_decoder": copy.copy(self._decoder), "_head": head}
+
+    def refresh(self) -> None:
+        """Take over the weights that the network has now, where it is no copy."""
+        for one in (self._decoder, self._head):
+            if isinstance(one, Session):
+                one.refresh()
+
+    def forget(self) -> None:
+        """Forget the sources."""
+        self._encoded = self._looked = None
 
     @torch.no_grad()
     def start(self, source: Tensor, lengths: Any = None, repeats: int = 1) -> None:

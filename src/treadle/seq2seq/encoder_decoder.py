@@ -13,6 +13,7 @@ from treadle.running.reversed import OverTime, over_time
 from treadle.seq2seq.attention import Attention
 from treadle.seq2seq.bridge import Bridge
 from treadle.seq2seq.decoding import DecodingSession, Hypotheses, beam_search, greedy
+from treadle.seq2seq.kept_sessions import session_for
 from treadle.state import kept_in_files
 from treadle.wiring.sizes import is_cell
 
@@ -250,7 +251,9 @@ class EncoderDecoder(nn.Module):
     ) -> Hypotheses:
         """Generate outputs for sources, greedily or by beam search: each token is the next step's input.
 
-        The decoder reads tokens, and the network gives a score (logit) for each.
+        The decoder reads tokens, and the network gives a score (logit) for each. It runs in evaluation mode. What is
+        compiled and packed is kept for later calls, with a copy of the weights of models of up to 256 MB; weights that
+        have changed since are noticed.
 
         Args:
             source: [B, S, …].
@@ -269,10 +272,10 @@ class EncoderDecoder(nn.Module):
                 raise ShapeError(f"{name} is a positive whole number, but {value!r} was passed")
         if not len(source):
             return Hypotheses([], source.new_zeros(0, dtype=torch.float64), source.new_zeros(0, dtype=torch.bool))
-        session = self.session(len(source) * beams)
-        if beams == 1:
-            return greedy(session, source, lengths, start, end, steps)
-        return beam_search(session, source, lengths, start, end, steps, beams)
+        with session_for(self, len(source) * beams) as session:
+            if beams == 1:
+                return greedy(session, source, lengths, start, end, steps)
+            return beam_search(session, source, lengths, start, end, steps, beams)
 
     def constructor_arguments(self) -> dict[str, Any]:
         """For model files. A bridge that was made here is made again."""
