@@ -26,6 +26,8 @@ _HELD_BYTES = 1 << 28
 class _Kept:
     """A copy of a model, and sessions of it by their batch size, that of the last use last."""
 
+    @torch.inference_mode(False)  # what is kept is written into later, outside of it, too
+    @torch.no_grad()
     def __init__(self, model: Any):
         self.lock = threading.Lock()  # a session is used by one call at a time
         self._copy_again(model)
@@ -35,6 +37,8 @@ class _Kept:
         self.copy.zero_grad()  # gradients were copied as well
         self._sessions: dict[int, DecodingSession] = {}
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def session(self, model: Any, rows: int) -> DecodingSession:
         """A session of so many rows, of the model as it is now."""
         like = likeness(model, self.copy)
@@ -65,8 +69,7 @@ def session_for(model: Any, rows: int) -> Iterator[DecodingSession]:
         yield DecodingSession(model, rows)
         return
     try:
-        with torch.inference_mode(False), torch.no_grad():  # what is kept is written into later, outside of it, too
-            session = kept.session(model, rows)
+        session = kept.session(model, rows)
         try:
             yield session
         finally:
