@@ -67,7 +67,7 @@ class Sessions:
             raise ShapeError(f"limit={limit} sessions were passed for a pool that begins with capacity={capacity}")
         self.capacity, self.limit = capacity, limit
         self._slots: dict[Hashable, int] = {}
-        self._is_open = np.zeros(capacity, bool)
+        self._open: set[int] = set()
         self._free = list(range(capacity - 1, -1, -1))
         self._number = 0
         self._lock = threading.Lock()
@@ -161,7 +161,7 @@ class Sessions:
             slot = self._free[-1]
             self._begin(slot)
             self._slots[id] = slot
-            self._is_open[slot] = True
+            self._open.add(slot)
             self._free.pop()
         return id
 
@@ -174,7 +174,7 @@ class Sessions:
         with self._lock:
             slot = self._slot(id)
             del self._slots[id]
-            self._is_open[slot] = False
+            self._open.remove(slot)
             self._free.append(slot)
 
     def reset(self, id: Hashable) -> None:
@@ -222,7 +222,6 @@ class Sessions:
             )
         self._rows.grow(capacity)
         self._look_at_memory()
-        self._is_open = np.concatenate([self._is_open, np.zeros(capacity - before, bool)])
         self._free.extend(range(capacity - 1, before - 1, -1))
         self.capacity = capacity
 
@@ -316,10 +315,11 @@ class Sessions:
                 f"slots are whole numbers [n], but are {[*slots.shape]} of {slots.dtype}: see pool.slot(id)"
             )
         numbers = slots.tolist()
-        if numbers and not (min(numbers) >= 0 and max(numbers) < self.capacity and self._is_open[slots].all()):
-            wrong = next(n for n in numbers if not (0 <= n < self.capacity and self._is_open[n]))
+        others = set(numbers)
+        if not others <= self._open:
+            wrong = next(number for number in numbers if number not in self._open)
             raise StateError(f"slot {wrong} is not that of an open session: pool.slot(id) says which ones are")
-        if len(set(numbers)) != len(numbers):
+        if len(others) != len(numbers):
             raise StateError("a slot is there twice: a session takes one step a call, or a block of them with steps()")
         return slots.astype(np.int64, copy=False)
 

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from treadle.engines.cpu.machine import threads
 from treadle.engines.cpu.plan.array_door import ArrayDoor, array_door
 from treadle.engines.cpu.plan.live_operands import LiveOperands, LiveWeights
-from treadle.engines.cpu.plan.live_step import WORTH_A_THREAD
+from treadle.engines.cpu.plan.live_step import FEW_ROWS, WORTH_A_THREAD
 from treadle.engines.cpu.plan.pool_call import PoolCall
 from treadle.engines.cpu.plan.rows import contiguous
 from treadle.engines.layout import Layout
@@ -67,7 +67,8 @@ class LivePool:
         ys = y.new_empty(layout.rows, *y.shape[1:])
         if layout.rows:
             self.take(slots if layout.order is None else slots[layout.order.numpy()])
-            self.call.steps(layout, packed, ys, self._parts(layout.batch))
+            parts = threads.count(min(layout.batch, int(self._cost * layout.batch // WORTH_A_THREAD)))
+            self.call.steps(layout, packed, ys, parts)
         return [row[:length] for row, length in zip(layout.padded(ys).unbind(1), lengths.tolist(), strict=True)]
 
     def door(self, slots: dict[Hashable, int]) -> ArrayDoor | None:
@@ -83,7 +84,11 @@ class LivePool:
 
     def stepped(self, rows: int) -> np.ndarray:
         """A step of so many rows that were taken down, with their inputs; the answers."""
-        self.call(rows, self._parts(rows))
+        parts = threads.count(int(self._cost * rows // WORTH_A_THREAD))
+        if parts > 1 and rows < FEW_ROWS * parts:
+            self.call(rows, parts, by_columns=True)
+        else:
+            self.call(rows, min(parts, rows))
         return self.call.rows_of_y[:rows].copy()
 
     def make_room_for(self, rows: int) -> None:
@@ -94,7 +99,3 @@ class LivePool:
     @torch.inference_mode(False)  # it is written into later, outside of it, too
     def _make_room(self, room: int) -> None:
         self.call = PoolCall(LiveOperands(self.weights, self.state), room)
-
-    def _parts(self, rows: int) -> int:
-        """How many threads share out so many rows."""
-        return threads.count(min(rows, int(self._cost * rows // WORTH_A_THREAD)))

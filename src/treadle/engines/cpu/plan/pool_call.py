@@ -12,7 +12,7 @@ from treadle.engines.cpu.machine.follower import again_address
 from treadle.engines.cpu.machine.recipe import Recipe, RecipeCall
 from treadle.engines.cpu.plan.kernel import RUN
 from treadle.engines.cpu.plan.live_operands import LiveOperands
-from treadle.engines.cpu.write import by_index
+from treadle.engines.cpu.write import by_columns, by_index
 from treadle.engines.cpu.write.by_index import Behind
 from treadle.engines.layout import Layout
 
@@ -47,15 +47,19 @@ class PoolCall:
         self._address = self.table.ctypes.data
         scratch, itemsize = lowered.scratch, weights.dtype.itemsize
         self._scratch_bytes = -(-(scratch.fixed + room * scratch.per_row + 64) * itemsize // 64) * 64
-        self._calls: dict[int, RecipeCall] = {}
+        self._kernel = kernel
+        self._recipes: list[Recipe] = []
+        self._calls: dict[tuple[int, bool], RecipeCall] = {}
         self._again, self._team = RUN(again_address()), ctypes.addressof(threads.team())
 
-    def __call__(self, rows: int, parts: int) -> None:
-        """A step of that many rows, shared out over so many threads."""
+    def __call__(self, rows: int, parts: int, by_columns: bool = False) -> None:
+        """A step of that many rows, shared out over so many threads, or its columns."""
         self.table[self._behind + Behind.ROWS] = rows
-        found = self._calls.get(parts)
+        found = self._calls.get((parts, by_columns))
         if found is None:
-            found = self._calls[parts] = self._laid_out(parts)
+            recipe = self._by_columns(parts) if by_columns else self._by_rows(parts)
+            found = self._calls[parts, by_columns] = recipe.lay_out({})
+            self._recipes.append(recipe)  # which keeps the machine code
         self._again(found.address, 0, 0, self._team)
 
     def steps(self, layout: Layout, xs: Tensor, ys: Tensor, parts: int) -> None:
@@ -71,11 +75,32 @@ class PoolCall:
         finally:
             self.table[:] = before
 
-    def _laid_out(self, parts: int) -> RecipeCall:
-        """A call by so many threads."""
+    def _by_rows(self, parts: int) -> Recipe:
+        """Each of so many threads has rows of its own."""
         recipe = Recipe()
         scratch = recipe.scratch.room(parts * self._scratch_bytes)
         for part in range(parts):
             arguments = (self._address, part, parts, scratch + part * self._scratch_bytes)
             recipe.task(self._function, arguments)
-        return recipe.lay_out({})
+        return recipe
+
+    def _by_columns(self, parts: int) -> Recipe:
+        """Each of so many threads has columns of its own, of all rows; see ``write/by_columns.py``."""
+        lowered, recipe = self._kernel.lowered, Recipe()
+        library = compilation.recall(
+            f"by columns and index\n{lowered.description}",
+            ("phase",),
+            lambda: by_columns.text_by_index(lowered),
+            self._kernel.target,
+        )
+        recipe.keep(library)
+        phase, itemsize = library.address("phase"), self.y.itemsize
+        shared = recipe.scratch.room((self.room * lowered.scratch.per_row + 64) * itemsize)
+        own = [recipe.scratch.room(lowered.scratch.fixed * itemsize) for _ in range(parts)]
+        grouped = lowered.schedule.grouped
+        panels = [1, *map(lowered.panels, grouped), 1]  # gathered before all, scattered after all
+        for number, count in zip(range(by_columns.GATHER, len(grouped) + 1), panels, strict=True):
+            for i, (first, last) in enumerate(threads.split(count, parts)):
+                recipe.task(phase, (self._address, number, first, last, shared, own[i]))
+            recipe.barrier()
+        return recipe

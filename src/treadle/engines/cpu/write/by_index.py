@@ -23,9 +23,15 @@ class Behind(enum.IntEnum):
     ROWS = 0  # how many there are
     INDEX = 1  # where it is
 
+    @classmethod
+    def words(cls, table: Table, lowered: Lowered) -> tuple[ir.Value, ir.Value]:
+        """Both."""
+        behind = len(lowered.places)
+        return table.word(behind + cls.ROWS), table.pointer(behind + cls.INDEX)
+
 
 @dataclasses.dataclass(eq=False)
-class _ByIndex(ByRows):
+class ByIndex(ByRows):
     """Rows of states are found by the index at that address."""
 
     index: ir.Value
@@ -39,12 +45,10 @@ def text(lowered: Lowered) -> str:
     c = Cursor(lowered.target, lowered.kernel.precision.dtype.itemsize)
     function = c.function("run", POINTER, I64, I64, POINTER)
     arguments, part, parts, scratch = function.args
-    behind = len(lowered.places)
     with c.inside(function):
         table, b = Table(c, arguments), c.b
-        rows = table.word(behind + Behind.ROWS)
+        rows, index = Behind.words(table, lowered)
         first, last = (b.sdiv(b.mul(rows, n), parts) for n in (part, b.add(part, c.const(1))))
-        index = table.pointer(behind + Behind.INDEX)
-        sharing = _ByIndex(c, lowered, first, last, scratch, scratch, index)
+        sharing = ByIndex(c, lowered, first, last, scratch, scratch, index)
         Steps(Phases(table, sharing), Sums(sharing)).write()
     return str(c.module)
