@@ -47,7 +47,8 @@ def to_pt2(
     loaded by ``torch.export.load(path).module()``; its ``example_inputs`` hold the state before the first step, and so
     does ``treadle.json`` among its extra files. With ``compiled``, it is machine code of AOTInductor for this
     kind of CPU, which takes a C++ compiler and some minutes; it is loaded by
-    ``torch._inductor.aoti_load_package(path)``, or by C++ without Python.
+    ``torch._inductor.aoti_load_package(path)``, or by C++ without Python. PyTorch's machine code does not look at
+    strides: give it contiguous tensors.
 
     Before the file is written it is loaded again and run beside the network, and compared.
 
@@ -97,7 +98,8 @@ def to_pt2(
         difference = _difference(load(program, beside, _about(module, form)), module)
         check_agreement(difference, _TOLERANCES.get(dtype, 1e-5) if tolerance is None else tolerance, "the program")
     what = "machine code" if compiled else "operators of PyTorch"
-    return Report(str(path), f"{what}, run in PyTorch {torch.__version__.partition('+')[0]}", difference)
+    notes = ("takes contiguous tensors: PyTorch's machine code does not look at strides",) if compiled else ()
+    return Report(str(path), f"{what}, run in PyTorch {torch.__version__.partition('+')[0]}", difference, notes)
 
 
 class _Step(nn.Module):
