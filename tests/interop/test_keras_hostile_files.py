@@ -232,7 +232,7 @@ def test_objects_that_only_training_uses_are_not_made():
     evil = {"module": "os", "class_name": "system", "config": {"command": "touch harmed"}, "registered_name": "system"}
     members = whole(**{"config.json": json.dumps(sequential(dense(kernel_initializer=evil)))})
     report = td.interop.from_keras(archive(members)).report
-    assert report.compared.endswith("equations in NumPy")
+    assert report.compared.endswith("equations in float64")
     assert not os.path.exists("harmed")
 
 

@@ -53,7 +53,7 @@ def write(layers, version="2.2.4", whole=True, chunked=False, config_of_model=No
 
 def read(*layers, xs=None, **options):
     network = td.interop.from_keras(write(list(layers), **options), tolerance=1e-6)
-    assert network.report.compared == "random inputs, Keras' equations in NumPy"
+    assert network.report.compared == "random inputs, Keras' equations in float64"
     xs = np.random.default_rng(9).normal(size=(B, T, I)).astype("float32") if xs is None else xs
     with torch.no_grad():
         found = network(xs)
@@ -317,7 +317,7 @@ def test_the_equations_are_another_way(monkeypatch):
     path = write([("LSTM", config, weights)])
     forward = td.LSTMCell.forward
     monkeypatch.setattr(td.LSTMCell, "forward", lambda self, x, state: forward(self, x.flip(1), state))
-    with pytest.raises(InteropError, match="differs from Keras' equations in NumPy by"):
+    with pytest.raises(InteropError, match="differs from Keras' equations in float64 by"):
         td.interop.from_keras(path)
 
 

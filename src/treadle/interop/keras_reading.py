@@ -1,5 +1,6 @@
 """Models of Keras as networks."""
 
+import copy
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -35,15 +36,15 @@ def from_keras(
     in a file is code, and Keras itself is not needed; pyfive is.
 
     The network of a file of Keras 3 is run beside Keras where that is installed. Otherwise, and for older files, which
-    Keras 3 refuses or reads with another meaning, it is run beside Keras' documented equations, written in NumPy. The
-    report says which.
+    Keras 3 refuses or reads with another meaning, it is run beside Keras' documented equations, written in NumPy, both
+    in float64. The report says which.
 
     Args:
         source: a ``.keras`` file, an ``.h5`` file of a whole model, a file of weights alone, or a model of Keras.
         config: with a file of weights alone, the model's architecture: what ``model.to_json()`` gives, as a text, a
             dict or the path of a file.
-        custom: by the name of the class, functions for layers that Keras does not have: from the layer's config and its
-            weights (NumPy arrays) to a module.
+        custom: by the name of the class (with its package, ``"mine>Layer"``, or without), functions for layers that
+            Keras does not have: from the layer's config and its weights (NumPy arrays) to a module.
         engine: what runs the recurrent layers, as of `treadle.Recurrent`.
         inputs: what both sides are given, in the order of the model's inputs; random numbers unless given.
         tolerance: how far both sides may differ, relative to the largest number.
@@ -68,7 +69,7 @@ def from_keras(
     saved = read_saved(source, config)
     reader = Reader(saved.version, engine, custom or {})
     network = build(saved.architecture, reader, saved.arrays)
-    other = other_side(saved, network, reader.custom)
+    other = other_side(saved, network, reader)
     given = random_inputs(saved) if inputs is None else [np.asarray(one) for one in inputs]
     network.report = _compared(network, saved, other, given, tolerance, tuple(reader.notes))
     return network
@@ -89,8 +90,9 @@ def _compared(
     wanted = other.run(given)
     if not all(np.isfinite(one).all() for one in wanted):
         raise InteropError("the model's numbers overflow on what it was tried with: pass inputs= that it is meant for")
+    tried = copy.deepcopy(network).double() if other.in_double else network
     with torch.no_grad():
-        found = network(*given)
+        found = tried(*given)
     found = found if isinstance(found, tuple) else (found,)
     shapes = [tuple(one.shape) for one in found], [tuple(one.shape) for one in wanted]
     if shapes[0] != shapes[1]:
@@ -98,6 +100,8 @@ def _compared(
     difference = relative_difference(found, [torch.as_tensor(np.array(one)) for one in wanted])
     if not difference <= tolerance:
         raise InteropError(
-            f"the network differs from {other.name} by {difference:.1e}, more than tolerance={tolerance:g}", difference
+            f"the network differs from {other.name} by {difference:.1e}, more than tolerance={tolerance:g}: nothing was"
+            " given back; rounding grows in some networks on random inputs: pass inputs= that it is meant for",
+            difference,
         )
     return Report(saved.name, f"random inputs, {other.name}", difference, tuple(notes) + other.notes)

@@ -1,6 +1,7 @@
 """The other side of a comparison: Keras itself, or its equations."""
 
 import contextlib
+import copy
 import dataclasses
 import importlib.util
 import math
@@ -8,7 +9,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from treadle.interop.keras_in.clean_copy import write_copy
 from treadle.interop.keras_in.equations import Equations
 from treadle.interop.keras_in.network import KerasNetwork
 from treadle.interop.keras_in.options import Options, major
+from treadle.interop.keras_in.readers import Reader
 from treadle.interop.keras_in.saved import SavedModel
 
 _B, _T, _MOST = 3, 7, 10_000_000
@@ -35,23 +37,26 @@ class Other:
         name: for reports.
         run: from the model's inputs to its outputs.
         notes: for reports.
+        in_double: whether it computes in float64. Then the network is compared so, too: rounding may grow in a network
+            from step to step, and what is to be found here are mistakes.
     """
 
     name: str
     run: Callable[[Sequence[Any]], Sequence[Any]]
     notes: tuple[str, ...] = ()
+    in_double: bool = False
 
 
-def other_side(saved: SavedModel, network: KerasNetwork, custom: Container[str] = ()) -> Other:
+def other_side(saved: SavedModel, network: KerasNetwork, reader: Reader) -> Other:
     """Keras 3 for its own files, where it is installed; else the equations.
 
     Args:
         saved: what it holds.
         network: what was made of it.
-        custom: the classes of layers that Keras does not have, which are taken from the network.
+        reader: what made it; layers that the caller passed are taken from the network.
     """
     layers = saved.architecture.layers
-    own = {name: _alone(network.layer(name)) for name, layer in layers.items() if layer.kind in custom}
+    own = {name: _alone(network.layer(name)) for name, layer in layers.items() if reader.custom_of(layer)}
     notes = (f"compared with themselves: {', '.join(own)}",) if own else ()
     if saved.is_whole and not own and _is_todays(saved) and importlib.util.find_spec("keras"):
         try:
@@ -61,13 +66,15 @@ def other_side(saved: SavedModel, network: KerasNetwork, custom: Container[str] 
         except Exception as error:  # whatever Keras dislikes about a file, or about this machine
             notes += (f"Keras does not load it: {(str(error).splitlines() or [''])[0][:120]}",)
     equations = Equations(saved.architecture, saved.arrays, saved.version, own)
-    return Other("Keras' equations in NumPy", equations.run, notes)
+    return Other("Keras' equations in float64", equations.run, notes, in_double=True)
 
 
 def _alone(layer: Any) -> Callable[..., np.ndarray]:
+    module = copy.deepcopy(layer.module).double()
+
     def run(*xs: Any) -> np.ndarray:
         with torch.no_grad():
-            return layer.module(*(torch.as_tensor(np.asarray(x, dtype=np.float32)) for x in xs)).numpy()
+            return module(*(torch.as_tensor(x) for x in xs)).numpy()
 
     return run
 

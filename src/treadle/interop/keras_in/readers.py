@@ -33,14 +33,19 @@ class Reader:
     custom: Mapping[str, Custom] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
+    def custom_of(self, layer: Layer) -> Custom | None:
+        """What the caller passed for a layer: by its class, with the package or without."""
+        return self.custom.get(layer.kind) or self.custom.get(layer.kind.rpartition(">")[2])
+
     def read(self, layer: Layer, arrays: Sequence[np.ndarray]) -> KerasLayer:
         """A layer with its weights.
 
         Raises:
             InteropError: it cannot be read, and why, with its name.
         """
-        if layer.kind in self.custom:
-            return layers.CustomLayer(self.custom[layer.kind](dict(layer.config), list(arrays)))
+        custom = self.custom_of(layer)
+        if custom is not None:
+            return layers.CustomLayer(custom(dict(layer.config), list(arrays)))
         options = Options(layer, self.version)
         weights = Weights(options, arrays)
         if layer.is_operation:

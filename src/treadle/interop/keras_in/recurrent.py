@@ -12,6 +12,7 @@ from treadle.interop.keras_in.gates import GATES, is_of_cudnn, to_torch_layout, 
 from treadle.interop.keras_in.layer import KerasLayer, Masked, Weights, fill
 from treadle.interop.keras_in.options import Options, is_tensorflow
 from treadle.running.recurrent import Recurrent
+from treadle.running.taken_steps import repeat_last
 
 _SWITCHES = ("return_sequences", "return_state", "go_backwards", "zero_output_for_mask")
 
@@ -61,20 +62,13 @@ class KerasRNN(KerasLayer):
             xs = xs.flip(1)
         if mask is None or ignore_mask:
             return self.network(xs, before)
-        return _masked(self.network, xs, mask.flip(1) if self.go_backwards else mask, before, self.zero_output_for_mask)
+        mask = mask.flip(1) if self.go_backwards else mask
+        ys, after = self.network(xs, before, mask=mask)  # zeros at masked steps
+        return ys if self.zero_output_for_mask else repeat_last(ys, mask), after
 
     def step(self) -> nn.Module | None:
         """The cell."""
         return None if self.go_backwards else self.network.cell
-
-
-def _masked(network: Recurrent, xs: Tensor, mask: Tensor, before: Any, zeros: bool) -> tuple[Tensor, Any]:
-    """Over the steps that are taken, moved to the front of each row; each output is given until the next one."""
-    order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[..., None]
-    ys, after = network(xs.gather(1, order.expand_as(xs)), before, lengths=mask.sum(1))
-    taken = mask.cumsum(1)[..., None]
-    ys = ys.gather(1, (taken - 1).clamp(min=0).expand_as(ys))
-    return torch.where(mask[..., None] if zeros else taken > 0, ys, torch.zeros((), dtype=ys.dtype)), after
 
 
 @kept_in_files("treadle.KerasBidirectional")

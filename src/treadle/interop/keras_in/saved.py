@@ -202,23 +202,31 @@ def _listed(file: Hdf5File, group: Any, name: str) -> list[np.ndarray]:
 def _matched(
     name: str, architecture: Architecture, by_name: Mapping[str, list[np.ndarray]]
 ) -> dict[str, list[np.ndarray]]:
-    """The weights of each layer: by its name; where no layer is called so, by their order, as Keras does."""
-    with_weights = {layer: arrays for layer, arrays in by_name.items() if arrays}
-    layers = architecture.layers
-    if any(layer in layers for layer in with_weights):
-        return {layer: arrays for layer, arrays in with_weights.items() if layer in layers}
-    waiting = [layer for layer in layers if _may_have_weights(layers[layer])]
-    if len(waiting) != len(with_weights):
+    """The weights of each layer: by its name if all are called so, else by their order, as Keras does.
+
+    With more in the file than the model has, by name alone: some read only a part of a model.
+    """
+    held = {layer: arrays for layer, arrays in by_name.items() if arrays}
+    waiting = [layer.name for layer in architecture.layers.values() if _may_have_weights(layer)]
+    if len(held) == len(waiting) and set(held) != set(waiting):
+        return dict(zip(waiting, held.values(), strict=True))
+    if not set(waiting) <= set(held) and not set(held) <= set(architecture.layers):
         raise InteropError(
-            f"{name} holds the weights of {', '.join(with_weights) or 'no layers'}, but the model has"
+            f"{name} holds the weights of {', '.join(held) or 'no layers'}, but the model has"
             f" {', '.join(waiting)}: give layers the names that they have in the file"
         )
-    return dict(zip(waiting, with_weights.values(), strict=True))
+    return held
+
+
+_WEIGHTLESS = frozenset(
+    "InputLayer Masking Activation Softmax ReLU LeakyReLU ELU Dropout SpatialDropout1D GaussianNoise GaussianDropout"
+    " AlphaDropout ActivityRegularization Flatten Reshape Permute RepeatVector MaxPooling1D AveragePooling1D"
+    " GlobalMaxPooling1D GlobalAveragePooling1D Add Subtract Multiply Average Maximum Minimum Concatenate Merge".split()
+)
 
 
 def _may_have_weights(layer: Layer) -> bool:
-    kinds = ("Dense", "Embedding", "Bidirectional", "BatchNormalization", "LayerNormalization", "Conv1D", "PReLU")
     inner = layer.config.get("layer") if layer.kind == "TimeDistributed" else None
     if inner:
         return _may_have_weights(read_layer(inner))
-    return layer.kind.removeprefix("CuDNN") in (*GATES, *kinds, "TimeDistributedDense")
+    return layer.kind not in _WEIGHTLESS and not layer.is_operation
