@@ -42,6 +42,18 @@ class Mixing(Branching):
         return h, (h,)
 
 
+class Filtering(Branching):
+    """A part of its step has no machine code."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, x, state):
+        h = torch.tanh(self.mix(self.filter(x[:, None])[:, 0]) + state[0])
+        return h, (h,)
+
+
 XS = torch.randn(4, 7, 3)
 RNN = td.Recurrent(td.LSTMCell(3, 5))
 
@@ -147,7 +159,11 @@ CASES = [
     (td.errors.AdaptError, lambda: td.adapt.transplant(nn.Linear(3, 5), {"model.weight": torch.zeros(5, 3)})),
     (td.errors.AdaptError, lambda: td.adapt.grow_hidden(td.LSTMCell(3, 5), 4)),
 ]
-LOGGED = [lambda: td.Recurrent(Mixing())(XS), lambda: td.Recurrent(Branching())(XS)]
+LOGGED = [
+    lambda: td.Recurrent(Mixing())(XS),
+    lambda: td.Recurrent(Branching())(XS),
+    lambda: td.Recurrent(Filtering()).session(),
+]
 
 
 def pattern(row):

@@ -24,6 +24,9 @@ class Session:
     A session has a copy of the network in evaluation mode (no dropout, no zoneout): training the network
     further does not change it, and `refresh` fetches the new weights.
 
+    What has no machine code in a step, such as a convolution, PyTorch computes, and the rest stays compiled: the log
+    and ``treadle.explain(rnn).session`` name it.
+
     The step of a large network is split over as many threads as PyTorch has when the session is made or refreshed, and
     over fewer if PyTorch has fewer later. ``torch.set_num_threads(1)`` keeps it in the calling thread. Threads wait
     actively for the next step for some milliseconds, then sleep.

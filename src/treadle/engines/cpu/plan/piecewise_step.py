@@ -101,7 +101,7 @@ class PiecewiseStep:
         streams, outputs = [read[v] for v in one.streams], [written[v] for v in one.outputs]
         arguments = weights.on(streams, outputs, [read[v] for v in own.old])
         most = threads.count(int(one.compiled.row_cost * self._rows // WORTH_A_THREAD))
-        return KernelCall(one.compiled, self._rows, arguments, most, weights)
+        return KernelCall(one.compiled, self._rows, arguments, most, weights).run
 
     def _operations(self, section: Section) -> Callable[[], None]:
         """A section by PyTorch's operations, one after another."""
