@@ -11,6 +11,7 @@ import treadle as td
 from treadle.serving import Options
 from treadle.serving.addresses import Address
 from treadle.serving.dataplane import Dataplane
+from treadle.serving.gate import Gate
 from treadle.serving.server import Server
 from treadle.serving.tokens import Tokens
 
@@ -64,13 +65,13 @@ def served(models, work, options=None, token=None, **more):
     return asyncio.run(main())
 
 
-def listening(models, work, options=None, tokens=None, **more):
+def listening(models, work, options=None, tokens=None, origins=(), **more):
     """Run ``await work(server)`` beside a server that listens on ports of its own."""
 
     async def main():
         nobody = Address("127.0.0.1", 0)
         plane = Dataplane(models, options)
-        server = Server(plane, Tokens(tokens), nobody, nobody, **more)
+        server = Server(plane, Gate(Tokens(tokens), origins, local=tokens is None), nobody, nobody, **more)
         ready = asyncio.Event()
         serving = asyncio.create_task(server.serve(ready.set))
         waiting = asyncio.create_task(ready.wait())

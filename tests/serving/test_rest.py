@@ -217,18 +217,26 @@ def test_what_a_server_says_of_itself():
 def test_the_command_serves_and_ends(tmp_path):
     td.save(tmp_path / "heat.safetensors", RNN)
     command = [sys.executable, "-m", "treadle", "serve", tmp_path / "heat.safetensors", "--http", "127.0.0.1:0"]
+    command += ["--grpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log", "json"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
         address = re.search(r"http://\S+", server.stdout.readline())
         assert address is not None
+        assert "grpc: " in server.stdout.readline()
+        metrics = re.search(r"http://\S+", server.stdout.readline())
+        assert metrics is not None
         with httpx.Client(base_url=address[0]) as client:
             body = {"inputs": [TENSOR], "parameters": {"sequence_id": 1, "sequence_start": True}}
             response = client.post("/v2/models/heat/infer", json=body)
             expected = RNN.session().step(np.array(TENSOR["data"], np.float32))
             assert np.array_equal(np.array(response.json()["outputs"][0]["data"], np.float32), expected)
+        text = httpx.get(metrics[0]).text
+        assert 'treadle_steps_total{model="heat",version="1"} 1.0' in text
+        assert 'treadle_rows_per_call_bucket{le="1.0",model="heat",version="1"} 1.0' in text
         server.send_signal(signal.SIGTERM)
         _, errors = server.communicate(timeout=60)
+        assert all(json.loads(line)["message"] for line in errors.splitlines())
         assert server.returncode == 0, errors
         assert "Traceback" not in errors
     finally:
@@ -243,6 +251,8 @@ def test_the_command_serves_and_ends(tmp_path):
         (["--on-reload", "never"], "finish"),
         (["--tls-key", "key.pem"], "--tls-certificate"),
         (["--keep", "http://somewhere"], "redis://"),
+        (["--metrics", "0.0.0.0:0"], "--token-file"),
+        (["--log", "loud"], "json"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(tmp_path, capsys, options, words):

@@ -1,7 +1,5 @@
 """`treadle serve`: answer over the network, a live session for each client."""
 
-import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +17,16 @@ def serve(
     ],
     http: Annotated[str, typer.Option(help="Address for HTTP and WebSockets; none for nowhere.")] = "127.0.0.1:8000",
     grpc: Annotated[str, typer.Option(help="Address for gRPC; none for nowhere.")] = "127.0.0.1:8001",
+    metrics: Annotated[
+        str, typer.Option(help="Address for Prometheus, path /metrics; none for nowhere.")
+    ] = "127.0.0.1:8002",
     token_file: Annotated[
         Path | None,
         typer.Option(help="File with a token a line, or an owner and a token; needed for any address but loopback."),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of web pages that may ask, such as https://example.org; may be repeated."),
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="File of the TLS certificate, as PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="File of the certificate's key, as PEM.")] = None,
@@ -57,6 +62,7 @@ def serve(
             help="Fate of sequences when their network's file is replaced: finish on the old one, reset, or refuse."
         ),
     ] = "finish",
+    log: Annotated[str, typer.Option(help="Form of the log on stderr: text or json, an object a line.")] = "text",
 ) -> None:
     """Serve networks by the Open Inference Protocol (KServe v2), with a live session for each client's sequence.
 
@@ -65,6 +71,8 @@ def serve(
     """
     from treadle.serving.addresses import Address, refuse_strangers
     from treadle.serving.dataplane import Dataplane
+    from treadle.serving.gate import Gate
+    from treadle.serving.logs import FORMS, log_to_stderr
     from treadle.serving.options import ON_RELOAD, Options
     from treadle.serving.server import Certificates, Server
     from treadle.serving.stores import open_store
@@ -73,12 +81,14 @@ def serve(
     choice("--on-reload", on_reload, ON_RELOAD)
     if (tls_certificate is None) != (tls_key is None):
         raise typer.BadParameter("--tls-certificate and --tls-key belong together: pass both")
-    addresses = {"http": Address.parse("http", http), "grpc": Address.parse("grpc", grpc)}
+    choice("--log", log, FORMS)
+    said = {"http": http, "grpc": grpc, "metrics": metrics}
+    addresses = {option: Address.parse(option, text) for option, text in said.items()}
     refuse_strangers(addresses, token_file is not None)
     tokens = Tokens() if token_file is None else Tokens.read(token_file)
     certificates = None if tls_certificate is None or tls_key is None else Certificates(tls_certificate, tls_key)
     use_one_thread()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr(log)
     options = Options(
         rows=rows,
         wait=wait_us / 1e6,
@@ -92,7 +102,8 @@ def serve(
         on_reload=on_reload,
     )
     plane = Dataplane(named(models), options, None if keep is None else open_store(keep))
-    server = Server(plane, tokens, addresses["http"], addresses["grpc"], certificates=certificates)
+    gate = Gate(tokens, origin or (), local=token_file is None)
+    server = Server(plane, gate, **addresses, certificates=certificates)
 
     def ready() -> None:
         for kind, place in server.addresses.items():

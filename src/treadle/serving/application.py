@@ -2,11 +2,12 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 from treadle.errors import TreadleError
 from treadle.serving.dataplane import Dataplane
+from treadle.serving.gate import Gate
 from treadle.serving.options import Options
 from treadle.serving.rest import JSON, Endpoint, Inference, Pages
 from treadle.serving.stores import open_store
@@ -19,6 +20,7 @@ def application(
     options: Options | None = None,
     *,
     tokens: Mapping[str, str] | None = None,
+    origins: Collection[str] = (),
     keep: str | None = None,
 ) -> Any:
     """An ASGI application that serves models by the Open Inference Protocol, a session for each client's sequence.
@@ -29,6 +31,7 @@ def application(
         models: by name: a `treadle.Recurrent`, a `treadle.training.Fitted`, or the file of one.
         options: schedule and limits.
         tokens: by token, whose it is; None lets everybody in.
+        origins: of web pages that may ask, such as ``https://example.org``, besides those of the server's own origin.
         keep: a folder or ``redis://…`` where states of sequences are kept.
 
     Raises:
@@ -43,14 +46,16 @@ def application(
         'x FP32 [B, 3]'
     """
     plane = Dataplane(models, options, None if keep is None else open_store(keep))
-    return application_of(plane, Tokens(None if tokens is None else dict(tokens)))
+    return application_of(plane, Gate(Tokens(None if tokens is None else dict(tokens)), origins))
 
 
-def application_of(plane: Dataplane, tokens: Tokens) -> Any:
+def application_of(plane: Dataplane, gate: Gate) -> Any:
     """The ASGI application around what can be asked of a server."""
     try:
         from starlette.applications import Starlette
         from starlette.exceptions import HTTPException
+        from starlette.middleware import Middleware
+        from starlette.middleware.cors import CORSMiddleware
         from starlette.responses import Response
         from starlette.routing import Route, WebSocketRoute
     except ImportError:
@@ -58,7 +63,7 @@ def application_of(plane: Dataplane, tokens: Tokens) -> Any:
     pages = Pages(plane)
 
     def route(path: str, answer: Any, *methods: str, anybody: bool = False) -> Route:
-        return Route(path, Endpoint(plane, None if anybody else tokens, answer), methods=list(methods or ("GET",)))
+        return Route(path, Endpoint(plane, None if anybody else gate, answer), methods=list(methods or ("GET",)))
 
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     infer, sequence = Inference(plane), model + "/sequences/{sequence:path}"
@@ -70,7 +75,7 @@ def application_of(plane: Dataplane, tokens: Tokens) -> Any:
             route(f"{one}/stats", pages.stats),
         ]
     routes += [
-        WebSocketRoute(f"{sequence}/stream", Stream(plane, tokens)),
+        WebSocketRoute(f"{sequence}/stream", Stream(plane, gate)),
         route(f"{sequence}/state", pages.state, "GET", "PUT"),
         route(sequence, pages.sequence, "GET", "DELETE"),
         route("/v2/models/stats", pages.stats),
@@ -91,6 +96,18 @@ def application_of(plane: Dataplane, tokens: Tokens) -> Any:
         text = json.dumps({"error": f"{request.method} {request.url.path}: {error.detail}"})
         return Response(text, error.status_code, headers=error.headers, media_type=JSON.decode())
 
-    app: Any = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refuse})
+    pages_of_others = Middleware(
+        CORSMiddleware,
+        allow_origins=sorted(gate.origins),
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Inference-Header-Content-Length"],
+        expose_headers=["Inference-Header-Content-Length", "Retry-After"],
+    )
+    app: Any = Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={HTTPException: refuse},
+        middleware=[pages_of_others] if gate.origins else [],
+    )
     app.plane = plane
     return app

@@ -12,6 +12,8 @@ class Kind(enum.Enum):
     """The request is not what the protocol or the model reads."""
     NO_TOKEN = (401, "UNAUTHENTICATED", 1008)
     """No token was sent, or one that is not known."""
+    FORBIDDEN = (403, "PERMISSION_DENIED", 1008)
+    """A web page of another origin asks, or the server is called by a name that it does not have."""
     NOT_FOUND = (404, "NOT_FOUND", 1008)
     """There is no such model, version or sequence."""
     NOT_NEXT = (409, "ABORTED", 1008)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from treadle.serving import descriptions
 from treadle.serving.dataplane import Dataplane, Outcome, Request, sequence_id
+from treadle.serving.gate import Gate
 from treadle.serving.refusals import Kind, Refused
 from treadle.serving.requests import boolean, chosen, request_of
 from treadle.serving.tensors import (
@@ -23,7 +24,6 @@ from treadle.serving.tensors import (
     to_bytes,
     to_list,
 )
-from treadle.serving.tokens import Tokens
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -43,19 +43,19 @@ class Endpoint:
 
     Args:
         plane: what is asked.
-        tokens: who may ask; None where anybody may.
+        gate: who is let in; None where anybody is.
         answer: from the scope of a request, what receives its body, and its owner, to a status, a type, a body, and
             further headers.
     """
 
-    def __init__(self, plane: Dataplane, tokens: Tokens | None, answer: Callable[..., Awaitable[Any]]):
-        self.plane, self.tokens, self.answer = plane, tokens, answer
+    def __init__(self, plane: Dataplane, gate: Gate | None, answer: Callable[..., Awaitable[Any]]):
+        self.plane, self.gate, self.answer = plane, gate, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI's door."""
         self.plane.start()
         try:
-            owner = "" if self.tokens is None else self.tokens.owner(_header(scope, b"authorization"))
+            owner = "" if self.gate is None else self.gate.owner(scope)
             status, kind, body, headers = await self.answer(scope, receive, owner)
         except Refused as refused:
             status, kind, body, headers = refusal(self.plane, refused)

@@ -15,7 +15,8 @@ from treadle.serving.addresses import Address
 from treadle.serving.application import application_of
 from treadle.serving.connections import strict
 from treadle.serving.dataplane import Dataplane
-from treadle.serving.tokens import Tokens
+from treadle.serving.gate import Gate
+from treadle.serving.metrics import metrics_application
 
 logger = logging.getLogger("treadle.serving")
 
@@ -35,7 +36,7 @@ class Server:
 
     Args:
         plane: what is served.
-        tokens: who may ask.
+        gate: who is let in.
         http: where to listen for HTTP and WebSockets; None for nowhere.
         grpc: where to listen for gRPC; None for nowhere.
         metrics: where Prometheus asks; None for nowhere.
@@ -49,14 +50,15 @@ class Server:
     def __init__(
         self,
         plane: Dataplane,
-        tokens: Tokens,
+        gate: Gate,
         http: Address | None,
         grpc: Address | None = None,
         metrics: Address | None = None,
         certificates: Certificates | None = None,
     ):
-        self.plane, self.tokens, self.certificates = plane, tokens, certificates
+        self.plane, self.gate, self.certificates = plane, gate, certificates
         self._http = None if http is None else http.listen("http")
+        self._metrics = None if metrics is None else metrics.listen("metrics")
         self._grpc, self._grpc_port = grpc, 0
         self._stop: asyncio.Event | None = None
 
@@ -69,6 +71,8 @@ class Server:
             found["http"] = f"{scheme}://{_place(self._http)}"
         if self._grpc is not None:
             found["grpc"] = str(self._grpc._replace(port=self._grpc_port))
+        if self._metrics is not None:
+            found["metrics"] = f"{scheme}://{_place(self._metrics)}/metrics"
         return found
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -83,7 +87,10 @@ class Server:
         with self._signals():
             async with contextlib.AsyncExitStack() as stack:
                 if self._http is not None:
-                    await stack.enter_async_context(self._serving(self._http, application_of(self.plane, self.tokens)))
+                    await stack.enter_async_context(self._serving(self._http, application_of(self.plane, self.gate)))
+                if self._metrics is not None:
+                    metrics = metrics_application(self.plane, self.gate)
+                    await stack.enter_async_context(self._serving(self._metrics, metrics))
                 if self._grpc is not None:
                     await stack.enter_async_context(self._serving_grpc(self._grpc))
                 ready()
@@ -116,7 +123,7 @@ class Server:
         tls = None
         if self.certificates is not None:
             tls = self.certificates.key.read_bytes(), self.certificates.certificate.read_bytes()
-        server, self._grpc_port = grpc_server(self.plane, self.tokens, address, tls)
+        server, self._grpc_port = grpc_server(self.plane, self.gate.tokens, address, tls)
         await server.start()
         try:
             yield

@@ -1,5 +1,6 @@
 """One version of a model: the network, and who has a sequence of it."""
 
+import logging
 from typing import Any
 
 from treadle.files.model_file import fingerprint
@@ -8,6 +9,8 @@ from treadle.serving.endings import Endings
 from treadle.serving.meanings import Meaning
 from treadle.serving.options import Options
 from treadle.serving.sequences import Ended, Key, Sequence
+
+logger = logging.getLogger("treadle.serving")
 
 
 class Version:
@@ -49,5 +52,7 @@ class Version:
         assert sequence.key is not None
         self.living.discard(sequence)
         self.counts.ended[reason] += 1
+        level = logging.DEBUG if reason == "ended" else logging.INFO
+        logger.log(level, "%s of %s: %s at step %d", sequence, self.name, reason, sequence.position)
         self.endings.put(sequence.key, Ended(reason, sequence.position, sequence.kept))
         sequence.looked = True

@@ -11,11 +11,11 @@ from urllib.parse import parse_qs
 import numpy as np
 
 from treadle.serving.dataplane import Dataplane, Request, sequence_id
+from treadle.serving.gate import Gate
 from treadle.serving.refusals import Kind, Refused
 from treadle.serving.rest import Receive, Scope, Send, step_asked
 from treadle.serving.sequences import Answer
 from treadle.serving.tensors import DATATYPES
-from treadle.serving.tokens import Tokens
 
 logger = logging.getLogger("treadle.serving")
 
@@ -23,7 +23,6 @@ WINDOW = 16
 """Messages of one connection that are under way; more of them are not read, which its sender notices."""
 WINDOW_BYTES = 1 << 20
 SUBPROTOCOL = "treadle"
-BEARER = "bearer."
 LONGEST_REASON = 120
 """Bytes of a reason with which a WebSocket is closed."""
 
@@ -31,8 +30,8 @@ LONGEST_REASON = 120
 class Stream:
     """``/v2/models/M/sequences/ID/stream``: an ASGI application for WebSockets."""
 
-    def __init__(self, plane: Dataplane, tokens: Tokens):
-        self.plane, self.tokens = plane, tokens
+    def __init__(self, plane: Dataplane, gate: Gate):
+        self.plane, self.gate = plane, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
@@ -45,17 +44,11 @@ class Stream:
         await send(accept)
         try:
             try:
-                await Connection(self.plane, scope, self._owner(scope, offered), receive, send).run()
+                await Connection(self.plane, scope, self.gate.owner(scope, offered), receive, send).run()
             except Refused as refused:
                 await close(self.plane, send, refused)
         except (OSError, RuntimeError) as error:  # what servers raise where nobody listens any more
             logger.debug("a WebSocket was lost: %s", error)
-
-    def _owner(self, scope: Scope, offered: list[str]) -> str:
-        """Whose token it is. Browsers cannot send the header, so that it may be among the subprotocols."""
-        said = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), None)
-        token = next((one.removeprefix(BEARER) for one in offered if one.startswith(BEARER)), None)
-        return self.tokens.owner(said if token is None else f"Bearer {token}")
 
 
 async def close(plane: Dataplane, send: Send, refused: Refused) -> None:
