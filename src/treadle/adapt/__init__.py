@@ -6,9 +6,9 @@ through a network around it. ``places.py`` says where features of wider rows com
 ``parts.py`` what is known of modules and their parts.
 
 ``transplant.py`` fills a network with the weights of one that has other shapes, by ``rules.py``, or another library's
-layout, by ``layouts.py``; ``source_names.py`` finds what a rule means, ``weights.py`` reads it. ``freezing.py`` says
-what learns, ``groups.py`` how fast, ``gradient_report.py`` whether it would learn anything, ``difference.py`` what
-changed. ``online.py`` learns while it runs, one step at a time.
+layout, by ``layouts.py`` and ``gate_orders.py``; ``source_names.py`` finds what a rule means, ``weights.py`` reads it.
+``freezing.py`` says what learns, ``groups.py`` how fast, ``gradient_report.py`` whether it would learn anything,
+``difference.py`` what changed. ``online.py`` learns while it runs, one step at a time.
 """
 
 from treadle.adapt.bilinear import bilinear_upsampling_

@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
+from treadle.adapt.gate_orders import reordered
 from treadle.adapt.patterns import close_to
 from treadle.errors import AdaptError
 
@@ -123,12 +123,6 @@ def gates_in_order(step: Gates, value: Tensor, tensor: Tensor, where: Where) -> 
     if value.shape[axis] % len(step.given):
         raise where.refuse(value, tensor, f"axis {axis} is not made of {len(step.given)} gates of one size")
     return reordered(value, step.given, step.wanted, axis), "copied", f"gates {step.given} to {step.wanted}"
-
-
-def reordered(value: Tensor, given: Sequence[str], wanted: Sequence[str], axis: int = 0) -> Tensor:
-    """Equal blocks of an axis, named in the order in which they are given, in the order that is wanted."""
-    blocks = dict(zip(given, value.chunk(len(given), axis), strict=True))
-    return torch.cat([blocks[gate] for gate in wanted], axis)
 
 
 def part(step: Part, value: Tensor, tensor: Tensor, where: Where) -> Made:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
+from treadle.adapt.gate_orders import KERAS, OURS, reordered
+
+_NAMES = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
+GATES = {kind: len(KERAS[name]) for kind, name in _NAMES.items()}
 _OF_KERAS_1 = {"LSTM": ("i", "c", "f", "o"), "GRU": ("z", "r", "h")}
 _OF_TODAY = {"LSTM": ("i", "f", "c", "o"), "GRU": ("z", "r", "h")}
-_TO_TORCH = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
 
 
 def todays_layout(kind: str, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -54,9 +56,9 @@ def _of_cudnn(kind: str, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def to_torch_layout(kind: str, array: np.ndarray) -> np.ndarray:
     """A kernel [n, gates·H] or a bias [gates·H] with the gates in PyTorch's order: i, f, g, o and r, z, n."""
-    blocks = np.split(array, GATES[kind], -1)
-    return np.concatenate([blocks[n] for n in _TO_TORCH[kind]], -1)
+    return reordered(array, KERAS[_NAMES[kind]], OURS[_NAMES[kind]], -1)
 
 
-to_keras_layout = to_torch_layout
-"""The way back: both orders are their own inverses."""
+def to_keras_layout(kind: str, array: np.ndarray) -> np.ndarray:
+    """The way back."""
+    return reordered(array, OURS[_NAMES[kind]], KERAS[_NAMES[kind]], -1)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from treadle import cells
+from treadle.adapt import gate_orders
 from treadle.interop.exported_step import as_array
 from treadle.interop.onnx_nodes.writer import Writer
 from treadle.wiring import Stack
@@ -16,10 +17,9 @@ from treadle.wiring import Stack
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """A kind of node: which of our gates, in order, are its gates, and what else it is told."""
+    """A kind of node, and what it is told."""
 
     name: str
-    gates: tuple[int, ...]
     attributes: Mapping[str, Any]
 
 
@@ -53,23 +53,23 @@ _FUNCTIONS: dict[str, tuple[str, list[float], list[float]]] = {
 def _kind(cell: Any) -> _Kind | None:
     if type(cell) is cells.LSTMCell and not cell.proj_size:
         last = cell.activation if cell.output_activation is None else cell.output_activation
-        return _node("LSTM", (0, 3, 1, 2), cell.gate_activation, cell.activation, last)  # i f g o here, i o f c there
+        return _node("LSTM", cell.gate_activation, cell.activation, last)
     if type(cell) is cells.GRUCell:
-        kind = _node("GRU", (1, 0, 2), cell.gate_activation, cell.activation)  # r z n here, z r h there
+        kind = _node("GRU", cell.gate_activation, cell.activation)
         return kind and dataclasses.replace(
             kind, attributes={**kind.attributes, "linear_before_reset": int(cell.reset_after)}
         )
-    return _node("RNN", (0,), cell.nonlinearity) if type(cell) is cells.RNNCell else None
+    return _node("RNN", cell.nonlinearity) if type(cell) is cells.RNNCell else None
 
 
-def _node(name: str, gates: tuple[int, ...], *activations: Any) -> _Kind | None:
+def _node(name: str, *activations: Any) -> _Kind | None:
     """A kind of node with its activations; None if the nodes have one of them not."""
     if not all(isinstance(one, str) and one in _FUNCTIONS for one in activations):
         return None
     names, alphas, betas = zip(*(_FUNCTIONS[one] for one in activations), strict=True)
     found = {"activations": [*names], "activation_alpha": [*chain(*alphas)], "activation_beta": [*chain(*betas)]}
     attributes = {key: numbers for key, numbers in found.items() if numbers}  # an empty list has no type
-    return _Kind(name, gates, attributes)
+    return _Kind(name, attributes)
 
 
 def put_layers(
@@ -156,11 +156,10 @@ def go_together(one: Any, other: Any) -> bool:
 def _weights(directions: Sequence[Any], kind: _Kind) -> list[Any]:
     """W, R and, where there is one, B: an axis for the directions first."""
     names = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if directions[0].bias_ih is not None else [])
-    found = {name: np.stack([_gates(getattr(one, name), kind.gates) for one in directions]) for name in names}
+    orders = gate_orders.OURS[kind.name], gate_orders.ONNX[kind.name]
+    found = {
+        name: np.stack([gate_orders.reordered(as_array(getattr(one, name)), *orders) for one in directions])
+        for name in names
+    }
     biases = [np.concatenate([found.pop("bias_ih"), found.pop("bias_hh")], 1)] if "bias_ih" in found else []
     return [*found.values(), *biases]
-
-
-def _gates(parameter: torch.Tensor, order: tuple[int, ...]) -> Any:
-    """The blocks of a parameter, one a gate, in another order."""
-    return as_array(torch.cat([parameter.chunk(len(order))[gate] for gate in order]))
