@@ -25,12 +25,14 @@ def gradients(rnn, loss):
 @pytest.mark.share(8)
 @pytest.mark.parametrize("subject", ["lstm", "gru", "stack-feedback", "graph-delays", "graph-tokens"])
 @pytest.mark.parametrize(("steps", "horizon"), [(5, 5), (5, 10), (4, 11), (3, 100)])
-def test_windows_equal_the_whole(subject, steps, horizon):
+@pytest.mark.parametrize("holes", [False, True])
+def test_windows_equal_the_whole(subject, steps, horizon, holes):
     rnn = network(subject, steps, horizon, learn_initial_state=True)
     xs, resets = sequence(rnn, 3, T), torch.zeros(3, T, dtype=torch.bool)
     resets[0, 6] = resets[1, 10] = resets[2, 0] = True
     lengths = torch.tensor([T, 14, 2])
-    expected, _ = rnn(xs, None, lengths, resets)
+    mask = torch.rand(3, T, generator=torch.Generator().manual_seed(1)) < 0.6 if holes else None
+    expected, _ = rnn(xs, None, lengths, resets, mask=mask)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0), dtype=expected.dtype)
     history = td.History(rnn)
     total: dict = {}
@@ -39,7 +41,7 @@ def test_windows_equal_the_whole(subject, steps, horizon):
         left = (lengths - begin).clamp(0, xs[:, part].shape[1])
         if not left.any():
             continue
-        ys, _ = history(xs[:, part], left, resets[:, part])
+        ys, _ = history(xs[:, part], left, resets[:, part], None if mask is None else mask[:, part])
         assert_close(ys, expected[:, part])
         found = gradients(rnn, (ys * weights[:, part]).sum())
         total = {name: total.get(name, 0) + g for name, g in found.items()}
@@ -99,7 +101,7 @@ def test_it_goes_on_from_a_checkpoint(subject):
     resets[1, 2] = True
     history = td.History(rnn)
     for window in windows[:4]:
-        history(window, [4, 3], resets)
+        history(window, [4, 3], resets, resets.logical_not())
     other = td.History(rnn)
     other.load_state_dict({name: tensor.clone() for name, tensor in history.state_dict().items()})
     for window in windows[4:]:

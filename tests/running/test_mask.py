@@ -111,17 +111,11 @@ def test_one_sequence_and_packed_ones():
     assert_close(ys[:, 1][MASK[5]], rnn(xs[MASK[5]])[0])
 
 
-METHODS = [
-    td.FullBPTT(),
-    td.TruncatedBPTT(2),
-    td.TruncatedBPTT(2, 3),
-    td.CheckpointedBPTT(memory="1kB"),
-    td.CheckpointedBPTT(),
-]
+EXACT = [td.FullBPTT(), td.CheckpointedBPTT(memory="1kB"), td.CheckpointedBPTT()]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_gradients_of_every_method_are_those_of_the_row_alone(method):
+@pytest.mark.parametrize("method", EXACT, ids=repr)
+def test_gradients_are_those_of_the_row_alone(method):
     rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 4), td.GRUCell(4, 3)]), gradient=method).double()
     xs = torch.randn(B, T, 3, dtype=torch.float64, requires_grad=True)
     ys, end, every = rnn(xs, mask=MASK, resets=RESETS, return_states=True)
@@ -132,6 +126,24 @@ def test_gradients_of_every_method_are_those_of_the_row_alone(method):
             expected += [one[0], last["layer0"].c[0], last["layer1"].h[0], moments["layer0"].c[0]]
             found += [ys[row, mask], end["layer0"].c[row], end["layer1"].h[row], every["layer0"].c[row, mask]]
     assert_same(found, expected, [xs, *rnn.parameters()])
+
+
+@pytest.mark.parametrize("last", [MASK.shape[1], 4], ids=["a row to the end", "padding behind all"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_truncated_gradients_are_those_of_windows(steps, last):
+    """Blocks are where they are without a mask: a step that is not taken counts."""
+    mask = MASK & (torch.arange(T) < last)
+    rnn = td.Recurrent(td.Stack([td.LSTMCell(3, 4), td.GRUCell(4, 3)])).double()
+    xs = torch.randn(B, T, 3, dtype=torch.float64, requires_grad=True)
+    rnn.gradient = td.TruncatedBPTT(steps)
+    found, _ = rnn(xs, mask=mask, resets=RESETS)
+    rnn.gradient, state, windows = td.FullBPTT(), None, []
+    for begin in range(0, T, steps):
+        part = slice(begin, begin + steps)
+        ys, state = rnn(xs[:, part], state, resets=RESETS[:, part], mask=mask[:, part])
+        state = td.detach(state)
+        windows.append(ys)
+    assert_same([found], [torch.cat(windows, 1)], [xs, *rnn.parameters()])
 
 
 def test_what_lies_in_holes_does_not_matter():
@@ -253,6 +265,24 @@ def test_compiled_and_exported(tmp_path):
     short = exported(xs[:3, :5], MASK[:3, :5], RESETS[:3, :5])
     for one, other in zip(short, flat(*rnn(xs[:3, :5], None, None, RESETS[:3, :5], True, MASK[:3, :5])), strict=True):
         assert_close(one, other)
+
+
+def test_values_are_recorded():
+    cell = td.LSTMCell(3, 4)
+    networks = (
+        td.Recurrent(cell), td.Reversed(cell), td.Bidirectional(cell, cell),
+        td.LSTM(3, 4, 2, batch_first=True, bidirectional=True),
+    )  # fmt: skip
+    xs = torch.randn(B, T, 3)
+    for network in networks:
+        ys, _, every = network(xs, None, None, RESETS, True, MASK)
+        values = td.record(network, xs, None, None, RESETS, MASK)
+        assert_close(values["y"], ys)
+        forget = values[next(name for name in values if name.endswith("forget"))]
+        assert not forget[~MASK].any()
+        assert forget[MASK].all()
+        if isinstance(network, td.Recurrent | td.Reversed):
+            assert_close(values["c"], every.c)
 
 
 def test_the_last_output_is_repeated():

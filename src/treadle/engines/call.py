@@ -39,6 +39,7 @@ class Call:
         return_states: whether the states after every step are wanted.
         engine: the name of the engine that was asked for, or ``"auto"``.
         products: what autocast asks for: the precision in which products multiply; None where it is off.
+        mask: [T, B] booleans: where false, the step is not taken. Then ``lengths`` say where the last one is that is.
     """
 
     cell: nn.Module
@@ -50,6 +51,7 @@ class Call:
     return_states: bool = False
     engine: str = "auto"
     products: torch.dtype | None = None
+    mask: Bool[Tensor, "T B"] | None = None
 
     @property
     def steps(self) -> int:
@@ -58,6 +60,21 @@ class Call:
         if not rows:
             return 0
         return steps if self.lengths is None else int(self.lengths.max())
+
+    @property
+    def counts(self) -> Tensor | None:
+        """[B]: how many steps each row takes; None if all take all."""
+        return self.lengths if self.mask is None else self.mask.sum(0)
+
+    def beginning(self, steps: int) -> "Call":
+        """The first steps of each row, of those that it takes."""
+        if self.mask is None:
+            return self.part(0, steps, self.state, self.initial)
+        rows = torch.arange(self.xs.shape[1], device=self.xs.device)
+        times = (~self.mask).byte().argsort(dim=0, stable=True)[:steps]
+        resets = None if self.resets is None else self.resets[times, rows]
+        lengths = self.mask.sum(0).clamp(max=steps)
+        return dataclasses.replace(self, xs=self.xs[times, rows], lengths=lengths, resets=resets, mask=None)
 
     def part(self, begin: int, end: int, state: State, initial: State, xs: Tensor | None = None) -> "Call":
         """Some of the steps, from a state."""
@@ -68,6 +85,7 @@ class Call:
             state=state,
             lengths=None if self.lengths is None else (self.lengths - begin).clamp(0, end - begin),
             resets=None if self.resets is None else self.resets[begin:end],
+            mask=None if self.mask is None else self.mask[begin:end],
         )
 
     def in_precision_of_weights(self) -> "Call":

@@ -145,11 +145,11 @@ def program_of(call: Call) -> Network | Refusal:
 
 def why_no_program(call: Call) -> Refusal | None:
     """Why no program runs a call, whatever the cell is; None where one may."""
-    xs, lengths = call.xs, call.lengths
+    xs, counts = call.xs, call.counts
     tensors = (xs, *(tensor for _, tensor in named_tensors(call.state)))
     others = [tensor for tensor in tensors if type(tensor) is not Tensor and not isinstance(tensor, nn.Parameter)]
     reason = None
-    if not xs.shape[0] or not xs.shape[1] or (lengths is not None and not bool(lengths.any())):
+    if not xs.shape[0] or not xs.shape[1] or (counts is not None and not bool(counts.any())):
         reason = "there are no rows or no steps"
     elif others:
         reason = f"an input is a {type(others[0]).__name__}, not a plain tensor"

@@ -22,8 +22,9 @@ def run(network: Network, engine: Engine, call: Call) -> Result:
 
 def _run(network: Network, engine: Engine, call: Call) -> Result:
     own = staged(network, engine, call.products, call.return_states)
-    xs, lengths = call.xs, call.lengths
-    layout = Layout(xs.shape[0], xs.shape[1], None if lengths is None else lengths.cpu(), call.resets)
+    xs = call.xs
+    lengths, mask = (None if one is None else one.cpu() for one in (call.lengths, call.mask))
+    layout = Layout(xs.shape[0], xs.shape[1], lengths, call.resets, mask)
     starts = {f"state/{name}": t for name, t in named_tensors(layout.sort(call.state))}
     fresh = starts
     if call.resets is not None:

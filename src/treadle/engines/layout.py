@@ -27,17 +27,22 @@ class Layout:
         steps, batch: T and B.
         lengths: [B] on the CPU, or None if all rows are T long.
         resets: [T, B] booleans, or None.
+        mask: [T, B] booleans on the CPU, or None: the steps that rows take, where these are not the first ``lengths``.
+            Only they are packed.
     """
 
     steps: int
     batch: int
     lengths: Tensor | None = None
     resets: Tensor | None = None
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._shares: dict[int, list[tuple[int, int]]] = {}
+        if self.mask is not None:
+            self.lengths = self.mask.sum(0)
         if self.lengths is not None and bool((self.lengths == self.steps).all()):
-            self.lengths = None
+            self.lengths = self.mask = None
         if self.lengths is None:
             self.counts, self.offsets = _whole(self.steps, self.batch)
             self.rows = self.steps * self.batch
@@ -64,7 +69,10 @@ class Layout:
         """[N]: where each packed row is in [T * B]."""
         assert self.order is not None
         step = torch.repeat_interleave(_arange(self.steps), self.counts)
-        return step * self.batch + self.order[self._row_of_each()]
+        row = self.order[self._row_of_each()]
+        if self.mask is not None:
+            step = (~self.mask).byte().argsort(dim=0, stable=True)[step, row]
+        return step * self.batch + row
 
     @kept_property
     def before(self) -> Tensor:
@@ -87,18 +95,21 @@ class Layout:
         return flat if self.order is None else flat.index_select(0, self.places)
 
     def padded(self, rows: Tensor) -> Tensor:
-        """[N, ...] as [T, B, ...], zeros past the end of a row."""
+        """[N, ...] as [T, B, ...], zeros where a row takes no step."""
         if self.order is None:
             return rows.view(self.steps, self.batch, *rows.shape[1:])
         whole = rows.new_zeros(self.steps * self.batch, *rows.shape[1:])
         return whole.index_copy(0, self.places, rows).view(self.steps, self.batch, *rows.shape[1:])
 
     def held(self, rows: Tensor, start: Tensor) -> Tensor:
-        """A state at every step, [N, ...] as [T, B, ...]: past the end of a row it stands still."""
+        """A state at every step, [N, ...] as [T, B, ...]: where a row takes no step, it stands still."""
         if self.order is None:
             return self.padded(rows)
         assert self.lengths is not None
-        step = torch.minimum(_arange(self.steps)[:, None], (self.lengths - 1)[None])  # [T, B]
+        if self.mask is None:
+            step = torch.minimum(_arange(self.steps)[:, None], (self.lengths - 1)[None])  # [T, B]
+        else:
+            step = self.mask.cumsum(0) - 1
         place = self._place_after(step, self.inverse[None])
         return torch.cat([start, rows]).index_select(0, place.reshape(-1)).view(self.steps, self.batch, *rows.shape[1:])
 

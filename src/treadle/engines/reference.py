@@ -21,6 +21,7 @@ def run(call: Call) -> Result:
     xs, resets, active = without_padding(call)
     steps = xs.shape[0]
     everyone_until = int(lengths.min()) if lengths is not None and lengths.numel() else steps
+    everyone_until = everyone_until if call.mask is None else 0
     some_reset = resets.any(1).tolist() if resets is not None else [False] * steps
 
     ys, states = [], []
@@ -45,15 +46,17 @@ def run(call: Call) -> Result:
 def without_padding(call: Call) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The sequence with what any cell can take in the place of padding; the resets; and where there is no padding.
 
-    Padding may hold anything, NaN or tokens that do not exist; it must reach neither values nor gradients. In its place
-    stands the row's last step, which the cell can take for certain; zeros might be where it divides by 0.
+    Padding, which steps that are not taken are as well, may hold anything, NaN or tokens that do not exist; it must
+    reach neither values nor gradients. In its place stands the last step that the row takes, which the cell can take
+    for certain; zeros might be where it divides by 0.
     """
     xs, lengths, resets = call.xs, call.lengths, call.resets
     if lengths is None:
         return xs, resets, None
-    active = torch.arange(xs.shape[0], device=xs.device)[:, None] < lengths  # [T, B]
-    at_end = (lengths - 1).clamp(min=0)
+    steps = torch.arange(xs.shape[0], device=xs.device)[:, None]
+    active = steps < lengths if call.mask is None else call.mask  # [T, B]
+    at_end = (steps * active).amax(0)
     last = xs.detach()[at_end, torch.arange(xs.shape[1], device=xs.device)]
-    last = where(lengths > 0, last, torch.zeros_like(last))
+    last = where(active.any(0), last, torch.zeros_like(last))
     xs = torch.where(active.reshape(*active.shape, *[1] * (xs.ndim - 2)), xs, last)
     return xs, None if resets is None else resets & active, active

@@ -207,6 +207,8 @@ def _first_line(error: Exception) -> str:
 
 def _part(call: Call, cell: nn.Module, recording: bool) -> Call:
     """Two rows and three steps of a call, from a state that is not the initial one."""
+    if call.mask is not None:  # kernels know nothing of it
+        call = call.beginning(_STEPS)
     steps, rows = call.xs.shape[:2]
     if call.lengths is None:
         chosen, steps = torch.tensor([0, rows - 1]), min(steps, _STEPS)

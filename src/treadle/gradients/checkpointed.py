@@ -83,7 +83,7 @@ class CheckpointedBPTT(GradientMethod):
         if not trial.is_differentiated:
             return run(call)
         allowed = as_bytes(self.memory)
-        rows, lengths = call.xs.shape[1], call.lengths
+        rows, lengths = call.xs.shape[1], call.counts
         running = rows if lengths is None else int((lengths >= FEWEST_STEPS).sum())
         step = -(-kept_by_a_step(trial.run) // running) * rows
         rows_and_steps = rows * call.steps if lengths is None else int(lengths.sum())

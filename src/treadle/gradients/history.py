@@ -24,6 +24,7 @@ class _Window:
     state: State
     lengths: Tensor | None
     resets: Tensor | None
+    mask: Tensor | None
 
 
 class History:
@@ -82,7 +83,7 @@ class History:
         self._state = states.detach(state)
         self._windows.clear()
 
-    def __call__(self, xs: Tensor, lengths: Any = None, resets: Any = None) -> tuple[Tensor, State]:
+    def __call__(self, xs: Tensor, lengths: Any = None, resets: Any = None, mask: Any = None) -> tuple[Tensor, State]:
         """Run over the next window.
 
         Args:
@@ -90,6 +91,7 @@ class History:
                 in the same order as the last one; where another stream begins in a row, ``resets`` has to say so.
             lengths: as `treadle.Recurrent` takes them.
             resets: likewise.
+            mask: likewise. Steps that are not taken count as steps of the window and of the horizon.
 
         Returns:
             The outputs of this window, and the state after it (that of a `treadle.Recurrent`, of a drop-in too).
@@ -108,6 +110,7 @@ class History:
             )
         lengths = rnn.checked_lengths(lengths, by_time)
         resets = None if resets is None else rnn.checked_resets(resets, by_time).T
+        mask = None if mask is None else states.as_tensor(mask)
         before = self._state
         if torch.is_grad_enabled():
             self._forget(rnn, method.horizon - method.steps)
@@ -115,11 +118,11 @@ class History:
                 state = window.state if i == 0 else before
                 # What runs again leaves its states behind, as the weights by now give them.
                 self._windows[i] = dataclasses.replace(window, state=states.kept(state))
-                before = rnn(window.xs, state, window.lengths, window.resets)[1]
-        ys, state = rnn(xs, before, lengths, resets)
+                before = rnn(window.xs, state, window.lengths, window.resets, mask=window.mask)[1]
+        ys, state = rnn(xs, before, lengths, resets, mask=mask)
         # Copies, because who reads a stream may fill the same memory again.
-        kept = [None if tensor is None else tensor.detach().clone() for tensor in (xs, lengths, resets)]
-        self._windows.append(_Window(kept[0], states.kept(before), kept[1], kept[2]))  # pyright: ignore
+        kept = [None if tensor is None else tensor.detach().clone() for tensor in (xs, lengths, resets, mask)]
+        self._windows.append(_Window(kept[0], states.kept(before), *kept[1:]))  # pyright: ignore
         self._state = states.kept(state)
         return ys, state
 
@@ -144,20 +147,21 @@ class History:
     def _cut(rnn: Any, window: _Window, steps: int, axis: int) -> _Window:
         """A window without its first steps, which only give the state."""
         xs, rest = window.xs.split([steps, window.xs.shape[axis] - steps], axis)
-        lengths, resets = window.lengths, window.resets
+        lengths, by_step = window.lengths, (window.resets, window.mask)
         first = None if lengths is None else lengths.clamp(max=steps)
+        resets, mask = (None if one is None else one[:, :steps] for one in by_step)
         with torch.no_grad():
-            _, state = rnn(xs, window.state, first, None if resets is None else resets[:, :steps])
+            _, state = rnn(xs, window.state, first, resets, mask=mask)
         lengths = None if lengths is None else (lengths - steps).clamp(min=0)
-        return _Window(rest, state, lengths, None if resets is None else resets[:, steps:])
+        return _Window(rest, state, lengths, *(None if one is None else one[:, steps:] for one in by_step))
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that is kept, by name, for a checkpoint."""
         found = _named("state", self._state)
         for i, window in enumerate(self._windows):
             found |= _named(f"{i}/state", window.state)
-            tensors = {f"{i}/xs": window.xs, f"{i}/lengths": window.lengths, f"{i}/resets": window.resets}
-            found |= {name: tensor for name, tensor in tensors.items() if tensor is not None}
+            tensors = {"xs": window.xs, "lengths": window.lengths, "resets": window.resets, "mask": window.mask}
+            found |= {f"{i}/{name}": tensor for name, tensor in tensors.items() if tensor is not None}
         return found
 
     def load_state_dict(self, remembered: Mapping[str, Tensor]) -> None:
@@ -183,7 +187,9 @@ class History:
             raise StateError(f"what was remembered has {count} windows, but not number {missing}: it is damaged")
         windows = [
             _Window(
-                remembered[f"{i}/xs"], state(f"{i}/state"), *(remembered.get(f"{i}/{n}") for n in ("lengths", "resets"))
+                remembered[f"{i}/xs"],
+                state(f"{i}/state"),
+                *(remembered.get(f"{i}/{name}") for name in ("lengths", "resets", "mask")),
             )
             for i in range(count)
         ]

@@ -37,13 +37,13 @@ class Trial:
 
     def run(self, steps: int) -> tuple[Result, list[Tensor]]:
         """What the first steps give, as if they had not been run, and the leaves of their graph."""
-        call, device = self.call, self.call.xs.device
+        call, device = self.call.beginning(steps), self.call.xs.device
         sources = [_stand_in(tensor, True) for tensor in self.surroundings.sources]
         state, initial = (map_state(lambda t: _stand_in(t, True), part) for part in (call.state, call.initial))
-        xs = _stand_in(call.xs[:steps], call.xs.requires_grad)
+        xs = _stand_in(call.xs, self.call.xs.requires_grad)
         before = generators(device)
         with torch.enable_grad(), generators_at(device, before), self.surroundings.again(sources):
-            results = run(call.part(0, steps, state, initial, xs))
+            results = run(dataclasses.replace(call, xs=xs, state=state, initial=initial))
             self.is_random = generators(device, before) is not before
         return results, [xs, *sources, *(tensor for part in (state, initial) for _, tensor in named_tensors(part))]
 
@@ -77,7 +77,7 @@ def run_in_segments(
     plan = _Plan(call, trial.surroundings, segments, reach, most, plain)
     tensors = [tensor for part in (call.state, plan.fresh) for _, tensor in named_tensors(part)]
     tensors += [*trial.surroundings.sources, *trial.others]
-    results: Any = _Node.apply(plan, call.xs, call.lengths, call.resets, *tensors)  # pyright: ignore
+    results: Any = _Node.apply(plan, call.xs, call.lengths, call.resets, call.mask, *tensors)  # pyright: ignore
     count = plan.states
     every = plan.like_state(results[1 + count :]) if call.return_states else None
     return Result(results[0], plan.like_state(results[1 : 1 + count]), every)
@@ -101,19 +101,19 @@ class _Plan:
         # Without resets nothing starts from the initial state.
         self.fresh = call.initial if call.resets is not None else ()
         # The tensors among the arguments are saved by autograd, which sees to it that nobody writes into them.
-        self.call = dataclasses.replace(call, xs=call.xs.new_empty(0, *call.xs.shape[1:]), lengths=None, resets=None)
+        without = {"lengths": None, "resets": None, "mask": None}
+        self.call = dataclasses.replace(call, xs=call.xs.new_empty(0, *call.xs.shape[1:]), **without)
 
     def like_state(self, tensors: Sequence[Tensor]) -> State:
         """A state of these tensors."""
         return with_tensors(self.call.state, tensors)
 
-    def given(self, xs: Tensor, lengths: Any, resets: Any, tensors: Sequence[Tensor]) -> "_Given":
+    def given(self, xs: Tensor, lengths: Any, resets: Any, mask: Any, tensors: Sequence[Tensor]) -> "_Given":
         """The node's inputs, told apart."""
         state, rest = list(tensors[: self.states]), list(tensors[self.states :])
         fresh, sources = (rest[: self.states], rest[self.states :]) if self.fresh else ([], rest)
-        return _Given(
-            self, dataclasses.replace(self.call, xs=xs, lengths=lengths, resets=resets), state, fresh, sources
-        )
+        call = dataclasses.replace(self.call, xs=xs, lengths=lengths, resets=resets, mask=mask)
+        return _Given(self, call, state, fresh, sources)
 
 
 @dataclasses.dataclass
@@ -192,9 +192,11 @@ class _Border:
 
 class _Node(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, xs: Tensor, lengths: Any, resets: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
-        given = plan.given(xs, lengths, resets, tensors)
-        _, needs_xs, _, _, *others = ctx.needs_input_grad
+    def forward(
+        ctx: Any, plan: _Plan, xs: Tensor, lengths: Any, resets: Any, mask: Any, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        given = plan.given(xs, lengths, resets, mask, tensors)
+        _, needs_xs, _, _, _, *others = ctx.needs_input_grad
         ctx.plan, ctx.needs = plan, _Needs(needs_xs, *given.told_apart(others))
         ctx.set_materialize_grads(False)
         device = xs.device
@@ -221,14 +223,14 @@ class _Node(torch.autograd.Function):
         ends = [tensor for graph in graphs for tensor in (*graph.leaves, *graph.results)]
         ctx.sizes = [(len(graph.leaves), len(graph.results)) for graph in graphs]
         ctx.given = len(tensors)
-        ctx.save_for_backward(xs, lengths, resets, *tensors, *ends)
+        ctx.save_for_backward(xs, lengths, resets, mask, *tensors, *ends)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *from_above: Tensor | None) -> tuple[Any, ...]:
         plan, needs = ctx.plan, ctx.needs
-        xs, lengths, resets, *saved = ctx.saved_tensors
-        given = plan.given(xs, lengths, resets, saved[: ctx.given])
+        xs, lengths, resets, mask, *saved = ctx.saved_tensors
+        given = plan.given(xs, lengths, resets, mask, saved[: ctx.given])
         if torch.is_grad_enabled() or any(g is not None and is_batched(g) for g in from_above):
             with generators_at(xs.device, ctx.generators):
                 found = _by_autograd(given, needs, from_above)
@@ -251,7 +253,7 @@ class _Node(torch.autograd.Function):
             state = _added(packets.get(0), pending.never_run())
             state = [g if need else None for g, need in zip(state, needs.state, strict=True)]
             found = [sums.xs_gradient(), *state, *sums.shared()]
-        return (None, found[0], None, None, *found[1:])
+        return (None, found[0], None, None, None, *found[1:])
 
 
 def _graphs_backwards(ctx: Any, given: _Given, ends: Sequence[Tensor]) -> Iterator[tuple[int, _Segment]]:
@@ -382,7 +384,7 @@ def _by_autograd(given: _Given, needs: _Needs, from_above: Sequence[Tensor | Non
         # Stand-ins: the gradient of one must not take in what reaches it through another that is made of it.
         tensors = [t.view_as(t) if need else t for t, need in zip(tensors, flags, strict=False)]
         xs, *tensors = [*tensors, *given.sources[own:]]
-        again = given.plan.given(xs, given.call.lengths, given.call.resets, tensors)
+        again = given.plan.given(xs, given.call.lengths, given.call.resets, given.call.mask, tensors)
         initial = given.plan.like_state(again.fresh) if again.fresh else given.call.initial
         call = dataclasses.replace(again.call, state=given.plan.like_state(again.state), initial=initial)
         with given.plan.surroundings.again(again.sources):

@@ -30,9 +30,9 @@ class TruncatedBPTT(GradientMethod):
     that of a window, and there is an update after each. Then pass ``steps`` steps a call, and the detached state of the
     last one; where ``horizon > steps``, `treadle.History` remembers what reaches further.
 
-    A reset ends the gradient earlier, and leaves the blocks where they are. A row that ends before others, or of which
-    a mask leaves out steps, has the gradients that it has alone: steps that are not taken do not count. In the reverse
-    direction of a bidirectional network, time runs the other way.
+    Resets, which end the gradient earlier, and masks leave the blocks where they are: a step that is not taken counts.
+    A row that ends before others has the gradients that it has alone. In the reverse direction of a bidirectional
+    network, time runs the other way.
 
     Source: Williams and Peng, *An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
     Trajectories*, 1990; they write BPTT(horizon; steps).

@@ -67,7 +67,9 @@ class Record(Mapping[str, Tensor]):
         return "\n".join(rows)
 
 
-def record(rnn: Any, xs: Tensor, state: State = None, lengths: Any = None, resets: Tensor | None = None) -> Record:
+def record(
+    rnn: Any, xs: Tensor, state: State = None, lengths: Any = None, resets: Tensor | None = None, mask: Any = None
+) -> Record:
     """Record every intermediate value of every step, by the path of the cell and the variable of its own source.
 
     Nothing is to be instrumented: while the step is traced, every variable that holds a value is noted. The numbers
@@ -96,6 +98,8 @@ def record(rnn: Any, xs: Tensor, state: State = None, lengths: Any = None, reset
         state: the state before the first step; as the network takes it. ``None`` for the initial one.
         lengths: [B] whole numbers: past its end a row's state stands still, and all other values are zero.
         resets: [B, T] booleans, as `treadle.Recurrent` takes them.
+        mask: [B, T] booleans, as `treadle.Recurrent` takes them: at a step that is not taken the state stands still,
+            and all other values are zero.
 
     Returns:
         A mapping from names to tensors [B, T, …] ([T, B, …] where the network has time first), in the order in which
@@ -118,7 +122,7 @@ def record(rnn: Any, xs: Tensor, state: State = None, lengths: Any = None, reset
     """
     recorder = _Recorder(over_time(rnn))
     with torch.no_grad():
-        _, _, values = recorder(xs, state, lengths, resets, True)
+        _, _, values = recorder(xs, state, lengths, resets, True, mask)
     return Record(values, recorder.lines, recorder.batch_first)
 
 
@@ -163,34 +167,33 @@ class _Recorder:
         self.lines: dict[str, str] = {}
 
     def __call__(
-        self, xs: Tensor, state: State, lengths: Any, resets: Any, return_states: bool
+        self, xs: Tensor, state: State, lengths: Any, resets: Any, return_states: bool, mask: Any = None
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         network = self.network
         if isinstance(network, DropIn) and not network.bidirectional:
             network, state = network.recurrent(), network.states_of(state)
         if isinstance(network, Recurrent):
-            end, values = self._one_direction(network, xs, state, lengths, resets)
+            end, values = self._one_direction(network, network.call(xs, state, lengths, resets, mask=mask))
         elif isinstance(network, Bidirectional):
             before = (None, None) if state is None else (state["forward"], state["backward"])
             pair = (_Recorder(network.ahead), _Recorder(network.back))
-            ys, end, values = self._directions(pair, xs, before, lengths, resets)
+            ys, end, values = self._directions(pair, xs, before, lengths, resets, mask)
             values = {"x": values["forward.x"], **values, "y": ys}
             self.lines |= {"x": "", "y": ""}
         elif isinstance(network, Reversed):
             alone: Any = _Recorder(network.network)
-            _, end, values = run_reversed(alone, xs, state, lengths, resets, True)
+            _, end, values = run_reversed(alone, xs, state, lengths, resets, True, mask)
             self.lines |= alone.lines
         else:
-            end, values = self._layers(network, xs, state, lengths, resets)
+            end, values = self._layers(network, xs, state, lengths, resets, mask)
         return values["y"], end, values
 
-    def _one_direction(
-        self, network: Recurrent, xs: Tensor, state: State, lengths: Any, resets: Any
-    ) -> tuple[State, dict[str, Tensor]]:
+    def _one_direction(self, network: Recurrent, call: Call) -> tuple[State, dict[str, Tensor]]:
         """Every value of a network that reads from the first step to the last."""
-        call = network.call(xs, state, lengths, resets).in_precision_of_weights()
+        call = call.in_precision_of_weights()
         if not call.xs.shape[0] or not call.xs.shape[1]:
-            raise ShapeError(f"there is nothing to record in {list(xs.shape)}: pass at least one row and one step")
+            given = list(call.xs.transpose(0, int(self.batch_first)).shape)
+            raise ShapeError(f"there is nothing to record in {given}: pass at least one row and one step")
         watch, axis = Watch(call.cell), int(self.batch_first)
         found = trace_of(call, watch)
         assert found.program is not None
@@ -208,10 +211,17 @@ class _Recorder:
         return rebuild(call.state, end), values
 
     def _directions(
-        self, pair: tuple["_Recorder", "_Recorder"], xs: Tensor, before: Any, lengths: Any, resets: Any, path: str = ""
+        self,
+        pair: tuple["_Recorder", "_Recorder"],
+        xs: Tensor,
+        before: Any,
+        lengths: Any,
+        resets: Any,
+        mask: Any,
+        path: str = "",
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """Those of two networks, of which the second reads from the last step to the first."""
-        ahead, back = both_directions(pair, xs, before, lengths, resets, True)  # pyright: ignore[reportArgumentType]
+        ahead, back = both_directions(pair, xs, before, lengths, resets, True, mask)  # pyright: ignore[reportArgumentType]
         values: dict[str, Tensor] = {}
         for direction, recorder, (_, _, found) in zip(("forward", "backward"), pair, (ahead, back), strict=True):
             values |= {f"{path}{direction}.{name}": tensor for name, tensor in found.items()}
@@ -219,7 +229,7 @@ class _Recorder:
         return torch.cat([ahead[0], back[0]], -1), {"forward": ahead[1], "backward": back[1]}, values
 
     def _layers(
-        self, network: DropIn, xs: Tensor, hx: Any, lengths: Any, resets: Any
+        self, network: DropIn, xs: Tensor, hx: Any, lengths: Any, resets: Any, mask: Any
     ) -> tuple[State, dict[str, Tensor]]:
         """Those of a bidirectional drop-in: layer after layer, each in both directions over the whole sequence."""
         ys = xs.transpose(0, 1) if self.batch_first else xs
@@ -228,7 +238,7 @@ class _Recorder:
         values: dict[str, Tensor] = {}
         for i in range(0, len(recorders), 2):
             pair, path = (recorders[i], recorders[i + 1]), f"layer{i // 2}."
-            ys, _, found = self._directions(pair, ys, before[i : i + 2], lengths, resets, path)
+            ys, _, found = self._directions(pair, ys, before[i : i + 2], lengths, resets, mask, path)
             values |= found
             if i + 2 < len(recorders):
                 ys = nn.functional.dropout(ys, network.dropout, network.training)

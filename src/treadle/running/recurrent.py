@@ -131,8 +131,9 @@ class Recurrent(nn.Module):
             return_states: whether to return the states after every step as well.
             mask: [B, T] booleans, whatever ``batch_first`` is: where false, the step is not taken. The row's state
                 stands still and its output is zero there, what is in ``xs`` does not matter, and a reset does nothing.
-                A row with holes gives what it gives without these steps, gradients included; ``lengths`` is the mask
-                whose holes are at the end. `treadle.repeat_last` repeats outputs in holes, as Keras does.
+                A row with holes gives what it gives without these steps, gradients included (for truncated BPTT they
+                count); ``lengths`` is the mask whose holes are at the end. `treadle.repeat_last` repeats outputs in
+                holes, as Keras does.
 
         Returns:
             ``ys, state``: outputs [B, T, H] (or [T, B, H]), and the state after the last step of each row.
@@ -147,12 +148,10 @@ class Recurrent(nn.Module):
             given = {"lengths": lengths, "resets": resets, "return_states": return_states, "mask": mask}
             return as_one_operation(self, xs, state, **given)
         refuse_torchscript(f"{self._name()} over a sequence")
-        if mask is not None:
-            return self._with_holes(mask, xs, state, lengths, resets, return_states)
         exported = is_exported(xs)
         if not exported and is_compiled(xs):
-            return sequence_operator.run(self, xs, state, lengths, resets, return_states)
-        call = self.call(xs, state, lengths, resets, return_states)
+            return sequence_operator.run(self, xs, state, lengths, resets, return_states, mask)
+        call = self.call(xs, state, lengths, resets, return_states, mask)
         steps, initial = call.xs.shape[0], call.initial
         if steps:
             ys, state, every = plain_operators.run(call) if exported else self.gradient.run(call)
@@ -165,24 +164,6 @@ class Recurrent(nn.Module):
             every = states.map_state(lambda t: t.transpose(0, 1), every) if return_states else None
         return (ys, state, every) if return_states else (ys, state)
 
-    def _with_holes(
-        self, mask: Any, xs: Tensor, state: State, lengths: Any, resets: Tensor | None, return_states: bool
-    ) -> Any:
-        """Leave out the steps that a mask does not take, run, and put everything where it belongs."""
-        self.check_input(xs, 2, "sequence")
-        axis = 1 if self.batch_first else 0
-        by_time = xs.transpose(0, axis)
-        taken = taken_steps(mask, self.checked_lengths(lengths, by_time), by_time)
-        if taken.are_first:
-            return self.forward(xs, state, taken.lengths, resets, return_states)
-        resets = None if resets is None else taken.closed(self.checked_resets(resets, by_time).T, 1)
-        if return_states:  # which begin with the state before, if a row begins with a hole
-            initial = states.initial_state(self, by_time.new_zeros(by_time.shape[1:]))
-            state = initial if state is None else self._checked_state(state, initial, *by_time.shape[:2])
-        ys, end, *every = self.forward(taken.closed(xs, axis), state, taken.lengths, resets, return_states)
-        every = [states.map_state(lambda now, before: taken.held(now, before, axis), one, state) for one in every]
-        return taken.opened(ys, axis), end, *every
-
     def call(
         self,
         xs: Tensor,
@@ -190,6 +171,7 @@ class Recurrent(nn.Module):
         lengths: Any = None,
         resets: Tensor | None = None,
         return_states: bool = False,
+        mask: Any = None,
     ) -> Call:
         """What `forward` asks of an engine, with time in front, once the arguments are known to fit."""
         self.check_input(xs, 2, "sequence")
@@ -200,8 +182,11 @@ class Recurrent(nn.Module):
         initial = states.initial_state(self, xs[0] if steps else xs.new_zeros(xs.shape[1:]))
         state = initial if state is None else self._checked_state(state, initial, steps, rows)
         lengths, resets = self.checked_lengths(lengths, xs), None if resets is None else self.checked_resets(resets, xs)
+        if mask is not None:
+            taken = taken_steps(mask, lengths, xs)
+            lengths, mask = taken.ends, None if taken.are_first else taken.mask.T
         products = autocast_dtype(xs.device)
-        return Call(self.cell, initial, xs, state, lengths, resets, return_states, self.engine, products)
+        return Call(self.cell, initial, xs, state, lengths, resets, return_states, self.engine, products, mask)
 
     def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """One step, as a function: nothing is kept in the module.

@@ -51,6 +51,7 @@ class _Arguments(NamedTuple):
     resets: Tensor | None
     return_states: bool
     bfloat16: bool
+    mask: Tensor | None = None
 
     @property
     def network(self) -> Any:
@@ -78,7 +79,7 @@ class _Arguments(NamedTuple):
         """Run the network: outputs, final states, the states at every step if they are asked for."""
         before = states.with_tensors(recurrent.initial_state(1), self.state) if self.state else None
         tensors = dict(zip(_tensors(recurrent), self.tensors, strict=True))
-        given = (self.xs, before, self.lengths, self.resets, self.return_states)
+        given = (self.xs, before, self.lengths, self.resets, self.return_states, self.mask)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             ys, *parts = torch.func.functional_call(recurrent, tensors, given)
         return _own([ys, *(tensor for part in parts for _, tensor in states.named_tensors(part))])
@@ -86,7 +87,7 @@ class _Arguments(NamedTuple):
 
 _SCHEMA = (
     "int handle, Tensor xs, Tensor[] state, Tensor[] tensors, Tensor? lengths, Tensor? resets, bool return_states,"
-    " bool bfloat16"
+    " bool bfloat16, Tensor? mask=None"
 )
 
 
@@ -101,17 +102,24 @@ def _own(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def run(
-    recurrent: Any, xs: Tensor, state: State, lengths: Tensor | None, resets: Tensor | None, return_states: bool
+    recurrent: Any,
+    xs: Tensor,
+    state: State,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    return_states: bool,
+    mask: Tensor | None,
 ) -> Any:
     """What `treadle.Recurrent` gives, by the operator."""
     like = recurrent.initial_state(1)
     parts = [] if state is None else [tensor for _, tensor in states.named_tensors(state)]
     tensors = list(_tensors(recurrent).values())
-    lengths, resets = (None if given is None else torch.as_tensor(given) for given in (lengths, resets))
+    given = (lengths, resets, mask)
+    lengths, resets, mask = (None if one is None else torch.as_tensor(one) for one in given)
     # What is compiled runs where autocast is off.
     bfloat16 = autocast_dtype(xs.device) is torch.bfloat16
     results = torch.ops.treadle.sequence(
-        *_Arguments(recurrent.handle, xs, parts, tensors, lengths, resets, return_states, bfloat16)
+        *_Arguments(recurrent.handle, xs, parts, tensors, lengths, resets, return_states, bfloat16, mask)
     )
     count = len(states.named_tensors(like))
     parts = [results[1 : 1 + count]] + ([results[1 + count : -1]] if return_states else [])
@@ -213,14 +221,14 @@ def _remember(ctx: Any, inputs: Any, output: Any) -> None:
     given = _Arguments(*inputs)
     ctx.handle, ctx.states, ctx.modes = given.handle, len(given.state), (given.return_states, given.bfloat16)
     # Autograd saves the tensors, and sees to it that nobody writes into them.
-    ctx.save_for_backward(given.lengths, given.resets, output[-1], *given.sources)
+    ctx.save_for_backward(given.lengths, given.resets, given.mask, output[-1], *given.sources)
 
 
 def _derivative(ctx: Any, gradients: Sequence[Tensor]) -> Any:
-    lengths, resets, ticket, xs, *rest = ctx.saved_tensors
-    given = _Arguments(ctx.handle, xs, rest[: ctx.states], rest[ctx.states :], lengths, resets, *ctx.modes)
+    lengths, resets, mask, ticket, xs, *rest = ctx.saved_tensors
+    given = _Arguments(ctx.handle, xs, rest[: ctx.states], rest[ctx.states :], lengths, resets, *ctx.modes, mask=mask)
     found = torch.ops.treadle.sequence_backward(gradients[:-1], ticket, *given)
-    return None, found[0], found[1 : 1 + ctx.states], found[1 + ctx.states :], None, None, None, None
+    return None, found[0], found[1 : 1 + ctx.states], found[1 + ctx.states :], None, None, None, None, None
 
 
 sequence.register_autograd(_derivative, setup_context=_remember)

@@ -1,7 +1,7 @@
 """Which steps of each row are taken: lengths, resets and masks; a row with holes as the row without them, and back.
 
-A row with holes gives what the same row gives without these steps. So they are left out before a network runs: the
-steps that are taken move to the front, the holes follow as padding, and afterwards everything moves back.
+A row with holes gives what the same row gives without these steps. Engines know of masks. For what knows of lengths
+alone, the steps that are taken move to the front, the holes follow as padding, and afterwards everything moves back.
 """
 
 from typing import Any
@@ -24,8 +24,6 @@ class TakenSteps:
 
     def __init__(self, mask: Tensor):
         self.mask = mask
-        self.count = mask.cumsum(1)
-        """[B, T]: how many steps are taken up to each step, itself included."""
         self.lengths = mask.sum(1)
         """[B]: how many in all."""
         self.ends = (mask * (_steps(mask) + 1)).amax(1) if mask.shape[1] else self.lengths
@@ -45,16 +43,11 @@ class TakenSteps:
         """The inverse of `closed`."""
         return _at(ys.transpose(0, axis), self._places, 0).transpose(0, axis)
 
-    def held(self, every: Tensor, before: Tensor, axis: int) -> Tensor:
-        """The inverse for states, which stand still in holes; ``before`` [B, …] is where no step was taken yet."""
-        every = torch.cat([before.to(every)[None], every.transpose(0, axis)])
-        return _at(every, self.count, 0).transpose(0, axis)
-
     @kept_property
     def _places(self) -> Tensor:
         """[B, T]: where each step lies without holes."""
         skipped = (~self.mask).cumsum(1)
-        return torch.where(self.mask, self.count, self.lengths[:, None] + skipped) - 1
+        return torch.where(self.mask, self.mask.cumsum(1), self.lengths[:, None] + skipped) - 1
 
 
 def checked_lengths(lengths: Any, xs: Tensor) -> Tensor | None:
