@@ -119,6 +119,21 @@ def test_odd_sizes_and_more_rows_than_a_tile(name, sizes, weights):
     run_both(td.Recurrent(CELLS[name](*sizes)).eval(), torch.float32, rounds=3, count=41, weights=weights)
 
 
+@pytest.mark.usefixtures("either_way")
+def test_more_rows_than_a_block():
+    rnn, rng = gru(I=3, H=19), np.random.default_rng(0)
+    pool, xs = rnn.sessions(), rng.standard_normal((230, 6, 3)).astype(np.float32)
+    ids = [pool.open() for _ in range(230)]
+    lengths = rng.integers(0, 6, 230)
+    first = pool.step({id: xs[id, 0] for id in ids})
+    blocks = pool.steps({id: xs[id, 1 : 1 + lengths[id]] for id in ids})
+    for id in ids[::7]:
+        session = rnn.session()
+        assert np.array_equal(first[id], session.step(xs[id, 0]))
+        assert np.array_equal(blocks[id], session.steps(xs[id, 1 : 1 + lengths[id]]))
+        assert same(pool.state(id), session.state)
+
+
 def test_a_session_gives_the_numbers_of_the_reference():
     rnn = gru()
     pool, xs = rnn.sessions(), torch.randn(5, 9, 3)

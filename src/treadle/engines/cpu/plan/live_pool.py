@@ -85,10 +85,8 @@ class LivePool:
     def stepped(self, rows: int) -> np.ndarray:
         """A step of so many rows that were taken down, with their inputs; the answers."""
         parts = threads.count(int(self._cost * rows // WORTH_A_THREAD))
-        if parts > 1 and rows < FEW_ROWS * parts:
-            self.call(rows, parts, by_columns=True)
-        else:
-            self.call(rows, min(parts, rows))
+        few = parts > 1 and rows < FEW_ROWS * parts and rows <= self.call.block
+        self.call(rows, parts if few else min(parts, rows), few)
         return self.call.rows_of_y[:rows].copy()
 
     def make_room_for(self, rows: int) -> None:

@@ -16,6 +16,9 @@ from treadle.engines.cpu.write import by_columns, by_index
 from treadle.engines.cpu.write.by_index import Behind
 from treadle.engines.layout import Layout
 
+_BLOCK = 96
+"""Rows that a thread takes through a step at a time: what lies between its phases stays in the caches."""
+
 
 class PoolCall:
     """Calls for up to so many rows, whose inputs, answers and index are in memory of its own.
@@ -24,6 +27,7 @@ class PoolCall:
         x, y: [room, ...]: the input of a step, and its answer.
         rows_of_x, rows_of_y: the same as arrays.
         index: [room]: which row of the states each of these rows is.
+        block: how many rows the kernel takes through a step at a time; the most that can be shared out by columns.
     """
 
     def __init__(self, operands: LiveOperands, room: int):
@@ -41,12 +45,14 @@ class PoolCall:
         self._one_step = Layout(1, room)
         arguments = weights.arguments(address(self.x), address(self.y), [address(s) for s in operands.state])
         counts, offsets = address(self._one_step.counts), address(self._one_step.offsets)
-        table = [*arguments.table(1, room, counts, offsets, 0), 0, self.index.ctypes.data]
+        self.block = min(room, _BLOCK)
+        table = [*arguments.table(1, self.block, counts, offsets, 0), 0, self.index.ctypes.data]
         self.table = np.array(table, dtype=np.int64)
-        self._behind, self._places = len(lowered.places), lowered.places
+        self._places = lowered.places
         self._address = self.table.ctypes.data
+        self._rows = ctypes.c_int64.from_address(self._address + 8 * (len(lowered.places) + Behind.ROWS))
         scratch, itemsize = lowered.scratch, weights.dtype.itemsize
-        self._scratch_bytes = -(-(scratch.fixed + room * scratch.per_row + 64) * itemsize // 64) * 64
+        self._scratch_bytes = -(-(scratch.fixed + self.block * scratch.per_row + 64) * itemsize // 64) * 64
         self._kernel = kernel
         self._recipes: list[Recipe] = []
         self._calls: dict[tuple[int, bool], RecipeCall] = {}
@@ -54,7 +60,7 @@ class PoolCall:
 
     def __call__(self, rows: int, parts: int, by_columns: bool = False) -> None:
         """A step of that many rows, shared out over so many threads, or its columns."""
-        self.table[self._behind + Behind.ROWS] = rows
+        self._rows.value = rows
         found = self._calls.get((parts, by_columns))
         if found is None:
             recipe = self._by_columns(parts) if by_columns else self._by_rows(parts)
@@ -95,7 +101,7 @@ class PoolCall:
         )
         recipe.keep(library)
         phase, itemsize = library.address("phase"), self.y.itemsize
-        shared = recipe.scratch.room((self.room * lowered.scratch.per_row + 64) * itemsize)
+        shared = recipe.scratch.room((self.block * lowered.scratch.per_row + 64) * itemsize)
         own = [recipe.scratch.room(lowered.scratch.fixed * itemsize) for _ in range(parts)]
         grouped = lowered.schedule.grouped
         panels = [1, *map(lowered.panels, grouped), 1]  # gathered before all, scattered after all

@@ -1,8 +1,9 @@
 """Kernels for rows whose states lie anywhere: an index says where each row's are.
 
-``run(arguments, part, parts, scratch)`` takes one of so many parts of the rows through all steps, as in ``by_rows.py``:
-what is computed for a row, and in which order, is the same, whatever rows are beside it. The table of arguments has two
-words more: how many rows there are, and the address of the index, 64-bit integers.
+``run(arguments, part, parts, scratch)`` takes one of so many parts of the rows through all steps, as in ``by_rows.py``,
+as many rows at a time as the scratch has room for. What is computed for a row, and in which order, is the same,
+whatever rows are beside it. The table of arguments has two words more: how many rows there are, and the address of the
+index, 64-bit integers.
 """
 
 import dataclasses
@@ -49,6 +50,9 @@ def text(lowered: Lowered) -> str:
         table, b = Table(c, arguments), c.b
         rows, index = Behind.words(table, lowered)
         first, last = (b.sdiv(b.mul(rows, n), parts) for n in (part, b.add(part, c.const(1))))
-        sharing = ByIndex(c, lowered, first, last, scratch, scratch, index)
-        Steps(Phases(table, sharing), Sums(sharing)).write()
+        capacity = table.word(lowered.places.capacity)
+        with c.loop(first, last, capacity) as row:
+            end = c.minimum(last, b.add(row, capacity))
+            sharing = ByIndex(c, lowered, row, end, scratch, scratch, index)
+            Steps(Phases(table, sharing), Sums(sharing)).write()
     return str(c.module)
