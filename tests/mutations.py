@@ -45,10 +45,10 @@ PAIRS = "tests/engines/test_pairwise.py -k"
 
 MUTATIONS = [
     Mutation(
-        "running/taken_steps.py",
-        "before.to(every)[None]",
-        "torch.zeros_like(before.to(every))[None]",
-        "a row that begins with a hole shows zeros there, not the state before",
+        "engines/layout.py",
+        "self.mask.cumsum(0) - 1",
+        "self.mask.cumsum(0)",
+        "in a hole stands the state after the next step, not after the last",
         "tests/engines/test_pairwise.py -k 'holes'",
     ),
     Mutation(

@@ -259,6 +259,13 @@ def test_compiled_and_exported(tmp_path):
     exported = torch.export.export(
         Model(), (xs, MASK, RESETS), dynamic_shapes={"xs": axes, "mask": axes, "resets": axes}
     ).module()
+    leaves = [xs.requires_grad_(), *rnn.parameters()]
+    for one, other in zip(
+        gradients(compiled(xs, MASK, RESETS), leaves),
+        gradients(flat(*rnn(xs, None, None, RESETS, True, MASK)), leaves),
+        strict=True,
+    ):
+        assert_close(one, other)
     for found in (compiled(xs, MASK, RESETS), exported(xs, MASK, RESETS)):
         for one, other in zip(found, expected, strict=True):
             assert_close(one, other)
