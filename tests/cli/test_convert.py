@@ -75,6 +75,12 @@ def test_from_onnx_and_to_treadle(capfd):
     ys, _ = td.load("gru.safetensors")(*given)
     wanted, _ = td.interop.from_onnx("gru.onnx")(*given)
     assert torch.equal(ys, wanted)
+    status, out, err = here(capfd, "gru.onnx", "gru.json")
+    assert (status, err) == (0, "")
+    if shutil.which("cc"):
+        status, out, err = here(capfd, "gru.onnx", "gru.c")
+        assert (status, err) == (0, "")
+        assert "gru.c: agrees to " in out
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own

@@ -177,6 +177,7 @@ ANYWHERE = {
     "linear": lambda m, x: F.linear(x, m.w, m.v),
     "linear without bias": lambda m, x: F.linear(x, m.w[:3]),
     "linear of three axes": lambda m, x: F.linear(three(x), m.w[:, :3], m.v),
+    "linear, the batch second": lambda m, x: F.linear(three(x).transpose(0, 1), m.w[:, :3]).transpose(0, 1),
     "addmm": lambda m, x: torch.addmm(m.v, x, m.w, beta=0.5, alpha=2),
     "matrix and vector": lambda m, x: (x @ m.v)[:, None] + torch.mv(m.w, m.v),
     "dot product of parameters": lambda m, x: x * torch.dot(m.v, m.w[0]),

@@ -165,6 +165,19 @@ def test_what_was_written_is_read_again():
     torch.testing.assert_close(after, [state["layer0"].h, state["layer0"].c, state["layer1"].h])
 
 
+def test_a_tagger_that_was_written_is_read_again():
+    torch.manual_seed(0)
+    lstm = td.LSTM(6, 5, 2, batch_first=True, bidirectional=True)
+    parts = nn.Sequential(nn.Embedding(11, 6), lstm, nn.LayerNorm(10), td.GRUCell(10, 4), nn.Linear(4, 7)).eval()
+    td.interop.to_onnx(parts, "net.onnx", "sequence")
+    network = td.interop.from_onnx("net.onnx")
+    tokens, rest = torch.randint(11, (2, 9)), [torch.zeros(2, *one.shape[1:]) for one in network.graph.inputs[2:]]
+    with torch.no_grad():
+        ys = network(tokens, torch.tensor([9, 9]), *rest)[0]
+        middle = td.Recurrent(parts[3])(parts[2](lstm(parts[0](tokens))[0]))[0]
+    torch.testing.assert_close(ys, parts[4](middle))
+
+
 def test_the_layers_around():
     """A tagger as exporters write it: embedding, both directions, a head; and operators of many kinds after it."""
     random = np.random.default_rng(0)

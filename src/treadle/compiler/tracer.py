@@ -7,7 +7,7 @@ Below PyTorch's autograd, each operation of the step arrives at `Tracer`, which 
 import functools
 import itertools
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -306,15 +306,21 @@ class AboveAutograd(TorchFunctionMode):
             )
         if func is torch.nn.functional.linear and not kwargs and args[0].ndim > 2 and isinstance(args[0], Traced):
             with self:
-                return torch.stack([func(part, *args[1:]) for part in args[0].unbind(1)], 1)
+                return _in_parts(args[0], lambda part: func(part, *args[1:]))
         if func in _MATMUL and not kwargs and {type(a) for a in args} & {Traced}:
             a, b = args[::-1] if func is Tensor.__rmatmul__ else args
             with self:
                 if a.ndim > 2 and b.ndim == 2:
-                    return torch.stack([torch.matmul(part, b) for part in a.unbind(1)], 1)
+                    return _in_parts(a, lambda part: torch.matmul(part, b))
                 if a.ndim == 2 and b.ndim > 2:
                     return torch.matmul(b.mT, a.mT).mT
         return func(*args, **kwargs)
+
+
+def _in_parts(tensor: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    """A product of each part along the first axis that is not the batch."""
+    axis = 1 if isinstance(tensor, Traced) and tensor.value.batch_axis == 0 else 0
+    return torch.stack([product(part) for part in tensor.unbind(axis)], axis)
 
 
 _SET_DATA = Tensor.data.__set__  # pyright: ignore

@@ -1,5 +1,6 @@
 """ONNX files as networks."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from treadle.errors import InteropError
 from treadle.interop.installed import installed
 from treadle.interop.onnx_in.file import read_graph
-from treadle.interop.onnx_in.network import OnnxNetwork
+from treadle.interop.onnx_in.network import Graph, OnnxNetwork
 from treadle.interop.report import Report, relative_difference
 
 _SIZES = (2, 5, 3, 4, 6)
@@ -50,8 +51,8 @@ def from_onnx(
     onnx = installed("onnx")
     model, graph, numbers = read_graph(path)
     network = OnnxNetwork(graph, engine, numbers)
-    given = _random(model, graph.inputs) if inputs is None else [np.asarray(one) for one in inputs]
-    wanted, who, why = _by_others(onnx, model, dict(zip(graph.inputs, given, strict=True)))
+    given = _random(graph) if inputs is None else [np.asarray(one) for one in inputs]
+    wanted, who, why = _by_others(onnx, model, dict(zip(network.inputs, given, strict=True)))
     if wanted is None:
         network.report = Report(str(path), "", None, (f"not compared: {why}",))
         return network
@@ -68,23 +69,12 @@ def from_onnx(
     return network
 
 
-def _random(model: Any, names: Sequence[str]) -> list[np.ndarray]:
-    """Inputs such as the graph reads; a size that it leaves open is the same wherever it has one name."""
-    from onnx import helper
-
-    random, sizes, found = np.random.default_rng(0), {}, []
-    by_name = {one.name: one.type.tensor_type for one in model.graph.input}
-    for name in names:
-        kind = by_name[name]
-        shape = []
-        for n, dim in enumerate(kind.shape.dim):
-            key = dim.dim_param or f"{name}.{n}"
-            open_size = sizes.setdefault(key, _SIZES[len(sizes) % len(_SIZES)]) if not dim.dim_value else 0
-            shape.append(dim.dim_value or open_size)
-        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        floats = np.issubdtype(dtype, np.floating)
-        found.append((random.normal(size=shape) if floats else np.ones(shape)).astype(dtype))
-    return found
+def _random(graph: Graph) -> list[np.ndarray]:
+    """Inputs such as the graph reads."""
+    random = torch.Generator().manual_seed(0)
+    names = dict.fromkeys(size for one in graph.inputs for size in one.shape if isinstance(size, str))
+    sizes = dict(zip(names, itertools.cycle(_SIZES), strict=False))
+    return [one.tensor(sizes, random).numpy() for one in graph.inputs]
 
 
 def _by_others(onnx: Any, model: Any, given: dict[str, Any]) -> tuple[Any, str, str]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from treadle.atomic import regular
 from treadle.errors import InteropError, ModelFileError
 from treadle.interop.graph import Node
-from treadle.interop.onnx_in.network import Constant, Graph
+from treadle.interop.onnx_in.network import Constant, Graph, Input
+from treadle.interop.onnx_in.operations import NUMBERS, TYPES
 
 _LARGEST = 2 * 1024**3
 """The format itself allows no file above 2 GB."""
@@ -48,7 +49,7 @@ def _graph(model: Any) -> tuple[Graph, dict[str, Tensor]]:
     from onnx import numpy_helper
 
     numbers = {one.name: _tensor(numpy_helper.to_array(one)) for one in model.graph.initializer}
-    inputs = tuple(one.name for one in model.graph.input if one.name not in numbers)
+    inputs = tuple(_input(one) for one in model.graph.input if one.name not in numbers)
     nodes = [_node(number, node, numbers) for number, node in enumerate(model.graph.node)]
     opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=1)
     constants = tuple(
@@ -61,6 +62,15 @@ def _graph(model: Any) -> tuple[Graph, dict[str, Tensor]]:
         tuple(one.name for one in model.graph.output),
         opset,
     ), numbers
+
+
+def _input(one: Any) -> Input:
+    kind = TYPES.get(one.type.tensor_type.elem_type)
+    if kind is None:
+        raise InteropError(f"input {one.name}: only tensors of numbers can be read")
+    dims = enumerate(one.type.tensor_type.shape.dim)
+    shape = tuple(dim.dim_value or dim.dim_param or f"{one.name}.{n}" for n, dim in dims)
+    return Input(one.name, str(kind).removeprefix("torch."), shape)
 
 
 def _node(number: int, node: Any, numbers: dict[str, Tensor]) -> Node | None:
@@ -77,6 +87,12 @@ def _node(number: int, node: Any, numbers: dict[str, Tensor]) -> Node | None:
         if isinstance(value, Tensor):  # of ConstantOfShape: a further input here
             numbers[f"{node.output[0]} {attribute}"] = attributes.pop(attribute)
             inputs = (*inputs, f"{node.output[0]} {attribute}")
+    for n, attribute in NUMBERS.get(node.op_type, {}).items():
+        if n < len(inputs) and inputs[n] in numbers:
+            attributes[attribute] = [int(one) for one in numbers[inputs[n]].reshape(-1)]
+            inputs = (*inputs[:n], "", *inputs[n + 1 :])
+    if node.op_type == "Gather" and inputs[1] in numbers and not numbers[inputs[1]].ndim:
+        attributes["index"], inputs = int(numbers[inputs[1]]), (inputs[0], "")
     return Node(node.op_type, name, inputs, tuple(node.output), attributes)
 
 

@@ -12,6 +12,8 @@ from treadle.files.description import kept_in_files
 from treadle.interop.graph import GraphNetwork, Node
 from treadle.interop.onnx_in.operations import OPERATIONS, TYPES, NodeCall
 from treadle.interop.onnx_in.recurrent import NodeWeights, RecurrentNode
+from treadle.interop.onnx_in.step import as_steps
+from treadle.running.recurrent import Recurrent
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in TYPES.values()}
@@ -31,6 +33,26 @@ class Constant:
         return torch.zeros(self.shape, dtype=_BY_NAME[self.kind])
 
 
+@kept_in_files("treadle.OnnxInput")
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """What a graph says of an input: its name, what kind of numbers it takes, and its shape.
+
+    A size that it leaves open is a name, the same wherever it is the same size.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int | str, ...]
+
+    def tensor(self, sizes: Mapping[str, int], random: torch.Generator) -> Tensor:
+        """Random numbers of this form, ones in place of whole numbers, where open sizes are these."""
+        shape, dtype = [sizes[size] if isinstance(size, str) else size for size in self.shape], _BY_NAME[self.kind]
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=random, dtype=torch.float64).to(dtype)
+        return torch.ones(shape, dtype=dtype)
+
+
 @kept_in_files("treadle.OnnxGraph")
 @dataclasses.dataclass(frozen=True)
 class Graph:
@@ -38,7 +60,7 @@ class Graph:
 
     nodes: tuple[Node, ...]
     constants: tuple[Constant, ...]
-    inputs: tuple[str, ...]
+    inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
     opset: int
 
@@ -62,7 +84,7 @@ class OnnxNetwork(GraphNetwork):
     """
 
     def __init__(self, graph: Graph, engine: str = "auto", numbers: Mapping[str, Tensor] | None = None):
-        super().__init__(graph.nodes, graph.inputs, graph.outputs)
+        super().__init__(graph.nodes, tuple(one.name for one in graph.inputs), graph.outputs)
         self.graph, self.engine = graph, engine
         self._of_file = {one.name for one in graph.constants}
         if numbers is None:
@@ -81,6 +103,16 @@ class OnnxNetwork(GraphNetwork):
     def constructor_arguments(self) -> dict[str, Any]:
         """For model files."""
         return {"graph": self.graph, "engine": self.engine}
+
+    def recurrent(self) -> Recurrent:
+        """The graph as a network over time that gives an output at every step, for sessions and exports.
+
+        Its output is the graph's first. Where that is of the last step alone, it is given at each step.
+
+        Raises:
+            InteropError: the graph does not go forwards step by step.
+        """
+        return as_steps(self)
 
     def _recurrent(self, node: Node, engine: str, numbers: Mapping[str, Tensor]) -> RecurrentNode:
         if node.kind == "DynamicQuantizeLSTM":

@@ -44,6 +44,14 @@ TYPES |= {3: torch.int8, 5: torch.int16, 10: torch.float16, 16: torch.bfloat16}
 """The types of tensors, by ONNX's numbers."""
 
 
+NUMBERS = {
+    "Squeeze": {1: "axes"}, "Unsqueeze": {1: "axes"}, "Reshape": {1: "shape"}, "Expand": {1: "shape"},
+    "Slice": {1: "starts", 2: "ends", 3: "axes", 4: "steps"}, "Split": {1: "split"},
+    **{f"Reduce{kind}": {1: "axes"} for kind in ("Mean", "Sum", "Max", "Min")},
+}  # fmt: skip
+"""Inputs that are whole numbers about shapes: where they are constants, they are attributes here, as in old files."""
+
+
 def _unsqueeze(call: NodeCall) -> Tensor:
     x, axes = call[0], call.numbers("axes", 1) or []
     for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes):
@@ -77,7 +85,10 @@ def _slice(call: NodeCall) -> Tensor:
         chosen = range(x.shape[axis])[slice(start, end, step)]
         if step < 0 and end < -x.shape[axis]:
             chosen = range(x.shape[axis])[slice(start, None, step)]
-        x = x.index_select(axis, torch.tensor(list(chosen), dtype=torch.long, device=x.device))
+        if step > 0:
+            x = x[(slice(None),) * (axis % x.ndim) + (slice(chosen.start, chosen.stop, step),)]
+        else:
+            x = x.index_select(axis, torch.tensor(list(chosen), dtype=torch.long, device=x.device))
     return x
 
 
@@ -96,7 +107,12 @@ def _softmax(call: NodeCall, function: Callable[..., Tensor]) -> Tensor:
     if call.opset >= 13:
         return function(x, call.axis(-1))
     axis = call.axis(1) % x.ndim  # of old, over all axes from this one on
-    return function(x.reshape(*x.shape[:axis], -1), -1).reshape(x.shape)
+    return function(x.reshape([*x.shape[:axis], -1]), -1).reshape(x.shape)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    # With a matrix on its right-hand side it is a linear layer, whose rows do not meet, wherever they lie.
+    return F.linear(a, b.T) if a.ndim > 2 and b.ndim == 2 else a @ b
 
 
 def _gemm(call: NodeCall) -> Tensor:
@@ -122,11 +138,16 @@ def _clip(call: NodeCall) -> Tensor:
 
 
 def _gather(call: NodeCall) -> Tensor:
-    x, index, axis = call[0], call[1].long(), call.axis(0)
+    x, axis = call[0], call.axis(0)
+    if call[1] is None:  # one that is a constant
+        return x.select(axis, call.attributes["index"])
+    index = call[1].long()
+    if axis == 0 and x.ndim == 2 and x.is_floating_point():
+        return F.embedding(torch.where(index < 0, index + len(x), index), x)
     index = torch.where(index < 0, index + x.shape[axis], index)
     found = x.index_select(axis, index.reshape(-1))
     axis %= x.ndim
-    return found.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return found.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])  # which may be empty
 
 
 def _expand(call: NodeCall) -> Tensor:
@@ -209,7 +230,7 @@ OPERATIONS: dict[str, Callable[[NodeCall], Any]] = {
         Softsign=F.softsign, Sin=torch.sin, Cos=torch.cos, Round=torch.round,
     ),
     **_pairs(
-        Add=torch.add, Sub=torch.sub, Mul=torch.mul, Pow=torch.pow, MatMul=torch.matmul, Equal=torch.eq, Less=torch.lt,
+        Add=torch.add, Sub=torch.sub, Mul=torch.mul, Pow=torch.pow, MatMul=_product, Equal=torch.eq, Less=torch.lt,
         LessOrEqual=torch.le, Greater=torch.gt, GreaterOrEqual=torch.ge, And=torch.logical_and, Or=torch.logical_or,
     ),
     "Div": _divided,

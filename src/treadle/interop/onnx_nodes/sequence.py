@@ -34,7 +34,7 @@ class SequenceNodes:
         self.program, self.sections, self.sunk = _sections(step.program)
         self.numbers = Numbers(step.constants)
         self.steps_and_rows = writer.node("Shape", active)
-        self.rows = writer.node("ReduceProd", self.steps_and_rows, keepdims=1)
+        self.rows = writer.node("Mul", *(writer.node("Shape", active, start=n, end=n + 1) for n in (0, 1)))
         self.known: dict[Value, str] = {}
         self.after: dict[str, str] = {}
         self._keep(self.program.inputs["x"], xs)
