@@ -199,6 +199,20 @@ MUTATIONS = [
         "tests/running/test_session.py -k state_is_a_copy",
     ),
     Mutation(
+        "running/likeness.py",
+        "    return torch.equal(a.detach().contiguous().view(bits), b.detach().contiguous().view(bits))",
+        "    return True",
+        "a session is made of weights that have changed since",
+        "tests/running/test_snapshot.py -k see_every_change",
+    ),
+    Mutation(
+        "engines/cpu/write/by_index.py",
+        "return self.cursor.load_word(self.index, self.cursor.b.add(self.first, r))",
+        "return self.cursor.load_word(self.index, r)",
+        "of a pool's rows, each thread takes those of the first",
+        "tests/running/test_sessions.py -k 'more_rows_than_a_block'",
+    ),
+    Mutation(
         "running/sequence_operator.py",
         "module.training = bool(mode)",
         "pass",

@@ -390,8 +390,9 @@ def test_ids_of_any_kind_on_the_way_in_for_arrays():
         pool.step({Key("fails"): x})
     xs = {}
     xs[Key(0, xs)] = x.copy()
-    with pytest.raises((RuntimeError, ValueError, td.errors.StateError)):
-        pool.step(xs)
+    ((id, y),) = pool.step(xs).items()
+    assert (id.number, xs) == (0, {})
+    assert y.shape == (5,)
 
 
 def test_the_way_in_for_arrays_keeps_nothing():
@@ -403,6 +404,14 @@ def test_the_way_in_for_arrays_keeps_nothing():
         pool.step(xs)
         pool.step({ids[0]: x[None][0]})
         assert pool._door._take({ids[0]: 3}) is None
+    dtype = sys.getrefcount(x.dtype)
+    kept = [y for _ in range(100) for y in pool.step(xs).values()]
+    assert all(
+        sys.getrefcount(y) == 3 and y.flags.owndata and y.base is None for y in kept
+    )  # kept, y, and the call's own
+    kept.clear()
+    gc.collect()
+    assert abs(sys.getrefcount(x.dtype) - dtype) < 50
     assert (sys.getrefcount(x), [sys.getrefcount(id) for id in ids]) == counts[:2]
     assert abs(sys.getrefcount(None) - counts[2]) < 50
 

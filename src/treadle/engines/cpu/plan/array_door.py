@@ -1,9 +1,9 @@
 """The way into a pool for NumPy arrays: a dict of them is read by machine code, which finds each session's row.
 
-Read in Python, array after array, the inputs of 32 sessions take as long as their steps.
+Read in Python, array after array, the inputs of 32 sessions take as long as their steps. The answers are made by
+machine code, too: each is an array with memory of its own.
 """
 
-import ctypes
 import enum
 import functools
 from collections.abc import Hashable
@@ -13,7 +13,19 @@ import numpy as np
 from llvmlite import ir
 
 from treadle.engines.cpu.machine import compilation
-from treadle.engines.cpu.plan.array_layout import ArrayField, arrays_are_known, builtin, is_dense, method
+from treadle.engines.cpu.plan.array_layout import (
+    POINTER,
+    VOID,
+    WORD,
+    ArrayField,
+    Context,
+    arrays_are_known,
+    builtin,
+    is_dense,
+    method,
+    of_numpy,
+    of_python,
+)
 from treadle.engines.cpu.plan.pool_call import PoolCall
 
 
@@ -30,8 +42,12 @@ class Stepping(Protocol):
         """Take down which rows are meant; returns how many."""
         ...
 
-    def stepped(self, rows: int) -> np.ndarray:
-        """A step of so many rows that were taken down, with their inputs; the answers."""
+    def run(self, rows: int) -> None:
+        """A step of so many rows that were taken down, with their inputs."""
+        ...
+
+    def answers(self, rows: int) -> np.ndarray:
+        """The answers of the step before, as a copy."""
         ...
 
 
@@ -51,8 +67,12 @@ class ArrayDoor:
         """A step on a dict of dense arrays [I], by id; the answers [H] by id."""
         if self._made_for is not self._pool.call or len(xs) > self._pool.call.room:
             self._make(len(xs))
+        ids = [*xs]
         rows = self._take(xs)
-        return dict(zip(xs, self._pool.stepped(rows), strict=True)) if rows else None
+        if not rows or rows != len(ids):
+            return None
+        self._pool.run(rows)
+        return self._give(ids)
 
     def by_slot(self, slots: np.ndarray, x: Any) -> np.ndarray | None:
         """A step of the rows ``slots``, all of them others, on [n, I]."""
@@ -61,29 +81,35 @@ class ArrayDoor:
             return None
         rows = self._pool.take(slots)
         self._pool.call.rows_of_x[:rows] = x
-        return self._pool.stepped(rows)
+        self._pool.run(rows)
+        return self._pool.answers(rows)
 
     def _make(self, rows: int) -> None:
         self._pool.make_room_for(rows)
         call = self._made_for = self._pool.call
-        array = call.rows_of_x
-        dtype = np.dtype(array.dtype.type)
+        x, y = call.rows_of_x, call.rows_of_y
+        dtype, sizes = np.dtype(x.dtype.type), np.array(y.shape[1:], np.int64)
         words = {
             _Word.DICT_TYPE: id(dict),
             _Word.ARRAY_TYPE: id(np.ndarray),
             _Word.DTYPE: id(dtype),
-            _Word.FEATURES: array.shape[1],
+            _Word.FEATURES: x.shape[1],
             _Word.ROOM: call.room,
-            _Word.X: array.ctypes.data,
-            _Word.ROW_BYTES: array.strides[0],
+            _Word.X: x.ctypes.data,
+            _Word.X_BYTES: x.strides[0],
+            _Word.Y: y.ctypes.data,
+            _Word.Y_BYTES: y.strides[0],
+            _Word.Y_SIZES: sizes.ctypes.data,
             _Word.INDEX: call.index.ctypes.data,
             _Word.SLOTS: id(self._slots),
             _Word.NONE: id(None),
-            **{word: _address(name) for word, name in _FUNCTIONS.items()},
+            _Word.NEW_ARRAY: of_numpy(_NEW_FROM_DESCRIPTION),
+            **{word: of_python(name) for word, name in _FUNCTIONS.items()},
         }
         context = np.array([words[word] for word in _Word], dtype=np.int64)
-        self._needs = context, dtype
-        self._take = builtin(_method(), context)
+        self._needs = context, dtype, sizes
+        take, give = _methods()
+        self._take, self._give = builtin(take, context), builtin(give, context)
 
 
 def array_door(pool: Stepping, slots: dict[Hashable, int]) -> ArrayDoor | None:
@@ -94,12 +120,14 @@ def array_door(pool: Stepping, slots: dict[Hashable, int]) -> ArrayDoor | None:
 
 
 class _Word(enum.IntEnum):
-    """Which word of its context tells the function what."""
+    """Which word of its context tells a function what."""
 
-    DICT_TYPE, ARRAY_TYPE, DTYPE, FEATURES, ROOM, X, ROW_BYTES, INDEX, SLOTS, NONE = range(10)
-    NEXT, FIND, NUMBER, NEW_NUMBER, HOLD, LET_GO, FORGET_ERROR = range(10, 17)
+    DICT_TYPE, ARRAY_TYPE, DTYPE, FEATURES, ROOM, X, X_BYTES, Y, Y_BYTES, Y_SIZES, INDEX, SLOTS, NONE = range(13)
+    NEW_ARRAY, NEXT, FIND, NUMBER, NEW_NUMBER, HOLD, LET_GO, FORGET_ERROR = range(13, 21)
+    NEW_DICT, SET_ITEM, LENGTH, GET_ITEM = range(21, 25)
 
 
+_NEW_FROM_DESCRIPTION = 94  # PyArray_NewFromDescr
 _FUNCTIONS = {
     _Word.NEXT: "PyDict_Next",
     _Word.FIND: "PyDict_GetItemWithError",
@@ -108,84 +136,102 @@ _FUNCTIONS = {
     _Word.HOLD: "Py_IncRef",
     _Word.LET_GO: "Py_DecRef",
     _Word.FORGET_ERROR: "PyErr_Clear",
+    _Word.NEW_DICT: "PyDict_New",
+    _Word.SET_ITEM: "PyDict_SetItem",
+    _Word.LENGTH: "PyList_Size",
+    _Word.GET_ITEM: "PyList_GetItem",
 }
-"""Functions of CPython that the entry calls."""
-
-
-def _address(name: str) -> int:
-    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
+"""Functions of CPython that are called."""
+_INT, _NULL = ir.IntType(32), ir.Constant(POINTER, None)
 
 
 @functools.cache
-def _method() -> Any:
-    return method("take", compilation.compile(_code()).address("take"), "Take down the inputs of some sessions.")
+def _methods() -> tuple[Any, Any]:
+    take, give = (compilation.compile(text()).address(name) for name, text in (("take", _taking), ("give", _giving)))
+    return method("take", take, "Take down the inputs of some sessions."), method("give", give, "The answers, by id.")
 
 
-def _code() -> str:
+def _taking() -> str:
     """``PyObject *take(PyObject *context, PyObject *xs)``: how many there are, or None."""
-    pointer, word = ir.PointerType(), ir.IntType(64)
-    module = ir.Module()
-    function = ir.Function(module, ir.FunctionType(pointer, [pointer, pointer]), "take")
-    copy = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer, pointer, word, ir.IntType(1)]), _COPY)
-    context, xs = function.args
-    b: Any = ir.IRBuilder(function.append_basic_block("entry"))
-    refuse, unknown = function.append_basic_block("refuse"), function.append_basic_block("unknown")
-    table = ArrayField.DATA.read(b, context, pointer)
-
-    def known(index: _Word, kind: ir.Type = word) -> ir.Value:
-        return b.load(b.gep(table, [ir.Constant(word, index)], source_etype=word), typ=kind)
-
-    def require(condition: ir.Value, otherwise: Any = refuse) -> None:
-        following = function.append_basic_block("next")
-        b.cbranch(condition, following, otherwise)
-        b.position_at_end(following)
-
-    def call(index: _Word, kind: ir.Type, *given: Any) -> ir.Value:
-        signature = ir.FunctionType(kind, [value.type for value in given])
-        return b.call(b.inttoptr(known(index), signature.as_pointer()), list(given))
-
-    position, key_at, value_at, count_at = (b.alloca(kind) for kind in (word, pointer, pointer, word))
+    c = Context("take")
+    b, xs, refuse, unknown = c.b, c.given, c.block("refuse"), c.block("unknown")
+    position, key_at, value_at, count_at = (b.alloca(kind) for kind in (WORD, POINTER, POINTER, WORD))
     for place in (position, count_at):
-        b.store(ir.Constant(word, 0), place)
-    require(b.icmp_signed("==", ArrayField.TYPE.read(b, xs, word), known(_Word.DICT_TYPE)))
-    look, item, done = (function.append_basic_block(name) for name in ("look", "item", "done"))
+        b.store(ir.Constant(WORD, 0), place)
+    c.require(b.icmp_signed("==", ArrayField.TYPE.read(b, xs, WORD), c.known(_Word.DICT_TYPE)), refuse)
+    look, item, done = (c.block(name) for name in ("look", "item", "done"))
     b.branch(look)
     b.position_at_end(look)
-    more = call(_Word.NEXT, ir.IntType(32), xs, position, key_at, value_at)
-    b.cbranch(b.icmp_signed("!=", more, ir.Constant(ir.IntType(32), 0)), item, done)
+    more = c.call(_Word.NEXT, _INT, xs, position, key_at, value_at)
+    b.cbranch(b.icmp_signed("!=", more, ir.Constant(_INT, 0)), item, done)
 
     b.position_at_end(item)
-    key, x, count = b.load(key_at, typ=pointer), b.load(value_at, typ=pointer), b.load(count_at, typ=word)
-    require(b.icmp_signed("<", count, known(_Word.ROOM)))
-    require(b.icmp_signed("==", ArrayField.TYPE.read(b, x, word), known(_Word.ARRAY_TYPE)))
-    require(b.icmp_signed("==", ArrayField.DTYPE.read(b, x, word), known(_Word.DTYPE)))
-    require(is_dense(b, x))
-    require(b.icmp_signed("==", ArrayField.AXES.read(b, x, ir.IntType(32)), ir.Constant(ir.IntType(32), 1)))
-    size = b.load(ArrayField.SIZES.read(b, x, pointer), typ=word)
-    require(b.icmp_signed("==", size, known(_Word.FEATURES)))
-    bytes_ = known(_Word.ROW_BYTES)
-    to = b.gep(known(_Word.X, pointer), [b.mul(count, bytes_)], source_etype=ir.IntType(8))
-    b.call(copy, [to, ArrayField.DATA.read(b, x, pointer), bytes_, ir.Constant(ir.IntType(1), 0)])
+    key, x, count = b.load(key_at, typ=POINTER), b.load(value_at, typ=POINTER), b.load(count_at, typ=WORD)
+    c.require(b.icmp_signed("<", count, c.known(_Word.ROOM)), refuse)
+    c.require(b.icmp_signed("==", ArrayField.TYPE.read(b, x, WORD), c.known(_Word.ARRAY_TYPE)), refuse)
+    c.require(b.icmp_signed("==", ArrayField.DTYPE.read(b, x, WORD), c.known(_Word.DTYPE)), refuse)
+    c.require(is_dense(b, x), refuse)
+    c.require(b.icmp_signed("==", ArrayField.AXES.read(b, x, _INT), ir.Constant(_INT, 1)), refuse)
+    size = b.load(ArrayField.SIZES.read(b, x, POINTER), typ=WORD)
+    c.require(b.icmp_signed("==", size, c.known(_Word.FEATURES)), refuse)
+    bytes_ = c.known(_Word.X_BYTES)
+    c.copy(ArrayField.DATA.read(b, x, POINTER), c.row(c.known(_Word.X, POINTER), count, bytes_), bytes_)
     # Comparing keys may run Python's code, which may change the dict: the key is held, the array is done with.
-    call(_Word.HOLD, ir.VoidType(), key)
-    slot = call(_Word.FIND, pointer, known(_Word.SLOTS, pointer), key)
-    call(_Word.LET_GO, ir.VoidType(), key)
-    require(b.icmp_unsigned("!=", b.ptrtoint(slot, word), ir.Constant(word, 0)), unknown)
-    row = call(_Word.NUMBER, word, slot)
-    b.store(row, b.gep(known(_Word.INDEX, pointer), [count], source_etype=word))
-    b.store(b.add(count, ir.Constant(word, 1)), count_at)
+    c.call(_Word.HOLD, VOID, key)
+    slot = c.call(_Word.FIND, POINTER, c.known(_Word.SLOTS, POINTER), key)
+    c.call(_Word.LET_GO, VOID, key)
+    c.require(b.icmp_unsigned("!=", slot, _NULL), unknown)
+    index = b.gep(c.known(_Word.INDEX, POINTER), [count], source_etype=WORD)
+    b.store(c.call(_Word.NUMBER, WORD, slot), index)
+    b.store(b.add(count, ir.Constant(WORD, 1)), count_at)
     b.branch(look)
 
     b.position_at_end(done)
-    b.ret(call(_Word.NEW_NUMBER, pointer, b.load(count_at, typ=word)))
+    b.ret(c.call(_Word.NEW_NUMBER, POINTER, b.load(count_at, typ=WORD)))
     b.position_at_end(unknown)
-    call(_Word.FORGET_ERROR, ir.VoidType())
+    c.call(_Word.FORGET_ERROR, VOID)
     b.branch(refuse)
     b.position_at_end(refuse)
-    none = known(_Word.NONE, pointer)
-    call(_Word.HOLD, ir.VoidType(), none)
+    none = c.known(_Word.NONE, POINTER)
+    c.call(_Word.HOLD, VOID, none)
     b.ret(none)
-    return str(module)
+    return str(c.module)
 
 
-_COPY = "llvm.memcpy.p0.p0.i64"
+def _giving() -> str:
+    """``PyObject *give(PyObject *context, PyObject *ids)``: a dict from each id of a list to its answer."""
+    c = Context("give")
+    b, ids, fail, no_memory, done = c.b, c.given, c.block("fail"), c.block("no_memory"), c.block("done")
+    count_at = b.alloca(WORD)
+    b.store(ir.Constant(WORD, 0), count_at)
+    answers, rows = c.call(_Word.NEW_DICT, POINTER), c.call(_Word.LENGTH, WORD, ids)
+    c.require(b.icmp_unsigned("!=", answers, _NULL), no_memory)
+    look, item = c.block("look"), c.block("item")
+    b.branch(look)
+    b.position_at_end(look)
+    count = b.load(count_at, typ=WORD)
+    b.cbranch(b.icmp_signed("<", count, rows), item, done)
+
+    b.position_at_end(item)
+    dtype, bytes_ = c.known(_Word.DTYPE, POINTER), c.known(_Word.Y_BYTES)
+    c.call(_Word.HOLD, VOID, dtype)  # the array takes this reference
+    one, none = ir.Constant(_INT, 1), ir.Constant(_INT, 0)
+    kind, sizes = c.known(_Word.ARRAY_TYPE, POINTER), c.known(_Word.Y_SIZES, POINTER)
+    array = c.call(_Word.NEW_ARRAY, POINTER, kind, dtype, one, sizes, _NULL, _NULL, none, _NULL)
+    c.require(b.icmp_unsigned("!=", array, _NULL), fail)
+    c.copy(c.row(c.known(_Word.Y, POINTER), count, bytes_), ArrayField.DATA.read(b, array, POINTER), bytes_)
+    id_ = c.call(_Word.GET_ITEM, POINTER, ids, count)
+    set_ = c.call(_Word.SET_ITEM, _INT, answers, id_, array)
+    c.call(_Word.LET_GO, VOID, array)
+    c.require(b.icmp_signed("==", set_, ir.Constant(_INT, 0)), fail)
+    b.store(b.add(count, ir.Constant(WORD, 1)), count_at)
+    b.branch(look)
+
+    b.position_at_end(fail)
+    c.call(_Word.LET_GO, VOID, answers)
+    b.branch(no_memory)
+    b.position_at_end(no_memory)
+    b.ret(_NULL)
+    b.position_at_end(done)
+    b.ret(answers)
+    return str(c.module)

@@ -84,3 +84,65 @@ def builtin(of: Any, context: np.ndarray) -> Any:
     make.restype = ctypes.py_object
     make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
     return make(ctypes.addressof(of), context, None)
+
+
+POINTER, WORD, VOID = ir.PointerType(), ir.IntType(64), ir.VoidType()
+
+
+class Context:
+    """What a built-in function knows from its context, an array of 64-bit integers, while its text is written.
+
+    Args:
+        name: of the function, which takes its context and one object and returns an object.
+    """
+
+    def __init__(self, name: str):
+        self.module = ir.Module()
+        self.function = ir.Function(self.module, ir.FunctionType(POINTER, [POINTER, POINTER]), name)
+        self.b: Any = ir.IRBuilder(self.function.append_basic_block("entry"))
+        context, self.given = self.function.args
+        self._words = ArrayField.DATA.read(self.b, context, POINTER)
+
+    def block(self, name: str) -> Any:
+        """A block of the function, to be written."""
+        return self.function.append_basic_block(name)
+
+    def known(self, index: int, kind: ir.Type = WORD) -> ir.Value:
+        """A word of the context."""
+        return self.b.load(self.b.gep(self._words, [ir.Constant(WORD, index)], source_etype=WORD), typ=kind)
+
+    def call(self, index: int, kind: ir.Type, *given: Any) -> ir.Value:
+        """Call the function whose address that word is."""
+        signature = ir.FunctionType(kind, [value.type for value in given])
+        return self.b.call(self.b.inttoptr(self.known(index), signature.as_pointer()), list(given))
+
+    def require(self, condition: ir.Value, otherwise: Any) -> None:
+        """Go to another block unless that is so."""
+        following = self.block("next")
+        self.b.cbranch(condition, following, otherwise)
+        self.b.position_at_end(following)
+
+    def copy(self, source: ir.Value, to: ir.Value, bytes_: ir.Value) -> None:
+        """Copy so many bytes."""
+        signature = ir.FunctionType(VOID, [POINTER, POINTER, WORD, ir.IntType(1)])
+        name = "llvm.memcpy.p0.p0.i64"
+        function = self.module.globals.get(name) or ir.Function(self.module, signature, name)
+        self.b.call(function, [to, source, bytes_, ir.Constant(ir.IntType(1), 0)])
+
+    def row(self, base: ir.Value, number: ir.Value, bytes_: ir.Value) -> ir.Value:
+        """Where a row of so many bytes begins."""
+        return self.b.gep(base, [self.b.mul(number, bytes_)], source_etype=ir.IntType(8))
+
+
+def of_python(name: str) -> int:
+    """The address of a function of CPython."""
+    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
+
+
+@functools.cache
+def of_numpy(place: int) -> int:
+    """The address of a function of NumPy, by its place in the table of its binary interface."""
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    table = get(np._core._multiarray_umath._ARRAY_API, None)  # pyright: ignore[reportAttributeAccessIssue]
+    return ctypes.c_void_p.from_address(table + 8 * place).value or 0

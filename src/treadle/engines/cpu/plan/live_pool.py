@@ -17,6 +17,8 @@ from treadle.engines.layout import Layout
 from treadle.engines.network import Network
 
 _FIRST_ROOM = 16
+_SHORT = 60_000
+"""Vector operations of a step, of all rows, up to which Python's lock is kept: to take it again may take as long."""
 
 
 class LivePool:
@@ -54,7 +56,8 @@ class LivePool:
         self.weights.input.check(x)
         rows = self.take(slots)
         self.call.x[:rows].copy_(x)
-        return torch.from_numpy(self.stepped(rows))
+        self.run(rows)
+        return torch.from_numpy(self.answers(rows))
 
     def steps(self, slots: np.ndarray, xs: Sequence[Tensor]) -> list[Tensor]:
         """A block of steps [T, ...] of each of the rows ``slots``, all of them others; T may differ."""
@@ -82,11 +85,15 @@ class LivePool:
         self.call.index[:rows] = slots
         return rows
 
-    def stepped(self, rows: int) -> np.ndarray:
-        """A step of so many rows that were taken down, with their inputs; the answers."""
-        parts = threads.count(int(self._cost * rows // WORTH_A_THREAD))
+    def run(self, rows: int) -> None:
+        """A step of so many rows that were taken down, with their inputs."""
+        cost = self._cost * rows
+        parts = threads.count(int(cost // WORTH_A_THREAD))
         few = parts > 1 and rows < FEW_ROWS * parts and rows <= self.call.block
-        self.call(rows, parts if few else min(parts, rows), few)
+        self.call(rows, parts if few else min(parts, rows), few, cost < _SHORT)
+
+    def answers(self, rows: int) -> np.ndarray:
+        """The answers of the step before, as a copy."""
         return self.call.rows_of_y[:rows].copy()
 
     def make_room_for(self, rows: int) -> None:

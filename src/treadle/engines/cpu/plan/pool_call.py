@@ -16,6 +16,7 @@ from treadle.engines.cpu.write import by_columns, by_index
 from treadle.engines.cpu.write.by_index import Behind
 from treadle.engines.layout import Layout
 
+_RUN_LOCKED = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 _BLOCK = 96
 """Rows that a thread takes through a step at a time: what lies between its phases stays in the caches."""
 
@@ -56,17 +57,18 @@ class PoolCall:
         self._kernel = kernel
         self._recipes: list[Recipe] = []
         self._calls: dict[tuple[int, bool], RecipeCall] = {}
-        self._again, self._team = RUN(again_address()), ctypes.addressof(threads.team())
+        self._again, self._again_locked = RUN(again_address()), _RUN_LOCKED(again_address())
+        self._team = ctypes.addressof(threads.team())
 
-    def __call__(self, rows: int, parts: int, by_columns: bool = False) -> None:
-        """A step of that many rows, shared out over so many threads, or its columns."""
+    def __call__(self, rows: int, parts: int, by_columns: bool = False, keeps_lock: bool = False) -> None:
+        """A step of that many rows by so many threads, which share out rows or columns; Python's lock may be kept."""
         self._rows.value = rows
         found = self._calls.get((parts, by_columns))
         if found is None:
             recipe = self._by_columns(parts) if by_columns else self._by_rows(parts)
             found = self._calls[parts, by_columns] = recipe.lay_out({})
             self._recipes.append(recipe)  # which keeps the machine code
-        self._again(found.address, 0, 0, self._team)
+        (self._again_locked if keeps_lock else self._again)(found.address, 0, 0, self._team)
 
     def steps(self, layout: Layout, xs: Tensor, ys: Tensor, parts: int) -> None:
         """All steps on [N, ...], into ``ys``; the index is in the order of the layout's rows."""
