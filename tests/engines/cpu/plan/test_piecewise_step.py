@@ -164,6 +164,41 @@ def test_it_answers_in_kind_and_arrays_that_are_no_rows_of_it():
         session.step(x[:3])
 
 
+def test_tensors_in_ways_that_are_slower():
+    rnn = made("front", torch.float32)
+    session, x = rnn.session(2), torch.randn(2, 7)
+    right = session.step(x.numpy()).copy()
+    strange = x.T.contiguous().T, x.clone().requires_grad_(), x.double(), torch.view_as_complex(
+        torch.stack([x, -x], -1)
+    ).conj().imag  # fmt: skip
+    for given in strange:
+        session.reset()
+        y = session.step(given)
+        assert not y.requires_grad
+        assert_close(y, torch.from_numpy(right))
+    session.reset()
+    with pytest.raises(td.errors.ShapeError):
+        session.step(x[:, :3])
+    with pytest.raises(td.errors.ShapeError, match="floats"):
+        session.step(x.long())
+
+
+def test_images_in_either_kind():
+    torch.manual_seed(3)
+    rnn = td.Recurrent(td.ConvLSTMCell(2, 3, image_size=(3, 4))).eval()
+    for rows in (1, 2):
+        xs = torch.randn(3, rows, 2, 3, 4)
+        ys, _ = in_python(rnn, xs, rnn.initial_state(rows))
+        session = rnn.session(rows)
+        assert isinstance(session._live, PiecewiseStep)
+        assert_close(torch.stack([session.step(x).clone() for x in xs]), ys)
+        session.reset()
+        assert_close(torch.from_numpy(np.stack([session.step(x.numpy()).copy() for x in xs])), ys)
+    single = rnn.session()
+    assert_close(single.step(xs[0, 0]), ys[0, 0])  # [C, height, width] for one row
+    assert single.step(xs[1, :1].numpy()).shape == (1, 3, 3, 4)
+
+
 def test_weights_in_bfloat16():
     rnn = made("between", torch.float32)
     xs = torch.randn(5, 2, 7)

@@ -23,6 +23,7 @@ from treadle.engines.cpu.plan.rows import with_rows_in_place
 from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.cpu.plan.step_pieces import why_in_pieces
 from treadle.engines.network import Network
+from treadle.torch_internals import is_noted_down
 
 
 class PiecewiseProgram:
@@ -143,21 +144,28 @@ class PiecewiseStep:
         """A block of steps is a sequence, in which PyTorch's operations take all steps at once."""
 
     def entry(self) -> tuple[Callable[[Any], Any], object]:
-        """The step as a function from a NumPy array of its very type and size; it answers with None to any other."""
-        rows = [(self._x.numpy(), self._y.numpy())]
-        if self._rows == 1:
-            rows.append((self._x[0].numpy(), self._y[0].numpy()))
-        places = {x.shape: (x, y) for x, y in rows}
-        dtype = rows[0][0].dtype
+        """The step as a function of an array or tensor of its very type and size; its answer to any other is None."""
+        rows = [(self._x, self._y), *([(self._x[0], self._y[0])] if self._rows == 1 else [])]
+        tensors = {tuple(x.shape): (x, y) for x, y in rows}
+        arrays = {shape: (x.numpy(), y.numpy()) for shape, (x, y) in tensors.items()}
+        array_type = arrays[tuple(self._x.shape)][0].dtype
+
+        def place(x: Any) -> tuple[Any, Any] | None:
+            if type(x) is np.ndarray:
+                return arrays.get(x.shape) if x.dtype == array_type else None
+            if type(x) is Tensor and x.dtype == self._x.dtype and x.is_cpu and not is_noted_down(x):
+                return tensors.get(tuple(x.shape))
+            return None
 
         def step(x: Any) -> Any:
-            if type(x) is not np.ndarray or x.dtype != dtype or x.shape not in places:
+            found = place(x)
+            if found is None:
                 return None
-            given, answer = places[x.shape]
-            given[...] = x
-            self._program.input.check(self._x)
-            self._step()
-            return answer
+            with torch.no_grad():
+                found[0][...] = x
+                self._program.input.check(self._x)
+                self._step()
+            return found[1]
 
         return step, None
 
