@@ -64,32 +64,39 @@ def test_series_from_fit_to_forecasts(capfd):
     status, out, err = here(capfd, "fit", "s.csv", "-o", "m.safetensors", *options, *SMALL, "--plot", "fit.svg")
     assert status == 0, err
     assert "over 36 forecasts of the test set; seasonal-naive (season" in out
-    assert "% better after 6 steps" in out or "% worse after 6 steps" in out
+    assert "% better, after 6 steps" in out or "% worse, after 6 steps" in out
     assert files() == {"m.safetensors", "fit.svg"}
     assert "2 steps ahead" in Path("fit.svg").read_text()
 
     status, out, err = here(capfd, "run", "m.safetensors", "s.csv")
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert err.startswith("mean absolute error")
+    assert err.endswith("over 237 values\n")
     rows = rows_of(out)
-    assert rows[0] == ["row", "y+1", "y+2"]
+    assert rows[0] == ["year", "row", "y", "y+1", "y+2"]
+    lines = Path("s.csv").read_text().split()[1:]
+    assert [[row[0], row[2]] for row in rows[1:]] == [line.split(",")[:2] for line in lines]
     fitted = Fitted.load("m.safetensors")
     xs = torch.tensor([[float(word) for word in line.split(",")[1:]] for line in Path("s.csv").read_text().split()[1:]])
     wanted = fitted.predict_all([xs])[0][..., 0]
-    assert [int(row[0]) for row in rows[1:]] == list(range(1, 121))
-    torch.testing.assert_close(torch.tensor([[float(word) for word in row[1:]] for row in rows[1:]]), wanted)
+    assert [int(row[1]) for row in rows[1:]] == list(range(1, 121))
+    torch.testing.assert_close(torch.tensor([[float(word) for word in row[3:]] for row in rows[1:]]), wanted)
 
 
 def test_sequences_from_fit_to_labels(capfd):
     options = ["--test", "s.ts", "--patience", "3", "--precision", "bfloat16"]
     status, out, err = here(capfd, "fit", "s.ts", "-o", "m.safetensors", *options, *SMALL, "--plot", "fit.png")
     assert status == 0, err
-    assert "% of 40 sequences of the test set are correct after 6 steps" in out
+    assert "% of 40 sequences of the test set are correct; always saying 'a', the commonest label: 50.0 %" in out
+    assert out.endswith(", after 6 steps\n")
     assert "validation" in err
-    status, out, _ = here(capfd, "run", "m.safetensors", "s.ts")
+    status, out, err = here(capfd, "run", "m.safetensors", "s.ts")
+    assert err.endswith(" % of 40 labels are correct\n")
     rows = rows_of(out)
-    assert rows[0] == ["sequence", "label"]
-    assert rows[1][0] == "line 5"
-    assert {row[1] for row in rows[1:]} <= {"a", "b"}
+    assert rows[0] == ["line", "label", "label_predicted"]
+    assert rows[1][0] == "5"
+    assert [row[1] for row in rows[1:]] == ["a", "b"] * 20
+    assert {row[2] for row in rows[1:]} <= {"a", "b"}
     assert len(rows) == 41
 
 
@@ -100,7 +107,7 @@ def test_numbers_for_every_step_from_parquet(capfd):
     assert "always predicting the training set's mean" in out
     _, out, _ = here(capfd, "run", "m.safetensors", "s.parquet")
     rows = rows_of(out)
-    assert rows[0] == ["sequence", "step", "level"]
+    assert rows[0] == ["row", "step", "level", "level_predicted"]
     assert len(rows) == 1 + sum(1 + i % 4 for i in range(40))
 
 
@@ -402,7 +409,11 @@ BAD = {
     "fit s.csv -o m": "there is no target column: name those to forecast with --target",
     "fit s.csv -o m --target x": "s.csv has no column 'x': it has year, y, z",
     "fit s.csv -o m --target y --window 500": "has 84 rows in the training set, but a window has 500 steps",
-    "fit s.csv -o m --target y --test s.csv": "--test has no meaning for s.csv, which is read as series",
+    "fit s.csv -o m --target y --classes": "--classes has no meaning for s.csv, which is read as series",
+    "fit s.csv -o m --target y --metric accuracy": "s.csv: --metric accuracy is of labels, but numbers are predicted",
+    "fit s.csv -o m --target y --sequences": "name the column that says to which sequence a row belongs (--series-id)",
+    "fit s.ts -o m --regression": "s.ts: a .ts file says itself what its targets are: leave out --classes",
+    "fit s.ts -o m --split series": "--split has no meaning for s.ts",
     "fit s.csv -o m --target y --horizon 0": "--horizon 0 the network would read 'y'",
     "fit s.csv -o m --target y --missing guess": "--missing: there is no 'guess'; choose one of refuse, previous",
     "fit s.csv -o m --target y --predict all": "--predict: there is no 'all'; choose one of last, every",

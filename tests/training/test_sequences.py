@@ -144,4 +144,5 @@ def test_columns_of_the_parts_must_be_the_same(parquet):
 def test_answers_for_every_step_are_not_learned_from_the_last(parquet):
     found = read_sequences(parquet(label=[["a", "b"], ["a"], ["b", "b", "c"]]), "label")
     with pytest.raises(DataError, match="`predict='every'`"):
-        SequenceTask(found, found)
+        SequenceTask(found, found, predict="last")
+    assert SequenceTask(found, found).predict == "every"

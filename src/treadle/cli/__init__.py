@@ -152,9 +152,12 @@ def with_options(message: str, words: Sequence[str]) -> str:
     """
     command = command_of(words)
     options = {parameter.name: max(parameter.opts, key=len) for parameter in command.params}
+    off = {parameter.name: one for parameter in command.params for one in parameter.secondary_opts}
 
     def option(found: re.Match[str]) -> str:
         name = options.get(found[1], "")
+        if found[1] in off and found[2] in ("True", "False"):
+            return name if found[2] == "True" else off[found[1]]
         return f"{name} {found[2] or ''}".rstrip() if name.startswith("--") else found[0]
 
     return re.sub(r"`(\w+)(?:=['\"]?([^`]*?)['\"]?)?`", option, message)

@@ -29,8 +29,25 @@ def fit(
     horizon: Annotated[
         int | None, typer.Option(min=0, help="Forecast horizon, in steps (series).", show_default="1")
     ] = None,
-    series_id: Annotated[str | None, typer.Option(help="Column that names the series of each row (series).")] = None,
-    time: Annotated[str | None, typer.Option(help="Column of timestamps (series).")] = None,
+    series_id: Annotated[str | None, typer.Option(help="Column that names the series of each row (tables).")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of timestamps (tables).")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of many series: time (cuts each) or series (keeps each whole).", show_default="by their ends"
+        ),
+    ] = None,
+    sequences: Annotated[
+        bool, typer.Option("--sequences", help="Labelled sequences in a table with a row for each step.")
+    ] = False,
+    classes: Annotated[
+        bool | None,
+        typer.Option(
+            "--classes/--regression",
+            help="Kind of whole-number answers: labels, or numbers to predict (sequences).",
+            show_default="labels, if they are few",
+        ),
+    ] = None,
     season: Annotated[
         int | None, typer.Option(min=1, help="Seasonal period, in steps (series).", show_default="estimated")
     ] = None,
@@ -57,7 +74,7 @@ def fit(
             show_default="0.15",
         ),
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="File of the test set (sequences).")] = None,
+    test: Annotated[Path | None, typer.Option(help="File of the test set (series, sequences).")] = None,
     cell: Annotated[str | None, typer.Option(help="Cell of every layer: lstm, gru, rnn …", show_default="lstm")] = None,
     wiring: Annotated[str | None, typer.Option(help="Wiring: how layers connect.", show_default="stack")] = None,
     layers: Annotated[
@@ -117,6 +134,13 @@ def fit(
             min=1, help="Early stopping after this many validations without a new best.", show_default="by kind of data"
         ),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Score that early stopping watches: loss, mae, rmse, last-mae, last-rmse (of last steps) or accuracy.",
+            show_default="loss",
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="Precision of matrix products: float32 or bfloat16.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
     checkpoint: Annotated[
@@ -128,6 +152,9 @@ def fit(
     ] = None,
     checkpoint_every: Annotated[str, typer.Option(help="Interval between checkpoints: 60s, 100steps.")] = "60s",
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard logs.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for all scores, as JSON; - is standard output.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Picture of the losses, and of predictions against targets: .svg or .png.")
     ] = None,
@@ -137,14 +164,17 @@ def fit(
     start = options.start_of_process()
 
     from treadle import WIRINGS
+    from treadle.cli import with_options
     from treadle.cli.fitting import Watch, noticing_termination
     from treadle.show.training import draw_confusion, draw_fit, draw_forecasts, draw_predictions
     from treadle.training import CELLS, on_ray, processes
     from treadle.training.budget import ShareDone, every
     from treadle.training.fit_run import Run, Settings
+    from treadle.training.scores import METRICS
     from treadle.training.task import Confusion, Forecasts, Predictions
 
-    options.check_outputs({"--output": output, "--checkpoint": checkpoint, "--plot": plot}, [file, test])
+    outputs = {"--output": output, "--checkpoint": checkpoint, "--plot": plot, "--json": options.no_stdout(json_file)}
+    options.check_outputs(outputs, [file, test])
     if tensorboard is not None and tensorboard.exists() and not tensorboard.is_dir():
         raise typer.BadParameter(f"--tensorboard: {tensorboard} is not a folder: name another")
     for name, known in {
@@ -152,6 +182,8 @@ def fit(
         "wiring": WIRINGS,
         "predict": ("last", "every"),
         "missing": ("refuse", "previous"),
+        "split": ("time", "series"),
+        "metric": METRICS,
         "precision": ("float32", "bfloat16"),
         "on": ("ray",),
     }.items():
@@ -181,7 +213,7 @@ def fit(
     err = options.console(sys.stderr, quiet=not first)
     unit = "bytes" if settings.kind == "text" else "inputs"
     watching = Watch(err, unit, tensorboard if first else None)
-    err.print(str(run))
+    err.print(with_options(str(run), ["fit"]))
     with options.noticing_interrupts() as interrupted, noticing_termination() as check, watching as watch:
         lasts, kept = length.of(run.task.epoch_steps), often.of(run.task.epoch_steps)
         kwargs = {"validated": plot is not None or tensorboard is not None, "checkpoint": checkpoint}
@@ -205,9 +237,11 @@ def fit(
                     draw: Any = {Forecasts: draw_forecasts, Predictions: draw_predictions, Confusion: draw_confusion}
                     below = None if truth is None else lambda axes: draw[type(truth)](axes, *truth)
                     draw_fit(plot, watch.losses, watch.scores, below)
-            answer = f"{output}: {verdict.sentence} after {run.done} steps"
+                if json_file is not None:
+                    options.write_json(json_file, run.as_json(verdict, watch.scores))
+            answer = f"{output}: {verdict.sentence}, after {run.done} steps"
     if answer:
-        print(answer)
+        print(answer, file=sys.stderr if json_file == Path("-") else sys.stdout)
         if not watch.steps and not interrupted():
             print(
                 f"treadle: {checkpoint} holds this run, which is complete: nothing was left to train. To train longer,"

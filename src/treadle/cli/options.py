@@ -1,6 +1,7 @@
 """What the subcommands share: reading option values, and refusing what cannot work before any time is spent on it."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -118,6 +119,20 @@ def check_picture(option: str, path: Path | None) -> None:
         raise typer.BadParameter(
             f"{option}: {path} must end in {' or '.join(SUFFIXES)}, the kinds of picture that can be drawn"
         )
+
+
+def no_stdout(path: Path | None) -> Path | None:
+    """A file to be written; None for ``-``, which is standard output."""
+    return None if path == Path("-") else path
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write data as JSON to a file, all of it or nothing, or to standard output."""
+    document = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    if path == Path("-"):
+        sys.stdout.write(document)
+    else:
+        write_text(path, document)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,13 +3,16 @@
 import codecs
 import csv
 import itertools
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from treadle.cli.options import MAX_SEED, use_one_thread
+from treadle.atomic import all_or_none, replacing
+from treadle.cli.options import MAX_SEED, check_outputs, use_one_thread, write_json
 
 
 def run(
@@ -18,6 +21,13 @@ def run(
         Path | None, typer.Argument(help="Data file to predict from (networks trained on series or sequences).")
     ] = None,
     series_id: Annotated[str | None, typer.Option(help="Column that names the series of each row (series).")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File for the predictions, as CSV.", show_default="standard output"),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for the scores of the predictions, as JSON; needs true values.")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = "\n",
     count: Annotated[int, typer.Option("--bytes", min=0, help="Number of bytes to generate.")] = 300,
     temperature: Annotated[
@@ -29,24 +39,20 @@ def run(
 ) -> None:
     """Generate text with a language model, byte by byte; with DATA, print a network's predictions as CSV.
 
-    Text starts with the prompt; a pipe gets the bytes as they are. Predictions are in the units of the data.
+    Text starts with the prompt; a pipe gets the bytes as they are. Predictions are in the units of the data, a row
+    for each of its rows, with its series, time and true values. Where there are true values, scores are printed.
     """
     from treadle.files import model_file
     from treadle.recipes.generate import generate, printable
-    from treadle.training import Fitted, require_language_model
-    from treadle.training.fitted import check_readable, predictions
+    from treadle.training import require_language_model
 
     use_one_thread()
-    if series_id is not None and data is None:
-        raise typer.BadParameter("--series-id needs a file of series: leave it out")
     if data is not None:
-        fitted = Fitted.load(model)
-        if series_id is not None and fitted.horizon is None:
-            raise typer.BadParameter(f"--series-id: {model} reads sequences, not series: leave it out")
-        check_readable(data, fitted)
-        rows = list(predictions(fitted, data, series_id))  # all or none
-        csv.writer(sys.stdout).writerows(rows)
+        predict(model, data, series_id, output, json_file)
         return
+    for name, value in {"--series-id": series_id, "--output": output, "--json": json_file}.items():
+        if value is not None:
+            raise typer.BadParameter(f"{name} needs a file of series or sequences: leave it out")
     network = require_language_model(model_file.load(model), str(model))
     # A terminal gets text: half a character would show as rubbish, and control characters can do harm.
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace") if sys.stdout.isatty() else None
@@ -66,3 +72,30 @@ def run(
     for one in itertools.islice(written, count):
         write(bytes([one.byte]))
     write(b"" if decoder is None else b"\n", last=True)
+
+
+def predict(model: Path, data: Path, series_id: str | None, output: Path | None, json_file: Path | None) -> None:
+    """Write predictions for a file, all of them or none, and their scores."""
+    from treadle.training import Fitted
+    from treadle.training.predictions import Predictions
+
+    check_outputs({"--output": output, "--json": json_file}, [model, data])
+    fitted = Fitted.load(model)
+    if series_id is not None and Path(data).suffix.lower() == ".ts":
+        raise typer.BadParameter(f"--series-id: {data} has no columns to choose from: leave it out")
+    predictions = Predictions(fitted, data, series_id)
+    with all_or_none(), tempfile.TemporaryFile("w+", newline="", encoding="utf-8") as kept:
+        if output is not None:
+            with replacing(output) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(predictions)
+        else:
+            csv.writer(kept).writerows(predictions)
+        tally = predictions.tally
+        if json_file is not None:
+            if not tally.scores:
+                raise typer.BadParameter(f"--json: {data} has no true values to compare predictions with: leave it out")
+            write_json(json_file, {"format": "treadle run", "version": 1, "data": str(data), "scores": tally.scores})
+        kept.seek(0)
+        shutil.copyfileobj(kept, sys.stdout)
+    if tally.sentence:
+        print(tally.sentence, file=sys.stderr)

@@ -44,6 +44,11 @@ def is_table(path: str | os.PathLike[str]) -> bool:
     return _suffix(path) in SUFFIXES
 
 
+def is_parquet(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is called like a table of Parquet, whose cells may be lists."""
+    return _suffix(path) in PARQUET
+
+
 class TableFile:
     """A table in a file of any size: its columns are known, nothing else has been read yet.
 
@@ -68,7 +73,7 @@ class TableFile:
         with open(regular(path), "rb"):  # a file that is not there or may not be read says so itself
             pass
         suffix = _suffix(path)
-        self.is_parquet, self._separator = suffix in PARQUET, SEPARATORS.get(suffix, ",")
+        self.is_parquet, self._separator = is_parquet(path), SEPARATORS.get(suffix, ",")
         self._schema = self._parquet().schema_arrow if self.is_parquet else None
         self.names: list[str] = self._header() if self._schema is None else self._schema.names
         self._counts = collections.Counter(self.names)
@@ -337,6 +342,22 @@ class Rows:
                 if not (value is None or (isinstance(value, int | float) and not np.isinf(value))):
                     raise self.error(row, name, f"step {step}: {value!r:.40} is not a finite number")
         raise DataError(f"{self.file.path}, column {name!r}: the lists hold {values.type}, which are not numbers")
+
+    def lengths_of_lists(self, name: str) -> np.ndarray:
+        """How many steps each row of a column of lists has, [N].
+
+        Raises:
+            DataError: a row has none.
+        """
+        from pyarrow import compute
+
+        lengths = compute.list_value_length(self.batch.column(name))  # pyright: ignore[reportAttributeAccessIssue]
+        found = lengths.fill_null(-1).to_numpy(zero_copy_only=False)
+        empty = np.flatnonzero(found <= 0)
+        if len(empty):
+            row = int(empty[0])
+            raise self.error(row, name, "there is no sequence" if found[row] < 0 else "the sequence is empty")
+        return found
 
     def times(self, name: str) -> np.ndarray:
         """A column of numbers, or of times as ISO 8601 writes them, as numbers [N] that can be compared."""

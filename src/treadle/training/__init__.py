@@ -4,7 +4,7 @@ Data: ``text.py``, ``sequences.py`` and ``series.py``, scaled by ``scaling.py``,
 ``language_model.py``, ``layered_networks.py``. ``TextTask``, ``sequence_task.py`` and ``series_task.py`` bring both
 together, as ``task.py`` says. Training: ``fit_run.py`` chooses one by the file and starts ``training_loop.py``, with
 ``evaluate.py`` and ``budget.py``, over ``processes.py`` or ``on_ray.py``. What comes out:
-``fitted.py``.
+``fitted.py``, evaluated by ``scores.py`` and ``verdict.py``; ``predictions.py`` runs it over a file.
 """
 
 from treadle.adapt.groups import parameter_groups
@@ -24,17 +24,19 @@ from treadle.training.language_model import (
 )
 from treadle.training.layered_networks import CELLS, forecaster, sequence_model
 from treadle.training.on_ray import steps_on_ray
+from treadle.training.predictions import Predictions
 from treadle.training.sequence_task import SequenceTask
 from treadle.training.sequences import Sequences, read_sequences
 from treadle.training.series import Series, read_series
 from treadle.training.series_task import SeriesTask
+from treadle.training.source import Source
 from treadle.training.text import Text, read_text, standard_library
 from treadle.training.training_loop import Step, train
 
 __all__ = [
-    "CELLS", "Batch", "EarlyStopping", "Epochs", "Fitted", "Progress", "SequenceTask", "Sequences", "Series",
-    "SeriesTask", "Step", "Text", "TextTask", "bits_per_byte", "fit", "forecaster", "language_model",
-    "load_checkpoint", "match_hidden_size", "parameter_groups", "read_sequences", "read_series", "read_text",
-    "require_language_model", "save_checkpoint", "sequence_model", "standard_library", "steps_on_ray", "total_loss",
-    "trace_batches", "train",
+    "CELLS", "Batch", "EarlyStopping", "Epochs", "Fitted", "Predictions", "Progress", "SequenceTask", "Sequences",
+    "Series", "SeriesTask", "Source", "Step", "Text", "TextTask", "bits_per_byte", "fit", "forecaster",
+    "language_model", "load_checkpoint", "match_hidden_size", "parameter_groups", "read_sequences", "read_series",
+    "read_text", "require_language_model", "save_checkpoint", "sequence_model", "standard_library", "steps_on_ray",
+    "total_loss", "trace_batches", "train",
 ]  # fmt: skip

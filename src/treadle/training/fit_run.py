@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -23,32 +24,49 @@ from treadle.training.sequence_task import SequenceTask
 from treadle.training.sequences import read_sequences
 from treadle.training.series import read_series
 from treadle.training.series_task import SeriesTask
-from treadle.training.task import Design, Habits, Task
+from treadle.training.task import Design, Habits, Task, Verdict
 from treadle.training.text import read_text
 from treadle.training.training_loop import Step, refuse_checkpoint, train
 
 KINDS: dict[str, type[Any]] = {"text": TextTask, "sequences": SequenceTask, "series": SeriesTask}
 
 
-def kind_of(path: str | os.PathLike[str], target: Sequence[str] = (), inputs: Sequence[str] = ()) -> str:
-    """What a file holds: ``"sequences"`` in ``.ts`` and in ``.parquet`` with lists in the columns that are read,
-    ``"series"`` in other tables (``.csv``, ``.tsv``, ``.parquet``), ``"text"`` in everything else."""
+def kind_of(
+    path: str | os.PathLike[str], target: Sequence[str] = (), inputs: Sequence[str] = (), forecast: bool = False
+) -> str:
+    """What a file holds: ``"sequences"`` in ``.ts`` and in ``.parquet`` with lists in the columns that are read, unless
+    they are to be forecast, ``"series"`` in other tables (``.csv``, ``.tsv``, ``.parquet``), ``"text"`` in everything
+    else."""
     if not is_table(path):
         return "sequences" if Path(path).suffix.lower() == ".ts" else "text"
     file = TableFile(path)
     file.require(inputs)
     lists = [name for name in inputs or file.names if name not in target and file.is_list(name)]
-    return "sequences" if lists else "series"
+    return "sequences" if lists and not forecast else "series"
 
 
 ONLY = {
-    "series": ("horizon", "series_id", "time", "season", "difference"),
-    "sequences": ("test",),
+    "series": ("horizon", "season", "difference", "split"),
+    "sequences": ("classes",),
 }
 """What has a meaning for one kind of data only."""
 
 NOT = {
-    "text": ("target", "inputs", "predict", "missing", "validation", "dropout", "noise", "label_smoothing"),
+    "text": (
+        "target",
+        "inputs",
+        "predict",
+        "missing",
+        "validation",
+        "dropout",
+        "noise",
+        "label_smoothing",
+        "test",
+        "series_id",
+        "time",
+        "metric",
+        "sequences",
+    ),
     "series": ("label_smoothing",),
     "sequences": ("window",),
 }
@@ -68,6 +86,10 @@ class Settings:
     time: str | None = None
     season: int | None = None
     difference: bool | None = None
+    split: str | None = None
+    sequences: bool = False
+    classes: bool | None = None
+    metric: str | None = None
     predict: str | None = None
     missing: str | None = None
     validation: float | None = None
@@ -90,7 +112,9 @@ class Settings:
     @kept_property
     def kind(self) -> str:
         """What the file holds."""
-        return kind_of(self.file, self.target, self.inputs)
+        if self.sequences and is_table(self.file):
+            return "sequences"
+        return kind_of(self.file, self.target, self.inputs, self.horizon is not None)
 
     @property
     def habits(self) -> Habits:
@@ -108,7 +132,8 @@ class Settings:
         """
         kind = self.kind
         for name in [name for other, names in ONLY.items() if other != kind for name in names] + [*NOT.get(kind, ())]:
-            if getattr(self, name) not in (None, ()):
+            value = getattr(self, name)
+            if value is not None and value != () and (value is not False or name in ("classes", "difference")):
                 raise DataError(f"`{name}` has no meaning for {self.file}, which is read as {kind}: leave it out")
         if self.resume is not None:
             for name in ("cell", "wiring", "layers", "parameters", "dropout", "difference"):
@@ -122,6 +147,25 @@ class Settings:
         return getattr(self.habits, name) if value is None else value
 
 
+def as_resumed(settings: Settings, start: Fitted) -> Settings:
+    """The settings with what a network that is trained further was fitted on, wherever they say nothing else.
+
+    Raises:
+        ModelFileError: the file holds data of another kind.
+    """
+    source, horizon = start.source, start.horizon if settings.horizon is None else settings.horizon
+    settings = dataclasses.replace(settings, sequences=settings.sequences or source.sequences, horizon=horizon)
+    refuse_other_kind(str(settings.resume), start, settings.kind)
+    named = not _is_ts(settings.file)  # which has no names of columns
+    targets = start.targets.names if start.targets is not None else source.answers
+    kept: dict[str, Any] = {}
+    if named:
+        kept |= {"target": targets, "inputs": start.inputs.names, "series_id": source.series_id, "time": source.time}
+        if start.horizon is None:
+            kept["classes"] = start.targets is None
+    return dataclasses.replace(settings, **{name: getattr(settings, name) or value for name, value in kept.items()})
+
+
 def open_task(settings: Settings, start: Fitted | None) -> Task:
     """Read the files, and make of them what is to be learned; ``start`` is the network to resume."""
     path, target, inputs = settings.file, settings.target, settings.inputs
@@ -129,22 +173,32 @@ def open_task(settings: Settings, start: Fitted | None) -> Task:
     if settings.kind == "text":
         window = {} if settings.window is None else {"window": settings.window}
         return TextTask(read_text(path), **window, **common)
-    if start is not None:
-        target = target or (start.targets.names if start.targets is not None else ())
-        inputs = inputs or (() if Path(path).suffix.lower() == ".ts" else start.inputs.names)
-    common |= {"start": start, "predict": settings.predict}
+    common |= {"start": start, "predict": settings.predict, "metric": settings.metric or "loss"}
     missing = "refuse" if settings.missing is None else settings.missing
     validation = 0.15 if settings.validation is None else settings.validation
+    columns: dict[str, Any] = {"series_id": settings.series_id, "time": settings.time}
     if settings.kind == "series":
-        columns = {"series_id": settings.series_id, "time": settings.time, "missing": missing, "validation": validation}
+        columns |= {"missing": missing, "validation": validation, "split": settings.split, "seed": settings.seed}
+        if start is not None and start.source.split == "series" and settings.split != "time":
+            columns |= {"split": "series", "seed": start.source.seed}  # none of its test set may be trained on
+        columns |= {} if settings.test is None else {"test": settings.test}
         common |= {name: getattr(settings, name) for name in ("horizon", "window", "season", "difference")}
         return SeriesTask(read_series(path, target, inputs, **columns), **common)
     if len(target) > 1:
         raise DataError(f"{path}: sequences have one target column, but `target` names {', '.join(target)}")
-    answer = target[0] if target else None
-    learned, chosen = read_sequences(path, answer, inputs).split(validation, settings.seed)
-    judge = None if settings.test is None else read_sequences(settings.test, answer, inputs)
+    answer, columns = target[0] if target else None, columns | {"classes": settings.classes}
+    whole = read_sequences(path, answer, inputs, **columns)
+    learned, chosen = whole.split(validation, settings.seed)
+    judge = None
+    if settings.test is not None:
+        if whole.source.answers and not whole.labels and not _is_ts(settings.test):
+            columns["classes"] = False  # whole numbers among numbers
+        judge = read_sequences(settings.test, answer, whole.input_names if answer else (), **columns)
     return SequenceTask(learned, chosen, judge, missing=missing, **common)
+
+
+def _is_ts(path: str) -> bool:
+    return Path(path).suffix.lower() == ".ts"
 
 
 class Run:
@@ -161,13 +215,14 @@ class Run:
     """
 
     def __init__(self, settings: Settings):
-        self.settings, kind = settings, settings.check()
         model = start = None
-        if settings.resume is not None and kind == "text":
+        if settings.resume is not None and settings.kind == "text":
             model = require_language_model(model_file.load(settings.resume), settings.resume)
         elif settings.resume is not None:
-            start = load_to_go_on(settings.resume, kind)
-            model = start.model
+            start = Fitted.load(settings.resume)
+            settings, model = as_resumed(settings, start), start.model
+        settings.check()
+        self.settings = settings
         self.task = open_task(settings, start)
         self.done = 0
         """Steps done when it is over."""
@@ -180,7 +235,7 @@ class Run:
 
     def __str__(self) -> str:
         what = f"a network of {parameter_count(self.model):,} parameters"
-        return f"Training {what} on {self.task.name} ({self.task.size})."
+        return f"Training {what} on {self.task.name} ({self.task.size}).{self.task.split and f' {self.task.split}'}"
 
     def steps(
         self,
@@ -226,6 +281,23 @@ class Run:
             about=None if checkpoint is None else self.about(),
         )
 
+    def as_json(self, verdict: Verdict, validations: Sequence[tuple[int, float]]) -> dict[str, Any]:
+        """The run for JSON: its settings, its network, its scores, and those of validation by step."""
+        given = {name: value for name, value in dataclasses.asdict(self.settings).items() if value not in (None, ())}
+        return {
+            "format": "treadle fit",
+            "version": 1,
+            "kind": self.settings.kind,
+            "data": self.task.name,
+            "training_set": self.task.size,
+            "split": self.task.split or None,
+            "settings": given,
+            "parameters": parameter_count(self.model),
+            "steps": self.done,
+            "validation": [{"step": step, "score": _finite(score)} for step, score in validations],
+            "scores": {name: _finite(score) for name, score in verdict.scores.items()},
+        }
+
     def refuse_checkpoint(self, checkpoint: str | os.PathLike[str]) -> None:
         """Refuse a checkpoint that this run cannot resume, before anything is shown.
 
@@ -249,13 +321,16 @@ class Run:
 CALLED = {"file": "the data", "test": "the file of --test", "resume": "the file of --resume"}
 
 
-def load_to_go_on(path: str, kind: str) -> Fitted:
-    """What a model file holds, if it is a network for series or for sequences, as it must be."""
-    fitted = Fitted.load(path)
+def refuse_other_kind(path: str, fitted: Fitted, kind: str) -> None:
+    """Refuse a network for series or for sequences on data of the other kind."""
     found = "sequences" if fitted.horizon is None else "series"
     if found != kind:
         raise ModelFileError(f"{path} holds a network for {found}, which cannot be trained further on {kind}")
-    return fitted
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _content(path: str) -> str:

@@ -2,21 +2,18 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from treadle.data.table_file import is_table
 from treadle.errors import DataError, ModelFileError
 from treadle.files import model_file
 from treadle.running.recurrent import Recurrent
 from treadle.training.evaluate import outputs_of
 from treadle.training.scaling import Scaling, fill_previous
-from treadle.training.sequences import read_inputs
-from treadle.training.series import read_inputs_of_series
+from treadle.training.source import Source
 
 
 @dataclasses.dataclass
@@ -31,6 +28,7 @@ class Fitted:
         predict: ``"every"`` (many-to-many) or ``"last"`` (many-to-one).
         horizon: forecast horizon, in steps; 0 for the present step; None if it does not forecast.
         window: steps that it reads for a forecast with ``predict="last"``; else None.
+        source: the columns of its tables beside those that it reads, and how their sets were split.
 
     Example:
         >>> import torch, treadle as td
@@ -51,6 +49,7 @@ class Fitted:
     predict: str = "last"
     horizon: int | None = None
     window: int | None = None
+    source: Source = dataclasses.field(default_factory=Source)
 
     @property
     def outputs_per_step(self) -> int:
@@ -182,6 +181,7 @@ class Fitted:
             "predict": self.predict,
             "horizon": self.horizon,
             "window": self.window,
+            "source": self.source.as_json(),
         }
         model_file.save(path, self.model, {"fitted": values})
 
@@ -204,7 +204,8 @@ class Fitted:
             inputs = Scaling.from_json(values["inputs"])
             targets = None if values["targets"] is None else Scaling.from_json(values["targets"])
             rest = {name: values[name] for name in ("predict", "horizon", "window")}
-            found = cls(model, inputs, targets, tuple(values["labels"]), **rest)
+            source = Source.from_json(values["source"]) if "source" in values else Source()
+            found = cls(model, inputs, targets, tuple(values["labels"]), **rest, source=source)
             found.check()
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
@@ -216,42 +217,3 @@ class Fitted:
                 f" says that there are {len(inputs.names)} and {found.outputs_per_step}"
             )
         return found
-
-
-def predictions(fitted: Fitted, path: str | os.PathLike[str], series_id: str | None = None) -> Iterator[list[Any]]:
-    """Predictions for a file of series or sequences, with or without targets.
-
-    Yields:
-        Names of columns, then rows: the place and the prediction. Of sequences, one row each or one for every step; of
-        series, one for every row, series by series.
-
-    Raises:
-        DataError: the file lacks what the network reads, with row and column.
-    """
-    names = fitted.inputs.names
-    if fitted.horizon is not None:
-        targets = fitted.targets.names if fitted.targets is not None else ()
-        ahead = range(1, fitted.horizon + 1) if fitted.horizon else [0]
-        found = read_inputs_of_series(path, names, series_id)
-        yield [*(["series"] if series_id else []), "row", *(f"{name}+{k}" for k in ahead for name in targets)]
-        for id_, rows, xs in found:
-            which = f"{path}, series {id_!r}" if series_id else str(path)
-            answers = fitted.predict_all([xs], [which])[0].flatten(1)
-            for row, answer in zip(rows, answers.tolist(), strict=True):
-                yield [*([id_] if series_id else []), row, *answer]
-        return
-    sequences, every = read_inputs(path, names), fitted.predict == "every"
-    said = ["label"] if fitted.targets is None else list(fitted.targets.names)
-    yield ["sequence", *(["step"] if every else []), *said]
-    for place, xs in sequences:
-        answer = fitted.predict_all([xs], [f"{path}, {place}"])[0]
-        for step, one in enumerate(answer if every else [answer], 1):
-            values = [one] if isinstance(one, str) else torch.as_tensor(one).tolist()
-            yield [place, *([step] if every else []), *values]
-
-
-def check_readable(path: str | os.PathLike[str], fitted: Fitted) -> None:
-    """Refuse a file of a kind that the network cannot read."""
-    forecasts = fitted.horizon is not None
-    if not (is_table(path) if forecasts else Path(path).suffix.lower() in (".ts", ".parquet", ".pq")):
-        raise DataError(f"{path}: this network reads {'.csv, .tsv' if forecasts else '.ts'} or .parquet files")

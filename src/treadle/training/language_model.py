@@ -202,6 +202,7 @@ class TextTask:
 
     carry_state = True
     evaluate_every = 100
+    split = ""
     habits = Habits("2m", 200_000, 0.01, ROWS)
 
     def __init__(

@@ -15,6 +15,7 @@ from treadle import cells
 from treadle.errors import ShapeError
 from treadle.running.recurrent import Recurrent
 from treadle.training.memory import BYTES_PER_PARAMETER, require_memory
+from treadle.training.scores import least_squares
 from treadle.wiring import WIRINGS, Graph, Stack, sum_of
 from treadle.wiring.named import layer_input_size
 
@@ -161,24 +162,11 @@ def fit_linear(model: Recurrent, examples: Sequence[tuple[Tensor, Tensor]], dela
 
     Examples are pairs of ``x`` [T, I] and ``y`` [T, K], NaN where there is nothing to forecast.
     """
-    longest = max(delays)
-    designs, targets = [], []
-    for x, y in examples:
-        if len(x) > longest:
-            x, y = x.double(), y.double()[longest:]
-            past = torch.cat([x[longest - delay : len(x) - delay] for delay in delays], 1)
-            there = ~y.isnan().any(1)
-            designs.append(torch.cat([past, torch.ones(len(past), 1).double()], 1)[there])
-            targets.append(y[there])
-    rows, linear = sum(map(len, designs)), model.cell.linear
-    if not rows:
+    solution, linear = least_squares(examples, delays), model.cell.linear
+    if solution is None:
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
         return
-    design, target = torch.cat(designs), torch.cat(targets)
-    # A little ridge, for columns that say the same; inputs are scaled, so one number does for all.
-    square = design.T @ design + 1e-3 * rows * torch.eye(design.shape[1]).double()
-    solution = torch.linalg.solve(square, design.T @ target)
     linear.weight.copy_(solution[:-1].T)
     linear.bias.copy_(solution[-1])
 

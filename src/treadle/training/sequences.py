@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from treadle.data.grouped_table import GroupedTable
 from treadle.data.table_file import Rows, TableFile
 from treadle.data.ts_file import read_ts
 from treadle.errors import DataError
+from treadle.training.answers import Answers, answers_of
+from treadle.training.source import Source
 
 IGNORED = -100
 """The label of a step that has none: `torch.nn.functional.cross_entropy` leaves it out by itself."""
@@ -31,6 +34,7 @@ class Sequences:
         labels: all that may occur; empty where the targets are numbers.
         per_step: whether every step has a target.
         where: the place of each in the file.
+        source: the columns beside these.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Sequences:
     labels: tuple[str, ...]
     per_step: bool
     where: list[str]
+    source: Source = dataclasses.field(default_factory=Source)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -118,15 +123,27 @@ class Sequences:
                 )
 
 
-def read_sequences(path: str | os.PathLike[str], target: str | None = None, inputs: Sequence[str] = ()) -> Sequences:
+def read_sequences(
+    path: str | os.PathLike[str],
+    target: str | None = None,
+    inputs: Sequence[str] = (),
+    *,
+    series_id: str | None = None,
+    time: str | None = None,
+    classes: bool | None = None,
+) -> Sequences:
     """Read labelled sequences.
 
     Args:
-        path: a ``.ts`` file, which declares its targets itself; or a ``.parquet`` file with one sequence per row, whose
-            columns are lists.
-        target: the target column of a Parquet file: words or whole numbers are labels, other numbers are numbers to
-            predict; lists have a target for every step.
-        inputs: input columns of a Parquet file, lists with one number per step; by default, all other columns.
+        path: a ``.ts`` file, which declares its targets itself; a ``.parquet`` file with one sequence per row, whose
+            columns are lists; or a flat table, ``.csv``, ``.tsv`` or ``.parquet``, with one step per row.
+        target: the target column of a table: words and few whole numbers are labels, other numbers are numbers to
+            predict. In lists, and where a flat table has several values for a sequence, every step has a target.
+        inputs: input columns of a table; by default, all other columns.
+        series_id: the column of a flat table that says to which sequence a row belongs. Rows of several sequences may
+            alternate.
+        time: the column of times of a flat table, which must grow within a sequence.
+        classes: whether whole numbers are labels; needed if they have more than 20 values.
 
     Raises:
         DataError: what is in the file does not fit, with row and column.
@@ -141,37 +158,92 @@ def read_sequences(path: str | os.PathLike[str], target: str | None = None, inpu
         ([(3, 1), (1, 1)], ('down', 'up'))
     """
     if Path(path).suffix.lower() == ".ts":
+        if classes is not None:
+            raise DataError(f"{path}: a .ts file says itself what its targets are: leave out `classes`")
         return _from_ts(path, target, inputs)
     if target is None:
         raise DataError(f"{path}: there is no target column: name it with `target`")
     file = TableFile(path)
-    file.require([*inputs, target])
-    inputs = inputs or [name for name in file.names if name != target]
+    file.require([*inputs, target, *(name for name in (series_id, time) if name is not None)])
+    inputs = inputs or [name for name in file.names if name not in (target, series_id, time)]
     for name in inputs:
         if name == target:
             raise DataError(f"{path}: column {target!r} is the target, so it cannot be an input as well")
     if not inputs:
         raise DataError(f"{path}: there is no column beside {target!r} to predict it from")
-    xs, table = _columns(file, inputs, [target])
-    where = [file.place(row) for row in range(len(table))]
-    answers, labels, per_step = _answers(table, target)
-    for row, (x, answer) in enumerate(zip(xs, answers, strict=True)):
-        if per_step and len(answer) != len(x):
-            raise table.error(row, target, f"{len(answer)} targets for {len(x)} steps")
-    return Sequences(str(path), xs, answers, tuple(inputs), (target,), labels, per_step, where)
+    if any(file.is_list(name) for name in inputs):
+        xs, answers, where = _from_lists(file, inputs, target, classes)
+    else:
+        xs, answers, where = _from_rows(file, inputs, target, series_id, time, classes)
+    source = Source(series_id, time, (target,), sequences=not any(file.is_list(name) for name in inputs))
+    found = answers.each, tuple(inputs), (target,), answers.labels, answers.per_step
+    return Sequences(str(path), xs, *found, where, source)
 
 
-def read_inputs(path: str | os.PathLike[str], names: Sequence[str]) -> list[tuple[str, Tensor]]:
-    """Sequences without their answers: the place of each in the file, and [T, I] of the columns that are named."""
-    if Path(path).suffix.lower() == ".ts":
-        file = read_ts(path)
-        found = file.cases[0].shape[1]
-        if found != len(names):
-            raise DataError(f"{path} has {found} dimensions, but the network reads {len(names)}")
-        return [(f"line {line}", torch.from_numpy(case)) for line, case in zip(file.lines, file.cases, strict=True)]
-    file = TableFile(path)
-    xs, _ = _columns(file, names)
-    return [(file.place(row), x) for row, x in enumerate(xs)]
+def _from_lists(
+    file: TableFile, inputs: Sequence[str], target: str, classes: bool | None
+) -> tuple[list[Tensor], Answers, list[str]]:
+    """A sequence in each row."""
+    for name in inputs:
+        if not file.is_list(name):
+            raise DataError(
+                f"{file.path}: column {name!r} does not hold lists, so it holds no sequences: name the columns"
+                " that do with `inputs`"
+            )
+    table = GroupedTable(file.path, inputs, [target])
+    values = table.rows.values(target)
+    answers = answers_of(table.rows, target, values, file.is_list(target), classes)
+    xs = columns_of(table, inputs)
+    for row, (x, answer) in enumerate(zip(xs, answers.each, strict=True)):
+        if answers.per_step and len(answer) != len(x):
+            raise table.rows.error(row, target, f"{len(answer)} targets for {len(x)} steps")
+    return xs, answers, [file.place(row) for row in range(len(table.rows))]
+
+
+def _from_rows(
+    file: TableFile, inputs: Sequence[str], target: str, series_id: str | None, time: str | None, classes: bool | None
+) -> tuple[list[Tensor], Answers, list[str]]:
+    """A step in each row: a target that is one for all steps of every sequence is the sequence's, else every step's."""
+    if series_id is None:
+        raise DataError(
+            f"{file.path} has one value in each row, not lists: name the column that says to which sequence a row"
+            " belongs (`series_id`)"
+        )
+    table = GroupedTable(file.path, inputs, [target], series_id, time)
+    values = table.values(target)
+    of_each = [[values[place] for place in places.tolist()] for places in table.places]
+    alone = [{value for value in some if value is not None and value == value} for some in of_each]
+    per_step = any(len(distinct) > 1 for distinct in alone)
+    firsts = [int(places[0]) for places in table.places]
+    if per_step:
+        answers = answers_of(table.rows, target, of_each, True, classes, table.places)
+    else:
+        one_each = [next(iter(distinct), None) for distinct in alone]
+        answers = answers_of(table.rows, target, one_each, False, classes, firsts)
+    return columns_of(table, inputs), answers, [f"{series_id} {id_!r}" for id_ in table.ids]
+
+
+def columns_of(table: GroupedTable, names: Sequence[str]) -> list[Tensor]:
+    """Of each series of a table, the columns that are named: [N, I]."""
+    values = torch.from_numpy(np.stack([table.numbers(name) for name in names], 1))
+    return [values[torch.from_numpy(places)] for places in table.places]
+
+
+def sequences_of(rows: Rows, names: Sequence[str]) -> list[Tensor]:
+    """The sequence [T, I] in each row of columns of lists.
+
+    Raises:
+        DataError: a row has none, or lists of several lengths.
+    """
+    lengths = rows.lengths_of_lists(names[0])
+    for name in names[1:]:
+        others = rows.lengths_of_lists(name)
+        wrong = np.flatnonzero(others != lengths)
+        if len(wrong):
+            row = int(wrong[0])
+            raise rows.error(row, name, f"{others[row]} steps, but {names[0]!r} has {lengths[row]}")
+    values = torch.from_numpy(np.stack([rows.numbers_of_lists(name) for name in names], 1))
+    return list(values.split(lengths.tolist()))
 
 
 def _from_ts(path: str | os.PathLike[str], target: str | None, inputs: Sequence[str]) -> Sequences:
@@ -189,48 +261,5 @@ def _from_ts(path: str | os.PathLike[str], target: str | None, inputs: Sequence[
     answers = [torch.tensor([answer], dtype=torch.float64) for answer in file.answers] if numbers else file.answers
     labels = () if numbers else file.labels or tuple(sorted({str(answer) for answer in file.answers}))
     inputs_ = [torch.from_numpy(case) for case in file.cases]
-    return Sequences(str(path), inputs_, list(answers), names, ("label",), labels, False, where)
-
-
-def _columns(file: TableFile, names: Sequence[str], others: Sequence[str] = ()) -> tuple[list[Tensor], Rows]:
-    """Each row's sequence [T, I] of the columns that are named, and the table with these columns and others."""
-    file.require([*names, *others])
-    for name in names:
-        if not file.is_list(name):
-            raise DataError(
-                f"{file.path}: column {name!r} does not hold lists, so it holds no sequences: name the columns"
-                " that do with `inputs`"
-            )
-    table = file.read(others=[*names, *others])
-    lengths: list[int] = []
-    columns = []
-    for name in names:
-        lists = table.values(name)
-        for row, values in enumerate(lists):
-            if not values:
-                raise table.error(row, name, "there is no sequence" if values is None else "the sequence is empty")
-            if lengths and len(values) != lengths[row]:
-                raise table.error(row, name, f"{len(values)} steps, but {names[0]!r} has {lengths[row]}")
-        lengths = lengths or [len(values) for values in lists]
-        numbers = table.numbers_of_lists(name)
-        columns.append(torch.tensor(numbers))
-    return list(torch.stack(columns, 1).split(lengths)), table
-
-
-def _answers(table: Rows, target: str) -> tuple[list[Any], tuple[str, ...], bool]:
-    values, per_step = table.values(target), table.file.is_list(target)
-    for row, value in enumerate(values):
-        if value is None or (per_step and any(one is None for one in value)):
-            raise table.error(row, target, "there is no target")
-    flat = [one for value in values for one in value] if per_step else values
-    if all(isinstance(one, float) for one in flat):
-        numbers = np.array(flat, dtype=np.float64)
-        if not np.isfinite(numbers).all():
-            row = next(i for i, value in enumerate(values) if not np.isfinite(np.array(value, np.float64)).all())
-            raise table.error(row, target, "the target is not a finite number")
-        shape = (-1, 1) if per_step else (1,)
-        return [torch.tensor(value, dtype=torch.float64).reshape(shape) for value in values], (), per_step
-    whole = all(isinstance(one, int) for one in flat)
-    labels = tuple(str(one) for one in (sorted(set(flat)) if whole else sorted({str(one) for one in flat})))
-    words = [[str(one) for one in value] if per_step else str(value) for value in values]
-    return words, labels, per_step
+    source = Source(answers=("label",))
+    return Sequences(str(path), inputs_, list(answers), names, ("label",), labels, False, where, source)

@@ -1,24 +1,31 @@
-"""Series of a table: one, or many that an id column tells apart, split by time and never at random."""
+"""Series of a table: one, or many that an id column tells apart, split by time or by series, never row by row."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from treadle.data.table_file import Rows, TableFile
+from treadle.data.grouped_table import GroupedTable
 from treadle.errors import DataError
 from treadle.training.scaling import last_known
+from treadle.training.sequences import columns_of
+from treadle.training.source import Source
+
+FEWEST_TO_SPLIT = 10
+"""With fewer series, a split by series is made only if it is asked for: each would weigh too much."""
 
 PARTS = ("training", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Series of a file, in the order in which they begin, each cut in three by time: training, validation, test.
+    """Series of a file, in the order in which they begin, each cut in three: training, validation and test set.
+
+    Split by time, each has a piece of every set; split by series, each is whole in one.
 
     Attributes:
         name: how messages call it.
@@ -29,6 +36,8 @@ class Series:
         target_names: of the K columns.
         cuts: of each, where validation and test set begin.
         times: of each, [N] numbers that grow; row numbers if no column says the time.
+        source: the columns beside these, and how the sets were split.
+        reason: why they were split so; empty if there was nothing to choose.
     """
 
     name: str
@@ -39,6 +48,8 @@ class Series:
     target_names: tuple[str, ...]
     cuts: list[tuple[int, int]]
     times: list[np.ndarray]
+    source: Source = dataclasses.field(default_factory=Source)
+    reason: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,8 +63,18 @@ class Series:
         """A part of each series' ``inputs`` or ``targets``."""
         return [values[slice(*self.bounds(i, part))] for i, values in enumerate(columns)]
 
+    @property
+    def split(self) -> str:
+        """How the sets were split, as a sentence; empty where there is one series."""
+        if len(self) == 1:
+            return ""
+        counts = [sum(len(values) > 0 for values in self.part(self.inputs, part)) for part in PARTS]
+        sizes = ", ".join(f"{count} for {part}" for count, part in zip(counts, PARTS, strict=True))
+        whole = "whole series" if self.source.split == "series" else "pieces of series"
+        return f"Split by {self.source.split}, {whole}: {sizes}{self.reason and f'; {self.reason}'}."
+
     def check(self, window: int) -> None:
-        """Refuse parts that are empty, and training parts that are shorter than a window.
+        """Refuse parts that are empty, and training parts that are all shorter than a window.
 
         Raises:
             DataError: with the arithmetic.
@@ -66,13 +87,13 @@ class Series:
                     f"{self.name} has {rows} rows, none of which are left for the {part} set: pass more rows, or"
                     " another share (`validation`)"
                 )
-        for id_, values in zip(self.ids, self.part(self.inputs, "training"), strict=True):
-            if 0 < len(values) < window:
-                which = f", series {id_!r}," if len(self) > 1 else ""
-                raise DataError(
-                    f"{self.name}{which} has {len(values)} rows in the training set, but a window has {window} steps:"
-                    f" pass `window={len(values)}` or less, or pass more rows"
-                )
+        longest = max(len(values) for values in self.part(self.inputs, "training"))
+        if longest < window:
+            which = ", the longest series," if len(self) > 1 else ""
+            raise DataError(
+                f"{self.name}{which} has {longest} rows in the training set, but a window has {window} steps:"
+                f" pass `window={longest}` or less, or pass more rows"
+            )
 
 
 def read_series(
@@ -84,22 +105,30 @@ def read_series(
     time: str | None = None,
     missing: str = "refuse",
     validation: float = 0.15,
-    test: float = 0.15,
+    test: float | str | os.PathLike[str] = 0.15,
+    split: str | None = None,
+    seed: int = 0,
 ) -> Series:
     """Read series from a table, a row a step, the steps of each series in order of time.
 
     Args:
-        path: ``.csv``, ``.tsv`` or ``.parquet``; text files may be compressed (``.csv.gz``).
+        path: ``.csv``, ``.tsv`` or ``.parquet``; text files may be compressed (``.csv.gz``). Of a ``.parquet`` file
+            whose columns are lists, a row is a series.
         target: columns to forecast.
         inputs: columns to read; the targets themselves if there are none.
         series_id: the column that says to which series a row belongs; one series if there is none. Rows of several
             series may alternate.
         time: the column of times: numbers, dates or times as ISO 8601 writes them. Within a series they must grow.
-            Series are cut at the same times if there is one, and each at its own shares if not.
+            Split by time, series are cut at the same times if there is one, and each at its own shares if not.
         missing: ``"refuse"`` gaps, or read the ``"previous"`` value in their place; targets are never made
             up: a missing one is left out.
-        validation: fraction of the rows for the validation set, before the test set.
-        test: fraction of the rows for the test set, the last ones.
+        validation: fraction for the validation set: of the rows, before the test set; or of the series.
+        test: fraction for the test set: the last rows, or of the series; or the file of the test set, a table with the
+            same columns.
+        split: ``"time"`` cuts every series; ``"series"`` puts each whole into one set, drawn by ``seed`` and name. If
+            it is None: by series where there are ten at least and most of them end before the last one does, as
+            machines that run to failure and patients do, else by time.
+        seed: random seed of a split by series.
 
     Raises:
         DataError: a column is missing; a value is missing or no number; times stand still or go back. With row and
@@ -115,94 +144,109 @@ def read_series(
     """
     if not target:
         raise DataError(f"{path}: there is no target column: name those to forecast with `target`")
-    if min(validation, test) <= 0 or validation + test >= 1:
+    share, judge = (0.0, test) if isinstance(test, str | os.PathLike) else (test, None)
+    if validation <= 0 or (share <= 0 and judge is None) or validation + share >= 1:
         raise DataError(
             f"validation and test shares are above 0, and below 1 together, but are {validation} and {test}"
         )
     inputs = inputs or target
-    extra, numbers = [name for name in (series_id, time) if name is not None], list(dict.fromkeys([*target, *inputs]))
-    file = TableFile(path)
-    file.require([*numbers, *extra])
-    for name in [*numbers, *extra]:
-        if file.is_list(name):
-            raise DataError(f"{path}: column {name!r} has a list in each row; a series has one value in each")
-    table = file.read(numbers, extra)
-    columns = {name: table.numbers(name) for name in numbers}
-    if missing == "refuse":
-        for name, values in columns.items():
-            gaps = np.isnan(values).nonzero()[0]
-            if len(gaps):
-                message = "the value is missing: fill it, or repeat the one before it (`missing='previous'`)"
-                raise table.error(int(gaps[0]), name, message)
-    for name, values in columns.items():
-        if np.isnan(values).all():
-            raise DataError(f"{path}: column {name!r} has no values")
-    ids, rows = _group(table, series_id)
-    clock = np.arange(len(table)) if time is None else table.times(time)
-    if time is not None:
-        _check_times(table, time, clock, rows)
-
-    def split(names: Sequence[str]) -> list[Tensor]:
-        values = torch.from_numpy(np.stack([columns[name] for name in names], 1))
-        return [values[torch.from_numpy(places)] for places in rows]
-
-    times = [clock[places] for places in rows]
-    return Series(
+    table = _table(path, [*target, *inputs], series_id, time, missing)
+    times = [table.clock[places] for places in table.places]
+    how, reason = (split, "") if split else _way_to_split(table.places if time is None else times, time is not None)
+    if how == "series":
+        cuts = _drawn(str(path), table, validation, share, seed)
+    else:
+        cuts = _cuts(times, time is not None, 1 - validation - share, 1 - share)
+    series = Series(
         str(path),
-        ids,
-        split(inputs),
-        split(target),
+        table.ids,
+        columns_of(table, inputs),
+        columns_of(table, target),
         tuple(inputs),
         tuple(target),
-        _cuts(times, time is not None, 1 - validation - test, 1 - test),
+        cuts,
         times,
+        Source(series_id, time, tuple(target), False, how, seed if how == "series" else 0),
+        reason,
+    )
+    return series if judge is None else _with_test_set(series, judge, missing)
+
+
+def _with_test_set(series: Series, path: str | os.PathLike[str], missing: str) -> Series:
+    """Series of another file behind them, as the test set."""
+    source = series.source
+    names = [*series.target_names, *series.input_names]
+    table = _table(path, names, source.series_id, source.time, missing)
+    return dataclasses.replace(
+        series,
+        ids=[*series.ids, *(f"{id_} of {path}" for id_ in table.ids)],
+        inputs=[*series.inputs, *columns_of(table, series.input_names)],
+        targets=[*series.targets, *columns_of(table, series.target_names)],
+        cuts=[*series.cuts, *[(0, 0)] * len(table.ids)],
+        times=[*series.times, *(table.clock[places] for places in table.places)],
     )
 
 
-def read_inputs_of_series(
-    path: str | os.PathLike[str], names: Sequence[str], series_id: str | None = None
-) -> list[tuple[str, list[int], Tensor]]:
-    """Series without what is to be forecast: id, numbers of the rows from 1, and [N, I] of the columns named."""
-    table = TableFile(path).read(names, [series_id] if series_id else [])
-    values = torch.from_numpy(np.stack([table.numbers(name) for name in names], 1))
-    ids, rows = _group(table, series_id)
-    return [(id_, (places + 1).tolist(), values[places]) for id_, places in zip(ids, rows, strict=True)]
+def _table(
+    path: str | os.PathLike[str], names: Sequence[str], series_id: str | None, time: str | None, missing: str
+) -> GroupedTable:
+    """Columns of numbers in which nothing is missing that may not be."""
+    names = list(dict.fromkeys(names))
+    table = GroupedTable(path, names, series_id=series_id, time=time)
+    for name in names:
+        gaps = np.isnan(table.numbers(name))
+        if missing == "refuse" and gaps.any():
+            message = "the value is missing: fill it, or repeat the one before it (`missing='previous'`)"
+            raise table.error(int(gaps.argmax()), name, message)
+    for name in names:
+        if np.isnan(table.numbers(name)).all():
+            raise DataError(f"{path}: column {name!r} has no values")
+    return table
 
 
-def _group(table: Rows, series_id: str | None) -> tuple[list[str], list[np.ndarray]]:
-    """Ids of series, in the order in which they begin, and which rows are theirs."""
-    values: list[Any] = [""] * len(table) if series_id is None else table.values(series_id)
-    if None in values:
-        raise table.error(values.index(None), str(series_id), "the id of the series is missing")
-    of_rows = list(map(str, values))
-    ids = list(dict.fromkeys(of_rows))
-    places = {id_: place for place, id_ in enumerate(ids)}
-    number = np.array([places[id_] for id_ in of_rows])
-    return ids, np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+def _way_to_split(clocks: list[np.ndarray], timed: bool) -> tuple[str, str]:
+    """By series or by time, and the reason; ``clocks`` are their times, or anything as long as they are."""
+    if len(clocks) < FEWEST_TO_SPLIT:
+        return "time", f"there are fewer than {FEWEST_TO_SPLIT} series (`split='series'` keeps them whole)"
+    ends = [one[-1] if timed else len(one) for one in clocks]
+    together = sum(end == max(ends) for end in ends) / len(ends)
+    if together < 0.5:
+        what = "end at different times" if timed else "have different lengths"
+        return "series", f"most of them {what} (`split='time'` cuts each)"
+    return "time", f"most of them {'end' if timed else 'are as long'} together (`split='series'` keeps them whole)"
 
 
-def _check_times(table: Rows, time: str, clock: np.ndarray, rows: list[np.ndarray]) -> None:
-    for places in rows:
-        wrong = (np.diff(clock[places]) <= 0).nonzero()[0]
-        if len(wrong):
-            before, row = int(places[wrong[0]]), int(places[wrong[0] + 1])
-            what = "is the same time as" if clock[row] == clock[before] else "is earlier than"
-            earlier = f"{table.written(time, before)} in {table.file.place(before)}"
-            raise table.error(
-                row,
-                time,
-                f"{table.written(time, row)} {what} {earlier}: rows of a series are sorted by"
-                " time, each time once; if there are several series, name the column that tells them apart"
-                " (`series_id`)",
-            )
+def _drawn(name: str, table: GroupedTable, validation: float, test: float, seed: int) -> list[tuple[int, int]]:
+    """Cuts that leave each series whole, drawn by seed and name, so that an added series moves few of the others."""
+    count = len(table.ids)
+    sizes = [max(round(share * count), 1) if share else 0 for share in (validation, test)]
+    if count <= sum(sizes):
+        raise DataError(
+            f"{name} has {count} series, of which none are left for the training set: split them by time"
+            " (`split='time'`), or pass more"
+        )
+    order = sorted(range(count), key=lambda i: hashlib.sha256(f"{seed}:{table.ids[i]}".encode()).digest())
+    judges, choosers = order[: sizes[1]], order[sizes[1] : sum(sizes)]
+    lengths = [len(places) for places in table.places]
+    cuts = [(length, length) for length in lengths]
+    for i in choosers:
+        cuts[i] = (0, lengths[i])
+    for i in judges:
+        cuts[i] = (0, 0)
+    return cuts
 
 
 def _cuts(times: list[np.ndarray], common: bool, first: float, second: float) -> list[tuple[int, int]]:
     if not common:
         return [(round(first * len(one)), round(second * len(one))) for one in times]
     everything = np.sort(np.concatenate(times))
-    ends = [everything[min(round(share * len(everything)), len(everything) - 1)] for share in (first, second)]
-    return [(int(np.searchsorted(one, ends[0])), int(np.searchsorted(one, ends[1]))) for one in times]
+
+    def cut(one: np.ndarray, share: float) -> int:
+        if share >= 1:
+            return len(one)
+        return int(np.searchsorted(one, everything[min(round(share * len(everything)), len(everything) - 1)]))
+
+    return [(cut(one, first), cut(one, second)) for one in times]
 
 
 def seasonal_naive(values: Tensor, season: int, horizon: int) -> Tensor:

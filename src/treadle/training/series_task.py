@@ -1,6 +1,5 @@
 """Forecasting series: training and evaluation."""
 
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +15,10 @@ from treadle.training.fitted import Fitted
 from treadle.training.layered_networks import fit_linear, forecaster
 from treadle.training.memory import BYTES_PER_PARAMETER, require_memory
 from treadle.training.scaling import Scaling, fill_previous
+from treadle.training.scores import least_squares, linear_predictions, metric_of
 from treadle.training.series import Series, find_season, seasonal_naive
 from treadle.training.task import MOST_STEPS, Design, Forecasts, Habits, Verdict
+from treadle.training.verdict import LINEAR, THE_MEAN, Rival, verdict
 
 FEWER = "name fewer `inputs`"
 
@@ -45,6 +46,8 @@ class SeriesTask:
         difference: differencing: whether the layers read changes of the inputs instead of the inputs; by default, if
             they have a trend.
         predict: ``"every"``, the usual way, or ``"last"``.
+        metric: what validation watches: ``"loss"``, or the error in units, ``"mae"`` or ``"rmse"``, also that of each
+            series' last step, ``"last-mae"`` or ``"last-rmse"``.
         rows: ``B``, batch size.
         seed: random seed of the order, and of where pieces begin.
         share: ``(rank, ranks)`` of the process.
@@ -67,6 +70,7 @@ class SeriesTask:
         season: int | None = None,
         difference: bool | None = None,
         predict: str | None = None,
+        metric: str = "loss",
         rows: int = 32,
         seed: int = 0,
         share: tuple[int, int] = (0, 1),
@@ -86,7 +90,11 @@ class SeriesTask:
                 f"{series.name}: with `horizon=0` the network would read {sorted(own)[0]!r}, which is the target:"
                 " name other `inputs`, or forecast with `horizon=1` or more"
             )
-        learned = series.part(series.targets, "training")
+        if metric == "accuracy":
+            raise DataError(
+                f"{series.name}: `metric='accuracy'` is of labels, but numbers are predicted: pass mae or rmse"
+            )
+        learned = [one for one in series.part(series.targets, "training") if len(one)] or [series.targets[0][:0]]
         longest = max(map(len, series.targets))
         if season is not None and season >= longest:
             raise DataError(
@@ -97,10 +105,9 @@ class SeriesTask:
             series.check(1)
             longest = max(map(len, learned))
             season = season or find_season(learned)
-            window = min(max(64, 4 * season), min(len(one) for one in learned if len(one)))
-            window = max(window, min(2, longest))
+            window = min(max(64, 4 * season), longest)
         series.check(window)
-        self.series, self.horizon, self.window, self.predict = series, horizon, window, predict
+        self.series, self.horizon, self.window, self.predict, self._metric = series, horizon, window, predict, metric
         self.season = season or find_season(learned)
         self.inputs = start.inputs if start else Scaling.fit(series.input_names, series.part(series.inputs, "training"))
         self.targets = (start and start.targets) or Scaling.fit(series.target_names, learned)
@@ -118,7 +125,9 @@ class SeriesTask:
         self._piece, self._context, self._rows, self._seed = window - context, context, rows, seed
         self.name = series.name
         count = sum(map(len, learned))
-        self.size = f"{count} rows" + (f" of {len(series)} series" if len(series) > 1 else "")
+        among = sum(map(bool, map(len, learned)))
+        self.size = f"{count} rows" + (f" of {among} series" if len(series) > 1 else "")
+        self.split = series.split
         self.batches = Epochs(self._plan, self._example, share)
         self.epoch_steps = len(self.batches)
         self.evaluate_every = min(self.epoch_steps, MOST_STEPS)
@@ -184,60 +193,76 @@ class SeriesTask:
         needed = 8 * (2 * rows * read + 3 * read**2) + BYTES_PER_PARAMETER * (read * sizes[1] + 4 * sizes[0] ** 2)
         require_memory(needed, f"{self.name}: the linear part of {sizes[0]:,} inputs", FEWER)
         model = design.built(forecaster, *sizes, delays, differences)
-        ends = [end for end, _ in self.series.cuts]
-        examples = [(x[:end], y[:end]) for x, y, end in zip(self._xs, self._training, ends, strict=True)]
-        fit_linear(model, examples, delays)
+        fit_linear(model, self._examples_of_linear(), delays)
         return model
+
+    def _examples_of_linear(self) -> list[tuple[Tensor, Tensor]]:
+        ends = [end for end, _ in self.series.cuts]
+        return [(x[:end], y[:end]) for x, y, end in zip(self._xs, self._training, ends, strict=True)]
 
     def fitted(self, model: Recurrent) -> Fitted:
         window = self.window if self.predict == "last" else None
-        return Fitted(model, self.inputs, self.targets, (), self.predict, self.horizon, window)
+        scaled = self.inputs, self.targets
+        return Fitted(model, *scaled, (), self.predict, self.horizon, window, self.series.source)
 
     def save(self, path: str | os.PathLike[str], model: Recurrent) -> None:
         self.fitted(model).save(path)
 
+    def _of_part(self, part: str) -> list[int]:
+        """The series that have steps in a part."""
+        bounds = [self.series.bounds(i, part) for i in range(len(self.series))]
+        return [i for i, (start, end) in enumerate(bounds) if start < end]
+
     def _outputs(self, model: Recurrent, part: str) -> list[Tensor]:
-        """[N, H * K], scaled, at every step of each series up to the end of a part."""
-        ends = [self.series.bounds(i, part)[1] for i in range(len(self.series))]
-        return self.fitted(model).outputs([one[:end] for one, end in zip(self.series.inputs, ends, strict=True)])
+        """[N, H * K], scaled, at every step up to the end of a part, of each series that has steps in it."""
+        whole = [(self.series.inputs[i], self.series.bounds(i, part)[1]) for i in self._of_part(part)]
+        return self.fitted(model).outputs([xs[:end] for xs, end in whole])
 
     def validate(self, model: Recurrent) -> float:
-        outputs = self._outputs(model, "validation")
-        targets = [self._targets(i, "validation")[: len(ys)] for i, ys in enumerate(outputs)]
+        if self._metric != "loss":
+            said, true = zip(*[(said, true) for _, said, true in self._predictions(model, "validation")], strict=True)
+            return metric_of(self._metric, said, true)
+        outputs, whose = self._outputs(model, "validation"), self._of_part("validation")
+        targets = [self._targets(i, "validation")[: len(ys)] for i, ys in zip(whose, outputs, strict=True)]
         return mean_loss(outputs, targets)
 
-    def _forecasts(self, model: Recurrent) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of each series: forecasts, seasonal-naive forecasts and the truth of the test set, [N, H, K], in units."""
-        shape = (max(self.horizon, 1), len(self.targets.names))
-        found = []
-        for i, ys in enumerate(self._outputs(model, "test")):
-            truth = self._ahead(i, "test", self.series.targets[i]).unflatten(1, shape)
-            naive = seasonal_naive(self.series.targets[i], self.season, self.horizon)
-            found.append((self.targets.undo(ys.unflatten(1, shape)), naive, truth))
+    def _predictions(self, model: Recurrent, part: str) -> list[tuple[int, Tensor, Tensor]]:
+        """Of each series with steps in a part: its number, predictions and what is true, [N, H, K] in units."""
+        shape, found = (max(self.horizon, 1), len(self.targets.names)), []
+        for i, ys in zip(self._of_part(part), self._outputs(model, part), strict=True):
+            truth = self._ahead(i, part, self.series.targets[i])[: len(ys)].unflatten(1, shape)
+            found.append((i, self.targets.undo(ys.unflatten(1, shape)), truth))
         return found
 
     def judge(self, model: Recurrent) -> Verdict:
-        said, naive, true = (torch.cat(parts) for parts in zip(*self._forecasts(model), strict=True))
-        there = ~true.isnan() & ~naive.isnan()
-        if not there.any():
-            raise DataError(f"{self.name}: no forecast of the test set has a target")
-        error, naive_error = ((forecast - true)[there].abs().mean().item() for forecast in (said, naive))
-        if not math.isfinite(error):
-            raise DataError(
-                f"{self.name}: the network's forecasts are not finite: train with a smaller `learning_rate`"
-            )
-        better = 1 - error / naive_error if naive_error else float("-inf") if error else 0.0
-        than = f"{100 * abs(better):.1f} % {'better' if better >= 0 else 'worse'}" if naive_error else "which is exact"
-        return Verdict(
-            f"mean absolute error {error:.4g} over {int(there.sum())} forecasts of the test set; seasonal-naive"
-            f" (season {self.season}): {naive_error:.4g}; {than}",
-            {"mean_absolute_error": error, "mean_absolute_error_of_seasonal_naive": naive_error, "better_by": better},
-        )
+        found = self._predictions(model, "test")
+        said, true = [ys for _, ys, _ in found], [truth for _, _, truth in found]
+        what = f"{'forecasts' if self.horizon else 'predictions'} of the test set"
+        each = "series" if self.series.source.split == "series" else ""
+        try:
+            return verdict(said, true, self._rivals(found), what, last_of_each=each)
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from None
+
+    def _rivals(self, found: list[tuple[int, Tensor, Tensor]]) -> list[Rival]:
+        """What simpler models say where the network does.
+
+        The present may not be predicted from the past of what is predicted, which the network does not read.
+        """
+        delays, width = self.delays(), max(self.horizon, 1) * len(self.targets.names)
+        solution, linear, mean, naive = least_squares(self._examples_of_linear(), delays), [], [], []
+        for i, ys, _ in found:
+            predicted = linear_predictions(solution, self._xs[i][: len(ys)], delays, width)
+            linear.append(self.targets.undo(predicted.unflatten(1, ys.shape[1:])))
+            mean.append(self.targets.means.expand_as(ys))
+            naive.append(seasonal_naive(self.series.targets[i][: len(ys)], self.season, self.horizon))
+        if self.horizon:
+            words = f"seasonal-naive (season {self.season})"
+            return [Rival("the_mean", "", mean), Rival("linear", "", linear), Rival("seasonal_naive", words, naive)]
+        return [Rival("the_mean", THE_MEAN, mean), Rival("linear", LINEAR, linear)]
 
     def truth(self, model: Recurrent) -> Forecasts:
-        forecasts = self._forecasts(model)
-        longest = max(range(len(forecasts)), key=lambda i: int((~forecasts[i][2].isnan()).sum()))
-        said, _, _ = forecasts[longest]
+        longest, said, _ = max(self._predictions(model, "test"), key=lambda one: int((~one[2].isnan()).sum()))
         start, end = self.series.bounds(longest, "test")
         curves = {}
         for ahead in dict.fromkeys([1, self.horizon]) if self.horizon else [0]:

@@ -88,6 +88,8 @@ class Task(Protocol):
     """How messages call the data."""
     size: str
     """How large the training set is, in words."""
+    split: str
+    """How the sets were split, as a sentence; empty where there is nothing to say."""
     batches: Any
     """Batches of the training set, without an end."""
     epoch_steps: int
