@@ -330,3 +330,34 @@ def test_a_new_version_of_a_file_is_served_beside_the_old_one(tmp_path):
     for on_reload, work in {"finish": finish, "reset": reset, "refuse": refuse}.items():
         td.save(path, RNN)
         served({"m": path}, work, Options(on_reload=on_reload))
+
+
+def test_the_openapi_document_speaks_of_each_model():
+    async def work(client, plane):
+        found = (await client.http.get("/openapi.json")).json()
+        for path, operations in found["paths"].items():
+            for method in set(operations) & {"get", "post", "put", "delete"}:
+                address = path.format(sequence="nobody", version="1")
+                status = (await client.http.request(method, address, json={"inputs": [TENSOR]})).status_code
+                assert str(status) in operations[method]["responses"], (method, path, status)
+        sent = found["paths"]["/v2/models/m/infer"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert sent["oneOf"][0]["properties"]["inputs"]["items"]["properties"]["shape"] == {"const": [1, 3]}
+
+    served({"m": RNN}, work)
+
+
+def test_what_json_may_write_in_two_ways_is_one():
+    async def work(client, plane):
+        body = {
+            "inputs": [TENSOR],
+            "outputs": [],
+            "parameters": {"sequence_id": 7.0, "sequence_start": True, "step": 0.0},
+        }
+        response = await client.http.post("/v2/models/m/infer", json=body)
+        assert response.json()["parameters"] == {"sequence_id": 7, "step": 1}
+        for wrong in ({"step": None}, {"step": 0.5}, {"timeout": "1"}, {"sequence_id": None}):
+            body["parameters"] = {"sequence_id": 7} | wrong
+            with refused(400) as found:
+                found(await client.http.post("/v2/models/m/infer", json=body))
+
+    served({"m": RNN}, work)

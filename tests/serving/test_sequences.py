@@ -242,10 +242,10 @@ def test_states_can_be_taken_along(tmp_path):
         with refused(404, "never begun") as found:
             found(await client.http.get("/v2/models/m/sequences/nobody/state"))
         for wrong, words in ((b"nothing", "whole safetensors"), (content[:-3], "whole safetensors")):
-            with refused(400, words) as found:
+            with refused(409, words) as found:
                 found(await client.http.put("/v2/models/m/sequences/b/state", content=wrong))
         td.save_state(path, td.GRUCell(3, 5).initial_state(1), td.GRUCell(3, 5))
-        with refused(400, "another network") as found:
+        with refused(409, "another network") as found:
             found(await client.http.put("/v2/models/m/sequences/b/state", content=path.read_bytes()))
         assert (await client.http.get("/v2/models/m/sequences/b")).json()["step"] == 6
 

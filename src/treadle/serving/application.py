@@ -82,6 +82,7 @@ def application_of(plane: Dataplane, gate: Gate) -> Any:
         route(model, pages.metadata),
         route(version, pages.metadata),
         route("/v2", pages.server),
+        route("/openapi.json", pages.openapi),
         route("/v2/health/live", pages.live, anybody=True),
         route("/v2/health/ready", pages.ready, anybody=True),
     ]

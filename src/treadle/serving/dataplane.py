@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from treadle.errors import ModelFileError, StateError
 from treadle.files.state_file import state_content, state_of_content
 from treadle.serving.keeper import Keeper
 from treadle.serving.live_model import LiveModel
@@ -77,7 +78,7 @@ def sequence_id(value: Any) -> str | None:
         >>> sequence_id(5), sequence_id("anna"), sequence_id(0)
         ('5', 'anna', None)
     """
-    if value in (None, 0, "") and not isinstance(value, bool):
+    if value == "" or (type(value) is int and value == 0):
         return None
     if type(value) is int and 0 < value < 2**64:
         return str(value)
@@ -354,7 +355,10 @@ class Dataplane:
         self.admit(served.latest)
 
         def write(sessions: Sessions, act: Act) -> int:
-            state, notes = state_of_content(content, "the state", sessions.initial, sessions.version.fingerprint)
+            try:
+                state, notes = state_of_content(content, "it", sessions.initial, sessions.version.fingerprint)
+            except (StateError, ModelFileError) as error:
+                raise Refused(Kind.NOT_NEXT, f"what was sent is no state of {name}: {error}") from None
             at = position if position is not None else int(notes.get("position", "0"))
             living = len(sessions.version.living)
             if act.sequence.slot is None and living >= self.options.sequences:

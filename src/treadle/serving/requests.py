@@ -12,20 +12,32 @@ def request_of(tensors: dict[str, NDArray[Any]], parameters: dict[str, Any]) -> 
     """A request, from its tensors and the parameters of the sequence extension."""
     if not parameters:
         return Request(tensors)
-    step, timeout = parameters.get("step"), parameters.get("timeout")
-    if step is not None and (type(step) is not int or not 0 <= step < 2**63):
-        raise Refused(Kind.MALFORMED, f"step is the position that the sequence is expected at, not {step!r:.40}")
-    if timeout is not None and (type(timeout) is not int or not 0 <= timeout < 2**63):
-        raise Refused(Kind.MALFORMED, f"timeout is a whole number of microseconds, not {timeout!r:.40}")
+    step, timeout = whole(parameters, "step"), whole(parameters, "timeout")
+    called = _without_point(parameters.get("sequence_id", ""))
     return Request(
         tensors,
-        sequence_id(parameters.get("sequence_id")),
-        boolean(parameters, "sequence_start"),
-        boolean(parameters, "sequence_end"),
-        step,
-        timeout / 1e6 if timeout else None,
-        parameters.get("sequence_id") or "",
+        sequence=sequence_id(called),
+        start=boolean(parameters, "sequence_start"),
+        end=boolean(parameters, "sequence_end"),
+        step=step,
+        timeout=timeout / 1e6 if timeout else None,
+        called=called,
     )
+
+
+def whole(parameters: dict[str, Any], name: str) -> int | None:
+    """A parameter that is a whole number, which JSON may write as 7.0; None if it is not there."""
+    value = parameters.get(name, ...)
+    if value is ...:
+        return None
+    value = _without_point(value)
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise Refused(Kind.MALFORMED, f"{name} is a whole number of 0 or more, not {value!r:.40}")
+    return value
+
+
+def _without_point(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def boolean(parameters: dict[str, Any], name: str) -> bool:

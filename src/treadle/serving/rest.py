@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from treadle.serving import descriptions
+from treadle.serving import descriptions, openapi
 from treadle.serving.dataplane import Dataplane, Outcome, Request, sequence_id
 from treadle.serving.gate import Gate
 from treadle.serving.refusals import Kind, Refused
@@ -175,10 +175,10 @@ def parse_request(
     if place != len(binary):
         raise Refused(Kind.MALFORMED, f"the request has {len(binary)} bytes of tensors, but its inputs take {place}")
     wanted = None
-    if said.get("outputs"):
+    if said.get("outputs") is not None:
         if not isinstance(said["outputs"], list):
             raise Refused(Kind.MALFORMED, "outputs has to be a list")
-        wanted = dict(_output(one) for one in said["outputs"])
+        wanted = dict(_output(one) for one in said["outputs"]) or None
     in_bytes = boolean(parameters, "binary_data_output")
     return request_of(named(tensors), parameters), wanted, in_bytes
 
@@ -258,6 +258,10 @@ class Pages:
     async def server(self, scope: Scope, receive: Receive, owner: str) -> Any:
         """``/v2``"""
         return _json(descriptions.server_metadata())
+
+    async def openapi(self, scope: Scope, receive: Receive, owner: str) -> Any:
+        """``/openapi.json``"""
+        return _json(openapi.document(self.plane))
 
     async def metadata(self, scope: Scope, receive: Receive, owner: str) -> Any:
         """``/v2/models/M``"""

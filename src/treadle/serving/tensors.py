@@ -72,14 +72,14 @@ def from_list(name: str, data: Any, dtype: np.dtype[Any], shape: tuple[int, ...]
         values = np.array(data)
     except (ValueError, OverflowError):
         raise Refused(Kind.MALFORMED, f"the data of {name!r:.80} has lists of different lengths") from None
-    kinds = {"b": "b", "f": "iuf"}.get(dtype.kind, "iu")
+    kinds = "b" if dtype.kind == "b" else "iuf"  # 9.0 is a whole number in JSON
     if values.dtype.kind not in kinds:
         raise Refused(Kind.MALFORMED, f"the data of {name!r:.80} has to be numbers such as {NAMES[dtype]} holds")
     if (values.ndim > 1 and values.shape != shape) or values.size != math.prod(shape):
         raise Refused(
             Kind.MALFORMED, f"{name!r:.80} has the shape {list(shape)}, but its data has {list(values.shape)}"
         )
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         converted = values.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(converted, values):
         raise Refused(Kind.MALFORMED, f"the data of {name!r:.80} has a number that {NAMES[dtype]} cannot hold")
