@@ -19,7 +19,7 @@ import torch
 import treadle as td
 from tests.serving.clients import Options, refused, served
 from treadle.errors import TreadleError
-from treadle.serving.stores import FolderStore, open_store
+from treadle.serving.stores import FolderStore, Write, open_store
 
 torch.manual_seed(0)
 RNN = td.Recurrent(td.Stack([td.LSTMCell(3, 5), td.GRUCell(5, 7)]))
@@ -196,7 +196,7 @@ def test_a_damaged_record_is_no_state(tmp_path):
 
 def test_a_folder_is_swept_of_what_nobody_touches(tmp_path):
     store = FolderStore(tmp_path)
-    store.put([(("m", "", "old"), b"1"), (("m", "", "new"), b"2")])
+    store.put([Write(("m", "", "old"), b"1"), Write(("m", "", "new"), b"2")])
     os.utime(store._path(("m", "", "old")), (0, 0))
     store._sweep()
     assert store.get(("m", "", "old")) is None

@@ -37,15 +37,25 @@ class Beginnings:
                 return Verdict.PARKED
             if isinstance(job, Steps) and self._loop.time() > job.deadline:
                 raise Refused(Kind.LATE, f"the deadline passed before the step of {sequence} was begun", 0.1)
-            if sequence.slot is None and self.memory.has_to_look(job):
+            if self.memory.has_to_look(job):
                 self.memory.look(sequence)
                 return Verdict.PARKED
             if isinstance(job, Act):
                 return Verdict.RUN
             return self._begin_living(job) if sequence.slot is not None else self._begin_absent(job)
         except Refused as refused:
-            job.answered(refused)
-            return Verdict.ANSWERED
+            # The sequence may be elsewhere by now, and expect what is refused here.
+            found = self._look(job) if refused.kind is Kind.NOT_NEXT else None
+            if found is None:
+                job.answered(refused)
+            return found or Verdict.ANSWERED
+
+    def _look(self, job: Job) -> Verdict | None:
+        """Ask the store first, if it may know more."""
+        if not self.memory.may_be_elsewhere(job):
+            return None
+        self.memory.look(job.sequence)
+        return Verdict.PARKED
 
     def _begin_absent(self, job: Steps) -> Verdict:
         sequence = job.sequence
@@ -74,7 +84,7 @@ class Beginnings:
         if self._is_retry(job, sequence.kept):
             if sequence.saved != sequence.position and self.memory.has_to_keep(sequence):
                 return self._run(job, fresh=False, again=True)
-            return self._answer_again(job, sequence.kept)
+            return self._look(job) or self._answer_again(job, sequence.kept)
         raise Refused(
             Kind.NOT_NEXT,
             f"{sequence} is at step {sequence.position}, but step {job.step} was sent"

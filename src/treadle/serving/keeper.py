@@ -8,7 +8,7 @@ from typing import Any
 
 from treadle.serving.records import Record
 from treadle.serving.sequences import Key
-from treadle.serving.stores import Store
+from treadle.serving.stores import Store, Write, stamp
 
 logger = logging.getLogger("treadle.serving")
 
@@ -26,16 +26,29 @@ class Keeper:
         self._thread = ThreadPoolExecutor(1, "treadle-keep")
         self.failed = 0
 
-    def put(self, records: Sequence[Record], then: Callable[[Exception | None], None]) -> None:
-        """Write records; ``then`` is called in the event loop once all are safe, or with what went wrong."""
-        self._later(lambda: self.store.put([((one.model, *one.key), one.content()) for one in records]), then)
+    def put(
+        self, records: Sequence[tuple[Record, str | None]], then: Callable[[list[str | None] | Exception], None]
+    ) -> None:
+        """Write records, each with the stamp of the one that it takes the place of (None: of whatever is there).
 
-    def get(self, model: str, key: Key, then: Callable[[Record | Exception | None], None]) -> None:
-        """Fetch a record; ``then`` is called with it, with None if there is none, or with what went wrong."""
+        ``then`` is called in the event loop once all are safe, with their stamps, None where another server has put
+        another record there; or with what went wrong.
+        """
 
-        def fetch() -> Record | None:
+        def write() -> list[str | None]:
+            writes = [Write((one.model, *one.key), one.content(), expected) for one, expected in records]
+            done = self.store.put(writes)
+            return [stamp(one.content) if written else None for one, written in zip(writes, done, strict=True)]
+
+        self._later(write, then)
+
+    def get(self, model: str, key: Key, then: Callable[[tuple[Record, str] | Exception | None], None]) -> None:
+        """Fetch a record; ``then`` is called with it and its stamp, with None if there is none, or with what went
+        wrong."""
+
+        def fetch() -> tuple[Record, str] | None:
             content = self.store.get((model, *key))
-            return None if content is None else Record.read(content, self._like(model))
+            return None if content is None else (Record.read(content, self._like(model)), stamp(content))
 
         self._later(fetch, then)
 

@@ -61,8 +61,14 @@ class LiveModel:
         else:
             self.scheduler.add(job)
 
-    def end(self, sequence: Sequence, reason: str, answered: Callable[[Any], None] = lambda result: None) -> None:
-        """End a sequence after what was asked of it, for a reason. The answer is whether it was alive."""
+    def end(self, sequence: Sequence, reason: str, answered: Callable[[Any], None] | None = None) -> None:
+        """End a sequence after what was asked of it, for a reason.
+
+        Args:
+            sequence: which one.
+            reason: why, a key of `REASONS`.
+            answered: is given whether it was alive, where a client asks for it.
+        """
 
         def work(sessions: Sessions, act: Act) -> bool:
             if sequence.slot is None:
@@ -72,7 +78,7 @@ class LiveModel:
             act.changed = True
             return True
 
-        self.add(Act(sequence, work, answered))
+        self.add(Act(sequence, work, answered or (lambda result: None), asked=answered is not None))
 
     def _hand_over(self, sequence: Sequence) -> bool:
         """Give what is asked of a sequence that has ended to the version that came after this one."""

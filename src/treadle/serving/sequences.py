@@ -57,12 +57,12 @@ class Sequence:
         busy: whether something of it is under way or waits for its turn.
         used: when it was last asked for something, on the loop's clock.
         saved: the position at which its state was kept last.
+        stamp: of its record in the store, as this server knows it; None where whatever there is may be replaced.
         kept: its last answer, where the client counts steps.
-        looked: whether the store has been asked for it.
         reset: whether it begins because its model was replaced.
     """
 
-    __slots__ = ("busy", "jobs", "kept", "key", "looked", "position", "reset", "saved", "session", "slot", "used")
+    __slots__ = ("busy", "jobs", "kept", "key", "position", "reset", "saved", "session", "slot", "stamp", "used")
 
     def __init__(self, key: Key | None, now: float):
         self.key, self.used = key, now
@@ -71,7 +71,8 @@ class Sequence:
         self.position = self.saved = 0
         self.jobs: deque[Steps | Act] = deque()
         self.kept: Kept | None = None
-        self.busy = self.looked = self.reset = False
+        self.stamp: str | None = None
+        self.busy = self.reset = False
 
     def __repr__(self) -> str:
         return "rows without a sequence" if self.key is None else f"sequence {self.key[1]!r:.80}"
@@ -96,12 +97,13 @@ class Steps:
         answered: what to call with the answer.
         gone: whether the client still waits.
         fresh: whether the state has to be the initial one first.
+        looked: whether the store has been asked for the sequence.
         error: what went wrong.
     """
 
     __slots__ = (
-        "answered", "arrived", "begun", "deadline", "end", "error", "first", "fresh", "gone", "sequence", "start",
-        "step", "taken", "xs", "ys",
+        "answered", "arrived", "begun", "deadline", "end", "error", "first", "fresh", "gone", "looked", "sequence",
+        "start", "step", "taken", "xs", "ys",
     )  # fmt: skip
 
     def __init__(
@@ -120,9 +122,13 @@ class Steps:
         self.sequence, self.xs, self.answered = sequence, xs, answered
         self.start, self.end, self.step = start, end, step
         self.arrived, self.deadline, self.gone = arrived, deadline, gone
+        self.again()
+
+    def again(self) -> None:
+        """As if nothing had been done yet."""
         self.ys: Any = None
         self.taken = self.first = 0
-        self.begun = self.fresh = False
+        self.begun = self.fresh = self.looked = False
         self.error: Exception | None = None
 
     def digest(self) -> bytes:
@@ -135,13 +141,21 @@ class Act:
 
     Attributes:
         work: is called with the sessions that it is one of, and this, in its turn; what it returns is the answer.
+        asked: whether a client asks for it; else the server itself does, for the copy of the sequence that it has.
         changed: whether the sequence is another one afterwards, so that it has to be kept.
+        looked: whether the store has been asked for the sequence.
     """
 
-    __slots__ = ("answered", "changed", "error", "result", "sequence", "work")
+    __slots__ = ("answered", "asked", "changed", "error", "looked", "result", "sequence", "work")
 
-    def __init__(self, sequence: Sequence, work: "Callable[[Any, Act], Any]", answered: Answered):
-        self.sequence, self.work, self.answered = sequence, work, answered
-        self.changed = False
+    def __init__(
+        self, sequence: Sequence, work: "Callable[[Any, Act], Any]", answered: Answered, *, asked: bool = True
+    ):
+        self.sequence, self.work, self.answered, self.asked = sequence, work, answered, asked
+        self.again()
+
+    def again(self) -> None:
+        """As if nothing had been done yet."""
+        self.changed = self.looked = False
         self.result: Any = None
         self.error: Exception | None = None

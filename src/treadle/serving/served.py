@@ -195,15 +195,12 @@ class ServedModel:
 
     async def _flush_some(self, live: LiveModel, sequences: list[Sequence]) -> None:
         assert self.keeper is not None
-        records = [live.memory.record(one) for one in sequences if one.slot is not None]
+        records = [(live.memory.record(one), one.stamp) for one in sequences if one.slot is not None]
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def then(error: Exception | None) -> None:
-            if error is not None:
-                logger.error("model %s: %d sequences could not be kept: %s", self.name, len(records), error)
-            else:
-                for one in sequences:
-                    one.saved = one.position
+        def then(found: Any) -> None:
+            if isinstance(found, Exception):
+                logger.error("model %s: %d sequences could not be kept: %s", self.name, len(records), found)
             done.set_result(None)
 
         self.keeper.put(records, then)

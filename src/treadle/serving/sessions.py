@@ -72,7 +72,7 @@ class Sessions:
         else:
             self._pool.reset(sequence.session)
         self.version.counts.begun += sequence.key is not None
-        sequence.position, sequence.kept = 0, None
+        sequence.position, sequence.kept, sequence.stamp = 0, None, None
         # What the store has of this name is of a sequence that is over: the first step replaces it, whatever is due.
         sequence.saved = -self.version.options.keep_every
 

@@ -55,4 +55,3 @@ class Version:
         level = logging.DEBUG if reason == "ended" else logging.INFO
         logger.log(level, "%s of %s: %s at step %d", sequence, self.name, reason, sequence.position)
         self.endings.put(sequence.key, Ended(reason, sequence.position, sequence.kept))
-        sequence.looked = True
