@@ -362,7 +362,7 @@ def assert_same_network(*paths: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("ray") is None,
-    reason="Ray is not installed: pip install 'ray[train]' -c constraints.txt",
+    reason="Ray is not installed: pip install 'treadle[ray]' -c constraints.txt",
 )
 def test_a_run_goes_to_ray_and_back(capfd):
     """Some steps here, those up to the sixth by two workers, two more here."""
@@ -398,10 +398,10 @@ def test_a_run_goes_to_ray_and_back(capfd):
 
 
 def test_without_ray_it_says_what_to_install(capfd, monkeypatch):
-    monkeypatch.setattr("treadle.training.on_ray.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("treadle.training.ray_cluster.importlib.util.find_spec", lambda name: None)
     status, _, err = here(capfd, "fit", "s.ts", "-o", "m.safetensors", *SMALL, "--on", "ray")
     assert status == 2
-    assert "treadle: --on ray: Ray is not installed: pip install 'ray[train]'" in err
+    assert "treadle: --on ray: Ray is not installed: pip install 'treadle[ray]'" in err
     assert files() == set()
 
 

@@ -15,6 +15,7 @@ from treadle.recipes.compare import (
     Budget,
     Contender,
     Evaluated,
+    GivenUp,
     Outcome,
     Plan,
     Stepped,
@@ -28,6 +29,7 @@ from treadle.recipes.compare import (
     standings,
 )
 from treadle.recipes.compare.plan import STEP_SECONDS, spread
+from treadle.recipes.compare.runs import Run
 from treadle.training import CELLS, bits_per_byte
 from treadle.training.text import text_of
 
@@ -214,6 +216,39 @@ def test_all_are_judged_at_the_last_point_that_all_have_reached():
     assert outcome.steps_per_second(outcome.plan.contenders[0]) == 2
     assert [events[1].weights["step"] for events in outcome._reached] == [2] * 4
     assert not any(events[0].weights for events in outcome._reached)
+
+
+def test_networks_that_were_given_up_come_last_and_hold_nobody_up():
+    outcome = made_up({"a": [[4, 3], [4, 3]], "b": [[5], [5]], "c": [[5, 4, 3, 2], [5, 4, 3, 1]], "d": [[6], [6, 2]]})
+    assert (outcome.points, outcome.step) == (1, 1)
+    for run in (0, 1, 2, 3, 6):
+        outcome.add(GivenUp(run))
+    assert (outcome.points, outcome.step) == (2, 2)
+    outcome.add(GivenUp(7))
+    assert (outcome.points, outcome.complete) == (4, False)
+    table = standings(outcome)
+    assert [(one.contender.wiring, one.curve) for one in table] == [
+        ("c", [5, 4, 3, 1.5]),
+        ("a", [4, 3]),
+        ("b", [5]),
+        ("d", [6]),
+    ]
+    # At the last point that both have reached: at the second, "a" is better than the winner.
+    better = {one.contender.wiring: [other.wiring for other in one.clearly_better_than] for one in table}
+    assert better == {"c": ["d"], "a": ["c", "b", "d"], "b": ["d"], "d": []}
+    data = as_json(outcome, TEXT, version="", budget="", parameters=1, stopped=None, saved=None, sample="")
+    assert [one["curve"]["steps"] for one in data["results"]] == [[1, 2, 3, 4], [1, 2], [1], [1]]
+
+
+def test_a_run_goes_on_from_its_last_evaluation_point(tmp_path):
+    plan = small_plan(workers=1)
+    whole, broken = Run(1, plan, TEXT), Run(1, plan, TEXT, tmp_path / "run")
+    expected = [whole.step()._replace(seconds=0) for _ in range(plan.steps)]
+    assert [broken.step()._replace(seconds=0) for _ in range(3)] == expected[:3]
+    broken._progress.close()
+    again = Run(1, plan, TEXT, tmp_path / "run")
+    assert [again.step()._replace(seconds=0) for _ in range(plan.steps - 3)] == expected[3:]
+    assert all(map(torch.equal, whole.model.state_dict().values(), again.model.state_dict().values()))
 
 
 def test_nothing_to_compare_before_the_first_common_point():

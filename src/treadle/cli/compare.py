@@ -1,5 +1,6 @@
 """`treadle compare`: how should the layers of my network connect?"""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -13,11 +14,12 @@ import typer
 
 from treadle.atomic import all_or_none
 from treadle.cli import options
+from treadle.errors import TreadleError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from treadle.recipes.compare import Outcome, Plan, Standing
+    from treadle.recipes.compare import Outcome, Plan, RayWorkers, Standing, Workers
     from treadle.training import Text
 
 RESERVE = 5.0
@@ -52,17 +54,31 @@ def compare(
         Path | None, typer.Option("--json", help="File for all results, as JSON; - is standard output.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the learning curves: .svg or .png.")] = None,
+    on: Annotated[str | None, typer.Option(help="Cluster to train on: ray.", show_default="this machine")] = None,
+    reduction_factor: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Reduction factor of ASHA, which stops networks early: one in so many trains on after each rung (with"
+            " --on ray).",
+            show_default="all train to the end",
+        ),
+    ] = None,
 ) -> None:
     """Compare wirings on a text: train networks of equal size for equally many steps, and rank them."""
     start = options.start_of_process()
     from treadle import WIRINGS, __version__
     from treadle.files import model_file
-    from treadle.recipes.compare import Workers, as_json, available_cores, best, make_plan, standings
-    from treadle.training import CELLS, read_text, standard_library
+    from treadle.recipes.compare import as_json, best, make_plan, standings
+    from treadle.training import CELLS
     from treadle.training.language_model import ROWS
 
     wirings, cells = options.choices("--wiring", wiring, WIRINGS), options.choices("--cell", cell, CELLS)
     allowed = options.parse_budget(budget)
+    if on is not None:
+        options.choice("--on", on, ("ray",))
+    elif reduction_factor is not None:
+        raise typer.BadParameter("--reduction-factor needs --on ray")
     to_stdout = json_file == Path("-")
     options.check_outputs({"--save": save, "--json": None if to_stdout else json_file, "--plot": plot}, [file])
     out = options.console(sys.stderr if to_stdout else sys.stdout)
@@ -72,9 +88,8 @@ def compare(
         deadline = start + max(allowed.seconds - RESERVE, 0.7 * allowed.seconds)
 
     with options.noticing_interrupts() as interrupted:
-        cores = available_cores()
-        with Workers(min(cores, len(wirings) * len(cells) * seeds)) as workers:  # they start while we read and plan
-            text = read_text(file) if file else standard_library()
+        with workers_of(on, reduction_factor, len(wirings) * len(cells) * seeds) as workers:  # they start meanwhile
+            text = read(file, everywhere=on is not None)
             text.check_length(ROWS, window)
             text.check_content()
             plan = make_plan(
@@ -85,7 +100,7 @@ def compare(
                 seeds=range(seed, seed + seeds),
                 budget=allowed,
                 window=window,
-                workers=cores,
+                workers=workers.count,
             )
             announce(out, plan, text)
             outcome = train(workers, plan, text, lambda: interrupted() or time.monotonic() > deadline)
@@ -128,6 +143,27 @@ def compare(
                 else:
                     options.write_text(json_file, document)
     options.exit_if(interrupted())
+
+
+def workers_of(on: str | None, reduction_factor: int | None, runs: int) -> "Workers | RayWorkers":
+    """Those who train: processes of this machine, or trials on a cluster."""
+    from treadle.recipes.compare import RayWorkers, Workers, available_cores
+
+    if on is None:
+        return Workers(min(available_cores(), runs))
+    try:
+        return RayWorkers(reduction_factor)
+    except TreadleError as error:
+        raise typer.BadParameter(f"--on {on}: {error}") from None
+
+
+def read(file: Path | None, everywhere: bool) -> "Text":
+    """The text to train on; ``everywhere``: also where the working directory is another."""
+    from treadle.training import read_text, standard_library
+
+    if file is None:
+        return standard_library()
+    return dataclasses.replace(read_text(file.absolute()), name=str(file)) if everywhere else read_text(file)
 
 
 def announce(out: "Console", plan: "Plan", text: "Text") -> None:
@@ -201,6 +237,10 @@ def print_table(out: "Console", outcome: "Outcome", table: "list[Standing]", tex
     out.print()
     out.print(grid)
 
+    early = [f"{names[one.contender]} ({plan.evaluate_at[len(one.curve) - 1]})" for one in table]
+    early = [name for name, one in zip(early, table, strict=True) if len(one.curve) < outcome.points]
+    if early:
+        out.print(f"ASHA stopped early, at the step in brackets: {', '.join(early)}.")
     if stopped == "deadline":
         out.print(
             f"Time ran out before step {plan.steps}: results are from step {outcome.step}, the last that all networks"
@@ -237,7 +277,7 @@ def plot_curves(path: Path, outcome: "Outcome", table: "list[Standing]", text: "
 
     cells = len({one.contender.cell for one in table})
     curves = {label(one, cells): (one.curve, one.curve_spread) for one in table}
-    steps = outcome.plan.evaluate_at[: outcome.points]
+    steps = outcome.plan.evaluate_at[: max(len(one.curve) for one in table)]
     draw_curves(path, steps, curves, {"unigram": text.unigram_bits(), "gzip -9": text.gzip_bits()})
 
 

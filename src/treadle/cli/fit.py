@@ -167,7 +167,7 @@ def fit(
     from treadle.cli import with_options
     from treadle.cli.fitting import Watch, noticing_termination
     from treadle.show.training import draw_confusion, draw_fit, draw_forecasts, draw_predictions
-    from treadle.training import CELLS, on_ray, processes
+    from treadle.training import CELLS, on_ray, processes, ray_cluster
     from treadle.training.budget import ShareDone, every
     from treadle.training.fit_run import Run, Settings
     from treadle.training.scores import METRICS
@@ -198,7 +198,7 @@ def fit(
         )
     if on is not None:
         try:
-            on_ray.check_installed()
+            ray_cluster.check_installed()
         except TreadleError as error:
             raise typer.BadParameter(f"--on {on}: {error}") from None
     length = options.parse_length("--budget", budget or settings.habits.budget)

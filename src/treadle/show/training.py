@@ -90,8 +90,9 @@ def draw_curves(
 
     Args:
         path: the file to write, ``.svg`` or ``.png``.
-        steps: training steps, the points of all curves.
-        curves: mean and spread in bits per byte at these points, by name; best first. A spread of None draws no band.
+        steps: training steps, the points of the longest curve.
+        curves: mean and spread in bits per byte at the first of these points, by name; best first. A spread of None
+            draws no band.
         baselines: horizontal lines by name, for comparison.
 
     Example:
@@ -101,10 +102,10 @@ def draw_curves(
     """
     figure, axes = plot(5, "training steps", "bits per byte of held-out text")
     for name, (means, spreads) in curves.items():
-        (line,) = axes.plot(steps, means, marker="o", markersize=3, label=name)
+        (line,) = axes.plot(steps[: len(means)], means, marker="o", markersize=3, label=name)
         bands = [
             (step, m - s, m + s)
-            for step, m, s in zip(steps, means, spreads, strict=True)
+            for step, m, s in zip(steps[: len(means)], means, spreads, strict=True)
             if s is not None and math.isfinite(s)
         ]
         if bands:

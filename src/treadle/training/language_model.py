@@ -129,6 +129,7 @@ def fit(
     window: int = 16,
     learning_rate: float = 0.015,
     seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Iterator[Progress]:
     """Train a byte-level language model, one step per iteration.
 
@@ -144,17 +145,31 @@ def fit(
         window: ``T``, bytes in a window of truncated BPTT.
         learning_rate: the peak learning rate.
         seed: random seed of where the text is cut into rows. Networks with the same seed see the same windows.
+        checkpoint: the file to resume from, if it is there, and to write after the steps of ``evaluate_at``.
 
     Yields:
         `Progress`, after each step.
 
     Raises:
         ShapeError: the text is too short.
+        ModelFileError: the checkpoint is of another network or of other settings.
+        OSError: it cannot be written.
     """
     text.check_length(ROWS, window)
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0)
     windows = text.windows(ROWS, window, seed)
-    for done in train(model, windows, optimiser, share_done, learning_rate=learning_rate, carry_state=True):
+    steps = train(
+        model,
+        windows,
+        optimiser,
+        share_done,
+        learning_rate=learning_rate,
+        carry_state=True,
+        checkpoint=checkpoint,
+        checkpoint_at=lambda step: step in evaluate_at,
+        about={"window": window, "seed": seed, "learning_rate": learning_rate},
+    )
+    for done in steps:
         bits = bits_per_byte(model, text.scored_rows()) if done.step in evaluate_at else None
         yield Progress(done.step, done.loss / math.log(2), bits, done.seconds)
 

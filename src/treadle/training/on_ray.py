@@ -1,14 +1,11 @@
 """Training on many machines: each worker of Ray Train runs the loop, and the first one reports."""
 
-import contextlib
 import dataclasses
-import importlib.util
-import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -17,16 +14,11 @@ from treadle.errors import TreadleError, WorkerError
 from treadle.training.budget import ShareDone, every
 from treadle.training.fit_run import Run, Settings
 from treadle.training.processes import SILENCE, rank_and_ranks
+from treadle.training.ray_cluster import check_installed, cluster, open_line
 from treadle.training.training_loop import Step
 
 TELL_EVERY = 0.2
 """Seconds between two messages of the first worker."""
-
-
-def check_installed() -> None:
-    """Refuse to begin without Ray."""
-    if importlib.util.find_spec("ray") is None:
-        raise TreadleError("Ray is not installed: pip install 'ray[train]'")
 
 
 def steps_on_ray(
@@ -73,9 +65,8 @@ def steps_on_ray(
     check_installed()
     import ray
 
-    with _cluster(workers), tempfile.TemporaryDirectory(prefix="treadle-") as folder:
-        remote: Any = ray.remote(num_cpus=0)(_Line)
-        line = remote.remote()
+    with cluster(workers), tempfile.TemporaryDirectory(prefix="treadle-") as folder:
+        line = open_line()
         options = {"validated": validated, "checkpoint": checkpoint and os.path.abspath(checkpoint)}
         todo = {"line": line, "settings": _absolute(run.settings), "length": length, "often": often, "options": options}
         fit = threading.Thread(target=_train, args=(todo, workers, folder, line), daemon=True)
@@ -93,23 +84,6 @@ def steps_on_ray(
             if over:
                 return
             fit.join(TELL_EVERY)
-
-
-class _Line:
-    """What the first worker has said and the caller has not heard yet; and whether the caller wants to stop."""
-
-    def __init__(self):
-        self.said: list[Any] = []
-        self.stopped = False
-
-    def tell(self, said: list[Any]) -> bool:
-        self.said += said
-        return self.stopped
-
-    def hear(self, stop: bool) -> list[Any]:
-        self.stopped |= stop
-        said, self.said = self.said, []
-        return said
 
 
 def _train(todo: dict[str, Any], workers: int, folder: str, line: Any) -> None:
@@ -164,25 +138,3 @@ def _absolute(settings: Settings) -> Settings:
     """The same where the working directory is another."""
     paths = {name: getattr(settings, name) for name in ("file", "test", "resume")}
     return dataclasses.replace(settings, **{name: path and os.path.abspath(path) for name, path in paths.items()})
-
-
-@contextlib.contextmanager
-def _cluster(workers: int) -> Iterator[None]:
-    """Ray, without its own words about how it goes; one that is started here ends here."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will be; until then Ray warns of it
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
-    except ConnectionError:
-        if "RAY_ADDRESS" in os.environ:
-            raise
-        ray.init(address="local", num_cpus=max(workers, os.cpu_count() or 1), include_dashboard=False, **quiet)
-    try:
-        yield
-    finally:
-        ray.shutdown()

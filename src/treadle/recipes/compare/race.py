@@ -12,35 +12,12 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from treadle.errors import WorkerError
 from treadle.recipes.compare.plan import Plan
-from treadle.training.language_model import Progress, fit, language_model, start_from_frequencies
+from treadle.recipes.compare.runs import TELL_EVERY, Evaluated, Stepped, train_share
 from treadle.training.text import Text
-
-TELL_EVERY = 0.2
-"""Seconds between a worker's messages about steps."""
-
-
-class Stepped(NamedTuple):
-    """A worker did some training steps."""
-
-    steps: int
-
-
-class Evaluated(NamedTuple):
-    """A run reached an evaluation point."""
-
-    run: int
-    step: int
-    bits: float
-    """Bits per byte on the held-out text."""
-    seconds: float
-    """Time that it has trained for, evaluations excepted."""
-    weights: dict[str, np.ndarray]
-    """Its ``state_dict`` at this point."""
 
 
 class _Failed(NamedTuple):
@@ -63,6 +40,7 @@ class Workers:
     """
 
     def __init__(self, count: int):
+        self.count = count
         context = multiprocessing.get_context("spawn")  # a fork of a process that has run PyTorch's threads may hang
         self._processes: list[Any] = []
         self._connections: list[Connection] = []
@@ -150,41 +128,15 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-class _Run:
-    """One network on its way, with a random generator of its own."""
-
-    def __init__(self, number: int, plan: Plan, text: Text):
-        contender, seed = plan.runs[number]
-        torch.manual_seed(seed)
-        self.number, self.seconds = number, 0.0
-        self.model = language_model(contender.cell, contender.wiring, contender.layers, contender.hidden_size)
-        start_from_frequencies(self.model, text)
-        self._progress = fit(
-            self.model,
-            text,
-            share_done=lambda step: step / plan.steps,
-            evaluate_at=frozenset(plan.evaluate_at),
-            window=plan.window,
-            seed=seed,
-        )
-        self._random_state = torch.get_rng_state()
-
-    def step(self) -> Progress:
-        # What others in this process draw (the masks of zoneout) must not change what this run draws.
-        torch.set_rng_state(self._random_state)
-        progress = next(self._progress)
-        self._random_state = torch.get_rng_state()
-        self.seconds += progress.seconds
-        return progress
-
-
 def _work(connection: Connection) -> None:
     """A worker process: train a share of the runs, all to the same evaluation point before any goes on to the next."""
     torch.set_num_threads(1)
     try:
         plan, text, share = connection.recv()
         try:
-            _train_share(connection, plan, text, share)
+            # "stop" is all that the parent says, and it can be read at its end, too.
+            for event in train_share(plan, text, share, stopped=connection.poll):
+                connection.send(event)
         except Exception as error:
             if isinstance(error, (EOFError, BrokenPipeError)):
                 raise
@@ -193,23 +145,3 @@ def _work(connection: Connection) -> None:
             connection.send(_Done())
     except (EOFError, OSError):
         pass  # the parent is gone, nobody needs this any more
-
-
-def _train_share(connection: Connection, plan: Plan, text: Text, share: tuple[int, ...]) -> None:
-    runs = [_Run(number, plan, text) for number in share]
-    untold, told_at = 0, time.monotonic()
-    for point in plan.evaluate_at:
-        for run in runs:
-            while True:
-                if connection.poll():  # "stop", or the end of a parent that is gone
-                    return
-                progress = run.step()
-                untold += 1
-                if time.monotonic() - told_at > TELL_EVERY or progress.step == point:
-                    connection.send(Stepped(untold))
-                    untold, told_at = 0, time.monotonic()
-                if progress.step == point:
-                    break
-            assert progress.held_out_bits is not None
-            weights = {name: tensor.numpy() for name, tensor in run.model.state_dict().items()}
-            connection.send(Evaluated(run.number, point, progress.held_out_bits, run.seconds, weights))

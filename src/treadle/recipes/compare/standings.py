@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from treadle.recipes.compare.plan import Contender, Plan
-from treadle.recipes.compare.race import Evaluated
+from treadle.recipes.compare.runs import Evaluated, GivenUp
 from treadle.running.recurrent import Recurrent
 from treadle.training.language_model import language_model
 from treadle.training.text import Text
@@ -19,16 +19,21 @@ from treadle.training.text import Text
 class Outcome:
     """The results of a comparison so far.
 
-    Networks are ranked at the last evaluation point that *every* run has reached, so none wins by longer training.
+    Networks are ranked at the last evaluation point that *every* run has reached, so none wins by longer training. Runs
+    that were given up do not hold up the others: their networks come after those that were not, by how far they got.
     Weights of earlier points are dropped.
     """
 
     def __init__(self, plan: Plan):
         self.plan = plan
         self._reached: list[list[Evaluated]] = [[] for _ in plan.runs]
+        self._given_up: set[int] = set()
 
-    def add(self, event: Evaluated) -> None:
-        """Take note that a run reached an evaluation point."""
+    def add(self, event: Evaluated | GivenUp) -> None:
+        """Take note that a run reached an evaluation point, or was given up."""
+        if isinstance(event, GivenUp):
+            self._given_up.add(event.run)
+            return
         self._reached[event.run].append(event)
         for events in self._reached:
             for past in events[: max(self.points - 1, 0)]:
@@ -36,8 +41,13 @@ class Outcome:
 
     @property
     def points(self) -> int:
-        """How many evaluation points every run has reached."""
-        return min(map(len, self._reached))
+        """How many evaluation points every run has reached that was not given up."""
+        lengths = {run: len(events) for run, events in enumerate(self._reached)}
+        return min(length for run, length in lengths.items() if run not in self._given_up or self._all_given_up)
+
+    @property
+    def _all_given_up(self) -> bool:
+        return len(self._given_up) == len(self._reached)
 
     @property
     def step(self) -> int:
@@ -55,7 +65,8 @@ class Outcome:
 
     def steps_per_second(self, contender: Contender) -> float:
         """Training steps a second on one core, over all seeds."""
-        return len(self.plan.seeds) * self.step / sum(events[-1].seconds for events in self._of(contender))
+        last = [events[-1] for events in self._of(contender)]
+        return sum(event.step for event in last) / sum(event.seconds for event in last)
 
     def model(self, contender: Contender, seed: int) -> Recurrent:
         """A contender's trained network for a seed, at the last common evaluation point; in evaluation mode."""
@@ -66,7 +77,8 @@ class Outcome:
 
     def _of(self, contender: Contender) -> list[list[Evaluated]]:
         runs = zip(self.plan.runs, self._reached, strict=True)
-        return [events[: self.points] for (who, _), events in runs if who == contender]
+        found = [events for (who, _), events in runs if who == contender]
+        return [events[: min(self.points, *map(len, found))] for events in found]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +124,12 @@ class Standing:
 
 
 def standings(outcome: Outcome) -> list[Standing]:
-    """The ranking, best first, by mean bits per byte at the last common evaluation point.
+    """The ranking, best first, by mean bits per byte at the last common evaluation point; networks that were given up
+    come after the others, those that got furthest first.
 
     A is clearly better than B if its mean is lower by more than the spread of a difference, √(s_A² + s_B²), where s are
-    the spreads over seeds. With one seed the spread is not known, and none is clearly better than another.
+    the spreads over seeds, at the last evaluation point that both have reached. With one seed the spread is not known,
+    and none is clearly better than another.
 
     Raises:
         ValueError: there is no common evaluation point yet.
@@ -127,7 +141,7 @@ def standings(outcome: Outcome) -> list[Standing]:
         for contender in outcome.plan.contenders
     ]
     # What diverged comes last. Equal numbers stay in the order of the plan.
-    everybody.sort(key=lambda one: one.mean if math.isfinite(one.mean) else math.inf)
+    everybody.sort(key=lambda one: (-len(one.curve), one.mean) if math.isfinite(one.mean) else (1, math.inf))
     return [
         dataclasses.replace(one, clearly_better_than=[other.contender for other in everybody if _clearly(one, other)])
         for one in everybody
@@ -135,11 +149,13 @@ def standings(outcome: Outcome) -> list[Standing]:
 
 
 def _clearly(one: Standing, other: Standing) -> bool:
-    if one.spread is None or other.spread is None or not math.isfinite(one.mean):
+    point = min(len(one.curve), len(other.curve)) - 1
+    (mean, spread), (others, others_spread) = ((who.curve[point], who.curve_spread[point]) for who in (one, other))
+    if spread is None or others_spread is None or not math.isfinite(mean):
         return False
-    if not math.isfinite(other.mean):
+    if not math.isfinite(others):
         return True
-    return other.mean - one.mean > math.hypot(one.spread, other.spread)
+    return others - mean > math.hypot(spread, others_spread)
 
 
 def _spread(values: Sequence[float]) -> float | None:
@@ -246,7 +262,7 @@ def as_json(
                     "by_seed": [_finite(value) for value in one.by_seed],
                 },
                 "curve": {
-                    "steps": plan.evaluate_at[: outcome.points],
+                    "steps": plan.evaluate_at[: len(one.curve)],
                     "mean": [_finite(value) for value in one.curve],
                     "by_seed": [[_finite(value) for value in curve] for curve in one.curves],
                 },

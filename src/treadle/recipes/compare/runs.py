@@ -1,0 +1,116 @@
+"""The runs of one process: each a network with a random generator of its own, that tells how far it is."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from treadle.recipes.compare.plan import Plan
+from treadle.training.language_model import Progress, fit, language_model, start_from_frequencies
+from treadle.training.text import Text
+
+TELL_EVERY = 0.2
+"""Seconds between messages about steps."""
+
+
+class Stepped(NamedTuple):
+    """A worker did some training steps."""
+
+    steps: int
+
+
+class Evaluated(NamedTuple):
+    """A run reached an evaluation point."""
+
+    run: int
+    step: int
+    bits: float
+    """Bits per byte on the held-out text."""
+    seconds: float
+    """Time that it has trained for, evaluations excepted."""
+    weights: dict[str, np.ndarray]
+    """Its ``state_dict`` at this point."""
+
+
+class GivenUp(NamedTuple):
+    """A run was stopped early, as others do better; its last evaluation point is where it ended."""
+
+    run: int
+
+
+class Run:
+    """One network in training, with a random generator of its own.
+
+    Args:
+        number: which of the plan's runs.
+        plan: the plan.
+        text: the text to train on.
+        checkpoint: the file to resume from, if it is there, and to write at each evaluation point; None for none.
+    """
+
+    def __init__(self, number: int, plan: Plan, text: Text, checkpoint: Path | None = None):
+        contender, seed = plan.runs[number]
+        torch.manual_seed(seed)
+        self.number, self.seconds, self.done = number, 0.0, 0
+        self.model = language_model(contender.cell, contender.wiring, contender.layers, contender.hidden_size)
+        start_from_frequencies(self.model, text)
+        self._progress = fit(
+            self.model,
+            text,
+            share_done=lambda step: step / plan.steps,
+            evaluate_at=frozenset(plan.evaluate_at),
+            window=plan.window,
+            seed=seed,
+            checkpoint=checkpoint,
+        )
+        self._random_state = torch.get_rng_state()
+
+    def step(self) -> Progress:
+        """Take the next training step."""
+        # What others in this process draw (the masks of zoneout) must not change what this run draws.
+        torch.set_rng_state(self._random_state)
+        progress = next(self._progress)
+        self._random_state = torch.get_rng_state()
+        self.seconds += progress.seconds
+        self.done = progress.step
+        return progress
+
+    def evaluated(self, bits: float) -> Evaluated:
+        """What there is to say at an evaluation point."""
+        weights = {name: tensor.numpy() for name, tensor in self.model.state_dict().items()}
+        return Evaluated(self.number, self.done, bits, self.seconds, weights)
+
+
+def train_share(
+    plan: Plan, text: Text, share: Sequence[int], stopped: Callable[[], bool]
+) -> Iterator[Stepped | Evaluated]:
+    """Train some of a plan's runs, all to the same evaluation point before any goes on to the next.
+
+    Args:
+        plan: the plan.
+        text: the text to train on.
+        share: which of its runs.
+        stopped: asked before each step whether to end.
+    """
+    return train_runs(plan, [Run(number, plan, text) for number in share], stopped)
+
+
+def train_runs(plan: Plan, runs: Sequence[Run], stopped: Callable[[], bool]) -> Iterator[Stepped | Evaluated]:
+    """As `train_share`, with runs that may have been begun before."""
+    untold, told_at = 0, time.monotonic()
+    for point in plan.evaluate_at:
+        for run in runs:
+            while run.done < point:
+                if stopped():
+                    return
+                progress = run.step()
+                untold += 1
+                if time.monotonic() - told_at > TELL_EVERY or progress.step == point:
+                    yield Stepped(untold)
+                    untold, told_at = 0, time.monotonic()
+                if progress.step == point:
+                    assert progress.held_out_bits is not None
+                    yield run.evaluated(progress.held_out_bits)
