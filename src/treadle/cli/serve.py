@@ -1,13 +1,21 @@
 """`treadle serve`: answer over the network, a live session for each client."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from treadle.cli.options import choice, use_one_thread
 
+if TYPE_CHECKING:
+    from treadle.serving.addresses import Address
+    from treadle.serving.gate import Gate
+    from treadle.serving.options import Options
+    from treadle.serving.server import Certificates
+
 MOST = 2**31 - 1
+HERE = {"grpc": "127.0.0.1:8001", "metrics": "127.0.0.1:8002"}
+"""Where else a server of this machine listens."""
 
 
 def serve(
@@ -16,10 +24,13 @@ def serve(
         typer.Argument(help="Files of networks, saved by treadle.save or treadle fit; NAME=FILE gives one a name."),
     ],
     http: Annotated[str, typer.Option(help="Address for HTTP and WebSockets; none for nowhere.")] = "127.0.0.1:8000",
-    grpc: Annotated[str, typer.Option(help="Address for gRPC; none for nowhere.")] = "127.0.0.1:8001",
+    grpc: Annotated[
+        str | None, typer.Option(help="Address for gRPC; none for nowhere.", show_default="127.0.0.1:8001")
+    ] = None,
     metrics: Annotated[
-        str, typer.Option(help="Address for Prometheus, path /metrics; none for nowhere.")
-    ] = "127.0.0.1:8002",
+        str | None,
+        typer.Option(help="Address for Prometheus, path /metrics; none for nowhere.", show_default="127.0.0.1:8002"),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(help="File with a token a line, or an owner and a token; needed for any address but loopback."),
@@ -63,6 +74,10 @@ def serve(
         ),
     ] = "finish",
     log: Annotated[str, typer.Option(help="Form of the log on stderr: text or json, an object a line.")] = "text",
+    on: Annotated[str | None, typer.Option(help="Cluster to serve on: ray.", show_default="this machine")] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Number of replicas (with --on ray).", show_default="2")
+    ] = None,
 ) -> None:
     """Serve networks by the Open Inference Protocol (KServe v2), with a live session for each client's sequence.
 
@@ -82,7 +97,12 @@ def serve(
     if (tls_certificate is None) != (tls_key is None):
         raise typer.BadParameter("--tls-certificate and --tls-key belong together: pass both")
     choice("--log", log, FORMS)
-    said = {"http": http, "grpc": grpc, "metrics": metrics}
+    said = {"grpc": grpc, "metrics": metrics}
+    if on is None and replicas is not None:
+        raise typer.BadParameter("--replicas needs --on ray")
+    if on is not None:
+        check_for_ray(on, http, keep, said)
+    said = {"http": http} | {option: text or ("none" if on else HERE[option]) for option, text in said.items()}
     addresses = {option: Address.parse(option, text) for option, text in said.items()}
     refuse_strangers(addresses, token_file is not None)
     tokens = Tokens() if token_file is None else Tokens.read(token_file)
@@ -101,8 +121,11 @@ def serve(
         keep_every=keep_every,
         on_reload=on_reload,
     )
-    plane = Dataplane(named(models), options, None if keep is None else open_store(keep))
     gate = Gate(tokens, origin or (), local=token_file is None)
+    if on is not None and keep is not None:
+        run_replicas(named(models), options, gate, keep, replicas or 2, addresses["http"], certificates)
+        return
+    plane = Dataplane(named(models), options, None if keep is None else open_store(keep))
     server = Server(plane, gate, **addresses, certificates=certificates)
 
     def ready() -> None:
@@ -111,6 +134,45 @@ def serve(
         print("Ctrl-C stops it.", flush=True)
 
     server.run(ready)
+
+
+def check_for_ray(on: str, http: str, keep: str | None, others: dict[str, str | None]) -> None:
+    """Refuse what there is not on a cluster."""
+    choice("--on", on, ("ray",))
+    for option, text in others.items():
+        if text not in (None, "none"):
+            raise typer.BadParameter(f"--{option}: with --on ray there is HTTP alone: leave --{option} out")
+    if http == "none":
+        raise typer.BadParameter("--http: with --on ray there is HTTP alone: pass an address")
+    if keep is None:
+        raise typer.BadParameter("--on ray needs --keep: a folder that all machines see, or redis://HOST")
+
+
+def run_replicas(
+    models: dict[str, Path],
+    options: "Options",
+    gate: "Gate",
+    keep: str,
+    replicas: int,
+    http: "Address | None",
+    certificates: "Certificates | None",
+) -> None:
+    """Serve on a cluster of Ray, or change the number of replicas of what it serves."""
+    from treadle.errors import TreadleError
+    from treadle.serving.on_ray import deployed, run_on_ray
+
+    assert http is not None
+    try:
+        app = deployed(models, options, gate, keep, replicas)
+    except TreadleError as error:
+        raise typer.BadParameter(f"--on ray: {error}") from None
+
+    def ready(was_there: bool) -> None:
+        print(f"http: {'http' if certificates is None else 'https'}://{http}, {replicas} replicas", flush=True)
+        said = "It was served already: the number of replicas is as asked." if was_there else "Ctrl-C stops it."
+        print(said, flush=True)
+
+    run_on_ray(app, replicas, http, certificates, ready)
 
 
 def named(models: list[str]) -> dict[str, Path]:

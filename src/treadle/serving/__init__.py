@@ -7,7 +7,8 @@ whose turns `scheduler.py` gives. What comes in over a network is `rest.py`, `we
 """
 
 from treadle.serving.application import application
+from treadle.serving.on_ray import ray_application
 from treadle.serving.options import Options
 from treadle.serving.refusals import Kind, Refused
 
-__all__ = ["Kind", "Options", "Refused", "application"]
+__all__ = ["Kind", "Options", "Refused", "application", "ray_application"]
