@@ -49,11 +49,19 @@ def started_cluster(cpus=2):
             assert process.poll() is None, said
             yield environment | {"RAY_ADDRESS": address}
         finally:
-            process.send_signal(signal.SIGTERM)  # it ends what it has started
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=60)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            for one in [*descendants(process.pid), process.pid]:  # Ray itself takes a minute for it
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
+            process.communicate(timeout=30)
+
+
+def descendants(process):
+    """The processes that a process has started, and those that these have."""
+    found = []
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
 
 
 def processes_called(title, environment):

@@ -44,8 +44,8 @@ class RayWorkers:
     """Runs of a plan as trials of Ray Tune, on the cluster that there is, or on one for as long as the block lasts.
 
     Args:
-        reduction_factor: of ASHA: of the networks at each rung, one in so many trains on, judged by the mean over its
-            seeds. None trains all of them to the end.
+        reduction_factor: of ASHA: of the networks at each rung, one in so many trains on, by the mean over its seeds.
+            None trains all of them to the end.
 
     Raises:
         TreadleError: Ray is not installed.
@@ -125,7 +125,7 @@ class RayWorkers:
         seeds, runs = len(plan.seeds), range(len(plan.runs))
         scheduler, shares = None, [[run] for run in runs]
         if self._reduction_factor is not None:
-            # A network is judged by all its seeds, so one trial trains them.
+            # ASHA compares networks by the mean over their seeds, so one trial trains all of these.
             shares = [list(runs[start : start + seeds]) for start in runs[::seeds]]
             scheduler = ASHAScheduler(
                 "step",
