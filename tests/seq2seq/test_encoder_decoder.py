@@ -142,6 +142,30 @@ def test_where_a_decoder_forgets_attention_does_not(name):
         assert_close(parts, whole, what=field)
 
 
+@pytest.mark.parametrize("name", ["dot, knowing places", "additive", "no attention", "one direction, other sizes"])
+def test_a_source_with_holes_is_the_source_without(name):
+    network = model(**NETWORKS[name])
+    source, target = tokens(), tokens(5, 6)
+    mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask[2] = False
+    resets = torch.zeros(5, 7, dtype=torch.bool)
+    resets[:, 3] = True
+    ys, _ = network(source.where(mask, -1), target, [7, 5, 7, 7, 7], source_resets=resets, source_mask=mask)
+    mask[1, 5:] = False
+    for row in range(5):
+        one = source[row : row + 1, mask[row]]
+        alone, _ = network(one, target[row : row + 1], source_resets=resets[row : row + 1, mask[row]])
+        assert_close(ys[row], alone[0])
+
+
+def test_what_is_generated_from_a_source_with_holes():
+    network = model(**NETWORKS["dot"]).eval()
+    source, mask = tokens(), torch.tensor([True, False, True, True, False, False, True]).expand(5, 7)
+    found = network.generate(source.where(mask, -1), start=0, end=1, steps=4, mask=mask)
+    wanted = network.generate(source[:, mask[0]], start=0, end=1, steps=4)
+    assert all(map(torch.equal, found.tokens, wanted.tokens))
+
+
 def test_an_encoder_forgets():
     network, source, resets = model(), tokens(2, 5), torch.zeros(2, 5, dtype=torch.bool)
     resets[:, 3] = True

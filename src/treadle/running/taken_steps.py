@@ -105,6 +105,23 @@ def taken_steps(mask: Any, lengths: Tensor | None, xs: Tensor) -> TakenSteps:
     return TakenSteps(mask if lengths is None else mask & (_steps(mask) < lengths[:, None]))
 
 
+def without_holes(
+    xs: Tensor, lengths: Any = None, resets: Any = None, mask: Any = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Sequences [B, T, …] of the steps that are taken alone, with their lengths and resets [B, T].
+
+    Raises:
+        ShapeError: something does not fit.
+    """
+    by_time = xs.transpose(0, 1)
+    lengths = checked_lengths(lengths, by_time)
+    resets = None if resets is None else checked_resets(resets, by_time).T
+    if mask is None:
+        return xs, lengths, resets
+    taken = taken_steps(mask, lengths, by_time)
+    return taken.closed(xs, 1), taken.lengths, None if resets is None else taken.closed(resets, 1)
+
+
 def repeat_last(ys: Tensor, mask: Any = None, lengths: Any = None, batch_first: bool = True) -> Tensor:
     """Outputs that repeat the last one at steps that are not taken, as Keras has them.
 

@@ -10,6 +10,7 @@ from treadle.errors import ShapeError
 from treadle.protocol import State
 from treadle.running.bidirectional import Bidirectional
 from treadle.running.reversed import OverTime, over_time
+from treadle.running.taken_steps import without_holes
 from treadle.seq2seq.attention import Attention
 from treadle.seq2seq.bridge import Bridge
 from treadle.seq2seq.decoding import DecodingSession, Hypotheses, beam_search, greedy
@@ -123,22 +124,23 @@ class EncoderDecoder(nn.Module):
     def _directions(self, state: State) -> list[State]:
         return list(state.values()) if isinstance(self.encoder, Bidirectional) else [state]
 
-    def encode(self, source: Tensor, lengths: Any = None, resets: Tensor | None = None) -> Encoded:
+    def encode(self, source: Tensor, lengths: Any = None, resets: Tensor | None = None, mask: Any = None) -> Encoded:
         """Run the encoder.
 
         Args:
             source: [B, S, …], what the encoder reads.
             lengths: [B] whole numbers from 0 to S; all S if None.
             resets: [B, S] booleans, where the encoder starts from its initial state again.
+            mask: [B, S] booleans: where false, the step is left out, wherever in a row; the memory is that of the
+                sources without these steps.
 
         Raises:
             ShapeError: they do not fit.
         """
+        source, lengths, resets = without_holes(source, lengths, resets, mask)
         memory, end = self.encoder(source, lengths=lengths, resets=resets)
         rows, steps = source.shape[:2]
-        lengths = (
-            torch.full((rows,), steps, device=memory.device) if lengths is None else states.as_tensor(lengths).long()
-        )
+        lengths = torch.full((rows,), steps, device=memory.device) if lengths is None else lengths
         state = self.bridge(self._directions(end), self.decoder.initial_state(rows))
         keys = None if self.attention is None else self.attention.prepare(memory)
         return Encoded(memory, lengths.to(memory.device), state, keys)
@@ -205,6 +207,7 @@ class EncoderDecoder(nn.Module):
         target_lengths: Any = None,
         source_resets: Tensor | None = None,
         target_resets: Tensor | None = None,
+        source_mask: Any = None,
     ) -> tuple[Tensor, Any]:
         """Encode a source and decode a target: `encode`, then `decode`.
 
@@ -215,6 +218,7 @@ class EncoderDecoder(nn.Module):
             target_lengths: [B] whole numbers from 0 to U.
             source_resets: [B, S] booleans: see `encode`.
             target_resets: [B, U] booleans: see `decode`.
+            source_mask: [B, S] booleans: see `encode`.
 
         Returns:
             ``ys, state``: outputs [B, U, K], and the state after each row's last step.
@@ -224,7 +228,7 @@ class EncoderDecoder(nn.Module):
         """
         if source.shape[0] != target.shape[0]:
             raise ShapeError(f"there are {len(source)} sources, but {len(target)} targets: pass one for each")
-        encoded = self.encode(source, source_lengths, source_resets)
+        encoded = self.encode(source, source_lengths, source_resets, source_mask)
         return self.decode(target, encoded, lengths=target_lengths, resets=target_resets)
 
     def checked_state(self, state: Any, encoded: Encoded) -> Any:
@@ -247,7 +251,15 @@ class EncoderDecoder(nn.Module):
         return DecodingSession(self, batch_size)
 
     def generate(
-        self, source: Tensor, lengths: Any = None, *, start: int, end: int, steps: int, beams: int = 1
+        self,
+        source: Tensor,
+        lengths: Any = None,
+        *,
+        start: int,
+        end: int,
+        steps: int,
+        beams: int = 1,
+        mask: Any = None,
     ) -> Hypotheses:
         """Generate outputs for sources, greedily or by beam search: each token is the next step's input.
 
@@ -262,6 +274,7 @@ class EncoderDecoder(nn.Module):
             end: the token that ends a sequence.
             steps: how many tokens there may be, the end included.
             beams: beam width; 1 is greedy decoding.
+            mask: [B, S] booleans: see `encode`.
 
         Raises:
             ShapeError: sizes do not fit; no steps, or no beams.
@@ -272,6 +285,7 @@ class EncoderDecoder(nn.Module):
                 raise ShapeError(f"{name} is a positive whole number, but {value!r} was passed")
         if not len(source):
             return Hypotheses([], source.new_zeros(0, dtype=torch.float64), source.new_zeros(0, dtype=torch.bool))
+        source, lengths, _ = without_holes(source, lengths, None, mask)
         with session_for(self, len(source) * beams) as session:
             if beams == 1:
                 return greedy(session, source, lengths, start, end, steps)
