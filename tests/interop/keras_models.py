@@ -9,7 +9,7 @@ import pytest
 
 def keras_on_torch():
     """Keras, or a skip."""
-    pytest.importorskip("h5py", reason="h5py is not installed: pip install h5py")
+    pytest.importorskip("pyfive", reason="pyfive is not installed: pip install pyfive")
     chosen = os.environ.get("KERAS_BACKEND")
     os.environ["KERAS_BACKEND"] = "torch"
     try:

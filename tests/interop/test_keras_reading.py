@@ -31,11 +31,14 @@ def quiet(recwarn):
     recwarn.clear()
 
 
-def check(model, suffix=".keras", **options):
-    """Written by Keras, read here: both sides agree, and so do the equations, which need no Keras."""
+def check(model, suffix=".keras", engine="reference"):
+    """Written by Keras, read here: both sides agree, and so do the equations, which need no Keras.
+
+    What runs the layers is tested elsewhere, so most models here have their steps in Python, and nothing is compiled.
+    """
     path = f"model{suffix}"
     fill(model).save(path)
-    network = td.interop.from_keras(path, tolerance=TOLERANCE, **options)
+    network = td.interop.from_keras(path, tolerance=TOLERANCE, engine=engine)
     saved = read_saved(path)
     xs = compared.random_inputs(saved)
     equations = compared.Equations(saved.architecture, saved.arrays, saved.version, {}).run(xs)
@@ -198,7 +201,7 @@ def test_a_model_in_memory_and_weights_alone():
 def test_a_network_that_was_read_is_saved_trained_and_run_live():
     recurrence = L.LSTM(5, return_sequences=True, name="recurrence")
     model = keras.Sequential([L.Input((None,)), L.Embedding(9, 4, name="table"), recurrence, L.Dense(2, name="head")])
-    network = check(model)
+    network = check(model, engine="auto")
     xs = torch.tensor([[1, 2, 3, 8]])
     wanted = network(xs)
     td.save("model.safetensors", network)
