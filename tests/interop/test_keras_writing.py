@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import treadle as td
-from tests.interop.keras_models import keras_on_torch
+from tests.interop.keras_models import fill, keras_on_torch
 from treadle.errors import InteropError
 from treadle.interop import formats
 
@@ -123,3 +123,18 @@ def test_the_command_goes_both_ways():
     xs = torch.randn(2, 5, 3)
     with torch.no_grad():
         assert np.allclose(td.load("again.safetensors")(xs), network(xs)[0], atol=1e-6)
+
+
+def test_a_network_that_was_read_goes_back_as_it_was():
+    layers = keras.layers
+    recurrence = layers.LSTM(4, recurrent_activation="hard_sigmoid", return_sequences=True)
+    model = [keras.Input((None,)), layers.Embedding(9, 3), recurrence, layers.Bidirectional(layers.GRU(3))]
+    model = fill(keras.Sequential([*model, layers.Dense(2, activation="silu")]))
+    network = td.interop.from_keras(model)
+    assert td.interop.to_keras(network, "again.keras").difference <= TOLERANCE
+    xs = torch.tensor([[1, 2, 3, 8]])
+    with torch.no_grad():
+        assert torch.allclose(keras.saving.load_model("again.keras")(xs), model(xs), atol=1e-6)
+    masked = keras.Sequential([keras.Input((None,)), layers.Embedding(9, 3, mask_zero=True), layers.GRU(2)])
+    with pytest.raises(InteropError, match=r"layer 'embedding.*': what it does besides is not written back"):
+        td.interop.to_keras(td.interop.from_keras(masked), "again.keras")

@@ -1,6 +1,7 @@
 """Networks as models of Keras."""
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator
@@ -36,7 +37,8 @@ def to_keras(
             `torch.nn.Sequential` with such.
         path: ``.keras``, or ``.h5``, which Keras calls its legacy format.
         tolerance: how far both sides may differ, relative to the largest number.
-        return_sequences: whether the model gives the outputs of all steps, or (as Keras does unless told) of the last.
+        return_sequences: whether the model gives the outputs of all steps, or (as Keras does unless told) of the last. A
+            network that was read from Keras, a chain of such layers, gives what it gave.
 
     Returns:
         How far both sides agree.
@@ -57,10 +59,17 @@ def to_keras(
     parts = list(parts_of(network))
     if not any(part.is_recurrent for part in parts):
         raise InteropError("no part of the network runs over time")
+    last = max(n for n, part in enumerate(parts) if part.is_recurrent)
+    parts = [
+        dataclasses.replace(part, every=n < last or return_sequences)
+        if part.is_recurrent and part.every is None
+        else part
+        for n, part in enumerate(parts)
+    ]
     with keras_on_torch() as keras, tempfile.TemporaryDirectory() as folder:
         place = Path(folder, f"model{suffix}")
-        keras.saving.save_model(_model(keras, parts, return_sequences), place)
-        difference = _difference(keras, keras.saving.load_model(place, compile=False), parts, return_sequences)
+        keras.saving.save_model(_model(keras, parts), place)
+        difference = _difference(keras, keras.saving.load_model(place, compile=False), parts)
         check_agreement(difference, tolerance, "Keras' model")
         with replacing(path) as beside:
             beside.write_bytes(place.read_bytes())
@@ -71,14 +80,13 @@ def _notes(suffix: str) -> tuple[str, ...]:
     return ("Keras calls .h5 its legacy format: .keras is that of today",) if suffix == ".h5" else ()
 
 
-def _model(keras: Any, parts: list[Part], return_sequences: bool) -> Any:
+def _model(keras: Any, parts: list[Part]) -> Any:
     features, dtype = input_of(parts)
     name = str(dtype).removeprefix("torch.")
     read = keras.Input((None,), dtype="int32") if features is None else keras.Input((None, features), dtype=name)
-    last = max(n for n, part in enumerate(parts) if part.is_recurrent)
     y, weights = read, []
     for n, part in enumerate(parts):
-        layer, arrays = layer_of(keras, part, f"layer{n}", return_sequences or n < last, name)
+        layer, arrays = layer_of(keras, part, f"layer{n}", name)
         y = layer(y)
         weights.append((layer, arrays))
     for layer, arrays in weights:
@@ -86,17 +94,16 @@ def _model(keras: Any, parts: list[Part], return_sequences: bool) -> Any:
     return keras.Model(read, y)
 
 
-def _difference(keras: Any, model: Any, parts: list[Part], return_sequences: bool) -> float:
+def _difference(keras: Any, model: Any, parts: list[Part]) -> float:
     """Of the outputs, in evaluation mode: three rows of seven steps."""
     features, dtype = input_of(parts)
     random = np.random.default_rng(0)
     rows = next((part.module.num_embeddings for part in parts if isinstance(part.module, nn.Embedding)), 0)
     given = random.integers(0, rows, (3, 7)) if features is None else random.normal(size=(3, 7, features))
     ys = torch.as_tensor(given, dtype=None if features is None else dtype).to(_modules(parts)[0][1])
-    last = max(n for n, part in enumerate(parts) if part.is_recurrent)
     with torch.no_grad(), _evaluated([module for module, _ in _modules(parts)]):
-        for n, part in enumerate(parts):
-            ys = part.run(ys, return_sequences or n < last)
+        for part in parts:
+            ys = part.run(ys)
     return relative_difference([torch.as_tensor(one.copy()) for one in outputs_of(keras, model, [given])], [ys.cpu()])
 
 

@@ -98,27 +98,36 @@ class KerasNetwork(GraphNetwork):
         Raises:
             InteropError: it is no chain of layers that go forwards step by step.
         """
-        steps = self._chain()
+        steps = self._steps()
         graph = Graph(_input_size(next(iter(steps.values()))))
         read: Any = graph.x
         for name, step in steps.items():
             read = graph.add(name, step, reads=read)
         return Recurrent(graph.outputs(read))
 
-    def _chain(self) -> dict[str, nn.Module]:
+    def _steps(self) -> dict[str, nn.Module]:
         """What each layer does with one step, by its name; a refusal if it takes more than that."""
-        if len(self.inputs) != 1 or len(self.outputs) != 1 or not self.nodes:
-            raise InteropError("only a model of one input and one output is a network over time")
         found: dict[str, nn.Module] = {}
-        before = self.inputs[0]
-        for node in self.nodes:
-            layer: Any = self.layers[node.attributes["layer"]]
-            if node.inputs != (before,) or {"state", "mask"} & node.attributes.keys():
-                raise InteropError(f"layer {node.name} does not read what the layer before it gives, and that alone")
+        for node, layer in self.chain():
             step = layer.step()
             if step is None:
                 raise InteropError(f"layer {node.name} ({node.kind}) does not go forwards step by step")
             found[re.sub(r"\W", "_", node.name.strip("'\"")) + "_" * (node.name in found)] = step
+        return found
+
+    def chain(self) -> list[tuple[Node, Any]]:
+        """The layers in their order, if each reads what the one before it gives, and that alone.
+
+        Raises:
+            InteropError: they are no chain.
+        """
+        if len(self.inputs) != 1 or len(self.outputs) != 1 or not self.nodes:
+            raise InteropError("only a model of one input and one output is a chain of layers")
+        found, before = [], self.inputs[0]
+        for node in self.nodes:
+            if node.inputs != (before,) or {"state", "mask"} & node.attributes.keys():
+                raise InteropError(f"layer {node.name} does not read what the layer before it gives, and that alone")
+            found.append((node, self.layers[node.attributes["layer"]]))
             before = node.outputs[0]
         if before != self.outputs[0]:
             raise InteropError("the model gives what is not the output of its last layer")

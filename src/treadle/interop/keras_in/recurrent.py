@@ -103,6 +103,12 @@ class KerasBidirectional(KerasLayer):
             ys += [Masked(part) for part in (*end, *other_end)]
         return ys[0] if len(ys) == 1 else tuple(ys)
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether it gives the outputs of both directions one after the other, and no states."""
+        forwards = not self.ahead.go_backwards and self.back.go_backwards
+        return forwards and self.merge_mode == "concat" and not self.ahead.return_state
+
     def _merged(self, one: Tensor, other: Tensor) -> Tensor:
         if self.merge_mode == "concat":
             return torch.cat([one, other], -1)

@@ -121,16 +121,33 @@ def _member(archive: zipfile.ZipFile, name: str, member: str, most: int) -> byte
 def _arrays_of_archive(file: Hdf5File, architecture: Architecture) -> dict[str, list[np.ndarray]]:
     """Weights lie by the name of their class, numbered in the order of the layers."""
     top = file.group(file.root, "layers") or file.group(file.root, "_layer_checkpoint_dependencies")
-    found, used = {}, dict[str, int]()
+    if top is None:
+        return {}
+    by_kind: dict[str, list[Layer]] = {}
     for layer in architecture.layers.values():
-        if layer.is_operation or (architecture.is_sequential and layer.kind == "InputLayer"):
-            continue
-        key = _snake_case(layer.kind)
-        used[key] = used.get(key, -1) + 1
-        group = file.group(top, f"{key}_{used[key]}" if used[key] else key) if top is not None else None
-        if group is not None:
-            found[layer.name] = _gathered(file, group, layer)
+        if not layer.is_operation and layer.kind != "InputLayer":
+            by_kind.setdefault(_snake_case(layer.kind), []).append(layer)
+    found = {}
+    for key, layers in by_kind.items():
+        numbered = _numbered(file.members(top), key)
+        if numbered and len(numbered) != len(layers):
+            raise InteropError(f"{file.name} holds the weights of {len(numbered)} layers {key}, but has {len(layers)}")
+        for name, layer in zip(numbered, layers, strict=False):
+            group = file.group(top, name)
+            found[layer.name] = [] if group is None else _gathered(file, group, layer)
+            called = None if group is None else file.group(group, "vars")
+            called = None if called is None else file.texts(called).get("name")
+            if called not in (None, layer.name):
+                raise InteropError(
+                    f"{file.name} holds the weights of {called!r} where those of {layer.name!r} should be"
+                )
     return found
+
+
+def _numbered(names: list[str], key: str) -> list[str]:
+    """The groups of a class in their order: ``lstm``, ``lstm_1``, … (Keras 2.12 leaves out the 1)."""
+    matches = [match for match in (re.fullmatch(rf"{key}(?:_(\d+))?", name) for name in names) if match]
+    return [match.group() for match in sorted(matches, key=lambda match: int(match.group(1) or 0))]
 
 
 def _snake_case(name: str) -> str:

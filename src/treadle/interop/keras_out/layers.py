@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from treadle.interop.keras_in.gates import to_keras_layout
+from treadle.interop.keras_in.layers import NamedActivation
 from treadle.interop.keras_out.parts import CELLS, Part, refuse
 
 _ACTIVATIONS: dict[type, str] = {
@@ -29,7 +30,7 @@ _OWN = {"hard_sigmoid_1/6": "hard_sigmoid", "hard_sigmoid_0.2": None, "gelu_tanh
 Arrays = list[np.ndarray]
 
 
-def layer_of(keras: Any, part: Part, name: str, return_sequences: bool, dtype: str) -> tuple[Any, Arrays]:
+def layer_of(keras: Any, part: Part, name: str, dtype: str) -> tuple[Any, Arrays]:
     """The layer of a part, and its weights in Keras' order.
 
     Raises:
@@ -38,10 +39,10 @@ def layer_of(keras: Any, part: Part, name: str, return_sequences: bool, dtype: s
     if part.module is not None:
         return _without_memory(keras, part, name, dtype)
     if part.back is None:
-        return _recurrent(keras, part.ahead, part.name, return_sequences, name=name, dtype=dtype)
-    ahead, arrays = _recurrent(keras, part.ahead, part.name, return_sequences, dtype=dtype)
+        return _recurrent(keras, part.ahead, part.name, bool(part.every), name=name, dtype=dtype)
+    ahead, arrays = _recurrent(keras, part.ahead, part.name, bool(part.every), dtype=dtype)
     options = {"go_backwards": True, "dtype": dtype}
-    back, others = _recurrent(keras, part.back, part.name, return_sequences, **options)
+    back, others = _recurrent(keras, part.back, part.name, bool(part.every), **options)
     return keras.layers.Bidirectional(ahead, backward_layer=back, name=name, dtype=dtype), [*arrays, *others]
 
 
@@ -87,6 +88,8 @@ def _without_memory(keras: Any, part: Part, name: str, dtype: str) -> tuple[Any,
         return layers.LayerNormalization(**of), [*scale, *biases]
     if isinstance(module, nn.Dropout):
         return layers.Dropout(module.p, **of), []
+    if isinstance(module, NamedActivation):
+        return layers.Activation(_named(part.name, module.name), **of), []
     if isinstance(module, nn.LeakyReLU):
         return layers.LeakyReLU(negative_slope=module.negative_slope, **of), []
     usual = all(getattr(module, option, usual) == usual for option, usual in _AS_USUAL.items())

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from treadle import cells
 from treadle.errors import InteropError
+from treadle.interop.keras_in.layers import KerasEmbedding, Stepwise
+from treadle.interop.keras_in.network import KerasNetwork
+from treadle.interop.keras_in.recurrent import KerasBidirectional, KerasRNN
 from treadle.running.bidirectional import Bidirectional
 from treadle.running.dropin import DropIn
 from treadle.running.recurrent import Recurrent
@@ -26,24 +29,26 @@ class Part:
         module: a layer without memory, or None.
         ahead: a cell that runs over time, or None.
         back: one that runs from the other end, if it does so in both directions.
+        every: whether it gives the output of every step; None where the caller says so.
     """
 
     name: str
     module: nn.Module | None = None
     ahead: Any = None
     back: Any = None
+    every: bool | None = None
 
     @property
     def is_recurrent(self) -> bool:
         """Whether it runs over time."""
         return self.ahead is not None
 
-    def run(self, xs: Tensor, every: bool) -> Tensor:
-        """The part alone over [B, T, …], or over [B, …] behind one that gives no more; ``every`` step, or the end."""
+    def run(self, xs: Tensor) -> Tensor:
+        """The part alone over [B, T, …], or over [B, …] behind one that gives no more."""
         if self.module is not None:
             return self.module(xs)
         ys, _ = Recurrent(self.ahead)(xs) if self.back is None else Bidirectional(self.ahead, self.back)(xs)
-        if every:
+        if self.every:
             return ys
         size = self.ahead.output_size
         return ys[:, -1] if self.back is None else torch.cat([ys[:, -1, :size], ys[:, 0, size:]], -1)
@@ -71,12 +76,30 @@ def parts_of(network: Any, name: str = "the network") -> Iterator[Part]:
         yield _both(network, name)
     elif isinstance(network, DropIn):
         yield from _of_drop_in(network, name)
+    elif isinstance(network, KerasNetwork):
+        for node, layer in network.chain():
+            yield from _of_keras(layer, f"layer {node.name}")
     elif hasattr(network, "initial_state"):
         yield from _of_cell(network, name)
     elif isinstance(network, nn.Module):
         yield Part(name, module=network)
     else:
         raise TypeError(f"to_keras writes a network, but was given a {type(network).__name__}")
+
+
+def _of_keras(layer: Any, name: str) -> Iterator[Part]:
+    """The parts of a layer that was read from Keras."""
+    if isinstance(layer, Stepwise):
+        yield from parts_of(layer.module, name)
+    elif isinstance(layer, KerasEmbedding) and not layer.mask_zero:
+        yield Part(name, module=layer.module)
+    elif isinstance(layer, KerasRNN) and not layer.go_backwards and not layer.return_state:
+        yield Part(name, ahead=layer.network.cell, every=layer.return_sequences)
+    elif isinstance(layer, KerasBidirectional) and layer.is_usual:
+        cells = [one.network.cell for one in (layer.ahead, layer.back)]
+        yield Part(name, None, *cells, every=layer.ahead.return_sequences)
+    else:
+        raise refuse(name, "what it does besides is not written back")
 
 
 def _of_cell(cell: Any, name: str) -> Iterator[Part]:
