@@ -42,6 +42,7 @@ def test_an_onnx_file(capfd, form):
     status, out, err = here(capfd, "net.safetensors", "net.onnx", "--form", form)
     assert (status, err) == (0, "")
     assert "in ONNX Runtime" in out
+    assert ("\n  2 Scan nodes\n" in out) == (form == "sequence")
     assert Path("net.onnx").stat().st_size > 1000
 
 
@@ -61,6 +62,17 @@ def test_there_and_back_as_text(capfd):
     kinds = [one["type"] for one in words["network"]["arguments"]["cell"]["arguments"]["cells"]]
     assert kinds == ["treadle.LSTMCell", "treadle.GRUCell"]
     assert words["tensors"]["cell.layer0.bias_ih"]["data"] == network.cell.cells[0].bias_ih.tolist()
+
+
+def test_it_says_what_is_left_out(capfd):
+    td.save("dropped.safetensors", td.LSTM(3, 4, 2, dropout=0.5))
+    status, out, _ = here(capfd, "dropped.safetensors", "net.json")
+    assert status == 0
+    assert "left out" not in out
+    if shutil.which("cc"):
+        status, out, _ = here(capfd, "dropped.safetensors", "net.c")
+        assert status == 0
+        assert "\nchanged: dropout of LSTM is left out, as in evaluation\n" in out
 
 
 def test_from_onnx_and_to_treadle(capfd):

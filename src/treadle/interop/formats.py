@@ -120,7 +120,9 @@ def convert(
     found = reads.read(source, **(told if "tolerance" in reads.reads else {}))
     report = getattr(found.network, "report", None)
     written = writes.write(found, target, **options, **(told if "tolerance" in writes.writes else {}))
-    return [*([str(report)] if report else []), f"kept: {_kept(found.network)}", str(written)]
+    left_out = _left_out(found.network) if writes.writes else ""
+    lines = [str(report) if report else "", f"kept: {_kept(found.network)}", left_out, str(written)]
+    return [line for line in lines if line]
 
 
 def _kept(network: nn.Module) -> str:
@@ -132,3 +134,13 @@ def _kept(network: nn.Module) -> str:
     types = sorted({str(one.dtype).removeprefix("torch.") for one in weights})
     count = sum(one.numel() for one in weights)
     return f"{', '.join(parts) or type(network).__name__}; {count:,} weights in {' and '.join(types) or 'none'}"
+
+
+def _left_out(network: nn.Module) -> str:
+    """What a file of another kind leaves out: it holds networks in evaluation mode."""
+    kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+    rates = {
+        name: one.p if isinstance(one, kinds) else getattr(one, "dropout", 0) for name, one in network.named_modules()
+    }
+    names = [name or type(network).__name__ for name, rate in rates.items() if isinstance(rate, float) and rate]
+    return f"changed: dropout of {', '.join(names)} is left out, as in evaluation" if names else ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -82,7 +83,14 @@ def to_onnx(
     check_agreement(difference, tolerance, "the ONNX file")
     with replacing(path) as beside:
         beside.write_bytes(content)
-    return Report(str(path), compared, difference)
+    return Report(str(path), compared, difference, _kinds(model))
+
+
+def _kinds(model: Any) -> tuple[str, ...]:
+    """What the loops of a file are."""
+    found = Counter(node.op_type for node in model.graph.node if node.op_type in ("LSTM", "GRU", "RNN", "Scan"))
+    words = [f"{count} {kind} node{'s' * (count > 1)}" for kind, count in found.items()]
+    return (" and ".join(words),) if words else ()
 
 
 def _written(network: Any, form: str, input_size: Any) -> tuple[Any, torch.dtype, Callable[[bytes], tuple[float, str]]]:
