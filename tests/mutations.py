@@ -164,6 +164,13 @@ MUTATIONS = [
         "tests/compiler/test_fission.py",
     ),
     Mutation(
+        "compiler/pieces.py",
+        "limit |= {w: min(limit.get(w, level), level) for w in self._wholes[v]}",
+        "limit |= {w: level for w in self._wholes[v]}",
+        "what is read early is computed late",
+        "tests/compiler/test_pieces.py",
+    ),
+    Mutation(
         "compiler/derivative.py",
         'if value.op in ("dot", "opaque"):',
         'if value.op == "opaque":',
@@ -246,6 +253,20 @@ MUTATIONS = [
         "list(positions)",
         "a stream is expected to go on where its last step was",
         "tests/streams/test_keeper.py",
+    ),
+    Mutation(
+        "adapt/gate_orders.py",
+        "list(given).index(gate)",
+        "list(wanted).index(gate)",
+        "gates stay in the order in which they are given",
+        "tests/adapt/test_layouts.py",
+    ),
+    Mutation(
+        "seq2seq/kept_sessions.py",
+        "elif like is Likeness.OTHER_NUMBERS:",
+        "elif not like:",
+        "other weights are not noticed",
+        "tests/seq2seq/test_kept_sessions.py",
     ),
     Mutation(
         "adapt/bilinear.py",
