@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 import treadle as td
+from tests.registry import SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
+from treadle.engines.cpu.plan import step_pieces, whole_step
 from treadle.engines.cpu.plan.piecewise_step import PiecewiseStep
 from treadle.state import named_tensors
 
@@ -119,6 +121,26 @@ def test_steps_are_those_of_its_own_python(name, rows):
     assert_close(session.steps(xs[:4].transpose(0, 1)).transpose(0, 1), ys[:4])
     assert_close(torch.from_numpy(np.stack([session.step(x.numpy()).copy() for x in xs[4:]])), ys[4:])
     assert_all_close(dict(named_tensors(session.state)), dict(named_tensors(end)))
+
+
+@pytest.mark.share(12)
+@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize("out", ["tanh", "sigmoid dot", "mul"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_any_operation_may_be_left_out(subject, out, rows, monkeypatch):
+    known, left_out = step_pieces.why_unknown, set(out.split())
+    monkeypatch.setattr(
+        step_pieces, "why_unknown", lambda v, lines: "left out" if v.op in left_out else known(v, lines)
+    )
+    monkeypatch.setattr(whole_step, "reason_against", lambda network: "it is left out")
+    rnn = build(subject).eval()
+    xs, state = sequence(rnn, rows, 4).transpose(0, 1), random_state(rnn, rows)
+    ys, end = in_python(rnn, xs, state)
+    session = rnn.session(rows)
+    session.load(state)
+    assert_close(torch.stack([session.step(x).clone() for x in xs]), ys)
+    assert_all_close(dict(named_tensors(session.state)), dict(named_tensors(end)))
+    assert isinstance(session._live, PiecewiseStep)
 
 
 def test_more_rows_than_a_kernel_without_states_takes_at_a_time():
