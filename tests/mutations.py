@@ -311,6 +311,13 @@ MUTATIONS = [
         "tests/data/test_ts_file.py",
     ),
     Mutation(
+        "interop/keras_in/gates.py",
+        '"LSTM": ("i", "c", "f", "o")',
+        '"LSTM": ("i", "f", "c", "o")',
+        "the gates of Keras 1 are read in the order of today",
+        "tests/interop/test_keras_old_files.py",
+    ),
+    Mutation(
         "interop/onnx_nodes/sequence.py",
         "self.after[name] = self._last(by_step, initial, len(new.shape))",
         'self.after[name] = self.writer.node("Gather", by_step, self.writer.constant(-1, np.int64), axis=0)',

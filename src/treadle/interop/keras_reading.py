@@ -37,7 +37,7 @@ def from_keras(
 
     The network of a file of Keras 3 is run beside Keras where that is installed. Otherwise, and for older files, which
     Keras 3 refuses or reads with another meaning, it is run beside Keras' documented equations, written in NumPy, both
-    in float64. The report says which.
+    in float64. The report says which. Keras runs on PyTorch, unless it is loaded or ``KERAS_BACKEND`` is set.
 
     Args:
         source: a ``.keras`` file, an ``.h5`` file of a whole model, a file of weights alone, or a model of Keras.
@@ -79,7 +79,7 @@ def _of_model(model: Any, **options: Any) -> KerasNetwork:
     if not hasattr(model, "get_config") or not hasattr(model, "save"):
         raise TypeError(f"from_keras reads a file or a model of Keras, but was given a {type(model).__name__}")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{getattr(model, 'name', 'model')}.keras")
+        path = Path(folder, "model.keras")
         model.save(path)
         return from_keras(path, **options)
 
