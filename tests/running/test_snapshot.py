@@ -104,8 +104,7 @@ def test_nothing_is_copied_or_traced_while_nothing_changes(monkeypatch, make):
     first, rounded = rnn.session(), rnn.session(weights="bfloat16")
     monkeypatch.setattr(snapshot, "detached_copy", None)
     monkeypatch.setattr(trace, "_trace_twice", None)
-    if isinstance(rnn, td.Recurrent):
-        rnn.train(not rnn.training)
+    rnn.train(not rnn.training)
     assert rnn.session(batch_size=3).snapshot is first.snapshot
     assert rnn.session(weights="bfloat16").snapshot is rounded.snapshot
     assert copy.copy(first).snapshot is first.snapshot

@@ -175,14 +175,15 @@ class DropIn(nn.RNNBase):
             )
         names = self._flat_weights_names
         weights = [getattr(self, name) for name in names] if self.cell is None else list(self.layers)
-        options = (self.wiring, self.dropout, self.batch_first, self.gradient, self.engine, self.training)
+        options = (self.wiring, self.dropout, self.batch_first, self.gradient, self.engine)
         key = (*map(id, weights), *options)  # whoever is in the cache is alive, so an identity is not used twice
         found = _made.get(self)
         if found is None or found[0] != key:
             stack = Stack(self.cells(), self.wiring, dropout=self.dropout)
-            recurrent = Recurrent(stack, self.batch_first, self.gradient, self.engine).train(self.training)
-            found = _made[self] = (key, recurrent)
-        return found[1]
+            found = _made[self] = (key, Recurrent(stack, self.batch_first, self.gradient, self.engine))
+        recurrent = found[1]
+        # It stays the same one in both modes: programs and snapshots are kept with it.
+        return recurrent if recurrent.training is self.training else recurrent.train(self.training)
 
     def directions(self) -> list[Recurrent]:
         """The layers of a bidirectional network, each as two networks over [T, B, …], one for each direction."""
