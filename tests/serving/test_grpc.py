@@ -177,3 +177,38 @@ def test_a_client_that_has_gone_takes_no_step():
             assert sequence.position == 1
 
     listening({"m": RNN}, work)
+
+
+@pytest.mark.slow
+def test_a_thousand_sequences_over_eight_connections():
+    """Starts, ends and retries at random; each sequence has the bits of a lone session."""
+    xs = np.random.default_rng(3).standard_normal((1000, 6, 3)).astype(np.float32)
+    expected = [alone(one) for one in xs]
+
+    async def one(infer, number, draw):
+        last = int(draw.integers(1, 7))
+        for t in range(last):
+            for _ in range(int(draw.integers(1, 3))):
+                sequence = {
+                    "sequence_id": number + 1,
+                    "sequence_start": t == 0,
+                    "sequence_end": t == last - 1,
+                    "step": t,
+                }
+                y = answer(await infer(request(xs[number, t : t + 1], **sequence)))[0]
+                assert np.array_equal(y, expected[number][t])
+
+    async def work(server):
+        async def connection(which):
+            draw = np.random.default_rng(which)
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(server.addresses["grpc"], options=options) as channel:
+                infer = method(channel, "ModelInfer")[1]
+                await asyncio.gather(*(one(infer, number, draw) for number in range(which, 1000, 8)))
+
+        await asyncio.gather(*(connection(which) for which in range(8)))
+        live = server.plane.model("m").latest
+        assert not live.living
+        assert not server.plane.model("m").sequences
+
+    listening({"m": RNN}, work, Options(queue=10_000))

@@ -88,6 +88,7 @@ BROKEN = {
     "texts": ({"inputs": [TENSOR | {"datatype": "BYTES", "data": ["a", "b", "c"]}]}, "BYTES"),
     "texts as numbers": ({"inputs": [TENSOR | {"data": ["1", "2", "3"]}]}, "numbers"),
     "booleans": ({"inputs": [TENSOR | {"data": [True, False, True]}]}, "numbers"),
+    "a boolean among numbers": ({"inputs": [TENSOR | {"data": [[1, 2, True]]}]}, "numbers"),
     "nothing": ({"inputs": [TENSOR | {"data": [None, None, None]}]}, "numbers"),
     "ragged": ({"inputs": [TENSOR | {"data": [[1], [2, 3]]}]}, "lengths"),
     "too few": ({"inputs": [TENSOR | {"data": [1, 2]}]}, "shape"),

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 import treadle
 from treadle.serving.dataplane import LONGEST_ID, Dataplane
 from treadle.serving.live_model import LiveModel
@@ -10,6 +12,8 @@ from treadle.serving.served import ServedModel
 
 Json = dict[str, Any]
 ERROR = {"$ref": "#/components/responses/Error"}
+ROUNDS_TO_INFINITY = 2.0**128 - 2.0**103
+"""The first number that float32 does not hold."""
 MOST_ROWS = 4
 """Rows of a request without a sequence that the document speaks of; more are read."""
 
@@ -109,7 +113,8 @@ def _flags(name: str) -> Json:
 def _request(live: LiveModel) -> Json:
     """The schema of a request: a row of a sequence, or rows that belong to none."""
     position = {"type": "integer", "minimum": 0, "maximum": 2**53}
-    anyhow: Json = {"timeout": position, "binary_data_output": {"type": "boolean"}}
+    # A timeout is left out: that it passes, and the answer is 504, would look like a fault of the server.
+    anyhow: Json = {"binary_data_output": {"type": "boolean"}}
     number = {"type": "integer", "minimum": 1, "maximum": 2**64 - 1}
     text = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
     of_sequence = {
@@ -149,7 +154,10 @@ def _input(live: LiveModel, rows: int) -> Json:
     """The schema of an input of so many rows."""
     kind = live.meaning.inputs[0]
     size = rows * math.prod(kind.shape)
-    number: Json = {"type": "number", "minimum": -1e6, "maximum": 1e6}
+    largest = float(np.finfo(np.float64).max)
+    number: Json = {"type": "number", "minimum": -largest, "maximum": largest}
+    if kind.datatype == "FP32":
+        number = {"type": "number", "exclusiveMinimum": -ROUNDS_TO_INFINITY, "exclusiveMaximum": ROUNDS_TO_INFINITY}
     if kind.datatype.startswith(("INT", "UINT")):
         most = 255 if kind.datatype == "UINT8" else max(live.meaning.highest, 1) - 1
         number = {"type": "integer", "minimum": 0, "maximum": most}

@@ -73,7 +73,7 @@ def from_list(name: str, data: Any, dtype: np.dtype[Any], shape: tuple[int, ...]
     except (ValueError, OverflowError):
         raise Refused(Kind.MALFORMED, f"the data of {name!r:.80} has lists of different lengths") from None
     kinds = "b" if dtype.kind == "b" else "iuf"  # 9.0 is a whole number in JSON
-    if values.dtype.kind not in kinds:
+    if values.dtype.kind not in kinds or (kinds != "b" and _has_booleans(data)):
         raise Refused(Kind.MALFORMED, f"the data of {name!r:.80} has to be numbers such as {NAMES[dtype]} holds")
     if (values.ndim > 1 and values.shape != shape) or values.size != math.prod(shape):
         raise Refused(
@@ -84,6 +84,12 @@ def from_list(name: str, data: Any, dtype: np.dtype[Any], shape: tuple[int, ...]
     if dtype.kind in "iu" and not np.array_equal(converted, values):
         raise Refused(Kind.MALFORMED, f"the data of {name!r:.80} has a number that {NAMES[dtype]} cannot hold")
     return converted.reshape(shape)
+
+
+def _has_booleans(data: list[Any]) -> bool:
+    """Whether there is a boolean among numbers, which NumPy takes for a number."""
+    types = set(map(type, data))
+    return bool in types or (list in types and any(_has_booleans(one) for one in data))
 
 
 def _texts(name: str, data: list[Any], shape: tuple[int, ...]) -> NDArray[Any]:
