@@ -8,16 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from treadle.adapt.gate_orders import ONNX, OURS, reordered
+from treadle.cells import GRUCell, HiddenState, RNNCell
 from treadle.errors import InteropError
-from treadle.interop.onnx_in.cells import (
-    GRUNodeCell,
-    Hidden,
-    HiddenAndCell,
-    LSTMNodeCell,
-    NodeCell,
-    RNNNodeCell,
-    activations,
-)  # fmt: skip
+from treadle.interop.onnx_in.cells import HiddenAndCell, LSTMNodeCell, activations, clipped
 from treadle.running.recurrent import Recurrent
 from treadle.running.reversed import run_reversed
 
@@ -88,28 +82,40 @@ class RecurrentNode(nn.Module):
             for n in range(len(self.directions))
         ]
 
-    def _cell(self, weights: NodeWeights, n: int, functions: list[Any], clip: float) -> NodeCell:
-        B, P = (None if one is None else one[n] for one in (weights.B, weights.P))
-        shared = (weights.W[n], weights.R[n], B, P, functions, clip)
+    def _cell(self, weights: NodeWeights, n: int, functions: list[Any], clip: float) -> nn.Module:
+        functions = [*(clipped(one, clip) for one in functions[:2]), *functions[2:]]  # not of what comes out of an LSTM
+        given = self._numbers(weights, n)
         if self.kind == "LSTM":
-            return LSTMNodeCell(*shared, input_forget=bool(self.attributes.get("input_forget", 0)))
+            return LSTMNodeCell(**given, functions=functions, input_forget=bool(self.attributes.get("input_forget", 0)))
+        sizes: Any = (weights.W.shape[2], weights.R.shape[2], weights.B is not None)
         if self.kind == "GRU":
-            return GRUNodeCell(*shared, linear_before_reset=bool(self.attributes.get("linear_before_reset", 0)))
-        return RNNNodeCell(*shared)
+            reset_after = bool(self.attributes.get("linear_before_reset", 0))
+            f, g = functions
+            cell: Any = GRUCell(*sizes, activation=g, gate_activation=f, reset_after=reset_after, device="meta")
+        else:
+            cell = RNNCell(*sizes, nonlinearity=functions[0], device="meta")
+        for name, tensor in given.items():
+            setattr(cell, name, nn.Parameter(tensor))
+        return cell
+
+    def _numbers(self, weights: NodeWeights, n: int) -> dict[str, Any]:
+        """Those of a direction's cell, by name."""
+        W, R, B, P = (None if one is None else one[n] for one in (weights.W, weights.R, weights.B, weights.P))
+        if self.kind == "LSTM":
+            return {"W": W, "R": R, "B": B, "P": P}
+        found = {"weight_ih": W, "weight_hh": R}
+        if B is not None:
+            found["bias_ih"], found["bias_hh"] = B.chunk(2)
+        return {name: reordered(tensor, ONNX[self.kind], OURS[self.kind]) for name, tensor in found.items()}  # pyright: ignore
 
     def give(self, weights: NodeWeights) -> None:
         """Take the weights of a call."""
         self._given = self._given or self._built(weights)
         for n, network in enumerate(self._given):
-            cell: Any = network.cell
             with torch.no_grad():
-                cell.W.copy_(weights.W[n])
-                cell.R.copy_(weights.R[n])
-                if weights.B is not None:
-                    cell.Wb.copy_(weights.B[n].chunk(2)[0])
-                    cell.Rb.copy_(weights.B[n].chunk(2)[1])
-                if weights.P is not None:
-                    cell.P.copy_(weights.P[n])
+                for name, tensor in self._numbers(weights, n).items():
+                    if tensor is not None:
+                        getattr(network.cell, name).copy_(tensor)
 
     def forward(
         self, xs: Tensor, lengths: Tensor | None = None, h: Tensor | None = None, c: Tensor | None = None
@@ -141,7 +147,7 @@ class RecurrentNode(nn.Module):
         if h is not None or c is not None:
             zeros = network.cell.initial_state(xs.shape[1])
             first = zeros.h if h is None else h[n]
-            state = HiddenAndCell(first, zeros.c if c is None else c[n]) if self.kind == "LSTM" else Hidden(first)
+            state = HiddenAndCell(first, zeros.c if c is None else c[n]) if self.kind == "LSTM" else HiddenState(first)
         ys, after = (
             run_reversed(network, xs, state, lengths) if self.directions[n] else network(xs, state, lengths=lengths)
         )
