@@ -66,6 +66,20 @@ MUTATIONS = [
         "tests/engines/cpu/plan/test_chain.py -k 'many_lengths'",
     ),
     Mutation(
+        "serving/beginnings.py",
+        "kept.answer.step != job.step",
+        "True",
+        "a retry gets no kept answer",
+        "tests/serving/test_sequences.py -k 'kept_answer'",
+    ),
+    Mutation(
+        "serving/sessions.py",
+        "job.ys = ys[row : row + 1]",
+        "job.ys = ys[:1]",
+        "clients that step together all get the first one's answer",
+        "tests/serving/test_sequences.py -k 'many_clients'",
+    ),
+    Mutation(
         "show/explorer_page.py",
         '.replace("<", "\\\\u003c")',
         "",

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import signal
 import socket
@@ -90,6 +91,8 @@ class Server:
         """Serve until SIGTERM or SIGINT, on the event loop that runs."""
         self._stop = asyncio.Event()
         self.plane.start()
+        gc.collect()
+        gc.freeze()  # what lives as long as the server need not be walked again and again
         with self._signals():
             async with contextlib.AsyncExitStack() as stack:
                 if self._http is not None:
