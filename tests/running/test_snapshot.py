@@ -125,14 +125,26 @@ def test_training_does_not_trace_again(monkeypatch):
         assert_close(session.steps(xs), rnn(xs)[0], torch.bfloat16 if weights == "bfloat16" else torch.float32)
 
 
-def test_tied_weights_that_come_apart_are_noticed():
-    rnn = td.Recurrent(td.Stack([td.GRUCell(4, 4), td.GRUCell(4, 4)]))
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_tied_weights_that_come_apart_are_noticed(factor):
+    rnn, xs = td.Recurrent(td.Stack([td.GRUCell(4, 4), td.GRUCell(4, 4)])), torch.randn(3, 4)
     first, second = (cell for cell in rnn.cell.modules() if isinstance(cell, td.GRUCell))
     second.weight_hh = first.weight_hh
-    x = torch.randn(4)
-    rnn.session().step(x)
-    second.weight_hh = nn.Parameter(first.weight_hh.detach() * 2)
-    assert torch.equal(rnn.session().step(x), copy.deepcopy(rnn).session().step(x))
+    rnn.session().steps(xs)
+
+    def is_right():
+        right = copy.deepcopy(rnn)
+        right.engine = "reference"
+        assert_close(rnn.session().steps(xs), right(xs[None])[0][0])
+
+    second.weight_hh = nn.Parameter(first.weight_hh.detach() * factor)
+    is_right()
+    in_place(first.weight_hh, 1.5)
+    is_right()
+    first.weight_hh = second.weight_hh
+    is_right()
+    in_place(first.weight_hh, 1.5)
+    is_right()
 
 
 def test_a_snapshot_dies_with_its_network_and_sessions():

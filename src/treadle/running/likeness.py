@@ -44,17 +44,17 @@ def likeness(network: nn.Module, copied: nn.Module) -> Likeness:
 
 
 class _Comparison:
-    """Two things beside each other; what was met before has to be beside the same."""
+    """Two things beside each other; what was met before has to be beside the same, seen from either side."""
 
     def __init__(self) -> None:
-        self._beside: dict[int, Any] = {}
+        self._beside: dict[int, tuple[Any, Any]] = {}
         self.numbers_differ = False
 
     def of_modules(self, a: nn.Module, b: nn.Module) -> bool:
         mine, other = vars(a), vars(b)
         if mine.keys() != other.keys():
             return False
-        self._beside[id(a)] = b
+        self._met(a, b)
         for name, part in mine.items():
             beside = other[name]
             if part is beside or name in _OWN:
@@ -69,12 +69,15 @@ class _Comparison:
 
     def _of_own(self, a: Any, b: Any) -> bool:
         """What a module holds by name: tensors may have other numbers, unless a step may have read these as numbers."""
-        if self._of(a, b):
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+            return self._of(a, b)
+        known = self._met(a, b)
+        if known is not None:
+            return known
+        if are_one(a, b):
             return True
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim and _have_one_form(a, b):
-            self.numbers_differ = True
-            return True
-        return False
+        self.numbers_differ = True
+        return bool(a.ndim) and _have_one_form(a, b)
 
     def _of(self, a: Any, b: Any) -> bool:
         if a is b:
@@ -88,10 +91,16 @@ class _Comparison:
             return repr(a) == repr(b)
         if kind in _OFTEN_EMPTY and not a:
             return not b
-        if id(a) in self._beside:
-            return self._beside[id(a)] is b
-        self._beside[id(a)] = b
-        return self._of_parts(a, b)
+        known = self._met(a, b)
+        return self._of_parts(a, b) if known is None else known
+
+    def _met(self, a: Any, b: Any) -> bool | None:
+        """Whether two things were beside each other before, and so are again; None if neither was met."""
+        pair = a, b
+        found, other = self._beside.setdefault(id(a), pair), self._beside.setdefault(id(b), pair)
+        if found is pair and other is pair:
+            return None
+        return all(one[0] is a and one[1] is b for one in (found, other))
 
     def _of_parts(self, a: Any, b: Any) -> bool:
         if isinstance(a, Tensor):
