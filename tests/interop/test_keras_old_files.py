@@ -290,6 +290,47 @@ def test_weights_alone_by_name_and_by_order():
         td.interop.from_keras(path, one)
 
 
+def test_a_model_within_a_model_of_keras_2_counts_its_calls_from_one():
+    W, U, b = arrays((I, 4 * H), (H, 4 * H), (4 * H,))
+    inner = {
+        "class_name": "Sequential",
+        "config": {
+            "name": "inner",
+            "layers": [
+                {
+                    "class_name": "LSTM",
+                    "config": recurrent(recurrent_activation="sigmoid", batch_input_shape=[None, None, I]),
+                }
+            ],
+        },
+    }
+    entry = {
+        "name": "x",
+        "class_name": "InputLayer",
+        "inbound_nodes": [],
+        "config": {"name": "x", "batch_input_shape": [None, T, I]},
+    }
+    model = {
+        "class_name": "Model",
+        "config": {
+            "layers": [entry, inner | {"name": "inner", "inbound_nodes": [[["x", 0, 0, {}]]]}],
+            "input_layers": [["x", 0, 0]],
+            "output_layers": [["inner", 1, 0]],
+        },
+    }
+    with h5py.File("old.h5", "w") as file:
+        file.attrs["model_config"], group = json.dumps(model), file.create_group("model_weights")
+        group.attrs["layer_names"], group.attrs["keras_version"] = [b"x", b"inner"], b"2.2.4"
+        for name, weights in (("x", ()), ("inner", (W, U, b))):
+            own = group.create_group(name)
+            own.attrs["weight_names"] = [f"over_time/{n}:0".encode() for n in range(len(weights))]
+            for n, weight in enumerate(weights):
+                own[f"over_time/{n}:0"] = weight
+    network = td.interop.from_keras("old.h5", engine="reference")
+    assert isinstance(network.layer("inner/over_time").network.cell, td.LSTMCell)
+    assert network.recurrent().session().step(np.zeros(I, "f")).shape == (H,)
+
+
 def test_what_a_file_says_and_is_not_known_is_refused():
     weights = arrays((I, 4 * H), (H, 4 * H), (4 * H,))
     config = recurrent(recurrent_activation="sigmoid", batch_input_shape=[None, None, I])

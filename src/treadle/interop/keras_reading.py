@@ -31,7 +31,8 @@ def from_keras(
 
     Read are LSTM, GRU (with the reset gate before or after the recurrent product) and SimpleRNN with all their options,
     those of CuDNN, Bidirectional, and the layers around them: Embedding, Masking, Dense, TimeDistributed, Conv1D,
-    pooling, normalisation, activations, shapes, and what joins several values; in sequential and functional models.
+    pooling, normalisation, activations, shapes, and what joins several values; in sequential and functional models, and
+    models within these.
     Masked steps are treated as Keras does. A file that holds anything else is refused, with the layer's name. Nothing
     in a file is code, and Keras itself is not needed; pyfive is.
 

@@ -8,6 +8,8 @@ from treadle.errors import InteropError
 
 _MOST_LAYERS = 10_000
 _SEQUENTIAL, _FUNCTIONAL = ("Sequential",), ("Functional", "Model")
+MODELS = (*_SEQUENTIAL, *_FUNCTIONAL)
+"""The classes of models, which may be layers, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +49,18 @@ Value = tuple[str, int]
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """The layers of a model by name, their calls in an order in which they can run, and what goes in and out."""
+    """The layers of a model by name, their calls in an order in which they can run, and what goes in and out.
+
+    Attributes:
+        models: those of the layers that are models themselves, by name.
+    """
 
     layers: Mapping[str, Layer]
     calls: tuple[Call, ...]
     inputs: tuple[str, ...]
     outputs: tuple[Value, ...]
     is_sequential: bool
+    models: Mapping[str, "Architecture"] = dataclasses.field(default_factory=dict)
 
 
 def read_architecture(model: Any) -> Architecture:
@@ -64,10 +71,11 @@ def read_architecture(model: Any) -> Architecture:
     """
     try:
         kind, config = model["class_name"], model["config"]
-        if kind in _SEQUENTIAL:
-            return _sequential(config)
-        if kind in _FUNCTIONAL:
-            return _functional(config)
+        if kind in MODELS:
+            found = _sequential(config) if kind in _SEQUENTIAL else _functional(config)
+            inner = [layer for layer in found.layers.values() if layer.kind in MODELS]
+            models = {one.name: read_architecture({"class_name": one.kind, "config": one.config}) for one in inner}
+            return dataclasses.replace(found, models=models)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         if isinstance(error, InteropError):
             raise
@@ -140,7 +148,7 @@ def _by_name(layers: Sequence[Layer]) -> dict[str, Layer]:
 def _functional(config: Any) -> Architecture:
     entries = _entries(config)
     layers = [read_layer(entry) for entry in entries]
-    calls = list(_calls(layers, entries))
+    calls = _counted(list(_calls(layers, entries)), layers, _ends(config["output_layers"]))
     inputs = tuple(name for name, _ in _ends(config["input_layers"]))
     outputs = tuple(_ends(config["output_layers"]))
     return Architecture(_by_name(layers), _in_order(calls, inputs, outputs), inputs, outputs, False)
@@ -151,6 +159,17 @@ def _calls(layers: Sequence[Layer], entries: Sequence[Any]) -> Iterator[Call]:
         for number, node in enumerate(entry.get("inbound_nodes") or []):
             inputs, options = _of_today(node) if isinstance(node, Mapping) else _of_old(node)
             yield Call(layer.name, inputs, _output(layer.name, number), options)
+
+
+def _counted(calls: list[Call], layers: Sequence[Layer], outputs: Sequence[Value]) -> list[Call]:
+    """The calls of models that are layers, counted as who reads them does: from 1 on where 0 is the model by itself."""
+    read = {name for call in calls for name, _ in values_of(call)} | {name for name, _ in outputs}
+    for layer in layers:
+        own = [n for n, call in enumerate(calls) if call.layer == layer.name]
+        if layer.kind in MODELS and _output(layer.name, len(own)) in read:
+            for number, n in enumerate(own, 1):
+                calls[n] = dataclasses.replace(calls[n], output=_output(layer.name, number))
+    return calls
 
 
 def _output(layer: str, number: int) -> str:

@@ -79,7 +79,6 @@ _ATTENTION = "attention cannot be read"
 _WHY_NOT = {
     "Lambda": _CODE, "TFOpLambda": "operations of TensorFlow cannot be read", "RNN": "a cell of its own cannot be read",
     **dict.fromkeys(("Attention", "AdditiveAttention", "MultiHeadAttention", "GroupQueryAttention"), _ATTENTION),
-    **dict.fromkeys(("Sequential", "Functional", "Model"), "a model within a model cannot be read: pass the inner one"),
     **dict.fromkeys(("ConvLSTM2D", "ConvLSTM1D", "ConvLSTM3D"), "convolutions within a recurrence cannot be read"),
 }  # fmt: skip
 

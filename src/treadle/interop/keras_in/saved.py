@@ -17,6 +17,7 @@ from treadle.errors import InteropError, ModelFileError
 from treadle.interop.keras_in.architecture import Architecture, Layer, read_architecture, read_layer
 from treadle.interop.keras_in.gates import GATES
 from treadle.interop.keras_in.hdf5 import Hdf5File
+from treadle.interop.keras_in.nested import Named, flat, spread
 
 _LONGEST_JSON, _SPARE, _RATIO = 64 * 2**20, 64 * 2**20, 100
 
@@ -104,8 +105,8 @@ def _of_archive(data: bytes, name: str, given: Any) -> SavedModel:
         raise ModelFileError(f"{name} is no file of Keras: {(str(error).splitlines() or [''])[0][:80]}") from None
     architecture = read_architecture(model)
     file = Hdf5File(weights, name)
-    arrays = _arrays_of_archive(file, architecture)
-    return SavedModel(name, model, architecture, str(about.get("keras_version", "3")), arrays, True, file)
+    arrays = _arrays_of_archive(file, file.root, architecture)
+    return SavedModel(name, model, flat(architecture), str(about.get("keras_version", "3")), arrays, True, file)
 
 
 def _member(archive: zipfile.ZipFile, name: str, member: str, most: int) -> bytes:
@@ -118,15 +119,16 @@ def _member(archive: zipfile.ZipFile, name: str, member: str, most: int) -> byte
     return found
 
 
-def _arrays_of_archive(file: Hdf5File, architecture: Architecture) -> dict[str, list[np.ndarray]]:
+def _arrays_of_archive(file: Hdf5File, parent: Any, architecture: Architecture) -> dict[str, list[np.ndarray]]:
     """Weights lie by the name of their class, numbered in the order of the layers."""
-    top = file.group(file.root, "layers") or file.group(file.root, "_layer_checkpoint_dependencies")
+    top = file.group(parent, "layers") or file.group(parent, "_layer_checkpoint_dependencies")
     if top is None:
         return {}
     by_kind: dict[str, list[Layer]] = {}
     for layer in architecture.layers.values():
         if not layer.is_operation and layer.kind != "InputLayer":
-            by_kind.setdefault(_snake_case(layer.kind), []).append(layer)
+            key = "functional" if layer.kind == "Model" else _snake_case(layer.kind)
+            by_kind.setdefault(key, []).append(layer)
     found = {}
     for key, layers in by_kind.items():
         numbered = _numbered(file.members(top), key)
@@ -134,7 +136,11 @@ def _arrays_of_archive(file: Hdf5File, architecture: Architecture) -> dict[str, 
             raise InteropError(f"{file.name} holds the weights of {len(numbered)} layers {key}, but has {len(layers)}")
         for name, layer in zip(numbered, layers, strict=False):
             group = file.group(top, name)
-            found[layer.name] = [] if group is None else _gathered(file, group, layer)
+            if layer.name in architecture.models:
+                inner = _arrays_of_archive(file, group, architecture.models[layer.name])
+                found |= {f"{layer.name}/{own}": arrays for own, arrays in inner.items()}
+            else:
+                found[layer.name] = [] if group is None else _gathered(file, group, layer)
             called = None if group is None else file.group(group, "vars")
             called = None if called is None else file.texts(called).get("name")
             if called not in (None, layer.name):
@@ -199,26 +205,30 @@ def _of_hdf5(file: Hdf5File, given: Any) -> SavedModel:
         raise InteropError(
             f"{file.name} was written by Theano, whose convolutions turn their kernels: they cannot be read"
         )
-    arrays = _matched(file.name, architecture, by_name)
-    return SavedModel(file.name, model, architecture, version, arrays, text is not None, file)
+    arrays: dict[str, list[np.ndarray]] = {}
+    for layer, weights in _matched(file.name, architecture, by_name).items():
+        is_model = layer in architecture.models
+        arrays |= (
+            spread(layer, architecture.models[layer], weights) if is_model else {layer: [one for _, one in weights]}
+        )
+    return SavedModel(file.name, model, flat(architecture), version, arrays, text is not None, file)
 
 
 def _weights_of_today(file: Hdf5File, given: Any) -> SavedModel:
     """A ``.weights.h5`` file of Keras 3, which is what its archives hold."""
     architecture = read_architecture(given)
-    return SavedModel(file.name, given, architecture, "3", _arrays_of_archive(file, architecture), False, file)
+    arrays = _arrays_of_archive(file, file.root, architecture)
+    return SavedModel(file.name, given, flat(architecture), "3", arrays, False, file)
 
 
-def _listed(file: Hdf5File, group: Any, name: str) -> list[np.ndarray]:
+def _listed(file: Hdf5File, group: Any, name: str) -> Named:
     within = file.group(group, name)
     if within is None:
         raise ModelFileError(f"{file.name}: the weights of layer {name!r} are not there")
-    return [file.array(within, one) for one in file.names(within, "weight_names") or []]
+    return [(one, file.array(within, one)) for one in file.names(within, "weight_names") or []]
 
 
-def _matched(
-    name: str, architecture: Architecture, by_name: Mapping[str, list[np.ndarray]]
-) -> dict[str, list[np.ndarray]]:
+def _matched(name: str, architecture: Architecture, by_name: Mapping[str, Named]) -> dict[str, Named]:
     """The weights of each layer: by its name if all are called so, else by their order, as Keras does.
 
     With more in the file than the model has, by name alone: some read only a part of a model.
