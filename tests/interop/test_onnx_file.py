@@ -169,6 +169,7 @@ BOTH_DIRECTIONS = {
 }
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("kind", BOTH_DIRECTIONS)
 def test_both_directions(kind):
     """Every row from its own end, from states that are not zero, for any number of rows and steps."""

@@ -78,6 +78,7 @@ def test_a_file_of_pytorch_goes_live(kind):
 
 
 @needs_cc
+@pytest.mark.share(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_becomes_other_files(kind):
