@@ -22,7 +22,9 @@ class Session:
     """Runs a network live, one step per call, and keeps its state; made by `treadle.Recurrent.session`.
 
     A session has a copy of the network in evaluation mode (no dropout, no zoneout): training the network
-    further does not change it, and `refresh` fetches the new weights.
+    further does not change it, and `refresh` fetches the new weights. Sessions of a network that is still what it was,
+    number by number, share that copy and its packed weights: another one takes under a millisecond, and about one more
+    for every million weights that are compared.
 
     What has no machine code in a step, such as a convolution, PyTorch computes, and the rest stays compiled: the log
     and ``treadle.explain(rnn).session`` name it.
