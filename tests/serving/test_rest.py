@@ -304,6 +304,7 @@ def test_a_new_version_of_a_file_is_served_beside_the_old_one(tmp_path):
         await plane.reload()
 
     async def finish(client, plane):
+        old = plane.model("m").latest
         await begin(client, plane)
         assert np.array_equal(await client.step("m", xs[1], id="a"), alone(RNN, xs[:2]))
         assert np.array_equal(await client.step("m", xs[0], id="b", start=True), alone(others, xs[:1]))
@@ -311,6 +312,7 @@ def test_a_new_version_of_a_file_is_served_beside_the_old_one(tmp_path):
         await client.step("m", xs[0], id="a", end=True)
         plane.model("m").expire(0)
         assert list(plane.model("m").versions) == ["2"]
+        assert old.sessions._pool is None  # its memory is given back
         path.write_bytes(b"no model")
         await plane.reload()
         assert plane.model("m").latest.number == "2"

@@ -51,8 +51,9 @@ class LiveModel:
         return self.scheduler.queued > 0
 
     def close(self) -> None:
-        """Wait for the turn that is under way."""
+        """Wait for the turn that is under way, and let go of the network."""
         self.scheduler.close()
+        self.sessions.let_go()
 
     def add(self, job: Job) -> None:
         """Ask for something of a sequence of this version."""

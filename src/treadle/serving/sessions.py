@@ -23,8 +23,12 @@ class Sessions:
     def __init__(self, version: Version):
         self.version = version
         self.initial = states.detach(version.rnn.initial_state(1))
-        self._pool = version.rnn.sessions(limit=None)
+        self._pool: Any = version.rnn.sessions(limit=None)
         self._warm_up(version.options.rows)
+
+    def let_go(self) -> None:
+        """Give back the memory of the network: a server is never collected, and what was replaced would stay."""
+        self._pool = self.version.rnn = None
 
     def _warm_up(self, most: int) -> None:
         """Compile before the first client waits for it."""
