@@ -6,8 +6,8 @@ import json
 import math
 import statistics
 import sys
-import time
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,18 +27,51 @@ RESERVE = 5.0
 
 SAMPLE_BYTES = 300
 
+OF_DATA = tuple("target inputs horizon series_id time split sequences classes missing metric".split())
+"""Options without a meaning for a text."""
+
 
 def compare(
     file: Annotated[
         Path | None,
-        typer.Argument(help="Text file to train on.", show_default="source code of Python's standard library"),
+        typer.Argument(
+            help="Data to train on: a text, series or sequences, as treadle fit reads them.",
+            show_default="source code of Python's standard library",
+        ),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Columns to predict, separated by commas (tables).")] = None,
+    inputs: Annotated[
+        str | None, typer.Option(help="Columns to read, separated by commas (tables).", show_default="as treadle fit")
+    ] = None,
+    horizon: Annotated[int | None, typer.Option(min=0, help="Forecast horizon, in steps (series).")] = None,
+    series_id: Annotated[str | None, typer.Option(help="Column that names the series of each row (tables).")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of timestamps (tables).")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of many series: time or series.")] = None,
+    sequences: Annotated[
+        bool, typer.Option("--sequences", help="Labelled sequences in a table with a row for each step.")
+    ] = False,
+    classes: Annotated[
+        bool | None,
+        typer.Option("--classes/--regression", help="Kind of whole-number answers: labels, or numbers to predict."),
+    ] = None,
+    missing: Annotated[
+        str | None, typer.Option(help="Missing values: refuse them, or repeat the previous value (tables).")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Score that networks are ranked by (tables).", show_default="loss")
     ] = None,
     wiring: Annotated[str, typer.Option(help="Wirings to compare: names separated by commas, or all.")] = "all",
     cell: Annotated[str, typer.Option(help="Cells to compare: names separated by commas, or all.")] = "lstm",
     layers: Annotated[int, typer.Option(min=1, max=options.MOST_LAYERS, help="Number of layers.")] = 2,
     parameters: Annotated[
-        int, typer.Option(min=1, max=10**9, help="Number of parameters of each network, matched to within 2 %.")
-    ] = 200_000,
+        int | None,
+        typer.Option(
+            min=1,
+            max=10**9,
+            help="Number of parameters of each network, matched to within 2 %.",
+            show_default="200000 for text, else fewer",
+        ),
+    ] = None,
     seeds: Annotated[
         int, typer.Option(min=1, max=1000, help="Number of random seeds: each network is trained once per seed.")
     ] = 3,
@@ -48,7 +81,10 @@ def compare(
     budget: Annotated[
         str, typer.Option(help="Time for the whole comparison (90s, 2m), or training steps per network (300steps).")
     ] = "2m",
-    window: Annotated[int, typer.Option(min=1, help="Truncated BPTT: window length, in bytes.")] = 16,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Truncated BPTT: window length, in steps.", show_default="16 for text"),
+    ] = None,
     save: Annotated[Path, typer.Option(help="File for the best network.")] = Path("treadle-winner.safetensors"),
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for all results, as JSON; - is standard output.")
@@ -65,8 +101,20 @@ def compare(
         ),
     ] = None,
 ) -> None:
-    """Compare wirings on a text: train networks of equal size for equally many steps, and rank them."""
+    """Compare wirings on a text or on data: train networks of equal size for equally many steps, and rank them."""
+    given = dict(locals())
     start = options.start_of_process()
+    from treadle.training.fit_run import kind_of
+
+    if file is not None and kind_of(file) != "text":
+        from treadle.cli.compare_on_data import compare_on_data
+
+        compare_on_data(given, start)
+        return
+    for name in OF_DATA:
+        if given[name] is not None and (given[name] is not False or name == "classes"):
+            raise typer.BadParameter(f"--{name.replace('_', '-')} has no meaning for a text: leave it out")
+    parameters, window = parameters or 200_000, window or 16
     from treadle import WIRINGS, __version__
     from treadle.files import model_file
     from treadle.recipes.compare import as_json, best, make_plan, standings
@@ -103,7 +151,7 @@ def compare(
                 workers=workers.count,
             )
             announce(out, plan, text)
-            outcome = train(workers, plan, text, lambda: interrupted() or time.monotonic() > deadline)
+            outcome = train(workers, plan, text, lambda: interrupted() or monotonic() > deadline)
         stopped = None if outcome.complete else "interrupted" if interrupted() else "deadline"
         if not outcome.points:
             reason = "interrupted" if stopped == "interrupted" else f"the budget of {allowed} ended"
@@ -132,7 +180,7 @@ def compare(
                 settings = {"budget": str(allowed), "parameters": parameters, "stopped": stopped}
                 data = as_json(outcome, text, version=__version__, saved=str(save), sample=sample, **settings)
                 data["timing"] = {
-                    "seconds": round(time.monotonic() - start, 2),
+                    "seconds": round(monotonic() - start, 2),
                     "processes": len(plan.shares),
                     "steps_per_second": {one.contender.name: round(one.steps_per_second, 3) for one in table},
                     "microseconds_per_session_step": round(step_seconds * 1e6, 1),

@@ -139,6 +139,22 @@ class SequenceTask:
             return 1 - right[known].double().mean().item()
         return metric_of(self._metric, *([self.targets.undo(one) for one in part] for part in (outputs, ys)))
 
+    @property
+    def score_of_constant(self) -> float:
+        ys = [y for _, y in self._validation]
+        if self.targets is not None:
+            if self._metric == "loss":
+                return mean_loss([torch.zeros_like(y) for y in ys], ys)
+            true = [self.targets.undo(y) for y in ys]
+            return metric_of(self._metric, [self.targets.means.expand_as(one) for one in true], true)
+        labels = torch.cat([y for _, y in self._training])
+        counts = torch.bincount(labels[labels != IGNORED], minlength=len(self.labels)).double()
+        constant = (counts / counts.sum()).clamp(min=1e-12).log().float()
+        if self._metric == "loss":
+            return mean_loss([constant.expand(len(y), -1) for y in ys], ys)
+        known = torch.cat(ys)[torch.cat(ys) != IGNORED]
+        return 1 - (known == constant.argmax()).double().mean().item()
+
     def fitted(self, model: Recurrent) -> Fitted:
         meaning = self.inputs, self.targets, self.labels, self.predict
         return Fitted(model, *meaning, source=self._learned.source)

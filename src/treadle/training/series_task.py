@@ -226,6 +226,16 @@ class SeriesTask:
         targets = [self._targets(i, "validation")[: len(ys)] for i, ys in zip(whose, outputs, strict=True)]
         return mean_loss(outputs, targets)
 
+    @property
+    def score_of_constant(self) -> float:
+        whose = self._of_part("validation")
+        targets = [self._targets(i, "validation") for i in whose]
+        if self._metric == "loss":
+            return mean_loss([torch.zeros_like(y) for y in targets], targets)
+        shape = (-1, max(self.horizon, 1), len(self.targets.names))
+        true = [self._ahead(i, "validation", self.series.targets[i]).reshape(shape) for i in whose]
+        return metric_of(self._metric, [self.targets.means.expand_as(one) for one in true], true)
+
     def _predictions(self, model: Recurrent, part: str) -> list[tuple[int, Tensor, Tensor]]:
         """Of each series with steps in a part: its number, predictions and what is true, [N, H, K] in units."""
         shape, found = (max(self.horizon, 1), len(self.targets.names)), []

@@ -1,0 +1,182 @@
+"""Many fits of one data set, side by side in worker processes: one process a core, one thread a process."""
+
+import dataclasses
+import itertools
+import math
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from treadle.errors import ShapeError, WorkerError
+from treadle.training.budget import ShareDone
+from treadle.training.fit_run import Run, Settings
+from treadle.training.layered_networks import parameter_count
+from treadle.training.task import Design, Task
+
+SHARE = 0.8
+"""How much of the time that is left is planned to be used."""
+PILOT_STEPS = 4
+
+T = TypeVar("T")
+
+
+class Trained(NamedTuple):
+    """A fit that is over."""
+
+    settings: Settings
+    score: float
+    """The best of validation, the start and a constant answer included; lower is better, infinite if it diverged.
+
+    So what learns nothing from the data has the same score as others that learn nothing.
+    """
+    parameters: int
+    steps: int
+    sentence: str
+    """What the test set says."""
+    model: bytes
+    """The file that keeps the network."""
+
+
+class _Pace(NamedTuple):
+    """How long a fit takes, in seconds: to begin, for a step, for a validation; and its epochs."""
+
+    begin: float
+    step: float
+    validation: float
+    epoch_steps: int
+    evaluate_every: int
+
+
+class Race:
+    """Fits of the same data with several networks and seeds.
+
+    Args:
+        settings: of each fit; those with the same seed have the same split and the same batches.
+        workers: processes.
+
+    Example:
+        ::
+
+            with Race(settings, workers=2) as race:
+                for trained in race.run(race.affordable_steps(100.0)):
+                    ...
+    """
+
+    def __init__(self, settings: Sequence[Settings], workers: int):
+        self.settings, self._workers = list(settings), max(min(workers, len(settings)), 1)
+        context = multiprocessing.get_context("spawn")  # a fork of a process that has run PyTorch's threads may hang
+        self._pool = ProcessPoolExecutor(self._workers, context, initializer=_begin)
+
+    def __enter__(self) -> "Race":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def affordable_steps(self, seconds: float, most_epochs: int = 100) -> int:
+        """How many steps each fit can have in a time, by the pace of one of each kind of network.
+
+        Raises:
+            WorkerError: a worker failed.
+            TreadleError: what a fit says of the data.
+        """
+        start, kinds = time.monotonic(), {(one.wiring, one.cell): one for one in self.settings}
+        paces = self._all([self._pool.submit(_pace, one) for one in kinds.values()])
+        left = SHARE * (seconds - (time.monotonic() - start)) * self._workers
+        fits = len(self.settings) / len(paces)
+        begin = fits * sum(pace.begin for pace in paces)
+        each = fits * sum(pace.step + pace.validation / pace.evaluate_every for pace in paces)
+        most = most_epochs * max(pace.epoch_steps for pace in paces)
+        return max(min(int((left - begin) / each), most), 1)
+
+    def run(self, steps: int, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Trained]:
+        """Train all, each for so many steps, and give them as they end; those that have not begun can be stopped.
+
+        Raises:
+            WorkerError: a worker failed.
+        """
+        waiting = {self._pool.submit(_train, one, steps) for one in self.settings}
+        while waiting:
+            done, waiting = wait(waiting, 0.2, FIRST_COMPLETED)
+            yield from self._all(done)
+            if should_stop():
+                for future in waiting:
+                    future.cancel()
+                return
+
+    @staticmethod
+    def _all(futures: "Iterable[Future[T]]") -> list[T]:
+        try:
+            return [future.result() for future in futures]
+        except BrokenProcessPool:
+            raise WorkerError("a worker process ended unexpectedly, perhaps for want of memory") from None
+
+
+def _begin() -> None:
+    torch.set_num_threads(1)
+
+
+def _pace(settings: Settings) -> _Pace:
+    start = time.monotonic()
+    run = Run(settings)
+    steps = list(run.steps(ShareDone(steps=PILOT_STEPS)))
+    before = time.monotonic()
+    run.task.validate(run.model)
+    now = time.monotonic()
+    step = min(one.seconds for one in steps)
+    begin = max(before - start - step * PILOT_STEPS, 0)
+    return _Pace(begin, step, now - before, run.task.epoch_steps, run.task.evaluate_every)
+
+
+def _train(settings: Settings, steps: int) -> Trained:
+    run = Run(settings)
+    best = min(run.task.validate(run.model), run.task.score_of_constant)
+    for step in run.steps(ShareDone(steps=steps), validated=True):
+        if not math.isfinite(step.loss):
+            return Trained(settings, math.inf, parameter_count(run.model), step.step, "training diverged", b"")
+        best = min(best, math.inf if step.score is None else step.score)
+    best = min(best, run.task.validate(run.model))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.safetensors")
+        run.task.save(path, run.model)
+        sentence = run.task.judge(run.model).sentence
+        return Trained(settings, best, parameter_count(run.model), run.done, sentence, path.read_bytes())
+
+
+def contenders(
+    settings: Settings, wirings: Sequence[str], cells: Sequence[str], seeds: Sequence[int]
+) -> list[Settings]:
+    """The settings of all fits: each wiring of each cell with each seed."""
+    return [
+        dataclasses.replace(settings, wiring=wiring, cell=cell, seed=seed)
+        for seed in seeds
+        for wiring in wirings
+        for cell in cells
+    ]
+
+
+def common_size(task: Task, settings: Settings, wirings: Sequence[str], cells: Sequence[str]) -> int:
+    """A number of parameters that all networks can have: that of the settings, or near the habit of the kind of data.
+
+    Raises:
+        ShapeError: one of them cannot have it.
+    """
+    shares = [1.0] if settings.parameters is not None else [1 + sign * i * 0.02 for i in range(20) for sign in (1, -1)]
+    refused: ShapeError | None = None
+    for share in shares:
+        parameters = round(share * settings.option("parameters"))
+        try:
+            for wiring, cell in itertools.product(wirings, cells):
+                task.build(Design(cell, wiring, settings.layers or 2, parameters))
+            return parameters
+        except ShapeError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused

@@ -1,0 +1,94 @@
+"""Comparing wirings on data: what is claimed, and what the command says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from tests.cli.test_fit import here
+from tests.cli.test_tables import engines
+from treadle.recipes.compare_on_data import rank
+from treadle.recipes.compare_on_data.ranking import student_quantile
+from treadle.training import Fitted, SequenceTask, SeriesTask, read_sequences, read_series
+
+
+def drawn(random: np.random.Generator, effects: list[float], seeds: int) -> dict[str, list[float]]:
+    """Scores of networks whose true sizes differ by ``effects``, with blocks by seed and noise of 5 %."""
+    blocks = random.normal(0, 0.3, seeds)
+    noise = random.normal(0, 0.05, (len(effects), seeds))
+    return {f"n{i}": np.exp(effect + blocks + noise[i]).tolist() for i, effect in enumerate(effects)}
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 6])
+def test_where_there_is_no_difference_none_is_claimed_but_in_one_case_of_twenty(seeds):
+    random = np.random.default_rng(0)
+    claims = sum(any(row.clearly_better_than for row in rank(drawn(random, [0.0] * 7, seeds)).rows) for _ in range(500))
+    assert claims <= 0.05 * 500 + 10
+
+
+def test_where_there_is_one_it_is_found_and_only_this_one():
+    random, found = np.random.default_rng(0), 0
+    for _ in range(100):
+        ranking = rank(drawn(random, [0.0, 0.0, 0.5], 3))
+        claims = {row.name: row.clearly_better_than for row in ranking.rows}
+        found += set(claims["n0"]) == set(claims["n1"]) == {"n2"} and not claims["n2"]
+    assert found >= 90
+
+
+def test_a_difference_of_less_than_a_percent_is_none_and_divergence_is_one():
+    same = rank({"a": [1.0, 1.0, 1.0], "b": [1.005, 1.005, 1.005]})
+    assert same.sentence == "No difference: scores would have to be 1.0 % apart to be more than chance."
+    apart = rank({"a": [1.0, 1.1], "b": [1.01, 1.1], "c": [float("inf"), 1.0]})
+    assert [row.name for row in apart.rows][-1] == "c"
+    assert apart.rows[0].clearly_better_than == ("c",)
+    assert rank({"a": [1.0], "b": [9.0]}).sentence.startswith("With one seed there is no spread")
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 12, 60])
+@pytest.mark.parametrize("share", [0.6, 0.975, 0.9988])
+def test_quantiles_are_those_of_scipy(share, freedom):
+    assert student_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["loss", "mae", "rmse"])
+def test_a_network_that_says_the_mean_has_the_score_of_a_constant(tmp_path, monkeypatch, metric):
+    monkeypatch.chdir(tmp_path)
+    engines("e.csv", 12)
+    series = read_series("e.csv", ["rul"], ["heat"], series_id="unit", time="cycle")
+    whole = read_sequences("e.csv", "rul", ["heat"], series_id="unit")
+    from treadle.training.task import Design
+
+    for task in (
+        SeriesTask(series, horizon=0, metric=metric),
+        SequenceTask(*whole.split(0.3, 0), metric=metric),
+    ):
+        model = task.build(Design(layers=1, parameters=10_000))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        assert task.validate(model) == pytest.approx(task.score_of_constant, rel=1e-5)
+
+
+def test_the_command_ranks_wirings_on_a_table(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    engines("e.csv", 12)
+    options = ["--target", "rul", "--series-id", "unit", "--time", "cycle", "--horizon", "0", "--inputs", "heat,noise"]
+    line = ["compare", "e.csv", *options, "--wiring", "stack,residual", "--seeds", "2", "--budget", "2steps"]
+    status, out, err = here(capfd, *line, "--json", "c.json", "--save", "w")
+    assert status == 0, err
+    assert "Training 2 networks x 2 seeds for up to 2 steps each on e.csv" in " ".join(out.split())
+    assert "Split by series" in out
+    data = json.loads(Path("c.json").read_text())
+    assert {one["network"] for one in data["results"]} == {"stack", "residual"}
+    assert data["finding"] in " ".join(out.split())
+    assert all(len(one["by_seed"]) == 2 for one in data["results"])
+    assert Fitted.load("w").source.series_id == "unit"
+    assert "--on is for comparisons on a text: leave it out" in here(capfd, *line, "--on", "ray")[2]
+    status, _, err = here(capfd, "compare", "e.csv")
+    assert (status, err.count("treadle: ")) == (2, 1)
+    assert "there is no target column: name those to forecast with --target" in err
+    Path("t.txt").write_text("so it goes " * 999)
+    assert "--target has no meaning for a text" in here(capfd, "compare", "t.txt", "--target", "y")[2]
