@@ -71,8 +71,9 @@ def test_what_the_page_configures_keeps_clients_at_their_servers_and_lets_them_m
             for number in range(8):
                 assert np.array_equal(step(f"client {number}", t), expected[t])
     finally:
+        client.close()
         balancer.terminate()
         balancer.wait()
         for one in servers:
-            one.process.kill()
-            one.process.wait()
+            if one.process.returncode is None:
+                one.kill()

@@ -43,6 +43,7 @@ class Replicas:
                 assert f"{count} replicas" in process.stdout.readline()
                 yield
             finally:
+                self.http.close()
                 process.send_signal(signal.SIGTERM)
                 process.communicate(timeout=120)
 
