@@ -78,6 +78,11 @@ MUTATIONS = [
         "job.ys = ys[:1]",
         "clients that step together all get the first one's answer",
         "tests/serving/test_sequences.py -k 'many_clients'",
+        "serving/memory.py",
+        "                    self._overtaken(job)\n                    continue\n",
+        "                    pass\n",
+        "a server that another one has overtaken answers from the old state",
+        "tests/serving/test_fencing.py",
     ),
     Mutation(
         "show/explorer_page.py",
