@@ -9,12 +9,14 @@ import sys
 import time
 
 import pytest
+import torch
 
+import treadle as td
 from tests.ray_clusters import needs_ray, processes_called, started_cluster
 
 pytestmark = [pytest.mark.slow, needs_ray]
 PROSE = b"Now is the time for all good men to come to the aid of the party. " * 120
-COMPARE = "compare prose.txt --wiring stack,skip,dense --cell zoneout --seeds 2 --parameters 25000 --window 4".split()
+COMPARE = "compare prose.txt --cell zoneout --parameters 25000 --window 4".split()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def run(folder, *words, env=None):
 
 
 def test_compare_gives_the_numbers_of_this_machine_though_a_trial_dies(folder, cluster):
-    words = [*COMPARE, "--budget", "400steps"]
+    words = [*COMPARE, "--wiring", "stack,skip", "--seeds", "1", "--budget", "400steps"]
     with command(folder, *words, "--on", "ray", "--json", "there.json", env=cluster) as process:
         deadline, trials = time.monotonic() + 200, []
         while not trials and process.poll() is None and time.monotonic() < deadline:
@@ -66,7 +68,7 @@ def _seconds(process):
 
 
 def test_asha_stops_networks_early_and_changes_no_number(folder, cluster):
-    words = [*COMPARE, "--budget", "16steps"]
+    words = [*COMPARE, "--wiring", "stack,skip,dense", "--seeds", "2", "--budget", "16steps"]
     out = run(folder, *words, "--on", "ray", "--reduction-factor", "2", "--json", "there.json", env=cluster)
     run(folder, *words, "--json", "here.json")
     here, there = (json.loads((folder / name).read_text())["results"] for name in ("here.json", "there.json"))
@@ -87,5 +89,6 @@ def test_fit_uses_the_cluster_that_there_is(folder, cluster):
     words = ["fit", "prose.txt", "--parameters", "25000", "--window", "8", "--budget", "4steps"]
     run(folder, *words, "-o", "here.safetensors")
     run(folder, *words, "-o", "there.safetensors", "--on", "ray", "--workers", "1", env=cluster)
-    here, there = ((folder / name).read_bytes() for name in ("here.safetensors", "there.safetensors"))
-    assert here == there
+    here, there = (td.load(folder / f"{name}.safetensors").state_dict() for name in ("here", "there"))
+    assert here.keys() == there.keys()
+    assert all(torch.equal(here[name], there[name]) for name in here)
