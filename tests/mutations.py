@@ -78,6 +78,8 @@ MUTATIONS = [
         "job.ys = ys[:1]",
         "clients that step together all get the first one's answer",
         "tests/serving/test_sequences.py -k 'many_clients'",
+    ),
+    Mutation(
         "serving/memory.py",
         "                    self._overtaken(job)\n                    continue\n",
         "                    pass\n",
