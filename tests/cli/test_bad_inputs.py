@@ -332,7 +332,7 @@ CASES = {
     f"{SERIES} --budget 1.5steps": "a number of steps is whole",
     f"{SERIES} --budget 99999999999epochs": "50epochs",
     f"{SERIES} --checkpoint run --checkpoint-every never": "a time such as 90s",
-    f"{SERIES} --test s.ts": "leave it out",
+    f"{SERIES} --test s.ts": "is not called like a table",
     f"{SERIES} --label-smoothing 0.1": "leave it out",
     "fit prose.txt -o m --target y": "leave it out",
     "fit prose.txt -o m --dropout 0.1": "leave it out",
