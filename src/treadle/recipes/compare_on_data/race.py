@@ -23,6 +23,7 @@ from treadle.training.task import Design, Task
 SHARE = 0.8
 """How much of the time that is left is planned to be used."""
 PILOT_STEPS = 4
+LEAST_STEPS = 20
 
 T = TypeVar("T")
 
@@ -84,6 +85,7 @@ class Race:
         """How many steps each fit can have in a time, by the pace of one of each kind of network.
 
         Raises:
+            ShapeError: too few to say anything.
             WorkerError: a worker failed.
             TreadleError: what a fit says of the data.
         """
@@ -94,7 +96,13 @@ class Race:
         begin = fits * sum(pace.begin for pace in paces)
         each = fits * sum(pace.step + pace.validation / pace.evaluate_every for pace in paces)
         most = most_epochs * max(pace.epoch_steps for pace in paces)
-        return max(min(int((left - begin) / each), most), 1)
+        steps = min(int((left - begin) / each), most)
+        if steps < LEAST_STEPS:
+            raise ShapeError(
+                f"the time is too short for {len(self.settings)} fits: pass a longer `budget`, fewer `seeds`, or name"
+                " fewer networks (`wiring`)"
+            )
+        return steps
 
     def run(self, steps: int, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Trained]:
         """Train all, each for so many steps, and give them as they end; those that have not begun can be stopped.
@@ -126,12 +134,12 @@ def _begin() -> None:
 def _pace(settings: Settings) -> _Pace:
     start = time.monotonic()
     run = Run(settings)
+    begin = time.monotonic() - start  # what is compiled in the pilot's first step is kept for the others
     steps = list(run.steps(ShareDone(steps=PILOT_STEPS)))
     before = time.monotonic()
     run.task.validate(run.model)
     now = time.monotonic()
     step = min(one.seconds for one in steps)
-    begin = max(before - start - step * PILOT_STEPS, 0)
     return _Pace(begin, step, now - before, run.task.epoch_steps, run.task.evaluate_every)
 
 
