@@ -62,7 +62,7 @@ def test_every_cell_and_wiring(name, form):
 
 def tagger():
     torch.manual_seed(0)
-    lstm = td.LSTM(6, 5, 2, batch_first=True, bidirectional=True)
+    lstm = td.LSTM(6, 5, batch_first=True, bidirectional=True)
     return nn.Sequential(nn.Embedding(2, 6), nn.Dropout(), lstm, nn.LayerNorm(10), td.GRUCell(10, 4), nn.Linear(4, 3))
 
 
@@ -77,6 +77,7 @@ torch.save((ys, list(state)), "found.pt")
 """
 
 
+@pytest.mark.slow
 def test_it_runs_where_there_is_no_treadle():
     """A tagger in both directions, from the state that the archive says, in a process of its own."""
     parts = tagger().eval()
@@ -85,7 +86,7 @@ def test_it_runs_where_there_is_no_treadle():
     torch.save((tokens, lengths), "given.pt")
     subprocess.run([sys.executable, "-W", "ignore", "-c", ELSEWHERE], check=True)
     ys, names = torch.load("found.pt")
-    assert names[::8] == ["part2.layer0.forward.h", "part4.h"]
+    assert names[::4] == ["part2.layer0.forward.h", "part4.h"]
     with torch.no_grad():
         middle, _ = parts[2](parts[0](tokens), lengths=lengths)
         middle, _ = td.Recurrent(parts[4])(parts[3](middle), lengths=lengths)
