@@ -231,3 +231,17 @@ def test_errors_say_what_does_not_fit():
         td.ClosedLoop(nn.Linear(R + A, H), td.Discrete(R), td.Discrete(A))
     with pytest.raises(td.errors.ShapeError, match="positive whole number"):
         td.Discrete(0)
+
+
+@both
+def test_a_step_that_is_masked_is_not_taken(kind):
+    loop, mask = loop_of(kind), torch.tensor([[True, False, True, True], [False, True, True, False]])
+    readings = readings_of(loop, 2, 4)
+    decisions, end = loop(readings, mask=mask)
+    followed, _ = loop.follow(readings, actions_of(loop, decisions), mask=mask)
+    assert_close(followed, decisions)
+    assert not decisions[~mask].any()
+    for b in range(2):
+        alone, alone_end = loop(readings[b : b + 1, mask[b]])
+        assert_close(decisions[b : b + 1, mask[b]], alone)
+        assert_all_close(td.select(end, [b]), alone_end)

@@ -106,14 +106,17 @@ class ClosedLoop(Recurrent):
         lengths: Any = None,
         resets: Tensor | None = None,
         return_states: bool = False,
+        mask: Any = None,
     ) -> Any:
         """Run in closed loop on readings that are known: as `Recurrent`, but ``xs`` may be symbols [B, T].
+
+        Where ``mask`` is false, no action is taken, and the last one stays; ``xs`` has to be some reading there, too.
 
         Raises:
             DataError: a reading that does not exist.
         """
         xs = self._encoded(self.readings, xs, lengths, "reading")
-        return super().forward(xs, state, lengths, resets, return_states)
+        return super().forward(xs, state, lengths, resets, return_states, mask)
 
     def follow(
         self,
@@ -124,6 +127,7 @@ class ClosedLoop(Recurrent):
         resets: Tensor | None = None,
         return_states: bool = False,
         sampling: float = 0.0,
+        mask: Any = None,
     ) -> Any:
         """Its decision at each step, given the recorded actions until then (teacher forcing).
 
@@ -135,6 +139,7 @@ class ClosedLoop(Recurrent):
             resets: see `Recurrent`.
             return_states: see `Recurrent`.
             sampling: see `follower`.
+            mask: see `forward`.
 
         Returns:
             ``decisions, state``: [B, T, n], scores of discrete actions or continuous ones themselves, and the state
@@ -145,7 +150,7 @@ class ClosedLoop(Recurrent):
             ShapeError: readings and actions do not fit each other or the network.
         """
         pairs = self.pairs(readings, actions, lengths)
-        return self.follower(sampling)(pairs, state, lengths, resets, return_states)
+        return self.follower(sampling)(pairs, state, lengths, resets, return_states, mask)
 
     def pairs(self, readings: Any, actions: Any, lengths: Any = None) -> Tensor:
         """The input of a `follower`: the features of readings and actions, concatenated.
