@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test test-all mutations fits imitations busy-beaver translate decode segment kills fuzz lint pictures gallery format docs bench clean
+.PHONY: help run test test-all mutations fits imitations busy-beaver translate decode segment kills clusters fuzz lint pictures gallery format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -52,6 +52,9 @@ segment: .venv/.dev ## measure what the page about segmenting says; ARGS="vgg16.
 
 kills: .venv/.dev ## kill runs twenty times each at random moments, also two on one checkpoint, and compare what they resume; three minutes
 	TREADLE_KILLS=$(or $(COUNT),20) $(VENV_PYTHON) -m pytest tests/training/test_training_loop.py -k killed $(ARGS)
+
+clusters: .venv/.dev ## start clusters of Ray, kill trials and replicas on them, and see that nothing is lost; some minutes
+	TREADLE_CLUSTERS=1 $(VENV_PYTHON) -m pytest tests/cli/test_on_ray.py tests/serving/test_on_ray.py $(ARGS)
 
 fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the interpreter; half an hour
 	TREADLE_FUZZ=$(or $(COUNT),1000) $(VENV_PYTHON) -m pytest tests/engines/test_fuzz.py $(ARGS)

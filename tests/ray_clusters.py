@@ -16,6 +16,10 @@ needs_ray = pytest.mark.skipif(
     reason="Ray is not installed: pip install 'treadle[ray]' -c constraints.txt",
 )
 
+needs_cluster = pytest.mark.skipif(
+    "TREADLE_CLUSTERS" not in os.environ, reason="starts a cluster of Ray, for minutes: make clusters"
+)
+
 SOURCE = str(Path(__file__).parents[1] / "src")
 
 

@@ -89,7 +89,7 @@ def test_saved_networks(folder):
         (["plain.safetensors", "--text", "prose.txt"], "reads 3 numbers at each step, but a text was passed"),
         (["plain.safetensors", "--series", "heat.csv"], "reads 3 numbers at each step, but heat.csv has 2 columns"),
         (["plain.safetensors", "-o", "plain.safetensors"], "is the input already"),
-        (["both.safetensors"], "in both directions"),
+        (["both.safetensors"], "reads the sequence from its end"),
         (["heat.csv"], "heat.csv"),
     ],
 )

@@ -385,7 +385,7 @@ def test_a_run_goes_to_ray_and_back(capfd):
             "2",
             *options,
         ]
-        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": "local"}
         return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=250, check=False)
 
     done = on_ray("--budget", "6steps")

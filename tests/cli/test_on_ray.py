@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import treadle as td
-from tests.ray_clusters import needs_ray, processes_called, started_cluster
+from tests.ray_clusters import needs_cluster, needs_ray, processes_called, started_cluster
 
-pytestmark = [pytest.mark.slow, needs_ray]
+pytestmark = [pytest.mark.slow, needs_ray, needs_cluster]
 PROSE = b"Now is the time for all good men to come to the aid of the party. " * 120
 COMPARE = "compare prose.txt --cell zoneout --parameters 25000 --window 4".split()
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import treadle as td
-from tests.ray_clusters import free_port, needs_ray, processes_called, started_cluster
+from tests.ray_clusters import free_port, needs_cluster, needs_ray, processes_called, started_cluster
 from treadle.errors import DataError
 from treadle.serving import Options, ray_application
 
@@ -71,6 +71,7 @@ class Replicas:
 
 
 @pytest.mark.slow
+@needs_cluster
 @pytest.mark.parametrize("steps", [2_000])
 def test_a_replica_is_killed_and_another_one_is_added(tmp_path, steps):
     clients = 40

@@ -4,6 +4,7 @@ Tensors lie in a safetensors file, everything else in its metadata, as JSON. Wha
 parts have names, and a part is whatever has a ``state_dict``, a generator, or plain values and tensors.
 """
 
+import contextlib
 import copy
 import json
 import logging
@@ -206,11 +207,11 @@ def _read_last_good(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _is_whole(path: Path) -> bool:
-    try:
-        read(path, KIND)
-    except ModelFileError:
-        return False
-    return True
+    for _ in range(2):  # what a signal's handler raises within safetensors looks like damage
+        with contextlib.suppress(ModelFileError):
+            read(path, KIND)
+            return True
+    return False
 
 
 def _describe(model: nn.Module) -> str:

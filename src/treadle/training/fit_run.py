@@ -216,12 +216,12 @@ class Run:
 
     def __init__(self, settings: Settings):
         model = start = None
-        if settings.resume is not None and settings.kind == "text":
-            model = require_language_model(model_file.load(settings.resume), settings.resume)
-        elif settings.resume is not None:
+        if settings.resume is not None and settings.kind != "text":
             start = Fitted.load(settings.resume)
             settings, model = as_resumed(settings, start), start.model
         settings.check()
+        if settings.resume is not None and start is None:
+            model = require_language_model(model_file.load(settings.resume), settings.resume)
         self.settings = settings
         self.task = open_task(settings, start)
         self.done = 0

@@ -4,7 +4,10 @@ import contextlib
 import importlib.util
 import logging
 import os
+import socket
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from treadle.errors import TreadleError
@@ -20,7 +23,8 @@ def check_installed() -> None:
 def cluster(cpus: int) -> Iterator[None]:
     """Ray, without its own words about how it goes; one that is started here ends here.
 
-    It is the one that ``RAY_ADDRESS`` names, or one that runs on this machine, or a new one.
+    It is the one that ``RAY_ADDRESS`` names, or one that runs on this machine, or a new one (``RAY_ADDRESS=local``:
+    always a new one).
 
     Args:
         cpus: how many CPUs a new one has at least.
@@ -37,16 +41,32 @@ def cluster(cpus: int) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will be; until then Ray warns of it
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    address = os.environ.get("RAY_ADDRESS") or ("local" if _last_one_is_gone() else "auto")
     try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
+        if address == "local":
+            raise ConnectionError
+        ray.init(address=address, **quiet)
     except ConnectionError:
-        if "RAY_ADDRESS" in os.environ:
+        if address not in ("local", "auto"):
             raise
         ray.init(address="local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _last_one_is_gone() -> bool:
+    """Whether Ray has noted down a cluster of this machine that answers no more: it would wait for that for minutes."""
+    note = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    with contextlib.suppress(OSError):
+        host, _, port = note.read_text().strip().rpartition(":")
+        if not port.isdigit():
+            return False
+        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            return False
+        return True
+    return False
 
 
 class Line:
