@@ -121,8 +121,8 @@ def test_what_other_threads_compile_and_export_is_no_matter(monkeypatch):
 def test_a_number_of_another_process_is_refused():
     rnn = td.Recurrent(td.LSTMCell(3, 4))
     xs, weights = torch.zeros(1, 2, 3), list(rnn.parameters())
-    torch.ops.treadle.sequence(rnn.handle, xs, [], weights, None, None, False, False)
+    torch.ops.treadle.sequence(rnn.handle, xs, [], weights, None, None, False, False, None)
     for foreign in (1, rnn.handle + 1):
         with pytest.raises(td.errors.EngineError, match="not in this process"):
-            torch.ops.treadle.sequence(foreign, xs, [], weights, None, None, False, False)
+            torch.ops.treadle.sequence(foreign, xs, [], weights, None, None, False, False, None)
     assert len({td.Recurrent(td.LSTMCell(3, 4)).handle for _ in range(10)}) == 10

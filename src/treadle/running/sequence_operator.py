@@ -51,7 +51,7 @@ class _Arguments(NamedTuple):
     resets: Tensor | None
     return_states: bool
     bfloat16: bool
-    mask: Tensor | None = None
+    mask: Tensor | None
 
     @property
     def network(self) -> Any:
@@ -87,7 +87,7 @@ class _Arguments(NamedTuple):
 
 _SCHEMA = (
     "int handle, Tensor xs, Tensor[] state, Tensor[] tensors, Tensor? lengths, Tensor? resets, bool return_states,"
-    " bool bfloat16, Tensor? mask=None"
+    " bool bfloat16, Tensor? mask"
 )
 
 
