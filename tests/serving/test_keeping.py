@@ -247,9 +247,9 @@ def test_kills_lose_and_double_nothing(tmp_path, kills, steps):
     xs = np.random.default_rng(1).standard_normal((50, steps // 50, 3)).astype(np.float32)
     expected = [alone(one) for one in xs]
     moments = sorted(draw.sample(range(1, steps), kills))
+    client = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30)
     try:
         done, at = 0, [0] * len(xs)
-        client = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30)
         while done < steps:
             which = draw.choice([n for n, step in enumerate(at) if step < steps // 50])
             t = at[which]
@@ -259,7 +259,9 @@ def test_kills_lose_and_double_nothing(tmp_path, kills, steps):
             with contextlib.suppress(httpx.TransportError):
                 if killing:  # somewhere between the request and its answer
                     moments.pop(0)
-                    subprocess.Popen(["sh", "-c", f"sleep 0.00{draw.randrange(10)}; kill -9 {server.process.pid}"])
+                    killer = subprocess.Popen(
+                        ["sh", "-c", f"sleep 0.00{draw.randrange(10)}; kill -9 {server.process.pid}"]
+                    )
                 response = client.post("/v2/models/m/infer", json={"inputs": [tensor], "parameters": said})
                 assert response.status_code == 200, response.text
                 y = np.array(response.json()["outputs"][0]["data"], np.float32)
@@ -267,6 +269,7 @@ def test_kills_lose_and_double_nothing(tmp_path, kills, steps):
                 at[which] += 1
                 done += 1
             if killing:
+                killer.wait()
                 server.kill()
                 server.start()
         assert at == [steps // 50] * len(xs)
@@ -275,4 +278,6 @@ def test_kills_lose_and_double_nothing(tmp_path, kills, steps):
         server.kill(signal.SIGTERM)
         assert server.process.returncode == 0
     finally:
-        server.process.kill()
+        client.close()
+        if server.process.poll() is None:
+            server.kill()
