@@ -6,18 +6,16 @@ Run: python examples/02_wirings.py
 import torch
 
 import treadle as td
-from treadle.wiring.named import layer_input_size
 
 torch.manual_seed(0)
 I, H, L = 10, 16, 3
 xs = torch.randn(4, 20, I)
 
 for wiring in td.WIRINGS:
-    # What a layer reads depends on the wiring, so its cell must be made for it; a wrong size is refused with the sum.
-    reads = [layer_input_size(wiring, layer, I, [H] * L) for layer in range(L)]
-    rnn = td.Recurrent(td.Stack([td.LSTMCell(size, H) for size in reads], wiring))
-    ys, state = rnn(xs)
-    print(f"{wiring:9} layers read {reads}, state: {', '.join(state)}")
+    # What a layer reads depends on the wiring: `of` makes each cell as wide as it has to be.
+    stack = td.Stack.of(td.LSTMCell, input_size=I, hidden_size=H, layers=L, wiring=wiring)
+    ys, state = td.Recurrent(stack)(xs)
+    print(f"{wiring:9} layers read {[cell.input_size for cell in stack.cells]}, state: {', '.join(state)}")
 
 # Any other wiring is a graph: here the upper layer reads the input as it was three steps ago,
 # and what it concludes goes back to the lower one.

@@ -210,6 +210,25 @@ def initial_state(cell: Any, x: Tensor) -> State:
     return map_state(follow, cell.initial_state(x.shape[0]))
 
 
+def over_time(rnn: Any) -> Any:
+    """The network that keeps its states by name: of a drop-in such as `treadle.LSTM`, its ``recurrent()``.
+
+    Raises:
+        ValueError: it is bidirectional, so that it has no state to carry.
+    """
+    return rnn.recurrent() if hasattr(rnn, "recurrent") else rnn
+
+
+def by_name(rnn: Any, state: Any) -> State:
+    """A state as ``over_time(rnn)`` keeps it, from the form in which ``rnn`` gives it: of a drop-in, from its ``hx``."""
+    return rnn.states_of(state) if hasattr(rnn, "recurrent") else state
+
+
+def as_given(rnn: Any, state: State) -> Any:
+    """The inverse of `by_name`."""
+    return rnn.hx_of(state) if hasattr(rnn, "recurrent") else state
+
+
 def check_state(state: State, like: State, batch_size: int, owner: str) -> State:
     """Refuse a state that is not of the structure, rows, sizes and precision of ``like``; return it in its containers.
 

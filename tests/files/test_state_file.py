@@ -71,8 +71,22 @@ def test_a_plain_tuple_is_saved_by_the_names_of_the_cell(tmp_path):
     h, c = torch.randn(2, 4), torch.randn(2, 4)
     td.save_state(tmp_path / "s", (h, c), rnn)
     assert torch.equal(td.load_state(tmp_path / "s", rnn).c, c)
-    with pytest.raises(TypeError, match=r"pass its .recurrent\(\)"):
-        td.save_state(tmp_path / "s", (h, c), td.LSTM(3, 4))
+
+
+@pytest.mark.parametrize("wiring", td.WIRINGS)
+def test_a_drop_in_has_its_own_state(tmp_path, wiring):
+    rnn = td.LSTM(3, 4, 2, wiring=wiring)
+    xs = torch.randn(7, 2, 3)
+    whole, _ = rnn(xs)
+    _, hx = rnn(xs[:5])
+    td.save_state(tmp_path / "s", hx, rnn)
+    assert_close(rnn(xs[5:], td.load_state(tmp_path / "s", rnn))[0], whole[5:])
+    state = td.load_state(tmp_path / "s", rnn.recurrent())  # the state of the same network
+    assert torch.equal(state["layer1"].h, hx[0][1])
+    with pytest.raises(ValueError, match="bidirectional"):
+        td.save_state(tmp_path / "s", hx, td.LSTM(3, 4, bidirectional=True))
+    with pytest.raises(TypeError, match="a Linear has no initial_state"):
+        td.save_state(tmp_path / "s", hx, torch.nn.Linear(3, 4))
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (), (3, 4)])

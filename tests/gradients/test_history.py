@@ -131,6 +131,28 @@ def test_drop_ins():
     assert_close(torch.cat(ys, 1), expected)
 
 
+@pytest.mark.parametrize("wiring", td.WIRINGS)
+def test_a_drop_in_has_its_own_state(wiring):
+    torch.manual_seed(0)
+    rnn = td.LSTM(3, 4, 2, batch_first=True, wiring=wiring, gradient=td.TruncatedBPTT(4, 8)).double()
+    xs = torch.randn(2, 12, 3, dtype=torch.float64)
+    whole, (h, c) = rnn(xs)
+    history = td.History(rnn)
+    history(xs[:, :4])
+    ys, hx = history(xs[:, 4:8])
+    assert [part.shape for part in hx] == [(2, 2, 4)] * 2
+    assert_close(rnn(xs[:, 8:], hx)[0], whole[:, 8:])
+    other = td.History(rnn)
+    other.state = history.state
+    assert_close(other(xs[:, 8:])[0], whole[:, 8:])
+    assert_close(other.state[1], c)
+    again = td.History(rnn)
+    again.load_state_dict(history.state_dict())
+    ys, hx = again(xs[:, 8:])
+    assert_close(ys, whole[:, 8:])
+    assert_close(hx[0], h)
+
+
 def test_states_take_no_more_memory_than_they_need():
     rnn = build("lstm", torch.float32)
     rnn.gradient = td.TruncatedBPTT(50, 200)

@@ -299,8 +299,33 @@ def test_the_state_of_another_network_or_batch_is_refused():
         StateKeeper(rnn).load_state_dict({})
 
 
-def test_a_drop_in_is_sent_to_its_recurrent():
-    with pytest.raises(TypeError, match=r"a GRU has no initial_state.*: pass its .recurrent\(\)"):
-        StateKeeper(td.GRU(3, 4))
+@pytest.mark.parametrize("kind", [td.LSTM, td.GRU])
+@pytest.mark.parametrize("wiring", td.WIRINGS)
+def test_a_drop_in_keeps_its_own_state(kind, wiring):
+    torch.manual_seed(0)
+    rnn = kind(3, 4, 2, batch_first=True, wiring=wiring).double()
+    data = {f"s{n}": torch.randn(1, length, 3, dtype=torch.float64) for n, length in enumerate((17, 1, 30, 8))}
+    keeper, found, ends = StateKeeper(rnn), {name: [] for name in data}, 0
+    streams = [Array(x[0], id=name) for name, x in data.items()]
+    for batch in Windows(streams, 2, 5, horizon=0, dtype=torch.float64):
+        ys, hx = rnn(batch.x, keeper.before(batch), lengths=batch.lengths, resets=batch.resets)
+        keeper.after(batch, hx)
+        kept = json.loads(json.dumps({k: v for k, v in keeper.state_dict().items() if k != "state"}))
+        again = StateKeeper(rnn)
+        again.load_state_dict(kept | {"state": keeper.state_dict()["state"]})
+        keeper = again
+        for row, step in batch.mask.nonzero().tolist():
+            names = iter(batch.stream_ids[row])
+            name = [next(names) for at in range(step + 1) if not at or batch.resets[row, at]][-1]
+            found[name].append(ys[row, step])
+        ends += int(batch.ends.sum())
+    assert ends == len(data)
+    for name, x in data.items():
+        assert_close(torch.stack(found[name]), rnn(x)[0][0])
+
+
+def test_what_has_no_state_to_carry_is_refused():
+    with pytest.raises(ValueError, match="bidirectional"):
+        StateKeeper(td.GRU(3, 4, bidirectional=True))
     with pytest.raises(TypeError, match=r"a Linear has no initial_state"):
         StateKeeper(torch.nn.Linear(2, 2))

@@ -206,3 +206,48 @@ def test_a_state_of_another_wiring():
         network(torch.zeros(2, 3), stack("stack").initial_state(2))
     with pytest.raises(td.errors.StateError, match="but it was given tuple"):
         network(torch.zeros(2, 3), ())
+
+
+# Stack.of: no arithmetic
+
+
+@pytest.mark.parametrize("wiring", td.WIRINGS)
+def test_layers_are_as_wide_as_the_wiring_says(wiring):
+    sizes = [6, 6, 6] if wiring == "relay" else [6, 5, 4]
+    network = td.Stack.of(td.LSTMCell, 3, sizes, wiring=wiring)
+    by_hand = stack(wiring, td.LSTMCell, 3, tuple(sizes))
+    assert [cell.input_size for cell in network.cells] == [cell.input_size for cell in by_hand.cells]
+    assert network.input_size == 3
+    xs, state = torch.randn(2, 5, 3), {}
+    network.load_state_dict(by_hand.state_dict())
+    for name, one in by_hand.initial_state(2).items():
+        state[name] = type(one)(*(torch.randn_like(part) for part in one)) if hasattr(one, "_fields") else one
+    assert_close(td.Recurrent(network)(xs, state)[0], td.Recurrent(by_hand)(xs, state)[0])
+    # That of a drop-in with the same names.
+    drop_in = td.GRU(3, 6, 2, wiring=wiring)
+    same = td.Stack.of(td.GRUCell, input_size=3, hidden_size=6, layers=2, wiring=wiring)
+    assert [cell.weight_ih.shape for cell in same.cells] == [cell.weight_ih.shape for cell in drop_in.cells()]
+
+
+def test_options_of_cells_and_what_they_give():
+    network = td.Stack.of(td.LSTMCell, 3, 8, 2, "dense", dropout=0.5, proj_size=5, forget_bias=1.0)
+    assert [(cell.input_size, cell.output_size) for cell in network.cells] == [(3, 5), (8, 5)]
+    assert network.dropout == 0.5
+    torch.manual_seed(0)
+    made = td.Stack.of(td.GRUCell, 3, 4, 2, "skip")
+    torch.manual_seed(0)
+    cells = [td.GRUCell(3, 4), td.GRUCell(7, 4)]
+    assert torch.equal(made.cells[1].weight_hh, cells[1].weight_hh)  # what is found out takes no random numbers
+    images = td.Stack.of(td.ConvLSTMCell, 2, 3, 2, "feedback", image_size=(4, 5))
+    assert [cell.input_size for cell in images.cells] == [(5, 4, 5), (3, 4, 5)]
+
+
+def test_what_cannot_be_made_is_refused():
+    with pytest.raises(ShapeError, match="layers=3 was passed with 2 hidden sizes"):
+        td.Stack.of(td.GRUCell, 3, [4, 5], 3)
+    with pytest.raises(ShapeError, match="at least one cell"):
+        td.Stack.of(td.GRUCell, 3, 4, 0)
+    with pytest.raises(ValueError, match="no wiring 'skp': choose one of stack, relay"):
+        td.Stack.of(td.GRUCell, 3, 4, 2, "skp")
+    with pytest.raises(ShapeError, match="a Unsized does not say how many features it gives"):
+        td.Stack.of(lambda I, H: Unsized(), 3, 3, 2, "skip")

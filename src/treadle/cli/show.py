@@ -44,9 +44,8 @@ def show(
 def three_layers(wiring: str) -> Any:
     """Three LSTM layers under a named wiring."""
     from treadle import LSTMCell, Stack
-    from treadle.wiring.named import layer_input_size
 
-    return Stack([LSTMCell(layer_input_size(wiring, layer, 8, [16] * 3), 16) for layer in range(3)], wiring)
+    return Stack.of(LSTMCell, input_size=8, hidden_size=16, layers=3, wiring=wiring)
 
 
 def explained(network: Any) -> Any:

@@ -18,12 +18,13 @@ def save_state(path: str | os.PathLike[str], state: State, model: nn.Module) -> 
 
     Args:
         path: the file to write.
-        state: what a `Recurrent`, a step or a session returned.
+        state: what a `Recurrent`, a drop-in, a step or a session returned.
         model: the network that it belongs to; its fingerprint goes into the file.
 
     Raises:
         StateError: the state is not one of this network's.
-        TypeError: ``model`` is a drop-in, whose ``hx`` is not by name.
+        TypeError: ``model`` has no states.
+        ValueError: it is bidirectional, so that it has none to continue from.
         OSError: the file cannot be written.
 
     Example:
@@ -35,12 +36,11 @@ def save_state(path: str | os.PathLike[str], state: State, model: nn.Module) -> 
         >>> torch.equal(td.load_state(path, rnn).c, state.c)
         True
     """
+    name, state, model = type(model).__name__, states.by_name(model, state), states.over_time(model)
     if not hasattr(model, "initial_state"):
-        raise TypeError(
-            f"a {type(model).__name__} keeps no states by name: pass its .recurrent(), and the state of that"
-        )
+        raise TypeError(f"a {name} has no initial_state(batch_size), so it keeps no states: pass a cell or a network")
     rows = states.batch_size_of(state)
-    state = states.check_state(state, _like(model, rows, state), rows, type(model).__name__)
+    state = states.check_state(state, _like(model, rows, state), rows, name)
     write_whole(path, state_content(state, fingerprint(model)))
 
 
@@ -75,19 +75,20 @@ def load_state(path: str | os.PathLike[str], model: nn.Module) -> State:
         model: the network; its weights must be those with which the state was saved.
 
     Returns:
-        The state, on the device of the network.
+        The state, on the device of the network; of a drop-in, its ``hx``.
 
     Raises:
         StateError: it is the state of another network, or of this one with other weights.
         ModelFileError: the file is not a state file, is damaged, or was made by a newer treadle.
         OSError: the file cannot be read.
     """
+    given, model = model, states.over_time(model)
     tensors, metadata = read(path, KIND)
     like = _like(model, 1, None)
     state = _belonging(path, tensors, metadata, like, fingerprint(model))
     rows = states.batch_size_of(state)
     states.check_state(state, states.map_state(Tensor.cpu, _like(model, rows, state)), rows, type(model).__name__)
-    return states.map_state(lambda tensor, row: tensor.to(row.device), state, like)
+    return states.as_given(given, states.map_state(lambda tensor, row: tensor.to(row.device), state, like))
 
 
 def _belonging(

@@ -72,15 +72,15 @@ class History:
 
     @property
     def state(self) -> State:
-        """The state after the last window, detached; None before the first one.
+        """The state after the last window, detached, of a drop-in as its ``hx``; None before the first one.
 
         Set it to continue from another state, or to None to start from the initial state: the past is forgotten.
         """
-        return self._state
+        return states.as_given(self.rnn, self._state)
 
     @state.setter
     def state(self, state: State) -> None:
-        self._state = states.detach(state)
+        self._state = states.detach(states.by_name(self.rnn, state))
         self._windows.clear()
 
     def __call__(self, xs: Tensor, lengths: Any = None, resets: Any = None, mask: Any = None) -> tuple[Tensor, State]:
@@ -94,7 +94,7 @@ class History:
             mask: likewise. Steps that are not taken count as steps of the window and of the horizon.
 
         Returns:
-            The outputs of this window, and the state after it (that of a `treadle.Recurrent`, of a drop-in too).
+            The outputs of this window, and the state after it, as the network itself gives them.
 
         Raises:
             ShapeError: the window has more than ``steps`` steps, or something does not fit.
@@ -124,11 +124,11 @@ class History:
         kept = [None if tensor is None else tensor.detach().clone() for tensor in (xs, lengths, resets, mask)]
         self._windows.append(_Window(kept[0], states.kept(before), *kept[1:]))  # pyright: ignore
         self._state = states.kept(state)
-        return ys, state
+        return ys, states.as_given(self.rnn, state)
 
     def _recurrent(self) -> Any:
         """The network, with a gradient through everything that one call of ours runs."""
-        rnn = copy.copy(self.rnn.recurrent() if hasattr(self.rnn, "recurrent") else self.rnn)
+        rnn = copy.copy(states.over_time(self.rnn))
         rnn.gradient = FullBPTT()
         return rnn
 
@@ -193,7 +193,8 @@ class History:
             )
             for i in range(count)
         ]
-        self.state = state("state")
+        self._state = state("state")
+        self._windows.clear()
         self._windows.extend(windows)
 
 

@@ -383,6 +383,10 @@ class DropIn(nn.RNNBase):
             return self._states_before(parts, self.directions())
         return None if parts is None else as_state(parts, self.recurrent())
 
+    def hx_of(self, state: Any) -> Any:
+        """The inverse of `states_of`, of a network that goes forwards alone; None of None."""
+        return None if state is None else as_hx(state, self.num_layers)
+
     def _parts(self, hx: Any, axes: int) -> list[Tensor]:
         kind = self._cell.State if self.cell is None else state_type(self.layers[0])
         return parts_of(hx, kind._fields, axes)

@@ -32,13 +32,14 @@ class StateKeeper:
     some batches.
 
     Args:
-        rnn: the network that the states belong to, a `treadle.Recurrent` or another module with
-            ``initial_state(batch_size)``.
+        rnn: the network that the states belong to: a drop-in such as `treadle.LSTM`, whose states are its own ``hx``; a
+            `treadle.Recurrent`, or another module with ``initial_state(batch_size)``.
         device: where states are kept; by default, on the device that they came from. They are handed out on the
             device of the batch.
 
     Raises:
-        TypeError: ``rnn`` does not say its initial state, as drop-ins do not: pass their ``recurrent()``.
+        TypeError: ``rnn`` does not say its initial state.
+        ValueError: it is bidirectional, so that it has no state to carry.
 
     Example:
         >>> import torch, treadle as td
@@ -54,10 +55,9 @@ class StateKeeper:
     """
 
     def __init__(self, rnn: Any, device: torch.device | str | None = None):
-        if not callable(getattr(rnn, "initial_state", None)):
-            hint = ": pass its .recurrent()" if hasattr(rnn, "recurrent") else ""
-            raise TypeError(f"a {type(rnn).__name__} has no initial_state(batch_size), from which states start{hint}")
         self.rnn, self.device = rnn, device
+        if not callable(getattr(states.over_time(self.rnn), "initial_state", None)):
+            raise TypeError(f"a {type(rnn).__name__} has no initial_state(batch_size), from which states start")
         self._kept = _Kept([], [], None)
 
     @property
@@ -91,10 +91,13 @@ class StateKeeper:
         if len(self._kept.ids) == rows and all(place in (None, row) for row, place in enumerate(places)):
             state = kept  # the usual case; what is in a row that needs none does not matter
         else:
-            spare = states.map_state(lambda initial, held: initial.to(held), self.rnn.initial_state(1), kept)
+            spare = states.map_state(
+                lambda initial, held: initial.to(held), states.over_time(self.rnn).initial_state(1), kept
+            )
             kept = states.map_state(lambda held, one: torch.cat([held, one]), kept, spare)
             state = states.select(kept, [len(self._kept.ids) if place is None else place for place in places])
-        return states.map_state(lambda tensor: tensor.to(batch.x.device, copy=True), state)
+        state = states.map_state(lambda tensor: tensor.to(batch.x.device, copy=True), state)
+        return states.as_given(self.rnn, state)
 
     @torch.no_grad()
     def after(self, batch: Batch, state: State) -> None:
@@ -108,8 +111,9 @@ class StateKeeper:
             StateError: it is of another network, or has other rows than the batch.
         """
         rows = len(batch.stream_ids)
-        steps = batch.x.transpose(0, 1)
-        state = states.check_state(state, states.initial_state(self.rnn, steps[0]), rows, type(self.rnn).__name__)
+        steps, rnn = batch.x.transpose(0, 1), states.over_time(self.rnn)
+        state = states.by_name(self.rnn, state)
+        state = states.check_state(state, states.initial_state(rnn, steps[0]), rows, type(self.rnn).__name__)
         used = {place for place in self._places(batch) if place is not None}
         here = {name for row in batch.stream_ids for name in row}
         waiting = {place for place, name in enumerate(self._kept.ids) if name is not None and name not in here}
@@ -147,7 +151,7 @@ class StateKeeper:
         if not ids:
             self.clear()
             return
-        like = self.rnn.initial_state(len(ids))
+        like = states.over_time(self.rnn).initial_state(len(ids))
         kept = states.kept(states.belonging(like, state["state"], f"this {type(self.rnn).__name__}"))
         self._kept = _Kept(ids, list(state["positions"]), self._away(kept))
 

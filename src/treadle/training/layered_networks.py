@@ -17,7 +17,6 @@ from treadle.running.recurrent import Recurrent
 from treadle.training.memory import BYTES_PER_PARAMETER, require_memory
 from treadle.training.scores import least_squares
 from treadle.wiring import WIRINGS, Graph, Stack, sum_of
-from treadle.wiring.named import layer_input_size
 
 CELLS: dict[str, type[cells.RecurrentCell]] = {
     "lstm": cells.LSTMCell,
@@ -48,8 +47,7 @@ def layers_of(cell: str, wiring: str, layers: int, input_size: int, hidden_size:
         raise ShapeError(f"a network needs at least one layer, but layers={layers} was passed")
     kind: Any = CELLS[cell]
     options = {"forget_bias": 1.0} if "forget_bias" in inspect.signature(kind).parameters else {}
-    sizes = [layer_input_size(wiring, layer, input_size, [hidden_size] * layers) for layer in range(layers)]
-    return Stack([kind(size, hidden_size, **options) for size in sizes], wiring, dropout=dropout)
+    return Stack.of(kind, input_size, hidden_size, layers, wiring, dropout=dropout, **options)
 
 
 def sequence_model(

@@ -1,14 +1,15 @@
 """Layers above each other, connected by a named wiring."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
 
+import torch
 from torch import nn
 
 from treadle.errors import ShapeError
 from treadle.protocol import cell_in_place_of
 from treadle.wiring.graph import Graph, Read
-from treadle.wiring.named import WIRINGS
+from treadle.wiring.named import WIRINGS, layer_input_size
 from treadle.wiring.sizes import as_number, as_size, is_cell, output_size, words
 
 
@@ -25,8 +26,9 @@ class Stack(Graph):
     | ``"dense"`` | x(t) and every y_k(t) with k < l, concatenated |
     | ``"feedback"`` | y_{l-1}(t); layer 0 reads x(t) and the top layer's y(t-1), concatenated |
 
-    The layers are called ``layer0``, ``layer1``, … The state is a dict from these names to the layers' states; outputs
-    that are read with a delay are in it as ``"layer0.delayed"``. For anything else, see `Graph`.
+    `of` makes the cells as well, each as wide as the wiring says. The layers are called ``layer0``, ``layer1``, … The
+    state is a dict from these names to the layers' states; outputs that are read with a delay are in it as
+    ``"layer0.delayed"``. For anything else, see `Graph`.
 
     Args:
         cells: the layers, from below to above.
@@ -49,8 +51,7 @@ class Stack(Graph):
 
     def __init__(self, cells: Iterable[nn.Module], wiring: str = "stack", *, dropout: float = 0.0):
         cells = list(cells)
-        if wiring not in WIRINGS:
-            raise ValueError(f"there is no wiring {wiring!r}: choose one of {', '.join(WIRINGS)}")
+        check_wiring(wiring)
         if not cells:
             raise ShapeError("a stack needs at least one cell")
         for i, cell in enumerate(cells):
@@ -71,6 +72,61 @@ class Stack(Graph):
         layers = [(f"layer{i}", cell) for i, cell in enumerate(cells)]
         self.outputs(WIRINGS[wiring](self, layers, between))
 
+    @classmethod
+    def of(
+        cls,
+        cell: Callable[..., nn.Module],
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        layers: int | None = None,
+        wiring: str = "stack",
+        *,
+        dropout: float = 0.0,
+        **options: Any,
+    ) -> Self:
+        """Layers of one cell, each made as wide as the wiring says.
+
+        Args:
+            cell: a class of cells, called as ``cell(input_size, hidden_size, **options)``.
+            input_size: ``I``, features of x.
+            hidden_size: ``H`` of every layer; or that of each, from below to above.
+            layers: how many layers, 1 unless given; of several hidden sizes, their number.
+            wiring: as of the constructor.
+            dropout: likewise.
+            options: what the cell takes besides.
+
+        Raises:
+            ShapeError: sizes are not positive whole numbers, or of another number than ``layers``; the cell does not
+                say its ``output_size``.
+            ValueError: as of the constructor.
+
+        Example:
+            >>> import treadle as td
+            >>> stack = td.Stack.of(td.GRUCell, input_size=88, hidden_size=150, layers=2, wiring="skip")
+            >>> [cell.input_size for cell in stack.cells]     # the upper one reads 150 + 88
+            [88, 238]
+        """
+        several = isinstance(hidden_size, Sequence)
+        sizes = list(hidden_size) if several else [hidden_size] * (1 if layers is None else layers)
+        if layers is not None and len(sizes) != layers:
+            raise ShapeError(
+                f"layers={layers} was passed with {len(sizes)} hidden sizes: pass one for each layer, or leave out"
+                " layers="
+            )
+        check_wiring(wiring)
+        with torch.device("meta"):  # sizes without memory, and without a random number
+            samples = [cell(input_size, size, **options) for size in sizes]
+            gives = [output_size(sample, None) for sample in samples]
+        if not all(gives):
+            raise ShapeError(
+                f"a {type(samples[0]).__name__} does not say how many features it gives, which other layers read: give"
+                " it an output_size"
+            )
+        widths = [size[0] for size in gives if size]
+        reads = [layer_input_size(wiring, layer, input_size, widths) for layer in range(len(sizes))]
+        cells = [cell(width, size, **options) for width, size in zip(reads, sizes, strict=True)]
+        return cls(cells, wiring, dropout=dropout)
+
     @property
     def cells(self) -> list[nn.Module]:
         """The layers, from below to above."""
@@ -79,6 +135,12 @@ class Stack(Graph):
     def extra_repr(self) -> str:
         """The wiring, for ``print``."""
         return f"wiring={self.wiring!r}" + (f", dropout={self.dropout}" if self.dropout else "")
+
+
+def check_wiring(wiring: str) -> None:
+    """Refuse a name that no wiring has."""
+    if wiring not in WIRINGS:
+        raise ValueError(f"there is no wiring {wiring!r}: choose one of {', '.join(WIRINGS)}")
 
 
 def _input_size(cells: list[Any], wiring: str) -> Any:
