@@ -66,6 +66,7 @@ def take_all():
         assert lock.acquire(blocking=False)
 
 
+@pytest.mark.slow
 @forks
 @quietly
 def test_a_child_finds_every_lock_free():

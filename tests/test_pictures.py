@@ -130,6 +130,7 @@ MEASURE = """kind => [...document.querySelectorAll(kind)].map(one => {
 BOXES = ", ".join(f"rect.{kind}" for kind in ("cell", "other", "plain", "grid", "room", "inner"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_words_are_inside_the_picture_and_do_not_overlap(name, browser):
     page = browser.new_page(viewport={"width": 1600, "height": 1600})

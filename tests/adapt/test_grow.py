@@ -167,7 +167,7 @@ OVER_TIME = {
 } | {f"td.LSTM {w}": lambda of, w=w: td.LSTM(3, 4, 3, wiring=w, batch_first=True, **of) for w in WIRINGS}
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(4)
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", OVER_TIME)
@@ -384,6 +384,7 @@ def test_learned_initial_states_and_frozen_weights_and_modes_are_kept(tmp_path):
     assert torch.equal(td.load(tmp_path / "larger.safetensors")(xs)[0], larger(xs)[0])
 
 
+@pytest.mark.slow
 def test_a_closed_loop(tmp_path):
     loop = td.ClosedLoop(td.GRUCell(3 + 2, 4), td.Continuous(3), td.Continuous(2)).double()
     xs = torch.randn(2, 7, 3, dtype=torch.float64)

@@ -115,6 +115,7 @@ def test_prediction_changes_nothing():
     assert torch.equal(state["memory"].c, online.state["memory"].c)
 
 
+@pytest.mark.slow
 def test_it_learns_what_needs_memory():
     model = headed(td.GRUCell(1, 12), 1)
     online = td.adapt.Online(model, functional.mse_loss, torch.optim.Adam(model.parameters(), 0.02), 6, replays=4)

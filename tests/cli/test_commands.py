@@ -182,6 +182,7 @@ def test_ctrl_c_before_there_is_anything_to_compare_says_so(folder):
     assert files(folder) == set()
 
 
+@pytest.mark.slow
 def test_a_budget_that_a_busy_machine_cannot_keep_ends_in_time(folder, capfd, monkeypatch):
     monkeypatch.setattr("treadle.recipes.compare.plan.SHARE", 1000)  # plans far too much, as for a much faster machine
     budget = 14
@@ -260,6 +261,7 @@ def test_a_diverged_training_is_not_saved(folder, capfd):
     assert files(folder) == set()
 
 
+@pytest.mark.slow
 def test_run_is_quiet_when_its_reader_leaves(saved_model):
     with command("run", saved_model, "--bytes", "1000000") as process:
         assert process.stdout is not None
@@ -270,6 +272,7 @@ def test_run_is_quiet_when_its_reader_leaves(saved_model):
         assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_no_control_characters(saved_model):
     terminal = Terminal()
     process = command("run", saved_model, "--bytes", "400", "--temperature", "1", stdout=terminal.writer)

@@ -95,6 +95,7 @@ def test_from_onnx_and_to_treadle(capfd):
         assert "gru.c: agrees to " in out
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own
 def test_to_pytorch(capfd):
     status, out, err = here(capfd, "net.safetensors", "net.pt2", "--form", "sequence")

@@ -19,6 +19,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_study_says_what_came_of_it(capsys, folder):
     options = ["--users", "2", "--presses", "25", "--processes", "1", "-o", "study.json", "--plot", "study.svg"]
     options += ["--learning-rate", "0.0001"]
@@ -33,6 +34,7 @@ def test_a_study_says_what_came_of_it(capsys, folder):
     assert (folder / "study.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_a_network_is_learned_and_used(capsys, folder, monkeypatch):
     monkeypatch.setattr("treadle.recipes.decode.decoder_training.PRESSES", 100)
     code, out, _ = run(capsys, "decode", "--learn", "network.safetensors", "--rounds", "1")

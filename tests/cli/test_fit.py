@@ -293,6 +293,7 @@ def test_without_tensorboard_it_says_what_to_install(capfd, monkeypatch):
     assert files() == set()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(capfd):
     options = ["--dropout", "0", "--noise", "0", *SMALL]
     assert here(capfd, "fit", "s.ts", "-o", "one.safetensors", *options)[0] == 0
@@ -498,6 +499,7 @@ def test_bad_input_is_one_line_with_status_2_and_loses_nothing(line, model, capf
     assert {path.name: path.read_bytes() for path in Path().iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_few_seconds_of_japanese_vowels_are_better_than_chance(capfd):
     """The whole, 96 % and more, is in docs/training.md; here only that the real files go through."""
     start = f"{folder_of('aeon')}/datasets/data/JapaneseVowels/JapaneseVowels_"

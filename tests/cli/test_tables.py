@@ -127,6 +127,7 @@ def test_run_gives_one_row_for_each_row_that_can_be_joined_and_uses_what_fit_was
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--predict", "last", "--window", "5"]])
 def test_forecasts_of_a_table_that_is_read_in_pieces_are_those_of_whole_series(capfd, monkeypatch, options):
     monkeypatch.setattr("treadle.data.table_file.PARQUET_ROWS_AT_ONCE", 17)

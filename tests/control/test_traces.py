@@ -90,6 +90,7 @@ def learning(loop: td.ClosedLoop, steps: int):
     return learn
 
 
+@pytest.mark.slow
 def test_what_is_learned_from_traces_is_done_alone():
     loop = loop_for_the_ring()
     learning(loop, 200)([record(Alternating(), Ring(seed), 30) for seed in range(32)])

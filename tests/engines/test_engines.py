@@ -141,7 +141,7 @@ def test_random_masks_are_the_same_in_every_engine(subject, lengths):
 # Sizes
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", [name for name in CELLS if not name.startswith("conv")])
 def test_odd_sizes(name):
     torch.manual_seed(1)
@@ -676,7 +676,7 @@ def test_functions_that_come_and_go_are_not_mistaken_for_each_other():
 # Other CPUs
 
 
-@pytest.mark.share(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [level for level in target.runnable(target.host()) if level != "avx512"])
 @pytest.mark.parametrize("subject", ["gru", "layer-norm-lstm", "slstm-two-heads"])
 def test_other_instructions_give_the_same_numbers(level, subject, monkeypatch):

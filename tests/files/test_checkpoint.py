@@ -235,6 +235,7 @@ def test_what_cannot_be_held_is_refused_by_name(path, part):
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(path):
     """A limit on the size of files stands in for the disk: writing fails half way, with an error of the system."""
     model = td.GRUCell(20, 30)

@@ -50,6 +50,7 @@ def test_another_process_is_refused_by_number_and_comes_in_when_it_is_free(tmp_p
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_taken_over_and_removed(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()

@@ -176,7 +176,7 @@ def test_names_what_to_mend(kind, words):
         td.check_cell(kind())
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(5)
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_passes_every_cell_and_wiring(name):
     cell = SUBJECTS[name]()

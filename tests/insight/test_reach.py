@@ -147,6 +147,7 @@ def test_the_plot(tmp_path, suffix):
         td.gradient_reach(rnn, torch.randn(2, T, 3)).plot(tmp_path / "reach.gif")
 
 
+@pytest.mark.slow
 def test_matplotlib_is_loaded_when_it_is_needed():
     code = "import sys, treadle; sys.exit('matplotlib' in sys.modules)"
     assert not subprocess.run([sys.executable, "-c", code]).returncode

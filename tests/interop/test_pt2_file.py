@@ -39,7 +39,7 @@ def assert_states(found, state):
         assert_close(found[name], tensor, what=name)
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("form", ["step", "sequence"])
 @pytest.mark.parametrize("name", registry.SUBJECTS)
 def test_every_cell_and_wiring(name, form):

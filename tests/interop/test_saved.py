@@ -68,6 +68,7 @@ def test_a_network_from_onnx(given_weights):
     assert sum(sizes) == weights  # each number once, whether it lies in a cell or beside the graph
 
 
+@pytest.mark.slow
 def test_it_is_loaded_where_there_is_no_onnx(folder):
     network, inputs = tagger()
     td.save("tagger.safetensors", network)

@@ -111,6 +111,7 @@ def planned_steps(seconds: float, **changes) -> int:
     return make_plan(list(td.WIRINGS), ["lstm"], budget=Budget(seconds=seconds), **options).steps
 
 
+@pytest.mark.slow
 def test_steps_follow_from_the_budget_alone():
     assert planned_steps(90) == planned_steps(90) > 100
     assert planned_steps(180) > 2 * planned_steps(90)
@@ -154,6 +155,7 @@ def test_numbers_do_not_depend_on_the_number_of_workers(outcome):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_the_outcome_is_complete_and_its_models_are_those_that_were_measured(outcome):
     assert outcome.complete
     assert outcome.step == 6

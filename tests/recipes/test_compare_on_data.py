@@ -72,6 +72,7 @@ def test_a_network_that_says_the_mean_has_the_score_of_a_constant(tmp_path, monk
         assert task.validate(model) == pytest.approx(task.score_of_constant, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_ranks_wirings_on_a_table(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     engines("e.csv", 12)

@@ -511,6 +511,7 @@ def play(game, turns):
         game.that_was_all()
 
 
+@pytest.mark.slow
 def test_the_game_learns_its_captain(tmp_path):
     game = Game(seed=2)
     play(game, 200)

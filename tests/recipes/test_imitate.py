@@ -156,6 +156,7 @@ def learned() -> tuple[td.ClosedLoop, imitate.Machine, Settings]:
     return loop, machine, settings
 
 
+@pytest.mark.slow
 def test_it_is_right_on_tapes_much_longer_than_those_it_learned_from(learned):
     loop, machine, _ = learned
     verdict = imitate.judge(loop, machine, RandomTapes(machine, "01", 64, 1000, seed=9).tapes(100))

@@ -903,7 +903,7 @@ def test_the_focal_loss_weighs_what_is_wrong():
     assert focal_loss(sure, torch.tensor([[0]]))[0] == 0  # nothing is wrong: no division by nothing
 
 
-@pytest.mark.share(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [2, 1])
 @pytest.mark.parametrize("make", [two_stage, lambda **o: fcn(skips=True, dropout=0.0, **o)])
 def test_it_learns(make, outputs):

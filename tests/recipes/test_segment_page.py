@@ -215,6 +215,7 @@ def test_it_listens_on_the_loopback_address_only(served):
             socket.create_connection(("127.0.0.2", port), 10)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
 def test_clicking_in_chromium(served, segmenter, tmp_path):
     api = pytest.importorskip("playwright.sync_api")
@@ -370,6 +371,7 @@ def test_one_image_is_read_at_a_time(segmenter):
     assert most == [1] * 4
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_although_a_connection_is_slow(served):
     _, port, process = served
     with socket.create_connection(("127.0.0.1", port), 10) as slow:

@@ -200,6 +200,7 @@ def test_only_learning_forgets():
     assert learning.validate(translator.model) == learning.validate(translator.model)
 
 
+@pytest.mark.slow
 def test_the_score_counts_pairs_that_are_not_said_exactly(learned):
     translator, validation, _, learning = learned
     wrong = sum(not right for right in translator.exact(validation))

@@ -111,7 +111,7 @@ def call_of(rnn, B, T, **options):
     return given, lambda: rnn(xs, state, **options)
 
 
-@pytest.mark.share(60)
+@pytest.mark.share(40)
 @pytest.mark.parametrize("T", [1, 4])
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -157,6 +157,7 @@ def test_one_step(subject, learned):
     own(lambda: rnn.step(x), x, module=rnn)
 
 
+@pytest.mark.share(16)
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_live(subject, engine):
@@ -200,7 +201,7 @@ def test_a_session_reads_its_own_output(rows, size, engine, kind):
                 assert (y == expected).all()
 
 
-@pytest.mark.share(20)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])

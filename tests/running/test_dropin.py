@@ -266,7 +266,7 @@ def test_refuses_what_torch_refuses_with_the_same_words(kind, make, call):
     assert str(ours).replace("treadle.running.dropin.", "") == str(theirs)
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 @pytest.mark.parametrize("cell", [None, td.PeepholeLSTMCell, td.SLSTMCell])
 def test_rewired_goes_on_from_its_own_state(wiring, cell):

@@ -240,6 +240,7 @@ def test_masks_that_do_not_fit():
     assert torch.equal(networks[0](xs, mask=MASK.tolist())[0], networks[0](xs, mask=MASK)[0])
 
 
+@pytest.mark.slow
 def test_compiled_and_exported(tmp_path):
     rnn = td.Recurrent(td.LSTMCell(3, 4)).eval()
     xs = torch.randn(B, T, 3)

@@ -69,6 +69,7 @@ def test_a_program_for_some_sizes_does_not_bind_the_next():
         assert_close(program(xs)[0], rnn(xs)[0])
 
 
+@pytest.mark.slow
 def test_numbers_that_do_not_fit_are_refused_when_they_are_there():
     rnn = build("gru")
     given = (sequence(rnn, 2, 5), None, torch.tensor([5, 2]))
@@ -123,7 +124,7 @@ def test_a_program_runs_in_another_process_and_needs_treadle_only_for_the_names_
     assert_all_close(named((ys, state)), named(rnn(xs)))
 
 
-@pytest.mark.share(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"wiring": "skip"}, {"cell": td.PeepholeLSTMCell}])
 @pytest.mark.parametrize("ragged", [False, True])
 def test_drop_ins(options, ragged):
@@ -173,7 +174,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.share(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_networks_of_networks(kind):
     network, given = NETWORKS[kind]

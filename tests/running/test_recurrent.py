@@ -74,7 +74,7 @@ def test_no_state_is_the_initial_state(subject):
     assert_close(rnn.step(xs[:, 0])[0], rnn(xs)[0][:, 0])
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(6)
 @every_subject
 def test_float32_is_within_its_tolerance_of_float64(subject):
     coarse = build(subject, torch.float32)
@@ -234,6 +234,7 @@ def test_lengths_and_resets_together(subject, batch_first):
     assert_all_close(outcome(run, rnn, ragged(rnn, xs, LENGTHS), state), reference)
 
 
+@pytest.mark.share(3)
 @hypothesis.given(data=strategies.data())
 @pytest.mark.parametrize("subject", ["lstm", "slstm", "stack-feedback", "graph-handed-over", "own-cell"])
 def test_any_lengths_any_resets_any_chunks(subject, data):

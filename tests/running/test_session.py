@@ -23,7 +23,7 @@ def named(state):
     return dict(named_tensors(state))
 
 
-@pytest.mark.share
+@pytest.mark.share(20)
 @every_subject
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -223,7 +223,7 @@ def test_later_training_is_seen_after_refresh_and_the_state_goes_on(weights):
     assert_all_close(named(session.state), named(rnn.initial_state(1)))
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(6)
 @every_subject
 def test_bfloat16_weights_stay_close_and_the_network_keeps_its_own(subject):
     rnn = build(subject, torch.float32)

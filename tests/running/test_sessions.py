@@ -99,7 +99,7 @@ def run_both(rnn, dtype, rounds=6, count=7, **options):
     return pool
 
 
-@pytest.mark.share
+@pytest.mark.share(18)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
@@ -109,7 +109,7 @@ def test_every_session_gives_the_bits_of_a_session_alone(subject, weights, dtype
     assert isinstance(pool._rows, OneByOne) == (subject in ONE_BY_ONE)
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(6)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("name", [name for name in CELLS if not name.startswith("conv")])
 @pytest.mark.parametrize("sizes", [(1, 1), (5, 37), (33, 70)])
@@ -150,7 +150,7 @@ def test_a_session_gives_the_numbers_of_the_reference():
             assert_close(a, b)
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(6)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("subject", [subject for subject in SUBJECTS if "tokens" not in subject])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

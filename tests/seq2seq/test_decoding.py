@@ -77,7 +77,7 @@ def test_a_beam_of_one_is_greedy(seed):
     assert beam.scores == pytest.approx(greedy.scores)
 
 
-@pytest.mark.share(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_beams_find_the_best_of_all_sequences_and_wider_ones_are_never_worse(seed):
     network, steps = opinionated(seed), 3

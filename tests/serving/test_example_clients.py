@@ -76,6 +76,7 @@ def page_server():
         thread.join()
 
 
+@pytest.mark.slow
 def test_in_a_browser(rnn, page_server):
     api = pytest.importorskip("playwright.async_api")
     if CHROMIUM is None:

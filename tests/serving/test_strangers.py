@@ -158,6 +158,7 @@ def malformed():
             yield upgrade + head + struct.pack("!I", draw.randrange(2**32)) + draw.randbytes(draw.randrange(100))
 
 
+@pytest.mark.slow
 def test_three_hundred_kinds_of_nonsense_do_no_harm(caplog):
     async def one(host, port, content):
         reader, writer = await asyncio.open_connection(host, port)

@@ -155,7 +155,7 @@ def differences(found, data):
 
 
 @in_chromium
-@pytest.mark.share(6)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("subject", list(registry.SUBJECTS))
 def test_numbers_of_the_registry(subject, opened):
     rnn = registry.build(subject, torch.float32)
@@ -175,6 +175,7 @@ def shown_number(text):
     return float(text.replace("−", "-").replace("∞", "inf").split(" ")[-1])
 
 
+@pytest.mark.slow
 @in_chromium
 @pytest.mark.parametrize("subject", ["stack-lateral", "graph-delays", "graph-handed-over", "zoneout-lstm", "own-cell"])
 def test_numbers_that_are_written(subject, opened):
@@ -269,6 +270,7 @@ READS = {
 }
 
 
+@pytest.mark.slow
 @in_chromium
 def test_what_layers_read_under_the_seven_wirings(opened):
     assert set(READS) == set(td.WIRINGS)
@@ -441,6 +443,7 @@ def test_moving_the_cursor_takes_no_frame(opened):
     assert max(taken.values()) <= 16, taken
 
 
+@pytest.mark.slow
 @in_chromium
 def test_by_keyboard_alone(opened, small):
     one = opened(small, "#t=5&b=layer1")
@@ -480,6 +483,7 @@ def test_by_keyboard_alone(opened, small):
     assert {"Tour", "Wiring", "Play", "layer 0", "Next box"} <= reached
 
 
+@pytest.mark.slow
 @in_chromium
 def test_playing_goes_from_box_to_box_and_step_to_step(opened, small):
     one = opened(small, "#t=2&b=layer1")
@@ -496,6 +500,7 @@ def test_playing_goes_from_box_to_box_and_step_to_step(opened, small):
     assert not one.tab.evaluate("treadle.player.playing")
 
 
+@pytest.mark.slow
 @in_chromium
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
 def test_values_travel_unless_motion_is_unwanted(opened, small, motion):
@@ -507,6 +512,7 @@ def test_values_travel_unless_motion_is_unwanted(opened, small, motion):
     assert dots == (2 if motion == "no-preference" else 0)  # x, and the layer's own state
 
 
+@pytest.mark.slow
 @in_chromium
 def test_the_tour_has_twelve_steps_and_can_be_skipped(opened, small):
     one = opened(small)
@@ -526,6 +532,7 @@ def test_the_tour_has_twelve_steps_and_can_be_skipped(opened, small):
     assert not one.tab.locator(".tour").is_visible()
 
 
+@pytest.mark.slow
 @in_chromium
 def test_a_link_restores_what_was_seen(opened, small):
     one = opened(small)
@@ -552,6 +559,7 @@ def test_clicks_choose_boxes_and_values(opened, small):
     assert "read by layer 1 at step 5 as input and by layer 0 at step 6 as state" in one.text(".details .sentence")
 
 
+@pytest.mark.slow
 @in_chromium
 @pytest.mark.parametrize("what", ["code", "link"])
 def test_code_and_links_are_copied(opened, small, what):
@@ -588,6 +596,7 @@ def test_nothing_can_be_asked_for(opened, small):
     del one.requests[1:]
 
 
+@pytest.mark.slow
 @in_chromium
 def test_it_works_within_a_notebook(browser, small, tmp_path):
     path = tmp_path / "notebook.html"
@@ -606,6 +615,7 @@ def test_it_works_within_a_notebook(browser, small, tmp_path):
     one.context.close()
 
 
+@pytest.mark.slow
 @in_chromium
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1600])

@@ -44,7 +44,7 @@ def test_of_two_runs_that_are_killed_one_at_a_time_keeps_the_checkpoint(tmp_path
     assert process("contested", "sequences", tmp_path, times) == f"contested {times} times\n"
 
 
-@pytest.mark.share(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "sequences"])
 def test_several_processes_are_one(kind, tmp_path):
     assert process("several", kind, tmp_path) == "shared\n"

@@ -34,6 +34,7 @@ def test_cells_in_order_and_names_in_the_state():
     assert "dropout=0.5" in repr(td.Stack(cells, dropout=0.5))
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_layers_of_different_kinds(wiring):
     kinds = iter([td.LSTMCell, td.GRUCell, td.LayerNormLSTMCell])

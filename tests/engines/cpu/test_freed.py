@@ -60,6 +60,7 @@ def test_code_goes_with_its_network(subject):
     assert len(value._values) == values
 
 
+@pytest.mark.slow
 def test_many_networks_of_other_sizes():
     counts = []
     for size in range(3, 15):

@@ -80,7 +80,7 @@ def kernels(one, count):
     return [derivative.forward.kernel, derivative.backward.kernel]
 
 
-@pytest.mark.share(1)
+@pytest.mark.slow
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("name", SMALL_STEPS)
 def test_values_and_gradients_of_long_steps(name):
@@ -100,6 +100,7 @@ def test_values_and_gradients_of_long_steps(name):
     assert_close(session.steps(xs), td.Recurrent(cell, engine="reference")(xs)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("set_num_threads", "poisoned_memory")
 def test_long_steps_side_by_side(monkeypatch):
     torch.set_num_threads(2)
@@ -111,7 +112,7 @@ def test_long_steps_side_by_side(monkeypatch):
     assert_all_close(outcome(whole, td.Recurrent(cell, engine="cpu"), xs), expected)
 
 
-@pytest.mark.share(5)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", SMALL_STEPS)
 def test_what_is_written_grows_with_the_number_of_small_steps(name, monkeypatch):
     """Not with its square; and a schedule is not begun again for each of them."""
@@ -139,6 +140,7 @@ def test_the_minimum_cut_of_a_long_step_is_found_at_once(monkeypatch):
     assert len(found) < 20
 
 
+@pytest.mark.slow
 def test_a_sum_of_many_terms():
     cell = Inner(lambda m, h: sum((h * 0.001 * k for k in range(1100)), h), 1)
     xs = torch.randn(2, 3, 3)

@@ -180,6 +180,7 @@ target.host()
     assert "EngineError: TREADLE_CPU: there is no CPU level 'abacus'" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="it needs to know where the system puts maps")
 def test_code_reaches_its_constants_however_full_the_address_space_is():
     """Holes of a page above 64 GB that are taken: sections that are laid apart are too far from each other."""

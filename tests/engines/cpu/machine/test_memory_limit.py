@@ -72,6 +72,7 @@ def test_no_control_groups(tmp_path):
     assert not system(tmp_path, ["nonsense"], VERSION_2, {})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_room_for_addresses(name):

@@ -273,6 +273,7 @@ def resident(folder, kind, batches, addresses=0, group=0, ragged=0) -> int:
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("limits", [{}, {"addresses": 700 * MB}], ids=str)
 def test_batches_of_changing_size_take_little_memory(tmp_path, limits):

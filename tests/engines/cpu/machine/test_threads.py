@@ -218,6 +218,7 @@ def test_works_in_a_forked_child():
     check(work, 3)
 
 
+@pytest.mark.slow
 def test_the_interpreter_ends_while_threads_work():
     program = """
 import threading

@@ -136,7 +136,7 @@ def test_the_order_within_a_phase_does_not_matter(subject):
 ALIKE = ["gru", "zoneout-lstm", "layer-norm-lstm", "ind-rnn"]
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(6)
 @pytest.mark.usefixtures("poisoned_memory", "three_threads")
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 @pytest.mark.parametrize("cell", ALIKE)

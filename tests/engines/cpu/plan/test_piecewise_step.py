@@ -105,6 +105,7 @@ def in_python(rnn, xs, state):
     return torch.stack(ys), state
 
 
+@pytest.mark.share(8)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_steps_are_those_of_its_own_python(name, rows):

@@ -60,7 +60,7 @@ def agree(rnn, xs, state=None, **options):
     assert_all_close(outcome(run, other, xs, state), outcome(run, rnn, xs, state))
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(6)
 @pytest.mark.usefixtures("set_num_threads", "poisoned_memory")
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("subject", SUBJECTS)
