@@ -116,10 +116,7 @@ class GroupedTable:
             raise DataError(f"{self.file.path}: column {series_id!r} has one name for several rows of lists")
         if series_id is None:
             return [""], [np.arange(count)]
-        of_rows = ids_of(self.rows, series_id)
-        ids = list(dict.fromkeys(of_rows))
-        numbers = {id_: number for number, id_ in enumerate(ids)}
-        number = np.array([numbers[id_] for id_ in of_rows])
+        ids, number = numbered_ids(self.rows, series_id)
         return ids, np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
 
     def _check_times(self, time: str) -> None:
@@ -140,13 +137,29 @@ class GroupedTable:
                 )
 
 
+def numbered_ids(rows: Rows, series_id: str) -> tuple[list[str], np.ndarray]:
+    """The names of series, in the order in which they begin, and for each row [N] the number of its series among them.
+
+    Raises:
+        DataError: a row has none.
+    """
+    import pyarrow as pa
+
+    values = rows.column(series_id)
+    if values.null_count:
+        missing = values.is_null().to_numpy(zero_copy_only=False)
+        raise rows.error(int(missing.argmax()), series_id, "the id of the series is missing")
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()  # pyright: ignore[reportAttributeAccessIssue]
+    coded = values.dictionary_encode()
+    return [str(one) for one in coded.dictionary.to_pylist()], coded.indices.to_numpy()
+
+
 def ids_of(rows: Rows, series_id: str) -> list[str]:
     """The series of each row, by name.
 
     Raises:
         DataError: a row has none.
     """
-    values = rows.values(series_id)
-    if None in values:
-        raise rows.error(values.index(None), series_id, "the id of the series is missing")
-    return list(map(str, values))
+    ids, numbers = numbered_ids(rows, series_id)
+    return [ids[number] for number in numbers.tolist()]
