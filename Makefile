@@ -50,8 +50,9 @@ decode: .venv/.runtime ## follow 100 simulated users whose keys are found out, b
 segment: .venv/.dev ## measure what the page about segmenting says; ARGS="vgg16.pth", which benchmarks/imagenet_trunk.py makes
 	$(VENV_PYTHON) -m benchmarks.segment $(ARGS)
 
-kills: .venv/.dev ## kill runs twenty times each at random moments, also two on one checkpoint, and compare what they resume; three minutes
+kills: .venv/.dev ## kill runs and every training command at random moments, and compare what they resume; some minutes
 	TREADLE_KILLS=$(or $(COUNT),20) $(VENV_PYTHON) -m pytest tests/training/test_training_loop.py -k killed $(ARGS)
+	TREADLE_KILLS=$(or $(COUNT),10) $(VENV_PYTHON) -m pytest tests/cli/test_kills.py $(ARGS)
 
 clusters: .venv/.dev ## start clusters of Ray, kill trials and replicas on them, and see that nothing is lost; some minutes
 	TREADLE_CLUSTERS=1 $(VENV_PYTHON) -m pytest tests/cli/test_on_ray.py tests/serving/test_on_ray.py $(ARGS)

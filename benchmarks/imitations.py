@@ -11,6 +11,7 @@ import time
 import torch
 
 from treadle.recipes.imitate import (
+    Learning,
     RandomTapes,
     Settings,
     Tape,
@@ -18,7 +19,6 @@ from treadle.recipes.imitate import (
     find_machine,
     imitator,
     judge,
-    learn,
     same_run,
 )
 
@@ -35,7 +35,7 @@ def main(names: list[str]) -> bool:
         machine, start = find_machine(name), time.perf_counter()
         settings = Settings(machine.letters)
         loop = imitator(machine, settings)
-        for step in learn(loop, demonstrations(machine, settings), settings):
+        for step in Learning(loop, demonstrations(machine, settings), settings).steps():
             loss = step.loss
         learned = time.perf_counter()
         print(f"{name}: loss {loss:.4f} after {settings.steps} steps, {learned - start:.0f} s", flush=True)

@@ -1,6 +1,7 @@
 """The options of the `treadle` command, as tables for the reference, made from the command itself in every build.
 
-``<!-- options: treadle fit -->`` in a page is replaced by what ``treadle fit --help`` says.
+In a page, ``<!-- options: treadle fit -->`` is replaced by what ``treadle fit --help`` says, and
+``<!-- training options -->`` by which command that trains has which of the options that they share.
 """
 
 import re
@@ -10,6 +11,49 @@ from typing import Any, get_args, get_type_hints
 import typer
 
 from treadle.cli import app
+
+TRAINING_MARK = "<!-- training options -->"
+TRAINING = {
+    "treadle fit": "`fit`",
+    "treadle compare": "`compare`",
+    "treadle translate": "`translate`",
+    "treadle imitate": "`imitate`",
+    "treadle decode": "`decode --learn`",
+    "treadle segment fit": "`segment fit`",
+}
+"""Commands that train, and what heads their columns."""
+SHARED = (
+    "--budget",
+    "--learning-rate",
+    "--rows",
+    "--validation",
+    "--patience",
+    "--seed",
+    "--resume",
+    "--checkpoint",
+    "--checkpoint-every",
+    "--tensorboard",
+    "--on",
+)
+BY_KIND, CLOSED_LOOP, ONE_CORE = "as `fit`", "is judged in closed loop", "takes minutes on a core"
+MISSING = {
+    ("treadle compare", "--learning-rate"): BY_KIND,
+    ("treadle compare", "--rows"): BY_KIND,
+    ("treadle compare", "--validation"): BY_KIND,
+    ("treadle compare", "--patience"): BY_KIND,
+    ("treadle compare", "--resume"): "all are new",
+    ("treadle compare", "--checkpoint-every"): "at evaluations",
+    ("treadle translate", "--on"): ONE_CORE,
+    ("treadle imitate", "--validation"): CLOSED_LOOP,
+    ("treadle imitate", "--patience"): CLOSED_LOOP,
+    ("treadle imitate", "--on"): ONE_CORE,
+    ("treadle decode", "--rows"): "48 users",
+    ("treadle decode", "--validation"): "all users are new",
+    ("treadle decode", "--patience"): "all users are new",
+    ("treadle decode", "--on"): ONE_CORE,
+    ("treadle segment fit", "--on"): "clicks follow the network",
+}
+"""Why a command lacks an option, or what it does instead."""
 
 MARK = re.compile(r"^<!-- options: (treadle[\w ]*) -->$", re.MULTILINE)
 KINDS = {int: "whole number", float: "number", Path: "path", str: "text"}
@@ -82,8 +126,24 @@ def _default(parameter: Any) -> str:
     return f"`{parameter.default!s}`" if str(parameter.default).strip() else "a newline"
 
 
+def training_options() -> str:
+    """Which command that trains has which of the options that they share, and why not."""
+    known = commands()
+    lines = [f"| option | {' | '.join(TRAINING.values())} |", f"| --- |{' --- |' * len(TRAINING)}"]
+    for option in SHARED:
+        cells = []
+        for words in TRAINING:
+            has = any(option in parameter.opts for parameter in known[words].params)
+            if has == ((words, option) in MISSING):
+                raise ValueError(f"{words} {'has' if has else 'lacks'} {option}: mend MISSING in {__file__}")
+            cells.append("yes" if has else MISSING[words, option])
+        lines.append(f"| `{option}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def with_options(markdown: str) -> str:
     """A page with the options of commands in the places that are marked for them."""
+    markdown = markdown.replace(TRAINING_MARK, training_options()) if TRAINING_MARK in markdown else markdown
     return MARK.sub(lambda found: options_of(found[1]), markdown)
 
 

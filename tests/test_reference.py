@@ -97,6 +97,14 @@ def test_the_page_of_the_command_has_every_command_and_option():
             assert " ".join(parameter.help.split()).partition("<")[0] in section
 
 
+def test_a_table_says_which_training_command_has_which_of_the_shared_options():
+    page = runpy.run_path(str(ROOT / "docs" / "command_reference.py"))
+    assert page["TRAINING_MARK"] in COMMAND
+    table = page["with_options"](page["TRAINING_MARK"]).splitlines()  # refuses what is not so
+    assert table[0].count("|") == 2 + len(page["TRAINING"])
+    assert len(table) == 2 + len(page["SHARED"])
+
+
 def test_the_examples_of_the_command_have_options_that_there_are():
     commands = runpy.run_path(str(ROOT / "docs" / "command_reference.py"))["commands"]()
     lines = re.findall(r"^(treadle [^#\n>]*)", COMMAND, re.MULTILINE)

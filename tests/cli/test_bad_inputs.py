@@ -309,7 +309,7 @@ CASES = {
     "translate pairs.tsv -o m --hidden-size 10000 --layers 100": "pass a smaller --hidden-size",
     "translate pairs.tsv -o m --hidden-size 100000": "less than or equal to 10000",
     "translate pairs.tsv -o m --layers 1000": "less than or equal to 100",
-    "imitate copy --hidden 100000": "less than or equal to 4096",
+    "imitate copy --hidden-size 100000": "less than or equal to 4096",
     "imitate copy --traces 1000000 --trace-steps 1000000": "pass fewer --traces or --trace-steps",
     "imitate copy --cells 0": "greater than or equal to 1",
     "decode --study --users 0": "greater than or equal to 1",

@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_study_says_what_came_of_it(capsys, folder):
     options = ["--users", "2", "--presses", "25", "--processes", "1", "-o", "study.json", "--plot", "study.svg"]
-    options += ["--learning-rate", "0.0001"]
+    options += ["--online-rate", "0.0001"]
     code, out, _ = run(capsys, "decode", "--study", *options)
     assert code == 0
     assert "2 users: accuracy relative to the best attainable on the same 50 presses" in out
@@ -37,12 +37,12 @@ def test_a_study_says_what_came_of_it(capsys, folder):
 @pytest.mark.slow
 def test_a_network_is_learned_and_used(capsys, folder, monkeypatch):
     monkeypatch.setattr("treadle.recipes.decode.decoder_training.PRESSES", 100)
-    code, out, _ = run(capsys, "decode", "--learn", "network.safetensors", "--rounds", "1")
+    code, out, _ = run(capsys, "decode", "--learn", "network.safetensors", "--budget", "1epochs")
     assert code == 0
     assert out.startswith("network.safetensors: after 1 rounds, ")
     first = load_network("network.safetensors")
     assert first.cell.actions == 11
-    shown = "--learn", "again.safetensors", "--rounds", "1", "--model", "network.safetensors"
+    shown = "--learn", "again.safetensors", "--budget", "1epoch", "--resume", "network.safetensors"
     assert run(capsys, "decode", *shown)[0] == 0
     on, new = load_network("again.safetensors"), new_network()
     moved = [
@@ -58,6 +58,8 @@ def test_a_network_is_learned_and_used(capsys, folder, monkeypatch):
         (["--plot", "study.svg"], "--plot needs --study"),
         (["--study", "--plot", "study.gif"], "--plot: study.gif must end in"),
         (["--study", "--save", "game"], "--save is the file of a game"),
+        (["--study", "--checkpoint", "run"], "--checkpoint needs --learn: only that trains"),
+        (["--learn", "n", "--model", "text"], "to train it further, pass it as --resume"),
         (["--study", "-o", "nowhere/study.json"], "--output: there is no folder nowhere"),
         (["--study", "--model", "none.safetensors"], "none.safetensors: No such file"),
         (["--study", "--model", "text"], "text is not a whole safetensors file"),

@@ -121,8 +121,8 @@ def stopped(capfd, after: int, *arguments) -> None:
 
     follow = fitting.Watch.follow
 
-    def stop(watch, step):
-        follow(watch, step)
+    def stop(watch, step, *note):
+        follow(watch, step, *note)
         if step.step == after:
             raise Enough
 

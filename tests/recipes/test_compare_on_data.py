@@ -1,6 +1,7 @@
 """Comparing wirings on data: what is claimed, and what the command says."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +79,11 @@ def test_the_command_ranks_wirings_on_a_table(tmp_path, monkeypatch, capfd):
     engines("e.csv", 12)
     options = ["--target", "rul", "--series-id", "unit", "--time", "cycle", "--horizon", "0", "--inputs", "heat,noise"]
     line = ["compare", "e.csv", *options, "--wiring", "stack,residual", "--seeds", "2", "--budget", "2steps"]
-    status, out, err = here(capfd, *line, "--json", "c.json", "--save", "w")
+    more = ["--save", "w", "--plot", "c.svg", "--checkpoint", "kept", "--tensorboard", "logs"]
+    status, out, err = here(capfd, *line, "--json", "c.json", *more)
     assert status == 0, err
+    assert re.search(r"^residual, seed 1: loss [0-9.]+ \(\d of 4\)$", err, re.MULTILINE)
+    assert "validation loss" in Path("c.svg").read_text()
     assert "Training 2 networks x 2 seeds for up to 2 steps each on e.csv" in " ".join(out.split())
     assert "Split by series" in out
     data = json.loads(Path("c.json").read_text())
@@ -87,7 +91,18 @@ def test_the_command_ranks_wirings_on_a_table(tmp_path, monkeypatch, capfd):
     assert data["finding"] in " ".join(out.split())
     assert all(len(one["by_seed"]) == 2 for one in data["results"])
     assert Fitted.load("w").source.series_id == "unit"
-    assert "--on is for comparisons on a text: leave it out" in here(capfd, *line, "--on", "ray")[2]
+    assert {path.name for path in Path("logs").iterdir()} == {
+        f"{name}-lstm-{seed}" for name in ("stack", "residual") for seed in (0, 1)
+    }
+    assert "--reduction-factor is for comparisons on a text" in here(capfd, *line, "--reduction-factor", "2")[2]
+    # What is kept is resumed by the same comparison only (tests/cli/test_kills.py resumes it).
+    saved = Path("w").read_bytes()
+    status, _, err = here(capfd, *line[:-1], "3steps", *more)
+    assert status == 2
+    assert "kept is the checkpoint of another run: budget was 2steps there, but is 3steps here" in err
+    assert Path("w").read_bytes() == saved
+    Path("file").write_text("")
+    assert "keeps a folder of them: name another" in here(capfd, *line, "--checkpoint", "file")[2]
     status, _, err = here(capfd, "compare", "e.csv")
     assert (status, err.count("treadle: ")) == (2, 1)
     assert "there is no target column: name those to forecast with --target" in err

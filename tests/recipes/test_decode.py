@@ -30,8 +30,9 @@ from treadle.recipes.decode import (
     study,
 )
 from treadle.recipes.decode.decoder import Rows, information
-from treadle.recipes.decode.decoder_training import Crowd, learn_users, new_network, pressed_by
+from treadle.recipes.decode.decoder_training import Crowd, Learning, new_network, pressed_by
 from treadle.recipes.decode.report import draw_study, moments, rows, summarise, write_study
+from treadle.training.budget import ShareDone
 
 # Users and the world
 
@@ -274,8 +275,9 @@ def test_keys_have_rows_and_the_oldest_is_given_up():
 def test_learning_changes_the_network_and_is_the_same_again(monkeypatch):
     monkeypatch.setattr("treadle.recipes.decode.decoder_training.PRESSES", 150)
     first, second = new_network(6), new_network(6)
-    one = list(learn_users(first, rounds=2, users=3))
-    two = list(learn_users(second, rounds=2, users=3))
+    one, two = (
+        [step.loss for step in Learning(network, users=3).steps(ShareDone(steps=2))] for network in (first, second)
+    )
     assert one == two
     assert td.fingerprint(first) == td.fingerprint(second) != td.fingerprint(new_network(6))
 

@@ -151,7 +151,7 @@ def learned() -> tuple[td.ClosedLoop, imitate.Machine, Settings]:
     machine = find_machine("increment")
     settings = Settings("01", longest=8, traces=128, trace_steps=60, hidden_size=20, noise=0.1, steps=400)
     loop = imitate.imitator(machine, settings)
-    for _ in imitate.learn(loop, imitate.demonstrations(machine, settings), settings):
+    for _ in imitate.Learning(loop, imitate.demonstrations(machine, settings), settings).steps():
         pass
     return loop, machine, settings
 
@@ -204,7 +204,20 @@ def command(*arguments, folder) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 def test_the_command_learns_saves_and_runs(tmp_path):
     (tmp_path / "flip.txt").write_text(FLIP)
-    small = ["--traces", 64, "--cells", 6, "--hidden", 12, "--steps", 100, "--tests", 5, "--test-cells", 20]
+    small = [
+        "--traces",
+        64,
+        "--cells",
+        6,
+        "--hidden-size",
+        12,
+        "--budget",
+        "100steps",
+        "--tests",
+        5,
+        "--test-cells",
+        20,
+    ]
     done = command("flip.txt", "-o", "flip.safetensors", "--tape", "0110", *small, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "correct on 5 of 5 tapes" in done.stdout

@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +15,15 @@ import typer
 
 from treadle.atomic import all_or_none
 from treadle.cli import options
+from treadle.cli.training_options import TensorBoard
 from treadle.errors import TreadleError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
+    from treadle.cli.fitting import CurveLogs
     from treadle.recipes.compare import Outcome, Plan, RayWorkers, Standing, Workers
     from treadle.training import Text
 
@@ -85,6 +90,11 @@ def compare(
         int | None,
         typer.Option(min=1, help="Truncated BPTT: window length, in steps.", show_default="16 for text"),
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder of checkpoints: written at each evaluation, resumed from if it exists."),
+    ] = None,
+    tensorboard: TensorBoard = None,
     save: Annotated[Path, typer.Option(help="File for the best network.")] = Path("treadle-winner.safetensors"),
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for all results, as JSON; - is standard output.")
@@ -116,8 +126,10 @@ def compare(
             raise typer.BadParameter(f"--{name.replace('_', '-')} has no meaning for a text: leave it out")
     parameters, window = parameters or 200_000, window or 16
     from treadle import WIRINGS, __version__
+    from treadle.cli.fitting import CurveLogs, check_tensorboard
     from treadle.files import model_file
     from treadle.recipes.compare import as_json, best, make_plan, standings
+    from treadle.recipes.comparison_folder import ComparisonFolder
     from treadle.training import CELLS
     from treadle.training.language_model import ROWS
 
@@ -127,6 +139,8 @@ def compare(
         options.choice("--on", on, ("ray",))
     elif reduction_factor is not None:
         raise typer.BadParameter("--reduction-factor needs --on ray")
+    check_tensorboard(tensorboard)
+    check_folder(checkpoint)
     to_stdout = json_file == Path("-")
     options.check_outputs({"--save": save, "--json": None if to_stdout else json_file, "--plot": plot}, [file])
     out = options.console(sys.stderr if to_stdout else sys.stdout)
@@ -136,7 +150,8 @@ def compare(
         deadline = start + max(allowed.seconds - RESERVE, 0.7 * allowed.seconds)
 
     with options.noticing_interrupts() as interrupted:
-        with workers_of(on, reduction_factor, len(wirings) * len(cells) * seeds) as workers:  # they start meanwhile
+        # The workers start meanwhile.
+        with workers_of(on, reduction_factor, len(wirings) * len(cells) * seeds) as workers, ExitStack() as stack:
             text = read(file, everywhere=on is not None)
             text.check_length(ROWS, window)
             text.check_content()
@@ -150,13 +165,21 @@ def compare(
                 window=window,
                 workers=workers.count,
             )
+            if checkpoint is not None:
+                about = {"budget": str(allowed), "window": window, "layers": layers, "parameters": parameters}
+                about["the content of the text"] = text.fingerprint()[:16]
+                folder = stack.enter_context(ComparisonFolder(checkpoint, about).held())
+                plan = dataclasses.replace(plan, steps=folder.steps(lambda: plan.steps))
             announce(out, plan, text)
-            outcome = train(workers, plan, text, lambda: interrupted() or monotonic() > deadline)
+            logs = stack.enter_context(CurveLogs(tensorboard))
+            events = workers.race(plan, text, lambda: interrupted() or monotonic() > deadline, checkpoint)
+            outcome = follow(events, plan, logs)
         stopped = None if outcome.complete else "interrupted" if interrupted() else "deadline"
         if not outcome.points:
             reason = "interrupted" if stopped == "interrupted" else f"the budget of {allowed} ended"
             first = f"treadle: {reason} before every network had reached step {plan.evaluate_at[0]}"
-            print(f"{first}, the first evaluation: there is nothing to compare", file=sys.stderr)
+            hint = "" if checkpoint is None else "; the same command resumes it"
+            print(f"{first}, the first evaluation: there is nothing to compare{hint}", file=sys.stderr)
             raise typer.Exit(130 if stopped == "interrupted" else 2)
 
         table = standings(outcome)
@@ -193,6 +216,17 @@ def compare(
     options.exit_if(interrupted())
 
 
+def check_folder(checkpoint: Path | None) -> None:
+    """Refuse what cannot be a folder of checkpoints."""
+    if checkpoint is None:
+        return
+    if checkpoint.exists() and not checkpoint.is_dir():
+        raise typer.BadParameter(
+            f"--checkpoint: {checkpoint} is a file, but a comparison keeps a folder of them: name another"
+        )
+    options.check_outputs({"--checkpoint": checkpoint / "comparison.json" if checkpoint.exists() else checkpoint})
+
+
 def workers_of(on: str | None, reduction_factor: int | None, runs: int) -> "Workers | RayWorkers":
     """Those who train: processes of this machine, or trials on a cluster."""
     from treadle.recipes.compare import RayWorkers, Workers, available_cores
@@ -226,20 +260,28 @@ def announce(out: "Console", plan: "Plan", text: "Text") -> None:
     )
 
 
-def train(workers: Any, plan: "Plan", text: "Text", should_stop: Any) -> "Outcome":
-    """Run the race under a progress bar on stderr."""
+def follow(events: "Iterable[Any]", plan: "Plan", logs: "CurveLogs") -> "Outcome":
+    """Follow the race with a progress bar on stderr, or a line for each evaluation point where that is no terminal."""
     from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from treadle.recipes.compare import Outcome, Stepped
+    from treadle.recipes.compare import Evaluated, Outcome, Stepped, standings
 
-    outcome = Outcome(plan)
+    outcome, points = Outcome(plan), 0
+    cells = len({contender.cell for contender in plan.contenders})
     times = TextColumn("steps,"), TimeRemainingColumn(), TextColumn("left,"), TimeElapsedColumn(), TextColumn("elapsed")
     with options.bar("training", plan.steps * len(plan.runs), *times) as (progress, task):
-        for event in workers.race(plan, text, should_stop):
+        for event in events:
             if isinstance(event, Stepped):
                 progress.advance(task, event.steps)
-            else:
-                outcome.add(event)
+                continue
+            outcome.add(event)
+            if isinstance(event, Evaluated):
+                contender, seed = plan.runs[event.run]
+                logs.add(f"{contender.wiring}-{contender.cell}-{seed}", event.step, {"bits_per_byte": event.bits})
+            if outcome.points > points and not progress.console.is_terminal:
+                found = ", ".join(f"{label(one, cells)} {figure(one)}" for one in standings(outcome))
+                progress.console.print(f"step {outcome.step} of {plan.steps}: {found}")
+            points = outcome.points
     return outcome
 
 

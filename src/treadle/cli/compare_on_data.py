@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+import statistics
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +24,47 @@ def compare_on_data(given: dict[str, Any], start: float) -> None:
     """
     from treadle import WIRINGS
     from treadle.cli import with_options
+    from treadle.cli.compare import check_folder
+    from treadle.cli.fitting import CurveLogs, check_tensorboard
     from treadle.recipes.compare import available_cores
     from treadle.recipes.compare_on_data import Race, common_size, contenders, rank
+    from treadle.recipes.comparison_folder import ComparisonFolder
     from treadle.training import CELLS
     from treadle.training.fit_run import Run, Settings
+    from treadle.training.on_ray import absolute
 
     wirings = options.choices("--wiring", given["wiring"], WIRINGS)
     cells = options.choices("--cell", given["cell"], CELLS)
     budget, json_file = options.parse_budget(given["budget"]), given["json_file"]
-    for name in ("on", "reduction_factor"):
-        if given[name] is not None:
-            raise typer.BadParameter(f"--{name.replace('_', '-')} is for comparisons on a text: leave it out")
-    if given["plot"] is not None:
-        raise typer.BadParameter("--plot draws the learning curves of a text: leave it out, or pass --json")
-    options.check_outputs({"--save": given["save"], "--json": options.no_stdout(json_file)}, [given["file"]])
+    if given["reduction_factor"] is not None:
+        raise typer.BadParameter("--reduction-factor is for comparisons on a text: leave it out")
+    plot, checkpoint = given["plot"], given["checkpoint"]
+    check_tensorboard(given["tensorboard"])
+    check_folder(checkpoint)
+    written = {"--save": given["save"], "--json": options.no_stdout(json_file), "--plot": plot}
+    options.check_outputs(written, [given["file"]])
     out = options.console(sys.stderr if json_file == Path("-") else sys.stdout)
     options.use_one_thread()
     given |= {name: options.words(given[name]) for name in ("target", "inputs")} | {"file": str(given["file"])}
     fields = [name for name in Settings.__dataclass_fields__ if name in given and name not in ("wiring", "cell")]
-    settings = Settings(**{name: given[name] for name in fields})
+    settings, metric = Settings(**{name: given[name] for name in fields}), given["metric"] or "loss"
     data = Run(settings).task  # what is wrong with it is said before any process starts
     settings = dataclasses.replace(settings, parameters=common_size(data, settings, wirings, cells))
     names = {(one.wiring, one.cell): _name(one, len(cells)) for one in contenders(settings, wirings, cells, [0])}
     fits = contenders(settings, wirings, cells, range(given["seed"], given["seed"] + given["seeds"]))
-    with options.noticing_interrupts() as interrupted, Race(fits, available_cores()) as race:
-        steps = budget.steps or race.affordable_steps((budget.seconds or 0) - (time.monotonic() - start))
+    with options.noticing_interrupts() as interrupted, ExitStack() as stack:
+        about = {"budget": str(budget), "parameters": settings.parameters}
+        folder = None if checkpoint is None else stack.enter_context(ComparisonFolder(checkpoint, about).held())
+        pool = pool_for(given["on"], min(available_cores(), len(fits)))
+        if given["on"] is not None:
+            fits, checkpoint = [absolute(one) for one in fits], checkpoint and checkpoint.absolute()
+        race = stack.enter_context(Race(fits, pool, checkpoint))
+
+        def decide() -> int:
+            return budget.steps or race.affordable_steps((budget.seconds or 0) - (time.monotonic() - start))
+
+        steps = decide() if folder is None else folder.steps(decide)
+        logs = stack.enter_context(CurveLogs(given["tensorboard"]))
         split = with_options(data.split, ["compare"])
         out.print(
             f"Training {len(names)} networks x {given['seeds']} seeds for up to {steps} steps each on {data.name}"
@@ -57,8 +75,16 @@ def compare_on_data(given: dict[str, Any], start: float) -> None:
             for trained in race.run(steps, interrupted):
                 found.append(trained)
                 progress.advance(task)
+                one = trained.settings
+                for step, score in trained.curve:
+                    logs.add(f"{one.wiring}-{one.cell}-{one.seed}", step, {metric: score})
+                if not progress.console.is_terminal:
+                    said = f"{names[one.wiring, one.cell]}, seed {one.seed}: {metric} {trained.score:.4g}"
+                    progress.console.print(f"{said} ({len(found)} of {len(fits)})")
     if len(found) < len(fits):
-        print("treadle: interrupted before every network was trained: there is nothing to compare", file=sys.stderr)
+        hint = "" if checkpoint is None else "; the same command resumes it"
+        first = "treadle: interrupted before every network was trained"
+        print(f"{first}: there is nothing to compare{hint}", file=sys.stderr)
         raise typer.Exit(130)
     found.sort(key=lambda one: one.settings.seed)
     by_name = {
@@ -66,7 +92,7 @@ def compare_on_data(given: dict[str, Any], start: float) -> None:
     }
     ranking = rank({name: [one.score for one in some] for name, some in by_name.items()})
     best = min(by_name[ranking.rows[0].name], key=lambda one: one.score)
-    print_table(out, ranking, by_name, settings.metric or "loss")
+    print_table(out, ranking, by_name, metric)
     if not math.isfinite(best.score):
         print("treadle: every network diverged, so there is no winner to save", file=sys.stderr)
         raise typer.Exit(2)
@@ -74,7 +100,37 @@ def compare_on_data(given: dict[str, Any], start: float) -> None:
         write_whole(given["save"], best.model)
         if json_file is not None:
             options.write_json(json_file, as_json(ranking, by_name, settings, steps, data.split))
+        if plot is not None:
+            draw_networks(plot, {row.name: by_name[row.name] for row in ranking.rows}, metric, data.score_of_constant)
     out.print(f"\n{ranking.rows[0].name} (seed {best.settings.seed}) is saved as {given['save']}: {best.sentence}")
+
+
+def pool_for(on: str | None, processes: int) -> Any:
+    """Where fits run: in processes of this machine, or on a cluster."""
+    from treadle.errors import TreadleError
+    from treadle.recipes.compare_on_data import ProcessPool, RayPool
+
+    if on is None:
+        return ProcessPool(processes)
+    options.choice("--on", on, ("ray",))
+    try:
+        return RayPool()
+    except TreadleError as error:
+        raise typer.BadParameter(f"--on {on}: {error}") from None
+
+
+def draw_networks(path: Path, by_name: dict[str, list[Any]], metric: str, constant: float) -> None:
+    """Draw the validation score of each network by steps, as far as all its seeds were trained."""
+    from treadle.show.training import draw_curves
+
+    curves, points = {}, list[int]()
+    for name, fits in by_name.items():
+        together = [*zip(*(fit.curve for fit in fits), strict=False)]
+        scores = [[score for _, score in at] for at in together]
+        spreads = [statistics.stdev(some) if len(some) > 1 else None for some in scores]
+        curves[name] = [statistics.fmean(some) for some in scores], spreads
+        points = max(points, [at[0][0] for at in together], key=len)
+    draw_curves(path, points, curves, {"constant": constant}, f"validation {metric}")
 
 
 def _name(settings: Any, kinds_of_cells: int) -> str:

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from treadle.atomic import all_or_none
-from treadle.cli.options import bar, check_outputs, console, exit_if, noticing_interrupts, use_one_thread
+from treadle.cli import options
+from treadle.cli.training_options import (
+    CheckpointEvery,
+    CheckpointFile,
+    Resume,
+    TensorBoard,
+    keeping,
+    say_that_it_was_over,
+)
 
 
 def decode(
@@ -18,10 +26,7 @@ def decode(
         Path | None, typer.Option(help="Train a network on simulated users, and write it to this file.")
     ] = None,
     model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Network made with --learn; --learn resumes training from it.", show_default="the bundled one"
-        ),
+        Path | None, typer.Option(help="Network made with --learn, to decode with.", show_default="the bundled one")
     ] = None,
     save: Annotated[
         Path | None, typer.Option(help="File of the game: written at the end, resumed from if it exists.")
@@ -43,15 +48,23 @@ def decode(
             min=1, max=1024, help="Number of users simulated in parallel (with --study).", show_default="one per core"
         ),
     ] = None,
-    learning_rate: Annotated[
+    online_rate: Annotated[
         float,
         typer.Option(
             min=0, max=1, help="Learning rate of the weights while in use; at 0, only the state adapts to the user."
         ),
     ] = 0.0,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=10**6, help="Number of training rounds, of 48 users each (with --learn).")
-    ] = 250,
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="Length of training: 90s, 2m, 300steps, 50epochs; an epoch is a round of 48 users (with --learn)."
+        ),
+    ] = "250epochs",
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate (with --learn).")] = 0.004,
+    resume: Resume = None,
+    checkpoint: CheckpointFile = None,
+    checkpoint_every: CheckpointEvery = "60s",
+    tensorboard: TensorBoard = None,
     compiled: Annotated[
         bool,
         typer.Option("--compile", help="Compile before training: takes minutes, then trains faster (with --learn)."),
@@ -66,40 +79,71 @@ def decode(
             raise typer.BadParameter(f"{option} needs --study: only a study has results to write")
     if save is not None and (study or learn is not None):
         raise typer.BadParameter("--save is the file of a game: leave it out with --study and --learn")
-    check_outputs({"--output": output, "--plot": plot, "--learn": learn, "--save": save}, [model])
-    use_one_thread()
+    for_training = {"--resume": resume, "--checkpoint": checkpoint, "--tensorboard": tensorboard}
+    for option, given in for_training.items():
+        if given is not None and learn is None:
+            raise typer.BadParameter(f"{option} needs --learn: only that trains")
+    if learn is not None and model is not None:
+        raise typer.BadParameter("--model is a network to decode with: to train it further, pass it as --resume")
+    written = {"--output": output, "--plot": plot, "--learn": learn, "--save": save, "--checkpoint": checkpoint}
+    options.check_outputs(written, [model, resume])
+    options.use_one_thread()
     if learn is not None:
-        learn_network(learn, model, rounds, seed, compiled)
+        lengths = options.parse_length("--budget", budget), options.parse_length("--checkpoint-every", checkpoint_every)
+        learn_network(learn, resume, *lengths, checkpoint, tensorboard, seed, learning_rate, compiled)
     elif study:
-        follow_users(users, presses, model, learning_rate, processes, output, plot)
+        follow_users(users, presses, model, online_rate, processes, output, plot)
     else:
-        play(model, save, learning_rate, seed)
+        play(model, save, online_rate, seed)
 
 
-def learn_network(path: Path, model: Path | None, rounds: int, seed: int, compiled: bool) -> None:
+def learn_network(
+    path: Path,
+    resume: Path | None,
+    length: options.Length,
+    often: options.Length,
+    checkpoint: Path | None,
+    tensorboard: Path | None,
+    seed: int,
+    learning_rate: float,
+    compiled: bool,
+) -> None:
     """Train on simulated users; the network so far is saved if interrupted."""
+    from treadle.cli.fitting import check_tensorboard, watching
     from treadle.files import model_file
     from treadle.recipes.decode import load_network
-    from treadle.recipes.decode.decoder_training import learn_users, new_network
+    from treadle.recipes.decode.decoder_training import Learning, new_network
+    from treadle.training.budget import ShareDone
+    from treadle.training.fit_run import contents
+    from treadle.training.training_loop import refuse_checkpoint
 
-    network = new_network(seed=seed) if model is None else load_network(model)
-    with noticing_interrupts() as interrupted, bar("training", rounds) as (progress, task):
-        number, right = 0, 0.0
-        for done in learn_users(network, rounds, seed=seed, compiled=compiled):
-            number, right = done.number, done.right
-            progress.update(task, advance=1, description=f"training, accuracy {right:.2f}")
-            if interrupted():
-                break
-    model_file.save(path, network, notes={"rounds": number, "seed": seed})
-    print(f"{path}: after {number} rounds, {right:.0%} of the last round's presses were decoded correctly")
-    exit_if(interrupted())
+    start = options.start_of_process()
+    check_tensorboard(tensorboard)
+    network = new_network(seed=seed) if resume is None else load_network(resume)
+    learning = Learning(network, seed=seed, learning_rate=learning_rate, compiled=compiled)
+    about = {"seed": seed, "learning_rate": learning_rate, "compiled": compiled} | contents(
+        {"the file of --resume": resume}
+    )
+    if checkpoint is not None:
+        refuse_checkpoint(checkpoint, network, about)
+    with watching(options.console(sys.stderr), "presses", tensorboard) as watch:
+        share_done = ShareDone(**length.of(learning.epoch_steps), start=start, stop=watch.interrupted)
+        for step in learning.steps(share_done, about=about, **keeping(checkpoint, often, learning.epoch_steps)):
+            watch.follow(step, f"accuracy {learning.right:.2f}")
+    rounds = learning.windows.round
+    model_file.save(path, network, notes={"rounds": rounds, "seed": seed})
+    if watch.steps:
+        print(f"{path}: after {rounds} rounds, {learning.right:.0%} of the last round's presses were decoded correctly")
+    elif not watch.interrupted():
+        say_that_it_was_over(checkpoint)
+    options.exit_if(watch.interrupted())
 
 
 def follow_users(
     users: int,
     presses: int,
     model: Path | None,
-    learning_rate: float,
+    online_rate: float,
     processes: int | None,
     output: Path | None,
     plot: Path | None,
@@ -113,14 +157,14 @@ def follow_users(
 
     load_network(model)  # refused here, rather than in another process
     found: dict[int, Any] = {}
-    with noticing_interrupts() as interrupted, bar("simulating users", users) as (progress, task):
-        for number, decoders in followed(users, presses, model, learning_rate, processes):
+    with options.noticing_interrupts() as interrupted, options.bar("simulating users", users) as (progress, task):
+        for number, decoders in followed(users, presses, model, online_rate, processes):
             found[number] = decoders
             progress.advance(task)
             if interrupted():
                 break
     found = dict(sorted(found.items()))
-    out = console(sys.stdout)
+    out = options.console(sys.stdout)
     head, *body = rows(found)
     table = Table(
         *head, title=f"{len(found)} users: accuracy relative to the best attainable on the same 50 presses; and bits"
@@ -142,10 +186,10 @@ def follow_users(
             write_study(output, found)
         if plot is not None:
             draw_study(plot, found)
-    exit_if(interrupted(), f"treadle: interrupted after {len(found)} of {users} users")
+    options.exit_if(interrupted(), f"treadle: interrupted after {len(found)} of {users} users")
 
 
-def play(model: Path | None, save: Path | None, learning_rate: float, seed: int) -> None:
+def play(model: Path | None, save: Path | None, online_rate: float, seed: int) -> None:
     """The game, in the terminal."""
     from treadle.recipes.decode import Game, KeyDecoder, load_network
 
@@ -157,7 +201,7 @@ def play(model: Path | None, save: Path | None, learning_rate: float, seed: int)
         raise typer.BadParameter(
             "the game needs Textual, which is not installed: pip install textual; --study does not need it"
         ) from None
-    game = Game(seed, KeyDecoder(load_network(model), learning_rate, seed=seed))
+    game = Game(seed, KeyDecoder(load_network(model), online_rate, seed=seed))
     if save is not None and save.exists():
         game.restore(save)
     if not sys.stdin.isatty():

@@ -8,6 +8,15 @@ import typer
 
 from treadle.atomic import all_or_none
 from treadle.cli import options
+from treadle.cli.training_options import (
+    CheckpointEvery,
+    CheckpointFile,
+    Resume,
+    Seed,
+    TensorBoard,
+    keeping,
+    say_that_it_was_over,
+)
 from treadle.errors import TreadleError
 
 
@@ -89,9 +98,7 @@ def fit(
             show_default="200000 for text, else fewer",
         ),
     ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Saved network to train further (fine-tuning), instead of a new one.")
-    ] = None,
+    resume: Resume = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -142,16 +149,14 @@ def fit(
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="Precision of matrix products: float32 or bfloat16.")] = "float32",
-    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint file: written during training, resumed from if it exists.")
-    ] = None,
+    seed: Seed = 0,
+    checkpoint: CheckpointFile = None,
+    checkpoint_every: CheckpointEvery = "60s",
     on: Annotated[str | None, typer.Option(help="Cluster to train on: ray.", show_default="this machine")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Number of Ray workers (with --on ray).", show_default="2")
     ] = None,
-    checkpoint_every: Annotated[str, typer.Option(help="Interval between checkpoints: 60s, 100steps.")] = "60s",
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard logs.")] = None,
+    tensorboard: TensorBoard = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for all scores, as JSON; - is standard output.")
     ] = None,
@@ -165,18 +170,17 @@ def fit(
 
     from treadle import WIRINGS
     from treadle.cli import with_options
-    from treadle.cli.fitting import Watch, noticing_termination
+    from treadle.cli.fitting import check_tensorboard, watching
     from treadle.show.training import draw_confusion, draw_fit, draw_forecasts, draw_predictions
     from treadle.training import CELLS, on_ray, processes, ray_cluster
-    from treadle.training.budget import ShareDone, every
+    from treadle.training.budget import ShareDone
     from treadle.training.fit_run import Run, Settings
     from treadle.training.scores import METRICS
     from treadle.training.task import Confusion, Forecasts, Predictions
 
     outputs = {"--output": output, "--checkpoint": checkpoint, "--plot": plot, "--json": options.no_stdout(json_file)}
     options.check_outputs(outputs, [file, test])
-    if tensorboard is not None and tensorboard.exists() and not tensorboard.is_dir():
-        raise typer.BadParameter(f"--tensorboard: {tensorboard} is not a folder: name another")
+    check_tensorboard(tensorboard)
     for name, known in {
         "cell": CELLS,
         "wiring": WIRINGS,
@@ -212,24 +216,24 @@ def fit(
         run.refuse_checkpoint(checkpoint)
     err = options.console(sys.stderr, quiet=not first)
     unit = "bytes" if settings.kind == "text" else "inputs"
-    watching = Watch(err, unit, tensorboard if first else None)
     err.print(with_options(str(run), ["fit"]))
-    with options.noticing_interrupts() as interrupted, noticing_termination() as check, watching as watch:
-        lasts, kept = length.of(run.task.epoch_steps), often.of(run.task.epoch_steps)
-        kwargs = {"validated": plot is not None or tensorboard is not None, "checkpoint": checkpoint}
+    with watching(err, unit, tensorboard if first else None) as watch:
+        lasts, validated = length.of(run.task.epoch_steps), plot is not None or tensorboard is not None
         if on is None:
-            share_done = ShareDone(**lasts, start=start, stop=interrupted)
-            steps = run.steps(share_done, checkpoint_at=every(**kept), **kwargs)
+            share_done = ShareDone(**lasts, start=start, stop=watch.interrupted)
+            kept = keeping(checkpoint, often, run.task.epoch_steps)
+            steps = run.steps(share_done, validated=validated, evaluating=watch.evaluating, **kept)
         else:
-            steps = on_ray.steps_on_ray(run, workers or 2, length=lasts, often=kept, stop=interrupted, **kwargs)
+            kept = {"checkpoint": checkpoint, "often": often.of(run.task.epoch_steps), "validated": validated}
+            steps = on_ray.steps_on_ray(run, workers or 2, length=lasts, stop=watch.interrupted, **kept)
         for step in steps:
-            check()
             watch.follow(step)
         run.model.eval()
         answer = ""
         if first:
-            verdict = run.task.judge(run.model)
-            watch.judged(verdict)
+            with watch.evaluating(say=True):
+                verdict = run.task.judge(run.model)
+            watch.judged(verdict.scores)
             with all_or_none():
                 run.task.save(output, run.model)
                 if plot is not None:
@@ -242,10 +246,6 @@ def fit(
             answer = f"{output}: {verdict.sentence}, after {run.done} steps"
     if answer:
         print(answer, file=sys.stderr if json_file == Path("-") else sys.stdout)
-        if not watch.steps and not interrupted():
-            print(
-                f"treadle: {checkpoint} holds this run, which is complete: nothing was left to train. To train longer,"
-                " pass a longer --budget (or a larger --patience); to start over, another --checkpoint",
-                file=sys.stderr,
-            )
-    options.exit_if(interrupted(), "treadle: interrupted; the network trained so far is saved")
+        if not watch.steps and not watch.interrupted():
+            say_that_it_was_over(checkpoint)
+    options.exit_if(watch.interrupted(), "treadle: interrupted; the network trained so far is saved")

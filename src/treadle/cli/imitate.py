@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from treadle.cli.options import bar, check_outputs, console, exit_if, noticing_interrupts, use_one_thread
+from treadle.cli import options
+from treadle.cli.training_options import (
+    CheckpointEvery,
+    CheckpointFile,
+    Resume,
+    Seed,
+    TensorBoard,
+    keeping,
+    refuse_of_new,
+    say_that_it_was_over,
+)
 
 if TYPE_CHECKING:
     from treadle.recipes.imitate import Machine, Tape
@@ -33,20 +43,44 @@ def imitate(
     trace_steps: Annotated[
         int, typer.Option(min=1, max=10**6, help="Maximum length of a training trace, in steps.")
     ] = 500,
-    hidden: Annotated[int, typer.Option(min=1, max=4096, help="Hidden size.")] = 48,
+    hidden_size: Annotated[int | None, typer.Option(min=1, max=4096, help="Hidden size.", show_default="48")] = None,
     noise: Annotated[
-        float, typer.Option(min=0, max=10, help="Standard deviation of noise on the hidden state in training.")
-    ] = 0.1,
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout on the hidden state in training.")] = 0.1,
-    steps: Annotated[int, typer.Option(min=1, help="Number of training steps.")] = 1500,
+        float | None,
+        typer.Option(
+            min=0, max=10, help="Standard deviation of noise on the hidden state in training.", show_default="0.1"
+        ),
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.99, help="Dropout on the hidden state in training.", show_default="0.1"),
+    ] = None,
+    resume: Resume = None,
+    budget: Annotated[str, typer.Option(help="Length of training: 90s, 2m, 300steps, 50epochs.")] = "1500steps",
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 0.01,
+    rows: Annotated[int, typer.Option(min=1, help="Batch size, in traces.")] = 32,
+    seed: Seed = 0,
+    checkpoint: CheckpointFile = None,
+    checkpoint_every: CheckpointEvery = "60s",
+    tensorboard: TensorBoard = None,
     tests: Annotated[int, typer.Option(min=0, help="Number of random test tapes, run in closed loop.")] = 100,
     test_cells: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum length of test tapes, in cells.")] = 256,
-    budget: Annotated[int, typer.Option(min=1, help="Maximum number of steps of a closed-loop run.")] = 1_000_000,
-    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Random seed of tapes, weights and noise.")] = 0,
+    run_steps: Annotated[int, typer.Option(min=1, help="Maximum number of steps of a closed-loop run.")] = 1_000_000,
 ) -> None:
     """Train a network on a Turing machine's readings and actions; then run it in closed loop and compare."""
+    start = options.start_of_process()
+    of_new = {"--hidden-size": hidden_size, "--noise": noise, "--dropout": dropout}
+    refuse_of_new(resume, of_new)
+    if model is not None:
+        ways = {"--resume": resume, "--checkpoint": checkpoint, "--tensorboard": tensorboard}
+        for option, value in (of_new | ways).items():
+            if value is not None:
+                raise typer.BadParameter(f"{option} is for training, but --model runs a trained network: leave one out")
+
+    from treadle.cli.fitting import check_tensorboard, watching
     from treadle.files import model_file
     from treadle.recipes.imitate import (
+        MACHINES,
+        Learning,
         RandomTapes,
         Settings,
         Tape,
@@ -55,57 +89,74 @@ def imitate(
         find_machine,
         imitator,
         judge,
-        learn,
     )
+    from treadle.training.budget import ShareDone
+    from treadle.training.fit_run import contents
+    from treadle.training.training_loop import refuse_checkpoint
 
-    check_outputs({"--output": output}, [Path(machine), model])
-    use_one_thread()
+    options.check_outputs({"--output": output, "--checkpoint": checkpoint}, [Path(machine), model, resume])
+    check_tensorboard(tensorboard)
+    length = options.parse_length("--budget", budget)
+    often = options.parse_length("--checkpoint-every", checkpoint_every)
+    options.use_one_thread()
     box = find_machine(machine)
     letters = box.letters if letters is None else letters
-    free = Tape(box, tape, budget) if tape is not None else None
-    exam = RandomTapes(box, letters, test_cells, budget, seed + 1)
-    settings = Settings(letters, cells, traces, trace_steps, hidden, noise, dropout, steps, seed=seed)
-    err = console(sys.stderr)
-    with noticing_interrupts() as interrupted:
-        if model is not None:
-            loop = check_imitates(model_file.load(model), box, str(model))
-            model_file.require_finite(model, loop)
-        else:
-            seen = demonstrations(box, settings)
-            length = sum(len(trace.readings) for trace in seen)
-            err.print(
-                f"{box.name} has {len(box.symbols)} symbols and {len(box.actions)} actions;"
-                f" training on {len(seen)} traces ({length:,} steps)"
-                f" of tapes of up to {cells} cells of {' '.join(letters)}"
-            )
-            loop = imitator(box, settings)
-            train(learn(loop, seen, settings, interrupted), steps)
-        loop.eval()
-        if output is not None:
-            model_file.save(output, loop, notes={"machine": box.name})
-        if tests and not interrupted():
-            verdict = judge(loop, box, watched(exam.tapes(tests), tests), interrupted)
+    free = Tape(box, tape, run_steps) if tape is not None else None
+    exam = RandomTapes(box, letters, test_cells, run_steps, seed + 1)
+    settings = Settings(letters, cells, traces, trace_steps, rows=rows, learning_rate=learning_rate, seed=seed)
+    shape = {"hidden_size": hidden_size, "noise": noise, "dropout": dropout}
+    settings = settings._replace(**{name: value for name, value in shape.items() if value is not None})
+    err, known = options.console(sys.stderr), resume or model
+    if known is None:
+        loop = imitator(box, settings)
+    else:
+        loop = check_imitates(model_file.load(known), box, str(known))
+        model_file.require_finite(known, loop)
+    interrupted = False
+    if model is None:
+        seen = demonstrations(box, settings)
+        learning = Learning(loop, seen, settings)
+        about = settings._asdict() | {"steps": None, "machine": box.name if box.name in MACHINES else None}
+        files = {"the machine": None if box.name in MACHINES else machine, "the file of --resume": resume}
+        about |= contents(files)
+        if checkpoint is not None:
+            refuse_checkpoint(checkpoint, learning.model, about)
+        count = sum(len(trace.readings) for trace in seen)
+        err.print(
+            f"{box.name} has {len(box.symbols)} symbols and {len(box.actions)} actions;"
+            f" training on {len(seen)} traces ({count:,} steps)"
+            f" of tapes of up to {cells} cells of {' '.join(letters)}"
+        )
+        with watching(err, "readings", tensorboard) as watch:
+            epoch_steps = len(learning.batches)
+            share_done = ShareDone(**length.of(epoch_steps), start=start, stop=watch.interrupted)
+            for step in learning.steps(share_done, about=about, **keeping(checkpoint, often, epoch_steps)):
+                watch.follow(step)
+        interrupted = watch.interrupted()
+        if not watch.steps and not interrupted:
+            say_that_it_was_over(checkpoint)
+    loop.eval()
+    if output is not None:
+        model_file.save(output, loop, notes={"machine": box.name})
+    saved = f"; the network trained so far is in {output}" if output else ""
+    options.exit_if(interrupted, f"treadle: interrupted{saved}")
+    with options.noticing_interrupts() as stopped:
+        if tests:
+            verdict = judge(loop, box, watched(exam.tapes(tests), tests), stopped)
             print(
                 f"correct on {verdict.right} of {verdict.tapes} tapes of up to {test_cells} cells"
                 f" ({verdict.steps:,} steps); {verdict.halted} of them until the machine halts"
             )
             if verdict.first_wrong is not None:
                 print(f"first error on {verdict.first_wrong or 'the empty tape'!r}")
-        if free is not None and not interrupted():
+        if free is not None and not stopped():
             run_free(loop, box, free)
-    exit_if(interrupted(), "treadle: interrupted" + (f"; the network trained so far is in {output}" if output else ""))
-
-
-def train(steps: Any, count: int) -> None:
-    """Take all steps under a progress bar on stderr."""
-    with bar("training", count) as (progress, task):
-        for step in steps:
-            progress.update(task, advance=1, description=f"training, loss {step.loss:.4f}")
+    options.exit_if(stopped(), f"treadle: interrupted{saved}")
 
 
 def watched(tapes: Any, count: int) -> Any:
     """The tapes, under a progress bar."""
-    with bar("running in closed loop", count) as (progress, task):
+    with options.bar("running in closed loop", count) as (progress, task):
         for tape in tapes:
             yield tape
             progress.advance(task)
@@ -121,7 +172,7 @@ def run_free(loop: Any, machine: "Machine", tape: "Tape") -> None:
     if not run.right:
         print(f"the action after {run.steps:,} steps is wrong; the tape is then {short(tape)}")
         return
-    what = "halted" if run.halted else "not halted (--budget allows more)"
+    what = "halted" if run.halted else "not halted (--run-steps allows more)"
     counts = ", ".join(f"{tape.count(s):,} of {s}" for s in machine.symbols[1:] if tape.count(s))
     print(
         f"{what} after {run.steps:,} steps, all of them correct, in {seconds:.1f} s"

@@ -9,6 +9,16 @@ import typer
 
 from treadle.atomic import all_or_none
 from treadle.cli import options
+from treadle.cli.training_options import (
+    CheckpointEvery,
+    CheckpointFile,
+    Patience,
+    Resume,
+    TensorBoard,
+    keeping,
+    refuse_of_new,
+    say_that_it_was_over,
+)
 
 if TYPE_CHECKING:
     from treadle.recipes.segment import Evaluation, Examples, Segmenter
@@ -93,25 +103,18 @@ def fit(
     validation: Annotated[
         float, typer.Option(min=0.001, max=0.9, help="Fraction of the images for the validation set.")
     ] = 0.1,
-    patience: Annotated[
-        int | None, typer.Option(min=1, help="Early stopping after this many validations without a new best.")
-    ] = None,
+    patience: Patience = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Random seed.")] = 0,
-    resume: Annotated[
-        Path | None, typer.Option(help="Saved network to train further (fine-tuning), instead of a new one.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint file: written during training, resumed from if it exists.")
-    ] = None,
-    checkpoint_every: Annotated[str, typer.Option(help="Interval between checkpoints: 60s, 100steps.")] = "60s",
+    resume: Resume = None,
+    checkpoint: CheckpointFile = None,
+    checkpoint_every: CheckpointEvery = "60s",
+    tensorboard: TensorBoard = None,
     report: Annotated[bool, typer.Option("--report", help="Print how each tensor of --trunk was used.")] = False,
 ) -> None:
     """Train a network for interactive segmentation. Ctrl-C stops and saves it."""
     start = options.start_of_process()
     of_new = {"--trunk": trunk, "--network": network, "--new-channels": new_channels, "--width": width, "--loss": loss}
-    for option, value in of_new.items():
-        if resume is not None and value is not None:
-            raise typer.BadParameter(f"{option}: the network of --resume {resume} has its own already; leave it out")
+    refuse_of_new(resume, of_new)
     network, new_channels, loss = network or "two-stage", new_channels or "xavier", loss or "softmax"
     options.choice("--network", network, NETWORKS)
     options.choice("--new-channels", new_channels, ("xavier", "zeros"))
@@ -123,12 +126,15 @@ def fit(
 
     import torch
 
-    from treadle.cli.fitting import Watch
+    from treadle.cli.fitting import check_tensorboard, watching
     from treadle.recipes.segment import Learning, Segmenter, evaluate, read_trunk, split, start_from, summary
+    from treadle.recipes.segment.evaluation import TARGETS
     from treadle.recipes.segment.segmenter import looked_at
-    from treadle.training.budget import ShareDone, every
+    from treadle.training.budget import ShareDone
+    from treadle.training.fit_run import contents
     from treadle.training.training_loop import refuse_checkpoint
 
+    check_tensorboard(tensorboard)
     torch.manual_seed(seed)
     err = options.console(sys.stderr)
     # Views are pieces of images, so that these may have more pixels than what is learned from.
@@ -139,7 +145,7 @@ def fit(
     about: dict[str, Any] = {}
     if resume is not None:
         segmenter = Segmenter.load(resume)
-        model, about["resume"] = segmenter.model, str(resume)
+        model, about = segmenter.model, contents({"the file of --resume": resume})
     else:
         state = None if trunk is None else read_trunk(trunk)
         model = _network(network, state, width, loss, size)
@@ -165,7 +171,7 @@ def fit(
         seed=seed,
     )
     about |= {"data": data, "network": network, "trunk": trunk, "size": size, "scenes": scenes, "rows": rows}
-    about |= {"seed": seed, "width": width, "loss": loss}
+    about |= {"seed": seed, "width": width, "loss": loss, "validation": validation, "patience": patience}
     about |= {"trunk_rate": trunk_rate, "first_rate": first_rate, "learning_rate": learning.learning_rate}
     if checkpoint is not None:
         refuse_checkpoint(checkpoint, learning.model, about)
@@ -175,18 +181,23 @@ def fit(
         f"Training a network of {parameters:,} parameters ({learns:,} trainable) on {data}"
         f" ({len(training):,} objects for training, {len(held_out):,} for validation)."
     )
-    with options.noticing_interrupts() as interrupted, Watch(err, "pixels", None) as watch:
-        lasts, kept = (one.of(len(learning.batches)) for one in (length, often))
-        share_done = ShareDone(**lasts, start=start, stop=interrupted)
-        for step in learning.steps(share_done, checkpoint=checkpoint, checkpoint_at=every(**kept), about=about):
+    with watching(err, "pixels", tensorboard) as watch:
+        epoch_steps = len(learning.batches)
+        share_done = ShareDone(**length.of(epoch_steps), start=start, stop=watch.interrupted)
+        kept = keeping(checkpoint, often, epoch_steps)
+        for step in learning.steps(share_done, about=about, evaluating=watch.evaluating, **kept):
             watch.follow(step)
     learning.model.requires_grad_(True)
     segmenter = Segmenter(learning.model, longest or (size if fcn else looked_at(size)), size)
     segmenter.save(output)
     stopped = f"{output}: interrupted after {learning.done} steps; the network trained so far is saved"
-    options.exit_if(interrupted(), stopped)
+    options.exit_if(watch.interrupted(), stopped)
     judges = judges or [held_out[i] for i in range(min(len(held_out), JUDGES))]
-    print(f"{output}: after {learning.done} steps, {summary(_judged(err, evaluate, segmenter, judges))}")
+    evaluation = _judged(err, evaluate, segmenter, judges)
+    watch.judged({f"clicks_to_{target:.2f}": float(evaluation.clicks_to(target).mean()) for target in TARGETS})
+    print(f"{output}: after {learning.done} steps, {summary(evaluation)}")
+    if not watch.steps:
+        say_that_it_was_over(checkpoint)
 
 
 @segment.command(name="evaluate")

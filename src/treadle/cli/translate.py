@@ -9,6 +9,17 @@ import typer
 
 from treadle.atomic import all_or_none
 from treadle.cli import options
+from treadle.cli.training_options import (
+    CheckpointEvery,
+    CheckpointFile,
+    Patience,
+    Resume,
+    Seed,
+    TensorBoard,
+    keeping,
+    refuse_of_new,
+    say_that_it_was_over,
+)
 
 
 def translate(
@@ -30,29 +41,41 @@ def translate(
         Path | None, typer.Option(help="File of pairs for the test set.", show_default="the validation set")
     ] = None,
     words: Annotated[
-        str, typer.Option(help="Sides tokenised into words instead of characters: neither, source, target, both.")
-    ] = "neither",
+        str | None,
+        typer.Option(
+            help="Sides tokenised into words instead of characters: neither, source, target, both.",
+            show_default="neither",
+        ),
+    ] = None,
     budget: Annotated[str, typer.Option(help="Length of training: 90s, 2m, 300steps, 50epochs.")] = "5m",
-    cell: Annotated[str, typer.Option(help="Cell of every layer: lstm, gru, rnn …")] = "lstm",
+    cell: Annotated[str | None, typer.Option(help="Cell of every layer: lstm, gru, rnn …", show_default="lstm")] = None,
     layers: Annotated[
-        int, typer.Option(min=1, max=options.MOST_LAYERS, help="Number of layers of encoder and decoder.")
-    ] = 1,
-    hidden_size: Annotated[int, typer.Option(min=1, max=10_000, help="Hidden size of each layer.")] = 128,
-    attention: Annotated[str, typer.Option(help="Attention: dot, additive or none.")] = "dot",
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Dropout in training.")] = 0.1,
+        int | None,
+        typer.Option(min=1, max=options.MOST_LAYERS, help="Number of layers of encoder and decoder.", show_default="1"),
+    ] = None,
+    hidden_size: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Hidden size of each layer.", show_default="128")
+    ] = None,
+    attention: Annotated[str | None, typer.Option(help="Attention: dot, additive or none.", show_default="dot")] = None,
+    dropout: Annotated[
+        float | None, typer.Option(min=0, max=0.99, help="Dropout in training.", show_default="0.1")
+    ] = None,
+    resume: Resume = None,
     forgetting: Annotated[
         float, typer.Option(min=0, max=1, help="Fraction of pairs whose state is reset at random steps in training.")
     ] = 0.3,
     label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, help="Label smoothing.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 0.003,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay (matrices only).")] = 0.01,
     rows: Annotated[int, typer.Option(min=1, help="Batch size, in pairs.")] = 64,
     validation: Annotated[
         float, typer.Option(min=0.001, max=0.9, help="Fraction of the pairs for the validation set.")
     ] = 0.1,
-    patience: Annotated[
-        int | None, typer.Option(min=1, help="Early stopping after this many validations without a new best.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")] = 0,
+    patience: Patience = None,
+    seed: Seed = 0,
+    checkpoint: CheckpointFile = None,
+    checkpoint_every: CheckpointEvery = "60s",
+    tensorboard: TensorBoard = None,
     plot: Annotated[
         Path | None, typer.Option(help="Picture of the accuracy by length of the source: .svg or .png.")
     ] = None,
@@ -80,48 +103,69 @@ def translate(
 
     import torch
 
-    from treadle.cli.fitting import Watch
+    from treadle.cli.fitting import check_tensorboard, watching
     from treadle.show.lengths import draw_accuracy_by_length
     from treadle.training import CELLS
     from treadle.training.budget import ShareDone
+    from treadle.training.fit_run import contents
+    from treadle.training.training_loop import refuse_checkpoint
 
     assert output is not None
     made = pairs in TASKS and not Path(pairs).exists()
-    options.check_outputs({"--output": output, "--plot": plot}, [None if made else Path(pairs), test])
-    options.choice("--cell", cell, CELLS)
-    options.choice("--attention", attention, ("dot", "additive", "none"))
-    options.choice("--words", words, ("neither", "source", "target", "both"))
+    inputs = [None if made else Path(pairs), test, resume]
+    options.check_outputs({"--output": output, "--plot": plot, "--checkpoint": checkpoint}, inputs)
+    check_tensorboard(tensorboard)
+    of_new = {"hidden_size": hidden_size, "cell": cell, "layers": layers, "attention": attention, "dropout": dropout}
+    refuse_of_new(resume, {f"--{name.replace('_', '-')}": value for name, value in {"words": words, **of_new}.items()})
+    design = {name: value for name, value in of_new.items() if value is not None}
+    options.choice("--cell", cell or "lstm", CELLS)
+    options.choice("--attention", attention or "dot", ("dot", "additive", "none"))
+    words = options.choice("--words", words or "neither", ("neither", "source", "target", "both"))
     length = options.parse_length("--budget", budget)
+    often = options.parse_length("--checkpoint-every", checkpoint_every)
     found = make_pairs(pairs, COUNTS[pairs], seed) if made else read_pairs(pairs)
     training, held_out = split(found, validation, seed)
     judges = read_pairs(test) if test is not None else make_pairs(pairs, 2_000, seed, True) if made else held_out
     torch.manual_seed(seed)
-    design = {"hidden_size": hidden_size, "cell": cell, "layers": layers, "attention": attention, "dropout": dropout}
-    units = ["words" if words in (side, "both") else "characters" for side in ("source", "target")]
-    translator = Translator.new(found, *units, **design)
+    if resume is None:
+        units = ["words" if words in (side, "both") else "characters" for side in ("source", "target")]
+        translator = Translator.new(found, *units, **design)
+    else:
+        translator = Translator.load(resume).learning_from(found, pairs)
     if test is not None:
         for i, pair in enumerate(judges, start=1):
             translator.reads(pair.source, f"{test}, line {i}: ")
-    chosen = {"rows": rows, "learning_rate": learning_rate, "label_smoothing": label_smoothing}
-    learning = Learning(translator, training, held_out, forgetting=forgetting, patience=patience, seed=seed, **chosen)
+    chosen = {"rows": rows, "learning_rate": learning_rate, "weight_decay": weight_decay, "forgetting": forgetting}
+    chosen |= {"label_smoothing": label_smoothing, "patience": patience, "seed": seed}
+    learning = Learning(translator, training, held_out, **chosen)
+    about = {"task": pairs if made else None, "validation": validation, "words": words, **design, **chosen}
+    about |= contents({"the data": None if made else pairs, "the file of --resume": resume})
+    if checkpoint is not None:
+        refuse_checkpoint(checkpoint, translator.model, about)
     size = sum(parameter.numel() for parameter in translator.model.parameters())
     err = options.console(sys.stderr)
     err.print(
         f"Training a network of {size:,} parameters on {pairs} ({len(training):,} pairs for training,"
         f" {len(held_out):,} for validation)."
     )
-    with options.noticing_interrupts() as interrupted, Watch(err, "tokens", None) as watch:
-        lasts = length.of(len(learning.batches))
-        for step in learning.steps(ShareDone(**lasts, start=start, stop=interrupted)):
+    with watching(err, "tokens", tensorboard) as watch:
+        epoch_steps = len(learning.batches)
+        share_done = ShareDone(**length.of(epoch_steps), start=start, stop=watch.interrupted)
+        kept = keeping(checkpoint, often, epoch_steps)
+        for step in learning.steps(share_done, about=about, evaluating=watch.evaluating, **kept):
             watch.follow(step)
-    with all_or_none():
-        translator.save(output)
-        right = translator.exact(judges, beams)
-        if plot is not None:
-            lengths = [len(translator.source.encode(pair.source)) for pair in judges]
-            longest = max(len(translator.source.encode(pair.source)) for pair in training)
-            draw_accuracy_by_length(plot, {pairs if made else Path(pairs).name: (lengths, right)}, longest)
+        with all_or_none():
+            translator.save(output)
+            with watch.evaluating(say=True):
+                right = translator.exact(judges, beams)
+            share = math.fsum(right) / len(right)
+            watch.judged({"exact_match": share})
+            if plot is not None:
+                lengths = [len(translator.source.encode(pair.source)) for pair in judges]
+                longest = max(len(translator.source.encode(pair.source)) for pair in training)
+                draw_accuracy_by_length(plot, {pairs if made else Path(pairs).name: (lengths, right)}, longest)
     whose = "test" if test is not None or made else "validation"
-    share = 100 * math.fsum(right) / len(right)
-    print(f"{output}: exact match on {share:.1f} % of {len(right):,} {whose} pairs after {learning.done} steps")
-    options.exit_if(interrupted(), "treadle: interrupted; the network trained so far is saved")
+    print(f"{output}: exact match on {100 * share:.1f} % of {len(right):,} {whose} pairs after {learning.done} steps")
+    if not watch.steps and not watch.interrupted():
+        say_that_it_was_over(checkpoint)
+    options.exit_if(watch.interrupted(), "treadle: interrupted; the network trained so far is saved")

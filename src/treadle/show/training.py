@@ -85,22 +85,23 @@ def draw_curves(
     steps: Sequence[int],
     curves: Mapping[str, tuple[Sequence[float], Sequence[float | None]]],
     baselines: Mapping[str, float],
+    score: str = "bits per byte of held-out text",
 ) -> Path:
     """Draw learning curves, each in a band as wide as its spread.
 
     Args:
         path: the file to write, ``.svg`` or ``.png``.
         steps: training steps, the points of the longest curve.
-        curves: mean and spread in bits per byte at the first of these points, by name; best first. A spread of None
-            draws no band.
+        curves: mean and spread at the first of these points, by name; best first. A spread of None draws no band.
         baselines: horizontal lines by name, for comparison.
+        score: what curves show, with its unit.
 
     Example:
         >>> from treadle.show.training import draw_curves
         >>> draw_curves("curves.svg", [10, 20], {"skip": ([4.0, 3.5], [0.1, 0.05])}, {"unigram": 4.8}).name
         'curves.svg'
     """
-    figure, axes = plot(5, "training steps", "bits per byte of held-out text")
+    figure, axes = plot(5, "training steps", score)
     for name, (means, spreads) in curves.items():
         (line,) = axes.plot(steps[: len(means)], means, marker="o", markersize=3, label=name)
         bands = [

@@ -114,10 +114,12 @@ class EarlyStopping:
         self.patience = patience
         self.score = math.inf
         """The lowest so far."""
+        self.scores: list[float] = []
+        """All so far."""
         self.waited = 0
-        """Evaluations since then."""
+        """Evaluations since the lowest."""
         self.weights: dict[str, Tensor] = {}
-        """The weights of then."""
+        """The weights with the lowest."""
 
     def update(self, score: float, model: nn.Module) -> bool:
         """Take an evaluation into account; lower is better.
@@ -125,6 +127,7 @@ class EarlyStopping:
         Returns:
             Whether to stop.
         """
+        self.scores.append(score)
         if score < self.score:
             self.score, self.waited = score, 0
             self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -145,8 +148,26 @@ class EarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"score": self.score, "waited": self.waited, "weights": self.weights}
+        return {"score": self.score, "scores": self.scores, "waited": self.waited, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from there."""
         self.score, self.waited, self.weights = state["score"], state["waited"], state["weights"]
+        self.scores = list(state["scores"])
+
+
+class NeverStopping(EarlyStopping):
+    """In place of early stopping: remembers every evaluation, and leaves the network as it is.
+
+    Example:
+        >>> import torch
+        >>> from treadle.training.budget import NeverStopping
+        >>> never = NeverStopping()
+        >>> never.update(3.0, torch.nn.Linear(1, 1)), never.scores, never.weights
+        (False, [3.0], {})
+    """
+
+    def update(self, score: float, model: nn.Module) -> bool:
+        """Remember an evaluation."""
+        self.scores.append(score)
+        return False

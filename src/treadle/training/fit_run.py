@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from treadle.caches import kept_property
 from treadle.data.table_file import TableFile, is_table
 from treadle.errors import DataError, ModelFileError
 from treadle.files import model_file
-from treadle.training.budget import EarlyStopping
+from treadle.training.budget import EarlyStopping, NeverStopping
 from treadle.training.fitted import Fitted
 from treadle.training.language_model import TextTask, require_language_model
 from treadle.training.layered_networks import parameter_count
@@ -226,6 +226,8 @@ class Run:
         self.task = open_task(settings, start)
         self.done = 0
         """Steps done when it is over."""
+        patience = settings.option("patience")
+        self.stopping = EarlyStopping(patience) if patience else NeverStopping()
         self._about: dict[str, Any] = {}
         torch.manual_seed(settings.seed)
         if model is None:
@@ -243,7 +245,7 @@ class Run:
         *,
         validated: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
-        checkpoint_at: Callable[[int], bool] = lambda step: False,
+        **options: Any,
     ) -> Generator[Step, None, None]:
         """Train, a step each time that the iterator is asked.
 
@@ -251,7 +253,7 @@ class Run:
             share_done: given how many steps are done, the share of the training that is over.
             validated: whether to validate even if nothing depends on it.
             checkpoint: the file to resume from, if it is there, and to write to.
-            checkpoint_at: whether to write it after a step.
+            **options: ``checkpoint_at`` and ``evaluating``, as of `treadle.training.train`.
 
         Raises:
             ModelFileError: the checkpoint is of another run.
@@ -275,10 +277,10 @@ class Run:
             bfloat16=self.settings.precision == "bfloat16",
             validate=self.task.validate if patience or validated else None,
             evaluate_at=lambda step: step % self.task.evaluate_every == 0,
-            stopping=EarlyStopping(patience),
+            stopping=self.stopping,
             checkpoint=checkpoint,
-            checkpoint_at=checkpoint_at,
             about=None if checkpoint is None else self.about(),
+            **options,
         )
 
     def as_json(self, verdict: Verdict, validations: Sequence[tuple[int, float]]) -> dict[str, Any]:
@@ -310,15 +312,18 @@ class Run:
         """What this run is: settings, and what is in the files; not where they lie."""
         if not self._about:  # large files are read once for it
             said = dataclasses.asdict(self.settings)
-            for name in ("file", "test", "resume"):
-                path = said.pop(name)
-                said[f"the content of {CALLED[name]}"] = "nothing" if path is None else _content(path)
-            self._about = said
+            files = {called: said.pop(name) for name, called in CALLED.items()}
+            self._about = said | contents(files)
         return self._about
 
 
 # As checkpoints have it, so that runs that were kept can still be resumed.
 CALLED = {"file": "the data", "test": "the file of --test", "resume": "the file of --resume"}
+
+
+def contents(files: Mapping[str, str | os.PathLike[str] | None]) -> dict[str, str]:
+    """What is in files, by what they are called, for what a run says about itself: not where they lie."""
+    return {f"the content of {called}": "nothing" if path is None else _content(path) for called, path in files.items()}
 
 
 def refuse_other_kind(path: str, fitted: Fitted, kind: str) -> None:
@@ -333,7 +338,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _content(path: str) -> str:
+def _content(path: str | os.PathLike[str]) -> str:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return f"{file.tell():,} bytes ({digest[:16]}…)"

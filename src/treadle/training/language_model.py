@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from treadle.errors import ModelFileError
 from treadle.files import model_file
 from treadle.running.recurrent import Recurrent
+from treadle.training.budget import NeverStopping
 from treadle.training.layered_networks import layers_of, nearest_hidden_size
 from treadle.training.task import Design, Habits, Verdict
 from treadle.training.text import Text
@@ -165,13 +166,15 @@ def fit(
         share_done,
         learning_rate=learning_rate,
         carry_state=True,
+        validate=lambda model: bits_per_byte(model, text.scored_rows()),
+        evaluate_at=lambda step: step in evaluate_at,
+        stopping=NeverStopping(),
         checkpoint=checkpoint,
         checkpoint_at=lambda step: step in evaluate_at,
-        about={"window": window, "seed": seed, "learning_rate": learning_rate},
+        about={"window": window, "seed": seed, "learning_rate": learning_rate, "training_bytes": text.training_bytes},
     )
     for done in steps:
-        bits = bits_per_byte(model, text.scored_rows()) if done.step in evaluate_at else None
-        yield Progress(done.step, done.loss / math.log(2), bits, done.seconds)
+        yield Progress(done.step, done.loss / math.log(2), done.score, done.seconds)
 
 
 @torch.no_grad()

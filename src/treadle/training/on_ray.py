@@ -68,7 +68,7 @@ def steps_on_ray(
     with cluster(workers), tempfile.TemporaryDirectory(prefix="treadle-") as folder:
         line = open_line()
         options = {"validated": validated, "checkpoint": checkpoint and os.path.abspath(checkpoint)}
-        todo = {"line": line, "settings": _absolute(run.settings), "length": length, "often": often, "options": options}
+        todo = {"line": line, "settings": absolute(run.settings), "length": length, "often": often, "options": options}
         fit = threading.Thread(target=_train, args=(todo, workers, folder, line), daemon=True)
         fit.start()
         while True:
@@ -134,7 +134,7 @@ def _work(todo: dict[str, Any]) -> None:
         ray.get(line.tell.remote([*untold, end]))
 
 
-def _absolute(settings: Settings) -> Settings:
-    """The same where the working directory is another."""
+def absolute(settings: Settings) -> Settings:
+    """The same settings, for where the working directory is another."""
     paths = {name: getattr(settings, name) for name in ("file", "test", "resume")}
     return dataclasses.replace(settings, **{name: path and os.path.abspath(path) for name, path in paths.items()})

@@ -71,7 +71,9 @@ def train(
     bfloat16: bool = False,
     validate: Callable[[Any], float] | None = None,
     evaluate_at: Callable[[int], bool] = lambda step: False,
+    evaluating: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     stopping: EarlyStopping | None = None,
+    warm_up: int = 10,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_at: Callable[[int], bool] = lambda step: False,
     about: Any = None,
@@ -92,7 +94,7 @@ def train(
             keeps that ratio.
         share_done: from the number of steps done to the fraction of training that is over; at 1 it ends. If it has
             ``state_dict``, it goes into checkpoints.
-        learning_rate: the peak learning rate: a warm-up of ten steps leads to it, a cosine schedule from it to zero.
+        learning_rate: the peak learning rate: a warm-up leads to it, a cosine schedule from it to zero.
         carry_state: whether each batch continues from the final state of the one before, row by row, detached.
         noise: standard deviation of Gaussian noise on ``x`` in training, against overfitting.
         label_smoothing: see `treadle.training.total_loss`.
@@ -104,7 +106,9 @@ def train(
         bfloat16: whether to multiply in bfloat16 and add in float32.
         validate: from the network to its score on the validation set; lower is better.
         evaluate_at: whether to validate after a step.
-        stopping: early stopping: the network has the best weights at the end.
+        evaluating: entered while it validates, for whoever shows that.
+        stopping: early stopping: the network has the best weights at the end, unless it is `NeverStopping`.
+        warm_up: steps of the warm-up.
         checkpoint: the file to resume from, if it is there, and to write to.
         checkpoint_at: whether to write it after a step; it is written at the end, too.
         about: the settings of this run, as numbers and words; a checkpoint of another run is refused.
@@ -143,7 +147,7 @@ def train(
             save_checkpoint(checkpoint, model, **parts, **values)
 
     with _alone(checkpoint):
-        if checkpoint is not None and _is_kept(checkpoint):
+        if checkpoint is not None and is_kept(checkpoint):
             values = _resumed(checkpoint, model, parts, about)
             step, state = values["step"], own_rows(values["state"])
             put_draws_back(values["draws"])
@@ -152,7 +156,7 @@ def train(
             start = time.perf_counter()
             batch = next(reading)
             model.train()
-            rate = learning_rate * warm_up_and_cosine(step + 1, share)
+            rate = learning_rate * warm_up_and_cosine(step + 1, share, warm_up)
             for group, factor in zip(optimiser.param_groups, factors, strict=True):
                 group["lr"] = rate * factor
             x = batch.x + noise * torch.randn_like(batch.x) if noise else batch.x
@@ -170,8 +174,10 @@ def train(
             step, state = step + 1, detach(after) if carry_state else None
             loss = (sum_over_processes(total.detach()) / count).item()
             seconds = time.perf_counter() - start
-            score = agree(validate(model)) if validate is not None and evaluate_at(step) else None
-            if score is not None:
+            score = None
+            if validate is not None and evaluate_at(step):
+                with evaluating():
+                    score = agree(validate(model))
                 stopping.update(score, model)
             if agree(checkpoint_at(step) and math.isfinite(loss)):
                 save()
@@ -187,7 +193,8 @@ def _alone(checkpoint: str | os.PathLike[str] | None) -> contextlib.AbstractCont
     return contextlib.nullcontext() if checkpoint is None or rank_and_ranks()[0] else locked(checkpoint)
 
 
-def _is_kept(checkpoint: str | os.PathLike[str]) -> bool:
+def is_kept(checkpoint: str | os.PathLike[str]) -> bool:
+    """Whether there is something to resume from."""
     return Path(checkpoint).exists() or previous_checkpoint(checkpoint).exists()
 
 
@@ -198,7 +205,7 @@ def refuse_checkpoint(checkpoint: str | os.PathLike[str], model: Any, about: Any
         ModelFileError: it is of another network or of another run, or another run is using it.
     """
     with _alone(checkpoint):
-        if _is_kept(checkpoint):
+        if is_kept(checkpoint):
             check_same(checkpoint, read_checkpoint(checkpoint, model, {}).values.get("about"), about)
 
 

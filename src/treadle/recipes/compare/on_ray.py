@@ -19,7 +19,7 @@ import torch
 
 from treadle.errors import WorkerError
 from treadle.recipes.compare.plan import Plan, available_cores
-from treadle.recipes.compare.runs import TELL_EVERY, Evaluated, GivenUp, Run, Stepped, train_runs
+from treadle.recipes.compare.runs import TELL_EVERY, Evaluated, GivenUp, Run, Stepped, file_name, train_runs
 from treadle.training.ray_cluster import check_installed, cluster, open_line
 from treadle.training.text import Text
 
@@ -29,15 +29,6 @@ RESTARTS = 3
 
 class _Failed(NamedTuple):
     reason: str
-
-
-class _Kept(NamedTuple):
-    """A run at its last evaluation point."""
-
-    step: int
-    seconds: float
-    bits: float
-    checkpoint: bytes
 
 
 class RayWorkers:
@@ -78,10 +69,13 @@ class RayWorkers:
 
         return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
-    def race(self, plan: Plan, text: Text, should_stop: Callable[[], bool]) -> Iterator[Stepped | Evaluated | GivenUp]:
+    def race(
+        self, plan: Plan, text: Text, should_stop: Callable[[], bool], folder: Path | None = None
+    ) -> Iterator[Stepped | Evaluated | GivenUp]:
         """Train all runs of a plan; as `Workers.race`, but for the runs that ASHA gives up.
 
-        The text is read by every machine: a file has to lie where all of them see it, under the same path.
+        The text is read by every machine: a file has to lie where all of them see it, under the same path, and the
+        folder of checkpoints, if there is one, as well.
 
         Raises:
             WorkerError: a trial failed, or its machine was gone too often.
@@ -89,7 +83,7 @@ class RayWorkers:
         import ray
 
         line, stopping, failures = open_line(), threading.Event(), []
-        tuner = self._tuner(plan, text, line, stopping)
+        tuner = self._tuner(plan, text, line, stopping, folder and folder.absolute())
         fit = threading.Thread(target=_fit, args=(tuner, failures), daemon=True)
         reached = dict.fromkeys(range(len(plan.runs)), 0)
         fit.start()
@@ -114,7 +108,7 @@ class RayWorkers:
         if not stopping.is_set():
             yield from (GivenUp(run) for run, step in reached.items() if step < plan.steps)
 
-    def _tuner(self, plan: Plan, text: Text, line: Any, stopping: threading.Event) -> Any:
+    def _tuner(self, plan: Plan, text: Text, line: Any, stopping: threading.Event, folder: Path | None) -> Any:
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
 
@@ -135,7 +129,7 @@ class RayWorkers:
                 grace_period=plan.evaluate_at[0],
                 reduction_factor=self._reduction_factor,
             )
-        trial = tune.with_parameters(_trial, plan=plan, text=text, line=line)
+        trial = tune.with_parameters(_trial, plan=plan, text=text, line=line, folder=folder)
         return tune.Tuner(
             tune.with_resources(trial, {"CPU": 1}),
             param_space={"share": tune.grid_search(shares)},
@@ -176,44 +170,61 @@ def _fit(tuner: Any, failures: list[str]) -> None:
     failures += [" ".join(str(error).split())[-300:] or type(error).__name__ for error in errors]
 
 
-def _trial(config: dict[str, Any], *, plan: Plan, text: Text, line: Any) -> None:
+def _trial(config: dict[str, Any], *, plan: Plan, text: Text, line: Any, folder: Path | None) -> None:
     """A trial: some runs in a process of their own."""
     import ray
 
     torch.set_num_threads(1)
     try:
-        with tempfile.TemporaryDirectory(prefix="treadle-") as folder:
-            _train(config["share"], plan, text, line, Path(folder))
+        with tempfile.TemporaryDirectory(prefix="treadle-") as own:
+            keeper = None if folder is not None else _Keeper(line)
+            _train(config["share"], plan, text, line, folder or Path(own), keeper)
     except Exception as error:
         ray.get(line.tell.remote([_Failed(f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}")]))
 
 
-def _train(share: Sequence[int], plan: Plan, text: Text, line: Any, folder: Path) -> None:
-    """Train some runs from where the line has kept them, and keep them there at each evaluation point."""
+class _Keeper:
+    """Keeps checkpoints in the line, where no folder is seen by all machines."""
+
+    def __init__(self, line: Any):
+        self._line = line
+
+    def keep(self, file: Path) -> None:
+        """Keep what is in a file."""
+        import ray
+
+        ray.get(self._line.keep.remote(file.name, file.read_bytes()))
+
+    def put_back(self, file: Path) -> None:
+        """Put back what was kept of a file, perhaps by a trial on a machine that is gone."""
+        import ray
+
+        content: Any = ray.get(self._line.kept_as.remote(file.name))
+        if content is not None:
+            file.write_bytes(content)
+
+
+def _train(share: Sequence[int], plan: Plan, text: Text, line: Any, folder: Path, keeper: _Keeper | None) -> None:
+    """Train some runs from their checkpoints, which are written at each evaluation point."""
     import ray
     from ray import tune
 
-    stopped = threading.Event()
-    kept: dict[int, Any] = {number: ray.get(line.kept_as.remote(str(number))) for number in share}
-    runs = [_resumed(number, plan, text, kept[number], folder) for number in share]
+    stopped, bits = threading.Event(), dict[int, float]()
+    files = {number: folder / file_name(plan, number) for number in share}
+    runs = []
+    for number, file in files.items():
+        if keeper is not None:
+            keeper.put_back(file)
+        runs.append(Run(number, plan, text, checkpoint=file))
+        events = runs[-1].resumed()
+        bits |= {event.run: event.bits for event in events}
+        ray.get(line.tell.remote([*events, Stepped(runs[-1].done)]))
     for event in train_runs(plan, runs, stopped.is_set):
         if ray.get(line.tell.remote([event])):
             stopped.set()
         if isinstance(event, Evaluated):
-            content = _file(folder, event.run).read_bytes()
-            kept[event.run] = _Kept(event.step, event.seconds, event.bits, content)
-            ray.get(line.keep.remote(str(event.run), kept[event.run]))
+            bits[event.run] = event.bits
+            if keeper is not None:
+                keeper.keep(files[event.run])
             if event.run == share[-1]:
-                tune.report({"step": event.step, "bits": statistics.fmean(kept[run].bits for run in share)})
-
-
-def _resumed(number: int, plan: Plan, text: Text, kept: _Kept | None, folder: Path) -> Run:
-    run = Run(number, plan, text, checkpoint=_file(folder, number))
-    if kept is not None:
-        run.done, run.seconds = kept.step, kept.seconds
-        _file(folder, number).write_bytes(kept.checkpoint)
-    return run
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / f"{number}.checkpoint"
+                tune.report({"step": event.step, "bits": statistics.fmean(bits.values())})

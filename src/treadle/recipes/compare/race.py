@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from treadle.errors import WorkerError
 from treadle.recipes.compare.plan import Plan
 from treadle.recipes.compare.runs import TELL_EVERY, Evaluated, Stepped, train_share
+from treadle.recipes.end_with_parent import end_with_parent
 from treadle.training.text import Text
 
 
@@ -64,13 +66,16 @@ class Workers:
         for connection in self._connections:
             connection.close()
 
-    def race(self, plan: Plan, text: Text, should_stop: Callable[[], bool]) -> Iterator[Stepped | Evaluated]:
+    def race(
+        self, plan: Plan, text: Text, should_stop: Callable[[], bool], folder: Path | None = None
+    ) -> Iterator[Stepped | Evaluated]:
         """Train all runs of a plan, evaluation point by evaluation point.
 
         Args:
             plan: its ``shares`` are for at most as many workers as there are.
             text: the text to train on.
             should_stop: asked several times a second; once it says yes, workers stop after the step that they are at.
+            folder: of checkpoints, a file a run, to resume from and to write at each evaluation point.
 
         Yields:
             `Stepped` and `Evaluated`, as they happen.
@@ -81,7 +86,7 @@ class Workers:
         open_connections: dict[Connection, Any] = {}
         for share, connection, process in zip(plan.shares, self._connections, self._processes, strict=False):
             try:
-                connection.send((plan, text, share))
+                connection.send((plan, text, share, folder))
             except OSError:  # it died while it started
                 raise _death(process) from None
             open_connections[connection] = process
@@ -131,11 +136,12 @@ def _interrupts_ignored() -> Iterator[None]:
 def _work(connection: Connection) -> None:
     """A worker process: train a share of the runs, all to the same evaluation point before any goes on to the next."""
     torch.set_num_threads(1)
+    end_with_parent()  # which may be killed, and started again with the same checkpoints
     try:
-        plan, text, share = connection.recv()
+        plan, text, share, folder = connection.recv()
         try:
             # "stop" is all that the parent says, and it can be read at its end, too.
-            for event in train_share(plan, text, share, stopped=connection.poll):
+            for event in train_share(plan, text, share, connection.poll, folder):
                 connection.send(event)
         except Exception as error:
             if isinstance(error, (EOFError, BrokenPipeError)):

@@ -41,9 +41,15 @@ class Outcome:
 
     @property
     def points(self) -> int:
-        """How many evaluation points every run has reached that was not given up."""
-        lengths = {run: len(events) for run, events in enumerate(self._reached)}
-        return min(length for run, length in lengths.items() if run not in self._given_up or self._all_given_up)
+        """How many evaluation points every run has reached that was not given up.
+
+        None, until all have reached the last one from which one of them was resumed: weights of others are not kept.
+        """
+        counted = [
+            events for run, events in enumerate(self._reached) if run not in self._given_up or self._all_given_up
+        ]
+        points = min(map(len, counted))
+        return points if all(events[points - 1].weights for events in counted if points) else 0
 
     @property
     def _all_given_up(self) -> bool:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
-from treadle.errors import ShapeError, WorkerError
+from treadle.errors import ShapeError, TreadleError, WorkerError
+from treadle.recipes.end_with_parent import end_with_parent
 from treadle.training.budget import ShareDone
 from treadle.training.fit_run import Run, Settings
 from treadle.training.layered_networks import parameter_count
@@ -39,6 +40,8 @@ class Trained(NamedTuple):
     """
     parameters: int
     steps: int
+    curve: tuple[tuple[int, float], ...]
+    """Steps and scores of validation."""
     sentence: str
     """What the test set says."""
     model: bytes
@@ -55,31 +58,62 @@ class _Pace(NamedTuple):
     evaluate_every: int
 
 
+class Pool(Protocol):
+    """Where fits run."""
+
+    count: int
+    """How many at a time."""
+
+    def submit(self, work: Callable[..., T], /, *arguments: Any) -> "Future[T]":
+        """Begin something, as soon as there is room."""
+        ...
+
+    def shutdown(self) -> None:
+        """End, whatever still runs."""
+        ...
+
+
+class ProcessPool:
+    """Processes of this machine."""
+
+    def __init__(self, count: int):
+        self.count = count
+        context = multiprocessing.get_context("spawn")  # a fork of a process that has run PyTorch's threads may hang
+        self._executor = ProcessPoolExecutor(count, context, initializer=end_with_parent)
+
+    def submit(self, work: Callable[..., T], /, *arguments: Any) -> "Future[T]":
+        """Begin something, as soon as there is room."""
+        return self._executor.submit(work, *arguments)
+
+    def shutdown(self) -> None:
+        """Wait for what runs, and end."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
 class Race:
     """Fits of the same data with several networks and seeds.
 
     Args:
         settings: of each fit; those with the same seed have the same split and the same batches.
-        workers: processes.
+        pool: where they run; it is shut down at the end.
+        folder: of checkpoints, a file for each fit, to resume from and to write at each validation.
 
     Example:
         ::
 
-            with Race(settings, workers=2) as race:
+            with Race(settings, ProcessPool(2)) as race:
                 for trained in race.run(race.affordable_steps(100.0)):
                     ...
     """
 
-    def __init__(self, settings: Sequence[Settings], workers: int):
-        self.settings, self._workers = list(settings), max(min(workers, len(settings)), 1)
-        context = multiprocessing.get_context("spawn")  # a fork of a process that has run PyTorch's threads may hang
-        self._pool = ProcessPoolExecutor(self._workers, context, initializer=_begin)
+    def __init__(self, settings: Sequence[Settings], pool: Pool, folder: Path | None = None):
+        self.settings, self._pool, self._folder = list(settings), pool, folder
 
     def __enter__(self) -> "Race":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown()
 
     def affordable_steps(self, seconds: float, most_epochs: int = 100) -> int:
         """How many steps each fit can have in a time, by the pace of one of each kind of network.
@@ -91,7 +125,7 @@ class Race:
         """
         start, kinds = time.monotonic(), {(one.wiring, one.cell): one for one in self.settings}
         paces = self._all([self._pool.submit(_pace, one) for one in kinds.values()])
-        left = SHARE * (seconds - (time.monotonic() - start)) * self._workers
+        left = SHARE * (seconds - (time.monotonic() - start)) * min(self._pool.count, len(self.settings))
         fits = len(self.settings) / len(paces)
         begin = fits * sum(pace.begin for pace in paces)
         each = fits * sum(pace.step + pace.validation / pace.evaluate_every for pace in paces)
@@ -110,7 +144,9 @@ class Race:
         Raises:
             WorkerError: a worker failed.
         """
-        waiting = {self._pool.submit(_train, one, steps) for one in self.settings}
+        folder = self._folder
+        files = [None if folder is None else folder / f"{one.wiring}-{one.cell}-{one.seed}" for one in self.settings]
+        waiting = {self._pool.submit(_train, *one, steps) for one in zip(self.settings, files, strict=True)}
         while waiting:
             done, waiting = wait(waiting, 0.2, FIRST_COMPLETED)
             yield from self._all(done)
@@ -125,13 +161,15 @@ class Race:
             return [future.result() for future in futures]
         except BrokenProcessPool:
             raise WorkerError("a worker process ended unexpectedly, perhaps for want of memory") from None
-
-
-def _begin() -> None:
-    torch.set_num_threads(1)
+        except Exception as error:
+            cause = getattr(error, "cause", None) or error  # Ray wraps what a fit has to say
+            if isinstance(cause, TreadleError | OSError):
+                raise cause from None
+            raise WorkerError(f"a fit failed: {type(cause).__name__}: {' '.join(str(cause).split())[:300]}") from error
 
 
 def _pace(settings: Settings) -> _Pace:
+    torch.set_num_threads(1)
     start = time.monotonic()
     run = Run(settings)
     begin = time.monotonic() - start  # what is compiled in the pilot's first step is kept for the others
@@ -143,19 +181,22 @@ def _pace(settings: Settings) -> _Pace:
     return _Pace(begin, step, now - before, run.task.epoch_steps, run.task.evaluate_every)
 
 
-def _train(settings: Settings, steps: int) -> Trained:
+def _train(settings: Settings, checkpoint: Path | None, steps: int) -> Trained:
+    torch.set_num_threads(1)
     run = Run(settings)
-    best = min(run.task.validate(run.model), run.task.score_of_constant)
-    for step in run.steps(ShareDone(steps=steps), validated=True):
+    first, every = run.task.validate(run.model), run.task.evaluate_every
+    kept = {"checkpoint": checkpoint, "checkpoint_at": lambda step: step % every == 0}
+    for step in run.steps(ShareDone(steps=steps), validated=True, **kept):
         if not math.isfinite(step.loss):
-            return Trained(settings, math.inf, parameter_count(run.model), step.step, "training diverged", b"")
-        best = min(best, math.inf if step.score is None else step.score)
-    best = min(best, run.task.validate(run.model))
+            return Trained(settings, math.inf, parameter_count(run.model), step.step, (), "training diverged", b"")
+    scores = [score if math.isfinite(score) else math.inf for score in run.stopping.scores]
+    curve = tuple((every * i, score) for i, score in enumerate(scores, start=1))
+    best = min(first, run.task.score_of_constant, *scores, run.task.validate(run.model))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")
         run.task.save(path, run.model)
         sentence = run.task.judge(run.model).sentence
-        return Trained(settings, best, parameter_count(run.model), run.done, sentence, path.read_bytes())
+        return Trained(settings, best, parameter_count(run.model), run.done, curve, sentence, path.read_bytes())
 
 
 def contenders(

@@ -4,9 +4,9 @@ Of these it is known what they want and what situations are like, so here, and o
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ from treadle.recipes.decode.evidence_cell import EvidenceCell
 from treadle.recipes.decode.user import Press, UserModel
 from treadle.recipes.decode.world import COMMANDS, SITUATIONS, WAIT, World
 from treadle.running.recurrent import Recurrent
-from treadle.state import detach
-from treadle.training.budget import warm_up_and_cosine
+from treadle.training.training_loop import Step, train
 
 FIRST_SEED = 10**6
 """Of simulated users in training: those of the study are others."""
@@ -29,6 +28,8 @@ PRESSES = 600
 """Of each user."""
 WINDOW = 100
 """Presses after which a step of training is taken."""
+MOST_ROUNDS = 10**6
+"""Of one random seed: users of other seeds are others."""
 SHARPNESSES = (4.0, 8.0, 8.0, 16.0)
 """How often the most likely action is chosen; by turns, so that the network has seen all of them."""
 
@@ -99,17 +100,6 @@ class Crowd:
         return good
 
 
-class Round(NamedTuple):
-    """Some users, followed."""
-
-    number: int
-    """From 1."""
-    loss: float
-    """How badly was foreseen what was wanted."""
-    right: float
-    """How often what was wanted was done."""
-
-
 def new_network(hidden_size: int = 12, seed: int = 0) -> Recurrent:
     """A network that knows nothing of users yet."""
     with torch.random.fork_rng(devices=[]):
@@ -128,46 +118,178 @@ def with_rows(cell: EvidenceCell, keys: int) -> EvidenceCell:
     return other
 
 
-def learn_users(
-    network: Recurrent, rounds: int = 250, users: int = 48, seed: int = 0, rate: float = 0.004, compiled: bool = False
-) -> Iterator[Round]:
-    """Learn how users are, a round each time that the iterator is asked.
+class Window(NamedTuple):
+    """Presses of some users for one training step."""
+
+    crowd: Crowd
+    start: int
+    """The first press, from 0."""
+    random: torch.Generator
+    """For the actions that are tried."""
+    x: Tensor
+    """[B, WINDOW, 0]: what is read depends on the network's own actions, and is not known before."""
+    y: Tensor
+    """[B, WINDOW], what each press is to mean."""
+    lengths: None = None
+    resets: None = None
+
+
+class Windows:
+    """Endless windows: rounds of users who are followed from their first press to their last, each time other users.
+
+    ``state_dict`` holds the position, at the start of a round; within a round there is none.
+    """
+
+    def __init__(self, cell: EvidenceCell, users: int, seed: int):
+        self._cell, self._users, self._seed = cell, users, seed
+        self._random = torch.Generator().manual_seed(seed)
+        self._crowd: Crowd | None = None
+        self._start = PRESSES
+        self.round = 0
+        """From 1."""
+
+    def __iter__(self) -> "Windows":
+        return self
+
+    def __next__(self) -> Window:
+        if self.is_round_over:
+            self.round, self._start = self.round + 1, 0
+            first = FIRST_SEED + (self._seed * MOST_ROUNDS + self.round) * self._users
+            seeds = range(first, first + self._users)
+            self._crowd = Crowd([pressed_by(one, PRESSES) for one in seeds], seeds, self._cell)
+        crowd, start = self._crowd, self._start
+        assert crowd is not None
+        self._start += self.presses
+        wanted = torch.from_numpy(crowd.wanted[:, start : self._start])
+        return Window(crowd, start, self._random, torch.zeros(*wanted.shape, 0), wanted)
+
+    @property
+    def presses(self) -> int:
+        """In a window."""
+        return min(WINDOW, PRESSES)
+
+    @property
+    def is_round_over(self) -> bool:
+        """Whether the next window is the first of a round."""
+        return self._start + self.presses > PRESSES
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position."""
+        assert self.is_round_over
+        return {"round": self.round, "random": self._random.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a position."""
+        self.round, self._start = state["round"], PRESSES
+        self._random.set_state(state["random"])
+
+
+class _WholeRounds:
+    """How much of a training is over, which ends with a round of so many steps."""
+
+    def __init__(self, share_done: Callable[[int], float], steps: int):
+        self._share_done, self._steps, self._last = share_done, steps, 0.0
+        if hasattr(share_done, "state_dict"):
+            self.state_dict, self.load_state_dict = share_done.state_dict, share_done.load_state_dict  # pyright: ignore
+
+    def __call__(self, step: int) -> float:
+        share = self._share_done(step)
+        if share < 1 or step % self._steps == 0:
+            self._last = share
+        return self._last
+
+
+class Learning:
+    """Training of a network on how users are.
 
     What is told here, and what nobody tells when it is used, is what each press was to mean, and how often each action
     would have turned out good in the situation without being wanted. Outcomes of its own actions are learned from
-    besides, as these are what it has to go by later. The network learns in place, in each round from other users.
-    To compile a step first (`torch.compile`) takes minutes, and halves the time after.
+    besides, as these are what it has to go by later. Each round has other users.
+
+    Args:
+        network: the network; it is trained in place.
+        users: how many are followed side by side in a round.
+        seed: random seed of users and actions.
+        learning_rate: the peak learning rate.
+        compiled: whether to compile a step first (`torch.compile`), which takes minutes, and halves the time after.
     """
-    cell = with_rows(network.cell, ROWS_TO_LEARN)
-    step = torch.compile(cell, dynamic=False) if compiled else cell
-    optimiser = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.99))
-    random = torch.Generator().manual_seed(seed)
-    sharpness = torch.tensor([SHARPNESSES[i % len(SHARPNESSES)] for i in range(users)])[:, None]
-    for number in range(1, rounds + 1):
-        first = FIRST_SEED + (seed * rounds + number) * users
-        seeds = range(first, first + users)
-        crowd = Crowd([pressed_by(one, PRESSES) for one in seeds], seeds, cell)
-        wanted, luck = torch.from_numpy(crowd.wanted), torch.from_numpy(crowd.luck).float()
-        state, parts, losses, right = cell.initial_state(users), [], [], 0.0
-        for at in range(PRESSES):
-            output, state = step(crowd.inputs(at), state)
+
+    def __init__(
+        self,
+        network: Recurrent,
+        *,
+        users: int = 48,
+        seed: int = 0,
+        learning_rate: float = 0.004,
+        compiled: bool = False,
+    ):
+        self.network, self.learning_rate = network, learning_rate
+        self._cell = with_rows(network.cell, ROWS_TO_LEARN)
+        self._step = torch.compile(self._cell, dynamic=False) if compiled else self._cell
+        self._sharpness = torch.tensor([SHARPNESSES[i % len(SHARPNESSES)] for i in range(users)])[:, None]
+        self.windows = Windows(self._cell, users, seed)
+        self.epoch_steps = max(PRESSES // WINDOW, 1)
+        """Steps of a round."""
+        self._right: list[float] = []
+        self.done = 0
+        """Steps done when it is over."""
+
+    def steps(
+        self,
+        share_done: Callable[[int], float],
+        *,
+        checkpoint_at: Callable[[int], bool] = lambda step: False,
+        **options: Any,
+    ) -> Generator[Step, None, None]:
+        """Train, one step per iteration. It ends with a round, and checkpoints are written at the end of rounds.
+
+        Args:
+            share_done: from the number of steps done to the fraction of training that is over.
+            checkpoint_at: whether to write the checkpoint at the end of a round.
+            **options: ``checkpoint`` and ``about``, as of `treadle.training.train`.
+        """
+        rate, due = self.learning_rate, False
+
+        def keep_at(step: int) -> bool:
+            nonlocal due
+            due |= checkpoint_at(step)
+            now = due and self.windows.is_round_over
+            due &= not now
+            return now
+
+        self.done = yield from train(
+            self.network,
+            self.windows,
+            torch.optim.Adam(self.network.parameters(), lr=rate, betas=(0.9, 0.99)),
+            _WholeRounds(share_done, self.epoch_steps),
+            learning_rate=rate,
+            warm_up=10 * self.epoch_steps,
+            carry_state=True,
+            run=self._run,
+            loss_of=lambda loss, wanted: (loss * wanted.numel(), torch.tensor(wanted.numel())),
+            checkpoint_at=keep_at,
+            **options,
+        )
+
+    @property
+    def right(self) -> float:
+        """How often what was wanted was done, in the round so far."""
+        return sum(self._right) / len(self._right)
+
+    def _run(self, network: Recurrent, window: Window, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Follow users for a window; the loss of it, and the state after it."""
+        cell, crowd, users = self._cell, window.crowd, len(x)
+        state = cell.initial_state(users) if window.start == 0 else state
+        self._right = [] if window.start == 0 else self._right
+        luck, parts = torch.from_numpy(crowd.luck).float(), []
+        for at, wanted in enumerate(window.y.unbind(1), start=window.start):
+            output, state = self._step(crowd.inputs(at), state)
             meaning = output[:, : cell.actions]
-            actions = torch.multinomial((meaning.detach() * sharpness).softmax(1), 1, generator=random)[:, 0]
+            chances = (meaning.detach() * self._sharpness).softmax(1)
+            actions = torch.multinomial(chances, 1, generator=window.random)[:, 0]
             good = torch.from_numpy(crowd.outcomes(at, actions.numpy())).float()
-            parts.append(
-                (output, actions, good, wanted[:, at], state.unasked, luck[crowd.every, crowd.situations[:, at]])
-            )
-            right += (actions == wanted[:, at]).float().mean().item()
-            if len(parts) == WINDOW:
-                outputs, acted, goods, wishes, unasked, lucks = (torch.cat(part) for part in zip(*parts, strict=True))
-                told = nll_loss(outputs[:, : cell.actions], wishes)
-                loss = told + outcome_loss(outputs, (acted, goods)) + binary_cross_entropy(unasked, lucks)
-                done = (number - 1 + at / PRESSES) / rounds
-                optimiser.param_groups[0]["lr"] = rate * warm_up_and_cosine(number, done)
-                optimiser.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimiser.step()
-                losses.append(told.item())
-                parts, state = [], detach(state)
-        yield Round(number, sum(losses) / len(losses), right / PRESSES)
+            parts.append((output, actions, good, wanted, state.unasked, luck[crowd.every, crowd.situations[:, at]]))
+            self._right.append((actions == wanted).float().mean().item())
+        outputs, acted, goods, wishes, unasked, lucks = (torch.cat(part) for part in zip(*parts, strict=True))
+        told = nll_loss(outputs[:, : cell.actions], wishes)
+        return told + outcome_loss(outputs, (acted, goods)) + binary_cross_entropy(unasked, lucks), state

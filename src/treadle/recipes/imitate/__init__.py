@@ -7,12 +7,12 @@ the bundled ones.
 from treadle.recipes.imitate.imitation import (
     Imitated,
     Judgement,
+    Learning,
     Settings,
     check_imitates,
     demonstrations,
     imitator,
     judge,
-    learn,
     same_run,
 )
 from treadle.recipes.imitate.machine import (
@@ -28,7 +28,7 @@ from treadle.recipes.imitate.machine import (
 from treadle.recipes.imitate.tape import RandomTapes, Tape
 
 __all__ = [
-    "BLANK", "MACHINES", "Action", "Controller", "Imitated", "Judgement", "Machine", "RandomTapes", "Settings",
-    "Tape", "check_imitates", "demonstrations", "find_machine", "imitator", "judge", "learn", "parse_machine",
+    "BLANK", "MACHINES", "Action", "Controller", "Imitated", "Judgement", "Learning", "Machine", "RandomTapes",
+    "Settings", "Tape", "check_imitates", "demonstrations", "find_machine", "imitator", "judge", "parse_machine",
     "read_machine", "same_run",
 ]  # fmt: skip

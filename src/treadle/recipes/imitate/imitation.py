@@ -1,7 +1,7 @@
 """Imitating a machine: training set, training and evaluation."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from treadle.errors import DataError
 from treadle.recipes.imitate.machine import Machine
 from treadle.recipes.imitate.tape import RandomTapes, Tape
 from treadle.training import Step, parameter_groups, trace_batches, train
+from treadle.training.budget import ShareDone
 from treadle.training.memory import require_memory
 from treadle.wiring import NoisyStateCell
 
@@ -64,19 +65,34 @@ def imitator(machine: Machine, settings: Settings) -> ClosedLoop:
     return ClosedLoop(NoisyStateCell(cell, settings.noise, settings.dropout), readings, actions)
 
 
-def learn(
-    loop: ClosedLoop, traces: list[Trace], settings: Settings, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Step]:
-    """Train a network on traces, one step per iteration; `stop` ends it early."""
-    follower = loop.follower()
-    optimiser = torch.optim.AdamW(parameter_groups(follower))
-    batches = trace_batches(loop, traces, settings.rows, settings.seed)
+class Learning:
+    """Training of an imitation.
 
-    def share_done(step: int) -> float:
-        return 1.0 if stop() else step / settings.steps
+    Args:
+        loop: the network; it is trained in place.
+        traces: the training set.
+        settings: batch size, learning rate and random seed.
+    """
 
-    yield from train(follower, batches, optimiser, share_done, learning_rate=settings.learning_rate)
-    loop.eval()
+    def __init__(self, loop: ClosedLoop, traces: list[Trace], settings: Settings):
+        self.loop, self.model, self.settings = loop, loop.follower(), settings
+        self.batches = trace_batches(loop, traces, settings.rows, settings.seed)
+        self.done = 0
+        """Steps done when it is over."""
+
+    def steps(self, share_done: Callable[[int], float] | None = None, **options: Any) -> Generator[Step, None, None]:
+        """Train, one step per iteration.
+
+        Args:
+            share_done: from the number of steps done to the fraction of training that is over; None for as many steps
+                as the settings say.
+            **options: ``checkpoint``, ``checkpoint_at`` and ``about``, as of `treadle.training.train`.
+        """
+        rate = self.settings.learning_rate
+        optimiser = torch.optim.AdamW(parameter_groups(self.model), lr=rate)
+        share_done = share_done or ShareDone(steps=self.settings.steps)
+        self.done = yield from train(self.model, self.batches, optimiser, share_done, learning_rate=rate, **options)
+        self.loop.eval()
 
 
 class Imitated(NamedTuple):

@@ -249,15 +249,13 @@ class Learning:
             missing += 1 - (shared.sum() / either.sum().clamp(min=1)).item()
         return missing / len(self._validation)
 
-    def steps(
-        self,
-        share_done: Callable[[int], float],
-        *,
-        checkpoint: Any = None,
-        checkpoint_at: Callable[[int], bool] = lambda step: False,
-        about: Any = None,
-    ) -> Generator[Step, None, None]:
-        """Train, one step per iteration; the network has the best weights at the end. See `treadle.training.train`."""
+    def steps(self, share_done: Callable[[int], float], **options: Any) -> Generator[Step, None, None]:
+        """Train, one step per iteration; the network has the best weights at the end.
+
+        Args:
+            share_done: from the number of steps done to the fraction of training that is over.
+            **options: ``checkpoint``, ``checkpoint_at``, ``about`` and ``evaluating``, as of `treadle.training.train`.
+        """
         every = max(min(len(self.batches), 200), 20)
         self.done = yield from train(
             self.model,
@@ -270,9 +268,7 @@ class Learning:
             validate=self.validate if self._validation else None,
             evaluate_at=lambda step: step % every == 0,
             stopping=self.stopping,
-            checkpoint=checkpoint,
-            checkpoint_at=checkpoint_at,
-            about=about,
+            **options,
         )
         self.model.eval()
 

@@ -60,7 +60,7 @@ class Translator:
         """
         source = Vocabulary.of((pair.source for pair in pairs), source_unit)
         target = Vocabulary.of((pair.target for pair in pairs), target_unit)
-        sizes = [(len(source.encode(pair.source)), len(target.encode(pair.target))) for pair in pairs]
+        sizes = _sizes(source, target, pairs)
         looks = sum(t for _, t in sizes) / sum(s for s, _ in sizes)
         design = {"fertility": max(looks, 1.0)} | design
         with torch.device("meta"):  # sizes without memory
@@ -68,6 +68,20 @@ class Translator:
         require_memory(BYTES_PER_PARAMETER * count, f"training {count:,} parameters", "pass a smaller `hidden_size`")
         model = translation_model(len(source), len(target), **design)  # pyright: ignore[reportArgumentType]
         return cls(model, source, target, max(t for _, t in sizes), max(t / s for s, t in sizes))
+
+    def learning_from(self, pairs: Sequence[Pair], name: str = "") -> "Translator":
+        """The same network with the same vocabularies, to be trained further on other pairs.
+
+        Args:
+            pairs: all of them.
+            name: the name of their file, for messages.
+
+        Raises:
+            DataError: one has a symbol that is not in the vocabulary.
+        """
+        sizes = _sizes(self.source, self.target, pairs, name)
+        longest, ratio = max(t for _, t in sizes), max(t / s for s, t in sizes)
+        return dataclasses.replace(self, longest=max(longest, self.longest), ratio=max(ratio, self.ratio))
 
     def reads(self, text: str, where: str = "") -> Tensor:
         """What the encoder reads: a text between its start and its end, so that both can be seen.
@@ -162,6 +176,15 @@ class Translator:
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise ModelFileError(f"{path} is damaged: its symbols do not fit its network ({error})") from None
         return found
+
+
+def _sizes(source: Vocabulary, target: Vocabulary, pairs: Sequence[Pair], name: str = "") -> list[tuple[int, int]]:
+    """How many tokens sources and targets have."""
+    lines = [f"{name}, line {i}: " if name else "" for i in range(1, len(pairs) + 1)]
+    return [
+        (len(source.encode(pair.source, line)), len(target.encode(pair.target, line)))
+        for pair, line in zip(pairs, lines, strict=True)
+    ]
 
 
 def _vocabulary(values: dict[str, object]) -> Vocabulary:

@@ -128,8 +128,13 @@ class Learning:
         loss = total / count
         return (wrong + loss / (1 + loss)) / len(self._validation)
 
-    def steps(self, share_done: Callable[[int], float]) -> Generator[Step, None, None]:
-        """Train, one step per iteration; the network has the best weights at the end."""
+    def steps(self, share_done: Callable[[int], float], **options: Any) -> Generator[Step, None, None]:
+        """Train, one step per iteration; the network has the best weights at the end.
+
+        Args:
+            share_done: from the number of steps done to the fraction of training that is over.
+            **options: ``checkpoint``, ``checkpoint_at``, ``about`` and ``evaluating``, as of `treadle.training.train`.
+        """
         self.done = yield from train(
             self.translator.model,
             self.batches,
@@ -141,5 +146,6 @@ class Learning:
             validate=self.validate,
             evaluate_at=lambda step: step % self.evaluate_every == 0,
             stopping=self.stopping,
+            **options,
         )
         self.translator.model.eval()
