@@ -220,7 +220,7 @@ def over_time(rnn: Any) -> Any:
 
 
 def by_name(rnn: Any, state: Any) -> State:
-    """A state as ``over_time(rnn)`` keeps it, from the form in which ``rnn`` gives it: of a drop-in, from its ``hx``."""
+    """A state as ``over_time(rnn)`` keeps it, from the form in which ``rnn`` gives it: a drop-in, as its ``hx``."""
     return rnn.states_of(state) if hasattr(rnn, "recurrent") else state
 
 
