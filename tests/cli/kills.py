@@ -35,10 +35,10 @@ COMMANDS = {
     "decode": "decode --learn m.safetensors --budget 8epochs --checkpoint run --checkpoint-every 3steps",
     "segment": "segment fit scenes -o m.safetensors --size 32 --scenes 6 --rows 2 --budget 6steps --trunk v.pth"
     f" --width 4 {STEPS}",
-    "compare on a text": "compare t.txt --cell zoneout --parameters 25000 --window 4 --wiring stack,skip --seeds 2"
+    "compare on a text": "compare t.txt --cell zoneout --parameters 25000 --window 4 --wiring stack,skip --seeds 1"
     " --budget 80steps --save m.safetensors --json c.json --checkpoint run",
     "compare on series": "compare s.csv --target y --horizon 1 --layers 1 --parameters 5000 --wiring stack,skip"
-    " --seeds 2 --budget 60steps --save m.safetensors --json c.json --checkpoint run",
+    " --seeds 1 --budget 60steps --save m.safetensors --json c.json --checkpoint run",
 }
 """Each in less than a second or two, processes of comparisons apart."""
 
