@@ -15,7 +15,7 @@ import typer
 
 from treadle.atomic import all_or_none
 from treadle.cli import options
-from treadle.cli.training_options import TensorBoard
+from treadle.cli.training_options import TensorBoard, check_folder
 from treadle.errors import TreadleError
 
 if TYPE_CHECKING:
@@ -214,17 +214,6 @@ def compare(
                 else:
                     options.write_text(json_file, document)
     options.exit_if(interrupted())
-
-
-def check_folder(checkpoint: Path | None) -> None:
-    """Refuse what cannot be a folder of checkpoints."""
-    if checkpoint is None:
-        return
-    if checkpoint.exists() and not checkpoint.is_dir():
-        raise typer.BadParameter(
-            f"--checkpoint: {checkpoint} is a file, but a comparison keeps a folder of them: name another"
-        )
-    options.check_outputs({"--checkpoint": checkpoint / "comparison.json" if checkpoint.exists() else checkpoint})
 
 
 def workers_of(on: str | None, reduction_factor: int | None, runs: int) -> "Workers | RayWorkers":

@@ -13,6 +13,7 @@ import typer
 
 from treadle.atomic import all_or_none, write_whole
 from treadle.cli import options
+from treadle.cli.training_options import check_folder
 
 
 def compare_on_data(given: dict[str, Any], start: float) -> None:
@@ -24,7 +25,6 @@ def compare_on_data(given: dict[str, Any], start: float) -> None:
     """
     from treadle import WIRINGS
     from treadle.cli import with_options
-    from treadle.cli.compare import check_folder
     from treadle.cli.fitting import CurveLogs, check_tensorboard
     from treadle.recipes.compare import available_cores
     from treadle.recipes.compare_on_data import Race, common_size, contenders, rank

@@ -36,6 +36,17 @@ def keeping(checkpoint: Path | None, often: options.Length, epoch_steps: int) ->
     return {"checkpoint": checkpoint, "checkpoint_at": every(**often.of(epoch_steps))}
 
 
+def check_folder(checkpoint: Path | None) -> None:
+    """Refuse what cannot be a folder of checkpoints."""
+    if checkpoint is None:
+        return
+    if checkpoint.exists() and not checkpoint.is_dir():
+        raise typer.BadParameter(
+            f"--checkpoint: {checkpoint} is a file, but a comparison keeps a folder of them: name another"
+        )
+    options.check_outputs({"--checkpoint": checkpoint / "comparison.json" if checkpoint.exists() else checkpoint})
+
+
 def say_that_it_was_over(checkpoint: Path | None) -> None:
     """What there is to say of a run that had nothing left to train."""
     print(
