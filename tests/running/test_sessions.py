@@ -89,6 +89,11 @@ def run_both(rnn, dtype, rounds=6, count=7, **options):
         if t % 3 == 2:
             given = {id: xs[id, t : t + int(rng.integers(0, 5))] for id in some}
             ys, right = pool.steps(given), {id: clients[id].steps(x) for id, x in given.items()}
+        elif t % 3 == 1 and some:
+            block = xs[some, t : t + 3]
+            found = pool.steps_rows([pool.slot(id) for id in some], block.numpy())
+            ys = dict(zip(some, map(torch.from_numpy, found), strict=True))
+            right = {id: clients[id].steps(x) for id, x in zip(some, block, strict=True)}
         else:
             given = {id: xs[id, t] for id in some}
             ys, right = pool.step(given), {id: clients[id].step(x) for id, x in given.items()}
@@ -281,6 +286,9 @@ def test_refused_calls_change_nothing():
         (lambda: pool.step_rows([0.5], np.ones((1, 3), np.float32)), "StateError", "slots are whole numbers"),
         (lambda: pool.step_rows(slots, np.ones((1, 3), np.float32)), "ShapeError", r"2 slots .* xs is \[1, 3\]"),
         (lambda: pool.step_rows(slots, np.ones((2, 4), np.float32)), "ShapeError", r"takes a step of \[B, 3\]"),
+        (lambda: pool.steps_rows(slots, np.ones((1, 2, 3), np.float32)), "ShapeError", r"2 slots .* xs is \[1, 2, 3\]"),
+        (lambda: pool.steps_rows(slots, np.ones((2, 3), np.float32)), "ShapeError", r"is \[3\], but .* takes \[T, 3\]"),
+        (lambda: pool.steps_rows(slots, np.ones((2, 2, 4), np.float32)), "ShapeError", r"takes \[T, 3\]"),
     ]
     refusals += [
         (lambda call=call: call("c"), "StateError", "there is no session 'c'")

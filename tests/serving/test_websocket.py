@@ -78,6 +78,38 @@ def test_many_at_once_are_each_alone():
     listening({"m": RNN}, work, Options(queue=4))
 
 
+def test_messages_that_have_come_step_together():
+    async def work(server):
+        async with connect(server, "a/stream?start=true&step=0") as socket:
+            await socket.recv()
+            for x in (XS[0], XS[1:4], *XS[4:16]):
+                await socket.send(x.tobytes())
+            found = [rows(await socket.recv()) for _ in range(14)]
+            assert [len(ys) for ys in found] == [1, 3, *[1] * 12]
+            assert server.plane.model("m").latest.counts.turns < 8
+        async with connect(server, "a/stream?step=15") as socket:  # the last step once more, and two behind it
+            await socket.recv()
+            for x in XS[15:18]:
+                await socket.send(x.tobytes())
+            again = [rows(await socket.recv()) for _ in range(3)]
+        assert np.array_equal(again[0], found[-1])
+        return np.concatenate(found + again[1:])
+
+    assert np.array_equal(listening({"m": RNN}, work), alone(XS[:18]))
+
+
+def test_of_messages_that_come_together_those_before_a_refused_one_are_taken():
+    async def work(server):
+        async with connect(server, "a/stream?start=true") as socket:
+            await socket.recv()
+            for x in (*XS[:3], np.full_like(XS[0], np.nan), *XS[3:6]):
+                await socket.send(x.tobytes())
+            assert (await closed(socket))[0] == 1007
+        assert server.plane.model("m").sequences["", "a"].position == 3
+
+    listening({"m": RNN}, work)
+
+
 @pytest.mark.parametrize(
     ("message", "code", "words"),
     [

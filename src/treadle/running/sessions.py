@@ -308,7 +308,28 @@ class Sessions:
             ys = None if self._door is None or not self._is_current() else self._door.by_slot(slots, xs)
             return self._step_rows(slots, xs) if ys is None else ys
 
+    def steps_rows(self, slots: Any, xs: Any) -> Any:
+        """A block of steps of some of the sessions, by the numbers of their rows, with the results of `step_rows`.
+
+        Args:
+            slots: [n] whole numbers, each another one, see `slot`.
+            xs: [n, T, I], a NumPy array or a tensor; T is the same for all.
+
+        Returns:
+            The outputs [n, T, H], in kind; the caller's.
+
+        Raises:
+            StateError: a slot is not that of an open session, or there twice.
+            ShapeError: ``xs`` does not fit.
+        """
+        with self._lock:
+            slots = self._checked_slots(slots)
+            ys = None if self._door is None or not self._is_current() else self._door.block_by_slot(slots, xs)
+            return self._block_of_rows(slots, xs) if ys is None else ys
+
     def _checked_slots(self, slots: Any) -> np.ndarray:
+        if type(slots) is list and len(slots) == 1 and type(slots[0]) is int and slots[0] in self._open:
+            return np.array(slots, np.int64)
         slots = np.asarray(slots)
         if slots.ndim != 1 or (slots.size and slots.dtype.kind not in "iu"):
             raise StateError(
@@ -330,6 +351,16 @@ class Sessions:
         if x.ndim < 1 or len(x) != len(slots):
             raise ShapeError(f"{len(slots)} slots were passed, but xs is {states.shape(x)}: pass a row for each")
         return _in_kind(self._step(slots, x), xs)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _block_of_rows(self, slots: np.ndarray, xs: Any) -> Any:
+        x = self._tensor(xs)
+        if x.ndim < 2 or len(x) != len(slots):
+            raise ShapeError(f"{len(slots)} slots were passed, but xs is {states.shape(x)}: pass a block for each")
+        for slot, row in zip(slots.tolist(), x, strict=True):
+            self._check(slot, row, x[0], 1)
+        return _in_kind(torch.stack(self._steps(slots, [*x])) if len(x) else x, xs)
 
     @torch.inference_mode(False)
     @torch.no_grad()

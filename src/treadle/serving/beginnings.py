@@ -25,19 +25,19 @@ class Beginnings:
 
     def decide(self, job: Job) -> Verdict:
         """What is to be done with a job whose turn it is."""
-        sequence = job.sequence
+        sequence, now, late = job.sequence, self._loop.time(), False
         if isinstance(job, Steps):
             if job.begun:
                 return Verdict.RUN
-            sequence.used = self._loop.time()
+            sequence.used, late = now, now > job.deadline
             if job.gone is not None and job.gone():
                 return Verdict.ANSWERED
         try:
             if sequence.slot is None and self.hand_over(sequence):
                 return Verdict.PARKED
-            if isinstance(job, Steps) and self._loop.time() > job.deadline:
+            if late:
                 raise Refused(Kind.LATE, f"the deadline passed before the step of {sequence} was begun", 0.1)
-            if self.memory.has_to_look(job):
+            if self.memory.keeper is not None and self.memory.has_to_look(job):
                 self.memory.look(sequence)
                 return Verdict.PARKED
             if isinstance(job, Act):

@@ -42,6 +42,8 @@ class Request(NamedTuple):
         step: the position at which the client expects it; None if it does not count.
         timeout: seconds that the client waits for a step to begin.
         called: the sequence as the client wrote it.
+        last: how many of the steps are those of the last message, where they come in several; None for all.
+        messages: in how many messages they came.
     """
 
     tensors: Mapping[str, NDArray[Any]]
@@ -51,6 +53,8 @@ class Request(NamedTuple):
     step: int | None = None
     timeout: float | None = None
     called: str | int = ""
+    last: int | None = None
+    messages: int = 1
 
 
 class Outcome(NamedTuple):
@@ -216,9 +220,11 @@ class Dataplane:
             raise Refused(
                 Kind.MALFORMED, f"{xs.shape[0]} rows, but a step of a sequence has 1; [1, T, ...] are T steps"
             )
-        future = self._loop.create_future()
-        live = self.submit(served, version, owner, request, xs[0], _settling(future), future.cancelled)
-        answer: Answer = await future
+        reply = Reply()
+        live = self.submit(served, version, owner, request, xs[0], reply, reply.gone)
+        answer = reply.result if reply.is_there else await reply.later()
+        if isinstance(answer, Exception):
+            raise answer
         parameters: dict[str, Any] = {
             "sequence_id": request.called or request.sequence,
             "step": answer.step + len(answer.ys),
@@ -240,7 +246,8 @@ class Dataplane:
     ) -> LiveModel:
         """Ask for steps of a sequence, [T, ...]; ``answered`` is called with an `Answer` or a `Refused`.
 
-        With ``waits_in_line``, a full queue is no reason to refuse: the caller asks for little more until then.
+        With ``waits_in_line``, a full queue is no reason to refuse: the caller asks for little more until then. Others
+        are answered before this returns, if that takes microseconds and nobody waits.
 
         Returns:
             The version that takes them.
@@ -250,11 +257,12 @@ class Dataplane:
         """
         assert request.sequence is not None
         now = self._loop.time()
-        self.rates.take(owner, now)
+        if self.rates.rate is not None:
+            self.rates.take(owner, now, request.messages)
         key = (owner, request.sequence)
         sequence = served.sequences.get(key)
         live = served.latest if sequence is None else served.owner(sequence)
-        if not waits_in_line:
+        if not waits_in_line and (self.ending or live.scheduler.queued):
             self.admit(live)
         if live.meaning.window is not None:
             raise Refused(
@@ -270,19 +278,19 @@ class Dataplane:
         if len(sequence.jobs) >= self.options.pending:
             raise Refused(Kind.BUSY, f"{len(sequence.jobs)} requests of {sequence} wait already", 0.1)
         waits = self.options.deadline if request.timeout is None else min(request.timeout, self.options.deadline)
-        live.add(
-            Steps(
-                sequence,
-                xs,
-                answered,
-                start=request.start,
-                end=request.end,
-                step=request.step,
-                arrived=now,
-                deadline=now + waits,
-                gone=gone,
-            )
+        steps = Steps(
+            sequence,
+            xs,
+            answered,
+            start=request.start,
+            end=request.end,
+            step=request.step,
+            last=request.last,
+            arrived=now,
+            deadline=now + waits,
+            gone=gone,
         )
+        live.add(steps, at_once=not waits_in_line)
         return live
 
     def admit(self, live: LiveModel, count: int = 1) -> None:
@@ -413,6 +421,36 @@ class Dataplane:
         future = self._loop.create_future()
         live.add(Act(sequence, work, _settling(future)))
         return await future
+
+
+class Reply:
+    """Is called with an answer; whoever asked has it at once, or waits for it if it is not there yet.
+
+    Attributes:
+        is_there: whether it is there.
+        result: an `Answer`, or the exception that is there in place of one.
+    """
+
+    __slots__ = ("_future", "is_there", "result")
+
+    def __init__(self) -> None:
+        self.is_there = False
+        self.result: Any = None
+        self._future: asyncio.Future[Any] | None = None
+
+    def __call__(self, result: Any) -> None:
+        self.is_there, self.result = True, result
+        if self._future is not None and not self._future.done():
+            self._future.set_result(result)
+
+    def later(self) -> "asyncio.Future[Any]":
+        """What to wait for."""
+        self._future = asyncio.get_running_loop().create_future()
+        return self._future
+
+    def gone(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._future is not None and self._future.cancelled()
 
 
 def _settling(future: "asyncio.Future[Any]") -> Callable[[Any], None]:

@@ -11,7 +11,7 @@ from treadle.serving.keeper import Keeper
 from treadle.serving.memory import Memory
 from treadle.serving.refusals import Kind, Refused
 from treadle.serving.scheduler import Job, Scheduler, Verdict
-from treadle.serving.sequences import Act, Answer, Kept, Sequence, Steps
+from treadle.serving.sequences import Act, Answer, Sequence, Steps
 from treadle.serving.sessions import Sessions
 from treadle.serving.version import Version
 
@@ -55,12 +55,12 @@ class LiveModel:
         self.scheduler.close()
         self.sessions.let_go()
 
-    def add(self, job: Job) -> None:
-        """Ask for something of a sequence of this version."""
+    def add(self, job: Job, at_once: bool = False) -> None:
+        """Ask for something of a sequence of this version; ``at_once`` as in `Scheduler.add`."""
         if self.successor is not None and job.sequence.slot is None and not job.sequence.busy:
-            self.successor.add(job)
+            self.successor.add(job, at_once)
         else:
-            self.scheduler.add(job)
+            self.scheduler.add(job, at_once)
 
     def end(self, sequence: Sequence, reason: str, answered: Callable[[Any], None] | None = None) -> None:
         """End a sequence after what was asked of it, for a reason.
@@ -97,29 +97,28 @@ class LiveModel:
 
     def _finish(self, jobs: list[Job]) -> None:
         to_keep: list[Job] = []
+        now, keeps = self.loop.time(), self.keeper is not None
         for job in jobs:
-            if isinstance(job, Steps) and job.error is None:
-                self._note(job)
-                if job.sequence.key is not None and self.memory.has_to_keep(job.sequence, job.end):
-                    to_keep.append(job)
-                    continue
-            elif isinstance(job, Act) and job.changed and self.memory.keeper is not None:
+            if isinstance(job, Steps):
+                if job.error is None:
+                    self._note(job, now)
+                    if keeps and job.sequence.key is not None and self.memory.has_to_keep(job.sequence, job.end):
+                        to_keep.append(job)
+                        continue
+            elif keeps and job.changed:
                 to_keep.append(job)
                 continue
             self._complete(job)
         if to_keep:
             self.memory.keep(to_keep)
 
-    def _note(self, job: Steps) -> None:
+    def _note(self, job: Steps, now: float) -> None:
         """What a sequence remembers of a request."""
         sequence = job.sequence
-        sequence.used = self.loop.time()
+        sequence.used = now
         if sequence.key is None:
             return
-        sequence.kept = None
-        if job.step is not None:
-            answer = Answer(job.ys.copy(), job.first)
-            sequence.kept = Kept(answer, job.digest())
+        sequence.kept = None if job.step is None else job.kept()
         if job.end:
             self.version.ended(sequence, "ended")
 
@@ -149,6 +148,6 @@ class LiveModel:
         return Refused(Kind.FAILED, f"{where}: the model failed with a {type(error).__name__}")
 
     def _rest(self, sequence: Sequence) -> None:
-        """Nothing is asked of a sequence: one that is over need not be known any more."""
-        if sequence.slot is None and self.version.sequences.get(sequence.key) is sequence:  # pyright: ignore[reportArgumentType]
+        """A sequence that is over, and of which nothing is asked, need not be known any more."""
+        if self.version.sequences.get(sequence.key) is sequence:  # pyright: ignore[reportArgumentType]
             del self.version.sequences[sequence.key]  # pyright: ignore[reportArgumentType]

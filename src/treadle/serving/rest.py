@@ -1,6 +1,5 @@
 """The Open Inference Protocol over HTTP: requests and answers as JSON, tensors in it or as bytes behind it."""
 
-import asyncio
 import json
 import logging
 import math
@@ -10,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from treadle.serving import descriptions, openapi
+from treadle.serving.bodies import Receive, Scope, read_body
 from treadle.serving.dataplane import Dataplane, Outcome, Request, sequence_id
 from treadle.serving.gate import Gate
 from treadle.serving.refusals import Kind, Refused
@@ -25,14 +25,10 @@ from treadle.serving.tensors import (
     to_list,
 )
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 logger = logging.getLogger("treadle.serving")
 
-SLOWEST = 30.0
-"""Seconds that a client has for its request's body."""
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
 _JSON_LENGTH = b"inference-header-content-length"
@@ -89,37 +85,6 @@ def _header(scope: Scope, name: bytes) -> str | None:
         if key == name:
             return value.decode("latin-1")
     return None
-
-
-async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
-    """What a request sends, read only as far and as long as it is allowed to go.
-
-    Raises:
-        Refused: it is too large, too slow, compressed, or breaks off.
-    """
-    for key, value in scope["headers"]:
-        if key == b"content-length" and value.isdigit() and int(value) > most:
-            raise Refused(Kind.TOO_LARGE, f"the request has more than {most} bytes")
-        if key == b"content-encoding" and value.strip().lower() not in (b"identity", b""):
-            raise Refused(
-                Kind.UNSUPPORTED, f"the request is compressed ({value[:40].decode('latin-1')}): send it plain"
-            )
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(SLOWEST):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Refused(Kind.MALFORMED, "the request breaks off")
-                part = message.get("body", b"")
-                size += len(part)
-                if size > most:
-                    raise Refused(Kind.TOO_LARGE, f"the request has more than {most} bytes")
-                if not message.get("more_body", False):
-                    return part if not parts else b"".join([*parts, part])
-                parts.append(part)
-    except TimeoutError:
-        raise Refused(Kind.LATE, f"the request's body took longer than {SLOWEST:g} seconds") from None
 
 
 class Inference:

@@ -14,6 +14,9 @@ from treadle.serving.sequences import Act, Sequence, Steps
 LONG = 1e-3
 """Seconds: turns that take longer leave the event loop, which has other clients to listen to."""
 
+AT_ONCE = 5e-5
+"""Seconds: turns that take less are taken when they are asked for, if nobody waits: to wait for others costs more."""
+
 Job = Steps | Act
 
 
@@ -33,12 +36,18 @@ class Scheduler:
     A sequence has one place in the queue, however much is asked of it, so that nobody starves: after its turn it goes
     to the end. All that touches the pool of sessions happens within a turn, and there is one turn at a time.
 
+    Attributes:
+        queued: jobs that are not complete.
+        seconds: of a turn, as they have been lately.
+        shortest: likewise, of the shortest.
+
     Args:
         options: how many rows, how long to wait for more.
         begin: decides on a job whose turn it is.
-        work: takes a turn: jobs of different sequences; in a thread, if turns take long.
+        work: takes a turn: jobs of different sequences; in a thread, if turns take long. How many of them stepped, and
+            how many steps that were.
         finish: is given the jobs that are complete; it has to `release` each one's sequence.
-        rest: is told of a sequence of which nothing is asked any more.
+        rest: is told of a sequence that does not live, and of which nothing is asked any more.
         counts: what is written down.
     """
 
@@ -46,7 +55,7 @@ class Scheduler:
         self,
         options: Options,
         begin: Callable[[Job], Verdict],
-        work: Callable[[list[Job]], int],
+        work: Callable[[list[Job]], tuple[int, int]],
         finish: Callable[[list[Job]], None],
         rest: Callable[[Sequence], None],
         counts: Counts,
@@ -55,19 +64,26 @@ class Scheduler:
         self.begin, self.work, self.finish, self.rest = begin, work, finish, rest
         self.ready: deque[Sequence] = deque()
         self.queued = 0
-        self.seconds = 0.0
+        self.seconds = self.shortest = 0.0
         self._scheduled = self._running = False
         self._thread: ThreadPoolExecutor | None = None
         self._loop = asyncio.get_running_loop()
 
-    def add(self, job: Job) -> None:
-        """Ask for something of a sequence, after whatever it was asked for before."""
+    def add(self, job: Job, at_once: bool = False) -> None:
+        """Ask for something of a sequence, after whatever it was asked for before.
+
+        With ``at_once``, its turn is taken before this returns, if it is a short one and no other is waiting.
+        """
         sequence = job.sequence
         sequence.jobs.append(job)
         self.queued += 1
-        if not sequence.busy:
-            sequence.busy = True
-            self.ready.append(sequence)
+        if sequence.busy:
+            return
+        sequence.busy = True
+        self.ready.append(sequence)
+        if at_once and self.shortest < AT_ONCE and len(self.ready) == 1 and not (self._running or self.options.wait):
+            self._turn()
+        else:
             self._wake()
 
     def now(self) -> float:
@@ -85,7 +101,8 @@ class Scheduler:
             self._wake()
         else:
             sequence.busy = False
-            self.rest(sequence)
+            if sequence.slot is None:
+                self.rest(sequence)
 
     def close(self) -> None:
         """Wait for the turn that is under way; there will be no more in a thread."""
@@ -135,7 +152,8 @@ class Scheduler:
                 batch.append(sequence.jobs[0])
             elif verdict is Verdict.ANSWERED:
                 sequence.busy = False
-                self.rest(sequence)
+                if sequence.slot is None:
+                    self.rest(sequence)
         return batch
 
     def drop(self, job: Job) -> None:
@@ -145,12 +163,14 @@ class Scheduler:
 
     def _timed(self, batch: list[Job]) -> None:
         start = time.perf_counter()
-        steps = self.work(batch)
+        rows, steps = self.work(batch)
         seconds = time.perf_counter() - start
         # One slow turn, such as the first, is no habit.
         self.seconds = seconds if not self.seconds else min(0.8 * self.seconds + 0.2 * seconds, 2 * self.seconds)
+        # What others do with the cores makes turns longer, but none shorter.
+        self.shortest = seconds if not self.shortest else min(seconds, 1.05 * self.shortest)
         if steps:
-            self.counts.turn(sum(isinstance(job, Steps) for job in batch), steps, seconds)
+            self.counts.turn(rows, steps, seconds)
 
     def _done(self, batch: list[Job]) -> None:
         self._running = False

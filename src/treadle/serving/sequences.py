@@ -87,6 +87,7 @@ class Steps:
 
     Attributes:
         xs: what they read, [T, ...].
+        last: how many of the steps, at the end, are those of the last message; a client repeats that alone.
         ys: what they gave so far.
         taken: how many are taken.
         start: whether the sequence begins with them.
@@ -102,8 +103,8 @@ class Steps:
     """
 
     __slots__ = (
-        "answered", "arrived", "begun", "deadline", "end", "error", "first", "fresh", "gone", "looked", "sequence",
-        "start", "step", "taken", "xs", "ys",
+        "answered", "arrived", "begun", "deadline", "end", "error", "first", "fresh", "gone", "last", "looked",
+        "sequence", "start", "step", "taken", "xs", "ys",
     )  # fmt: skip
 
     def __init__(
@@ -115,12 +116,14 @@ class Steps:
         start: bool = False,
         end: bool = False,
         step: int | None = None,
+        last: int | None = None,
         arrived: float = 0.0,
         deadline: float = float("inf"),
         gone: Callable[[], bool] | None = None,
     ):
         self.sequence, self.xs, self.answered = sequence, xs, answered
         self.start, self.end, self.step = start, end, step
+        self.last = len(xs) if last is None else last
         self.arrived, self.deadline, self.gone = arrived, deadline, gone
         self.again()
 
@@ -133,7 +136,11 @@ class Steps:
 
     def digest(self) -> bytes:
         """Tells one input from another, so that a retry is known to be one."""
-        return hashlib.blake2b(self.xs.tobytes(), digest_size=16).digest()
+        return hashlib.blake2b(self.xs[-self.last :].tobytes(), digest_size=16).digest()
+
+    def kept(self) -> Kept:
+        """What has to be remembered of them once they are taken."""
+        return Kept(Answer(self.ys[-self.last :].copy(), self.first + len(self.xs) - self.last), self.digest())
 
 
 class Act:

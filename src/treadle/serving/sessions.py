@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from treadle import state as states
 from treadle.serving.scheduler import Job
@@ -40,33 +41,36 @@ class Sessions:
             for one in sessions:
                 self._pool.close(one)
 
-    def work(self, batch: list[Job]) -> int:
-        """Take a turn: a step, or some of a block, of each sequence; how many steps that were."""
-        stepping: list[Steps] = []
-        for job in batch:
-            try:
-                if isinstance(job, Act):
-                    job.result = job.work(self, job)
-                    continue
-                if job.fresh:
-                    self.begin(job.sequence)
-                    job.fresh = False
-                if job.taken < len(job.xs):
-                    stepping.append(job)
-            except Exception as error:
-                job.error = error
-        steps = 0
-        for _ in range(QUANTUM):
-            if not stepping:
-                break
-            steps += len(stepping)
-            self._step(stepping)
+    def work(self, batch: list[Job]) -> tuple[int, int]:
+        """Take a turn: a step, or some of a block, of each sequence; how many stepped, and how many steps that were."""
+        stepping: list[Any] = [job for job in batch if self._is_to_step(job)]
+        rows, steps, left = len(stepping), 0, QUANTUM
+        while stepping and left:
+            count = min([left, *[len(job.xs) - job.taken for job in stepping]])
+            steps += count * len(stepping)
+            self._step(stepping, count)
+            left -= count
             stepping = [job for job in stepping if job.error is None and job.taken < len(job.xs)]
         for job in batch:
-            failed = job.error is not None and job.sequence.key is None
-            if isinstance(job, Steps) and (failed or (job.end and job.error is None and job.taken == len(job.xs))):
-                self.close(job.sequence)
-        return steps
+            if isinstance(job, Steps) and (job.end or job.error is not None):
+                failed = job.error is not None and job.sequence.key is None
+                if failed or (job.end and job.error is None and job.taken == len(job.xs)):
+                    self.close(job.sequence)
+        return rows, steps
+
+    def _is_to_step(self, job: Job) -> bool:
+        """Whether a job has steps to be taken, of a sequence that is begun now; whatever else there is, is done."""
+        try:
+            if isinstance(job, Act):
+                job.result = job.work(self, job)
+                return False
+            if job.fresh:
+                self.begin(job.sequence)
+                job.fresh = False
+            return job.taken < len(job.xs)
+        except Exception as error:
+            job.error = error
+            return False
 
     def begin(self, sequence: Sequence) -> None:
         """Put a sequence into the initial state."""
@@ -86,31 +90,36 @@ class Sessions:
             self._pool.close(sequence.session)
             sequence.slot = sequence.session = None
 
-    def _step(self, jobs: list[Steps]) -> None:
-        """One step of each of some sequences."""
-        if len(jobs) == 1:
-            xs = jobs[0].xs[jobs[0].taken : jobs[0].taken + 1]
-        else:
-            xs = np.stack([job.xs[job.taken] for job in jobs])
+    def _step(self, jobs: list[Steps], count: int) -> None:
+        """So many steps of each of some sequences, which all have as many before them."""
+        parts = [job.xs[job.taken : job.taken + count] for job in jobs]
         try:
-            ys = self._pool.step_rows([job.sequence.slot for job in jobs], xs)
+            ys = self._answers([job.sequence.slot for job in jobs], parts)
         except Exception as error:
             # It was refused as a whole, and no state has changed: whose row it was shows if each steps alone.
             if len(jobs) == 1:
                 jobs[0].error = error
             else:
                 for job in jobs:
-                    self._step([job])
+                    self._step([job], count)
             return
-        for row, job in enumerate(jobs):
-            if len(job.xs) == 1:
-                job.ys = ys[row : row + 1]
+        for job, found in zip(jobs, ys, strict=True):
+            if len(job.xs) == count:
+                job.ys = found
             else:
                 if job.ys is None:
-                    job.ys = np.empty((len(job.xs), *ys.shape[1:]), ys.dtype)
-                job.ys[job.taken] = ys[row]
-            job.taken += 1
-            job.sequence.position += 1
+                    job.ys = np.empty((len(job.xs), *found.shape[1:]), found.dtype)
+                job.ys[job.taken : job.taken + count] = found
+            job.taken += count
+            job.sequence.position += count
+
+    def _answers(self, slots: list[int | None], xs: list[NDArray[Any]]) -> Any:
+        """What steps [T, ...] of each of some sessions give, each [T, ...]."""
+        if len(xs) == 1 and len(xs[0]) == 1:
+            return (self._pool.step_rows(slots, xs[0]),)
+        if len(xs[0]) == 1:
+            return self._pool.step_rows(slots, np.concatenate(xs))[:, None]
+        return self._pool.steps_rows(slots, xs[0][None] if len(xs) == 1 else np.stack(xs))
 
     def load(self, sequence: Sequence, state: Any, position: int, kept: Kept | None = None) -> None:
         """Continue a sequence from a state, at a position; within a turn."""

@@ -5,15 +5,17 @@ import json
 import logging
 import math
 from collections import deque
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
 
+from treadle.serving.bodies import Receive, Scope
 from treadle.serving.dataplane import Dataplane, Request, sequence_id
 from treadle.serving.gate import Gate
 from treadle.serving.refusals import Kind, Refused
-from treadle.serving.rest import Receive, Scope, Send, step_asked
+from treadle.serving.rest import Send, step_asked
 from treadle.serving.sequences import Answer
 from treadle.serving.tensors import DATATYPES
 
@@ -85,8 +87,12 @@ class Connection:
         self.row, self.dtype = kind.shape, DATATYPES[kind.datatype]
         self.row_bytes = self.dtype.itemsize * math.prod(kind.shape)
         self.under_way = self.bytes_under_way = 0
+        self.messages: list[bytes] = []
+        self.refused = False
+        self.may_be_retry = self.step is not None  # the first message, which then has an answer already
         self.answers: deque[Any] = deque()
         self.changed = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
         """Answer until one side closes."""
@@ -99,6 +105,8 @@ class Connection:
             await self._read(writer)
         finally:
             writer.cancel()
+            while self.messages:
+                self._submit()
             if self.ends and (sequence := self.served.sequences.get((self.owner, self.name))) is not None:
                 self.served.owner(sequence).end(sequence, "ended")
 
@@ -128,15 +136,15 @@ class Connection:
             data = message.get("bytes")
             if data is None:
                 raise Refused(Kind.UNSUPPORTED, "a message is text, but rows are sent as binary messages")
-            if not writer.done():
-                self._submit(data)
+            if not (writer.done() or self.refused):
+                self._take(data)
 
     async def _next_change(self) -> None:
         self.changed.clear()
         await self.changed.wait()
 
-    def _submit(self, data: bytes) -> None:
-        """Ask for the steps of a message."""
+    def _take(self, data: bytes) -> None:
+        """Take a message; its steps are asked for together with those of others that have come as well."""
         steps, rest = divmod(len(data), self.row_bytes)
         if rest or not steps:
             raise Refused(
@@ -144,19 +152,47 @@ class Connection:
             )
         if steps > self.plane.options.steps:
             raise Refused(Kind.TOO_LARGE, f"{steps} steps, more than {self.plane.options.steps}")
-        values = np.frombuffer(data, self.dtype).reshape(1, steps, *self.row)
-        xs, _ = self.live.meaning.numbers(values)
-        request = Request({}, self.name, self.starts, False, self.step)
-        self.starts = False
-        self.step = None if self.step is None else self.step + steps
+        if not self.messages:
+            self.loop.call_soon(self._submit)
+        self.messages.append(data)
         self.under_way += 1
         self.bytes_under_way += len(data)
 
-        def answered(result: Any) -> None:
-            self.answers.append((result, len(data)))
-            self.changed.set()
+    def _submit(self) -> None:
+        """Ask for the steps of the messages that have come."""
+        messages, self.messages = self.messages, []
+        if not messages:
+            return
+        if self.may_be_retry and len(messages) > 1:
+            messages, self.messages = messages[:1], messages[1:]
+            self.loop.call_soon(self._submit)
+        self.may_be_retry = False
+        try:
+            self._ask_for(messages)
+        except Refused as refused:
+            if len(messages) == 1:
+                self.refused = True  # what comes behind it would be steps after a gap
+                self._answered(messages, refused)
+                return
+            for message in messages:  # those before the one that is refused are taken
+                if not self.refused:
+                    self.messages = [message]
+                    self._submit()
 
-        self.plane.submit(self.served, None, self.owner, request, xs[0], answered, waits_in_line=True)
+    def _ask_for(self, messages: list[bytes]) -> None:
+        values = np.frombuffer(messages[0] if len(messages) == 1 else b"".join(messages), self.dtype)
+        xs, _ = self.live.meaning.numbers(values.reshape(1, -1, *self.row))
+        last = len(messages[-1]) // self.row_bytes
+        request = Request({}, self.name, self.starts, step=self.step, last=last, messages=len(messages))
+        self.plane.submit(
+            self.served, None, self.owner, request, xs[0], partial(self._answered, messages), waits_in_line=True
+        )
+        self.starts = False
+        self.step = None if self.step is None else self.step + len(xs[0])
+
+    def _answered(self, messages: list[bytes], result: Any) -> None:
+        self.answers.append((result, messages))
+        self.changed.set()
 
     async def _write(self) -> None:
         """Send answers as they come; the first that is none ends the connection."""
@@ -171,13 +207,17 @@ class Connection:
         meaning = self.live.meaning
         while True:
             while self.answers:
-                result, size = self.answers.popleft()
+                result, messages = self.answers.popleft()
                 if isinstance(result, Exception):
                     raise result
                 answer: Answer = result
-                ys = meaning.answers(answer.ys[None], True)[-1][1]
-                await self.send({"type": "websocket.send", "bytes": ys.tobytes()})
-                self.under_way -= 1
-                self.bytes_under_way -= size
+                ys = meaning.answers(answer.ys[None], True)[-1][1][0]
+                place = 0
+                for message in messages:
+                    steps = len(message) // self.row_bytes
+                    await self.send({"type": "websocket.send", "bytes": ys[place : place + steps].tobytes()})
+                    place += steps
+                    self.under_way -= 1
+                    self.bytes_under_way -= len(message)
                 self.changed.set()
             await self._next_change()

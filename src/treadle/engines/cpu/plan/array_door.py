@@ -50,6 +50,10 @@ class Stepping(Protocol):
         """The answers of the step before, as a copy."""
         ...
 
+    def run_block(self, steps: int, rows: int, xs: np.ndarray) -> np.ndarray:
+        """A block of steps [T, n, I] of as many rows that were taken down; the answers [T, n, H]."""
+        ...
+
 
 class ArrayDoor:
     """Steps on arrays: None, and nothing has happened, where they are not exactly what the kernel reads.
@@ -83,6 +87,21 @@ class ArrayDoor:
         self._pool.call.rows_of_x[:rows] = x
         self._pool.run(rows)
         return self._pool.answers(rows)
+
+    def block_by_slot(self, slots: np.ndarray, x: Any) -> np.ndarray | None:
+        """A block of steps of the rows ``slots``, all of them others, on [n, T, I]; the answers [n, T, H]."""
+        call = self._pool.call
+        if type(x) is not np.ndarray or x.dtype != call.rows_of_x.dtype or x.ndim != 3 or not x.size:
+            return None
+        rows, steps, features = x.shape
+        if rows != len(slots) or features != call.x.shape[1]:
+            return None
+        self._pool.take(slots)
+        xs = x if rows == 1 else x.swapaxes(0, 1)
+        if not (xs.flags.c_contiguous and xs.flags.aligned):
+            xs = xs.copy("C")
+        ys = self._pool.run_block(steps, rows, xs.reshape(steps * rows, features))
+        return ys.reshape(steps, rows, -1).swapaxes(0, 1)
 
     def _make(self, rows: int) -> None:
         self._pool.make_room_for(rows)

@@ -1,5 +1,6 @@
 """The states of many sessions, and one step for any of them at once: rows are gathered and scattered by the kernel."""
 
+import functools
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from treadle.engines.cpu.machine import threads
+from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.plan.array_door import ArrayDoor, array_door
 from treadle.engines.cpu.plan.live_operands import LiveOperands, LiveWeights
 from treadle.engines.cpu.plan.live_step import FEW_ROWS, WORTH_A_THREAD
@@ -70,8 +72,7 @@ class LivePool:
         ys = y.new_empty(layout.rows, *y.shape[1:])
         if layout.rows:
             self.take(slots if layout.order is None else slots[layout.order.numpy()])
-            parts = threads.count(min(layout.batch, int(self._cost * layout.batch // WORTH_A_THREAD)))
-            self.call.steps(layout, packed, ys, parts)
+            self.call.steps(layout, address(packed), address(ys), self._parts(layout.batch))
         return [row[:length] for row, length in zip(layout.padded(ys).unbind(1), lengths.tolist(), strict=True)]
 
     def door(self, slots: dict[Hashable, int]) -> ArrayDoor | None:
@@ -92,6 +93,17 @@ class LivePool:
         few = parts > 1 and rows < FEW_ROWS * parts and rows <= self.call.block
         self.call(rows, parts if few else min(parts, rows), few, cost < _SHORT)
 
+    def _parts(self, rows: int) -> int:
+        """How many threads share the rows of a block."""
+        return threads.count(min(rows, int(self._cost * rows // WORTH_A_THREAD)))
+
+    def run_block(self, steps: int, rows: int, xs: np.ndarray) -> np.ndarray:
+        """A block of steps [T * n, I] of so many rows that were taken down; the answers [T * n, H]."""
+        ys = np.empty((len(xs), *self.call.rows_of_y.shape[1:]), self.call.rows_of_y.dtype)
+        layout, few = _whole_block(steps, rows), self._cost * len(xs) < _SHORT
+        self.call.steps(layout, xs.ctypes.data, ys.ctypes.data, self._parts(rows), few)
+        return ys
+
     def answers(self, rows: int) -> np.ndarray:
         """The answers of the step before, as a copy."""
         return self.call.rows_of_y[:rows].copy()
@@ -104,3 +116,6 @@ class LivePool:
     @torch.inference_mode(False)  # it is written into later, outside of it, too
     def _make_room(self, room: int) -> None:
         self.call = PoolCall(LiveOperands(self.weights, self.state), room)
+
+
+_whole_block = functools.lru_cache(maxsize=64)(Layout)

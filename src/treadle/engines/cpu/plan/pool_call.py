@@ -1,10 +1,10 @@
 """Steps of any rows of many: everything that a call needs is in memory before it comes."""
 
 import ctypes
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.alignment import address
@@ -49,7 +49,11 @@ class PoolCall:
         self.block = min(room, _BLOCK)
         table = [*arguments.table(1, self.block, counts, offsets, 0), 0, self.index.ctypes.data]
         self.table = np.array(table, dtype=np.int64)
-        self._places = lowered.places
+        places = lowered.places
+        self._streams, self._outputs = len([*places.streams]), len([*places.outputs])
+        self._of_block = np.array([places.steps, places.counts, places.offsets, *places.streams, *places.outputs])
+        self._of_step = self.table[self._of_block]
+        self._blocks: WeakKeyDictionary[Layout, list[int]] = WeakKeyDictionary()
         self._address = self.table.ctypes.data
         self._rows = ctypes.c_int64.from_address(self._address + 8 * (len(lowered.places) + Behind.ROWS))
         scratch, itemsize = lowered.scratch, weights.dtype.itemsize
@@ -70,18 +74,16 @@ class PoolCall:
             self._recipes.append(recipe)  # which keeps the machine code
         (self._again_locked if keeps_lock else self._again)(found.address, 0, 0, self._team)
 
-    def steps(self, layout: Layout, xs: Tensor, ys: Tensor, parts: int) -> None:
-        """All steps on [N, ...], into ``ys``; the index is in the order of the layout's rows."""
-        before = self.table.copy()
+    def steps(self, layout: Layout, xs: int, ys: int, parts: int, keeps_lock: bool = False) -> None:
+        """All steps on [N, ...] at the address ``xs``, into ``ys``; the index is in the order of the layout's rows."""
+        said = self._blocks.get(layout)
+        if said is None:
+            said = self._blocks[layout] = [layout.steps, address(layout.counts), address(layout.offsets)]
         try:
-            places = self._places
-            self.table[places.steps] = layout.steps
-            self.table[places.counts], self.table[places.offsets] = address(layout.counts), address(layout.offsets)
-            self.table[[*places.streams]] = address(xs)
-            self.table[[*places.outputs]] = address(ys)
-            self(layout.batch, parts)
+            self.table[self._of_block] = [*said, *[xs] * self._streams, *[ys] * self._outputs]
+            self(layout.batch, parts, keeps_lock=keeps_lock)
         finally:
-            self.table[:] = before
+            self.table[self._of_block] = self._of_step
 
     def _by_rows(self, parts: int) -> Recipe:
         """Each of so many threads has rows of its own."""

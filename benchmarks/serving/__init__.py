@@ -1,0 +1,1 @@
+"""Servers under load: hosts in processes of their own, and clients that ask by a clock, whatever the answers do."""

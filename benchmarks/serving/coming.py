@@ -1,0 +1,71 @@
+"""Sequences that come and go: a million of them, over the network, and what is held of those that stay."""
+
+import contextlib
+from dataclasses import dataclass, field
+
+from benchmarks.gates import Check
+from benchmarks.registry import Measurement, Options
+from benchmarks.serving.beside import H, inputs
+from benchmarks.serving.processes import host, openings
+
+COUNT, QUICK_COUNT, ALIVE = 1_000_000, 20_000, 10_000
+STATE_BYTES = 2 * 2 * 4 * H
+"""Of a sequence: two layers, two vectors each, in float32."""
+OPENING, GROWTH, HELD = (
+    "us to open and close",
+    "growth (MB)",
+    "bytes held beside the state",
+)
+
+
+@dataclass
+class Coming:
+    """A server whose clients stay for one step."""
+
+    options: Options
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def check(self) -> list[Check]:
+        """Each is answered."""
+        self.stack = contextlib.ExitStack()
+        try:
+            self.host = self.stack.enter_context(host("treadle", H, idle=3600.0))
+            self.crowd = self.stack.enter_context(openings(self.host, inputs().tolist()))
+            # More than there are endings that are remembered, so that nothing is left to be filled.
+            self.warm = 100 if self.options.tiny else 2 * ALIVE
+            answers = self.crowd.ask(first=0, count=self.warm, end=True)
+        except BaseException:
+            self.stack.close()
+            raise
+        if self.options.tiny:
+            self.stack.close()
+        return [Check("every sequence is answered", self.warm - answers.get("ok", 0), 0.0, "answers")]
+
+    def measure(self, options: Options) -> Measurement:
+        """Memory before and after all of them; then that of many who stay."""
+        count = QUICK_COUNT if options.quick else COUNT
+        with self.stack:
+            held = self.host.resident_bytes()
+            coming = self._ask(self.warm, count, end=True)
+            growth = self.host.resident_bytes() - held
+            held = self.host.resident_bytes()
+            self._ask(self.warm + count, ALIVE, end=False)
+            alive = self.host.resident_bytes() - held
+            step = self._ask(self.warm + count, ALIVE, end=False, again=True)
+        return Measurement(
+            figures={
+                "sequences": count,
+                "us of a step": 1e6 * step,
+                OPENING: 1e6 * (coming - step),
+                GROWTH: growth / 1e6,
+                HELD: alive / ALIVE - STATE_BYTES,
+            }
+        )
+
+    def _ask(self, first: int, count: int, **how: bool) -> float:
+        """So many requests; the CPU seconds of the server for each."""
+        before = self.host.cpu_seconds()
+        found = self.crowd.ask(first=first, count=count, **how)
+        if found != {"ok": count}:
+            raise RuntimeError(f"{count} sequences were begun, but the answers are {found}")
+        return (self.host.cpu_seconds() - before) / count
