@@ -122,7 +122,7 @@ MUTATIONS = [
         f"{PAIRS} 'lengths and interpreter'",
     ),
     Mutation(
-        "engines/cpu/lower/indices.py",
+        "engines/passes/indices.py",
         "for size in reversed(list(shape)):",
         "for size in list(shape):",
         "strides of rows with several axes in the wrong order",

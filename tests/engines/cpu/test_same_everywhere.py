@@ -13,7 +13,8 @@ from tests.registry import CELLS, build, sequence, random_state
 from treadle.engines import network
 from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.plan.whole_step import whole_step
-from treadle.engines.cpu.plan.section import CompiledSection, why_not
+from treadle.engines.cpu.plan.section import CompiledSection
+from treadle.engines.passes.support import why_not
 from treadle.engines.cpu.machine.target import host
 
 garbage = [object() for _ in range(int(sys.argv[1]))]  # so that nothing lies where it lay

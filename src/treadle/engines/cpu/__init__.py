@@ -38,7 +38,8 @@ class CpuEngine(Engine):
 
     def take(self, section: Section, products: torch.dtype | None) -> Taken | Refusal:
         """The compiled form of a section; compiled when it first runs."""
-        from treadle.engines.cpu.plan.section import CompiledSection, why_not
+        from treadle.engines.cpu.plan.section import CompiledSection
+        from treadle.engines.passes.support import why_not
 
         reason = why_not(section)
         return CompiledSection(section, products == torch.bfloat16) if reason is None else Refusal(reason)

@@ -8,8 +8,9 @@ from treadle.compiler.fission import Kind
 from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.lower.memory_layout import Places
 from treadle.engines.cpu.machine import target
-from treadle.engines.cpu.plan.section import CompiledSection, why_not
+from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.network import network_of
+from treadle.engines.passes.support import why_not
 
 
 def test_every_argument_has_a_place_of_its_own():

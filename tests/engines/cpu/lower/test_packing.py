@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from treadle.compiler import program as p
-from treadle.engines.cpu.lower.loop_nests import Kernel
 from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.lower.packing import Packing, rows_of_tile
-from treadle.engines.cpu.lower.precision import Precision
 from treadle.engines.cpu.machine import target
+from treadle.engines.passes.loop_nests import Kernel
+from treadle.engines.passes.precision import Precision
 
 NARROW = dataclasses.replace(target.host(), vector_bytes=32, registers=16)
 WIDE = dataclasses.replace(target.host(), vector_bytes=64, registers=32)

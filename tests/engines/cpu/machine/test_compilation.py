@@ -12,9 +12,10 @@ import torch
 from tests.registry import build, sequence
 from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.machine import compilation, disk_cache, target
-from treadle.engines.cpu.plan.section import CompiledSection, why_not
+from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.cpu.write import by_rows
 from treadle.engines.network import network_of
+from treadle.engines.passes.support import why_not
 from treadle.errors import EngineError
 
 # A loop that LLVM makes a memset of, and vectors as wide as they come.

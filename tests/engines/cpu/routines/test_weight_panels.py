@@ -7,11 +7,11 @@ from torch import Tensor
 from tests.tolerances import assert_close
 from treadle.compiler import program as p
 from treadle.engines.cpu.lower.packing import Packing
-from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.machine import target
 from treadle.engines.cpu.machine.alignment import begin
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.routines import row_products, weight_panels
+from treadle.engines.passes.precision import Operands, Precision
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

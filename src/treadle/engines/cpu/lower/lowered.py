@@ -5,12 +5,12 @@ import dataclasses
 from treadle.caches import kept_property
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.loop_nests import Kernel, Phase, Schedule
 from treadle.engines.cpu.lower.memory_layout import Places, Scratch, scratch_of
 from treadle.engines.cpu.lower.packing import Packing, packings_of
-from treadle.engines.cpu.lower.precision import Operands
-from treadle.engines.cpu.lower.schedule import schedule
 from treadle.engines.cpu.machine.target import Target
+from treadle.engines.passes.loop_nests import Kernel, Phase, Schedule
+from treadle.engines.passes.precision import Operands
+from treadle.engines.passes.schedule import schedule
 
 BLOCK = 48
 """How many rows a kernel without steps takes through all its phases at a time: what stays in the caches."""

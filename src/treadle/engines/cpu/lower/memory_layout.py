@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.loop_nests import Schedule
 from treadle.engines.cpu.lower.packing import Packing, rows_of_tile
-from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.machine.target import Target
+from treadle.engines.passes.loop_nests import Schedule
+from treadle.engines.passes.precision import Operands
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ import dataclasses
 
 from treadle.caches import kept_property
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.loop_nests import Nest, Schedule
 from treadle.engines.cpu.machine.target import Target
+from treadle.engines.passes.loop_nests import Nest, Schedule
 
 
 @dataclasses.dataclass(frozen=True)

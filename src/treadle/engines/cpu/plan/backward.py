@@ -10,18 +10,18 @@ from torch import Tensor
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.loop_nests import Kernel
-from treadle.engines.cpu.lower.precision import Precision
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.frame import Axis
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, compiled
 from treadle.engines.cpu.plan.links import Link
 from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, dense_rows, keys_of, with_rows_in_place
-from treadle.engines.cpu.plan.section import CompiledDerivative
 from treadle.engines.cpu.plan.shared_gradients import Computed, SharedGradients, write_contractions
 from treadle.engines.cpu.plan.slots import Block, Draft, Slot
 from treadle.engines.layout import Layout
+from treadle.engines.passes.loop_nests import Kernel
+from treadle.engines.passes.precision import Precision
+from treadle.engines.passes.section_passes import DerivedPasses
 
 
 class Gradients(NamedTuple):
@@ -113,7 +113,7 @@ class _Writer:
                 self._collect(value)
         self.recipe.barrier()
 
-    def _reached(self) -> tuple[dict[Link, CompiledDerivative], dict[Value, int]]:
+    def _reached(self) -> tuple[dict[Link, DerivedPasses], dict[Value, int]]:
         """The links that a gradient reaches, and how many gradients each value gets from its readers."""
         links, readers = {}, {}
         for link, derivative in reversed(self.forward.derivatives.items()):
@@ -137,7 +137,7 @@ class _Writer:
             self.cotangents[value] = [slot]
         self.recipe.barrier()
 
-    def _link(self, link: Link, derivative: CompiledDerivative, packed: Sequence[Number]) -> None:
+    def _link(self, link: Link, derivative: DerivedPasses, packed: Sequence[Number]) -> None:
         above = [self._sum(value) for value in link.section.outputs]
         slots = self._kept_slots(link) | dict(zip(derivative.program.output_cotangents, above, strict=True))
         carries = self._carries(link, derivative)
@@ -167,7 +167,7 @@ class _Writer:
                 slots[value] = slot
         return slots
 
-    def _carries(self, link: Link, derivative: CompiledDerivative) -> list[Carry]:
+    def _carries(self, link: Link, derivative: DerivedPasses) -> list[Carry]:
         """The gradients of states: where they start, at the last step, and where they end up."""
         new = functools.partial(self.draft.supply.new, axis=Axis.BATCH)
         carries, states = [], derivative.program.state_cotangents
@@ -184,7 +184,7 @@ class _Writer:
             self.recipe.barrier()
         return carries
 
-    def _output_slots(self, link: Link, derivative: CompiledDerivative, slots: dict[Value, Slot]) -> list[Slot]:
+    def _output_slots(self, link: Link, derivative: DerivedPasses, slots: dict[Value, Slot]) -> list[Slot]:
         """Find room for what the backward pass writes; returns what of it is in scratch memory."""
         direct = {gradient: value for value, gradient in link.gradients(derivative) if self._is_only_gradient_of(value)}
         own = []

@@ -14,10 +14,10 @@ from treadle.engines.cpu.plan.frame import Axis, Frame
 from treadle.engines.cpu.plan.kernel import Carry
 from treadle.engines.cpu.plan.links import Link, Links
 from treadle.engines.cpu.plan.rows import ORIGINS, Role, TensorKey, contiguous, keys_of, with_rows_in_place
-from treadle.engines.cpu.plan.section import CompiledDerivative, Pass
 from treadle.engines.cpu.plan.slots import Block, Draft, Slot
 from treadle.engines.cpu.routines import copies
 from treadle.engines.layout import Layout
+from treadle.engines.passes.section_passes import DerivedPasses, Pass
 
 _NEAR = 8192
 """Bytes of a state in a thread's rows from which on other threads are far enough away, and copying costs more."""
@@ -70,7 +70,7 @@ class _Shifted(NamedTuple):
 class _Writer:
     """Writes the forward pass down: ``places`` are of values of the chain, ``slots`` of each link's own ones."""
 
-    def __init__(self, links: Links, frame: Frame, derivatives: Mapping[Link, CompiledDerivative]):
+    def __init__(self, links: Links, frame: Frame, derivatives: Mapping[Link, DerivedPasses]):
         self.links, self.frame, self.derivatives = links, frame, derivatives
         self.passes = {
             link: derivatives[link].forward if link in derivatives else link.compiled.plain for link in links

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 from treadle.caches import kept_property, kept_while_used
 from treadle.compiler.program import EXPENSIVE, Value
 from treadle.compiler.walk import preorder
-from treadle.engines.cpu.lower.loop_nests import Kernel
 from treadle.engines.cpu.lower.lowered import BLOCK, lower
-from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.extent import Part
@@ -21,6 +19,8 @@ from treadle.engines.cpu.plan.rows import COUNTS, OFFSETS, RESETS, Role, TensorK
 from treadle.engines.cpu.routines.weight_panels import pack, pair_up
 from treadle.engines.cpu.write import by_rows, side_by_side
 from treadle.engines.cpu.write.rendezvous import WORDS
+from treadle.engines.passes.loop_nests import Kernel
+from treadle.engines.passes.precision import Operands
 
 RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 # Below this many vector operations a second thread costs more than it helps: about 20 microseconds.

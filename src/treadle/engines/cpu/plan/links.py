@@ -10,7 +10,8 @@ from treadle.caches import kept_property
 from treadle.compiler.fission import Section
 from treadle.compiler.interpreter import Line
 from treadle.compiler.program import Value
-from treadle.engines.cpu.plan.section import CompiledDerivative, CompiledSection
+from treadle.engines.cpu.plan.section import CompiledSection
+from treadle.engines.passes.section_passes import DerivedPasses
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Link:
         """Which of the chain's states it has."""
         return range(self.first_state, self.first_state + len(self.section.old))
 
-    def gradients(self, derivative: CompiledDerivative) -> list[tuple[Value, Value | None]]:
+    def gradients(self, derivative: DerivedPasses) -> list[tuple[Value, Value | None]]:
         """Of the inputs whose gradients are wanted: the value in the chain, and the link's own gradient of it."""
         pairs = zip(derivative.wanted, derivative.program.gradients, strict=True)
         return [(self.inputs[value], gradient) for value, gradient in pairs]
@@ -77,7 +78,7 @@ class Links:
     def __iter__(self) -> Iterator[Link]:
         return iter(self._links)
 
-    def derivatives(self, needs: Sequence[bool]) -> dict[Link, CompiledDerivative]:
+    def derivatives(self, needs: Sequence[bool]) -> dict[Link, DerivedPasses]:
         """The links through which a gradient flows, and the derivative of each.
 
         Args:

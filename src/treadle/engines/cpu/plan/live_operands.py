@@ -15,8 +15,8 @@ from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows
 from treadle.engines.cpu.plan.live_input import LiveInput
 from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, keys_of, tensors_of_layout, with_signs
-from treadle.engines.cpu.plan.section import Pass
 from treadle.engines.layout import Layout
+from treadle.engines.passes.section_passes import Pass
 
 _MOST_BLOCKS = 16
 _X, _Y = TensorKey(Role.ROWS), TensorKey(Role.OUTPUT)

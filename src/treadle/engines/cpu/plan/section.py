@@ -1,69 +1,14 @@
-"""A section of a plan on the CPU: what its kernels compute, forwards and backwards."""
+"""A section of a plan on the CPU: its passes, in the precision that suits this CPU."""
 
-import collections
-from collections.abc import Iterable, Mapping, Sequence
-
-import torch
-
-from treadle.caches import kept_property
-from treadle.compiler import program as p
-from treadle.compiler.derivative import derive
 from treadle.compiler.fission import Section
-from treadle.compiler.program import Value
-from treadle.compiler.walk import preorder
-from treadle.engines.cpu.lower.loop_nests import Kernel
-from treadle.engines.cpu.lower.precision import Precision
+from treadle.engines.cpu.lower.precision import decide
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.kernel import CompiledKernel, compiled
-
-_MOST, _SLOW = 4_000, 10
-"""Operations that are compiled at most, in seconds; a product or a reduction takes as long as so many others."""
-_KNOWN = p.ELEMENTWISE | p.VIEWS | p.REDUCTIONS | {"cat", "dot", "full", "embedding"}
+from treadle.engines.passes.loop_nests import Kernel
+from treadle.engines.passes.section_passes import SectionPasses
 
 
-def why_not(section: Section) -> str | None:
-    """Why this engine cannot run a section; None if it can."""
-    values = [v for v in section.values() if v.has_rows]
-    reason = next(filter(None, (why_unknown(value, section.lines) for value in values)), None)
-    if reason is not None:
-        return reason
-    kept = [*values, *section.old, *section.new]
-    types = {v.dtype for v in (*kept, *(v for v in section.inputs if v.dtype.is_floating_point))} - {torch.bool}
-    if len(types) != 1 or not types <= {torch.float32, torch.float64}:
-        names = ", ".join(sorted(str(t).removeprefix("torch.") for t in types))
-        return f"it computes in {names}, not in one of float32, float64"
-    if any(v.dtype == torch.bool for v in section.new):
-        return "a state is boolean"
-    return _too_long(values, section.lines)
-
-
-def why_unknown(value: Value, lines: Mapping[Value, str]) -> str | None:
-    """Why there is no machine code for an operation with rows, whatever it is a part of; None if there is."""
-    line = lines.get(value) or "a step"
-    if value.op not in _KNOWN:
-        return f"{line}: {value.call.function if value.op == 'opaque' else value.op} has no machine code here"
-    if value.op == "embedding" and (value.inputs[1].op != "input" or len(value.inputs[1].shape) != 1):
-        return f"{line}: an embedding looks up what is not the input itself"
-    if value.op in ("eq", "ne") and value.inputs[0].dtype == torch.bool:
-        return f"{line}: booleans are compared with each other"
-    if value.op == "dot" and (len(value.shape) != 2 or value.batch_axis != 0):
-        return f"{line}: a product has more than two axes"
-    return None
-
-
-def _too_long(values: Sequence[Value], lines: Mapping[Value, str]) -> str | None:
-    """Why so many operations are not compiled, if they are too many."""
-    counted = [v for v in values if v.op not in p.VIEWS and v.op != "full"]
-    if sum(_SLOW if v.op == "dot" or v.op in p.REDUCTIONS else 1 for v in counted) <= _MOST:
-        return None
-    ((line, _),) = collections.Counter(lines.get(v) or "a step" for v in counted).most_common(1)
-    return (
-        f"{line}: a step has {len(counted):,} operations, and to compile so many takes minutes: write fewer, such as an"
-        " inner loop of fewer steps, or let the sequence have more steps instead"
-    )
-
-
-class CompiledSection:
+class CompiledSection(SectionPasses[CompiledKernel]):
     """The kernels of one section, made when they are first needed.
 
     Args:
@@ -72,146 +17,9 @@ class CompiledSection:
     """
 
     def __init__(self, section: Section, bfloat16: bool = False, memory_bound: bool = False):
-        section = self.section = section.local()
-        values = (*section.values(), *section.inputs, *section.old)
-        self.dtype = next(v.dtype for v in values if v.dtype.is_floating_point)
-        self.precision = Precision.decide(self.dtype, bfloat16, memory_bound, host())
-        self.rows_in = tuple(v for v in section.inputs if v.has_rows)
-        self.carries = tuple(zip(section.old, section.new, strict=True))
-        self._derivatives: dict[tuple[bool, ...], CompiledDerivative] = {}
+        super().__init__(section)
+        self.precision = decide(self.dtype, bfloat16, memory_bound, host())
 
-    @kept_property
-    def plain(self) -> "Pass":
-        """The forward pass when nothing is kept for a derivative."""
-        return Pass(self, self.section.outputs, self.carries)
-
-    def kept(self, wanted: tuple[bool, ...]) -> list[Value]:
-        """The values that stay in memory for the backward pass, if gradients of these inputs are wanted."""
-        return self.derivative(wanted).keeps
-
-    def derivative(self, wanted: tuple[bool, ...]) -> "CompiledDerivative":
-        """The derivative with respect to some of the inputs."""
-        if wanted not in self._derivatives:
-            self._derivatives[wanted] = CompiledDerivative(self, wanted)
-        return self._derivatives[wanted]
-
-
-class Pass:
-    """One pass over all rows of a section: a kernel, and the values that its arguments are.
-
-    Args:
-        outputs: what it writes, row by row.
-        carries: the states before a step and after it.
-        sums: what it adds up over all rows.
-        available: values with rows that are in memory beside the section's inputs and states.
-
-    Attributes:
-        streams: the values with rows that it reads, beside the states.
-        shared: those that all rows read.
-        matrices: the right operands of its products.
-        indices: the streams that are looked up in an embedding.
-    """
-
-    def __init__(
-        self,
-        owner: CompiledSection,
-        outputs: Iterable[Value],
-        carries: Sequence[tuple[Value, Value]],
-        sums: Sequence[Value] = (),
-        reverse: bool = False,
-        available: Iterable[Value] = (),
-    ):
-        self.owner, self.outputs = owner, tuple(dict.fromkeys(outputs))
-        old, computed = {before for before, _ in carries}, [*self.outputs, *(after for _, after in carries)]
-        used, shared, self.matrices = _reach([*computed, *sums], {*owner.rows_in, *available, *old})
-        self.streams = tuple(v for v in used if v not in old)
-        self.shared = shared
-        self.indices = {v.inputs[1] for v in p.ordered(computed) if v.op == "embedding"}
-        self.kernel = Kernel(
-            self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.precision, reverse
-        )
-
-    @kept_property
-    def compiled(self) -> CompiledKernel:
-        return compiled(self.kernel)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to compute."""
-        return not (self.kernel.outputs or self.kernel.sums or self.kernel.carries)
-
-
-def _reach(roots: Sequence[Value], leaves: set[Value]) -> tuple[list[Value], list[Value], list[Value]]:
-    """Which of ``leaves`` the roots are made of, and which values without rows: read by all, and right operands."""
-    used: list[Value] = []
-    shared: list[Value] = []
-    matrices: dict[Value, None] = {}
-
-    def operands(value: Value) -> tuple[Value, ...]:
-        if value in leaves or not (value.has_rows or value.op == "dot"):
-            return ()
-        return value.inputs[:1] if value.op == "dot" else value.inputs[::-1]
-
-    for value in preorder(reversed(roots), operands):
-        if value in leaves:
-            used.append(value)
-        elif value.op == "dot":
-            matrices[value.inputs[1]] = None
-        elif not value.has_rows and value.op != "full":
-            shared.append(value)
-    return used, shared, list(matrices)
-
-
-class CompiledDerivative:
-    """A section with its derivative: a forward pass that keeps what is needed, a backward pass, products after it.
-
-    Attributes:
-        wanted: the inputs whose gradients are wanted.
-        program: what the gradients are.
-        forward, backward: the passes.
-        keeps: what has to stay alive between them.
-        read_by_torch: what with rows PyTorch makes gradients of that are no sums of products, such as an embedding's.
-        contracted: the gradients that are contractions as they stand.
-    """
-
-    def __init__(self, owner: CompiledSection, wanted: tuple[bool, ...]):
-        section = owner.section
-        self.wanted = [v for v, want in zip(section.inputs, wanted, strict=True) if want]
-        d = self.program = derive(section, tuple(self.wanted))
-        gradients = [g for g in d.gradients if g is not None]
-        factors = [part_of(v)[0] for c in d.contractions if c.op == "outer" for v in c.inputs]
-        self.read_by_torch = _rows_read(gradients, d.contractions)
-        self.contracted = {*gradients}.intersection(d.contractions)
-        known = (*owner.rows_in, *section.old, *section.new, *section.outputs, *d.saved)
-        available = {*known, *d.output_cotangents}
-        outputs = [g for g in gradients if g.has_rows]
-        self.backward = Pass(
-            owner,
-            [v for v in (*outputs, *factors, *self.read_by_torch) if v not in available],
-            tuple(zip(d.state_cotangents, d.state_gradients, strict=True)),
-            [c.inputs[0] for c in d.contractions if c.op == "rowsum"],
-            reverse=True,
-            available=available,
-        )
-        reads = {*self.backward.streams, *factors, *gradients, *self.read_by_torch}
-        self.keeps = [v for v in known if v in reads]
-        # The states before each step are those after the one before it.
-        before = [new for old, new in owner.carries if old in reads]
-        kept = [*section.outputs, *before, *(v for v in (*section.new, *d.saved) if v in reads)]
-        self.forward = Pass(owner, kept, owner.carries)
-
-
-def part_of(value: Value) -> tuple[Value, int]:
-    """What a run of features is a part of, and where it begins there."""
-    start = 0
-    while value.op == "slice" and value.has_rows and value.slice.axis == 1 and value.slice.step == 1:
-        start += value.slice.start
-        (value,) = value.inputs
-    return value, start
-
-
-def _rows_read(gradients: Iterable[Value], contractions: Iterable[Value]) -> list[Value]:
-    """The values with rows that gradients without rows are made of, unless by a contraction."""
-    roots = [g for g in gradients if not g.has_rows]
-    met = preorder(reversed(roots), lambda value: () if value.has_rows else value.inputs[::-1], contractions)
-    return [value for value in met if value.has_rows]
+    def compiled(self, kernel: Kernel) -> CompiledKernel:
+        """The machine code of a kernel; one for all that ask for the same."""
+        return compiled(kernel)

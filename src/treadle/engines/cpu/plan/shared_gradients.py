@@ -7,17 +7,17 @@ from typing import NamedTuple
 from torch import Tensor
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.machine.arena import Word
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.kernel import Rows, Sums
 from treadle.engines.cpu.plan.links import Link, Links, SharedValues
 from treadle.engines.cpu.plan.rows import Role, TensorKey, with_rows_in_place
-from treadle.engines.cpu.plan.section import CompiledDerivative, part_of
 from treadle.engines.cpu.plan.slots import Draft, Slot
 from treadle.engines.cpu.routines import copies
 from treadle.engines.cpu.routines.row_products import outer
 from treadle.engines.cpu.routines.weight_panels import halve_rows
+from treadle.engines.passes.precision import Operands
+from treadle.engines.passes.section_passes import DerivedPasses, part_of
 
 _NARROW, _WIDE = 256, 512
 """Features: where the right operand of a product over rows is wide and the left one narrow, it is computed as it is."""
@@ -42,7 +42,7 @@ class Computed:
 class SharedGradients:
     """The gradients that a link gives of inputs without rows, from what machine code has ``computed`` for them."""
 
-    def __init__(self, links: Links, link: Link, derivative: CompiledDerivative, computed: Sequence[Computed]):
+    def __init__(self, links: Links, link: Link, derivative: DerivedPasses, computed: Sequence[Computed]):
         self.computed = computed
         gradients = link.gradients(derivative)
         self.gradients = [(links.index[v], g) for v, g in gradients if g is not None and not g.has_rows]
@@ -78,7 +78,7 @@ class _Factor(NamedTuple):
 def write_contractions(
     draft: Draft,
     link: Link,
-    derivative: CompiledDerivative,
+    derivative: DerivedPasses,
     slots: Mapping[Value, Slot],
     sums: Sums | None,
     numbers: Iterator[int],

@@ -5,16 +5,16 @@ import enum
 from collections.abc import Mapping, Sequence
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.frame import Axis, Frame
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows, Sums
 from treadle.engines.cpu.plan.links import Link, Links
 from treadle.engines.cpu.plan.rows import TensorKey
-from treadle.engines.cpu.plan.section import Pass
 from treadle.engines.cpu.plan.supply import Supply
 from treadle.engines.cpu.routines import copies
+from treadle.engines.passes.precision import Operands
+from treadle.engines.passes.section_passes import Pass
 
 
 class Block(enum.Enum):

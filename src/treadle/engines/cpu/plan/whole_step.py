@@ -5,8 +5,8 @@ import torch
 from treadle.compiler import program as p
 from treadle.compiler.fission import Kind, Section
 from treadle.compiler.program import Program, Value
-from treadle.engines.cpu.plan.section import why_not
 from treadle.engines.network import Network
+from treadle.engines.passes.support import why_not
 
 
 def whole_step(network: Network) -> Section:

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from treadle.engines.cpu.lower.packing import Packing
-from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.extent import Extent
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.routines.weight_panel_code import PackingCode
+from treadle.engines.passes.precision import Operands, Precision
 
 ALONE = 1 << 17
 """Numbers; fewer are packed by one thread."""

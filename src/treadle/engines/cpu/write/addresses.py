@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.loop_nests import Buffer, Carry, Output, Sum
 from treadle.engines.cpu.lower.memory_layout import Rows
 from treadle.engines.cpu.write.cursor import I64, POINTER, Cursor
 from treadle.engines.cpu.write.sharing import Sharing
+from treadle.engines.passes.loop_nests import Buffer, Carry, Output, Sum
 
 
 class Table:

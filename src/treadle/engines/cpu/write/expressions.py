@@ -9,11 +9,11 @@ from llvmlite import ir
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
 from treadle.compiler.walk import postorder
-from treadle.engines.cpu.lower.indices import Affine, Index, flat, operands_at
-from treadle.engines.cpu.lower.loop_nests import Buffer, Carry, Nest, Output
 from treadle.engines.cpu.write import vector_functions
 from treadle.engines.cpu.write.addresses import Addresses, Step
 from treadle.engines.cpu.write.cursor import I32
+from treadle.engines.passes.indices import Affine, Index, flat, operands_at
+from treadle.engines.passes.loop_nests import Buffer, Carry, Nest, Output
 
 _COMPARE = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 

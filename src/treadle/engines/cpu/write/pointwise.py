@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
-from treadle.engines.cpu.lower.indices import flat, root_index
-from treadle.engines.cpu.lower.loop_nests import Nest, Sink, Sum
 from treadle.engines.cpu.write.addresses import Step
 from treadle.engines.cpu.write.cursor import I32, Cursor
 from treadle.engines.cpu.write.expressions import Expressions, Spot
 from treadle.engines.cpu.write.sharing import Over
+from treadle.engines.passes.indices import flat, root_index
+from treadle.engines.passes.loop_nests import Nest, Sink, Sum
 
 Variables = dict[int, ir.Value]
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from llvmlite import ir
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.loop_nests import Nest
 from treadle.engines.cpu.lower.packing import rows_of_tile
-from treadle.engines.cpu.lower.precision import Operands
 from treadle.engines.cpu.write.addresses import Addresses, Step
 from treadle.engines.cpu.write.cursor import BFloat
 from treadle.engines.cpu.write.expressions import Spot, Tile
 from treadle.engines.cpu.write.pointwise import Pointwise
 from treadle.engines.cpu.write.sharing import Panels
 from treadle.engines.cpu.write.tile import tile
+from treadle.engines.passes.loop_nests import Nest
+from treadle.engines.passes.precision import Operands
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.indices import ROW, flat, root_index, variables
-from treadle.engines.cpu.lower.loop_nests import Buffer, Nest, Root
 from treadle.engines.cpu.write import vector_functions
 from treadle.engines.cpu.write.addresses import Step
 from treadle.engines.cpu.write.expressions import Expressions, Spot
 from treadle.engines.cpu.write.pointwise import Variables, walk
+from treadle.engines.passes.indices import ROW, flat, root_index, variables
+from treadle.engines.passes.loop_nests import Buffer, Nest, Root
 
 SUMS = 4
 """How many totals a long reduction keeps, because one addition after another waits for the one before it."""

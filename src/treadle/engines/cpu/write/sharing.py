@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from llvmlite import ir
 
-from treadle.engines.cpu.lower.loop_nests import Nest
 from treadle.engines.cpu.lower.lowered import Lowered
 from treadle.engines.cpu.write.cursor import Cursor
+from treadle.engines.passes.loop_nests import Nest
 
 Over = Callable[[int, Callable[[ir.Value, int], Any]], None]
 """``over(count, body)`` writes ``body(j, valid lanes)`` for those vectors of ``count`` features that are ours."""

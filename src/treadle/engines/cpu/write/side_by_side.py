@@ -15,13 +15,13 @@ from typing import Any
 
 from llvmlite import ir
 
-from treadle.engines.cpu.lower.loop_nests import Nest
 from treadle.engines.cpu.lower.lowered import Lowered
 from treadle.engines.cpu.write.addresses import Table
 from treadle.engines.cpu.write.cursor import I8, I64, POINTER, Cursor
 from treadle.engines.cpu.write.rendezvous import join, meet
 from treadle.engines.cpu.write.sharing import Panels, Sharing, Work, some_panels
 from treadle.engines.cpu.write.steps import Phases, Steps, Sums
+from treadle.engines.passes.loop_nests import Nest
 
 
 @dataclasses.dataclass(eq=False)

@@ -7,7 +7,6 @@ from typing import Any
 from llvmlite import ir
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.loop_nests import Phase
 from treadle.engines.cpu.write.addresses import Addresses, Step, Table
 from treadle.engines.cpu.write.cursor import I8, I64, POINTER
 from treadle.engines.cpu.write.expressions import Expressions
@@ -15,6 +14,7 @@ from treadle.engines.cpu.write.pointwise import Pointwise
 from treadle.engines.cpu.write.products import Products
 from treadle.engines.cpu.write.reductions import Reduction
 from treadle.engines.cpu.write.sharing import Sharing, Work
+from treadle.engines.passes.loop_nests import Phase
 
 _MANY, _PART = 16, 4
 """Of more phases than so many, so many each are a function."""

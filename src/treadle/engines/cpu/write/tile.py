@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from treadle.engines.cpu.lower.precision import Operands, Precision
 from treadle.engines.cpu.write.cursor import I32, I64, POINTER, Cursor
+from treadle.engines.passes.precision import Operands, Precision
 
 
 def tile(cursor: Cursor, precision: Precision, rows: int, vectors: int) -> ir.Function:

@@ -9,7 +9,7 @@ from typing import Any
 
 from treadle.compiler import program as p
 from treadle.compiler.program import BATCH, Value
-from treadle.engines.cpu.lower.loop_nests import Nest, Root
+from treadle.engines.passes.loop_nests import Nest, Root
 
 ROW = "row"
 """Stands in an index where the axis of rows is."""

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
 from treadle.compiler.walk import postorder, preorder
-from treadle.engines.cpu.lower.indices import (
+from treadle.engines.passes.indices import (
     Index,
     MustBeStored,
     contiguous,
@@ -27,7 +27,7 @@ from treadle.engines.cpu.lower.indices import (
     root_index,
     squeezed,
 )
-from treadle.engines.cpu.lower.loop_nests import Buffer, Carry, Fused, Kernel, Nest, Output, Root, Schedule, Sink, Sum
+from treadle.engines.passes.loop_nests import Buffer, Carry, Fused, Kernel, Nest, Output, Root, Schedule, Sink, Sum
 
 _MOST_SLOTS = 8
 _FEW, _LONG = 4, 16

@@ -4,7 +4,7 @@ import dataclasses
 
 from treadle.caches import kept_property
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.precision import Precision
+from treadle.engines.passes.precision import Precision
 
 
 @dataclasses.dataclass(frozen=True)
