@@ -83,15 +83,17 @@ class Plan:
     """States of loops whose values before each step are read after the loop."""
 
 
-def plan(program: Program, keep_states: bool = False) -> Plan:
+def plan(program: Program, keep_states: bool = False, take_in: bool = True) -> Plan:
     """Take a step apart: ``"x"``, ``"state/NAME"`` and what all rows share give ``"y"`` and ``"state/NAME"``.
 
-    With ``keep_states``, every component is wanted at every step.
+    With ``keep_states``, every component is wanted at every step. With ``take_in``, what lies between a product and one
+    loop runs in the loop: that spares memory, but takes time at every step.
     """
     for _ in range(2):  # products that were split give sums, which are regrouped the second time
         program = _regroup(program, _Analysis(program))
     analysis = _Analysis(program)
-    analysis.take_in()
+    if take_in:
+        analysis.take_in()
     sections = tuple(analysis.sections(keep_states))
     wanted = {value for name, value in program.outputs.items() if name == "y" or keep_states}
     reads = {value for section in sections for value in section.inputs} | wanted

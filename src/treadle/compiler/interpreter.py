@@ -42,9 +42,11 @@ def run(program: Program, inputs: Mapping[str, Tensor], rows: int) -> dict[str, 
     return {name: known[value] for name, value in program.outputs.items()}
 
 
-def evaluate(values: Iterable[Value], known: dict[Value, Tensor], rows: int) -> None:
-    """Compute ``values`` and what they are made of, into ``known``."""
-    Line(values, known).run(known, rows)
+def evaluate(
+    values: Iterable[Value], known: dict[Value, Tensor], rows: int, device: torch.device | None = None
+) -> None:
+    """Compute ``values`` and what they are made of, into ``known``; on the device of what is known, unless said."""
+    Line(values, known).run(known, rows, device)
 
 
 class Line:
@@ -54,15 +56,22 @@ class Line:
         self.outputs, self.given = tuple(outputs), given
         self._steps = [(value, _FUNCTIONS.get(value.op), value.inputs) for value in between(given, self.outputs)]
 
-    def run(self, known: dict[Value, Tensor], rows: int) -> None:
-        """Compute them, into ``known``."""
+    def run(self, known: dict[Value, Tensor], rows: int, device: torch.device | None = None) -> None:
+        """Compute them, into ``known``; on the device of what is known, unless said."""
         calls: dict[Any, Any] = {}
         for value, function, inputs in self._steps:
             operands = [known[operand] for operand in inputs]
-            known[value] = function(*operands) if function else _one(value, operands, rows, known, calls)
+            known[value] = function(*operands) if function else _one(value, operands, rows, known, calls, device)
 
 
-def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Tensor], calls: dict[Any, Any]) -> Tensor:
+def _one(
+    value: Value,
+    operands: list[Tensor],
+    rows: int,
+    known: dict[Value, Tensor],
+    calls: dict[Any, Any],
+    device: torch.device | None,
+) -> Tensor:
     shape = [rows if dim is BATCH else dim for dim in value.shape]
     match value.op:
         case "cast":
@@ -86,7 +95,7 @@ def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Ten
         case "amax":
             return operands[0].amax(value.axes, keepdim=True)
         case "full":
-            return torch.full(shape, value.number, dtype=value.dtype, device=_device(known))
+            return torch.full(shape, value.number, dtype=value.dtype, device=device or _device(known))
         case "opaque":
             call, index = value.attributes
             key = (call, tuple(map(id, operands)))
@@ -94,7 +103,7 @@ def _one(value: Value, operands: list[Tensor], rows: int, known: dict[Value, Ten
                 # It was traced on dense tensors, and PyTorch's own code may count on that. What is filled with random
                 # numbers in place may stand for other memory of that size as well.
                 own = [operand.clone() if call.fills else _dense(operand) for operand in operands]
-                calls[key] = (call(own, rows, _device(known)), operands)
+                calls[key] = (call(own, rows, device or _device(known)), operands)
             result = calls[key][0]
             return result if isinstance(result, Tensor) else result[index]
     raise KeyError(f"the program reads {value.name!r}, which was not passed" if value.op == "input" else value.op)

@@ -21,6 +21,7 @@ def neutral() -> Iterator[None]:
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
         torch.autograd.set_detect_anomaly(False),
         # Of the callers' pairs of hooks only the last one entered is called: this one, which does nothing.
         torch.autograd.graph.saved_tensors_hooks(_itself, _itself),

@@ -54,7 +54,9 @@ class Decision:
 
     @property
     def refusal(self) -> Refusal | None:
-        return next(iter(self.refusals.values()), None)
+        """Why the first engine refuses that runs calls on this device; or why the first one does."""
+        every = list(self.refusals.values())
+        return next((one for one in every if not one.elsewhere), every[0] if every else None)
 
     @property
     def reasons(self) -> dict[str, Refusal]:

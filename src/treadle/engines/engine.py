@@ -26,10 +26,12 @@ class Refusal:
     Args:
         reason: as a user reads it.
         loop: where only a loop is refused: the components of the state that it carries.
+        elsewhere: whether it is for the device alone: another engine runs calls there.
     """
 
     reason: str
     loop: str = ""
+    elsewhere: bool = False
 
     def __str__(self) -> str:
         return self.reason
@@ -181,6 +183,7 @@ class Engine:
         automatic: whether ``"auto"`` tries it.
         steps_live: whether it has an answer for sessions.
         joins_invariants: whether `join` takes what is computed of parameters before the first step.
+        takes_in: whether loops also compute what lies between a product and them: see ``compiler/fission.py``.
     """
 
     name: str
@@ -189,6 +192,7 @@ class Engine:
     automatic: bool = False
     steps_live: bool = False
     joins_invariants: bool = False
+    takes_in: bool = True
 
     def refusal(self, call: Call) -> Refusal | None:
         """Why it does not run a call, whatever the cell's program: a device, for example. Asked in every pass."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from treadle.engines.call import Call, Result
+from treadle.engines.call import Call, Result, autocast_dtype
 from treadle.engines.engine import Engine
 from treadle.engines.layout import Layout
 from treadle.engines.network import Network
@@ -14,8 +14,9 @@ from treadle.state import named_tensors, with_tensors
 
 def run(network: Network, engine: Engine, call: Call) -> Result:
     """Run a call, which is in one precision, by its cell's program; an engine runs the sections that it takes."""
-    if torch.is_autocast_enabled("cpu"):  # asked first: the context alone takes as long as a short step
-        with torch.autocast("cpu", enabled=False):
+    device = call.xs.device
+    if autocast_dtype(device) is not None:  # asked first: the context alone takes as long as a short step
+        with torch.autocast(device.type, enabled=False):
             return run(network, engine, call)
     return with_second_try(lambda: _run(network, engine, call), engine.release_memory)
 
@@ -24,7 +25,7 @@ def _run(network: Network, engine: Engine, call: Call) -> Result:
     own = staged(network, engine, call.products, call.return_states)
     xs = call.xs
     lengths, mask = (None if one is None else one.cpu() for one in (call.lengths, call.mask))
-    layout = Layout(xs.shape[0], xs.shape[1], lengths, call.resets, mask)
+    layout = Layout(xs.shape[0], xs.shape[1], lengths, call.resets, mask, xs.device)
     starts = {f"state/{name}": t for name, t in named_tensors(layout.sort(call.state))}
     fresh = starts
     if call.resets is not None:

@@ -16,6 +16,7 @@ from treadle.caches import kept_property
 from treadle.protocol import State
 from treadle.state import map_state, where
 
+_CPU = torch.device("cpu")
 _arange = functools.partial(torch.arange, device="cpu")  # whatever the default device is
 
 
@@ -29,6 +30,8 @@ class Layout:
         resets: [T, B] booleans, or None.
         mask: [T, B] booleans on the CPU, or None: the steps that rows take, where these are not the first ``lengths``.
             Only they are packed.
+        device: where the rows are. ``counts`` and ``offsets`` are on the CPU wherever that is; what rows are looked up
+            by is beside them.
     """
 
     steps: int
@@ -36,6 +39,7 @@ class Layout:
     lengths: Tensor | None = None
     resets: Tensor | None = None
     mask: Tensor | None = None
+    device: torch.device = _CPU
 
     def __post_init__(self) -> None:
         self._shares: dict[int, list[tuple[int, int]]] = {}
@@ -57,8 +61,13 @@ class Layout:
             self.inverse = torch.empty_like(self.order)
             self.inverse[self.order] = _arange(self.batch)
         self.packed_resets = None
-        if self.resets is not None and bool(self.resets.any()):
-            self.packed_resets = self.packed(self.resets.cpu()).to(torch.uint8)
+        # To ask another device whether there are any would be to wait for it.
+        if self.resets is not None and (self.resets.device.type != "cpu" or bool(self.resets.any())):
+            self.packed_resets = self.packed(self._beside(self.resets)).to(torch.uint8)
+
+    def _beside(self, tensor: Tensor) -> Tensor:
+        """A tensor where the rows are."""
+        return tensor if tensor.device == self.device else tensor.to(self.device, non_blocking=True)
 
     def _row_of_each(self) -> Tensor:
         """[N]: which of the sorted rows each packed row is."""
@@ -72,22 +81,23 @@ class Layout:
         row = self.order[self._row_of_each()]
         if self.mask is not None:
             step = (~self.mask).byte().argsort(dim=0, stable=True)[step, row]
-        return step * self.batch + row
+        return self._beside(step * self.batch + row)
 
     @kept_property
     def before(self) -> Tensor:
         """[N]: where, in [B start rows, N packed rows], the row was one step before."""
         step = torch.repeat_interleave(_arange(self.steps), self.counts)
-        return self._place_after(step - 1, self._row_of_each())
+        return self._beside(self._place_after(step - 1, self._row_of_each()))
 
     @kept_property
     def origins(self) -> Tensor:
         """[N]: where the row that a step begins with is, in [B fresh rows, B start rows, N packed rows]."""
         whole = self.order is None
-        origins = _arange(self.batch, self.batch + self.rows) if whole else self.before + self.batch
+        every = torch.arange(self.batch, self.batch + self.rows, device=self.device)
+        origins = every if whole else self.before + self.batch
         if self.packed_resets is None:
             return origins
-        return torch.where(self.packed_resets.bool(), self._row_of_each(), origins)
+        return torch.where(self.packed_resets.bool(), self._beside(self._row_of_each()), origins)
 
     def packed(self, sequence: Tensor) -> Tensor:
         """[T, B, ...] as [N, ...]."""
@@ -110,14 +120,14 @@ class Layout:
             step = torch.minimum(_arange(self.steps)[:, None], (self.lengths - 1)[None])  # [T, B]
         else:
             step = self.mask.cumsum(0) - 1
-        place = self._place_after(step, self.inverse[None])
+        place = self._beside(self._place_after(step, self.inverse[None]))
         return torch.cat([start, rows]).index_select(0, place.reshape(-1)).view(self.steps, self.batch, *rows.shape[1:])
 
     def last(self, rows: Tensor, start: Tensor) -> Tensor:
         """The state after the last step of each (sorted) row, from the states at every step."""
         if self.order is None:
             return rows[self.rows - self.batch :].clone()
-        place = self._place_after(self.sorted - 1, _arange(self.batch))
+        place = self._beside(self._place_after(self.sorted - 1, _arange(self.batch)))
         return torch.cat([start, rows]).index_select(0, place)
 
     def _place_after(self, step: Tensor, row: Tensor) -> Tensor:
@@ -139,16 +149,20 @@ class Layout:
         if self.order is None:
             every = fresh.expand(self.steps, *fresh.shape).reshape(late.shape)
         else:
-            every = fresh.index_select(0, self._row_of_each())
+            every = fresh.index_select(0, self._beside(self._row_of_each()))
         return where(self.packed_resets.bool(), every, late)
 
     def sort(self, state: State) -> State:
         """A state's rows in the order of the layout."""
-        return state if self.order is None else map_state(lambda part: part.index_select(0, self.order), state)
+        return state if self.order is None else self._reordered(state, self.order)
 
     def unsort(self, state: State) -> State:
         """The inverse of `sort`."""
-        return state if self.order is None else map_state(lambda part: part.index_select(0, self.inverse), state)
+        return state if self.order is None else self._reordered(state, self.inverse)
+
+    def _reordered(self, state: State, order: Tensor) -> State:
+        order = self._beside(order)
+        return map_state(lambda part: part.index_select(0, order), state)
 
     def shares(self, count: int) -> list[tuple[int, int]]:
         """The batch in ``count`` runs of rows with about the same number of steps each; some may have no rows."""

@@ -25,6 +25,7 @@ from treadle.state import check_results, named_tensors, rebuild
 T = TypeVar("T")
 
 _MOST_PROGRAMS, _MOST_FAILURES = 16, 4
+_CPU = torch.device("cpu")
 
 
 class Kept:
@@ -58,29 +59,35 @@ class Network:
         getters: for each tensor that it reads besides x and the state, how to get that now.
         made: what was made of the program; networks that differ in tensors alone share it.
         codes: the code that was traced.
+        device: where it runs.
 
     Attributes:
         outside: whether what it reads that belongs to no cell is as it was; None if it reads nothing of that kind.
     """
 
     def __init__(
-        self, program: Program, getters: Mapping[str, Callable[[], Tensor]], made: Kept, codes: frozenset[CodeType]
+        self,
+        program: Program,
+        getters: Mapping[str, Callable[[], Tensor]],
+        made: Kept,
+        codes: frozenset[CodeType],
+        device: torch.device = _CPU,
     ):
-        self.program, self.getters, self.codes = program, getters, codes
+        self.program, self.getters, self.codes, self.device = program, getters, codes, device
         self.outside: Callable[[], bool] | None = None
         self.made, self.kept = made, made.kept
         self.trusted = made.trusted.setdefault(codes, {})
 
     def of(self, cell: nn.Module) -> "Network":
         """The same for a copy of the cell."""
-        getters = {name: _getter(cell, name, get()) for name, get in self.getters.items()}
-        other = Network(self.program, getters, self.made, self.codes)
+        getters = {name: _getter(cell, name, get(), self.device) for name, get in self.getters.items()}
+        other = Network(self.program, getters, self.made, self.codes, self.device)
         other.outside = self.outside
         return other
 
-    def plan(self, keep_states: bool) -> Plan:
-        """The sections, with or without every state at every step."""
-        return self.kept(keep_states, lambda: plan(self.program, keep_states))
+    def plan(self, keep_states: bool, take_in: bool = True) -> Plan:
+        """The sections, with or without every state at every step; see `treadle.compiler.fission.plan`."""
+        return self.kept((keep_states, take_in), lambda: plan(self.program, keep_states, take_in))
 
     def constants(self) -> dict[Value, Tensor]:
         """The parameters as they are now."""
@@ -131,9 +138,11 @@ def _what_is_wrong_with(program: Program) -> str:
     return ""
 
 
-def _getter(cell: nn.Module, name: str, tensor: Tensor) -> Callable[[], Tensor]:
+def _getter(cell: nn.Module, name: str, tensor: Tensor, device: torch.device) -> Callable[[], Tensor]:
     if not name.startswith("parameter/"):
-        return lambda: tensor
+        if tensor.ndim or tensor.device == device:
+            return lambda: tensor
+        return lambda: tensor.to(device, non_blocking=True)  # PyTorch takes single numbers from the CPU on any device
     *path, last = name.removeprefix("parameter/").split(".")
     # Weak, because the cell's networks are kept with the cell and must not keep it alive.
     reference = weakref.ref(cell.get_submodule(".".join(path)))
@@ -163,7 +172,8 @@ class _Found:
 class _Kinds:
     """What the traces of a cell's step have led to, for one kind of input: the one that was used last comes first."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.found: tuple[_Found, ...] = ()
         self.failures = 0
 
@@ -193,7 +203,7 @@ class _Kinds:
         return found
 
     def _network(self, cell: nn.Module, traced: Trace, program: Program) -> _Found:
-        getters = {name: _getter(cell, name, tensor) for name, tensor in traced.lifted.items()}
+        getters = {name: _getter(cell, name, tensor, self.device) for name, tensor in traced.lifted.items()}
         known = [one for one in self.found if one.network is not None and one.program is not None]
         for one in known:
             if one.pattern is not None:
@@ -201,7 +211,7 @@ class _Kinds:
                 if numbers is not None:
                     return self._case(one.pattern, numbers, getters, one.network.made, traced)  # pyright: ignore
             elif one.program.outputs == program.outputs:  # pyright: ignore
-                network = Network(program, getters, one.network.made, traced.codes)  # pyright: ignore
+                network = Network(program, getters, one.network.made, traced.codes, self.device)  # pyright: ignore
                 return _Found(traced.guards, network, program=program)
         for one in known:
             pattern = None if one.pattern is not None else pattern_of(one.program, program)  # pyright: ignore
@@ -214,19 +224,23 @@ class _Kinds:
                 f"what it reads from outside made {_MOST_PROGRAMS} programs of its step: keep what changes in the state"
             )
             return _Found(None, error=error)
-        return _Found(traced.guards, Network(program, getters, Kept(), traced.codes), program=program)
+        network = Network(program, getters, Kept(), traced.codes, self.device)
+        return _Found(traced.guards, network, program=program)
 
-    @staticmethod
     def _case(
+        self,
         pattern: Pattern,
         numbers: Mapping[Value, float],
         getters: Mapping[str, Callable[[], Tensor]],
         made: Kept,
         traced: Trace,
     ) -> _Found:
-        held = {value.name: torch.tensor(number, dtype=value.dtype, device="cpu") for value, number in numbers.items()}
+        held = {
+            value.name: torch.full((), number, dtype=value.dtype, device=self.device)
+            for value, number in numbers.items()
+        }
         getters = {**getters, **{name: lambda tensor=tensor: tensor for name, tensor in held.items()}}
-        network = Network(pattern.program, getters, made, traced.codes)
+        network = Network(pattern.program, getters, made, traced.codes, self.device)
         return _Found(traced.guards, network, program=traced.program, pattern=pattern)
 
 
@@ -241,7 +255,7 @@ def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
         TraceError: the step cannot be turned into a program.
     """
     parts = tuple([(name, t.shape[1:], t.dtype) for name, t in named_tensors(state)])
-    key = (x.shape[1:], x.dtype, parts, torch.get_default_dtype())
+    key = (x.shape[1:], x.dtype, x.device, parts, torch.get_default_dtype())
     kinds = _networks.get(cell, {}).get(key)
     found = None if kinds is None else kinds.now()
     if found is None:
@@ -249,7 +263,7 @@ def network_of(cell: nn.Module, x: Tensor, state: State) -> Network:
             of_cell = _networks.setdefault(cell, {})
             if key not in of_cell and len(of_cell) >= _MOST_KINDS:
                 of_cell.pop(next(iter(of_cell)))
-            kinds = of_cell.setdefault(key, _Kinds())
+            kinds = of_cell.setdefault(key, _Kinds(x.device))
             found = kinds.now() or kinds.add(cell, traced(cell, x, state))
     if found.network is None:
         raise TraceError(found.error)

@@ -13,7 +13,8 @@ def draw(random: tuple[Value, ...], layout: Layout, known: dict[Value, Tensor], 
     """What a program draws at each step, in that order, with rows as the layout has them; an engine may be faster."""
     if not random:
         return {}
-    drawn = _masks_of(random, layout, engine)
+    # Generators of other devices give other numbers all at once than step by step.
+    drawn = _masks_of(random, layout, engine) if layout.device.type == "cpu" else None
     drawn = _step_by_step(random, layout, known) if drawn is None else drawn
     return {v: layout.packed(t).movedim(0, v.batch_axis) for v, t in zip(random, drawn, strict=True)}
 
@@ -45,11 +46,12 @@ def masks(shares: list[float], sizes: list[int], steps: int, dtype: torch.dtype)
 def _step_by_step(random: tuple[Value, ...], layout: Layout, known: dict[Value, Tensor]) -> list[Tensor]:
     """[T, B, ...] of each."""
     fixed = {value: tensor for value, tensor in known.items() if not value.has_rows}
-    interpreter.evaluate([operand for value in random for operand in value.inputs], fixed, layout.batch)
+    operands = [operand for value in random for operand in value.inputs]
+    interpreter.evaluate(operands, fixed, layout.batch, layout.device)
     steps = []
     for _ in range(layout.steps):
         now = dict(fixed)
-        interpreter.evaluate(random, now, layout.batch)
+        interpreter.evaluate(random, now, layout.batch, layout.device)
         steps.append([now[value].movedim(value.batch_axis, 0) for value in random])
     return [torch.stack(parts) for parts in zip(*steps, strict=True)]
 

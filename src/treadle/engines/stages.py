@@ -108,7 +108,7 @@ class Staged:
     """
 
     def __init__(self, network: Network, engine: Engine, products: torch.dtype | None, keep_states: bool):
-        self.plan = network.plan(keep_states)
+        self.plan = network.plan(keep_states, engine.takes_in)
         self._engine = engine
         outputs = self.plan.program.outputs.items()
         self._wanted = {name: value for name, value in outputs if name == "y" or keep_states}

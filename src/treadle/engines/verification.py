@@ -232,9 +232,9 @@ def _part(call: Call, cell: nn.Module, recording: bool) -> Call:
     )
     resets = None
     if call.resets is not None:
-        resets = torch.zeros(steps, 2, dtype=torch.bool, device="cpu")
+        resets = torch.zeros(steps, 2, dtype=torch.bool, device=call.xs.device)
         resets[-1, 1] = True
-    lengths = None if call.lengths is None else torch.tensor([steps, max(1, steps - 1)], device="cpu")
+    lengths = None if call.lengths is None else torch.tensor([steps, max(1, steps - 1)], device=call.xs.device)
     return Call(
         cell,
         map_state(leaf, call.initial),
@@ -274,7 +274,7 @@ def _outcome(result: Result, part: Call, recording: bool) -> dict[str, Tensor]:
 def _weights(tensor: Tensor) -> Tensor:
     """A weight for each number, none of them alike."""
     numbers = torch.arange(tensor.numel(), dtype=torch.float64, device="cpu")
-    return (1 + 0.5 * torch.cos(1.7 * numbers + 0.3)).to(tensor.dtype).reshape(tensor.shape)
+    return (1 + 0.5 * torch.cos(1.7 * numbers + 0.3)).to(tensor).reshape(tensor.shape)
 
 
 class _ByPython:
@@ -315,7 +315,7 @@ class _ByPython:
         def moved(tensor: Tensor) -> Tensor:
             if not tensor.is_floating_point():
                 return tensor
-            by = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(tensor.dtype)
+            by = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(tensor)
             own = tensor.detach()
             scale = own.abs().max() if own.numel() else own.new_ones(())
             near = own + by * (_PERTURBED_BY * torch.finfo(self._part.products or tensor.dtype).eps) * scale
@@ -392,12 +392,16 @@ def _generators_as_before(network: Network) -> Iterator[None]:
         for part in (*value.call.arguments, *dict(value.call.options).values())
         if isinstance(part, torch.Generator)
     ]
-    outside = random_states()
+    outside, device = random_states(), network.device
+    of_device = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
+    there = None if of_device is None else of_device.get_rng_state(device)
     state, states = torch.get_rng_state(), [generator.get_state() for generator in own]
     try:
         yield
     finally:
         torch.set_rng_state(state)
+        if of_device is not None:
+            of_device.set_rng_state(there, device)
         restore_random_states(outside)
         for generator, before in zip(own, states, strict=True):
             generator.set_state(before)

@@ -38,7 +38,7 @@ class PlanReader:
         self, network: Network, engine: Engine | None, products: torch.dtype | None, learned: bool, x_needs_grad: bool
     ):
         self.network, self.engine, self.products, self.learned = network, engine, products, learned
-        self.plan = plan = network.plan(False)
+        self.plan = plan = network.plan(False, engine is None or engine.takes_in)
         self.program = plan.program
         self.order = {v: i for i, v in enumerate(self.program.values())}
         self.names = ValueNames(plan)

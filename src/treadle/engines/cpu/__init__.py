@@ -33,7 +33,7 @@ class CpuEngine(Engine):
     def refusal(self, call: Call) -> Refusal | None:
         """It runs on the CPU alone."""
         if call.xs.device.type != "cpu":
-            return Refusal(f"the CPU engine runs on the CPU, but x is on {call.xs.device}")
+            return Refusal(f"the CPU engine runs on the CPU, but x is on {call.xs.device}", elsewhere=True)
         return None
 
     def take(self, section: Section, products: torch.dtype | None) -> Taken | Refusal:
