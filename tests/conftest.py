@@ -14,6 +14,8 @@ from tests.covering import share
 pytest.register_assert_rewrite("tests.tolerances", "tests.outcome")
 
 torch.set_num_threads(1)
+# Triton reads it when it is imported, by whatever test comes first: its interpreter runs the kernels of the GPU engine.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 if "PYTHONPATH" in os.environ:  # tests start processes, some of them in other folders
     os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -141,7 +141,7 @@ CASES = [
     (td.errors.StateError, lambda: pool_of("ada").open("ben")),
     (td.errors.ShapeError, lambda: pool_of("ada").step({"ada": torch.zeros(4)})),
     (td.errors.EngineError, lambda: td.Recurrent(Branching(), engine="cpu")(XS)),
-    (td.errors.EngineError, lambda: td.Recurrent(td.LSTMCell(3, 5), engine="gpu")),
+    (td.errors.EngineError, lambda: td.Recurrent(td.LSTMCell(3, 5), engine="tpu")),
     (td.errors.EngineError, lambda: torch.jit.trace(RNN, XS)),
     (td.errors.CellError, lambda: td.check_cell(Mixing())),
     (td.errors.InteropError, lambda: td.interop.to_c(RNN, "net.c", compiler="no-such-cc")),

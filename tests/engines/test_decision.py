@@ -119,6 +119,7 @@ def test_each_engine_that_is_passed_over_has_a_reason(pretended, monkeypatch):
     assert decision.engine is ENGINES["cpu"]
     assert decision.network is not None
     assert {name: str(why) for name, why in decision.reasons.items()} == {
+        "gpu": "engine 'cpu' comes first",
         "interpreter": "it runs where it is asked for by name",
         "reference": "engine 'cpu' comes first",
         "pretended": "it runs where it is asked for by name",
@@ -127,7 +128,7 @@ def test_each_engine_that_is_passed_over_has_a_reason(pretended, monkeypatch):
     assert decision.engine is ENGINES["reference"]
     assert decision.network is None
     assert set(map(str, decision.reasons.values())) == {"engine='reference' was asked for"}
-    assert set(decision.reasons) == {"cpu", "interpreter", "pretended"}
+    assert set(decision.reasons) == {"cpu", "gpu", "interpreter", "pretended"}
     monkeypatch.setattr(pretended, "automatic", True)
     cell.register_forward_hook(lambda *given: None)
     decision = decide(call(cell, rows=4))

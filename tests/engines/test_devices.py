@@ -49,7 +49,7 @@ def test_a_network_runs_where_its_rows_are_and_asks_for_no_number():
     rnn = td.Recurrent(td.Stack([td.ZoneoutLSTMCell(3, 4), td.GRUCell(4, 4)], "stack"), engine="interpreter").to(META)
     xs, resets = torch.zeros(2, 5, 3, device=META), torch.zeros(2, 5, dtype=torch.bool, device=META)
     with verification.switched("never"):
-        ys, state, _ = rnn(xs, resets=resets, return_states=True)
+        ys, _, _ = rnn(xs, resets=resets, return_states=True)
         ys.sum().backward()
     assert {tensor.device for tensor in (ys, *rnn.parameters(), *(p.grad for p in rnn.parameters()))} == {META}
 

@@ -107,9 +107,10 @@ def in_derivative(name, wrong):
 
 
 def _users_of_derive():
-    from treadle.engines.cpu.plan import invariants, section
+    from treadle.engines.cpu.plan import invariants
+    from treadle.engines.passes import section_passes
 
-    return section, invariants
+    return section_passes, invariants
 
 
 def a_product_less(patch):
@@ -312,12 +313,12 @@ def test_an_odd_setting_is_said(monkeypatch):
 
 
 def test_a_failure_to_compile_is_no_failure_of_training(monkeypatch, caplog):
-    from treadle.engines.cpu.plan import section
+    from treadle.engines.passes import section_passes
 
     def fails(*_):
         raise RuntimeError("no derivative today")
 
-    monkeypatch.setattr(section, "derive", fails)
+    monkeypatch.setattr(section_passes, "derive", fails)
     cell, xs = Everything(), torch.randn(2, 5, 3)
     with caplog.at_level(logging.WARNING, "treadle"):
         td.Recurrent(cell)(xs)[0].sum().backward()

@@ -302,8 +302,8 @@ def test_options_that_exclude_each_other_are_refused():
         td.LSTM(I, H, 2, wiring="relay", bidirectional=True)
     with pytest.raises(ValueError, match="no wiring 'ring': choose one of stack, relay"):
         td.LSTM(I, H, 2, wiring="ring")
-    with pytest.raises(td.errors.EngineError, match="no engine 'gpu'"):
-        td.LSTM(I, H, engine="gpu")
+    with pytest.raises(td.errors.EngineError, match="no engine 'tpu'"):
+        td.LSTM(I, H, engine="tpu")
     with pytest.raises(ValueError, match="proj_size belongs to the classic LSTM"):
         td.LSTM(I, H, proj_size=2, cell=td.GRUCell)
     with pytest.raises(TypeError, match="gradient is a method"):

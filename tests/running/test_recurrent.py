@@ -577,7 +577,7 @@ def test_what_is_no_cell_gradient_or_engine():
             td.Recurrent(wrong)
     with pytest.raises(TypeError, match=r"td\.FullBPTT\(\), but is 7"):
         td.Recurrent(td.GRUCell(3, 5), gradient=7)
-    words = "no engine 'fast': choose one of auto, cpu, interpreter, reference"
+    words = "no engine 'fast': choose one of auto, cpu, gpu, interpreter, reference"
     with pytest.raises(td.errors.EngineError, match=words):
         td.Recurrent(td.GRUCell(3, 5), engine="fast")
     assert td.Recurrent(td.GRUCell(3, 5), engine="reference").engine == "reference"

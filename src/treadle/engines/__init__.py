@@ -3,7 +3,7 @@
 ``call.py`` is what is asked, ``decision.py`` who does it, and why not the others. ``reference.py`` is the cell's own
 Python, step by step: it takes every cell. All others run the cell's *program* (see `treadle.compiler`): ``network.py``
 has it, ``stages.py`` asks the engine for its sections, ``execution.py`` runs them. The interpreter leaves them all to
-PyTorch, ``cpu/`` makes machine code of them.
+PyTorch, ``cpu/`` makes machine code of them, ``gpu/`` kernels of their loops; what both share is in ``passes/``.
 
 A new engine says in a subclass of `Engine` (``engine.py``) which calls and which sections it takes, and is registered
 below.
@@ -13,6 +13,7 @@ from treadle.engines.call import Call, Result, autocast_dtype
 from treadle.engines.cpu import CpuEngine
 from treadle.engines.decision import Decision, decide, program_of, run, say_once
 from treadle.engines.engine import Engine, LivePool, LiveStep, Refusal
+from treadle.engines.gpu import GpuEngine
 from treadle.engines.live import Asked, Live, live
 from treadle.engines.network import Network
 from treadle.engines.reference import Reference
@@ -24,5 +25,5 @@ __all__ = [
     "Result", "autocast_dtype", "candidates", "decide", "live", "program_of", "register", "run", "say_once",
 ]  # fmt: skip
 
-for _engine in (CpuEngine(), Interpreter(), Reference()):
+for _engine in (CpuEngine(), GpuEngine(), Interpreter(), Reference()):
     register(_engine)

@@ -34,10 +34,10 @@ class Recurrent(nn.Module):
         gradient: how gradients go back in time: ``td.FullBPTT()``, ``td.TruncatedBPTT(steps, horizon)`` or
             ``td.CheckpointedBPTT(memory)``.
         engine: what runs the steps. ``"auto"`` compiles the cell to machine code where that can be done, and says once
-            why it could not. ``"cpu"`` does so or raises; ``"interpreter"`` runs the same program in PyTorch;
-            ``"reference"`` runs the cell's own Python. See `treadle.explain`. Under ``torch.autocast("cpu",
-            dtype=torch.bfloat16)`` the first two multiply in bfloat16 and add in float32; all that they give stays in
-            the precision of the weights.
+            why it could not. ``"cpu"`` does so or raises, as does ``"gpu"`` (experimental) on CUDA devices;
+            ``"interpreter"`` runs the same program in PyTorch; ``"reference"`` runs the cell's own Python. See
+            `treadle.explain`. Under ``torch.autocast(..., dtype=torch.bfloat16)`` the first three multiply in bfloat16
+            and add in float32; all that they give stays in the precision of the weights.
         learn_initial_state: whether the initial state is a parameter, one row for all sequences, starting at the
             cell's own.
 

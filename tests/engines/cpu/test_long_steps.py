@@ -13,13 +13,13 @@ from tests.tolerances import assert_all_close, assert_close
 from treadle.compiler import derivative
 from treadle.compiler.derivative import derive
 from treadle.engines import say_once
-from treadle.engines.cpu.lower import schedule
 from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan import kernel
 from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.cpu.write import by_rows
 from treadle.engines.network import network_of
+from treadle.engines.passes import schedule
 
 H = 8
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
-from treadle.engines.autograd import gradients_of
+from treadle.engines.autograd import gradients_again
 from treadle.engines.cpu.machine.alignment import unused, where_it_was
 from treadle.engines.cpu.machine.memory_pool import pool
 from treadle.engines.cpu.plan.backward import BackwardRecipe
@@ -164,12 +164,7 @@ def _by_interpreter(
     chain: Chain, layout: Layout, tensors: Sequence[Tensor], needs: Sequence[bool], from_above: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """The gradient by PyTorch: it has a derivative itself, or there are many of them at once."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Stand-ins: the gradient of one must not take in what reaches it through another that is made of it.
-        tensors = [t.view_as(t) if need else t for t, need in zip(tensors, needs, strict=True)]
-        results = _interpret(chain, layout, tensors)
-        return gradients_of(tensors, needs, results, from_above, create_graph=again)
+    return gradients_again(lambda tensors: _interpret(chain, layout, tensors), tensors, needs, from_above)
 
 
 def _interpret(chain: Chain, layout: Layout, tensors: Sequence[Tensor]) -> list[Tensor]:

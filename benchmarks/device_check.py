@@ -1,0 +1,262 @@
+"""What the GPU engine does on a GPU: whether it is right, in each precision; then how fast it is beside others.
+
+``python -m benchmarks.device_check [--seconds 540] [--json FILE]`` prints a line of JSON for each number, the most
+important ones first, and stops by itself. ``--tiny`` runs the same on the CPU, by Triton's interpreter, with sizes that
+say nothing about time. It has not been run on a GPU yet.
+"""
+
+import argparse
+import contextlib
+import copy
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import treadle as td
+from treadle.engines import verification
+from treadle.engines.gpu import device
+
+CELLS: dict[str, Callable[[int], Any]] = {
+    "lstm": lambda H: td.LSTMCell(H, H),
+    "gru": lambda H: td.GRUCell(H, H),
+    "layer-norm-lstm": lambda H: td.LayerNormLSTMCell(H, H),
+    "slstm": lambda H: td.SLSTMCell(H, H),
+    "feedback": lambda H: td.Stack([td.LSTMCell(2 * H, H), td.LSTMCell(H, H)], "feedback"),
+}
+CLASSIC: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+ALLOWED = {"float32": 1e-5, "tf32": 3e-3, "bfloat16": 3e-2}
+
+
+class Size(NamedTuple):
+    """Rows, features and steps."""
+
+    B: int
+    H: int
+    T: int
+
+
+SIZES = [Size(64, 128, 512), Size(64, 64, 512), Size(16, 256, 256), Size(64, 512, 256), Size(1024, 128, 256)]
+TINY = [Size(3, 5, 4)]
+
+
+class Check:
+    """A run: on which device, until when, and where its lines go."""
+
+    def __init__(self, given: argparse.Namespace):
+        self.tiny, self.seconds, self.path = given.tiny, given.seconds, given.json
+        self.device = torch.device("cpu" if self.tiny else "cuda")
+        self.began = time.perf_counter()
+
+    def say(self, **line: Any) -> None:
+        """Print a line, and keep it."""
+        text = json.dumps({**line, "at": round(time.perf_counter() - self.began, 1)})
+        print(text, flush=True)
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(text + "\n")
+
+    def has(self, seconds: float) -> bool:
+        """Whether there is that much time left."""
+        return self.seconds - (time.perf_counter() - self.began) > seconds
+
+    def timed(self, call: Callable[[], object]) -> float:
+        """Median seconds of a call, after two to warm up."""
+        samples = []
+        for number in range(3 if self.tiny else 12):
+            self.wait()
+            begin = time.perf_counter()
+            call()
+            self.wait()
+            if number >= 2:
+                samples.append(time.perf_counter() - begin)
+        return statistics.median(samples)
+
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def precision(name: str, kind: str) -> Iterator[None]:
+    """How products multiply in PyTorch and in the engine."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    try:
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=name == "bfloat16"):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def gradients(rnn: nn.Module, xs: Tensor, **options: Any) -> dict[str, Tensor]:
+    """The output, and the gradients of a weighted sum of it."""
+    xs = xs.detach().clone().requires_grad_()
+    ys = rnn(xs, **options)[0]
+    weights = torch.linspace(0.5, 1.5, ys.numel(), dtype=torch.float64).reshape(ys.shape).to(ys)
+    leaves = {"x": xs, **dict(rnn.named_parameters())}
+    found = torch.autograd.grad((ys * weights).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return {"output": ys.detach(), **dict(zip(leaves, found, strict=True))}
+
+
+def agreement(check: Check) -> bool:
+    """Whether the engine agrees with the cells' own Python in float64, over all that it gives."""
+    size = TINY[0] if check.tiny else Size(37, 96, 33)
+    lengths = torch.arange(size.B) % (size.T + 1)
+    resets = torch.rand(size.B, size.T, generator=torch.Generator().manual_seed(0)) < 0.2
+    right = True
+    for name, how in ((n, p) for p in ALLOWED for n in CELLS):
+        torch.manual_seed(0)
+        cell, xs = CELLS[name](size.H), torch.randn(size.B, size.T, size.H)
+        fine = td.Recurrent(copy.deepcopy(cell).double(), engine="reference")
+        rnn = td.Recurrent(cell, engine="gpu").to(check.device)
+        for given in ({}, {"lengths": lengths, "resets": resets}):
+            expected = gradients(fine, xs.double(), **given)
+            try:
+                with precision(how, check.device.type), verification.switched("never"):
+                    found = gradients(rnn, xs.to(check.device), **given)
+            except Exception as error:
+                check.say(what="broken", cell=name, precision=how, error=repr(error)[:300])
+                right = False
+                continue
+            errors = {key: _error(found[key], value) for key, value in expected.items()}
+            worst = max(errors, key=errors.__getitem__)
+            ok = errors[worst] <= ALLOWED[how]
+            right &= ok
+            what = "agreement" if ok else "wrong"
+            check.say(what=what, cell=name, precision=how, ragged=bool(given), error=errors[worst], of=worst)
+    return right
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    error = (found.double().cpu() - expected).norm() / max(float(expected.norm()), 1e-3)
+    return float(error) if error == error else float("inf")
+
+
+def no_waiting(check: Check) -> None:
+    """A training step asks the device for nothing."""
+    if check.device.type != "cuda":
+        return
+    rnn, xs = td.Recurrent(CELLS["lstm"](64), engine="gpu").cuda(), torch.randn(16, 32, 64, device="cuda")
+    gradients(rnn, xs)  # verified and compiled
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        rnn(xs)[0].sum().backward()
+        check.say(what="no host sync in a training step", ok=True)
+    except RuntimeError as error:
+        check.say(what="no host sync in a training step", ok=False, error=repr(error)[:300])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class Side(NamedTuple):
+    """A way to run a cell over a sequence."""
+
+    name: str
+    run: Callable[[], Tensor]
+    backward: bool = True
+
+
+def sides(check: Check, name: str, size: Size, ragged: bool) -> Iterator[Side]:
+    """Everything that is timed for a cell, the engine first."""
+    cell, xs = CELLS[name](size.H).to(check.device), torch.randn(size.B, size.T, size.H, device=check.device)
+    lengths = torch.linspace(1, size.T, size.B).long() if ragged else None
+    rnn = td.Recurrent(cell, engine="gpu")
+    yield Side("treadle", lambda: rnn(xs, lengths=lengths)[0])
+    if name in CLASSIC:
+        own = CLASSIC[name](size.H, size.H, batch_first=True).to(check.device)
+        if lengths is None:
+            yield Side("torch.nn", lambda: own(xs)[0])
+        else:
+            pack = nn.utils.rnn.pack_padded_sequence
+            yield Side("torch.nn, packed", lambda: own(pack(xs, lengths, True, enforce_sorted=False))[0].data)
+    if lengths is not None:
+        return
+    reference = td.Recurrent(cell, engine="reference")
+    yield Side("Python", lambda: reference(xs)[0])
+    if check.device.type == "cuda":
+        yield Side("Python in a CUDA graph", _captured(lambda: reference(xs)[0]), backward=False)
+        step = torch.compile(cell)
+
+        def compiled() -> Tensor:
+            state, ys = cell.initial_state(size.B), []
+            for x in xs.unbind(1):
+                y, state = step(x, state)
+                ys.append(y)
+            return torch.stack(ys, 1)
+
+        yield Side("a step under torch.compile", compiled)
+
+
+def _captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad(), torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.no_grad(), torch.cuda.graph(graph):
+        result = call()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay
+
+
+def times(check: Check) -> None:
+    """Microseconds a step: forwards, and with the gradient."""
+    for size in TINY if check.tiny else SIZES:
+        for name, ragged, how in ((n, r, p) for n in CELLS for r in (False, True) for p in ALLOWED):
+            if not check.has(30):
+                check.say(what="out of time")
+                return
+            with precision(how, check.device.type):
+                for side in sides(check, name, size, ragged):
+                    line = {"cell": name, **size._asdict(), "ragged": ragged, "precision": how, "by": side.name}
+                    try:
+                        check.say(what="time", **line, **_microseconds(check, side, size))
+                    except Exception as error:
+                        check.say(what="broken", **line, error=repr(error)[:300])
+
+
+def _microseconds(check: Check, side: Side, size: Size) -> dict[str, float]:
+    with torch.no_grad():
+        found = {"forward_us": check.timed(side.run) / size.T * 1e6}
+    if side.backward:
+        found["both_us"] = check.timed(lambda: side.run().sum().backward()) / size.T * 1e6
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if the engine is right."""
+    made = argparse.ArgumentParser("python -m benchmarks.device_check", description="Check and time the GPU engine.")
+    made.add_argument("--seconds", type=float, default=540, help="how long it may take (%(default)s)")
+    made.add_argument("--json", type=Path, metavar="FILE", help="add the lines to a file")
+    made.add_argument("--tiny", action="store_true", help="on the CPU, by Triton's interpreter, in tiny sizes")
+    given = made.parse_args(arguments)
+    if given.tiny and os.environ.get("TRITON_INTERPRET") != "1":
+        made.error("--tiny needs TRITON_INTERPRET=1 in the environment")
+    if not given.tiny and not torch.cuda.is_available():
+        made.error("there is no CUDA device: --tiny runs on the CPU")
+    check = Check(given)
+    with device.pretended() if given.tiny else contextlib.nullcontext():
+        found = device.gpu_of(check.device)
+        check.say(what="device", name=getattr(found, "name", str(found)), torch=torch.__version__)
+        right = agreement(check)
+        no_waiting(check)
+        if right:  # no speed is reported of what is wrong
+            times(check)
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""The GPU engine: loops as kernels in Triton's language, for CUDA devices. It is experimental.
+
+The same passes and loop nests as on the CPU (``engines/passes/``) become Triton's source: ``lower/`` decides how a
+kernel is cut, ``write/`` writes it, ``plan/`` launches it, a loop being one node of PyTorch's autograd. Sections of all
+steps at once and the products of weight gradients are PyTorch's own operations. ``device.py`` knows the GPU; it can
+pretend to have one, and then Triton's interpreter runs the kernels on the CPU, which is how they are tested.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from treadle.compiler.fission import Kind, Section
+from treadle.compiler.program import Value
+from treadle.engines.call import Call
+from treadle.engines.engine import Engine, Refusal, Runner, Taken
+from treadle.engines.gpu.device import gpu_of
+from treadle.state import named_tensors
+
+# Where a method imports something, it is loaded when it is needed; triton, when a kernel is.
+
+
+class GpuEngine(Engine):
+    """Loops as kernels of a GPU."""
+
+    name = "gpu"
+    form = "a kernel"
+    automatic = True
+    takes_in = False
+
+    def refusal(self, call: Call) -> Refusal | None:
+        """It runs on CUDA devices, in float32."""
+        gpu = gpu_of(call.xs.device)
+        if isinstance(gpu, Refusal):
+            return gpu
+        tensors = (call.xs, *(tensor for _, tensor in named_tensors(call.state)))
+        if not gpu.is_pretended and any(tensor.dtype == torch.float64 for tensor in tensors):
+            return Refusal("it has kernels for float32, not for float64")
+        most = max(tensor.numel() for tensor in tensors)
+        if most >= 2**31:
+            return Refusal(f"a tensor has {most:,} numbers, and its kernels count to 2,147,483,647")
+        return None
+
+    def take(self, section: Section, products: torch.dtype | None) -> Taken | Refusal | None:
+        """A loop's kernels; compiled when it first runs."""
+        if section.kind is not Kind.LOOP:
+            return None
+        from treadle.engines.gpu.plan.section import GpuSection
+        from treadle.engines.passes.support import why_not
+
+        reason = why_not(section)
+        return GpuSection(section, products == torch.bfloat16) if reason is None else Refusal(reason)
+
+    def join(
+        self, sections: Sequence[Section], taken: Sequence[Taken], visible: Iterable[Value], before: Section | None
+    ) -> Runner:
+        """A loop as one node of autograd."""
+        from treadle.engines.gpu.plan.loop import Loop
+
+        return Loop(sections[0], taken[0], visible)  # pyright: ignore

@@ -1,0 +1,115 @@
+"""A kernel for one GPU, and its launches."""
+
+import contextlib
+import hashlib
+import linecache
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from treadle.caches import kept_while_used
+from treadle.engines.gpu.device import Gpu
+from treadle.engines.gpu.lower.tiling import Mode, Products, tiling_of
+from treadle.engines.gpu.write.steps import write
+from treadle.engines.layout import Layout
+from treadle.engines.passes.loop_nests import Kernel
+from treadle.engines.passes.schedule import schedule
+
+
+class Arguments(NamedTuple):
+    """The tensors of a kernel, dense and in its precision.
+
+    Args:
+        streams: what it reads [N, ...].
+        outputs: what it writes [N, ...].
+        invariants: what all rows read.
+        matrices: the right operand of each product, in the order of `Launches.products`.
+        starts, ends, fresh: of each state [B, ...].
+    """
+
+    streams: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    invariants: Sequence[Tensor]
+    matrices: Sequence[Tensor]
+    starts: Sequence[Tensor]
+    ends: Sequence[Tensor]
+    fresh: Sequence[Tensor]
+
+
+class Launches:
+    """A kernel as one GPU runs it.
+
+    Attributes:
+        tiling: how it is cut.
+        source: its text.
+        products: the products, in the order of their matrices.
+        compiled: what Triton made of it when it was last launched; None before, and where it is interpreted.
+    """
+
+    def __init__(self, kernel: Kernel, gpu: Gpu, how: Products):
+        self.kernel, self.gpu = kernel, gpu
+        plan = schedule(kernel)
+        self.tiling = tiling_of(plan, how, gpu.shared_memory)
+        self.source = write(plan, self.tiling)
+        self.products = self.source.products
+        self.function = function_of(self.source.text)
+        self.compiled: Any = None
+
+    def run(self, layout: Layout, given: Arguments) -> list[Tensor]:
+        """Run over a sequence; returns the sums over all rows."""
+        rows, device = self.tiling.rows, given.starts[0].device
+        blocks, scratch = -(-layout.batch // rows), self.source.scratch
+        memory = torch.empty(blocks * scratch.end, dtype=self.kernel.precision.dtype, device=device)
+        lengths, offsets = _lengths(layout, device)
+        resets, nothing = layout.packed_resets, memory
+        states = [t for three in zip(given.starts, given.ends, given.fresh, strict=True) for t in three]
+        tensors = [*given.streams, *given.outputs, *given.invariants, *given.matrices, *states]
+        tensors += [nothing if t is None else t for t in (lengths, offsets, resets)]
+        options: dict[str, Any] = {"WHOLE": lengths is None, "RESETS": resets is not None}
+        if not self.gpu.is_pretended:
+            options["num_warps"] = self.tiling.warps
+        with contextlib.nullcontext() if device.type == "cpu" else torch.cuda.device(device):
+            launcher = self.function[blocks, self.tiling.parts]
+            for begin, end, phase in self._launches(layout.steps, resets is not None):
+                some = {} if phase is None else {"PHASE": phase}
+                found = launcher(*tensors, memory, layout.batch, layout.steps, begin, end, **options, **some)
+                self.compiled = found or self.compiled
+        every = memory.view(blocks, scratch.end)
+        return [
+            every[:, begin : begin + value.row_numel].sum(0).view(value.row_shape)
+            for begin, value in zip(scratch.sums, self.kernel.sums, strict=True)
+        ]
+
+    def _launches(self, steps: int, has_resets: bool) -> list[tuple[int, int, int | None]]:
+        """The first step of each launch, the one after its last, and its phase."""
+        if self.tiling.mode is Mode.ROWS:
+            return [(0, steps, None)]
+        last = self.source.phases - 1
+        of_resets = last - 1 if self.kernel.reverse else 1
+        phases = [n for n in range(1, last) if has_resets or n != of_resets]
+        return [(0, 0, 0), *((s, s + 1, n) for s in range(steps) for n in phases), (0, 0, last)]
+
+
+def _lengths(layout: Layout, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """How many steps each row has, and where the rows of each step begin; None if all rows have all steps."""
+    if layout.order is None:
+        return None, None
+    lengths, offsets = layout.sorted.to(torch.int32), layout.offsets
+    return lengths.to(device, non_blocking=True), offsets.to(device, non_blocking=True)
+
+
+def function_of(text: str) -> Any:
+    """The kernel of a source. Triton reads that again, from where Python keeps the lines of what is no file."""
+    name = f"<treadle {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    namespace: dict[str, Any] = {"__name__": "treadle.generated"}
+    exec(compile(text, name, "exec"), namespace)
+    return namespace["kernel"]
+
+
+@kept_while_used
+def launches(kernel: Kernel, gpu: Gpu, how: Products) -> Launches:
+    """A kernel for a GPU; one for all that ask for the same, such as layers that are alike."""
+    return Launches(kernel, gpu, how)

@@ -1,0 +1,1 @@
+"""A kernel's loop nests as source text in Triton's language."""
