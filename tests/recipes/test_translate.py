@@ -21,7 +21,7 @@ from treadle.recipes.translate import (
     split,
 )
 from treadle.recipes.translate.tasks import FORMATS, LONGEST, ordinal
-from treadle.recipes.translate.tokens import END, START
+from treadle.recipes.translate.tokens import END, FIRST, START
 from treadle.recipes.translate.translator_training import forgetful, pair_batch, run_pairs
 from treadle.training.budget import ShareDone
 
@@ -87,7 +87,7 @@ def test_what_validates_is_nowhere_learned_from():
 
 def test_symbols_are_tokens_and_back():
     for unit, texts in {"characters": ["añb", "日本 x"], "words": ["go  left", "left right"]}.items():
-        vocabulary = Vocabulary.of(texts, unit)
+        vocabulary = Vocabulary.of(texts, unit, first=FIRST)
         for text in texts:
             tokens = vocabulary.encode(text)
             assert tokens.min() >= 2

@@ -6,7 +6,9 @@ import torch
 
 import treadle as td
 from tests.serving.clients import numbers, refused, served
-from treadle.training import Fitted, language_model, sequence_model
+from treadle.serving.served import read_network
+from treadle.streams import Vocabulary
+from treadle.training import Fitted, WordModel, language_model, sequence_model, word_model
 from treadle.training.scaling import Scaling
 
 XS = 20 + 3 * torch.randn(6, 2, dtype=torch.float64)
@@ -45,6 +47,13 @@ def test_a_language_model_reads_bytes_and_texts():
         return as_text
 
     assert np.allclose(served({"m": rnn}, work), expected, atol=1e-5)
+
+
+def test_a_language_model_of_256_words_does_not_read_bytes(tmp_path):
+    vocabulary = Vocabulary.of([" ".join(f"w{n}" for n in range(255))], "words", size=256)
+    WordModel(word_model(256, "gru", hidden_size=4), vocabulary).save(tmp_path / "m")
+    network = read_network(tmp_path / "m", "m")
+    assert network.meaning.inputs[0].described() == {"name": "x", "datatype": "INT64", "shape": [-1]}
 
 
 @pytest.mark.parametrize("horizon", [None, 0, 3])

@@ -57,6 +57,18 @@ def fit(
             show_default="labels, if they are few",
         ),
     ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Text as words, separated by white space, instead of bytes (text).")
+    ] = False,
+    vocabulary: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=10**7,
+            help="Number of words to tell apart: the most frequent (with --words).",
+            show_default="10000",
+        ),
+    ] = None,
     season: Annotated[
         int | None, typer.Option(min=1, help="Seasonal period, in steps (series).", show_default="estimated")
     ] = None,
@@ -95,7 +107,7 @@ def fit(
             min=1,
             max=10**9,
             help="Number of parameters, matched to within 2 %.",
-            show_default="200000 for text, else fewer",
+            show_default="by kind of data; of words, those of a hidden size of 200",
         ),
     ] = None,
     resume: Resume = None,
@@ -118,7 +130,7 @@ def fit(
     dropout: Annotated[
         float | None,
         typer.Option(
-            min=0, max=0.99, help="Dropout between layers (series, sequences).", show_default="by kind of data"
+            min=0, max=0.99, help="Dropout between layers (words, series, sequences).", show_default="by kind of data"
         ),
     ] = None,
     noise: Annotated[
@@ -205,22 +217,27 @@ def fit(
             ray_cluster.check_installed()
         except TreadleError as error:
             raise typer.BadParameter(f"--on {on}: {error}") from None
-    length = options.parse_length("--budget", budget or settings.habits.budget)
+    options.parse_length("--budget", budget or settings.habits.budget)  # what is wrong with it is said at once
     often = options.parse_length("--checkpoint-every", checkpoint_every)
 
     processes.join()
     first = processes.rank_and_ranks()[0] == 0  # the others learn, this one also shows and writes
     run = Run(settings)
-    options.use_one_thread()
+    settings = run.settings
+    length = options.parse_length("--budget", budget or settings.habits.budget)
+    if settings.habits.one_thread:
+        options.use_one_thread()
     if checkpoint is not None and first:
         run.refuse_checkpoint(checkpoint)
     err = options.console(sys.stderr, quiet=not first)
-    unit = "bytes" if settings.kind == "text" else "inputs"
+    unit = {"text": "bytes", "words": "words"}.get(settings.kind, "inputs")
     err.print(with_options(str(run), ["fit"]))
     with watching(err, unit, tensorboard if first else None) as watch:
         lasts, validated = length.of(run.task.epoch_steps), plot is not None or tensorboard is not None
         if on is None:
-            share_done = ShareDone(**lasts, start=start, stop=watch.interrupted)
+            # Counting the words of a large text takes minutes, which are not training.
+            begun = None if settings.kind == "words" else start
+            share_done = ShareDone(**lasts, start=begun, stop=watch.interrupted)
             kept = keeping(checkpoint, often, run.task.epoch_steps)
             steps = run.steps(share_done, validated=validated, evaluating=watch.evaluating, **kept)
         else:

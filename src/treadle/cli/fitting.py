@@ -18,6 +18,12 @@ SILENCE = 60.0
 """Seconds after which a line is written where there is no terminal, even if nothing was validated."""
 EVALUATING = "evaluating…"
 
+MEANINGS: dict[str, Callable[[float], str]] = {
+    "bytes": lambda loss: f"  {loss / math.log(2):.3f} bits/byte",
+    "words": lambda loss: f"  perplexity {math.exp(min(loss, 700)):,.1f}",  # beyond 700, there is no such number
+}
+"""The loss in the usual unit for what is read."""
+
 
 class Watch:
     """Follows a training, and says when it is to end; see `watching`. What is read is the unit, as bytes."""
@@ -53,9 +59,10 @@ class Watch:
         speed = step.inputs / step.seconds
         if step.score is not None:
             self._score = f"  validation {step.score:.4g}"
-        bits = f"  {step.loss / math.log(2):.3f} bits/byte" if self._unit == "bytes" else ""
+        meaning = MEANINGS[self._unit](step.loss) if self._unit in MEANINGS else ""
         note = note and f"  {note}"
-        self._figures = f"step {step.step}  loss {step.loss:.3f}{bits}{self._score}{note}  {speed:,.0f} {self._unit}/s"
+        loss = f"loss {step.loss:.3f}{meaning}"
+        self._figures = f"step {step.step}  {loss}{self._score}{note}  {speed:,.0f} {self._unit}/s"
         self._bar.update(self._task, completed=min(step.share_done, 1), figures=self._figures)
         if not math.isfinite(step.loss):
             raise typer.BadParameter(f"training diverged in step {step.step}: pass a smaller --learning-rate")

@@ -86,6 +86,7 @@ def translate(
         raise typer.BadParameter("pass '--output' MODEL to train on pairs, or '--model' MODEL to translate with it")
 
     from treadle.recipes.translate import TASKS, Learning, Translator, make_pairs, read_pairs, read_sources, split
+    from treadle.recipes.translate.pairs import words_of
     from treadle.recipes.translate.tasks import COUNTS
 
     options.use_one_thread()
@@ -124,6 +125,12 @@ def translate(
     length = options.parse_length("--budget", budget)
     often = options.parse_length("--checkpoint-every", checkpoint_every)
     found = make_pairs(pairs, COUNTS[pairs], seed) if made else read_pairs(pairs)
+    if resume is None and words == "neither" and not made and (count := words_of(found)):
+        print(
+            f"treadle: both sides look like words ({count[0]:,} and {count[1]:,} different ones): --words both reads"
+            " and writes whole words",
+            file=sys.stderr,
+        )
     training, held_out = split(found, validation, seed)
     judges = read_pairs(test) if test is not None else make_pairs(pairs, 2_000, seed, True) if made else held_out
     torch.manual_seed(seed)

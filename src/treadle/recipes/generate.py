@@ -1,14 +1,15 @@
-"""Text generation: a language model in closed loop, one byte per step, through a session."""
+"""Text generation: a language model in closed loop, one byte or word per step, through a session."""
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 
 from treadle.errors import ModelFileError, ShapeError
 from treadle.running.recurrent import Recurrent
+from treadle.training import WordModel
 
 
 class Written(NamedTuple):
@@ -46,25 +47,78 @@ def generate(model: Recurrent, prompt: bytes, *, temperature: float = 0.8, seed:
     """
     if not prompt:
         raise ShapeError("the prompt is empty, but a model needs a byte to continue: pass a newline")
+    for token, seconds in _sampled(model, list(prompt), temperature, seed):
+        yield Written(token, seconds)
+
+
+def generate_words(words: WordModel, prompt: str, *, temperature: float = 0.8, seed: int = 0) -> Iterator[str]:
+    """Generate text after a prompt, for as long as you iterate; the unknown word is never written.
+
+    Args:
+        words: a word-level language model with its vocabulary.
+        prompt: what to continue: words, or ends of lines. A word that is not in the vocabulary is read as the unknown
+            one.
+        temperature: as of `generate`.
+        seed: likewise.
+
+    Returns:
+        A word at a time, with the space before it, if there is one.
+
+    Raises:
+        ShapeError, ModelFileError: as of `generate`.
+
+    Example:
+        >>> from itertools import islice
+        >>> import treadle as td
+        >>> from treadle.recipes.generate import generate_words
+        >>> from treadle.training import WordModel, word_model
+        >>> vocabulary = td.streams.Vocabulary.of(["all work and no play"], "words", size=10)
+        >>> words = WordModel(word_model(len(vocabulary), hidden_size=4), vocabulary)
+        >>> len("".join(islice(generate_words(words, "all work"), 20)).split())
+        20
+    """
+    vocabulary = words.vocabulary
+    tokens = vocabulary.encode(prompt).tolist()
+    if not tokens:
+        raise ShapeError("the prompt has no words, but a model needs one to continue: pass a newline")
+    never = () if vocabulary.unknown_token is None else (vocabulary.unknown_token,)
+    written = (token for token, _ in _sampled(words.model, tokens, temperature, seed, never))
+    return _spaced((vocabulary.symbols[token - vocabulary.first] for token in written), prompt)
+
+
+def _spaced(words: Iterable[str], before: str) -> Iterator[str]:
+    """Words with a space before each, except around ends of lines."""
+    for word in words:
+        yield word if before[-1:].isspace() or word == "\n" else f" {word}"
+        before = word
+
+
+def _sampled(
+    model: Recurrent, prompt: Sequence[int], temperature: float, seed: int, never: Sequence[int] = ()
+) -> Iterator[tuple[int, float]]:
+    """Tokens after those of a prompt, none of which is one of ``never``, and the seconds that each step took."""
     if not 0 <= temperature < math.inf:
         raise ShapeError(f"temperature is 0 or a positive number, but is {temperature}")
     session = model.session()
     draws = torch.Generator().manual_seed(seed)
     if len(prompt) > 1:
-        session.steps(torch.tensor(list(prompt[:-1])))
-    byte = torch.tensor(prompt[-1])
+        session.steps(torch.tensor(prompt[:-1]))
+    token = torch.tensor(prompt[-1])
     while True:
         start = time.perf_counter()
-        scores = session.step(byte)
+        scores = session.step(token)
         seconds = time.perf_counter() - start
         if not scores.isfinite().all():
             raise ModelFileError("the network's scores are not finite: its training diverged; train it again")
+        if never:
+            scores = scores.clone()
+            scores[list(never)] = -math.inf
         if temperature:
             probabilities = ((scores - scores.max()).double() / temperature).softmax(0)
-            byte = torch.multinomial(probabilities, 1, generator=draws)[0]
+            token = torch.multinomial(probabilities, 1, generator=draws)[0]
         else:
-            byte = scores.argmax()
-        yield Written(int(byte), seconds)
+            token = scores.argmax()
+        yield int(token), seconds
 
 
 def readable(data: bytes) -> str:

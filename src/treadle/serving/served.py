@@ -19,6 +19,7 @@ from treadle.serving.refusals import Kind, Refused
 from treadle.serving.sequences import Key, Sequence
 from treadle.serving.version import Version
 from treadle.training import Fitted, require_language_model
+from treadle.training.word_model import has_vocabulary
 
 logger = logging.getLogger("treadle.serving")
 
@@ -38,6 +39,7 @@ def read_network(source: Any, name: str) -> Network:
         ModelFileError: it cannot be served, with the reason.
         OSError: the file cannot be read.
     """
+    reads_words = False
     if isinstance(source, Fitted):
         rnn, fitted = source.model, source
     elif isinstance(source, Recurrent):
@@ -48,6 +50,7 @@ def read_network(source: Any, name: str) -> Network:
         rnn, fitted = source, None  # which `meaning_of` refuses
     else:
         notes = model_file.read_notes(source)
+        reads_words = has_vocabulary(notes)
         fitted = Fitted.load(source) if "fitted" in notes else None
         rnn = model_file.load(source) if fitted is None else fitted.model
         if isinstance(rnn, (LSTM, GRU, RNN)):
@@ -56,7 +59,7 @@ def read_network(source: Any, name: str) -> Network:
     is_text = False
     if isinstance(rnn, Recurrent):
         rnn.eval()
-        is_text = rnn.input_size == () and rnn.output_size == 256 and _reads_bytes(rnn)
+        is_text = not reads_words and rnn.input_size == () and rnn.output_size == 256 and _reads_bytes(rnn)
     return Network(rnn, meaning_of(name, rnn, fitted, is_text))
 
 

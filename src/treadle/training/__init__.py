@@ -1,7 +1,8 @@
 """Training a network, from data files to a saved model with its scores.
 
-Data: ``text.py``, ``sequences.py`` and ``series.py``, scaled by ``scaling.py``, in ``batches.py``. Networks:
-``language_model.py``, ``layered_networks.py``. ``TextTask``, ``sequence_task.py`` and ``series_task.py`` bring both
+Data: ``text.py`` and ``word_text.py``, read ``side_by_side.py``; ``sequences.py`` and ``series.py``, scaled by
+``scaling.py``, in ``batches.py``. Networks: ``language_model.py``, ``word_model.py`` (with ``adaptive_softmax.py``),
+``layered_networks.py``. ``TextTask``, ``word_task.py``, ``sequence_task.py`` and ``series_task.py`` bring both
 together, as ``task.py`` says. Training: ``fit_run.py`` chooses one by the file and starts ``training_loop.py``, with
 ``evaluate.py`` and ``budget.py``, over ``processes.py`` or ``on_ray.py``. What comes out:
 ``fitted.py``, evaluated by ``scores.py`` and ``verdict.py``; ``predictions.py`` runs it over a file.
@@ -32,11 +33,14 @@ from treadle.training.series_task import SeriesTask
 from treadle.training.source import Source
 from treadle.training.text import Text, read_text, standard_library
 from treadle.training.training_loop import Step, train
+from treadle.training.word_model import WordModel, word_model
+from treadle.training.word_task import WordTask
+from treadle.training.word_text import WordText, read_words
 
 __all__ = [
     "CELLS", "Batch", "EarlyStopping", "Epochs", "Fitted", "Predictions", "Progress", "SequenceTask", "Sequences",
-    "Series", "SeriesTask", "Source", "Step", "Text", "TextTask", "bits_per_byte", "fit", "forecaster",
-    "language_model", "load_checkpoint", "match_hidden_size", "parameter_groups", "read_sequences", "read_series",
-    "read_text", "require_language_model", "save_checkpoint", "sequence_model", "standard_library", "steps_on_ray",
-    "total_loss", "trace_batches", "train",
+    "Series", "SeriesTask", "Source", "Step", "Text", "TextTask", "WordModel", "WordTask", "WordText", "bits_per_byte",
+    "fit", "forecaster", "language_model", "load_checkpoint", "match_hidden_size", "parameter_groups",
+    "read_sequences", "read_series", "read_text", "read_words", "require_language_model", "save_checkpoint",
+    "sequence_model", "standard_library", "steps_on_ray", "total_loss", "trace_batches", "train", "word_model",
 ]  # fmt: skip

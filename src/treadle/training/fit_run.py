@@ -27,8 +27,14 @@ from treadle.training.series_task import SeriesTask
 from treadle.training.task import Design, Habits, Task, Verdict
 from treadle.training.text import read_text
 from treadle.training.training_loop import Step, refuse_checkpoint, train
+from treadle.training.word_model import WordModel, has_vocabulary
+from treadle.training.word_task import WordTask
+from treadle.training.word_text import read_words
 
-KINDS: dict[str, type[Any]] = {"text": TextTask, "sequences": SequenceTask, "series": SeriesTask}
+KINDS: dict[str, type[Any]] = {"text": TextTask, "words": WordTask, "sequences": SequenceTask, "series": SeriesTask}
+
+VOCABULARY = 10_000
+"""Words of a vocabulary, the unknown one included, unless another size is asked for."""
 
 
 def kind_of(
@@ -48,25 +54,18 @@ def kind_of(
 ONLY = {
     "series": ("horizon", "season", "difference", "split"),
     "sequences": ("classes",),
+    "words": ("words", "vocabulary"),
 }
 """What has a meaning for one kind of data only."""
 
+NOT_TEXT = (
+    *("target", "inputs", "predict", "missing", "validation", "noise", "label_smoothing", "test", "series_id", "time"),
+    *("metric", "sequences"),
+)
+
 NOT = {
-    "text": (
-        "target",
-        "inputs",
-        "predict",
-        "missing",
-        "validation",
-        "dropout",
-        "noise",
-        "label_smoothing",
-        "test",
-        "series_id",
-        "time",
-        "metric",
-        "sequences",
-    ),
+    "text": ("dropout", *NOT_TEXT),
+    "words": NOT_TEXT,
     "series": ("label_smoothing",),
     "sequences": ("window",),
 }
@@ -89,6 +88,8 @@ class Settings:
     split: str | None = None
     sequences: bool = False
     classes: bool | None = None
+    words: bool = False
+    vocabulary: int | None = None
     metric: str | None = None
     predict: str | None = None
     missing: str | None = None
@@ -114,7 +115,8 @@ class Settings:
         """What the file holds."""
         if self.sequences and is_table(self.file):
             return "sequences"
-        return kind_of(self.file, self.target, self.inputs, self.horizon is not None)
+        kind = kind_of(self.file, self.target, self.inputs, self.horizon is not None)
+        return "words" if kind == "text" and (self.words or self.vocabulary is not None) else kind
 
     @property
     def habits(self) -> Habits:
@@ -136,7 +138,7 @@ class Settings:
             if value is not None and value != () and (value is not False or name in ("classes", "difference")):
                 raise DataError(f"`{name}` has no meaning for {self.file}, which is read as {kind}: leave it out")
         if self.resume is not None:
-            for name in ("cell", "wiring", "layers", "parameters", "dropout", "difference"):
+            for name in ("cell", "wiring", "layers", "parameters", "dropout", "difference", "vocabulary"):
                 if getattr(self, name) is not None:
                     raise DataError(f"`{name}`: the network of `resume={self.resume!r}` has that already; leave it out")
         return kind
@@ -166,13 +168,18 @@ def as_resumed(settings: Settings, start: Fitted) -> Settings:
     return dataclasses.replace(settings, **{name: getattr(settings, name) or value for name, value in kept.items()})
 
 
-def open_task(settings: Settings, start: Fitted | None) -> Task:
+def open_task(settings: Settings, start: Fitted | WordModel | None) -> Task:
     """Read the files, and make of them what is to be learned; ``start`` is the network to resume."""
     path, target, inputs = settings.file, settings.target, settings.inputs
     common: dict[str, Any] = {"rows": settings.option("rows"), "seed": settings.seed, "share": rank_and_ranks()}
     if settings.kind == "text":
         window = {} if settings.window is None else {"window": settings.window}
         return TextTask(read_text(path), **window, **common)
+    if settings.kind == "words":
+        window = {} if settings.window is None else {"window": settings.window}
+        known = start.vocabulary if isinstance(start, WordModel) else settings.vocabulary or VOCABULARY
+        return WordTask(read_words(path, known), **window, **common)
+    assert not isinstance(start, WordModel)
     common |= {"start": start, "predict": settings.predict, "metric": settings.metric or "loss"}
     missing = "refuse" if settings.missing is None else settings.missing
     validation = 0.15 if settings.validation is None else settings.validation
@@ -216,11 +223,17 @@ class Run:
 
     def __init__(self, settings: Settings):
         model = start = None
-        if settings.resume is not None and settings.kind != "text":
+        if settings.resume is not None and settings.kind in ("text", "words"):
+            words = settings.words or has_vocabulary(model_file.read_notes(settings.resume))
+            settings = dataclasses.replace(settings, words=words)
+            start = WordModel.load(str(settings.resume)) if words else None
+        elif settings.resume is not None:
             start = Fitted.load(settings.resume)
-            settings, model = as_resumed(settings, start), start.model
+            settings = as_resumed(settings, start)
         settings.check()
-        if settings.resume is not None and start is None:
+        if start is not None:
+            model = start.model
+        elif settings.resume is not None:
             model = require_language_model(model_file.load(settings.resume), settings.resume)
         self.settings = settings
         self.task = open_task(settings, start)
@@ -280,6 +293,7 @@ class Run:
             stopping=self.stopping,
             checkpoint=checkpoint,
             about=None if checkpoint is None else self.about(),
+            **self.task.losses,
             **options,
         )
 
@@ -312,6 +326,8 @@ class Run:
         """What this run is: settings, and what is in the files; not where they lie."""
         if not self._about:  # large files are read once for it
             said = dataclasses.asdict(self.settings)
+            if self.settings.kind != "words":
+                del said["words"], said["vocabulary"]
             files = {called: said.pop(name) for name, called in CALLED.items()}
             self._about = said | contents(files)
         return self._about

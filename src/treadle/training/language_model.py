@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -221,6 +221,7 @@ class TextTask:
     carry_state = True
     evaluate_every = 100
     split = ""
+    losses: Mapping[str, Any] = {}
     habits = Habits("2m", 200_000, 0.01, ROWS)
 
     def __init__(
@@ -235,6 +236,7 @@ class TextTask:
     def build(self, design: Design) -> Recurrent:
         """A language model that begins with how frequent each byte is."""
         cell, wiring, layers, parameters, _ = design
+        assert parameters is not None
         model = language_model(cell, wiring, layers, match_hidden_size(cell, wiring, layers, parameters)[0])
         start_from_frequencies(model, self.text)
         return model
@@ -245,7 +247,7 @@ class TextTask:
 
     @property
     def score_of_constant(self) -> float:
-        return self.text.unigram_bits()
+        return self.text.unigram_bits() * math.log(2)
 
     def judge(self, model: Recurrent) -> Verdict:
         """Bits per byte of the held-out text."""

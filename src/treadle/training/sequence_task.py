@@ -1,6 +1,8 @@
 """Labelled sequences: training and evaluation."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +46,7 @@ class SequenceTask:
     """
 
     carry_state = False
+    losses: Mapping[str, Any] = {}
     habits = Habits("100epochs", 50_000, 0.003, 32, 50, noise=0.6, label_smoothing=0.1)  # see benchmarks/habits.py
 
     def __init__(

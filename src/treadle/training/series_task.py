@@ -1,7 +1,7 @@
 """Forecasting series: training and evaluation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ class SeriesTask:
     """
 
     carry_state = False
+    losses: Mapping[str, Any] = {}
     habits = Habits("100epochs", 20_000, 0.001, 16, 20, dropout=0.3, noise=0.2, weight_decay=0.1)
 
     def __init__(

@@ -54,12 +54,14 @@ class Design(NamedTuple):
     cell: str = "lstm"
     wiring: str = "stack"
     layers: int = 2
-    parameters: int = 50_000
+    parameters: int | None = 50_000
+    """None leaves the size to the task."""
     dropout: float = 0.0
 
     def built(self, build: Callable[..., Recurrent], *arguments: Any) -> Recurrent:
         """The network of so many parameters that ``build`` makes, which takes a design behind these arguments."""
         design = self.cell, self.wiring, self.layers
+        assert self.parameters is not None
 
         def sized(hidden_size: int) -> Recurrent:
             return build(*arguments, *design, hidden_size, self.dropout)
@@ -71,7 +73,7 @@ class Habits(NamedTuple):
     """Default settings for a kind of data."""
 
     budget: str
-    parameters: int
+    parameters: int | None
     learning_rate: float
     rows: int = 32
     patience: int | None = None
@@ -79,6 +81,8 @@ class Habits(NamedTuple):
     noise: float = 0.0
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
+    one_thread: bool = True
+    """Whether products are so small that threads wait for each other longer than they work."""
 
 
 class Task(Protocol):
@@ -100,6 +104,8 @@ class Task(Protocol):
     """After how many steps to validate."""
     habits: Habits
     """What suits this kind of data."""
+    losses: Mapping[str, Any]
+    """``run`` and ``loss_of`` of `train`, where the usual ones do not do."""
 
     def build(self, design: Design) -> Recurrent:
         """A network to be trained."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import itertools
 import math
 import os
 import sysconfig
@@ -17,6 +16,7 @@ from torch import Tensor
 from treadle.errors import DataError, ShapeError
 from treadle.streams import Array, Span, Stream, TextFile, Windows, count
 from treadle.streams.cursor import Cursor
+from treadle.training.side_by_side import side_by_side
 
 HELD_OUT = 10
 """One part in ten is held out."""
@@ -64,16 +64,7 @@ class Text:
             seed: random seed of where the text is cut, and of the order of the parts.
             share: ``(rank, ranks)``: of the rows, only those of this process.
         """
-        length = self.training_bytes
-        part = length // rows
-        first = int(torch.randint(2, part - 1, (), generator=torch.Generator().manual_seed(seed))) if part > 3 else 0
-        cuts = sorted({0, *(first + length * row // rows for row in range(rows)), length})
-        if cuts[-1] - cuts[-2] < 2:  # of a single byte, nothing can be learned
-            del cuts[-2]
-        parts = [Span(self.training, *ends) for ends in itertools.pairwise(cuts)]
-        rank, ranks = share
-        # Nothing is read ahead by a thread: reading takes a hundredth of the time of learning.
-        return Windows(parts, rows, steps, seed=seed, epochs=None, prefetch=0, rank=rank, ranks=ranks)
+        return side_by_side(self.training, rows, steps, seed, share)
 
     def scored_rows(self) -> Tensor:
         """What networks are scored on: [R, S + 1] bytes of held-out text; all but each row's first are scored.
@@ -172,7 +163,7 @@ def read_text(path: str | os.PathLike[str]) -> Text:
     Raises:
         OSError: it cannot be read.
         ShapeError: it is empty.
-        DataError: it is a pipe or a device, which can be read once only, and not from the middle.
+        DataError: it is a pipe or a device, which can be read once only, and not from the middle; or a saved network.
 
     Example:
         >>> import pathlib
@@ -185,11 +176,18 @@ def read_text(path: str | os.PathLike[str]) -> Text:
         >>> batch.x.shape, bool((batch.x[:, 1:] == batch.y[:, :-1]).all())
         (torch.Size([4, 16]), True)
     """
+    refuse_network(path)
     whole = TextFile(path, id="text")  # not by its path, so that a run is resumed with a file that was moved
     if not whole.length:
         raise ShapeError(f"{path} is empty: pass a text file")
     cut = whole.length - whole.length // HELD_OUT
     return Text(str(path), Span(whole, 0, cut), Span(whole, cut))
+
+
+def refuse_network(path: str | os.PathLike[str]) -> None:
+    """Refuse a saved network as a text, which any file could be."""
+    if Path(path).suffix == ".safetensors":
+        raise DataError(f"{path} is a saved network, not a text: pass the text that is to be learned")
 
 
 def standard_library() -> Text:

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from treadle.errors import DataError, ModelFileError
+from treadle.files import model_file
 from treadle.recipes.explore.material import Letters, built_in_text, labels_of, read_numbers, waves
+from treadle.streams import Vocabulary
 from treadle.training import Fitted
+from treadle.training.word_model import has_vocabulary
 
 
 def shown_to(
@@ -18,8 +21,8 @@ def shown_to(
 ) -> tuple[Tensor, list[str], list[str] | None]:
     """A sequence for a network from a file: xs [1, T, …], what its steps and its features are called.
 
-    A language model reads bytes of the text; a network of ``treadle fit`` the columns that it was trained on, in its
-    own scaling; another one all columns of numbers, scaled. Without data, a text or waves that are built in.
+    A language model reads bytes or words of the text; a network of ``treadle fit`` the columns that it was trained on,
+    in its own scaling; another one all columns of numbers, scaled. Without data, a text or waves that are built in.
 
     Raises:
         DataError: the data is not what the network reads.
@@ -29,7 +32,11 @@ def shown_to(
     if size == ():
         if series is not None:
             raise DataError(f"{path} reads text, but a series was passed: leave out `series`, or pass `text`")
-        return *_bytes(network, path, text or built_in_text(), length), None
+        text = text or built_in_text()
+        notes = model_file.read_notes(path)
+        if has_vocabulary(notes):
+            return *_words(Vocabulary.from_json(notes["vocabulary"]), text, length), None
+        return *_bytes(network, path, text, length), None
     if not isinstance(size, int):
         raise ModelFileError(f"{path} reads rows of {size or 'unknown size'}: call treadle.show.explorer in Python")
     if text is not None:
@@ -50,6 +57,11 @@ def shown_to(
             )
     xs, labels = material.shown(length)
     return xs, labels, list(material.columns)
+
+
+def _words(vocabulary: Vocabulary, text: Letters, length: int) -> tuple[Tensor, list[str]]:
+    some = vocabulary.encode(text.text)[:length]
+    return some[None], [vocabulary.symbols[token].replace("\n", "⏎") for token in some.tolist()]
 
 
 def _bytes(network: Any, path: Any, text: Letters, length: int) -> tuple[Tensor, list[str]]:

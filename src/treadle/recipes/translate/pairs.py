@@ -76,6 +76,28 @@ def read_sources(path: str | os.PathLike[str]) -> tuple[list[str], list[str] | N
     return sources, targets if len(targets) == len(sources) else None
 
 
+FEWEST, REPEATED = 3, 3
+"""Sides are taken for words where a line has so many in the mean, and each word comes so often."""
+
+
+def words_of(pairs: Sequence[Pair]) -> tuple[int, int] | None:
+    """How many different words the sources and the targets have, if both look like words; else None.
+
+    Example:
+        >>> from treadle.recipes.translate.pairs import Pair, words_of
+        >>> words_of([Pair("go left twice", "left left stop"), Pair("go right now", "right right stop")] * 9)
+        (5, 3)
+        >>> words_of([Pair("3rd of March 1998", "1998-03-03")] * 9)
+    """
+    counts = []
+    for side in zip(*pairs, strict=True):
+        words = [word for text in side for word in text.split()]
+        counts.append(len(set(words)))
+        if len(words) < max(FEWEST * len(side), REPEATED * counts[-1]):
+            return None
+    return counts[0], counts[1]
+
+
 def check_length(text: str, what: str) -> None:
     """Refuse what is too long to be one of many short strings."""
     if len(text) > MOST_CHARACTERS:

@@ -12,10 +12,11 @@ from torch import Tensor
 from treadle.errors import ModelFileError, ShapeError
 from treadle.files import model_file
 from treadle.recipes.translate.pairs import Pair
-from treadle.recipes.translate.tokens import END, START, UNITS, Vocabulary
+from treadle.recipes.translate.tokens import END, FIRST, START
 from treadle.recipes.translate.translation_network import translation_model
 from treadle.seq2seq import EncoderDecoder
 from treadle.seq2seq.decoding import beam_search, greedy
+from treadle.streams import Vocabulary
 from treadle.training.layered_networks import parameter_count
 from treadle.training.memory import BYTES_PER_PARAMETER, require_memory
 
@@ -58,8 +59,8 @@ class Translator:
 
         Units are ``"characters"`` or ``"words"``; ``design`` has options of `translation_model`.
         """
-        source = Vocabulary.of((pair.source for pair in pairs), source_unit)
-        target = Vocabulary.of((pair.target for pair in pairs), target_unit)
+        source = Vocabulary.of((pair.source for pair in pairs), source_unit, first=FIRST)
+        target = Vocabulary.of((pair.target for pair in pairs), target_unit, first=FIRST)
         sizes = _sizes(source, target, pairs)
         looks = sum(t for _, t in sizes) / sum(s for s, _ in sizes)
         design = {"fertility": max(looks, 1.0)} | design
@@ -147,7 +148,7 @@ class Translator:
         Raises:
             OSError: the file cannot be written.
         """
-        values = {"source": dataclasses.asdict(self.source), "target": dataclasses.asdict(self.target)}
+        values = {"source": self.source.as_json(), "target": self.target.as_json()}
         values |= {"longest": self.longest, "ratio": self.ratio}
         model_file.save(path, self.model, {"translator": values})
 
@@ -167,13 +168,13 @@ class Translator:
         model_file.require_finite(path, model)
         try:
             values = notes["translator"]
-            source, target = (_vocabulary(values[side]) for side in ("source", "target"))
+            source, target = (Vocabulary.from_json(values[side], FIRST) for side in ("source", "target"))
             found = cls(model, source, target, int(values["longest"]), float(values["ratio"]))
             with torch.no_grad():
                 scores, _ = model.eval()(torch.arange(len(source))[None], torch.arange(len(target))[None])
             if scores.shape[2] != len(target) or not 0 < found.longest < 10**6 or not 0 < found.ratio < 10**6:
                 raise ValueError("sizes")
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise ModelFileError(f"{path} is damaged: its symbols do not fit its network ({error})") from None
         return found
 
@@ -185,10 +186,3 @@ def _sizes(source: Vocabulary, target: Vocabulary, pairs: Sequence[Pair], name: 
         (len(source.encode(pair.source, line)), len(target.encode(pair.target, line)))
         for pair, line in zip(pairs, lines, strict=True)
     ]
-
-
-def _vocabulary(values: dict[str, object]) -> Vocabulary:
-    symbols, unit = values["symbols"], values["unit"]
-    if unit not in UNITS or not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
-        raise ValueError("symbols")
-    return Vocabulary(tuple(symbols), str(unit))
