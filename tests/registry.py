@@ -46,6 +46,11 @@ CELLS: dict[str, Callable[[int, int], Any]] = {
     "ind-rnn-prelu-of-one-slope": lambda I, H: td.IndRNNCell(I, H, nonlinearity=nn.PReLU()),
     "recurrent-highway": td.RecurrentHighwayCell,
     "recurrent-highway-depth-1": partial(td.RecurrentHighwayCell, depth=1),
+    "min-gru": td.MinGRUCell,
+    "min-lstm": td.MinLSTMCell,
+    "rg-lru-two-heads": lambda I, H: td.RGLRUCell(I, 2 * H, heads=2),
+    "mlstm-two-heads": lambda I, H: td.MLSTMCell(I, 2 * H, heads=2),
+    "cfc": partial(td.CfCCell, backbone_size=7, timed=True),
     "conv-lstm": lambda I, H: td.ConvLSTMCell(I, H, image_size=(3, 5)),
     "conv-lstm-kernel-1": lambda I, H: td.ConvLSTMCell(I, H, image_size=(1, 3), kernel_size=1),
 }

@@ -8,6 +8,7 @@ from typing import Any as _Any
 
 from treadle import adapt, control, errors, interop, streams
 from treadle.cells import (
+    CfCCell,
     ConvLSTMCell,
     ConvLSTMState,
     CoupledLSTMCell,
@@ -17,9 +18,14 @@ from treadle.cells import (
     LayerNormLSTMCell,
     LSTMCell,
     LSTMState,
+    MinGRUCell,
     MinimalGatedCell,
+    MinLSTMCell,
+    MLSTMCell,
+    MLSTMState,
     PeepholeLSTMCell,
     RecurrentHighwayCell,
+    RGLRUCell,
     RNNCell,
     SLSTMCell,
     SLSTMState,
@@ -48,14 +54,15 @@ from treadle.wiring import WIRINGS, Graph, NoisyStateCell, Stack, sum_of
 __version__ = "0.1.0"
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "WIRINGS", "Attention", "Bidirectional", "Cell", "CheckpointedBPTT", "ClosedLoop",
-    "Continuous", "ConvLSTMCell", "ConvLSTMState", "CoupledLSTMCell", "Discrete", "EncoderDecoder", "Environment",
-    "Explanation", "FullBPTT", "GRUCell", "GradientReach", "Graph", "HiddenState", "History", "IndRNNCell",
-    "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MinimalGatedCell", "NoisyStateCell", "PeepholeLSTMCell",
-    "RNNCell", "Record", "Recurrent", "RecurrentHighwayCell", "Reversed", "SLSTMCell", "SLSTMState",
-    "SequenceInPieces", "Session", "Sessions", "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt",
-    "check_cell", "control", "detach", "errors", "explain", "fingerprint", "gradient_reach", "interop", "load",
-    "load_state", "record", "repeat_last", "save", "save_state", "select", "streams", "sum_of",
+    "GRU", "LSTM", "RNN", "WIRINGS", "Attention", "Bidirectional", "Cell", "CfCCell", "CheckpointedBPTT",
+    "ClosedLoop", "Continuous", "ConvLSTMCell", "ConvLSTMState", "CoupledLSTMCell", "Discrete", "EncoderDecoder",
+    "Environment", "Explanation", "FullBPTT", "GRUCell", "GradientReach", "Graph", "HiddenState", "History",
+    "IndRNNCell", "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MLSTMCell", "MLSTMState", "MinGRUCell",
+    "MinLSTMCell", "MinimalGatedCell", "NoisyStateCell", "PeepholeLSTMCell", "RGLRUCell", "RNNCell", "Record",
+    "Recurrent", "RecurrentHighwayCell", "Reversed", "SLSTMCell", "SLSTMState", "SequenceInPieces", "Session",
+    "Sessions", "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt", "check_cell", "control", "detach",
+    "errors", "explain", "fingerprint", "gradient_reach", "interop", "load", "load_state", "record", "repeat_last",
+    "save", "save_state", "select", "streams", "sum_of",
 ]  # fmt: skip
 
 

@@ -182,6 +182,83 @@ def recurrent_highway(p, x, h):
     return s, {"h": s}
 
 
+def positive(a):
+    return np.where(a >= 0, a + 0.5, sigmoid(a))
+
+
+def linear(a):
+    return a
+
+
+def min_gru(candidate):
+    def step(p, x, h):
+        z, n = np.split(x @ p["weight_ih"].T + p.get("bias_ih", 0), 2, 1)
+        h = (1 - sigmoid(z)) * h + sigmoid(z) * candidate(n)
+        return h, {"h": h}
+
+    return step
+
+
+def min_lstm(p, x, h):
+    f, i, n = np.split(x @ p["weight_ih"].T + p["bias_ih"], 3, 1)
+    f, i = sigmoid(f), sigmoid(i)
+    h = f / (f + i) * h + i / (f + i) * positive(n)
+    return h, {"h": h}
+
+
+def rg_lru(p, x, h):
+    u = x @ p["weight_in"].T if "weight_in" in p else x
+    heads, _, d = p["weight_gates"].shape
+    H = h.shape[1]
+    r, i = np.zeros_like(u), np.zeros_like(u)
+    for head in range(heads):
+        units = slice(head * d, (head + 1) * d)
+        r[:, units] = u[:, units] @ p["weight_gates"][head][:d].T
+        i[:, units] = u[:, units] @ p["weight_gates"][head][d:].T
+    r, i = sigmoid(r + p["bias_gates"][:H]), sigmoid(i + p["bias_gates"][H:])
+    a = sigmoid(p["decay"]) ** (8 * r)
+    h = a * h + np.sqrt(1 - a**2) * (i * u)
+    return h, {"h": h}
+
+
+def mlstm(p, x, c, n, m):
+    """Equations 19 to 27 without stabiliser, head by head: the true c and n are those of the state times exp(m)."""
+    B, heads, d = n.shape
+    H = heads * d
+    c, n = c * np.exp(m)[:, :, None, None], n * np.exp(m)[:, :, None]
+    a = x @ p["weight_ih"].T + p["bias_ih"]
+    y, new_c, new_n = np.zeros((B, H)), np.zeros_like(c), np.zeros_like(n)
+    for row, head in product(range(B), range(heads)):
+        units = [slice(k * H + head * d, k * H + (head + 1) * d) for k in range(4)]
+        q, k, v, o = (a[row, part] for part in units)
+        k = k / np.sqrt(d)
+        i, f = np.exp(a[row, 4 * H + head]), sigmoid(a[row, 4 * H + heads + head])
+        new_c[row, head] = f * c[row, head] + i * np.outer(v, k)
+        new_n[row, head] = f * n[row, head] + i * k
+        y[row, units[0]] = sigmoid(o) * (new_c[row, head] @ q) / max(abs(new_n[row, head] @ q), 1)
+    return y, {"c": new_c, "n": new_n, "m": np.zeros_like(m)}
+
+
+def cfc(mode, timed=False):
+    def step(p, x, h):
+        elapsed, x = (x[:, -1:], x[:, :-1]) if timed else (1.0, x)
+        s = np.concatenate([x, h], 1)
+        for layer in (0, 2):
+            if f"backbone.{layer}.weight" in p:
+                s = 1.7159 * np.tanh(0.666 * (s @ p[f"backbone.{layer}.weight"].T + p[f"backbone.{layer}.bias"]))
+        u = s @ p["to_u.weight"].T + p["to_u.bias"]
+        if mode == "solution":
+            A = p["amplitude"]
+            h = A - A * np.exp(-elapsed * (abs(p["time_constant"]) + abs(u))) * u
+            return h, {"h": h}
+        v, slope, shift = (s @ p[f"to_{k}.weight"].T + p[f"to_{k}.bias"] for k in ("v", "slope", "shift"))
+        g = sigmoid(slope * elapsed + shift)
+        h = np.tanh(u) + g * np.tanh(v) if mode == "ungated" else (1 - g) * np.tanh(u) + g * np.tanh(v)
+        return h, {"h": h}
+
+    return step
+
+
 def convolution(images, kernels):
     """Cross-correlation with zeros around, pixel by pixel: images [B, I, height, width], kernels [O, I, k, k]."""
     B, _, height, width = images.shape
@@ -233,6 +310,11 @@ RECURRENCES = {
     "ind-rnn-prelu-of-one-slope": with_slopes(ind_rnn),
     "recurrent-highway": recurrent_highway,
     "recurrent-highway-depth-1": recurrent_highway,
+    "min-gru": min_gru(positive),
+    "min-lstm": min_lstm,
+    "rg-lru-two-heads": rg_lru,
+    "mlstm-two-heads": mlstm,
+    "cfc": cfc("gated", timed=True),
     "conv-lstm": conv_lstm,
     "conv-lstm-kernel-1": conv_lstm,
 }

@@ -100,7 +100,3 @@ class SLSTMCell(RecurrentCell):
         n = forget * n + input_gate
         h = output_gate * c / n
         return h, SLSTMState(h, c, n, m)
-
-    def extra_repr(self) -> str:
-        """The sizes and heads, for ``print``."""
-        return f"{super().extra_repr()}, heads={self.heads}"

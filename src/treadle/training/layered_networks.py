@@ -30,6 +30,11 @@ CELLS: dict[str, type[cells.RecurrentCell]] = {
     "slstm": cells.SLSTMCell,
     "indrnn": cells.IndRNNCell,
     "highway": cells.RecurrentHighwayCell,
+    "mingru": cells.MinGRUCell,
+    "minlstm": cells.MinLSTMCell,
+    "rglru": cells.RGLRUCell,
+    "mlstm": cells.MLSTMCell,
+    "cfc": cells.CfCCell,
 }
 """The cells that can be asked for by a short name: those that read rows of features."""
 

@@ -1,0 +1,86 @@
+"""The real-gated linear recurrent unit of Griffin."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from treadle.cells.base import RecurrentCell, empty, positive
+from treadle.cells.rnn import HiddenState
+from treadle.errors import ShapeError
+
+
+class RGLRUCell(RecurrentCell):
+    """Real-gated linear recurrent unit (RG-LRU): each unit decays at a rate of its own, which a gate slows down.
+
+        u  = x                      or W_in x where I is not H
+        r  = σ(W_r u + b_r)         how much is forgotten
+        i  = σ(W_i u + b_i)         how much is read
+        a  = σ(Λ)^(8 r)
+        h' = a h + √(1 - a²) (i u)
+        y  = h'
+
+    W_r and W_i are block-diagonal, a block per head. Units do not meet over time.
+
+    Parameters: ``weight_gates`` [heads, 2H/heads, H/heads] and ``bias_gates`` [2H], uniform in ±1/√H, rows (of each
+    head) in the order r, i; ``decay`` [H], that is Λ, so that σ(Λ)^8 is uniform in 0.9 to 0.999; and, where I is not
+    H, ``weight_in`` [H, I], uniform in ±1/√H.
+
+    Args:
+        input_size: ``I``, features of the input.
+        hidden_size: ``H``, features of the hidden state.
+        heads: into how many blocks the gates' matrices are divided.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
+
+    Raises:
+        ShapeError: a size that is not positive, or heads that do not divide ``hidden_size``.
+
+    Source: De et al., *Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient Language Models*,
+    2024 (arXiv:2402.19427), equations 1 to 4. Its authors' program takes 1 in place of √(1 - a²) at the first step of a
+    sequence; the paper does not, and neither does this.
+
+    Example:
+        >>> import torch, treadle as td
+        >>> ys, state = td.Recurrent(td.RGLRUCell(6, 6, heads=2))(torch.randn(2, 7, 6))
+        >>> ys.shape
+        torch.Size([2, 7, 6])
+    """
+
+    State = HiddenState
+
+    def __init__(
+        self, input_size: int, hidden_size: int, heads: int = 1, *, device: Any = None, dtype: torch.dtype | None = None
+    ):
+        super().__init__(input_size, hidden_size)
+        self.heads = positive("heads", heads)
+        if hidden_size % heads:
+            raise ShapeError(
+                f"{heads} heads do not divide hidden_size ({hidden_size}): {hidden_size} / {heads} leaves a rest"
+            )
+        of = {"device": device, "dtype": dtype}
+        self.weight_in = None if input_size == hidden_size else empty(hidden_size, input_size, **of)
+        self.weight_gates = empty(heads, 2 * hidden_size // heads, hidden_size // heads, **of)
+        self.bias_gates = empty(2 * hidden_size, **of)
+        self.decay = empty(hidden_size, **of)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters again."""
+        super().reset_parameters()
+        with torch.no_grad():
+            if not self.decay.is_meta:
+                self.decay.uniform_(0.9, 0.999).pow_(1 / 8).logit_()
+
+    def forward(self, x: Tensor, state: HiddenState | None = None) -> tuple[Tensor, HiddenState]:
+        """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
+        (h,) = self.checked(x, state)
+        u = x if self.weight_in is None else F.linear(x, self.weight_in)
+        by_head = u.unflatten(1, (self.heads, -1)).transpose(0, 1)  # [heads, B, H/heads]
+        gates = torch.bmm(by_head, self.weight_gates.transpose(1, 2))  # [heads, B, 2H/heads]
+        gates = gates.transpose(0, 1).unflatten(2, (2, -1)).transpose(1, 2).flatten(1)  # [B, 2H]
+        r, i = (gates + self.bias_gates).sigmoid().chunk(2, 1)
+        log_a = 8 * r * F.logsigmoid(self.decay)
+        h = log_a.exp() * h + (-torch.expm1(2 * log_a)).sqrt() * (i * u)
+        return h, HiddenState(h)
