@@ -51,11 +51,11 @@ def test_closed_gates_of_a_min_lstm_do_not_divide_by_zero():
 
 
 def test_an_mlstm_holds_what_a_float_cannot():
-    """Input gates of e^200: values and gradients are finite, and those of smaller gates where n counts alone."""
-    cell, x = td.MLSTMCell(3, 4), torch.randn(2, 5, 3)
+    """Input gates of e^1000: values and gradients are finite, and those of smaller gates where n counts alone."""
+    cell, x = td.MLSTMCell(3, 4, dtype=torch.float64), torch.randn(2, 5, 3, dtype=torch.float64)
     rnn = td.Recurrent(cell)
     with torch.no_grad():
-        cell.bias_ih[-2:] = torch.tensor([200.0, 3.0])
+        cell.bias_ih[-2:] = torch.tensor([1000.0, 3.0])
     large, _ = rnn(x)
     large.square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in cell.parameters())

@@ -9,7 +9,13 @@ import treadle as td
 from tests.registry import CELL_TYPES, CELLS
 
 every_cell = pytest.mark.parametrize("name", CELLS)
-NOT_UNIFORM = {"weight_hh": td.IndRNNCell, "from_input": td.ConvLSTMCell, "from_hidden": td.ConvLSTMCell}
+NOT_UNIFORM = {
+    "weight_hh": td.IndRNNCell,
+    "decay": td.RGLRUCell,
+    "backbone": td.CfCCell,
+    **dict.fromkeys(["to_u", "to_v", "to_slope", "to_shift"], td.CfCCell),
+    **dict.fromkeys(["from_input", "from_hidden"], td.ConvLSTMCell),
+}
 
 
 @every_cell
@@ -34,6 +40,8 @@ def test_parameters_are_drawn_anew_and_within_bounds(name):
         free, sets_forget_gate = value, getattr(cell, "forget_bias", None) is not None or isinstance(cell, td.SLSTMCell)
         if key.startswith("bias") and sets_forget_gate:
             free = torch.cat([value[: cell.hidden_size], value[2 * cell.hidden_size :]])
+        elif key == "bias_ih" and isinstance(cell, td.MLSTMCell):
+            free = value[: -cell.heads]
         elif key == "bias" and isinstance(cell, td.RecurrentHighwayCell):
             free = value[:, : cell.hidden_size]
         if isinstance(cell, NOT_UNIFORM.get(key.split(".")[0], ())):
@@ -83,6 +91,7 @@ def test_other_biases_that_start_somewhere():
     highway = td.RecurrentHighwayCell(3, 5, depth=2, transform_bias=-4.0).bias
     assert (highway[:, 5:] == -4).all()
     assert (highway[:, :5] != -4).all()
+    assert (td.MLSTMCell(3, 8, heads=4).bias_ih[-4:] == torch.linspace(3, 6, 4)).all()
     forget = td.SLSTMCell(3, 5).bias[5:10]
     assert torch.allclose(forget, torch.tensor([3, 3.75, 4.5, 5.25, 6]))
 

@@ -22,7 +22,9 @@ def test_the_cell_is_its_recurrence(name, given):
     end = end._asdict()
     if "m" in end:  # the recurrence has no stabiliser: it keeps c and n unscaled
         scale = end.pop("m").exp()
-        end |= {"c": end["c"] * scale, "n": end["n"] * scale}
+        end |= {
+            field: end[field] * scale.reshape(*scale.shape, *[1] * (end[field].ndim - scale.ndim)) for field in "cn"
+        }
     for field, tensor in end.items():
         assert_close(tensor, torch.as_tensor(last[field]), what=field)
 

@@ -44,7 +44,10 @@ def test_states_that_do_not_fit(name):
     for wrong in ((), (*state, state[0]), "h", torch.zeros(2, 5), 0):
         with pytest.raises(StateError, match=rf"the state of {type(cell).__name__} is \({fields}\), but it was given"):
             cell(x, wrong)
-    with pytest.raises(StateError, match=rf"state h of {type(cell).__name__} is \[3, .*with this x it must be \[2, "):
+    with pytest.raises(
+        StateError,
+        match=rf"state {cell.State._fields[0]} of {type(cell).__name__} is \[3, .*with this x it must be \[2, ",
+    ):
         cell(x, cell.initial_state(3))
     for field in state._fields:
         wider = state._replace(**{field: torch.cat([getattr(state, field)] * 2, 1)})

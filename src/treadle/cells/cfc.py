@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from treadle.cells.base import RecurrentCell, empty, positive
+from treadle.cells.base import RecurrentCell, positive
 from treadle.cells.rnn import HiddenState
 from treadle.errors import ShapeError
 
@@ -95,10 +95,10 @@ class CfCCell(RecurrentCell):
         self.backbone = nn.Sequential(*layers)
         self.to_u = nn.Linear(size, hidden_size, **of)
         if mode == "solution":
-            self.time_constant, self.amplitude = empty(hidden_size, **of), empty(hidden_size, **of)
+            self.time_constant = nn.Parameter(torch.zeros(hidden_size, **of))
+            self.amplitude = nn.Parameter(torch.ones(hidden_size, **of))
         else:
             self.to_v, self.to_slope, self.to_shift = (nn.Linear(size, hidden_size, **of) for _ in range(3))
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all parameters again."""

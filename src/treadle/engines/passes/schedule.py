@@ -230,7 +230,7 @@ class _Scheduler:
             elif is_worth(value, places):
                 found.append(value)
                 places = {(self.ready[value], value.row_numel)}
-            if value.op == "dot":
+            if value in self.products:
                 (operand, _) = value.inputs
                 places = {(self.ready[operand], operand.row_numel)}
             for operand in value.inputs[: 1 if value.op == "dot" else None]:
