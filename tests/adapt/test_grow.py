@@ -14,7 +14,7 @@ from treadle.errors import AdaptError
 from treadle.wiring import WIRINGS
 
 NORMED = {name for name in CELLS if "layer-norm" in name}
-IN_HEADS = {"slstm-two-heads"}
+IN_HEADS = {"slstm-two-heads", "rg-lru-two-heads", "mlstm-two-heads"}
 
 
 def unchanged(network, operation):
@@ -73,9 +73,10 @@ def test_a_norm_over_the_units_is_refused(name):
         grow_hidden(build(name, engine="reference"), 8)
 
 
-def test_units_in_heads_are_refused():
-    with pytest.raises(AdaptError, match="divided into heads"):
-        grow_hidden(build("slstm-two-heads", engine="reference"), 12)
+@pytest.mark.parametrize("name", sorted(IN_HEADS))
+def test_units_in_heads_are_refused(name):
+    with pytest.raises(AdaptError, match=r"divided into heads|more units without a change"):
+        grow_hidden(build(name, engine="reference"), 12)
 
 
 class Leaky(nn.Module):

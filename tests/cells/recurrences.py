@@ -314,7 +314,7 @@ RECURRENCES = {
     "min-lstm": min_lstm,
     "rg-lru-two-heads": rg_lru,
     "mlstm-two-heads": mlstm,
-    "cfc": cfc("gated", timed=True),
+    "cfc": cfc("gated"),
     "conv-lstm": conv_lstm,
     "conv-lstm-kernel-1": conv_lstm,
 }

@@ -14,7 +14,7 @@ FORMS = {
     "minGRU, linear": (partial(td.MinGRUCell, 3, 5, bias=False, positive=False), min_gru(linear)),
     "RG-LRU, one head, same sizes": (partial(td.RGLRUCell, 6, 6), rg_lru),
     "mLSTM, one head": (partial(td.MLSTMCell, 3, 5), mlstm),
-    "CfC, no time": (partial(td.CfCCell, 3, 5, backbone_size=7), cfc("gated")),
+    "CfC, in time": (partial(td.CfCCell, 4, 5, backbone_size=7, timed=True), cfc("gated", True)),
     "CfC, no backbone": (
         partial(td.CfCCell, 4, 5, backbone_layers=0, mode="ungated", timed=True),
         cfc("ungated", True),
@@ -97,3 +97,15 @@ def test_more_time_carries_a_timed_cell_further():
     at = [cell(torch.cat([x, torch.full((2, 1), t)], 1), h)[0] for t in (0.0, 1.0, 50.0)]
     assert not torch.allclose(at[0], at[1])
     assert not torch.allclose(at[1], at[2])
+
+
+def test_a_unit_that_forgets_nothing_has_gradients():
+    """σ(Λ) = 1 in float32: the state stands still, and nothing is NaN."""
+    cell = td.RGLRUCell(2, 2)
+    with torch.no_grad():
+        cell.decay.fill_(200.0)
+    xs, h = torch.randn(3, 4, 2, requires_grad=True), torch.randn(3, 2)
+    ys, _ = td.Recurrent(cell)(xs, td.HiddenState(h))
+    assert_close(ys, h[:, None].expand(3, 4, 2))
+    gradients = torch.autograd.grad(ys.square().sum(), [xs, *cell.parameters()])
+    assert all(gradient.isfinite().all() for gradient in gradients)

@@ -63,9 +63,10 @@ def resized_hidden(path: str, cell: Any, size: int) -> Any:
         except Exception as error:
             raise AdaptError(f"{_called(path, cell)} cannot have {size} units: {error}") from error
         axes = _axes(path, cell, new, old, size, places, order)
-        where_new = {}
+        where_new, new_columns = {}, {}
         with torch.no_grad():
             for (name, before), (_, after) in zip(_tensors(cell), _tensors(new), strict=True):
+                new_columns[name] = _new_columns(after, axes[name])
                 where_new[name] = placed(before, after, axes[name])
                 if len(axes[name]) > 1:  # weights [to, from]: nothing leads from new units to old ones
                     to, source = min(axes[name]), max(axes[name])
@@ -75,7 +76,9 @@ def resized_hidden(path: str, cell: Any, size: int) -> Any:
                     crossing = old_to.reshape(shape).to(after.device)
                     shape[to], shape[source] = 1, -1
                     after.masked_fill_(crossing & new_from.reshape(shape).to(after.device), 0)
-        _silence(cell, new, where_new)
+        # Columns first: once nothing reads a new unit, what makes it may be anything.
+        for where in (new_columns, where_new):
+            _silence(cell, new, where)
         if _agree(cell, new, None):
             return new
     raise AdaptError(
@@ -208,6 +211,15 @@ def _agree(cell: Any, new: Any, places: Places, silent: bool = False) -> bool:
             and torch.allclose(_old_part(new, old).double(), old.double(), rtol=1e-9, atol=1e-9)
             for old, new in zip(expected, given, strict=True)
         )
+
+
+def _new_columns(after: Tensor, axes: dict[int, Tensor]) -> Tensor:
+    """Where the weights of a tensor [to, from, ...] lead from what is new."""
+    found = torch.zeros(after.shape, dtype=torch.bool, device=after.device)
+    for axis, places in axes.items():
+        if axis > 0:
+            found |= (places < 0).to(after.device).reshape([-1 if k == axis else 1 for k in range(after.ndim)])
+    return found
 
 
 def _silence(cell: Any, new: Any, where_new: dict[str, Tensor]) -> None:

@@ -82,5 +82,7 @@ class RGLRUCell(RecurrentCell):
         gates = gates.transpose(0, 1).unflatten(2, (2, -1)).transpose(1, 2).flatten(1)  # [B, 2H]
         r, i = (gates + self.bias_gates).sigmoid().chunk(2, 1)
         log_a = 8 * r * F.logsigmoid(self.decay)
-        h = log_a.exp() * h + (-torch.expm1(2 * log_a)).sqrt() * (i * u)
+        # Where nothing is forgotten, 1 - a² is 0, whose root has no slope.
+        scale = (-torch.expm1(2 * log_a)).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+        h = log_a.exp() * h + scale * (i * u)
         return h, HiddenState(h)

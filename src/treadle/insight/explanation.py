@@ -49,6 +49,8 @@ class ExplainedSection:
         engine: what runs it: ``"cpu"``, ``"PyTorch"``, or ``"Python"`` where the program is not used at all.
         reason: why that is not ``"cpu"``; empty where nothing else was to be expected.
         program: what it computes.
+        recurrence: of a loop, how its next state depends on the one before: ``"linear scan"`` (h' = a h + b, with a and
+            b that no state has a part in), ``"element by element"`` (units do not meet), both, or empty for neither.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class ExplainedSection:
     engine: str
     reason: str
     program: Program
+    recurrence: str = ""
 
     @property
     def kept_bytes(self) -> int | None:
@@ -94,7 +97,8 @@ class ExplainedSection:
             return ("the sequence, one step later",)
         what = "pointwise operations" if self.operations else "views"
         usual = f"{what} of parameters" if self.kind == "once" else what
-        return (*products, *norms, *functions, *self.others) or (usual,)
+        recurrence = (self.recurrence,) if self.recurrence else ()
+        return (*recurrence, *products, *norms, *functions, *self.others) or (usual,)
 
 
 @dataclasses.dataclass(frozen=True)

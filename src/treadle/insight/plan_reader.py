@@ -8,6 +8,7 @@ import torch
 
 from treadle.compiler import program as p
 from treadle.compiler.fission import Kind, Section
+from treadle.compiler.linearity import recurrence
 from treadle.compiler.program import Value
 from treadle.compiler.walk import preorder
 from treadle.engines import Engine, Refusal
@@ -95,6 +96,7 @@ class PlanReader:
             engine,
             reason,
             self.names.shown(section),
+            str(recurrence(section)) if section.kind is Kind.LOOP else "",
         )
 
     # Who runs a section, and what that keeps.
