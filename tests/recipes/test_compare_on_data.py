@@ -13,6 +13,7 @@ from tests.cli.test_fit import here
 from tests.cli.test_tables import engines
 from treadle.recipes.compare_on_data import rank
 from treadle.recipes.compare_on_data.ranking import student_quantile
+from treadle.recipes.translate import Learning, Pair, Translator
 from treadle.training import Fitted, SequenceTask, SeriesTask, read_sequences, read_series
 
 
@@ -108,3 +109,29 @@ def test_the_command_ranks_wirings_on_a_table(tmp_path, monkeypatch, capfd):
     assert "there is no target column: name those to forecast with --target" in err
     Path("t.txt").write_text("so it goes " * 999)
     assert "--target has no meaning for a text" in here(capfd, "compare", "t.txt", "--target", "y")[2]
+
+
+def test_the_command_ranks_wirings_on_pairs(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{letter * n}\t{letter.upper()}{n}\n" for letter in "abcdef" for n in range(1, 6)]
+    Path("p.tsv").write_text("".join(lines))
+    line = ["compare", "p.tsv", "--pairs", "--wiring", "stack,residual", "--layers", "1", "--budget", "2steps"]
+    status, out, err = here(capfd, *line, "--seeds", "1", "--save", "w", "--json", "c.json", "--plot", "c.svg")
+    assert status == 0, err
+    assert "Training 2 networks x 1 seeds for up to 2 steps each on p.tsv (27 pairs, 3 for" in " ".join(out.split())
+    assert "exact match on" in out
+    assert json.loads(Path("c.json").read_text())["kind"] == "pairs"
+    assert set(Translator.load("w").translate(["ab"])[0]) <= set("ABCDEF12345")
+    status, _, err = here(capfd, *line, "--target", "y")
+    assert (status, "--target has no meaning for pairs: leave it out" in err) == (2, True)
+    assert "--pairs needs a file of pairs, or a task" in here(capfd, "compare", "--pairs")[2]
+
+
+def test_the_loss_of_a_constant_is_that_of_the_frequencies_of_tokens():
+    pairs = [Pair("a", "XX"), Pair("b", "XY"), Pair("c", "X")]
+    translator = Translator.new(pairs, hidden_size=2)
+    learning = Learning(translator, pairs[:2], pairs[2:], by_loss=True)
+    # Of X, Y, the end and the start, which nobody says, with one more of each: 4, 2, 3 and 1 of 10.
+    wanted = -(np.log(0.4) + np.log(0.3)) / 2
+    assert learning.unigram_loss() == pytest.approx(wanted, rel=1e-6)
+    assert learning.validate(translator.model) > 0

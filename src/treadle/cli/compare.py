@@ -55,6 +55,9 @@ def compare(
     sequences: Annotated[
         bool, typer.Option("--sequences", help="Labelled sequences in a table with a row for each step.")
     ] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Pairs of strings to translate: a file or a task of treadle translate.")
+    ] = False,
     classes: Annotated[
         bool | None,
         typer.Option("--classes/--regression", help="Kind of whole-number answers: labels, or numbers to predict."),
@@ -116,14 +119,16 @@ def compare(
     start = options.start_of_process()
     from treadle.training.fit_run import kind_of
 
-    if file is not None and kind_of(file) != "text":
+    if pairs and file is None:
+        raise typer.BadParameter("--pairs needs a file of pairs, or a task: dates, reverse or sort")
+    if pairs:
+        refuse_of_data({name: given[name] for name in (*OF_DATA, "window")}, "pairs")
+    if file is not None and (pairs or kind_of(file) != "text"):
         from treadle.cli.compare_on_data import compare_on_data
 
         compare_on_data(given, start)
         return
-    for name in OF_DATA:
-        if given[name] is not None and (given[name] is not False or name == "classes"):
-            raise typer.BadParameter(f"--{name.replace('_', '-')} has no meaning for a text: leave it out")
+    refuse_of_data({name: given[name] for name in OF_DATA}, "a text")
     parameters, window = parameters or 200_000, window or 16
     from treadle import WIRINGS, __version__
     from treadle.cli.fitting import CurveLogs, check_tensorboard
@@ -214,6 +219,13 @@ def compare(
                 else:
                     options.write_text(json_file, document)
     options.exit_if(interrupted())
+
+
+def refuse_of_data(given: dict[str, Any], kind: str) -> None:
+    """Refuse options that have no meaning for a kind of data."""
+    for name, value in given.items():
+        if value is not None and (value is not False or name == "classes"):
+            raise typer.BadParameter(f"--{name.replace('_', '-')} has no meaning for {kind}: leave it out")
 
 
 def workers_of(on: str | None, reduction_factor: int | None, runs: int) -> "Workers | RayWorkers":

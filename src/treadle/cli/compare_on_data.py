@@ -29,8 +29,9 @@ def compare_on_data(given: dict[str, Any], start: float) -> None:
     from treadle.recipes.compare import available_cores
     from treadle.recipes.compare_on_data import Race, common_size, contenders, rank
     from treadle.recipes.comparison_folder import ComparisonFolder
+    from treadle.recipes.translate.pair_run import PairSettings
     from treadle.training import CELLS
-    from treadle.training.fit_run import Run, Settings
+    from treadle.training.fit_run import Settings
     from treadle.training.on_ray import absolute
 
     wirings = options.choices("--wiring", given["wiring"], WIRINGS)
@@ -45,10 +46,11 @@ def compare_on_data(given: dict[str, Any], start: float) -> None:
     options.check_outputs(written, [given["file"]])
     out = options.console(sys.stderr if json_file == Path("-") else sys.stdout)
     options.use_one_thread()
+    kind: Any = PairSettings if given["pairs"] else Settings
     given |= {name: options.words(given[name]) for name in ("target", "inputs")} | {"file": str(given["file"])}
-    fields = [name for name in Settings.__dataclass_fields__ if name in given and name not in ("wiring", "cell")]
-    settings, metric = Settings(**{name: given[name] for name in fields}), given["metric"] or "loss"
-    data = Run(settings).task  # what is wrong with it is said before any process starts
+    fields = [name for name in kind.__dataclass_fields__ if name in given and name not in ("wiring", "cell")]
+    settings, metric = kind(**{name: given[name] for name in fields}), given["metric"] or "loss"
+    data = settings.started().task  # what is wrong with it is said before any process starts
     settings = dataclasses.replace(settings, parameters=common_size(data, settings, wirings, cells))
     names = {(one.wiring, one.cell): _name(one, len(cells)) for one in contenders(settings, wirings, cells, [0])}
     fits = contenders(settings, wirings, cells, range(given["seed"], given["seed"] + given["seeds"]))

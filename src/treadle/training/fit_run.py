@@ -148,6 +148,10 @@ class Settings:
         value = getattr(self, name)
         return getattr(self.habits, name) if value is None else value
 
+    def started(self) -> "Run":
+        """A fit that can begin."""
+        return Run(self)
+
 
 def as_resumed(settings: Settings, start: Fitted) -> Settings:
     """The settings with what a network that is trained further was fitted on, wherever they say nothing else.

@@ -12,7 +12,7 @@ import torch
 
 from treadle.errors import TreadleError, WorkerError
 from treadle.training.budget import ShareDone, every
-from treadle.training.fit_run import Run, Settings
+from treadle.training.fit_run import Run
 from treadle.training.processes import SILENCE, rank_and_ranks
 from treadle.training.ray_cluster import check_installed, cluster, open_line
 from treadle.training.training_loop import Step
@@ -134,7 +134,8 @@ def _work(todo: dict[str, Any]) -> None:
         ray.get(line.tell.remote([*untold, end]))
 
 
-def absolute(settings: Settings) -> Settings:
+def absolute(settings: Any) -> Any:
     """The same settings, for where the working directory is another."""
-    paths = {name: getattr(settings, name) for name in ("file", "test", "resume")}
-    return dataclasses.replace(settings, **{name: path and os.path.abspath(path) for name, path in paths.items()})
+    paths = {name: getattr(settings, name, None) for name in ("file", "test", "resume")}
+    known = {name: os.path.abspath(path) for name, path in paths.items() if path and os.path.exists(path)}
+    return dataclasses.replace(settings, **known)

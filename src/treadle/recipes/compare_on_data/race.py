@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import torch
 
 from treadle.errors import ShapeError, TreadleError, WorkerError
 from treadle.recipes.end_with_parent import end_with_parent
 from treadle.training.budget import ShareDone
-from treadle.training.fit_run import Run, Settings
 from treadle.training.layered_networks import parameter_count
 from treadle.training.task import Design, Task
+
+Settings: TypeAlias = Any
+"""Of a fit: `treadle.training.fit_run.Settings`, or another dataclass with ``cell``, ``wiring``, ``layers``, ``seed``,
+``parameters``, ``option`` and ``started``, which gives what a `Run` is there."""
 
 SHARE = 0.8
 """How much of the time that is left is planned to be used."""
@@ -171,7 +174,7 @@ class Race:
 def _pace(settings: Settings) -> _Pace:
     torch.set_num_threads(1)
     start = time.monotonic()
-    run = Run(settings)
+    run = settings.started()
     begin = time.monotonic() - start  # what is compiled in the pilot's first step is kept for the others
     steps = list(run.steps(ShareDone(steps=PILOT_STEPS)))
     before = time.monotonic()
@@ -183,7 +186,7 @@ def _pace(settings: Settings) -> _Pace:
 
 def _train(settings: Settings, checkpoint: Path | None, steps: int) -> Trained:
     torch.set_num_threads(1)
-    run = Run(settings)
+    run = settings.started()
     first, every = run.task.validate(run.model), run.task.evaluate_every
     kept = {"checkpoint": checkpoint, "checkpoint_at": lambda step: step % every == 0}
     for step in run.steps(ShareDone(steps=steps), validated=True, **kept):

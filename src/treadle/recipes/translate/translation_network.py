@@ -22,6 +22,7 @@ def translation_model(
     attention: str = "dot",
     dropout: float = 0.1,
     fertility: float = 1.0,
+    wiring: str = "stack",
 ) -> EncoderDecoder:
     """The encoder-decoder of `Translator`: bidirectional encoder, decoder, attention, another layer and a linear head.
 
@@ -38,9 +39,10 @@ def translation_model(
         attention: ``"dot"``, ``"additive"`` or ``"none"``.
         fertility: how often each token can be attended to, at the start of training.
         dropout: dropout on embeddings and before the scores, in training.
+        wiring: how the layers of each direction of the encoder connect, and those of the decoder below attention.
 
     Raises:
-        ValueError: no such cell or attention.
+        ValueError: no such cell, wiring or attention.
         ShapeError: a size is not a positive whole number.
 
     Example:
@@ -57,7 +59,7 @@ def translation_model(
         node = graph.add("embedded", nn.Embedding(tokens, embedding_size), reads=graph.x)
         if dropout:
             node = graph.add("dropout", nn.Dropout(dropout), reads=node)
-        stack = layers_of(cell, "stack", layers, embedding_size, hidden_size, dropout)
+        stack = layers_of(cell, wiring, layers, embedding_size, hidden_size, dropout)
         top = graph.add("layers", stack, reads=node)
         return graph.outputs(graph.add("beside", nn.Identity(), reads=[top, node]) if beside else top)
 

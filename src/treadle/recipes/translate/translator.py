@@ -61,9 +61,8 @@ class Translator:
         """
         source = Vocabulary.of((pair.source for pair in pairs), source_unit, first=FIRST)
         target = Vocabulary.of((pair.target for pair in pairs), target_unit, first=FIRST)
-        sizes = _sizes(source, target, pairs)
-        looks = sum(t for _, t in sizes) / sum(s for s, _ in sizes)
-        design = {"fertility": max(looks, 1.0)} | design
+        sizes = token_counts(source, target, pairs)
+        design = {"fertility": fertility(sizes)} | design
         with torch.device("meta"):  # sizes without memory
             count = parameter_count(translation_model(len(source), len(target), **design))  # pyright: ignore[reportArgumentType]
         require_memory(BYTES_PER_PARAMETER * count, f"training {count:,} parameters", "pass a smaller `hidden_size`")
@@ -80,7 +79,7 @@ class Translator:
         Raises:
             DataError: one has a symbol that is not in the vocabulary.
         """
-        sizes = _sizes(self.source, self.target, pairs, name)
+        sizes = token_counts(self.source, self.target, pairs, name)
         longest, ratio = max(t for _, t in sizes), max(t / s for s, t in sizes)
         return dataclasses.replace(self, longest=max(longest, self.longest), ratio=max(ratio, self.ratio))
 
@@ -179,7 +178,14 @@ class Translator:
         return found
 
 
-def _sizes(source: Vocabulary, target: Vocabulary, pairs: Sequence[Pair], name: str = "") -> list[tuple[int, int]]:
+def fertility(sizes: Sequence[tuple[int, int]]) -> float:
+    """How often each token of a source is attended to, on average, by these lengths of both; at least once."""
+    return max(sum(t for _, t in sizes) / sum(s for s, _ in sizes), 1.0)
+
+
+def token_counts(
+    source: Vocabulary, target: Vocabulary, pairs: Sequence[Pair], name: str = ""
+) -> list[tuple[int, int]]:
     """How many tokens sources and targets have."""
     lines = [f"{name}, line {i}: " if name else "" for i in range(1, len(pairs) + 1)]
     return [

@@ -74,6 +74,7 @@ class Learning:
             counting in the state, which does not generalise to longer sequences.
         label_smoothing: fraction of each token's weight that is spread over all tokens.
         patience: early stopping after this many validations without a new best; None never stops early.
+        by_loss: whether validation gives the loss alone, rather than what `validate` says.
         seed: random seed of the order.
     """
 
@@ -89,11 +90,12 @@ class Learning:
         forgetting: float = 0.3,
         label_smoothing: float = 0.0,
         patience: int | None = None,
+        by_loss: bool = False,
         seed: int = 0,
     ):
         self.translator, self.learning_rate = translator, learning_rate
-        self.label_smoothing, self.forgetting = label_smoothing, forgetting
-        examples = [self._example(pair) for pair in training]
+        self.label_smoothing, self.forgetting, self._by_loss = label_smoothing, forgetting, by_loss
+        self._training = examples = [self._example(pair) for pair in training]
         self._validation = [self._example(pair) for pair in validation[:MOST_VALIDATED]]
         sizes = [len(source) * 1_000 + len(target) for source, target in examples]
         self.batches = Epochs(
@@ -126,7 +128,19 @@ class Learning:
             total, count = total + loss.item(), count + terms.item()
             wrong += ((ys.argmax(-1) != batch.y) & (batch.y != IGNORED)).any(1).sum().item()
         loss = total / count
+        if self._by_loss:
+            return loss
         return (wrong + loss / (1 + loss)) / len(self._validation)
+
+    def unigram_loss(self) -> float:
+        """The validation loss of a model that knows how frequent each token of a target is, and nothing else."""
+        counts = torch.ones(len(self.translator.target))
+        for _, target in self._training:
+            counts += torch.bincount(target, minlength=len(counts))
+        counts[END] += len(self._training)
+        losses = -(counts / counts.sum()).log()
+        said = torch.cat([torch.cat([target, torch.tensor([END])]) for _, target in self._validation])
+        return losses[said].mean().item()
 
     def steps(self, share_done: Callable[[int], float], **options: Any) -> Generator[Step, None, None]:
         """Train, one step per iteration; the network has the best weights at the end.
