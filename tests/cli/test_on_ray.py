@@ -85,6 +85,22 @@ def test_asha_stops_networks_early_and_changes_no_number(folder, cluster):
     assert "ASHA stopped early, at the step in brackets: " in out
 
 
+def test_compare_on_series_gives_the_numbers_of_this_machine(folder, cluster):
+    rows = [f"{i},{(i * 7) % 13 + i % 3}" for i in range(120)]
+    (folder / "s.csv").write_text("t,y\n" + "\n".join(rows) + "\n")
+    words = ["compare", "s.csv", "--target", "y", "--layers", "1", "--parameters", "5000", "--wiring", "stack,skip"]
+    words += ["--seeds", "2", "--budget", "9steps"]
+    run(folder, *words, "--json", "here.json")
+    there = [*words, "--on", "ray", "--checkpoint", "kept", "--json", "there.json"]
+    run(folder, *there, env=cluster)
+    assert (folder / "there.json").read_text() == (folder / "here.json").read_text()
+    kept = {path.name for path in (folder / "kept").iterdir()}
+    assert {f"{wiring}-lstm-{seed}" for wiring in ("stack", "skip") for seed in (0, 1)} <= kept
+    (folder / "there.json").unlink()
+    run(folder, *there, env=cluster)  # nothing is left to train
+    assert (folder / "there.json").read_text() == (folder / "here.json").read_text()
+
+
 def test_fit_uses_the_cluster_that_there_is(folder, cluster):
     words = ["fit", "prose.txt", "--parameters", "25000", "--window", "8", "--budget", "4steps"]
     run(folder, *words, "-o", "here.safetensors")

@@ -111,6 +111,7 @@ def test_the_command_ranks_wirings_on_a_table(tmp_path, monkeypatch, capfd):
     assert "--target has no meaning for a text" in here(capfd, "compare", "t.txt", "--target", "y")[2]
 
 
+@pytest.mark.slow
 def test_the_command_ranks_wirings_on_pairs(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     lines = [f"{letter * n}\t{letter.upper()}{n}\n" for letter in "abcdef" for n in range(1, 6)]
