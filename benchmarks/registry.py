@@ -9,7 +9,7 @@ from benchmarks.gates import Check
 from benchmarks.machine import Neighbours
 from benchmarks.timing import Spread
 
-SUITES = ("classic", "custom", "step", "pool", "serving", "scan", "c_files", "compile", "long")
+SUITES = ("classic", "custom", "step", "pool", "serving", "scan", "c_files", "compile", "long", "words")
 """Each is a module of `benchmarks.suites` with ``SUITE``."""
 
 MOST_OTHERS = 0.05
