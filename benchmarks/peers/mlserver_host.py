@@ -5,7 +5,9 @@ process, which costs the least CPU: by default MLServer hands requests to worker
 """
 
 import asyncio
+import contextlib
 import json
+import logging
 import socket
 import sys
 from typing import Any
@@ -27,13 +29,13 @@ class Network(MLModel):
         self.states: dict[Any, Any] = {}
         return True
 
-    @torch.inference_mode()
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """A step of a sequence."""
         said: Any = payload.parameters
         x = torch.from_numpy(NumpyCodec.decode_input(payload.inputs[0]))
         state = None if said.sequence_start else self.states.get(said.sequence_id)
-        y, self.states[said.sequence_id] = self.lstm(x[None], state)
+        with torch.inference_mode():
+            y, self.states[said.sequence_id] = self.lstm(x[None], state)
         return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("y", y[0].numpy())])
 
 
@@ -47,6 +49,7 @@ def free_port() -> int:
 async def main() -> None:
     """Serve until SIGTERM."""
     torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)  # it would write a line for each request
     http, grpc, metrics = free_port(), free_port(), free_port()
     settings = Settings(
         host="127.0.0.1",
@@ -58,8 +61,24 @@ async def main() -> None:
         metrics_endpoint=None,
     )
     server = MLServer(settings)
-    print(json.dumps({"http": f"http://127.0.0.1:{http}", "grpc": f"127.0.0.1:{grpc}"}), flush=True)
+    announcing = asyncio.create_task(announce(http, grpc))
     await server.start([ModelSettings(name="net", implementation=Network)])
+    await announcing
+
+
+async def announce(http: int, grpc: int) -> None:
+    """Say where it listens, once it answers that the model is ready."""
+    question = b"GET /v2/models/net/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    while True:
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", http)
+            writer.write(question)
+            answer = await reader.read()
+            writer.close()
+            if b" 200 " in answer.partition(b"\r\n")[0]:
+                break
+        await asyncio.sleep(0.1)
+    print(json.dumps({"http": f"http://127.0.0.1:{http}", "grpc": f"127.0.0.1:{grpc}"}), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.serving.host import MODEL
+from benchmarks.serving import MODEL
 
 Noted = Callable[[int, float, str], None]
 """Is told whose request was answered, when it was due, and how: ``"ok"``, or the refusal's code."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import treadle as td
+from benchmarks.serving import MODEL
 from benchmarks.serving.echo import EchoPlane
 from benchmarks.sizes import LAYERS
 from treadle.serving.addresses import Address
@@ -19,8 +20,6 @@ from treadle.serving.gate import Gate
 from treadle.serving.options import Options
 from treadle.serving.server import Server
 from treadle.serving.tokens import Tokens
-
-MODEL = "net"
 
 
 def network(H: int) -> nn.LSTM:

@@ -70,7 +70,7 @@ def cases(options: Options) -> list[Case]:
         for kind in kinds
     ]
     if options.tiny:
-        return [*found, Case("sequences that come and go", "coming", partial(Coming, options))]
+        return found
     return [
         *found,
         *(Case(f"{kind}, beside {MLSERVER}", "peer", partial(beside_mlserver, kind, options)) for kind in BESIDE_PEER),
