@@ -3,9 +3,9 @@
 A closed loop, in which a client asks again once it was answered, asks less of a server that is slow, and never sees
 what a crowd sees. Latencies count from the moment at which a request was due, so that nothing is hidden by waiting.
 
-python -m benchmarks.serving.open_loop '{"kind": "gRPC", "address": "127.0.0.1:8001", "x": [[0.1]], "clients": 16}'
-prints a line when all are connected; then each line of JSON on its input, {"rate": 100, "seconds": 2} or
-{"steps": 5}, is answered by one.
+python -m benchmarks.serving.open_loop reads a first line such as {"kind": "gRPC", "address": "127.0.0.1:8001",
+"x": [[0.1]], "clients": 16}, and prints one when all are connected; then each further line, {"rate": 100, "seconds": 2}
+or {"steps": 5}, is answered by one.
 """
 
 import asyncio
@@ -108,4 +108,4 @@ if __name__ == "__main__":
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(**json.loads(sys.argv[1])))
+        runner.run(main(**json.loads(sys.stdin.readline())))

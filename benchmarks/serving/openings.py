@@ -1,8 +1,8 @@
 """Run in a process of its own: clients that begin one sequence after another, each of another name, and perhaps end it.
 
-python -m benchmarks.serving.openings '{"address": "127.0.0.1:8000", "x": [[0.1]]}' prints a line; then each line
-{"first": 0, "count": 1000, "end": true} on its input is answered by the number of answers of each status. With "again",
-all are further steps of the first.
+python -m benchmarks.serving.openings reads a first line {"address": "127.0.0.1:8000", "x": [[0.1]]}, and prints
+one; then each {"first": 0, "count": 1000, "end": true} is answered by the number of answers of each status. With
+"again", all are further steps of the first.
 """
 
 import asyncio
@@ -59,4 +59,4 @@ async def main(address: str, x: list[list[float]]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(**json.loads(sys.argv[1])))
+    asyncio.run(main(**json.loads(sys.stdin.readline())))

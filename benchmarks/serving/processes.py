@@ -18,6 +18,7 @@ class Started:
     Args:
         command: what follows Python, or a whole command.
         python: which one; None for that of this process.
+        given: a first line of JSON on its input, for what is too long for a command; None for none.
 
     Attributes:
         said: the first line.
@@ -26,18 +27,23 @@ class Started:
         RuntimeError: it ends without one.
     """
 
-    def __init__(self, *command: str, python: str | None = None):
+    def __init__(self, *command: str, python: str | None = None, given: Any = None):
         self._process = subprocess.Popen(
             [python or sys.executable, *command], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        if given is not None:
+            self._write(given)
         self.said: Any = self._line()
 
     def ask(self, **what: Any) -> Any:
         """Write a line, read one."""
+        self._write(what)
+        return self._line()
+
+    def _write(self, what: Any) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()
-        return self._line()
 
     def _line(self) -> Any:
         assert self._process.stdout is not None
@@ -80,10 +86,10 @@ def clients(kind: str, server: Started, x: Sequence[Sequence[float]], count: int
     """Clients of a server, connected."""
     address = server.said["grpc" if kind.startswith("gRPC") else "http"].removeprefix("http://")
     given = {"kind": kind, "address": address, "x": x, "clients": count}
-    return Started("-m", "benchmarks.serving.open_loop", json.dumps(given))
+    return Started("-m", "benchmarks.serving.open_loop", given=given)
 
 
 def openings(server: Started, x: Sequence[Sequence[float]]) -> Started:
     """Clients that begin and end sequences, connected."""
     given = {"address": server.said["http"].removeprefix("http://"), "x": x}
-    return Started("-m", "benchmarks.serving.openings", json.dumps(given))
+    return Started("-m", "benchmarks.serving.openings", given=given)
