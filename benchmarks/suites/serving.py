@@ -1,4 +1,4 @@
-"""A server over the network: a step beside an echo and beside MLServer, overload, and many who come and go."""
+"""A server over the network: a step beside an echo and beside MLServer, and many who come and go."""
 
 import importlib.util
 import json
@@ -14,12 +14,11 @@ from torch import Tensor
 
 from benchmarks.bars import at_most, bar, figures, ratios
 from benchmarks.registry import Bar, Case, Options, Result, Suite
-from benchmarks.serving import coming, overload
+from benchmarks.serving import coming
 from benchmarks.serving.beside import Beside, H
 from benchmarks.serving.clients import KINDS
 from benchmarks.serving.coming import Coming
 from benchmarks.serving.host import network
-from benchmarks.serving.overload import Overload
 from benchmarks.serving.processes import Started, host
 from benchmarks.sizes import LAYERS
 
@@ -63,7 +62,7 @@ def beside_mlserver(kind: str, options: Options) -> Beside:
 
 
 def cases(options: Options) -> list[Case]:
-    """Every protocol beside its echo, two beside MLServer, overload, and a million sequences."""
+    """Every protocol beside its echo, two beside MLServer, and a million sequences."""
     kinds = list(KINDS)[:1] if options.tiny else list(KINDS)
     found = [
         Case(f"{kind}, beside an echo", "echo", partial(Beside, kind, ECHO, partial(host, "echo", H), echo, options))
@@ -74,7 +73,6 @@ def cases(options: Options) -> list[Case]:
     return [
         *found,
         *(Case(f"{kind}, beside {MLSERVER}", "peer", partial(beside_mlserver, kind, options)) for kind in BESIDE_PEER),
-        Case("overload", "overload", partial(Overload, options)),
         Case("sequences that come and go", "coming", partial(Coming, options)),
     ]
 
@@ -89,10 +87,6 @@ def bars(results: list[Result]) -> list[Bar]:
     return [
         at_most("CPU of a step, times the echo, worst protocol", 1.25, costs),
         bar("CPU of a step at MLServer, times ours, worst protocol", 3.0, ratios(results, MLSERVER), min),
-        at_most("4 × overload: p99 of who is accepted, times unloaded", 5.0, worst("overload", overload.RATIO)),
-        at_most("4 × overload: milliseconds until refused, p99", 10.0, worst("overload", overload.REFUSED)),
-        at_most("4 × overload: Gini of served steps over clients", 0.1, worst("overload", overload.GINI)),
-        at_most("4 × overload: growth of memory in MB", 10.0, worst("overload", overload.GROWTH)),
         at_most("microseconds to open and close", 100.0, worst("coming", coming.OPENING)),
         at_most("a million sequences: growth of memory in MB", 10.0, worst("coming", coming.GROWTH)),
         at_most("bytes of a living sequence beside its state", 3000.0, worst("coming", coming.HELD)),
