@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test test-all mutations fits imitations busy-beaver translate decode segment kills clusters fuzz lint pictures gallery format docs bench clean
+.PHONY: help run test test-all mutations fits claims imitations busy-beaver translate decode segment kills clusters fuzz lint pictures gallery format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -32,8 +32,11 @@ test-all: .venv/.dev ## run all tests, slow ones and all combinations, too; ARGS
 mutations: .venv/.dev ## break the code in twenty places and see that the tests notice each; ARGS="…", see tests/mutations.py
 	$(VENV_PYTHON) -m tests.mutations $(ARGS)
 
-fits: .venv/.dev ## fit the public data sets in full, against their bars; two minutes
-	$(VENV_PYTHON) -m benchmarks.fits
+fits: .venv/.dev ## fit twelve public data sets with the defaults, beside simpler models; half an hour, ARGS="GunPoint sunspots" takes some
+	$(VENV_PYTHON) -m benchmarks.fits $(ARGS)
+
+claims: .venv/.dev ## compare wirings on 20 shuffled series, where no difference may be claimed, and on a chaotic map, where one has to
+	$(VENV_PYTHON) -m benchmarks.claims
 
 imitations: .venv/.runtime ## learn machines from short tapes, run them free on a thousand long ones
 	$(VENV_PYTHON) -m benchmarks.imitations

@@ -31,6 +31,16 @@ def test_where_there_is_no_difference_none_is_claimed_but_in_one_case_of_twenty(
     assert claims <= 0.05 * 500 + 10
 
 
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_an_unsteady_network_among_steady_ones_is_neither_better_nor_worse(seeds):
+    random, claims = np.random.default_rng(0), 0
+    for _ in range(500):
+        scores = drawn(random, [0.0] * 7, seeds)
+        scores["n0"] = (scores["n0"] * np.exp(random.normal(0, 0.3, seeds))).tolist()
+        claims += any(row.clearly_better_than for row in rank(scores).rows)
+    assert claims <= 0.05 * 500 + 10
+
+
 def test_where_there_is_one_it_is_found_and_only_this_one():
     random, found = np.random.default_rng(0), 0
     for _ in range(100):
@@ -47,6 +57,8 @@ def test_a_difference_of_less_than_a_percent_is_none_and_divergence_is_one():
     assert [row.name for row in apart.rows][-1] == "c"
     assert apart.rows[0].clearly_better_than == ("c",)
     assert rank({"a": [1.0], "b": [9.0]}).sentence.startswith("With one seed there is no spread")
+    torn = rank({f"n{i}": [1.0, 1.0, 1.0] for i in range(31)} | {"b": [1.0, 1.3, 1.9]})
+    assert torn.sentence == "No difference that the seeds agree on: use more --seeds."
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 12, 60])

@@ -114,7 +114,8 @@ def fit(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Length of training: 90s, 2m, 300steps, 50epochs.", show_default="2m for text, else 100epochs"
+            help="Length of training: 90s, 2m, 300steps, 50epochs.",
+            show_default="2m for text, else 100epochs; sequences: at least 1000steps",
         ),
     ] = None,
     window: Annotated[
@@ -233,6 +234,8 @@ def fit(
     unit = {"text": "bytes", "words": "words"}.get(settings.kind, "inputs")
     err.print(with_options(str(run), ["fit"]))
     with watching(err, unit, tensorboard if first else None) as watch:
+        if budget is None and length.epochs:
+            length = length._replace(epochs=settings.habits.scaled(length.epochs, run.task.epoch_steps))
         lasts, validated = length.of(run.task.epoch_steps), plot is not None or tensorboard is not None
         if on is None:
             # Counting the words of a large text takes minutes, which are not training.

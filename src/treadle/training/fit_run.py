@@ -243,8 +243,7 @@ class Run:
         self.task = open_task(settings, start)
         self.done = 0
         """Steps done when it is over."""
-        patience = settings.option("patience")
-        self.stopping = EarlyStopping(patience) if patience else NeverStopping()
+        self.stopping = EarlyStopping(self.patience) if self.patience else NeverStopping()
         self._about: dict[str, Any] = {}
         torch.manual_seed(settings.seed)
         if model is None:
@@ -255,6 +254,14 @@ class Run:
     def __str__(self) -> str:
         what = f"a network of {parameter_count(self.model):,} parameters"
         return f"Training {what} on {self.task.name} ({self.task.size}).{self.task.split and f' {self.task.split}'}"
+
+    @property
+    def patience(self) -> int | None:
+        """After how many validations without a new best it stops; None never does."""
+        habits = self.settings.habits
+        if self.settings.patience is not None or habits.patience is None:
+            return self.settings.patience
+        return habits.scaled(habits.patience, self.task.epoch_steps)
 
     def steps(
         self,
@@ -276,7 +283,6 @@ class Run:
             ModelFileError: the checkpoint is of another run.
             OSError: it cannot be written.
         """
-        patience = self.settings.option("patience")
         optimiser = torch.optim.AdamW(
             parameter_groups(self.model, self.settings.option("weight_decay")),
             lr=self.settings.option("learning_rate"),
@@ -292,7 +298,7 @@ class Run:
             noise=self.settings.option("noise"),
             label_smoothing=self.settings.option("label_smoothing"),
             bfloat16=self.settings.precision == "bfloat16",
-            validate=self.task.validate if patience or validated else None,
+            validate=self.task.validate if self.patience or validated else None,
             evaluate_at=lambda step: step % self.task.evaluate_every == 0,
             stopping=self.stopping,
             checkpoint=checkpoint,

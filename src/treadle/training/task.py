@@ -83,6 +83,19 @@ class Habits(NamedTuple):
     weight_decay: float = 0.0
     one_thread: bool = True
     """Whether products are so small that threads wait for each other longer than they work."""
+    shortest_epoch: int = 1
+    """Budget and patience are in epochs; of those with fewer steps than this, there are as many more."""
+
+    def scaled(self, epochs: int, epoch_steps: int) -> int:
+        """How many epochs of so many steps stand for a default in epochs.
+
+        Example:
+            >>> from treadle.training.task import Habits
+            >>> habits = Habits("100epochs", 50_000, 0.003, shortest_epoch=10)
+            >>> habits.scaled(100, epoch_steps=25), habits.scaled(100, epoch_steps=8), habits.scaled(100, epoch_steps=1)
+            (100, 125, 1000)
+        """
+        return max(epochs, -(-epochs * self.shortest_epoch // epoch_steps))
 
 
 class Task(Protocol):

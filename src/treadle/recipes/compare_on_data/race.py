@@ -132,7 +132,8 @@ class Race:
         fits = len(self.settings) / len(paces)
         begin = fits * sum(pace.begin for pace in paces)
         each = fits * sum(pace.step + pace.validation / pace.evaluate_every for pace in paces)
-        most = most_epochs * max(pace.epoch_steps for pace in paces)
+        habits = self.settings[0].habits
+        most = max(habits.scaled(most_epochs, pace.epoch_steps) * pace.epoch_steps for pace in paces)
         steps = min(int((left - begin) / each), most)
         if steps < LEAST_STEPS:
             raise ShapeError(

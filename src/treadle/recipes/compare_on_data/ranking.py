@@ -1,6 +1,7 @@
 """Which of several networks is best, and which differences are more than chance: a randomised block design."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import statistics
@@ -10,6 +11,9 @@ import numpy as np
 
 LEVEL = 0.05
 """How likely it may be that any difference is claimed where there is none."""
+LEVEL_OF_PAIR = 0.02
+"""The same of two networks, by their own scores alone: one that is far less steady than the others hides in what is
+pooled."""
 LEAST = 0.01
 """A smaller share of the score is not called a difference, however sure it is."""
 
@@ -48,6 +52,8 @@ class Ranking:
         if self.ratio is None:
             return "With one seed there is no spread: any of these differences may be chance. Use --seeds 3."
         if not any(row.clearly_better_than for row in self.rows):
+            if self.rows[-1].mean > self.ratio * best.mean:
+                return "No difference that the seeds agree on: use more --seeds."
             return (
                 f"No difference: scores would have to be {100 * (self.ratio - 1):.1f} % apart to be more than chance."
             )
@@ -61,8 +67,9 @@ def rank(scores: Mapping[str, Sequence[float]]) -> Ranking:
 
     Scores are compared as ratios. What is left when every network and every seed has had its own mean is chance; its
     variance is pooled over all networks. Two networks differ if their means are further apart than Student's t allows,
-    at 5 % for all pairs together (Bonferroni), and by 1 % at least. Source: Montgomery, *Design and Analysis of
-    Experiments*, 2017, chapter 4.
+    at 5 % for all pairs together (Bonferroni), and by 1 % at least. So that an unsteady network among steady ones does
+    not pass for a better or worse one, their own differences have to be more than chance, too (paired t, at 2 %).
+    Source: Montgomery, *Design and Analysis of Experiments*, 2017, chapter 4.
 
     Args:
         scores: of each network, a positive number for each seed; lower is better, infinite where training diverged.
@@ -81,10 +88,9 @@ def rank(scores: Mapping[str, Sequence[float]]) -> Ranking:
         logs = np.log(np.maximum([scores[name] for name in finite], 1e-300)) if finite else np.zeros((0, seeds))
         ratio = math.exp(_apart(logs)) if len(finite) > 1 else 1 + LEAST
         ratio = max(ratio, 1 / (1 - LEAST))
-        means = dict(zip(finite, logs.mean(1).tolist(), strict=True))
+        by_name = dict(zip(finite, logs, strict=True))
         for one, other in itertools.permutations(names, 2):
-            worse = means.get(other, math.inf) - means.get(one, math.inf)
-            if one in means and worse > math.log(ratio):
+            if one in by_name and (other not in by_name or _clear(by_name[other] - by_name[one], math.log(ratio))):
                 beaten[one].append(other)
     return Ranking(tuple(Row(name, tuple(scores[name]), tuple(beaten[name])) for name in names), ratio)
 
@@ -98,6 +104,13 @@ def _apart(logs: np.ndarray) -> float:
     return error * student_quantile(1 - LEVEL / (networks * (networks - 1)), freedom)
 
 
+def _clear(gaps: np.ndarray, least: float) -> bool:
+    """Whether differences of logarithms, one with each seed, are larger than a bound and than their own chance."""
+    error = gaps.std(ddof=1) / math.sqrt(len(gaps))
+    return bool(gaps.mean() > max(least, error * student_quantile(1 - LEVEL_OF_PAIR / 2, len(gaps) - 1)))
+
+
+@functools.cache
 def student_quantile(share: float, freedom: int) -> float:
     """Below which a share of Student's t distribution lies, for shares above one half.
 
