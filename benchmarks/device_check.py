@@ -8,6 +8,7 @@ say nothing about time. It has not been run on a GPU yet.
 import argparse
 import contextlib
 import copy
+import itertools
 import json
 import os
 import statistics
@@ -52,6 +53,9 @@ class Check:
 
     def __init__(self, given: argparse.Namespace):
         self.tiny, self.seconds, self.path = given.tiny, given.seconds, given.json
+        self.cells = given.cells.split(",")
+        # The interpreter has no TF32.
+        self.precisions = [name for name in ALLOWED if name != "tf32"] if self.tiny else list(ALLOWED)
         self.device = torch.device("cpu" if self.tiny else "cuda")
         self.began = time.perf_counter()
 
@@ -113,7 +117,7 @@ def agreement(check: Check) -> bool:
     lengths = torch.arange(size.B) % (size.T + 1)
     resets = torch.rand(size.B, size.T, generator=torch.Generator().manual_seed(0)) < 0.2
     right = True
-    for name, how in ((n, p) for p in ALLOWED for n in CELLS):
+    for name, how in ((n, p) for p in check.precisions for n in check.cells):
         torch.manual_seed(0)
         cell, xs = CELLS[name](size.H), torch.randn(size.B, size.T, size.H)
         fine = td.Recurrent(copy.deepcopy(cell).double(), engine="reference")
@@ -215,7 +219,7 @@ def _captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
 def times(check: Check) -> None:
     """Microseconds a step: forwards, and with the gradient."""
     for size in TINY if check.tiny else SIZES:
-        for name, ragged, how in ((n, r, p) for n in CELLS for r in (False, True) for p in ALLOWED):
+        for name, ragged, how in itertools.product(check.cells, (False, True), check.precisions):
             if not check.has(30):
                 check.say(what="out of time")
                 return
@@ -241,6 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     made = argparse.ArgumentParser("python -m benchmarks.device_check", description="Check and time the GPU engine.")
     made.add_argument("--seconds", type=float, default=540, help="how long it may take (%(default)s)")
     made.add_argument("--json", type=Path, metavar="FILE", help="add the lines to a file")
+    made.add_argument("--cells", default=",".join(CELLS), help="which cells (%(default)s)")
     made.add_argument("--tiny", action="store_true", help="on the CPU, by Triton's interpreter, in tiny sizes")
     given = made.parse_args(arguments)
     if given.tiny and os.environ.get("TRITON_INTERPRET") != "1":

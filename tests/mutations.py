@@ -129,6 +129,13 @@ MUTATIONS = [
         f"{PAIRS} 'slstm-two-heads and cpu'",
     ),
     Mutation(
+        "engines/gpu/write/steps.py",
+        "= tl.where(live[:, None], {now}, {_state(carry)})",
+        "= {now}",
+        "in a kernel, rows that have ended go on",
+        "tests/engines/gpu/test_loops.py -k 'agree_with_the_reference and (lengths or mask)'",
+    ),
+    Mutation(
         "engines/cpu/write/vector_functions.py",
         "minus_r = n.multiply_add(low, n.multiply_add(high, x))",
         "minus_r = n.multiply_add(high, x)",

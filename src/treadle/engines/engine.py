@@ -207,6 +207,10 @@ class Engine:
         """
         return None
 
+    def details(self, taken: Taken) -> tuple[str, ...]:
+        """What `treadle.explain` says of its form of a section: what it decided, and what is known of the code."""
+        return ()
+
     def goes_with(self, before: Taken, after: Taken) -> bool:
         """Whether a section can be joined to the one before it."""
         return False

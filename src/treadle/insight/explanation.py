@@ -51,6 +51,7 @@ class ExplainedSection:
         program: what it computes.
         recurrence: of a loop, how its next state depends on the one before: ``"linear scan"`` (h' = a h + b, with a and
             b that no state has a part in), ``"element by element"`` (units do not meet), both, or empty for neither.
+        details: what the engine says of its own form of it.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class ExplainedSection:
     reason: str
     program: Program
     recurrence: str = ""
+    details: tuple[str, ...] = ()
 
     @property
     def kept_bytes(self) -> int | None:
@@ -187,6 +189,10 @@ class Explanation:
         if reasons:
             yield ""
             yield from (f"part {number} is left to PyTorch: {reason}" for number, reason in reasons)
+        details = [(number, text) for number, one in enumerate(self.sections, 1) for text in one.details]
+        if details:
+            yield ""
+            yield from (f"part {number}, {text}" for number, text in details)
         if self.session:
             yield ""
             yield self.session

@@ -97,7 +97,13 @@ class PlanReader:
             reason,
             self.names.shown(section),
             str(recurrence(section)) if section.kind is Kind.LOOP else "",
+            self._details(section),
         )
+
+    def _details(self, section: Section) -> tuple[str, ...]:
+        """What the engine says of its form of a section."""
+        own = None if self.engine is None else taken(self.network, self.engine, section, self.products)
+        return () if self.engine is None or own is None or isinstance(own, Refusal) else self.engine.details(own)
 
     # Who runs a section, and what that keeps.
 

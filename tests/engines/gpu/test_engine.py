@@ -6,10 +6,14 @@ import pytest
 import torch
 
 import treadle as td
+import treadle.engines.gpu
 from tests.registry import build, sequence
 from treadle import engines
-from treadle.engines import ENGINES, Refusal
+from treadle.engines import ENGINES, Refusal, verification
 from treadle.engines.gpu import device
+from treadle.engines.gpu.lower.tiling import Products
+from treadle.engines.gpu.plan import launches, loop
+from treadle.engines.gpu.plan.section import products_on
 from treadle.engines.gpu.write import expressions
 from treadle.errors import EngineError
 
@@ -23,6 +27,15 @@ def test_it_runs_loops_and_leaves_the_rest_to_pytorch():
         ("loop", "gpu"),
     ]
     assert "runs as a kernel: 1 loop" in str(explained)
+    assert explained.loops[0].details == ("its kernels are made when it first runs",)
+
+
+def test_explaining_says_how_kernels_are_cut():
+    rnn = td.Recurrent(td.LSTMCell(3, 4), engine="gpu")
+    rnn(torch.randn(2, 5, 3))[0].sum().backward()
+    found = td.explain(rnn).loops[0].details
+    assert [text.partition(":")[0] for text in found] == ["forward", "backward"]
+    assert "mode rows for 256 bytes of weights, 16 rows a program, products in ieee" in found[0]
 
 
 def test_normalised_inputs_are_computed_before_the_loop():
@@ -58,6 +71,12 @@ def test_without_a_gpu_it_refuses(monkeypatch):
     assert "pip install 'treadle[gpu]'" in str(device.gpu_of(torch.device("cuda")))
 
 
+def test_to_pretend_one_triton_has_to_interpret(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(EngineError, match="set TRITON_INTERPRET=1"), device.pretended():
+        pass
+
+
 def test_float64_runs_on_the_pretended_gpu_alone(monkeypatch, gpu):
     call = td.Recurrent(td.LSTMCell(3, 4).double()).call(torch.zeros(1, 2, 3).double())
     assert ENGINES["gpu"].refusal(call) is None
@@ -72,6 +91,43 @@ def test_the_reason_is_that_of_the_engine_for_the_device(monkeypatch):
     assert decision.engine is ENGINES["cpu"]
     rnn.cell.register_forward_hook(lambda *given: None)
     assert "has hooks" in str(engines.decide(rnn.call(torch.zeros(1, 2, 2, 3, 5))).refusal)
+
+
+class NoLaunch:
+    """A kernel that computes nothing."""
+
+    def __getitem__(self, grid):
+        return lambda *given, **options: None
+
+
+@pytest.mark.parametrize("subject", ["layer-norm-lstm", "zoneout-lstm", "stack-feedback", "graph-tokens"])
+def test_a_training_step_asks_the_device_for_nothing(subject, monkeypatch, gpu):
+    """On the device "meta", whose tensors have no numbers to ask for; to mix it with the CPU fails as well."""
+    monkeypatch.setattr(launches, "function_of", lambda text: NoLaunch())
+    for module in (treadle.engines.gpu, loop):
+        monkeypatch.setattr(module, "gpu_of", lambda device: gpu)
+    launches.launches.cache_clear()
+    rnn = build(subject, torch.float32).to("meta").train()
+    rnn.engine = "gpu"
+    xs, resets = sequence(rnn, 4, 7, torch.float32).to("meta"), torch.ones(4, 7, dtype=torch.bool, device="meta")
+    with verification.switched("never"):
+        for given in ({}, {"resets": resets, "return_states": True}):
+            rnn(xs, **given)[0].sum().backward()
+    assert {tensor.device.type for p in rnn.parameters() for tensor in (p, p.grad)} == {"meta"}
+    launches.launches.cache_clear()
+
+
+def test_products_follow_pytorchs_own():
+    real, pretended = device.Gpu("real", 1 << 17), device.Gpu("not", 1 << 17, True)
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        for precision, expected in (("tf32", Products.TF32), ("ieee", Products.IEEE)):
+            torch.backends.cuda.matmul.fp32_precision = precision
+            assert products_on(real, False) is expected
+            assert products_on(pretended, False) is Products.IEEE
+            assert products_on(real, True) is Products.BFLOAT16
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 @pytest.fixture

@@ -51,6 +51,10 @@ class GpuEngine(Engine):
         reason = why_not(section)
         return GpuSection(section, products == torch.bfloat16) if reason is None else Refusal(reason)
 
+    def details(self, taken: Taken) -> tuple[str, ...]:
+        """Of each kernel that has been made: how it is cut, and what the GPU's compiler said of it."""
+        return taken.details()  # pyright: ignore
+
     def join(
         self, sections: Sequence[Section], taken: Sequence[Taken], visible: Iterable[Value], before: Section | None
     ) -> Runner:

@@ -8,11 +8,13 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import os
 from collections.abc import Iterator
 
 import torch
 
 from treadle.engines.engine import Refusal
+from treadle.errors import EngineError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,11 @@ _pretended: list[Gpu] = []
 def pretended(shared_memory: int = 227 << 10) -> Iterator[Gpu]:
     """A context in which tensors on the CPU count as being on a GPU, and Triton's interpreter runs its kernels.
 
-    ``TRITON_INTERPRET=1`` has to be in the environment before anything imports triton.
+    Raises:
+        EngineError: ``TRITON_INTERPRET=1`` is not in the environment. It has to be before anything imports triton.
     """
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        raise EngineError("Triton interprets no kernels: set TRITON_INTERPRET=1 before the process starts")
     _pretended.append(Gpu("Triton's interpreter", shared_memory, True))
     try:
         yield _pretended[-1]

@@ -3,7 +3,8 @@
 import dataclasses
 import enum
 
-from treadle.engines.passes.loop_nests import Schedule
+from treadle.compiler.program import Value
+from treadle.engines.passes.loop_nests import Nest, Schedule
 
 
 class Mode(enum.StrEnum):
@@ -62,28 +63,50 @@ class Tiling:
         """Bytes of a weight of float32 as it is multiplied."""
         return 2 if self.products.is_half else 4
 
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton's compiler is told: left alone, it would rather spill than use all registers there are."""
+        return {"num_warps": self.warps, "maxnreg": min(255, _REGISTERS // (32 * self.warps))}
+
     def width(self, total: int, least: int = 1, most: int | None = None) -> int:
         """Columns of the tiles over so many features."""
         return max(min(most or self.columns, power_of_two(total)), least)
 
 
+_REGISTERS = 1 << 16
+"""Of a multiprocessor."""
 _MOST_STREAMED = 1 << 20
 """Bytes of weights that every program reads again at each step, at most; beyond that, programs share them out."""
+_FEW = 2
+"""States that four warps hold in their registers beside what a step computes."""
+_NARROW, _WIDE = 64, 128
+"""Units of a layer: so many are one tile of four warps; and one of eight warps, if the weights stay."""
 
 
-def tiling_of(schedule: Schedule, products: Products, shared_memory: int) -> Tiling:
-    """The tiling of a kernel, by a rule that looks at the sizes of its weights and of its tiles.
+def tiling_of(schedule: Schedule, products: Products, shared_memory: int, mode: Mode | None = None) -> Tiling:
+    """The tiling of a kernel, by a rule that looks at the sizes of its weights; in another mode if one is given.
 
-    No GPU has confirmed the numbers in it yet.
+    What compilers say of registers and stack has decided it, for LSTM, GRU and their like of 64 to 256 units; no GPU
+    has confirmed the numbers in it yet.
     """
     tiling = Tiling(products=products, resident=shared_memory * 7 // 10)
-    weights = [product.inputs[1].shape for product in schedule.products]
-    size = sum(k * n for k, n in weights) * tiling.weight_bytes  # pyright: ignore[reportOperatorIssue]
-    widest = max([n for _, n in weights], default=0)
-    if size > _MOST_STREAMED:
+    size = sum(weights.row_numel for weights in _weights(schedule)) * tiling.weight_bytes
+    if (mode or (Mode.STEPS if size > _MOST_STREAMED else Mode.ROWS)) is Mode.STEPS:
+        widest = max([value.shape[1] for value in _weights(schedule)], default=0)
         parts = max(1, min(64, -(-widest // tiling.columns)))  # pyright: ignore[reportOperatorIssue]
         return dataclasses.replace(tiling, mode=Mode.STEPS, parts=parts, ahead=False)
-    return tiling
+    nests = [phase for phase in schedule.phases if isinstance(phase, Nest)]
+    units = max([nest.domain[0] for nest in nests if nest.fused], default=0)
+    if _NARROW < units <= _WIDE and size <= tiling.resident:
+        return dataclasses.replace(tiling, columns=_WIDE, depth=_WIDE, warps=8)
+    reduces_back = schedule.kernel.reverse and any(nest.reduced for nest in nests)
+    many = units > _NARROW or reduces_back or len(schedule.kernel.carries) > _FEW
+    return dataclasses.replace(tiling, warps=8 if many else 4)
+
+
+def _weights(schedule: Schedule) -> list[Value]:
+    """The right operand of each product."""
+    return [product.inputs[1] for product in schedule.products]
 
 
 def power_of_two(count: int) -> int:

@@ -69,8 +69,8 @@ class Launches:
         tensors += [nothing if t is None else t for t in (lengths, offsets, resets)]
         options: dict[str, Any] = {"WHOLE": lengths is None, "RESETS": resets is not None}
         if not self.gpu.is_pretended:
-            options["num_warps"] = self.tiling.warps
-        with contextlib.nullcontext() if device.type == "cpu" else torch.cuda.device(device):
+            options |= self.tiling.options
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
             launcher = self.function[blocks, self.tiling.parts]
             for begin, end, phase in self._launches(layout.steps, resets is not None):
                 some = {} if phase is None else {"PHASE": phase}
@@ -81,6 +81,17 @@ class Launches:
             every[:, begin : begin + value.row_numel].sum(0).view(value.row_shape)
             for begin, value in zip(scratch.sums, self.kernel.sums, strict=True)
         ]
+
+    def details(self) -> str:
+        """How it is cut and why, and what the GPU's compiler said."""
+        tiling, direction = self.tiling, "backward" if self.kernel.reverse else "forward"
+        size = sum(product.inputs[1].row_numel for product in self.products) * tiling.weight_bytes
+        text = f"{direction}: mode {tiling.mode} for {size:,} bytes of weights, {tiling.rows} rows a program"
+        text += f", products in {tiling.products}"
+        if self.compiled is None:
+            return f"{text}, on {self.gpu.name}"
+        shared = self.compiled.metadata.shared
+        return f"{text}, {self.compiled.n_regs} registers, {shared:,} bytes of shared memory, on {self.gpu.name}"
 
     def _launches(self, steps: int, has_resets: bool) -> list[tuple[int, int, int | None]]:
         """The first step of each launch, the one after its last, and its phase."""

@@ -36,7 +36,9 @@ def products_on(gpu: Gpu, bfloat16: bool) -> Products:
     """How products multiply: in bfloat16 if asked for, in TF32 where PyTorch's own products do, exactly elsewhere."""
     if bfloat16:
         return Products.ROUNDED if gpu.is_pretended else Products.BFLOAT16
-    return Products.TF32 if not gpu.is_pretended and torch.backends.cuda.matmul.allow_tf32 else Products.IEEE
+    # Of the two ways to say so, this is the one that may be asked whichever was taken.
+    is_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return Products.TF32 if is_tf32 and not gpu.is_pretended else Products.IEEE
 
 
 class GpuSection(SectionPasses[KernelOfPass]):
@@ -49,10 +51,17 @@ class GpuSection(SectionPasses[KernelOfPass]):
     def __init__(self, section: Section, bfloat16: bool = False):
         super().__init__(section)
         self.precision, self.bfloat16 = Precision(self.dtype), bfloat16 and self.dtype == torch.float32
+        self.kernels: list[KernelOfPass] = []
 
     def compiled(self, kernel: Kernel) -> KernelOfPass:
         """A kernel, for whichever GPU runs it."""
-        return KernelOfPass(kernel, self.bfloat16)
+        self.kernels.append(KernelOfPass(kernel, self.bfloat16))
+        return self.kernels[-1]
+
+    def details(self) -> tuple[str, ...]:
+        """What is known of the kernels that have run."""
+        found = [launched.details() for kernel in self.kernels for launched in kernel.made.values()]
+        return tuple(dict.fromkeys(found)) or ("its kernels are made when it first runs",)
 
 
 class Passed(NamedTuple):
