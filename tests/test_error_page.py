@@ -42,6 +42,14 @@ class Mixing(Branching):
         return h, (h,)
 
 
+class Counting(Branching):
+    """Its step does one thing or another, which depends on the number of rows."""
+
+    def forward(self, x, state):
+        h = self.mix(x) + state[0]
+        return h, (h if h.shape[0] == 1 else 2 * h,)
+
+
 class Filtering(Branching):
     """A part of its step has no machine code."""
 
@@ -161,6 +169,7 @@ CASES = [
 ]
 LOGGED = [
     lambda: td.Recurrent(Mixing())(XS),
+    lambda: td.Recurrent(Counting())(XS),
     lambda: td.Recurrent(Branching())(XS),
     lambda: td.Recurrent(Filtering()).session(),
 ]

@@ -561,3 +561,12 @@ def test_nothing_is_zero_but_what_leads_from_new_units_to_old_ones(name):
             assert crossing[:, :5, 5:].all()
             crossing[:, :5, 5:] = False
         assert not zero.any(), parameter
+
+
+def test_what_is_made_in_inference_mode_can_be_trained():
+    rnn = td.Recurrent(td.Stack([td.GRUCell(3, 4), td.GRUCell(4, 4)]))
+    with torch.inference_mode():
+        made = [grow_hidden(rnn, 6), grow_inputs(rnn, 5), insert_layer(rnn, "cell.layer1")]
+    for network in made:
+        network(torch.randn(2, 4, network.input_size))[0].sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())

@@ -1,14 +1,19 @@
 """A program stands for a step only as long as what the step read is as it was: whatever that is, and nothing else."""
 
 import argparse
+import array
 import collections
 import copy
+import ctypes
 import enum
 import functools
 import gc
 import itertools
 import logging
+import math
+import operator
 import random
+import sys
 import types
 import weakref
 from dataclasses import dataclass, field
@@ -75,6 +80,10 @@ def scaled(x, by=None):
 scaled.factor = 1.0
 
 
+def doubled(x):
+    return x * 2.0
+
+
 def closure():
     inside = 1.0
 
@@ -109,6 +118,13 @@ class Outside(nn.Module):
         self.zero_d = {"t": torch.tensor(1.0)}
         self.others, self.dropout = [nn.Linear(4, 4)], nn.Dropout(0.0)
         self.kinds, self.unread = {"x", "y"}, 5
+        self.key, self.weak = Key(), weakref.WeakKeyDictionary()
+        self.weak[self.key] = 1.0
+        self.of_users, self.chained = collections.UserDict(a=1.0), collections.ChainMap({}, {"a": 1.0})
+        self.within, self.called, self.matched = {"a": 1.0}, Called(), Matched()
+        self.only_read, self.reference = types.MappingProxyType(self.within), weakref.ref(self.loose)
+        self.bytes, self.doubles, self.of_c = bytearray([1]), array.array("d", [1.0]), ctypes.c_double(1.0)
+        self.view, self.zeros = memoryview(self.bytes), [0.0] * 100
 
     def initial_state(self, rows):
         return (torch.zeros(rows, 4),)
@@ -116,6 +132,56 @@ class Outside(nn.Module):
     def forward(self, x, state):
         h = torch.tanh(self.linear(torch.cat([x, state[0]], 1)) * self.of(self))
         return h, (h,)
+
+
+class Called:
+    """An object whose class says how it is called, and how it takes part in a product."""
+
+    number = 1.0
+
+    def __call__(self):
+        return self.number
+
+    def __float__(self):
+        return self.number
+
+
+class Matched:
+    __match_args__ = ("number",)
+
+    def __init__(self):
+        self.number = 1.0
+
+
+class Key:
+    """A key that a dictionary does not keep alive."""
+
+
+def unlisted():
+    try:
+        return LATER  # pyright: ignore[reportUndefinedVariable]
+    except NameError:
+        return 1.0
+
+
+def matched(value):
+    match value:
+        case Matched(number):
+            return number
+
+
+def imported_within():
+    import settings_of_a_test  # pyright: ignore[reportMissingImports]
+
+    return settings_of_a_test.factor
+
+
+def change_code(of, by):
+    of.__code__ = by.__code__
+
+
+def tripled(function):
+    return lambda *given: 3 * function(*given)
 
 
 def set_item(of, key, value):
@@ -199,6 +265,36 @@ CHANGES = {
     "whether it trains": (lambda c: 1.0 + c.training, lambda c: c.eval()),
     "whether a child trains": (lambda c: 1.0 + c.dropout.training, lambda c: c.dropout.eval()),
     "a child": (lambda c: c.dropout.p + 1.0, lambda c: setattr(c, "dropout", nn.Dropout(1.0))),
+    "a weak dictionary": (lambda c: c.weak[c.key], lambda c: set_item(c.weak, c.key, 3.0)),
+    "a dictionary that is written in Python": (lambda c: c.of_users["a"], lambda c: set_item(c.of_users, "a", 3.0)),
+    "a chain of dictionaries": (lambda c: c.chained["a"], lambda c: set_item(c.chained.maps[1], "a", 3.0)),
+    "a dictionary that is only read": (lambda c: c.only_read["a"], lambda c: set_item(c.within, "a", 3.0)),
+    "what a weak reference leads to": (lambda c: c.reference().number, lambda c: setattr(c.loose, "number", 3.0)),
+    "how a class is called": (lambda c: c.called(), lambda c: setattr(Called, "__call__", lambda self: 3.0)),
+    "a number of a class": (lambda c: float(c.called), lambda c: setattr(Called, "__float__", lambda self: 3.0)),
+    "a pattern": (lambda c: matched(c.matched), lambda c: setattr(c.matched, "number", 3.0)),
+    "a global that was not there": (lambda c: unlisted(), lambda c: globals().update(LATER=3.0)),
+    "a constant in code": (lambda c: doubled(1.0), lambda c: change_code(doubled, lambda x: x * 5.0)),
+    "memory of bytes": (lambda c: float(c.bytes[0]), lambda c: set_item(c.bytes, 0, 3)),
+    "a view of bytes": (lambda c: float(c.view[0]), lambda c: set_item(c.bytes, 0, 3)),
+    "an array of Python's": (lambda c: c.doubles[0], lambda c: set_item(c.doubles, 0, 3.0)),
+    "a number of C": (lambda c: c.of_c.value, lambda c: setattr(c.of_c, "value", 3.0)),
+    "the sign of a zero in a long list": (
+        lambda c: math.copysign(1.0, c.zeros[50]),
+        lambda c: set_item(c.zeros, 50, -0.0),
+    ),
+    "a module that is imported within": (
+        lambda c: imported_within(),
+        lambda c: setattr(sys.modules["settings_of_a_test"], "factor", 3.0),
+    ),
+    "a function of PyTorch's": (
+        lambda c: nn.functional.gelu(c.tensor),
+        lambda c: setattr(nn.functional, "gelu", tripled(nn.functional.gelu)),
+    ),
+    "a class of PyTorch's": (
+        lambda c: c.others[0](c.tensor[None]),
+        lambda c: setattr(nn.Linear, "forward", tripled(nn.Linear.forward)),
+    ),
     "the default precision": (
         lambda c: 1.0 + (torch.get_default_dtype() == torch.float64),
         lambda c: torch.set_default_dtype(torch.float64),
@@ -211,7 +307,18 @@ def nothing_is_left(monkeypatch):
     global OUTSIDE
     kept = dict(vars(Outside)), copy.deepcopy(Outside.table), copy.deepcopy(SETTINGS), vars(WithProperty)["number"]
     dtype = torch.get_default_dtype()
+    for owner, name in (
+        (nn.functional, "gelu"),
+        (nn.Linear, "forward"),
+        (Called, "__call__"),
+        (doubled, "__code__"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    monkeypatch.setattr(Called, "__float__", vars(Called)["__float__"])
+    monkeypatch.setitem(sys.modules, "settings_of_a_test", types.ModuleType("settings_of_a_test"))
+    sys.modules["settings_of_a_test"].factor = 1.0  # pyright: ignore[reportAttributeAccessIssue]
     yield
+    globals().pop("LATER", None)
     Outside.shared, Outside.table, WithProperty.number = kept[0]["shared"], kept[1], kept[3]
     OfAClass._number = 1.0
     vars(SETTINGS).update(vars(kept[2]))
@@ -322,6 +429,26 @@ def test_a_number_that_changes_becomes_an_input(monkeypatch):
     assert len(compiled) <= 3  # of the first number, of numbers as inputs, and of one that is 1
 
 
+def test_numbers_may_be_none_and_zeros_of_either_sign():
+    cell, xs = Outside(lambda c: c.tensor / c.number + c.options.factor), torch.randn(2, 3, 3)
+    for number in (1.0, 0.5, math.nan, 0.0, -0.0, math.nan, math.inf, 2.0):
+        cell.number = cell.options.factor = number
+        torch.testing.assert_close(*both(cell, xs), equal_nan=True)
+
+
+def test_a_property_that_was_kept_stays():
+    class Kept(Outside):
+        @functools.cached_property
+        def factor(self):
+            return 2 * self.number
+
+    cell, xs = Kept(lambda c: c.factor), torch.randn(2, 3, 3)
+    before = both(cell, xs)[0]
+    cell.number = 3.0
+    torch.testing.assert_close(*both(cell, xs))
+    assert torch.equal(both(cell, xs)[0], before)
+
+
 def test_numbers_that_make_another_step():
     cell, xs = Outside(lambda c: c.number if c.number > 0.5 else 3.0 - c.number), torch.randn(2, 5, 3)
     for number in (1.0, 0.7, 0.6, 0.4, 0.3, 0.8, 0.0, 1.0):
@@ -345,6 +472,10 @@ REFUSED = {
         lambda c: 1.0 if c.random is None else 2.0, lambda c: setattr(c, "random", random.Random(1)), "random numbers"),
     "a generator of NumPy's": (
         lambda c: c.random.random(), lambda c: setattr(c, "random", np.random.default_rng(1)), "random numbers"),
+    "names that are hidden": (
+        lambda c: c.getter(c), lambda c: setattr(c, "getter", operator.attrgetter("loose.number")), "attrgetter"),
+    "an iterator in a list": (
+        lambda c: next(c.steps[0]), lambda c: setattr(c, "steps", [itertools.count(1.0)]), "an iterator"),
     "a large array": (
         lambda c: float(c.large[0]), lambda c: setattr(c, "large", np.ones(10**6)), "large array of NumPy"),
 }  # fmt: skip

@@ -8,6 +8,7 @@ import functools
 import io
 import logging
 import os
+import queue
 import random
 import sys
 import threading
@@ -34,6 +35,13 @@ class Plain:
         self.count, self.log = 0, {"a": []}
 
 
+def counting():
+    number = 0.0
+    while True:
+        number += 1
+        yield number
+
+
 class Acting(nn.Module):
     """A cell that does something beside computing."""
 
@@ -46,6 +54,9 @@ class Acting(nn.Module):
         self.log, self.logs, self.queue, self.plain = [], {"a": {"b": []}}, collections.deque(maxlen=99), Plain()
         self.generator = torch.Generator()
         self.array, self.file, self.number = np.zeros(3), io.StringIO(), 0
+        self.slotted, self.bytes, self.waiting, self.steps = Slotted(), bytearray(1), queue.Queue(), [counting()]
+        for number in range(20):
+            self.waiting.put(float(number))
 
     def initial_state(self, rows):
         return (torch.zeros(rows, 4, dtype=self.linear.weight.dtype),)
@@ -136,6 +147,39 @@ def seeded_by_another_generator(cell, h):
     return h * torch.rand(h.shape, generator=cell.generator, dtype=h.dtype)
 
 
+class Slotted:
+    __slots__ = ("count",)
+
+    def __init__(self):
+        self.count = 0
+
+
+def of_a_slot(cell, h):
+    cell.slotted.count += 1
+    return h * cell.slotted.count
+
+
+def of_bytes(cell, h):
+    cell.bytes[0] += 1
+    return h * cell.bytes[0]
+
+
+def from_a_queue(cell, h):
+    return h * cell.waiting.get()
+
+
+def of_a_setting(cell, h):
+    return 2 * h if torch.backends.mkldnn.enabled else h
+
+
+def of_all_globals(cell, h):
+    return h * (1 + globals()["COUNT"])
+
+
+def of_a_level(cell, h):
+    return 2 * h if logging.getLogger("tests").isEnabledFor(logging.DEBUG) else h
+
+
 def catching(cell, h):
     try:
         return h + torch.cholesky_inverse(h[:, :, None] @ h[:, None] + torch.eye(4, dtype=h.dtype))[:, 0]
@@ -158,6 +202,14 @@ ACTS = {
     "a global number": count_global,
     "a number in a closure": counter(),
     "a default": default,
+    "a slot": of_a_slot,
+    "memory of bytes": of_bytes,
+    "a queue": from_a_queue,
+    "a generator in a list": lambda c, h: h * next(c.steps[0]),
+    "whether there is a file": lambda c, h: h * (2 if os.path.exists(__file__) else 1),
+    "a setting of PyTorch's": of_a_setting,
+    "all globals": of_all_globals,
+    "the level of a log": of_a_level,
     "an array": of_an_array,
     "Python's random numbers": lambda c, h: h * random.random(),
     "Python's choice": lambda c, h: h * random.choice([1.0, 1.0, 2.0]),

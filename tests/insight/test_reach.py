@@ -98,6 +98,23 @@ def test_rows_of_their_own_length():
     assert not squares([0], [7], resets[:1])[4:].any()  # a reset ends the gradient
 
 
+def test_holes_are_no_steps():
+    """Neither to follow nor to reach: what is left is what a row without them gives, as far apart as it was."""
+    rnn = build("gru", engine="interpreter")
+    xs, mask = sequence(rnn, 3, T), torch.ones(3, T, dtype=torch.bool)
+    mask[0, [2, 5]] = mask[1, 7] = False
+    weights = torch.randn(3, T, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    holed = torch.where(mask[..., None], xs, float("nan"))
+    reach = td.gradient_reach(rnn, holed, lambda ys: (ys * weights).sum(2), [7], T, None, [T, T, 7], mask=mask)
+    kept = [t for t in range(8) if mask[0, t]]
+    alone = td.gradient_reach(rnn, xs[:1, kept], lambda ys: (ys * weights[:1, kept]).sum(2), [5], lags=6)
+    expected = torch.zeros(T, dtype=torch.float64)
+    expected[[7 - t for t in reversed(kept)]] = torch.from_numpy(alone.states)
+    assert_close(torch.from_numpy(reach.states), expected)
+    plain = td.gradient_reach(rnn, xs, steps=[7], mask=torch.ones_like(mask))
+    assert_close(torch.from_numpy(plain.states), torch.from_numpy(td.gradient_reach(rnn, xs, steps=[7]).states))
+
+
 def test_the_horizon_is_a_cliff():
     cell, xs = td.LSTMCell(3, 8).double(), torch.randn(2, 60, 3, dtype=torch.float64)
     full = td.gradient_reach(td.Recurrent(cell, engine="interpreter"), xs)

@@ -52,6 +52,28 @@ def test_a_second_call_traces_nothing_and_gives_the_same(options, monkeypatch):
     assert not torch.equal(generated(network).scores, first)
 
 
+@pytest.mark.parametrize("options", [{}, {"head": "cell"}])
+def test_sessions_of_ones_own_share_what_was_traced(options, monkeypatch):
+    network, source = opinionated(3, **options), sources()
+
+    def said(rows):
+        session = network.session(rows)
+        session.start(source[:rows])
+        return session.step(torch.full((rows,), START))
+
+    def refuse(*_):
+        raise AssertionError("traced again")
+
+    first = said(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(networks, "traced", refuse)
+        assert torch.equal(said(3), first)
+        torch.testing.assert_close(said(2), first[:2])
+    with torch.no_grad():
+        network.decoder.cell.get_parameter(next(n for n, _ in network.decoder.cell.named_parameters())).mul_(1.1)
+    assert not torch.equal(said(3), first)
+
+
 def step_of_an_optimiser(network):
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
     network(sources(), sources())[0].square().mean().backward()

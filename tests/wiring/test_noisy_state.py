@@ -48,3 +48,20 @@ def test_a_share_is_below_one(dropout):
 def test_a_deviation_is_a_positive_number(deviation):
     with pytest.raises(ValueError, match="deviation is 0 or a positive number"):
         td.NoisyStateCell(td.GRUCell(3, 4), deviation)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "interpreter"])
+@pytest.mark.parametrize("wiring", ["relay", "stack"])
+def test_noise_that_nobody_reads_is_drawn_all_the_same(wiring, engine, caplog):
+    """The upper layers of a relay read the state below in place of their own: the noise on that one is drawn for
+    nothing, and all that is drawn after it depends on that."""
+    sizes = [(3, 4), (3, 4)] if wiring == "relay" else [(3, 4), (4, 4)]
+    cell = td.NoisyStateCell(td.Stack([td.GRUCell(*size) for size in sizes], wiring), 0.3, dropout=0.2).double()
+    xs, found = torch.randn(2, 5, 3, dtype=torch.float64), {}
+    for one in (engine, "reference"):
+        torch.manual_seed(1)
+        ys, state = td.Recurrent(cell, engine=one)(xs, lengths=[5, 3])
+        found[one] = [ys, *(t for layer in state.values() for t in layer), torch.rand(1)]
+    for mine, right in zip(*found.values(), strict=True):
+        assert torch.allclose(mine, right, atol=1e-12)
+    assert not caplog.records

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from treadle.adapt.carry import Carrier
@@ -29,6 +30,7 @@ from treadle.wiring.sizes import is_cell
 M = TypeVar("M", bound=nn.Module)
 
 
+@torch.inference_mode(False)  # what is made there can never be trained
 def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") -> M:
     """A copy of a network that reads ``size`` features, or channels; the new ones come after the old.
 
@@ -71,6 +73,7 @@ def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") 
     return finished(network, with_part(network, at, new))
 
 
+@torch.inference_mode(False)  # what is made there can never be trained
 def grow_hidden(
     network: M, size: int, *, at: str | Iterable[str] | None = None, readers: Iterable[str] | str | None = None
 ) -> M:

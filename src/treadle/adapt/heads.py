@@ -29,6 +29,7 @@ from treadle.wiring.sizes import is_cell
 M = TypeVar("M", bound=nn.Module)
 
 
+@torch.inference_mode(False)  # what is made there can never be trained
 def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) -> M:
     """A copy of a network with another last layer, which is trainable even if the old one was frozen.
 

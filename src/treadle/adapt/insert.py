@@ -21,6 +21,7 @@ from treadle.wiring.graph import Delayed, Node, sum_of
 from treadle.wiring.sizes import is_cell, output_size
 
 
+@torch.inference_mode(False)  # what is made there can never be trained
 def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *, name: str = "inserted") -> Any:
     """A copy of a network with one more layer, after the part at ``at``; at first its outputs are unchanged.
 

@@ -100,6 +100,7 @@ class TransplantReport:
 M = TypeVar("M", bound=nn.Module)
 
 
+@torch.inference_mode(False)  # what is made there can never be trained
 def transplant(
     model: M, state_dict: Mapping[str, Tensor | np.ndarray] | nn.Module, rules: Mapping[str, Rule] | None = None
 ) -> tuple[M, TransplantReport]:

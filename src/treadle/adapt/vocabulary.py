@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from treadle.adapt.carry import Carrier
@@ -16,6 +17,7 @@ from treadle.errors import AdaptError
 M = TypeVar("M", bound=nn.Module)
 
 
+@torch.inference_mode(False)  # what is made there can never be trained
 def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = None, start: Start = "mean") -> M:
     """A copy of a network with a vocabulary of ``size`` tokens; the new ones come after the old.
 

@@ -301,7 +301,8 @@ def _regroup(program: Program, analysis: _Analysis) -> Program:
             p.rebuild_into(new, [value], lines)
         else:
             new[value] = regrouped
-    return Program(program.inputs, {name: new[value] for name, value in program.outputs.items()}, lines)
+    outputs = {name: new[value] for name, value in program.outputs.items()}
+    return Program(program.inputs, outputs, lines, tuple(new[value] for value in program.unread))
 
 
 def _regrouped(

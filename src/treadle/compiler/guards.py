@@ -5,10 +5,13 @@ A program stands for a step only as long as that holds. What is looked at is wha
 the same object. Nothing that is looked at is kept alive by it.
 """
 
+import array
 import collections
+import ctypes
 import dataclasses
 import functools
 import inspect
+import mmap
 import operator
 import sys
 import types
@@ -31,6 +34,17 @@ _TABLES = HOOKS | frozenset(
 _PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), range, slice, type(...)})
 _FIXED = (types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size, torch.layout)
 _SEQUENCES = (tuple, list, collections.deque)
+_CACHE = type(functools.lru_cache(int))
+_BUFFERS = (bytearray, memoryview, array.array, mmap.mmap, ctypes.Array.__mro__[1])
+_MAPPINGS = (dict, types.MappingProxyType)
+_OPERATORS = frozenset(
+    f"__{name}__"
+    for name in "call getattr getattribute get getitem setitem contains len iter next bool float int index enter exit"
+    " torch_function eq ne lt le gt ge hash neg pos abs invert round trunc floor ceil reversed missing"
+    " add sub mul matmul truediv floordiv mod divmod pow and or xor lshift rshift"
+    " radd rsub rmul rmatmul rtruediv rfloordiv rmod rdivmod rpow rand ror rxor rlshift rrshift"
+    " iadd isub imul imatmul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift new init".split()
+)
 _DEPTH, _FEW, _MANY, _MOST_OBJECTS, _MOST_BYTES = 8, 64, 100_000, 5_000, 65_536
 _NOT_LOOKED_INTO = frozenset({"torch", "numpy", "logging", "threading", "builtins"})
 
@@ -49,8 +63,10 @@ class Guards:
     def __init__(self, cell: nn.Module, reads: Reads):
         self._names: Container[str] = _Everything() if reads.everything else reads.names
         self._named, self._codes = reads.names, reads.codes
+        self._names_of_classes = _WithOperators(self._names)
         self._met: dict[int, Any] = {}
         self._kinds: dict[type, None] = {}
+        self._known_kinds: set[type] = set()
         self._waiting: list[Any] = [*cell.modules()]
         self._outside: list[Callable[[], bool]] | None = None
         self._looks: list[Callable[[], bool]] = [_TensorsLook(cell).holds]
@@ -60,13 +76,26 @@ class Guards:
         self._outside = []
         for held, names in reads.globals.values():
             if not _is_known(held.get("__name__", "")):
-                self._values(_holder_of(held), names, held.get("__name__", "a module"))
+                self._values(_holder_of(held), names, held.get("__name__", "a module"), always=True)
+                self._known_modules(held, names)
+        self._waiting += reads.modules
         for kind in self._kinds:
             self._class(kind)
         self._drain(own)
         if reads.numbers:
             self._add(lambda numbers=tuple(reads.numbers): all(_is_that(*one) for one in numbers), True)
         self._met.clear()
+
+    def _known_modules(self, held: Mapping[str, Any], names: set[str]) -> None:
+        """Look at what the code names of PyTorch's modules and others: somebody may put another function there."""
+        waiting, met = [held[name] for name in names if name in held], set()
+        while waiting:
+            module = waiting.pop()
+            known = isinstance(module, types.ModuleType) and _is_known(module.__name__)
+            if known and id(module) not in met:
+                met.add(id(module))
+                self._values(_attributes_of(module), names, module.__name__)
+                waiting += [vars(module)[name] for name in names if name in vars(module)]
 
     def _drain(self, own: set[int]) -> None:
         while self._waiting:
@@ -100,6 +129,7 @@ class Guards:
             if not own:
                 self._add(_TensorsLook(value, same=True).holds, True)
             self._add(_ModuleLook(value).holds, True)
+            self._known_class(type(value))
             self._values(_attributes_of(value), self._names, name, _TABLES, own)
             self._classes(type(value))
         elif isinstance(value, types.FunctionType):
@@ -108,6 +138,10 @@ class Guards:
             self._waiting += [value.__self__, value.__func__]
         elif isinstance(value, functools.partial):
             self._parts(value, lambda now: (now.func, now.args, now.keywords))
+        elif isinstance(value, _CACHE):  # what it keeps may be forgotten, and computed of something else
+            self._parts(value, lambda now: (now.__wrapped__, now.cache_info()[1:]))
+        elif isinstance(value, weakref.ref):
+            self._parts(value, lambda now: (now(),))
         elif isinstance(value, property):
             self._waiting += [part for part in (value.fget,) if part is not None]
         elif isinstance(value, (staticmethod, classmethod)):
@@ -130,9 +164,16 @@ class Guards:
                 if self._outside is not None:
                     self._class(one)
 
+    def _known_class(self, kind: type) -> None:
+        """Look at what runs as a module of a class that is nobody's: somebody may put another function there."""
+        if kind not in self._known_kinds:
+            self._known_kinds.add(kind)
+            runs, reference = (kind.__call__, kind.forward), weakref.ref(kind)
+            self._looks.append(lambda: (now := reference()) is not None and (now.__call__, now.forward) == runs)
+
     def _class(self, kind: type) -> None:
         reference = weakref.ref(kind)
-        self._values(lambda: _class_of(reference), self._names, kind.__name__)
+        self._values(lambda: _class_of(reference), self._names_of_classes, kind.__name__)
 
     def _function(self, function: types.FunctionType) -> None:
         if function.__code__ not in self._codes or _is_known(function.__module__ or ""):
@@ -142,7 +183,7 @@ class Guards:
         def outside(now: types.FunctionType) -> tuple[Any, ...]:
             cells = [cell.cell_contents for cell in now.__closure__ or () if cell != _EMPTY]
             own = [vars(now).get(name) for name in attributes]
-            return (now.__code__.co_code, *cells, now.__defaults__, now.__kwdefaults__, *own)
+            return (now.__code__, *cells, now.__defaults__, now.__kwdefaults__, *own)
 
         self._parts(function, outside)
 
@@ -175,10 +216,11 @@ class Guards:
         owner: str,
         without: Container[str] = (),
         own: bool = False,
+        always: bool = False,
     ) -> None:
-        """Look at the values under some names."""
+        """Look at the values under some names; ``always`` also where there are none as yet."""
         look = _ValuesLook(holder, names, without, owner, self._waiting, own)
-        if look.present or names is self._names or names is self._named:
+        if look.present or always or names is self._names or names is self._named:
             self._add(look.holds, look.holds_data)
 
     def _token(self, value: Any, name: str) -> Any:
@@ -196,6 +238,16 @@ class _Everything:
 
     def __contains__(self, name: object) -> bool:
         return True
+
+
+class _WithOperators:
+    """Names, and those of the methods that operators, calls and the like find without them."""
+
+    def __init__(self, names: Container[str]):
+        self.names = names
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self.names or name in _OPERATORS)
 
 
 class _ValuesLook:
@@ -383,9 +435,9 @@ def _slots_of(kind: type) -> Iterator[str]:
     yield from vars(kind).get("__slots__", ())
 
 
-def _is_known(module: str) -> bool:
-    """Whether a module is ours, PyTorch's or of the standard library: nobody changes these while a network runs."""
-    return module.partition(".")[0] in _KNOWN
+def _is_known(module: Any) -> bool:
+    """Whether a module, by its name, is ours, PyTorch's or of the standard library; a class that has none is of C."""
+    return not isinstance(module, str) or module.partition(".")[0] in _KNOWN
 
 
 _KNOWN = frozenset({"treadle", "torch", "numpy", "builtins", *sys.stdlib_module_names}) - {"__main__"}
@@ -454,7 +506,7 @@ def _are_equal(now: Any, before: Any) -> bool:
     return type(now) is type(before) and _is_constant(now) and now == before and repr(now) == repr(before)
 
 
-_CONTAINERS = (*_SEQUENCES, dict, set, frozenset, Tensor)
+_CONTAINERS = (*_SEQUENCES, *_MAPPINGS, *_BUFFERS, set, frozenset, Tensor)
 
 
 def _token(value: Any, name: str, waiting: list[Any] | None = None, depth: int = _DEPTH) -> Any:
@@ -470,8 +522,10 @@ def _token(value: Any, name: str, waiting: list[Any] | None = None, depth: int =
         return _Itself(value, _form(value))
     if not depth:
         raise TraceError(f"{name}: the step reads lists in lists, more than {_DEPTH} deep")
-    if isinstance(value, (*_SEQUENCES, set, frozenset, dict)):
+    if isinstance(value, (*_SEQUENCES, *_MAPPINGS, set, frozenset)):
         return _held(value, name, waiting, depth)
+    if isinstance(value, _BUFFERS):
+        return (kind, _bytes_of(value, name))
     if _is_numpy(value):
         if value.nbytes > _MOST_BYTES or value.dtype.hasobject:
             raise TraceError(f"{name}: the step reads a large array of NumPy's: keep it as a buffer, a tensor")
@@ -480,6 +534,13 @@ def _token(value: Any, name: str, waiting: list[Any] | None = None, depth: int =
     if waiting is not None:
         waiting.append(value)
     return _Itself(value)
+
+
+def _bytes_of(value: Any, name: str) -> bytes:
+    view = memoryview(value)
+    if view.nbytes > _MOST_BYTES:
+        raise TraceError(f"{name}: the step reads {view.nbytes} bytes of memory: keep them as a buffer, a tensor")
+    return view.tobytes()
 
 
 def _is_numpy(value: Any) -> bool:
@@ -492,14 +553,15 @@ def _is_told_by_contents(value: Any) -> bool:
 
 def _held(value: Any, name: str, waiting: list[Any] | None, depth: int) -> Any:
     """A container by what it holds."""
-    parts = [*value, *value.values()] if isinstance(value, dict) else list(value)
+    parts = [*value, *value.values()] if isinstance(value, _MAPPINGS) else list(value)
     if len(parts) > _MANY:
         raise TraceError(
             f"{name}: the step reads from a container of {len(value)} items: keep it as a buffer, a tensor"
         )
     kinds = set(map(type, parts))
     if len(parts) > _FEW and kinds <= _PLAIN:
-        return (type(value), tuple(map(type, parts)), tuple(parts))
+        zeros = tuple(map(repr, (part for part in parts if part == 0))) if 0.0 in parts else ()  # of either sign
+        return (type(value), tuple(map(type, parts)), tuple(parts), zeros)
     if isinstance(value, (set, frozenset)):
         return (type(value), frozenset(_token(part, name, waiting, depth - 1) for part in parts))
     return (type(value), *[_token(part, name, waiting, depth - 1) for part in parts])

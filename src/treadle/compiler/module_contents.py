@@ -1,23 +1,38 @@
 """What a step could reach while it is traced: the tensors that become inputs, and whether anything changed."""
 
+import array
 import collections
 import contextlib
+import ctypes
 import functools
+import mmap
 import sys
 from collections.abc import Iterator
-from types import BuiltinFunctionType, CellType, CodeType, FrameType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 from torch import Tensor, nn
 
+from treadle.compiler.reads import what_changes
 from treadle.compiler.source_lines import first_line
 from treadle.compiler.tracer import Traced
 from treadle.errors import TraceError
 
 _MOST_BYTES = 1_000_000
 _TABLES = ("_parameters", "_buffers", "_modules")
-_CONTAINERS = (list, dict, set, collections.deque, bytearray)
+_CONTAINERS = (list, dict, set, collections.deque)
+_BUFFERS = (bytearray, array.array, mmap.mmap, ctypes.Array.__mro__[1])
 _LEAVES = (int, float, str, bytes, bool, type(None), Tensor, ModuleType, BuiltinFunctionType)
+_PLAIN = (int, float, complex, str, bytes, bool, type(None))
 _CACHE = type(functools.lru_cache(int))
 _DYNAMIC = frozenset({"getattr", "setattr", "vars", "__dict__", "attrgetter"})
 """With these, code reaches attributes whose names do not stand in it."""
@@ -66,6 +81,8 @@ class Contents:
                 self._globals.setdefault((id(held), name), (held, name, held[name]))
                 self._visit(held[name], name, None, code)
         for name, value in frame.f_locals.items():
+            if name in code.co_freevars:
+                _refuse_what_changes(value, name, code)
             self._visit(value, name, None, code)
             for kind in type(value).__mro__ if code.co_freevars else ():
                 method = vars(kind).get(code.co_name)
@@ -79,15 +96,17 @@ class Contents:
             if isinstance(value, _LEAVES) or (id(value), code) in self._seen:
                 continue
             self._seen[id(value), code] = value
-            waiting += self._parts(value, name, owner, code)
+            parts = list(self._parts(value, name, owner, code))
+            for part, called, _ in parts:
+                _refuse_what_changes(part, called, code)
+            waiting += parts
 
     def _parts(self, value: Any, name: str, owner: Any, code: CodeType) -> Iterator[tuple[Any, str, Any]]:
         """What a value holds that the code could reach, once a copy is taken of it."""
         if isinstance(value, _CONTAINERS):
             self._copies.setdefault(id(value), (value, _copied(value), name, owner))
-            if not isinstance(value, bytearray):
-                for part in value.values() if isinstance(value, dict) else list(value):
-                    yield part, name, owner
+            for part in value.values() if isinstance(value, dict) else list(value):
+                yield part, name, owner
         elif isinstance(value, (tuple, frozenset)):
             for part in value:
                 yield part, name, owner
@@ -101,6 +120,10 @@ class Contents:
             yield from ((part, name, owner) for part in (value.__self__, value.__func__))
         elif isinstance(value, functools.partial):
             yield from ((part, name, owner) for part in (value.func, value.args, value.keywords))
+        elif isinstance(value, _BUFFERS):
+            view = memoryview(value)
+            if view.nbytes < _MOST_BYTES and not view.readonly:
+                self._copies.setdefault(id(value), (value, view.tobytes(), name, owner))
         elif isinstance(value, _CACHE):
             self._caches.setdefault(id(value), (value, value.cache_info().misses))
         elif type(value).__module__ == "numpy":
@@ -113,6 +136,11 @@ class Contents:
         """The attributes of an object, or a class, that the code names."""
         kinds = [kind for kind in (value if isinstance(value, type) else type(value)).__mro__ if _is_of_users(kind)]
         holders = kinds if isinstance(value, type) else [value, *kinds]
+        for name in () if isinstance(value, type) else code.co_names:
+            if _slot(value, name) is not None:
+                now = _now(value, name)
+                self._attributes.setdefault((id(value), name), (value, name, now))
+                yield now, name, value
         for holder in holders:
             held = getattr(holder, "__dict__", None)
             if held is None or (isinstance(holder, type) and not _is_of_users(holder)):
@@ -147,6 +175,10 @@ class Contents:
         cached = isinstance(getattr(type(holder), str(name), None), functools.cached_property)
         return cached and not _holds_traced(_now(holder, name))
 
+    @classmethod
+    def _is_a_number_that_is_kept(cls, holder: Any, name: Any) -> bool:
+        return cls._is_a_property_that_is_kept(holder, name) and _is_plain(_now(holder, name))
+
     def _refusal(self, owner: Any, where: str) -> TraceError:
         code = getattr(getattr(type(owner), "forward", None), "__code__", None)
         line = first_line(code) if code else self._where
@@ -156,10 +188,17 @@ class Contents:
     def restore(self) -> None:
         """Put everything back."""
         for holder, name, before in self._attributes.values():
-            if _now(holder, name) is not before:
+            if _now(holder, name) is not before and not self._is_a_number_that_is_kept(holder, name):
                 delattr(holder, name) if before is _NOTHING else _set(holder, name, before)
-        for container, before, _, _ in self._copies.values():
-            if not _changed(container, before):
+        for container, before, called, owner in self._copies.values():
+            changed = _changed(container, before)
+            if not called and owner is not None:  # Python would have kept them, too
+                before |= {k: container[k] for k in changed if self._is_a_number_that_is_kept(owner, k)}
+                changed = _changed(container, before)
+            if not changed:
+                continue
+            if isinstance(container, _BUFFERS):
+                memoryview(container).cast("B")[:] = before
                 continue
             if not isinstance(container, _CONTAINERS):
                 container[...] = before
@@ -175,15 +214,36 @@ class Contents:
                 cache.cache_clear()
 
 
+def _refuse_what_changes(value: Any, name: str, code: CodeType) -> None:
+    """Leave a step before it draws from an iterator, which nobody could undo."""
+    what = what_changes(value)
+    if what:
+        raise TraceError(f"{first_line(code)}: the step reads {name}, {what}")
+
+
 def _now(holder: Any, name: str) -> Any:
-    return vars(holder).get(name, _NOTHING)
+    slot = _slot(holder, name)
+    if slot is not None:
+        return getattr(holder, name, _NOTHING)
+    return getattr(holder, "__dict__", {}).get(name, _NOTHING)
 
 
 def _set(holder: Any, name: str, value: Any) -> None:
-    if isinstance(holder, type):
+    slot = _slot(holder, name)
+    if slot is not None:
+        slot.__set__(holder, value)
+    elif isinstance(holder, type):
         setattr(holder, name, value)
     else:
         vars(holder)[name] = value
+
+
+def _slot(holder: Any, name: str) -> Any:
+    """The descriptor of an attribute that is in no dict; None if it is in one."""
+    if isinstance(holder, type):
+        return None
+    found = next((vars(kind)[name] for kind in type(holder).__mro__ if name in vars(kind)), None)
+    return found if isinstance(found, MemberDescriptorType) else None
 
 
 def _copied(container: Any) -> Any:
@@ -206,9 +266,11 @@ def _changed(container: Any, before: Any) -> list[Any]:
             return []
         nothing = object()
         return [k for k in {**before, **container} if container.get(k, nothing) is not before.get(k, nothing)]
+    if isinstance(container, _BUFFERS):
+        return [] if memoryview(container).tobytes() == before else [""]
     if not isinstance(container, _CONTAINERS):
         return [] if container.tobytes() == before.tobytes() else [""]
-    if isinstance(container, (set, bytearray)):
+    if isinstance(container, set):
         return [] if container == before else [""]
     same = len(container) == len(before) and all(a is b for a, b in zip(container, before, strict=True))
     return [] if same else [""]
@@ -216,6 +278,11 @@ def _changed(container: Any, before: Any) -> list[Any]:
 
 def _are_one(now: tuple[Any, Any], before: tuple[Any, Any]) -> bool:
     return now[0] is before[0] and now[1] is before[1]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is numbers and text alone, whatever it was made of."""
+    return all(map(_is_plain, value)) if type(value) in (list, tuple) else type(value) in _PLAIN
 
 
 def _holds_traced(value: Any) -> bool:

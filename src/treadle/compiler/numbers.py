@@ -29,11 +29,13 @@ class Pattern:
 
     def numbers_of(self, program: Program) -> dict[Value, float] | None:
         """The numbers with which the pattern is that program; None if it is another one."""
+        if len(self.program.unread) != len(program.unread):
+            return None
         found: dict[Value, float] = {}
         for pattern, value in _pairs(self.program, program):
             place = self.places.get(pattern)
             if place is not None and value.op == "full":
-                if found.setdefault(place, value.number) != value.number:
+                if repr(found.setdefault(place, value.number)) != repr(value.number):  # NaN, zeros of either sign
                     return None
             elif pattern is not value and not _are_alike(pattern, value):
                 return None
@@ -42,8 +44,10 @@ class Pattern:
 
 def pattern_of(first: Program, second: Program) -> Pattern | None:
     """What two programs have in common, if they differ in numbers alone."""
+    if len(first.unread) != len(second.unread):
+        return None
     made: dict[Pair, Value] = {}
-    inputs: dict[tuple[float, float, object], Value] = {}
+    inputs: dict[tuple[str, str, object], Value] = {}
     places: dict[Value, Value] = {}
     lines = dict(first.lines)
     for pair in _pairs(first, second):
@@ -51,7 +55,7 @@ def pattern_of(first: Program, second: Program) -> Pattern | None:
         if one is other:
             made[pair] = one
         elif one.op == other.op == "full" and _have_one_form(one, other) and one.dtype.is_floating_point:
-            key = one.number, other.number, one.dtype
+            key = repr(one.number), repr(other.number), one.dtype
             name = f"number/{len(inputs)}"
             number = inputs.setdefault(key, p.placeholder(name, (), one.dtype))
             made[pair] = p.expand(number, one.shape)
@@ -63,13 +67,14 @@ def pattern_of(first: Program, second: Program) -> Pattern | None:
         else:
             return None
     outputs = {name: made[value, second.outputs[name]] for name, value in first.outputs.items()}
-    return Pattern(Program({**first.inputs, **{v.name: v for v in inputs.values()}}, outputs, lines), places)
+    unread = tuple(made[pair] for pair in zip(first.unread, second.unread, strict=True))
+    return Pattern(Program({**first.inputs, **{v.name: v for v in inputs.values()}}, outputs, lines, unread), places)
 
 
 def _pairs(first: Program, second: Program) -> list[Pair]:
     """The values at the same place of two programs, operands first, as far as they have the same form."""
     roots = [(value, second.outputs[name]) for name, value in first.outputs.items()]
-    return postorder(roots, _operands)
+    return postorder([*roots, *zip(first.unread, second.unread, strict=True)], _operands)
 
 
 def _operands(pair: Pair) -> list[Pair]:

@@ -12,8 +12,11 @@ import functools
 import gc
 import importlib
 import io
+import linecache
 import logging
+import operator
 import os
+import queue
 import random
 import sys
 import sysconfig
@@ -21,7 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType, FrameType
+from types import BuiltinFunctionType, CodeType, FrameType, ModuleType
 from typing import Any
 
 import torch
@@ -51,7 +54,17 @@ _RANDOM = "it draws random numbers of Python's or NumPy's, which are others at e
 _CHANGING = {id(function): _TIME for function in vars(time).values() if callable(function)}
 _CHANGING |= {id(getattr(torch, name)): _MODE for name in ("is_grad_enabled", "is_autocast_enabled", "is_inference")}
 _CHANGING |= {id(torch.is_inference_mode_enabled): _MODE, id(torch.get_autocast_dtype): _MODE}
-_CHANGING |= dict.fromkeys(map(id, (print, input, open, os.urandom)), _OUTSIDE)
+_CHANGING |= dict.fromkeys(map(id, (print, input, open)), _OUTSIDE)
+_CHANGING |= {
+    id(function): _MODE
+    for name in dir(torch)
+    if name.startswith(("is_autocast", "get_autocast", "is_anomaly", "get_num_"))
+    and isinstance(function := getattr(torch, name), BuiltinFunctionType)
+}
+_CHANGING |= {id(sys.getrecursionlimit): "it asks for a setting of Python's, which may be another at the next call"}
+_CHANGING |= {id(builtins.globals): "it reads globals by names that do not stand in it"}
+_OUTSIDE_MODULES = frozenset({"posix", "nt", "_io", "_socket", "select", "_posixsubprocess", "_queue"})
+_HARMLESS = frozenset({"fspath", "getpid", "text_encoding"})
 _OF_TENSORS = {
     name: f"it reads the numbers of a tensor, with {name}, which may be others at the next call"
     for name in ("numpy", "tolist", "data_ptr", "__array__")
@@ -74,20 +87,29 @@ _CALLS = {
     torch.random.initial_seed.__code__: _SEED,
     torch.random.get_rng_state.__code__: _SEED,
     torch.random.set_rng_state.__code__: _SEED,
+    torch.backends.ContextProp.__get__.__code__: _MODE,
+    torch.are_deterministic_algorithms_enabled.__code__: _MODE,
+    torch.is_deterministic_algorithms_warn_only_enabled.__code__: _MODE,
+    torch.get_deterministic_debug_mode.__code__: _MODE,
+    torch.get_float32_matmul_precision.__code__: _MODE,
+    torch.get_default_device.__code__: _MODE,
+    queue.Queue.get.__code__: _OUTSIDE,
+    queue.Queue.put.__code__: _OUTSIDE,
 }
+_ASKS = dict.fromkeys(
+    (logging.Logger.isEnabledFor.__code__, logging.Logger.getEffectiveLevel.__code__),
+    "it asks for the level of a log, which may be another at the next call",
+)
+"""Only if the step itself does so."""
+_SPEAKING = frozenset({warnings.__file__, linecache.__file__, logging.__file__})
+"""Parts of the standard library that only say something."""
 _OWNERS = (
     (random.Random, _RANDOM),
+    (queue.SimpleQueue, _OUTSIDE),
     (torch.Generator, _SEED),
     (io.IOBase, _OUTSIDE),
     (contextvars.ContextVar, _OUTSIDE),
 )
-_ASKED_OF_TENSORS = {
-    "requires_grad": "it asks whether a tensor requires a gradient",
-    "grad_fn": "it asks how a tensor was made",
-    "is_leaf": "it asks how a tensor was made",
-}
-
-
 _IMPORT = importlib._bootstrap._find_and_load.__code__  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -110,13 +132,20 @@ def is_of_step(code: CodeType) -> bool:
     return _home(code.co_filename) == "step"
 
 
+def is_of_user(code: CodeType) -> bool:
+    """Whether a function is one of the user's that a step may be made of, and none of treadle's."""
+    return _home(code.co_filename) == "step" and not code.co_filename.startswith(_TREADLE)
+
+
 class Reads:
     """Listens while a step runs, in the thread that enters it.
 
     Attributes:
         names: of attributes that the code which ran may read.
         everything: whether that code reads attributes by names that do not stand in it.
-        globals: the globals of each module whose functions ran, with the names that these functions may read.
+        globals: the globals of each module whose functions ran, with the names that these functions may read: not all
+            of them are there.
+        modules: that functions may have imported, by the names in their code.
         codes: the code that ran, of the step itself.
         numbers: of tensors without axes that stand in the program as numbers: weak references, and these.
         reason: what it did that no program can hold: the line, and why; empty if nothing.
@@ -126,6 +155,7 @@ class Reads:
         self.names: set[str] = set()
         self.everything = False
         self.globals: dict[int, tuple[dict[str, Any], set[str]]] = {}
+        self.modules: list[ModuleType] = []
         self.codes: set[CodeType] = set()
         self.numbers: list[tuple[Any, float]] = []
         self.reason = ""
@@ -166,6 +196,8 @@ class Reads:
                 self._meet(frame)
             if code in _CALLS:
                 self._refuse(frame.f_back, _CALLS[code])
+            elif code in _ASKS and frame.f_back is not None and is_of_step(frame.f_back.f_code):
+                self._refuse(frame.f_back, _ASKS[code])
         elif event == "c_call":
             number, owner = id(argument), getattr(argument, "__self__", None)
             if number in _DYNAMIC:
@@ -183,11 +215,16 @@ class Reads:
                 for kind, why in _OWNERS:
                     if isinstance(owner, kind):
                         self._refuse(frame, why)
+                outside = isinstance(owner, ModuleType) and owner.__name__ in _OUTSIDE_MODULES
+                if outside and argument.__name__ not in _HARMLESS:
+                    self._refuse(frame, _OUTSIDE)
 
     def _note(self, frame: FrameType, code: CodeType) -> None:
         home = _home(code.co_filename)
         if home == "torch.nn":
             self.names.update(code.co_names)
+        if home == "standard" and self._is_of_step(frame):
+            self.names.update(code.co_names)  # as of a container that is written in Python
         if home != "step":
             return
         if self._is_called_by_the_compiler(frame):
@@ -202,11 +239,14 @@ class Reads:
             self.everything = True
         held = frame.f_globals
         self._refuse_what_changes(frame, code)
-        self.globals.setdefault(id(held), (held, set()))[1].update(name for name in code.co_names if name in held)
+        for value in (*(held.get(name) for name in code.co_names), *frame.f_locals.values()):
+            if isinstance(value, type):
+                self.names.update(getattr(value, "__match_args__", ()))  # read where a pattern has no names
+        self.globals.setdefault(id(held), (held, set()))[1].update(code.co_names)
         if not code.co_filename.startswith(_TREADLE):
-            asked = next((name for name in code.co_names if name in _ASKED_OF_TENSORS), None)
-            if asked is not None:
-                self.reason = self.reason or f"{first_line(code)}: {_ASKED_OF_TENSORS[asked]}, {_OTHERWISE}"
+            self.modules += [module for name in code.co_names if (module := sys.modules.get(name)) is not None]
+            if held.get("sys") is sys and "modules" in code.co_names:
+                self.reason = self.reason or f"{first_line(code)}: it looks among all modules, {_OTHERWISE}"
 
     def _refuse_what_changes(self, frame: FrameType, code: CodeType) -> None:
         """Leave a function before it draws from an iterator, which nobody could undo."""
@@ -230,6 +270,18 @@ class Reads:
             self.reason = f"{line_of(frame)}: {why}"
             raise TraceError(self.reason)  # before it happens
 
+    def _is_of_step(self, frame: FrameType) -> bool:
+        """Whether a function of the standard library works for the step; else it may do so later."""
+        above: FrameType | None = frame
+        while above is not None and _home(above.f_code.co_filename) == "standard":
+            if above.f_code.co_filename in _SPEAKING:
+                return False
+            above = above.f_back
+        if above is not None and _home(above.f_code.co_filename) == "step":
+            return not self._is_called_by_the_compiler(frame)
+        self._seen.discard(frame.f_code)
+        return False
+
     def _is_called_by_the_compiler(self, frame: FrameType) -> bool:
         """Whether a function runs on behalf of the compiler, or of an import, and not of the step."""
         above = frame.f_back
@@ -249,6 +301,8 @@ def what_changes(value: Any) -> str:
         return "a generator of random numbers that is not PyTorch's"
     if isinstance(value, io.IOBase):
         return "a file"
+    if isinstance(value, (operator.attrgetter, operator.methodcaller)):
+        return f"an operator.{kind.__name__}, which reads attributes whose names do not stand in the code"
     if isinstance(value, Iterator):
         return f"an iterator ({kind.__name__}), which gives something else each time"
     return ""

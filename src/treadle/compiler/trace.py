@@ -5,6 +5,7 @@ A step is run twice, with another batch size: what then comes out otherwise depe
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any, TypeAlias
@@ -75,7 +76,7 @@ def _trace_twice(
 ) -> tuple[Program, dict[str, Tensor]]:
     program, lifted, rows = _trace_once(cell, inputs, step, set(), reads, watch)
     again, others, _ = _trace_once(cell, inputs, step, {rows}, reads, watch)
-    for value, other in zip(program.values(), again.values(), strict=False):
+    for value, other in itertools.zip_longest(program.values(), again.values()):
         if value is not other:
             line = program.lines.get(value) or again.lines.get(other) or "a step"
             raise TraceError(
@@ -104,7 +105,7 @@ def _trace_once(
     tracer = Tracer(names, avoid | sizes | {dim for v in inputs.values() for dim in v.shape if dim is not BATCH})
     kept = Contents(cell)
     try:
-        with tracer, AboveAutograd():
+        with tracer, AboveAutograd(tracer):
             given = {name: tracer.tensor(value, requires_grad=True) for name, value in inputs.items()}
             seen = contextlib.nullcontext() if watch is None else watch.watching(tracer)
             with reads.listening(kept.meet), seen:
@@ -129,7 +130,9 @@ def _trace_once(
         kept.restore()
         reads.numbers = [one for one in tracer.numbers if one[0]() is not None]
     outputs = {name: t.value if isinstance(t, Traced) else tracer._lift(t) for name, t in results.items()}
-    values = p.ordered(outputs.values())
+    needed = {value.draw for value in p.ordered(outputs.values())}
+    unread = tuple(value for value in tracer.drawn if value.draw not in needed)
+    values = p.ordered((*outputs.values(), *unread))
     for value in values:
         line = tracer.lines.get(value) or "a step"
         if value.op in p.CONTRACTIONS:
@@ -146,7 +149,7 @@ def _trace_once(
     used = {value.name for value in values if value.op == "input"}
     lifted = {name: tensor for name, tensor in tracer.lifted.items() if name in used}
     placeholders = {name: p.placeholder(name, tensor.shape, tensor.dtype) for name, tensor in lifted.items()}
-    return Program({**inputs, **placeholders}, outputs, tracer.lines), lifted, tracer.rows
+    return Program({**inputs, **placeholders}, outputs, tracer.lines, unread), lifted, tracer.rows
 
 
 def _refuse_own_derivatives(results: Mapping[str, Tensor]) -> None:

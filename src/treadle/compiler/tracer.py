@@ -5,7 +5,7 @@ Below PyTorch's autograd, each operation of the step arrives at `Tracer`, which 
 """
 
 import functools
-import itertools
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from treadle.compiler import asked
 from treadle.compiler import program as p
 from treadle.compiler.operations import HANDLERS, RANDOM, ROWWISE, NotRowwise, Unknown, check_rowwise, has_rows
 from treadle.compiler.program import BATCH, Call, Operand, Value
@@ -77,7 +78,7 @@ class Tracer(TorchDispatchMode):
         self.lines: dict[Value, str] = {}
         self.keep_gradients = False
         self.count = 0
-        self.draws = itertools.count()
+        self.drawn: list[Value] = []  # of each draw of random numbers, something that it gives
         self.failure: TraceError | None = None
         # Autograd would save what an operation gave with that operation: a circle that nobody frees.
         self._saving = torch.autograd.graph.saved_tensors_hooks(_saved, self._restored)
@@ -103,8 +104,12 @@ class Tracer(TorchDispatchMode):
             with p.noting(self.lines, functools.cache(running_line)):
                 return self._note(func, args, kwargs or {})
         except TraceError as error:
-            self.failure = self.failure or error
+            self.refused(error)
             raise
+
+    def refused(self, error: TraceError) -> None:
+        """Take note of why there is no program: the step may catch the error."""
+        self.failure = self.failure or error
 
     def _note(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
         name = schema_of(func).name.split("::")[1]
@@ -245,20 +250,26 @@ class Tracer(TorchDispatchMode):
                 raise self._refuse(func, "it draws random numbers into memory that is shared")
             fresh = p.full(0, target.value.shape, target.value.dtype)  # whatever was there is not asked for
             given = [fresh, *self._operands(args[1:])]
-            return self._write(target, self._opaque(func, given, self._operands(kwargs), next(self.draws)))
+            return self._write(target, self._drawn(func, given, self._operands(kwargs)))
         given = self._operands(args)
         if name == "native_dropout":
             x, share = given[:2]
             if not given[2]:
                 return self._tensors((self._cut(x), p.full(True, x.shape, torch.bool)), None)
             template = p.full(0, x.shape, x.dtype)
-            drawn = self._opaque(func, [template, *given[1:]], self._operands(kwargs), next(self.draws))
+            drawn = self._drawn(func, [template, *given[1:]], self._operands(kwargs))
             kept = p.elementwise("mul", x, p.cast(drawn[1], x.dtype))
             scale = 0.0 if share == 1 else 1 / (1 - share)
             return self._tensors((self._cut(p.elementwise("mul", kept, p.full(scale, (), x.dtype))), drawn[1]), None)
         if name.endswith("_like") and isinstance(given[0], Value):
             given[0] = p.full(0, given[0].shape, given[0].dtype)  # of these, the shape alone is asked for
-        return self._tensors(self._opaque(func, given, self._operands(kwargs), next(self.draws)), None)
+        return self._tensors(self._drawn(func, given, self._operands(kwargs)), None)
+
+    def _drawn(self, func: OpOverload, given: Any, options: Any) -> Any:
+        """A draw of random numbers."""
+        result = self._opaque(func, given, options, len(self.drawn))
+        self.drawn.append(result if isinstance(result, Value) else result[-1])
+        return result
 
     def _in_place(self, func: OpOverload, name: str, args: Any, kwargs: Any) -> Any:
         target = args[0]
@@ -292,11 +303,18 @@ class AboveAutograd(TorchFunctionMode):
     """Sees what a `Tracer` does not see, which stands below PyTorch's autograd.
 
     Products of more than two axes are taken apart, before PyTorch lays the batch and other axes into one for them.
-    What changes a tensor and is no operation is noted, or refused.
+    What changes a tensor and is no operation is noted, or refused; so is what is asked of one.
     """
+
+    def __init__(self, tracer: Tracer):
+        super().__init__()
+        self._tracer = tracer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in asked.ANSWERED:
+            frame, rows, refused = sys._getframe(1), self._tracer.rows, self._tracer.refused
+            return asked.answer(func, lambda: func(*args, **kwargs), rows, refused, frame)
         if func is Tensor.detach_ and isinstance(args[0], Traced):
             args[0].value = p.detach(args[0].value)
         if func == _SET_DATA:

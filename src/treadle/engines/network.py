@@ -210,7 +210,7 @@ class _Kinds:
                 numbers = one.pattern.numbers_of(program)
                 if numbers is not None:
                     return self._case(one.pattern, numbers, getters, one.network.made, traced)  # pyright: ignore
-            elif one.program.outputs == program.outputs:  # pyright: ignore
+            elif (one.program.outputs, one.program.unread) == (program.outputs, program.unread):  # pyright: ignore
                 network = Network(program, getters, one.network.made, traced.codes, self.device)  # pyright: ignore
                 return _Found(traced.guards, network, program=program)
         for one in known:

@@ -14,6 +14,7 @@ from treadle.gradients.surroundings import generators, generators_at
 from treadle.insight.reach_curves import GradientReach
 from treadle.protocol import State
 from treadle.running.recurrent import Recurrent
+from treadle.running.taken_steps import taken_steps
 
 _STEPS = 16
 """Steps whose loss is followed back, unless some are named."""
@@ -30,6 +31,7 @@ def gradient_reach(
     state: State = None,
     lengths: Any = None,
     resets: Tensor | None = None,
+    mask: Any = None,
 ) -> GradientReach:
     """Measure how much gradient of the loss at step t flows back to step t - k, under the network's own ``gradient=``.
 
@@ -53,6 +55,7 @@ def gradient_reach(
         state: as `treadle.Recurrent` takes it.
         lengths: likewise. Rows that have ended before a step do not count for it.
         resets: likewise.
+        mask: likewise. Where it is false, a row has no step whose loss could be followed, or that could be reached.
 
     Raises:
         ShapeError: there are no rows or steps, or a loss is not one number a step.
@@ -87,31 +90,35 @@ def gradient_reach(
     device = xs.device
     lengths = rnn.checked_lengths(lengths, xs.transpose(0, 1))
     resets = None if resets is None else rnn.checked_resets(resets, xs.transpose(0, 1)).T
+    everywhere = torch.ones(rows, length, dtype=torch.bool, device=device)
+    taken = taken_steps(everywhere if mask is None else mask, lengths, xs.transpose(0, 1)).mask
+    mask = None if mask is None else taken
 
     probed = Recurrent(_Probed(rnn, xs), True, rnn.gradient, "auto" if rnn.engine == "cpu" else rnn.engine)
     like = states.initial_state(rnn, xs[:, 0])
     state = states.detach(like if state is None else state)
     inputs = xs.detach().reshape(rows, length, -1)
     with generators_at(device, generators(device)):
-        from_above = _from_above(rnn, xs, loss, state, lengths, resets)
+        from_above = _from_above(rnn, xs, loss, state, lengths, resets, mask)
+        from_above = torch.where(taken.reshape(rows, length, *[1] * (from_above.ndim - 2)), from_above, 0)
         group = max(1, _NUMBERS // max(1, from_above.numel()))
         sums = torch.zeros(2, lags, dtype=torch.float64)
         counts = torch.zeros(lags, dtype=torch.float64)
         for first in range(0, len(steps), group):
             some = steps[first : first + group]
-            squares = _squares(probed, inputs, from_above, some, state, lengths, resets)
+            squares = _squares(probed, inputs, from_above, some, state, lengths, resets, mask)
             for step, of_step in zip(some, squares, strict=True):
-                active = rows if lengths is None else int((lengths > step).sum())
                 count = min(lags, step + 1)
                 sums[:, :count] += of_step[:, : step + 1].flip(1)[:, :count]
-                counts[:count] += active
+                both = taken[:, : step + 1] & taken[:, step, None]
+                counts[:count] += both.sum(0).flip(0)[:count].cpu()
     norms = (sums / counts.clamp(min=1)).sqrt().numpy()
     followed = norms[1] if xs.is_floating_point() else None
     return GradientReach(norms[0], followed, np.array(steps), repr(rnn.gradient))
 
 
 def _squares(
-    rnn: Any, inputs: Tensor, from_above: Tensor, steps: list[int], state: State, lengths: Any, resets: Any
+    rnn: Any, inputs: Tensor, from_above: Tensor, steps: list[int], state: State, lengths: Any, resets: Any, mask: Any
 ) -> Tensor:
     """[len(steps), 2, T]: the squared norms of the gradients of states and inputs, summed over rows."""
     copies, rows = len(steps), len(inputs)
@@ -127,18 +134,19 @@ def _squares(
     for i, step in enumerate(steps):
         above[i * rows : (i + 1) * rows, step] = from_above[:, step]
     with torch.enable_grad():
-        copies_of = [None if tensor is None else copied(tensor) for tensor in (lengths, resets)]
-        ys, _ = rnn(xs, states.map_state(copied, state), *copies_of)
+        given = {"lengths": lengths, "resets": resets, "mask": mask}
+        given = {name: None if tensor is None else copied(tensor) for name, tensor in given.items()}
+        ys, _ = rnn(xs, states.map_state(copied, state), **given)
         (found,) = torch.autograd.grad(ys, xs, above)
     found = found.double().square().reshape(copies, rows, *found.shape[1:]).sum(1)
     width = inputs.shape[2]
     return torch.stack([found[..., width:].sum(-1), found[..., :width].sum(-1)], 1).cpu()
 
 
-def _from_above(rnn: Any, xs: Tensor, loss: Any, state: State, lengths: Any, resets: Any) -> Tensor:
+def _from_above(rnn: Any, xs: Tensor, loss: Any, state: State, lengths: Any, resets: Any, mask: Any) -> Tensor:
     """The gradient of each step's loss with respect to its own output, [B, T, ...]."""
     with torch.no_grad():
-        ys, _ = rnn(xs if rnn.batch_first else xs.transpose(0, 1), state, lengths, resets)
+        ys, _ = rnn(xs if rnn.batch_first else xs.transpose(0, 1), state, lengths, resets, mask=mask)
     if loss is None:
         random = torch.Generator().manual_seed(0)
         above = torch.randn(ys.shape, generator=random, dtype=torch.float64).to(ys)
@@ -154,11 +162,7 @@ def _from_above(rnn: Any, xs: Tensor, loss: Any, state: State, lengths: Any, res
                     " reduction='none'"
                 )
             (above,) = torch.autograd.grad(losses.sum(), leaf)
-    above = above if rnn.batch_first else above.transpose(0, 1)
-    if lengths is not None:
-        active = torch.arange(above.shape[1], device=above.device) < lengths[:, None]
-        above = torch.where(active.reshape(*active.shape, *[1] * (above.ndim - 2)), above, 0)
-    return above
+    return above if rnn.batch_first else above.transpose(0, 1)
 
 
 class _Probed(nn.Module):

@@ -15,7 +15,7 @@ from treadle.interop.keras_in.compared import Other, other_side, random_inputs
 from treadle.interop.keras_in.network import KerasNetwork, build
 from treadle.interop.keras_in.readers import Custom, Reader
 from treadle.interop.keras_in.saved import SavedModel, read_saved
-from treadle.interop.report import Report, relative_difference
+from treadle.interop.report import Report, check_finite, relative_difference
 
 
 def from_keras(
@@ -88,9 +88,8 @@ def _of_model(model: Any, **options: Any) -> KerasNetwork:
 def _compared(
     network: KerasNetwork, saved: SavedModel, other: Other, given: Sequence[Any], tolerance: float, notes: Sequence[str]
 ) -> Report:
-    wanted = other.run(given)
-    if not all(np.isfinite(one).all() for one in wanted):
-        raise InteropError("the model's numbers overflow on what it was tried with: pass inputs= that it is meant for")
+    wanted = [torch.as_tensor(np.array(one)) for one in other.run(given)]
+    check_finite(wanted)
     tried = copy.deepcopy(network).double() if other.in_double else network
     with torch.no_grad():
         found = tried(*given)
@@ -98,7 +97,7 @@ def _compared(
     shapes = [tuple(one.shape) for one in found], [tuple(one.shape) for one in wanted]
     if shapes[0] != shapes[1]:
         raise InteropError(f"the network gives {shapes[0]}, but {other.name} gives {shapes[1]}")
-    difference = relative_difference(found, [torch.as_tensor(np.array(one)) for one in wanted])
+    difference = relative_difference(found, wanted)
     if not difference <= tolerance:
         raise InteropError(
             f"the network differs from {other.name} by {difference:.1e}, more than tolerance={tolerance:g}: nothing was"

@@ -12,7 +12,7 @@ from treadle.errors import InteropError
 from treadle.interop.installed import installed
 from treadle.interop.onnx_in.file import read_graph
 from treadle.interop.onnx_in.network import Graph, OnnxNetwork
-from treadle.interop.report import Report, relative_difference
+from treadle.interop.report import Report, check_finite, relative_difference
 
 _SIZES = (2, 5, 3, 4, 6)
 """What the sizes that a file leaves open are where both sides are run, in the order in which they are met."""
@@ -59,9 +59,11 @@ def from_onnx(
     with torch.no_grad():
         found = network(*given)
     found = found if isinstance(found, tuple) else (found,)
-    difference = relative_difference([torch.as_tensor(one) for one in found], [torch.as_tensor(one) for one in wanted])
+    wanted = [torch.as_tensor(one) for one in wanted]
+    difference = relative_difference([torch.as_tensor(one) for one in found], wanted)
     notes = ("quantised nodes run in floats here",) if any(n.kind.startswith("Dynamic") for n in graph.nodes) else ()
     if not difference <= (tolerance if not notes else max(tolerance, 0.1)):
+        check_finite(wanted)
         raise InteropError(
             f"the network differs from {who} by {difference:.1e}, more than tolerance={tolerance:g}", difference
         )

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from treadle.errors import InteropError
@@ -33,16 +32,22 @@ class Report:
 
 
 def relative_difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """The largest difference, relative to the largest number of each tensor; infinite where one side has NaN."""
+    """The largest difference of finite numbers, relative to the largest one of each tensor.
+
+    Infinite where one side is NaN, or infinite, and the other is something else; and where no number of a tensor is
+    finite, so that nothing can be compared.
+    """
     worst = 0.0
     for one, other in zip(found, wanted, strict=True):
         one, other = one.double().reshape(-1), other.double().reshape(-1)
         if not one.numel():
             continue
-        if not torch.equal(one.isnan(), other.isnan()):
+        finite = other.isfinite()
+        alike = (one == other) | (one.isnan() & other.isnan()) | (finite & one.isfinite())
+        if not finite.any() or not alike.all():
             return float("inf")
-        scale = max(other.nan_to_num().abs().max().item(), 1e-3)
-        worst = max(worst, ((one - other).nan_to_num().abs().max() / scale).item())
+        scale = max(other[finite].abs().max().item(), 1e-3)
+        worst = max(worst, ((one - other)[finite].abs().max() / scale).item())
     return worst
 
 
@@ -52,9 +57,25 @@ def check_agreement(difference: float, tolerance: float, what: str, done: str = 
     Raises:
         InteropError: it is above.
     """
+    if difference == float("inf"):
+        raise InteropError(
+            f"{what} cannot be compared with the network: on what both were tried with, numbers overflow or are NaN:"
+            f" train the network again, or scale what it reads; nothing was {done}",
+            difference,
+        )
     if not difference <= tolerance:
         raise InteropError(
             f"{what} differs from the network by {difference:.1e}, more than tolerance={tolerance:g}: nothing was"
             f" {done}",
             difference,
         )
+
+
+def check_finite(wanted: Sequence[Tensor]) -> None:
+    """Refuse to compare with numbers that are not finite.
+
+    Raises:
+        InteropError: some are not.
+    """
+    if not all(one.isfinite().all() for one in wanted):
+        raise InteropError("the model's numbers overflow on what it was tried with: pass inputs= that it is meant for")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from treadle.compiler.module_contents import tensors_of
-from treadle.running.copies import detached_copy
 from treadle.running.likeness import Likeness, likeness
+from treadle.seq2seq.copied import evaluated_copy
 from treadle.seq2seq.decoding import DecodingSession
 
 _MOST_SESSIONS = 4
@@ -33,8 +33,7 @@ class _Kept:
         self._copy_again(model)
 
     def _copy_again(self, model: Any) -> None:
-        self.copy = detached_copy(model).eval().requires_grad_(False)
-        self.copy.zero_grad()  # gradients were copied as well
+        self.copy = evaluated_copy(model)
         self._sessions: dict[int, DecodingSession] = {}
 
     @torch.inference_mode(False)

@@ -9,15 +9,19 @@ from treadle.compiler.program.value import Lines, Value, ordered
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Inputs, which are placeholders, and outputs, both by name; and the lines that its values come from."""
+    """Inputs, which are placeholders, and outputs, both by name; and the lines that its values come from.
+
+    Random numbers that are drawn for nothing (``unread``) are drawn all the same: what is drawn later depends on it.
+    """
 
     inputs: Mapping[str, Value]
     outputs: Mapping[str, Value]
     lines: Lines = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    unread: tuple[Value, ...] = ()
 
     def values(self) -> list[Value]:
-        """All values that the outputs need, each after what it is made of."""
-        return ordered(self.outputs.values())
+        """All values that the outputs need, and what is drawn for nothing, each after what it is made of."""
+        return ordered((*self.outputs.values(), *self.unread))
 
     def __str__(self) -> str:
         return show(self)

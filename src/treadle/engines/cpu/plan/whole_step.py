@@ -27,7 +27,8 @@ def live_program(network: Network) -> Program:
     looks = {v: p.embedding(*v.inputs) for v in program.values() if _is_embedding(v)}
     lines = dict(program.lines)
     built = p.rebuild(program.outputs.values(), looks, lines)
-    return Program(program.inputs, {name: built[value] for name, value in program.outputs.items()}, lines)
+    outputs = {name: built[value] for name, value in program.outputs.items()}
+    return Program(program.inputs, outputs, lines, program.unread)
 
 
 def _is_embedding(value: Value) -> bool:
