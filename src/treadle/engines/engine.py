@@ -122,6 +122,10 @@ class ArrayDoor(Protocol):
         """A step of the rows ``slots``, all of them others, on an array [n, ...]."""
         ...
 
+    def block_by_slot(self, slots: np.ndarray, x: Any) -> np.ndarray | None:
+        """Take a block of steps, rows [n, T, ...] by the numbers of their slots."""
+        ...
+
 
 @runtime_checkable
 class LivePool(Protocol):
