@@ -1,11 +1,14 @@
 """Whatever is returned is memory of the caller's own: who writes into it changes nothing else, now or later."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import treadle as td
+from tests.covering import pairwise
 from tests.registry import CELLS, GRAPHS, STACKS, build, sequence
 from treadle.state import map_state, named_tensors
 
@@ -112,14 +115,18 @@ def call_of(rnn, B, T, **options):
 
 
 @pytest.mark.share(40)
-@pytest.mark.parametrize("T", [1, 4])
-@pytest.mark.parametrize("B", [1, 3])
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("ragged", [False, True])
-@pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("subject", ALL)
-def test_over_a_sequence(subject, engine, grad, ragged, batch_first, B, T):
+@pytest.mark.parametrize(
+    ("subject", "engine", "modes", "size"),
+    pairwise(
+        subject=list(ALL),
+        engine=ENGINES,
+        modes=list(itertools.product([False, True], repeat=3)),
+        size=[(1, 1), (1, 4), (3, 1), (3, 4)],
+    ),
+    ids=str,
+)
+def test_over_a_sequence(subject, engine, modes, size):
+    (grad, ragged, batch_first), (B, T) = modes, size
     rnn = network(subject, engine=engine, batch_first=batch_first)
     options = {}
     if ragged:

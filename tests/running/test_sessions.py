@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import treadle as td
+from tests.covering import pairwise
 from tests.registry import CELLS, SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_close
 from treadle.engines.cpu.plan import live_pool
@@ -106,9 +107,11 @@ def run_both(rnn, dtype, rounds=6, count=7, **options):
 
 @pytest.mark.share(18)
 @pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize("subject", SUBJECTS)
-@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("subject", "weights", "dtype"),
+    pairwise(subject=list(SUBJECTS), weights=["float32", "bfloat16"], dtype=[torch.float32, torch.float64]),
+    ids=str,
+)
 def test_every_session_gives_the_bits_of_a_session_alone(subject, weights, dtype):
     pool = run_both(build(subject, dtype, learn_initial_state=True), dtype, weights=weights)
     assert isinstance(pool._rows, OneByOne) == (subject in ONE_BY_ONE)
@@ -116,9 +119,15 @@ def test_every_session_gives_the_bits_of_a_session_alone(subject, weights, dtype
 
 @pytest.mark.share(6)
 @pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize("name", [name for name in CELLS if not name.startswith("conv")])
-@pytest.mark.parametrize("sizes", [(1, 1), (5, 37), (33, 70)])
-@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "sizes", "weights"),
+    pairwise(
+        name=[name for name in CELLS if not name.startswith("conv")],
+        sizes=[(1, 1), (5, 37), (33, 70)],
+        weights=["float32", "bfloat16"],
+    ),
+    ids=str,
+)
 def test_odd_sizes_and_more_rows_than_a_tile(name, sizes, weights):
     torch.manual_seed(1)
     try:
