@@ -33,10 +33,9 @@ CELLS: dict[str, type[cells.RecurrentCell]] = {
     "mingru": cells.MinGRUCell,
     "minlstm": cells.MinLSTMCell,
     "rglru": cells.RGLRUCell,
-    "mlstm": cells.MLSTMCell,
     "cfc": cells.CfCCell,
 }
-"""The cells that can be asked for by a short name: those that read rows of features."""
+"""The cells that can be asked for by a short name: those that read rows of features, under any wiring."""
 
 TOLERANCE = 0.02
 """How far a matched network may be from the number of parameters asked for, as a share of it."""

@@ -28,7 +28,6 @@ STEP_SECONDS = {
     "mingru": 0.11e-3,
     "minlstm": 0.15e-3,
     "rglru": 0.20e-3,
-    "mlstm": 1.50e-3,
     "cfc": 0.45e-3,
 }
 """The part of the time of one layer's step, forward and back, that does not depend on sizes; by cell.
