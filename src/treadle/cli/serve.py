@@ -84,7 +84,7 @@ def serve(
     Ctrl-C or SIGTERM ends it: what is under way is finished, states are kept. A file that is replaced is served as the
     next version; SIGHUP looks for that at once.
     """
-    from treadle.serving.addresses import Address, refuse_strangers
+    from treadle.serving.addresses import Address, refuse_clashes, refuse_strangers
     from treadle.serving.dataplane import Dataplane
     from treadle.serving.gate import Gate
     from treadle.serving.logs import FORMS, log_to_stderr
@@ -104,9 +104,13 @@ def serve(
         check_for_ray(on, http, keep, said)
     said = {"http": http} | {option: text or ("none" if on else HERE[option]) for option, text in said.items()}
     addresses = {option: Address.parse(option, text) for option, text in said.items()}
+    refuse_clashes(addresses)
     refuse_strangers(addresses, token_file is not None)
     tokens = Tokens() if token_file is None else Tokens.read(token_file)
     certificates = None if tls_certificate is None or tls_key is None else Certificates(tls_certificate, tls_key)
+    if certificates is not None:
+        certificates.check()
+    store = None if keep is None or on is not None else open_store(keep)
     use_one_thread()
     log_to_stderr(log)
     options = Options(
@@ -125,7 +129,7 @@ def serve(
     if on is not None and keep is not None:
         run_replicas(named(models), options, gate, keep, replicas or 2, addresses["http"], certificates)
         return
-    plane = Dataplane(named(models), options, None if keep is None else open_store(keep))
+    plane = Dataplane(named(models), options, store)
     server = Server(plane, gate, **addresses, certificates=certificates)
 
     def ready() -> None:

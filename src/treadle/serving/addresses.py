@@ -68,6 +68,22 @@ class Address(NamedTuple):
         return listening
 
 
+def refuse_clashes(addresses: dict[str, Address | None]) -> None:
+    """Refuse to listen nowhere, or twice in one place.
+
+    Raises:
+        DataError: with the addresses.
+    """
+    if addresses.get("http") is None and addresses.get("grpc") is None:
+        raise DataError("there is nowhere to listen: name an address for `http` or `grpc`")
+    seen: dict[Address, str] = {}
+    for option, address in addresses.items():
+        if address is not None and address.port and address in seen:
+            raise DataError(f"`{seen[address]}` and `{option}` are both {address}: name another for one of them")
+        if address is not None:
+            seen[address] = option
+
+
 def refuse_strangers(addresses: dict[str, Address | None], has_tokens: bool) -> None:
     """Refuse to listen where other machines reach the server, unless clients have tokens.
 

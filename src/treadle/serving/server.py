@@ -7,12 +7,14 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from treadle.errors import TreadleError
+from treadle.atomic import regular
+from treadle.errors import DataError, TreadleError
 from treadle.serving.addresses import Address
 from treadle.serving.application import application_of
 from treadle.serving.connections import strict
@@ -33,6 +35,22 @@ class Certificates:
 
     certificate: Path
     key: Path
+
+    def check(self) -> None:
+        """Refuse files that are no certificate and its key, before a server that has to read them is made.
+
+        Raises:
+            DataError: they are not, or the key has a password.
+            OSError: one cannot be read.
+        """
+        paths = regular(self.certificate), regular(self.key)
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*paths, password=lambda: b"")
+        except (ssl.SSLError, ValueError) as error:
+            raise DataError(
+                f"{self.certificate} and {self.key} are not a certificate and its key: name PEM files, the key without"
+                f" a password ({error})"
+            ) from None
 
 
 class Server:

@@ -82,6 +82,8 @@ class FolderStore:
 
     def __init__(self, place: str | os.PathLike[str]):
         self.place = Path(place)
+        if self.place.exists() and not self.place.is_dir():
+            raise NotADirectoryError(f"{place} is not a folder: name one for what is kept")
         self.place.mkdir(mode=0o700, parents=True, exist_ok=True)
         # treadle.atomic looks for leftovers beside every file that it writes, which would be all other sequences here.
         for first in range(256):

@@ -2,13 +2,15 @@
 
 import hashlib
 import os
-from pathlib import Path
 
+from treadle.atomic import regular
 from treadle.errors import DataError
 from treadle.serving.refusals import Kind, Refused
 
 SHORTEST = 16
 """Characters of a token; shorter ones can be guessed."""
+MOST_BYTES = 1 << 24
+"""Of a file of tokens."""
 
 
 class Tokens:
@@ -38,11 +40,19 @@ class Tokens:
         """A file with a token a line, or an owner and a token; empty lines and what follows ``#`` do not count.
 
         Raises:
-            DataError: a line is neither, or a token is short; a token occurs twice.
+            DataError: a line is neither, or a token is short; a token occurs twice; it is no text, or far too long.
             OSError: the file cannot be read.
         """
         owners: dict[str, str] = {}
-        for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+        with open(regular(path), "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise DataError(f"{path} is longer than {MOST_BYTES:,} bytes: name a file with a token a line")
+        try:
+            lines = content.decode().splitlines()
+        except UnicodeDecodeError:
+            raise DataError(f"{path} is not UTF-8 text: save the file as UTF-8, with a token a line") from None
+        for number, line in enumerate(lines, 1):
             words = line.partition("#")[0].split()
             if not words:
                 continue
