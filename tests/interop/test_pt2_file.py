@@ -1,6 +1,8 @@
 """Networks as PT2 archives: PyTorch alone runs them, for any number of rows and steps."""
 
+import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from tests.tolerances import assert_close
 from treadle.errors import InteropError
 from treadle.state import named_tensors
 
+LONG = pytest.mark.skipif("TREADLE_LONG" not in os.environ, reason="a compiler takes minutes: set TREADLE_LONG=1")
 pytestmark = pytest.mark.filterwarnings("ignore")  # PyTorch's own, where archives are loaded
 
 
@@ -40,8 +43,7 @@ def assert_states(found, state):
 
 
 @pytest.mark.share(2)
-@pytest.mark.parametrize("form", ["step", "sequence"])
-@pytest.mark.parametrize("name", registry.SUBJECTS)
+@pytest.mark.parametrize(("name", "form"), list(zip(registry.SUBJECTS, itertools.cycle(["step", "sequence"]))))
 def test_every_cell_and_wiring(name, form):
     rnn = registry.build(name, torch.float32, learn_initial_state=True)
     td.interop.to_pt2(rnn, "net.pt2", form, input_size=3 if rnn.input_size is None else None)
@@ -105,7 +107,7 @@ def test_double_precision_and_time_first():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler: apt-get install g++")
-@pytest.mark.parametrize("form", ["step", "sequence"])
+@pytest.mark.parametrize("form", ["step", pytest.param("sequence", marks=LONG)])
 def test_machine_code(form):
     rnn = td.Recurrent(td.PeepholeLSTMCell(3, 5), engine="reference")
     report = td.interop.to_pt2(rnn, "net.pt2", form, compiled=True)
