@@ -80,7 +80,7 @@ format: .venv/.dev ## let ruff mend what it can
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 
-docs: .venv/.docs ## run every example in docstrings and pages, then build the documentation into site/
+docs: .venv/.dev .venv/.docs ## run every example in docstrings and pages, then build the documentation into site/
 	MPLBACKEND=Agg $(VENV_PYTHON) -m pytest --doctest-modules src/treadle docs README.md
 	MPLBACKEND=Agg $(VENV_PYTHON) -m mkdocs build --strict
 	$(VENV_PYTHON) -m pytest --noconftest tests/test_docs.py tests/test_docs_search.py
