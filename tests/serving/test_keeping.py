@@ -212,7 +212,7 @@ def test_a_place_that_there_is_not_is_refused(tmp_path):
         with pytest.raises(TreadleError, match="does not answer"):
             open_store(f"redis://127.0.0.1:{taken.getsockname()[1]}")
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="exists"):
+    with pytest.raises(OSError, match="is not a folder"):
         open_store(str(tmp_path / "file"))
 
 
