@@ -27,17 +27,25 @@ hypothesis.settings.load_profile("treadle")
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items):
-    """Of a test marked ``share``, the combinations that the short suite leaves to the full one are marked ``slow``."""
-    tests = {}
+    """Of a test marked ``share``, the combinations that the short suite leaves to the full one are marked ``slow``.
+
+    The full suite takes three times as many as the short one, or all of them with TREADLE_LONG=1, which takes an hour.
+    """
+    tests, left_out = {}, set()
     for item in items:
         if item.get_closest_marker("share"):
             tests.setdefault(item.nodeid.split("[")[0], []).append(item)
     for name, found in tests.items():
         cases = [{choice: id(value) for choice, value in item.callspec.params.items()} for item in found]
-        chosen = share(cases, name, *found[0].get_closest_marker("share").args)
+        most = found[0].get_closest_marker("share").args
+        chosen = share(cases, name, *most)
+        allowed = share(cases, name, 3 * most[0]) if most and "TREADLE_LONG" not in os.environ else range(len(cases))
         for k, item in enumerate(found):
             if k not in chosen:
                 item.add_marker("slow")
+            if k not in allowed:
+                left_out.add(item)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="module", autouse=True)
