@@ -16,6 +16,8 @@ import torch
 
 import treadle as td
 from tests.serving.clients import Options, refused, served
+from treadle.serving.bodies import decompressed
+from treadle.serving.refusals import Refused
 
 torch.manual_seed(0)
 RNN = td.Recurrent(td.LSTMCell(3, 5))
@@ -211,6 +213,15 @@ def test_compressed_requests_are_read_as_far_as_the_limit_on_bytes_goes():
                 found(await post(packed, "gzip"))
 
     served({"m": RNN}, work, Options(request_bytes=1000))
+
+
+def test_of_gzip_some_members_are_read_however_they_lie_in_its_pieces():
+    noise = np.random.default_rng(0).bytes(150_000)  # more than a piece, packed
+    for members in ([noise, b"", noise], [b"ab"] * 1000):
+        content = b"".join(members)
+        assert decompressed(b"".join(map(gzip.compress, members)), len(content)) == content
+    with pytest.raises(Refused, match="more than 1,000 members of gzip: compress it as a whole"):
+        decompressed(gzip.compress(b"") * 1001, 10)
 
 
 def test_what_a_server_says_of_itself():

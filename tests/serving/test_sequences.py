@@ -218,6 +218,17 @@ def test_limits_on_sequences_and_on_requests_of_one():
     served({"m": RNN}, work, Options(sequences=2, pending=4))
 
 
+def test_only_turns_with_steps_say_how_long_turns_take():
+    async def work(client, plane):
+        await client.step("m", rows(), id=1, start=True)
+        scheduler = plane.model("m").latest.scheduler
+        before = scheduler.seconds, scheduler.shortest
+        assert (await client.http.get("/v2/models/m/sequences/1")).json()["step"] == 1
+        assert (scheduler.seconds, scheduler.shortest) == before
+
+    served({"m": RNN}, work)
+
+
 def test_long_turns_leave_the_event_loop():
     xs = rows(50)
 
