@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from scipy import stats
 
 from tests.cli.test_fit import here
 from tests.cli.test_tables import engines
+from treadle.cli.compare_on_data import draw_networks
 from treadle.recipes.compare_on_data import rank
 from treadle.recipes.compare_on_data.ranking import student_quantile
 from treadle.recipes.translate import Learning, Pair, Translator
+from treadle.show import training
 from treadle.training import Fitted, SequenceTask, SeriesTask, read_sequences, read_series
 
 
@@ -148,3 +151,16 @@ def test_the_loss_of_a_constant_is_that_of_the_frequencies_of_tokens():
     wanted = -(np.log(0.4) + np.log(0.3)) / 2
     assert learning.unigram_loss() == pytest.approx(wanted, rel=1e-6)
     assert learning.validate(translator.model) > 0
+
+
+def test_curves_with_scores_that_are_not_finite_are_drawn_without_a_spread_there(tmp_path, monkeypatch):
+    drawn, draw = [], training.draw_curves
+    monkeypatch.setattr(training, "draw_curves", lambda *given: drawn.append(given) or draw(*given))
+    curves = [((10, 2.0), (20, float("inf"))), ((10, 4.0), (20, 1.0)), ((10, 3.0), (20, float("nan")))]
+    by_name = {"stack": [SimpleNamespace(curve=curve) for curve in curves], "skip": [SimpleNamespace(curve=curves[1])]}
+    draw_networks(tmp_path / "curves.svg", by_name, "loss", 3.0)
+    ((path, points, found, *_),) = drawn
+    assert path.stat().st_size > 1_000
+    assert points == [10, 20]
+    assert found["stack"][1] == [1.0, None]
+    assert found["skip"] == ([4.0, 1.0], [None, None])

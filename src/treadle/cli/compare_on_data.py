@@ -123,14 +123,14 @@ def pool_for(on: str | None, processes: int) -> Any:
 
 def draw_networks(path: Path, by_name: dict[str, list[Any]], metric: str, constant: float) -> None:
     """Draw the validation score of each network by steps, as far as all its seeds were trained."""
+    from treadle.recipes.compare.standings import spread_of
     from treadle.show.training import draw_curves
 
     curves, points = {}, list[int]()
     for name, fits in by_name.items():
         together = [*zip(*(fit.curve for fit in fits), strict=False)]
         scores = [[score for _, score in at] for at in together]
-        spreads = [statistics.stdev(some) if len(some) > 1 else None for some in scores]
-        curves[name] = [statistics.fmean(some) for some in scores], spreads
+        curves[name] = [statistics.fmean(some) for some in scores], [spread_of(some) for some in scores]
         points = max(points, [at[0][0] for at in together], key=len)
     draw_curves(path, points, curves, {"constant": constant}, f"validation {metric}")
 

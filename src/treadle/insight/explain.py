@@ -45,7 +45,7 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
         loop       layer1 h c     layer1.h(t-1) @ layer1.weight_hh.T
     """
     name = type(rnn).__name__
-    if hasattr(rnn, "recurrent"):
+    if states.takes_hx(rnn):
         fused = rnn.why_not_fused(_long(rnn) if x is None else x) is None
         if fused or rnn.bidirectional:
             text = "" if fused else "each layer and direction by itself; explain td.Recurrent(cell) for one of them"

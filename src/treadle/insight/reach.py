@@ -70,7 +70,7 @@ def gradient_reach(
         >>> reach.plot("reach.svg").name
         'reach.svg'
     """
-    rnn = rnn.recurrent() if hasattr(rnn, "recurrent") else rnn
+    rnn = states.over_time(rnn)
     rnn.check_input(xs, 2, "sequence")
     if not rnn.batch_first:
         xs = xs.transpose(0, 1)
