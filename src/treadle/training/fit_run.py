@@ -336,7 +336,9 @@ class Run:
         """What this run is: settings, and what is in the files; not where they lie."""
         if not self._about:  # large files are read once for it
             said = dataclasses.asdict(self.settings)
-            if self.settings.kind != "words":
+            if self.settings.kind == "words":
+                said["words"] = True  # which a size of the vocabulary says, too
+            else:
                 del said["words"], said["vocabulary"]
             files = {called: said.pop(name) for name, called in CALLED.items()}
             self._about = said | contents(files)
