@@ -13,7 +13,7 @@ import treadle as td
 from tests.registry import build, sequence
 from tests.tolerances import assert_close
 from treadle.compiler import trace
-from treadle.running import snapshot
+from treadle.running import made_last
 
 
 class Holder:
@@ -159,7 +159,7 @@ def test_a_snapshot_dies_with_its_network_and_sessions():
 
 
 def test_only_sessions_keep_the_snapshot_of_a_large_network(monkeypatch):
-    monkeypatch.setattr(snapshot, "_HELD_BYTES", 10)
+    monkeypatch.setattr(made_last, "HELD_BYTES", 10)
     rnn = td.Recurrent(Cell())
     session = rnn.session()
     assert rnn.session().snapshot is session.snapshot
