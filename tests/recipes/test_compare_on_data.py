@@ -132,12 +132,15 @@ def test_the_command_ranks_wirings_on_pairs(tmp_path, monkeypatch, capfd):
     lines = [f"{letter * n}\t{letter.upper()}{n}\n" for letter in "abcdef" for n in range(1, 6)]
     Path("p.tsv").write_text("".join(lines))
     line = ["compare", "p.tsv", "--pairs", "--wiring", "stack,residual", "--layers", "1", "--budget", "2steps"]
+    line += ["--words", "target"]
     status, out, err = here(capfd, *line, "--seeds", "1", "--save", "w", "--json", "c.json", "--plot", "c.svg")
     assert status == 0, err
     assert "Training 2 networks x 1 seeds for up to 2 steps each on p.tsv (27 pairs, 3 for" in " ".join(out.split())
     assert "exact match on" in out
     assert json.loads(Path("c.json").read_text())["kind"] == "pairs"
-    assert set(Translator.load("w").translate(["ab"])[0]) <= set("ABCDEF12345")
+    translator = Translator.load("w")
+    assert (translator.source.unit, translator.target.unit) == ("characters", "words")
+    assert set(translator.translate(["ab"])[0]) <= set("ABCDEF12345 ")
     status, _, err = here(capfd, *line, "--target", "y")
     assert (status, "--target has no meaning for pairs: leave it out" in err) == (2, True)
     assert "--pairs needs a file of pairs, or a task" in here(capfd, "compare", "--pairs")[2]
@@ -164,3 +167,21 @@ def test_curves_with_scores_that_are_not_finite_are_drawn_without_a_spread_there
     assert points == [10, 20]
     assert found["stack"][1] == [1.0, None]
     assert found["skip"] == ([4.0, 1.0], [None, None])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["s.ts", "--on", "nowhere"], "--on: there is no 'nowhere'"),
+        (["p.tsv", "--pairs", "--on", "nowhere"], "--on: there is no 'nowhere'"),
+        (["p.tsv", "--pairs", "--words", "all"], "--words: there is no 'all'; choose one of neither, source, target"),
+        (["s.ts", "--words", "both"], "--words says which sides of pairs are words: pass it with --pairs"),
+    ],
+)
+def test_what_is_wrong_with_options_is_said_before_data_is_read(options, words, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for name in ("s.ts", "p.tsv"):
+        Path(name).write_text("neither a case nor a pair\n")
+    status, out, err = here(capfd, "compare", *options)
+    assert (status, out) == (2, "")
+    assert words in " ".join(err.split())
