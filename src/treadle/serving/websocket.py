@@ -120,8 +120,7 @@ class Connection:
     async def run(self) -> None:
         """Answer until one side closes."""
         self.plane.admit(self.live)
-        if self.live.meaning.window is not None:
-            raise Refused(Kind.MALFORMED, f"{self.served.name} forecasts from windows: send them as requests")
+        self.live.meaning.check_sequences(self.served.name)
         await self.send({"type": "websocket.send", "text": json.dumps(await self._greeting())})
         writer = asyncio.create_task(self._write())
         try:
