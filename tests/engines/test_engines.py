@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import treadle as td
 from tests.outcome import chunked, outcome, whole
+from tests.ragged import LENGTHS, RESETS
 from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, engine_of, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle import engines
@@ -24,16 +25,6 @@ FAST = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
 SOME = "lstm gru layer-norm-lstm slstm-two-heads stack-relay stack-feedback graph-nested graph-tokens".split()
 
 RANDOM = ["zoneout-lstm", "zoneout-lstm-forget-bias", "graph-memoryless-nodes", "stack-with-dropout"]
-
-LENGTHS = [3, 0, 7, 5]
-RESETS = torch.tensor(
-    [
-        [1, 0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0, 0],
-        [0, 0, 1, 1, 1, 0, 1],
-        [0, 1, 0, 0, 1, 1, 0],
-    ]
-).bool()
 
 
 def on(rnn, engine):

@@ -12,20 +12,12 @@ import torch
 import treadle as td
 from tests.covering import pairwise
 from tests.outcome import outcome, row_by_row
+from tests.ragged import LENGTHS, MASK, RESETS, T
 from tests.registry import SUBJECTS, build, engine_of, random_state, sequence
 from tests.tolerances import assert_all_close
 from treadle.state import map_state, named_tensors
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
-
-T = 7
-LENGTHS = torch.tensor([3, 0, 7, 5])
-RESETS = torch.tensor(
-    [[1, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0, 0], [0, 0, 1, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1, 0]]
-).bool()
-MASK = torch.tensor(
-    [[1, 1, 0, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 1, 1, 0]]
-).bool()  # fmt: skip
 
 
 def whole(rnn, xs, state, lengths, resets, mask, moments):
@@ -60,9 +52,9 @@ def with_moments(result):
 WAYS = {"whole": whole, "chunked": chunked, "time first": time_first}
 ROWS = {
     "full": (None, None, None),
-    "lengths": (LENGTHS, None, None),
+    "lengths": (torch.tensor(LENGTHS), None, None),
     "resets": (None, RESETS, None),
-    "both": (LENGTHS, RESETS, None),
+    "both": (torch.tensor(LENGTHS), RESETS, None),
     "holes": (None, RESETS, MASK),
 }
 GRADIENTS = {

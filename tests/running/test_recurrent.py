@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import treadle as td
 from tests.outcome import chunked, outcome, row_by_row, stepped, whole
+from tests.ragged import LENGTHS, RESETS, T
 from tests.registry import SUBJECTS, build, engine_of, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines.cpu.machine.target import host
@@ -18,16 +19,6 @@ from treadle.state import map_state, named_tensors
 
 every_subject = pytest.mark.parametrize("subject", SUBJECTS)
 
-T = 7
-LENGTHS = [3, 0, 7, 5]  # unsorted, empty, full
-RESETS = torch.tensor(
-    [  # the first step, the last, several in a row, all rows at once (t = 4), one past the end of a row
-        [1, 0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0, 0],
-        [0, 0, 1, 1, 1, 0, 1],
-        [0, 1, 0, 0, 1, 1, 0],
-    ]
-).bool()
 
 
 def ragged(rnn: td.Recurrent, xs: Tensor, lengths: list[int]) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 import treadle as td
 from tests.engines.gpu.conftest import TILINGS
 from tests.outcome import chunked, outcome, whole
+from tests.ragged import LENGTHS, MASK, RESETS
 from tests.registry import LEFT_OUT, SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines import verification
@@ -23,13 +24,6 @@ pytestmark = [
 ]
 
 TAKEN = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
-LENGTHS = torch.tensor([3, 0, 7, 5])
-RESETS = torch.tensor(
-    [[1, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0, 0], [0, 0, 1, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1, 0]]
-).bool()
-MASK = torch.tensor(
-    [[1, 1, 0, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 1, 1, 0]]
-).bool()  # fmt: skip
 
 
 def given(**options):

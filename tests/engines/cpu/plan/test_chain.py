@@ -12,6 +12,7 @@ from torch import nn
 
 import treadle as td
 from tests.outcome import outcome, whole
+from tests.ragged import LENGTHS, RESETS
 from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
 from treadle.caches import kept_property
@@ -29,8 +30,6 @@ from treadle.state import named_tensors
 FAST = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
 SOME = ["lstm", "layer-norm-lstm", "stack-skip", "stack-dense", "stack-feedback", "graph-nested", "graph-handed-over"]
 
-LENGTHS = [3, 0, 7, 5]
-RESETS = torch.rand(4, 7, generator=torch.Generator().manual_seed(1)) < 0.3
 RUNS = {
     "plain": {},
     "every state": {"return_states": True},

@@ -9,6 +9,7 @@ import torch
 
 import treadle as td
 from tests.outcome import outcome
+from tests.ragged import LENGTHS, RESETS
 from tests.registry import CELLS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines.cpu.machine import threads
@@ -17,8 +18,6 @@ from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.layout import Layout
 
 SUBJECTS = ["gru", "layer-norm-lstm", "ind-rnn", "stack-feedback"]
-LENGTHS = [3, 0, 7, 5]
-RESETS = torch.rand(4, 7, generator=torch.Generator().manual_seed(1)) < 0.3
 RUNS = {
     "plain": {},
     "every state": {"return_states": True},
