@@ -1,10 +1,12 @@
 """A server over the network: a step beside an echo and beside MLServer, and many who come and go."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -39,12 +41,15 @@ def python_of_mlserver() -> str | None:
     return named or (sys.executable if importlib.util.find_spec("mlserver") else None)
 
 
-def mlserver() -> Started:
+@contextlib.contextmanager
+def mlserver() -> Iterator[Started]:
     """MLServer, with the network."""
-    weights = Path(tempfile.mkdtemp()) / "lstm.pt"
-    torch.save(network(H).state_dict(), weights)
-    given = {"weights": str(weights), "H": H, "layers": LAYERS}
-    return Started(str(PEER), json.dumps(given), python=python_of_mlserver())
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder, "lstm.pt")
+        torch.save(network(H).state_dict(), weights)
+        given = {"weights": str(weights), "H": H, "layers": LAYERS}
+        with Started(str(PEER), json.dumps(given), python=python_of_mlserver()) as server:
+            yield server
 
 
 def beside_mlserver(kind: str, options: Options) -> Beside:
