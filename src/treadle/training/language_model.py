@@ -245,10 +245,6 @@ class TextTask:
         """Nats per byte of the held-out text."""
         return bits_per_byte(model, self.text.scored_rows()) * math.log(2)
 
-    @property
-    def score_of_constant(self) -> float:
-        return self.text.unigram_bits() * math.log(2)
-
     def judge(self, model: Recurrent) -> Verdict:
         """Bits per byte of the held-out text."""
         bits = bits_per_byte(model, self.text.scored_rows())

@@ -150,11 +150,6 @@ class Task(Protocol):
         """The score that tells when to stop, the lower the better."""
         ...
 
-    @property
-    def score_of_constant(self) -> float:
-        """The score of a network that says the same at every step: what the training set says without inputs."""
-        ...
-
     def judge(self, model: Recurrent) -> Verdict:
         """How good the network is on what was never used."""
         ...

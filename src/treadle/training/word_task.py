@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ from treadle.training.adaptive_softmax import AdaptiveSoftmax
 from treadle.training.side_by_side import side_by_side
 from treadle.training.task import Design, Habits, Verdict, require_finite
 from treadle.training.word_model import WordModel, losses, word_model
-from treadle.training.word_scores import score_words, scored_parts
+from treadle.training.word_scores import score_words
 from treadle.training.word_text import WordText
 
 ROWS, WINDOW, HIDDEN_SIZE = 32, 35, 200
@@ -71,12 +70,6 @@ class WordTask:
     def validate(self, model: Recurrent) -> float:
         """Nats per word of the held-out text."""
         return score_words(model, self.text.held_out, VALIDATED).nats
-
-    @property
-    def score_of_constant(self) -> float:
-        log_frequencies = self.text.log_frequencies()
-        pieces = [piece.x for part in scored_parts(self.text.held_out, VALIDATED) for piece in part.pieces()]
-        return -log_frequencies[torch.from_numpy(np.concatenate(pieces))].mean().item()
 
     def judge(self, model: Recurrent) -> Verdict:
         """Perplexity, and bits per character."""

@@ -46,7 +46,7 @@ class Learned(Protocol):
 
     @property
     def score_of_constant(self) -> float:
-        """The score of a network that says the same at every step."""
+        """The score of a network that says the same at every step: what the training set says without inputs."""
         ...
 
     def judge(self, model: Any) -> Verdict:
