@@ -9,7 +9,7 @@ from torch import nn
 import treadle as td
 from tests.registry import stack
 from tests.tolerances import assert_close
-from treadle.errors import ShapeError
+from treadle.errors import CellError, ShapeError
 
 
 class Unsized(nn.Module):
@@ -243,6 +243,14 @@ def test_options_of_cells_and_what_they_give():
     assert [cell.input_size for cell in images.cells] == [(5, 4, 5), (3, 4, 5)]
 
 
+class Measured(td.GRUCell):
+    """A cell that looks at its weights when it is made."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.largest = self.weight_hh.abs().max().item()
+
+
 def test_what_cannot_be_made_is_refused():
     with pytest.raises(ShapeError, match="layers=3 was passed with 2 hidden sizes"):
         td.Stack.of(td.GRUCell, 3, [4, 5], 3)
@@ -252,3 +260,7 @@ def test_what_cannot_be_made_is_refused():
         td.Stack.of(td.GRUCell, 3, 4, 2, "skp")
     with pytest.raises(ShapeError, match="a Unsized does not say how many features it gives"):
         td.Stack.of(lambda I, H: Unsized(), 3, 3, 2, "skip")
+    with pytest.raises(CellError, match=r"Measured reads numbers .* pass them to Stack\(cells, wiring\)"):
+        td.Stack.of(Measured, 3, 4, 2)
+    with pytest.raises(TypeError, match="no_option"):
+        td.Stack.of(td.GRUCell, 3, 4, 2, no_option=1)
