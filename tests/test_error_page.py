@@ -42,6 +42,14 @@ class Mixing(Branching):
         return h, (h,)
 
 
+class Measured(td.GRUCell):
+    """It looks at its weights while it is made."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.largest = float(self.weight_hh.abs().max())
+
+
 class Counting(Branching):
     """Its step does one thing or another, which depends on the number of rows."""
 
@@ -152,6 +160,7 @@ CASES = [
     (td.errors.EngineError, lambda: td.Recurrent(td.LSTMCell(3, 5), engine="tpu")),
     (td.errors.EngineError, lambda: torch.jit.trace(RNN, XS)),
     (td.errors.CellError, lambda: td.check_cell(Mixing())),
+    (td.errors.CellError, lambda: td.Stack.of(Measured, 3, 4)),
     (td.errors.InteropError, lambda: td.interop.to_c(RNN, "net.c", compiler="no-such-cc")),
     (td.errors.ModelFileError, truncated_file),
     (td.errors.ModelFileError, file_of_an_unknown_class),
