@@ -2,7 +2,8 @@
 
 Three random seeds each; names of `benchmarks.public_data` take some of the data sets. The bar: the network is best, or
 as good as the best to within the spread over seeds, on at least half of them. Three have bars of their own, each within
-three minutes: 96 % of JapaneseVowels, and less error than seasonal-naive on sunspots and carbon dioxide. ``docs/research/fits.md`` has the table.
+three minutes: 96 % of JapaneseVowels, and less error than seasonal-naive on sunspots and carbon dioxide.
+``docs/research/fits.md`` has the table.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A batch of four rows and seven steps as the tests of time have it: how long each row is, where it starts, its holes."""
+"""A batch of four rows and seven steps as the tests of time have it: lengths, resets and holes."""
 
 import torch
 

@@ -39,7 +39,8 @@ class Item:
     """A test with two parameters, as pytest has collected it."""
 
     def __init__(self, a, b):
-        self.nodeid, self.callspec, self.markers = "tests/x.py::test_x[...]", SimpleNamespace(params={"a": a, "b": b}), []
+        self.nodeid, self.markers = "tests/x.py::test_x[...]", []
+        self.callspec = SimpleNamespace(params={"a": a, "b": b})
 
     def get_closest_marker(self, name):
         return SimpleNamespace(args=(3,)) if name == "share" else None

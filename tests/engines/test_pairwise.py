@@ -1,6 +1,7 @@
 """Each cell and wiring with each engine, precision, way of running, feature and gradient, and these in pairs, too.
 
-The batteries beside this one walk all combinations; the short suite takes a share of them, the full one a larger, and both all of these.
+The batteries beside this one walk combinations; the short suite takes a share of them, the full one a larger, and both
+all of these.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""What was made of a network last: shared for as long as the network is as it was then, made once more when it is not."""
+"""What was made of a network last: shared as long as the network is as it was then, made once more when it is not."""
 
 import weakref
 from collections.abc import Callable

@@ -123,9 +123,9 @@ class Stack(Graph):
             if "meta" not in str(error):
                 raise
             raise CellError(
-                f"{getattr(cell, '__name__', cell)} reads numbers of tensors while it is made, but Stack.of first makes it"
-                f" on the device meta, where there are none, to find out how many features it gives ({error}): make the"
-                " cells, and pass them to Stack(cells, wiring)"
+                f"{getattr(cell, '__name__', cell)} reads numbers of tensors while it is made, but Stack.of first makes"
+                f" it on the device meta, where there are none, to find out how many features it gives ({error}): make"
+                " the cells, and pass them to Stack(cells, wiring)"
             ) from error
         if not all(gives):
             raise ShapeError(
