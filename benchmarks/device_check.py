@@ -272,9 +272,7 @@ def _output(rnn: td.Recurrent, xs: Tensor, lengths: Tensor | None) -> Tensor:
     return rnn(xs, lengths=lengths)[0]
 
 
-def _timed(
-    check: Check, side: Side, size: Size, expected: dict[str, Tensor], how: str, line: dict[str, Any]
-) -> bool:
+def _timed(check: Check, side: Side, size: Size, expected: dict[str, Tensor], how: str, line: dict[str, Any]) -> bool:
     """Time a side behind its gate; whether it came through."""
     line |= size._asdict()
     wanted = {name: tensor for name, tensor in expected.items() if name == "output" or side.weights}

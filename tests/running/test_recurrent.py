@@ -20,7 +20,6 @@ from treadle.state import map_state, named_tensors
 every_subject = pytest.mark.parametrize("subject", SUBJECTS)
 
 
-
 def ragged(rnn: td.Recurrent, xs: Tensor, lengths: list[int]) -> Tensor:
     """``xs`` with what no network should ever see after the end of each row."""
     poison = float("nan") if xs.is_floating_point() else 10**6

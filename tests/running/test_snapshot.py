@@ -13,7 +13,7 @@ import treadle as td
 from tests.registry import build, sequence
 from tests.tolerances import assert_close
 from treadle.compiler import trace
-from treadle.running import made_last
+from treadle.running import made_last, snapshot
 
 
 class Holder:
@@ -102,7 +102,7 @@ def test_a_new_session_and_refresh_see_every_change(what, weights, says):
 def test_nothing_is_copied_or_traced_while_nothing_changes(monkeypatch, make):
     rnn = make()
     first, rounded = rnn.session(), rnn.session(weights="bfloat16")
-    monkeypatch.setattr(snapshot, "detached_copy", None)
+    monkeypatch.setattr(snapshot, "evaluated_copy", None)
     monkeypatch.setattr(trace, "_trace_twice", None)
     rnn.train(not rnn.training)
     assert rnn.session(batch_size=3).snapshot is first.snapshot
