@@ -16,11 +16,12 @@ from torch import Tensor
 
 from benchmarks.bars import at_most, bar, figures, ratios
 from benchmarks.registry import Bar, Case, Options, Result, Suite
-from benchmarks.serving import coming
+from benchmarks.serving import coming, overload
 from benchmarks.serving.beside import Beside, H
 from benchmarks.serving.clients import KINDS
 from benchmarks.serving.coming import Coming
 from benchmarks.serving.host import network
+from benchmarks.serving.overload import Overload
 from benchmarks.serving.processes import Started, host
 from benchmarks.sizes import LAYERS
 
@@ -67,7 +68,7 @@ def beside_mlserver(kind: str, options: Options) -> Beside:
 
 
 def cases(options: Options) -> list[Case]:
-    """Every protocol beside its echo, two beside MLServer, and a million sequences."""
+    """Every protocol beside its echo, two beside MLServer, a million sequences, and too much to do."""
     kinds = list(KINDS)[:1] if options.tiny else list(KINDS)
     found = [
         Case(f"{kind}, beside an echo", "echo", partial(Beside, kind, ECHO, partial(host, "echo", H), echo, options))
@@ -79,6 +80,7 @@ def cases(options: Options) -> list[Case]:
         *found,
         *(Case(f"{kind}, beside {MLSERVER}", "peer", partial(beside_mlserver, kind, options)) for kind in BESIDE_PEER),
         Case("sequences that come and go", "coming", partial(Coming, options)),
+        Case("four times what it can do", "overload", partial(Overload, options)),
     ]
 
 
@@ -95,6 +97,10 @@ def bars(results: list[Result]) -> list[Bar]:
         at_most("microseconds to open and close", 100.0, worst("coming", coming.OPENING)),
         at_most("a million sequences: growth of memory in MB", 10.0, worst("coming", coming.GROWTH)),
         at_most("bytes of a living sequence beside its state", 3000.0, worst("coming", coming.HELD)),
+        at_most("overload: p99 of the accepted, times the unloaded one", 5.0, worst("overload", overload.LATER)),
+        at_most("overload: milliseconds until the rest is refused, p99", 10.0, worst("overload", overload.REFUSED)),
+        at_most("overload: Gini of served steps over clients", 0.1, worst("overload", overload.UNFAIR)),
+        at_most("overload: growth of memory in MB", 10.0, worst("overload", overload.GROWTH)),
     ]
 
 

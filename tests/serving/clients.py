@@ -12,6 +12,7 @@ from treadle.serving import Options
 from treadle.serving.addresses import Address
 from treadle.serving.dataplane import Dataplane
 from treadle.serving.gate import Gate
+from treadle.serving.refusals import Kind
 from treadle.serving.server import Server
 from treadle.serving.tokens import Tokens
 
@@ -90,14 +91,20 @@ def listening(models, work, options=None, tokens=None, origins=(), **more):
 
 
 @contextlib.contextmanager
-def refused(status, *words):
-    """A response that is a refusal with these words."""
+def refused(how, *words):
+    """A response that is a refusal with these words, and with this status, or of this kind."""
     found = []
     yield found.append
     (response,) = found
-    assert response.status_code == status, response.text
-    said = json.loads(response.content)["error"]
+    kind = how if isinstance(how, Kind) else next(kind for kind in Kind if kind.status == how)
+    answer = json.loads(response.content)
+    said = answer["error"]
+    assert (response.status_code, answer.get("kind", kind.name.lower())) == (kind.status, kind.name.lower()), (
+        response.text
+    )
     assert all(word in said for word in words), said
 
 
-__all__ = ["Client", "Options", "listening", "numbers", "refused", "served"]
+OVER = Kind.OVER
+
+__all__ = ["OVER", "Client", "Options", "listening", "numbers", "refused", "served"]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import treadle as td
-from tests.serving.clients import Options, refused, served
+from tests.serving.clients import OVER, Options, refused, served
 from treadle.serving.bodies import decompressed
 from treadle.serving.refusals import Refused
 
@@ -366,7 +366,7 @@ def test_a_new_version_of_a_file_is_served_beside_the_old_one(tmp_path):
 
     async def refuse(client, plane):
         await begin(client, plane)
-        with refused(410, "replaced") as found:
+        with refused(OVER, "replaced") as found:
             found(await client.post("m", xs[1:2], id="a"))
         await client.step("m", xs[0], id="a", start=True)
 

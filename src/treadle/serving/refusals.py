@@ -21,8 +21,8 @@ class Kind(enum.Enum):
     """There is no such model, version or sequence."""
     NOT_NEXT = (409, "ABORTED", 1008)
     """The step is not the one that the sequence expects."""
-    OVER = (410, "FAILED_PRECONDITION", 1008)
-    """The sequence has ended, and why is known."""
+    OVER = (409, "FAILED_PRECONDITION", 1008)
+    """The sequence has ended, and why is known. HTTP's 410 would say so for ever, but whoever starts it again may."""
     TOO_LARGE = (413, "OUT_OF_RANGE", 1009)
     """It has more bytes, rows or steps than are read."""
     UNSUPPORTED = (415, "UNIMPLEMENTED", 1003)
