@@ -49,6 +49,7 @@ PLACES = frozenset(
         *(getattr(Tensor, name).__get__ for name in ("device", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu")),
         Tensor.get_device,
         Tensor.type,
+        torch.get_device,
     }
 )
 """What asks, of a tensor alone, where it is."""
