@@ -13,6 +13,7 @@ from treadle.adapt.parts import CONVOLUTIONS, HANDING_ON, at_path, features_out,
 from treadle.adapt.resize import rebuilt
 from treadle.cells import RecurrentCell
 from treadle.control.loop import ClosedLoop
+from treadle.adapt.trainable import trainable
 from treadle.errors import AdaptError
 from treadle.running.recurrent import Recurrent
 from treadle.torch_internals import BatchNorm
@@ -21,7 +22,7 @@ from treadle.wiring.graph import Delayed, Node, sum_of
 from treadle.wiring.sizes import is_cell, output_size
 
 
-@torch.inference_mode(False)  # what is made there can never be trained
+@trainable
 def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *, name: str = "inserted") -> Any:
     """A copy of a network with one more layer, after the part at ``at``; at first its outputs are unchanged.
 
