@@ -9,7 +9,7 @@ from torch import nn
 import treadle as td
 from tests.registry import CELLS, GRAPHS, STACKS, build, sequence, stack
 from tests.tolerances import assert_close
-from treadle.adapt import grow_hidden, grow_inputs, insert_layer
+from treadle.adapt import grow_hidden, grow_inputs, grow_vocabulary, insert_layer, replace_head, transplant
 from treadle.errors import AdaptError
 from treadle.wiring import WIRINGS
 
@@ -563,10 +563,38 @@ def test_nothing_is_zero_but_what_leads_from_new_units_to_old_ones(name):
         assert not zero.any(), parameter
 
 
-def test_what_is_made_in_inference_mode_can_be_trained():
-    rnn = td.Recurrent(td.Stack([td.GRUCell(3, 4), td.GRUCell(4, 4)]))
+def layers():
+    return td.Recurrent(td.Stack([td.GRUCell(3, 4), td.GRUCell(4, 4)])), torch.randn(2, 4, 3)
+
+
+def headed():
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(2, 3)
+
+
+def of_tokens():
+    g = td.Graph(())
+    embedded = g.add("embedded", nn.Embedding(10, 8), reads=g.x)
+    low = g.add("low", td.LSTMCell(8, 8), reads=embedded)
+    scores = g.add("scores", nn.Linear(8, 10), reads=low)
+    return td.Recurrent(g.outputs(scores)), torch.arange(12).view(1, 12)
+
+
+MAKING = {
+    "grow_hidden": (layers, lambda network: grow_hidden(network, 6)),
+    "grow_inputs": (lambda: (layers()[0], torch.randn(2, 4, 5)), lambda network: grow_inputs(network, 5)),
+    "insert_layer": (layers, lambda network: insert_layer(network, "cell.layer1")),
+    "replace_head": (headed, lambda network: replace_head(network, 5)),
+    "transplant": (headed, lambda network: transplant(network, headed()[0])[0]),
+    "grow_vocabulary": (of_tokens, lambda network: grow_vocabulary(network, 12)),
+}
+
+
+@pytest.mark.parametrize("name", MAKING)
+def test_what_is_made_in_inference_mode_can_be_trained(name):
+    make, operation = MAKING[name]
+    network, x = make()
     with torch.inference_mode():
-        made = [grow_hidden(rnn, 6), grow_inputs(rnn, 5), insert_layer(rnn, "cell.layer1")]
-    for network in made:
-        network(torch.randn(2, 4, network.input_size))[0].sum().backward()
-        assert all(parameter.grad is not None for parameter in network.parameters())
+        new = operation(network)
+    y = new(x)
+    (y if isinstance(y, torch.Tensor) else y[0]).sum().backward()
+    assert all(parameter.grad is not None for parameter in new.parameters())

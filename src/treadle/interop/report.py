@@ -80,6 +80,6 @@ def check_finite(wanted: Sequence[Tensor]) -> None:
     """
     if not all(one.isfinite().all() for one in wanted):
         raise InteropError(
-            "the model was read, but not compared: on the inputs that treadle tried, some of its numbers are infinite or"
-            " NaN; pass inputs= on which all are finite"
+            "the model cannot be compared with what was read: on the inputs that treadle tried, some of its numbers are"
+            " infinite or NaN; pass inputs= on which all are finite"
         )
