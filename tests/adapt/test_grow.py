@@ -14,7 +14,12 @@ from treadle.errors import AdaptError
 from treadle.wiring import WIRINGS
 
 NORMED = {name for name in CELLS if "layer-norm" in name}
-IN_HEADS = {"slstm-two-heads", "rg-lru-two-heads", "mlstm-two-heads"}
+IN_HEADS = {
+    "slstm-two-heads": "axis 2 of weight_hh goes from 5 to 6,.*divided into heads",
+    "rg-lru-two-heads": "axis 2 of weight_gates goes from 5 to 6,.*divided into heads",
+    "mlstm-two-heads": "cannot be given more units without a change of what the old ones do",
+}
+"""What is said of each when it is to have more units."""
 
 
 def unchanged(network, operation):
@@ -49,7 +54,7 @@ def test_cells_read_more(name):
     assert all(gradient[:, 3:].abs().min() > 0 for gradient in arrived if "relu" not in name)
 
 
-@pytest.mark.parametrize("name", [name for name in CELLS if name not in NORMED | IN_HEADS])
+@pytest.mark.parametrize("name", [name for name in CELLS if name not in {*NORMED, *IN_HEADS}])
 def test_cells_have_more_units(name):
     rnn = build(name, engine="reference")
     xs = sequence(rnn)
@@ -75,7 +80,7 @@ def test_a_norm_over_the_units_is_refused(name):
 
 @pytest.mark.parametrize("name", sorted(IN_HEADS))
 def test_units_in_heads_are_refused(name):
-    with pytest.raises(AdaptError, match=r"divided into heads|more units without a change"):
+    with pytest.raises(AdaptError, match=IN_HEADS[name]):
         grow_hidden(build(name, engine="reference"), 12)
 
 

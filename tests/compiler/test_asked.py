@@ -112,7 +112,7 @@ def test_a_step_that_makes_another_kind_of_number_runs_as_python(name):
 
 MULTIPLIES = {
     "a float on the left": lambda c, h, s: h * 2 if 0.5 * h.shape[0] > 50 else h,
-    "a float compared": lambda c, h, s: h * 2 if 100.5 < h.shape[0] else h,
+    "a float compared": lambda c, h, s: h * 2 if h.shape[0] > 100.5 else h,
 }
 
 

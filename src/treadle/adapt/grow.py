@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from treadle.adapt.carry import Carrier
@@ -22,8 +21,8 @@ from treadle.adapt.parts import (
 from treadle.adapt.patterns import close_to, names_it
 from treadle.adapt.places import STARTS, Changed, Places, Start, appended
 from treadle.adapt.resize import resized_inputs
-from treadle.adapt.wider import grown_cell, grown_layer, read_wider
 from treadle.adapt.trainable import trainable
+from treadle.adapt.wider import grown_cell, grown_layer, read_wider
 from treadle.errors import AdaptError
 from treadle.seq2seq import EncoderDecoder
 from treadle.wiring.sizes import is_cell

@@ -19,8 +19,8 @@ from treadle.adapt.parts import (
     within,
 )
 from treadle.adapt.places import Changed, Places
-from treadle.control.loop import ClosedLoop
 from treadle.adapt.trainable import trainable
+from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
 from treadle.running.recurrent import Recurrent
 from treadle.wiring import Graph, NoisyStateCell

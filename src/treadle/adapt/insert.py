@@ -11,9 +11,9 @@ from torch import nn
 from treadle import state as states
 from treadle.adapt.parts import CONVOLUTIONS, HANDING_ON, at_path, features_out, is_plain
 from treadle.adapt.resize import rebuilt
+from treadle.adapt.trainable import trainable
 from treadle.cells import RecurrentCell
 from treadle.control.loop import ClosedLoop
-from treadle.adapt.trainable import trainable
 from treadle.errors import AdaptError
 from treadle.running.recurrent import Recurrent
 from treadle.torch_internals import BatchNorm

@@ -17,8 +17,8 @@ from treadle.adapt.places import STARTS
 from treadle.adapt.rules import CHANGING, Fresh, Rule, Step, Widen, advice, followed, suggests_transposing
 from treadle.adapt.source_names import meant, source_name
 from treadle.adapt.table import table
-from treadle.adapt.weights import tensors_by_name
 from treadle.adapt.trainable import trainable
+from treadle.adapt.weights import tensors_by_name
 from treadle.errors import AdaptError
 
 

@@ -4,15 +4,14 @@ import copy
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from treadle.adapt.carry import Carrier
 from treadle.adapt.parts import CONVOLUTIONS, features_out, finished, outermost, with_part
 from treadle.adapt.patterns import chosen
 from treadle.adapt.places import Changed, Places, Start, appended
-from treadle.adapt.wider import grown_layer, read_wider, wider
 from treadle.adapt.trainable import trainable
+from treadle.adapt.wider import grown_layer, read_wider, wider
 from treadle.errors import AdaptError
 
 M = TypeVar("M", bound=nn.Module)

@@ -67,7 +67,7 @@ class RGLRUCell(RecurrentCell):
         super().reset_parameters()
         with torch.no_grad():
             if not self.decay.is_meta:
-                # In float32 at least: the root lies so close to 1 that 16 bits round it to that, whose logit is infinite.
+                # In float32 at least: 16 bits round some roots to 1, whose logit is infinite.
                 precision = torch.promote_types(self.decay.dtype, torch.float32)
                 rates = torch.empty_like(self.decay, dtype=precision).uniform_(0.9, 0.999)
                 self.decay.copy_(rates.pow_(1 / 8).logit_())

@@ -222,8 +222,8 @@ class Contents:
         ]
         if lost:
             raise TraceError(
-                f"{self._where}: the step resizes or closes {lost[0]}, which cannot be put back after the step was traced:"
-                " keep memory whose size is fixed, or a tensor in the state"
+                f"{self._where}: the step resizes or closes {lost[0]}, which cannot be put back after tracing: keep"
+                " memory whose size is fixed, or a tensor in the state"
             )
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from treadle.engines import Call, Result, run
 from treadle.engines.autograd import gradients_of
-from treadle.gradients.schedule import backwards, kept_at_first
 from treadle.generators import Generators, generators, generators_at
+from treadle.gradients.schedule import backwards, kept_at_first
 from treadle.gradients.surroundings import Surroundings, leaves_beyond
 from treadle.protocol import State
 from treadle.state import map_state, named_tensors, with_tensors

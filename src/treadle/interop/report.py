@@ -60,7 +60,7 @@ def check_agreement(difference: float, tolerance: float, what: str, done: str = 
     if difference == float("inf"):
         raise InteropError(
             f"{what} cannot be compared with the network: on the inputs that treadle tried, numbers of one or both are"
-            " infinite or NaN. Where the network alone gives finite numbers, that is a fault of treadle: please report it."
+            " infinite or NaN. Where the network alone gives finite ones, that is a fault of treadle: please report it."
             f" Where it does not, its weights or inputs are too large. Nothing was {done}",
             difference,
         )

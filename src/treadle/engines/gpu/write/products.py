@@ -97,7 +97,7 @@ def _held_left(context: Context, operand: Value, offset: int, K: int) -> Held | 
 
 
 def _stay(context: Context, tile: Tile, depth: int, slots: int) -> bool:
-    """Whether the weights of a product are read once, before the first step; ``slots`` says how many tiles these are."""
+    """Whether the weights of a product, ``slots`` tiles of them, are read once, before the first step."""
     if not tile.is_only or context.tiling.mode is not Mode.ROWS:
         return False
     size = depth * tile.width * context.tiling.weight_bytes
