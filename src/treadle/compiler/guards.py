@@ -354,7 +354,7 @@ class _ModuleLook:
     """The class, the children and the hooks of a module."""
 
     def __init__(self, module: nn.Module):
-        self.module, self.kind = weakref.ref(module), type(module)
+        self.module, self.kind = weakref.ref(module), weakref.ref(type(module))
         self.names = tuple(module._modules)
         self.children = [_weak(child) for child in module._modules.values()]
         attributes = vars(module)
@@ -363,7 +363,7 @@ class _ModuleLook:
 
     def holds(self) -> bool:
         module = self.module()
-        if module is None or type(module) is not self.kind:
+        if module is None or type(module) is not self.kind():
             return False
         attributes = vars(module)
         children = attributes["_modules"]
