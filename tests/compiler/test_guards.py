@@ -548,3 +548,11 @@ class OfTheClass(nn.Linear):
 def test_a_forward_of_the_class_is_the_same_at_each_look():
     module = OfTheClass(2, 2)
     assert Guards(module, Reads()).hold()
+
+
+def test_memory_that_was_released_is_missed_by_the_step_itself():
+    cell, xs = Outside(lambda c: float(c.view[0])), torch.randn(2, 5, 3)
+    both(cell, xs)
+    cell.view.release()
+    with pytest.raises(ValueError, match="released memoryview"):
+        td.Recurrent(cell)(xs)

@@ -545,10 +545,14 @@ def _token(value: Any, name: str, waiting: list[Any] | None = None, depth: int =
 
 
 def _bytes_of(value: Any, name: str) -> bytes:
-    view = memoryview(value)
-    if view.nbytes > _MOST_BYTES:
-        raise TraceError(f"{name}: the step reads {view.nbytes} bytes of memory: keep them as a buffer, a tensor")
-    return view.tobytes()
+    try:
+        view = memoryview(value)
+    except ValueError as error:  # Python says so, too, when the step reads it
+        raise TraceError(f"{name}: the step reads memory that cannot be read any more ({error})") from None
+    with view:
+        if view.nbytes > _MOST_BYTES:
+            raise TraceError(f"{name}: the step reads {view.nbytes} bytes of memory: keep them as a buffer, a tensor")
+        return view.tobytes()
 
 
 def _is_numpy(value: Any) -> bool:
