@@ -58,6 +58,14 @@ class Counting(Branching):
         return h, (h if h.shape[0] == 1 else 2 * h,)
 
 
+class Dividing(Branching):
+    """Its step makes a fraction of the number of rows."""
+
+    def forward(self, x, state):
+        h = self.mix(x) + state[0]
+        return h, (h / (h.shape[0] / 2),)
+
+
 class Filtering(Branching):
     """A part of its step has no machine code."""
 
@@ -179,6 +187,7 @@ CASES = [
 LOGGED = [
     lambda: td.Recurrent(Mixing())(XS),
     lambda: td.Recurrent(Counting())(XS),
+    lambda: td.Recurrent(Dividing())(XS),
     lambda: td.Recurrent(Branching())(XS),
     lambda: td.Recurrent(Filtering()).session(),
 ]

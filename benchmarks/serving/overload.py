@@ -1,4 +1,4 @@
-"""A server that is asked for four times what it can do: who is accepted, how soon the rest is refused, what it holds."""
+"""A server that is asked for four times what it can do: who is accepted, and how soon the rest is refused."""
 
 import contextlib
 from dataclasses import dataclass, field

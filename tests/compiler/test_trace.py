@@ -590,7 +590,7 @@ REFUSED = {
     "all pairs of rows": (lambda m, x, h: (h[:, None] - h[None]).pow(2)[:, 0], "rows of one operand against features"),
     "rows numbered": (lambda m, x, h: h + torch.arange(len(h))[:, None], r"aten\.arange.*it numbers them"),
     "the number of rows": (lambda m, x, h: h * (len(h) - 1), SIZE),
-    "the number of rows as a float": (lambda m, x, h: h / float(h.shape[0]), SIZE),
+    "the number of rows as a float": (lambda m, x, h: h / float(h.shape[0]), "something else than a whole number"),
     "Python's random numbers": (lambda m, x, h: h * random.random(), "draws random numbers of Python's"),
     "NumPy's random numbers": (lambda m, x, h: h * torch.from_numpy(np.random.rand(H)),
         "draws random numbers of Python's or NumPy's"),

@@ -12,7 +12,7 @@ below.
 from treadle.engines.call import Call, Result, autocast_dtype
 from treadle.engines.cpu import CpuEngine
 from treadle.engines.decision import Decision, decide, program_of, run, say_once
-from treadle.engines.engine import Engine, LivePool, LiveStep, Refusal
+from treadle.engines.engine import ArrayDoor, Engine, LivePool, LiveStep, Refusal
 from treadle.engines.gpu import GpuEngine
 from treadle.engines.live import Asked, Live, live
 from treadle.engines.network import Network
@@ -21,7 +21,7 @@ from treadle.engines.registry import ENGINES, candidates, register
 from treadle.engines.step_by_step import Interpreter
 
 __all__ = [
-    "ENGINES", "Asked", "Call", "Decision", "Engine", "Live", "LivePool", "LiveStep", "Network", "Refusal",
+    "ENGINES", "ArrayDoor", "Asked", "Call", "Decision", "Engine", "Live", "LivePool", "LiveStep", "Network", "Refusal",
     "Result", "autocast_dtype", "candidates", "decide", "live", "program_of", "register", "run", "say_once",
 ]  # fmt: skip
 

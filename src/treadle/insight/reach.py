@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from treadle import state as states
 from treadle.errors import ShapeError
-from treadle.gradients.surroundings import generators, generators_at
+from treadle.generators import generators, generators_at
 from treadle.insight.reach_curves import GradientReach
 from treadle.protocol import State
 from treadle.running.recurrent import Recurrent

@@ -16,6 +16,7 @@ from tests.ragged import LENGTHS, MASK, RESETS
 from tests.registry import LEFT_OUT, SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines import verification
+from treadle.engines.gpu.plan import launches
 from treadle.state import map_state
 
 pytestmark = [
@@ -60,7 +61,7 @@ def agree(subject, run, dtype=torch.float32, B=4, T=7, precision=None):
     assert_all_close(found, expected, precision or dtype)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(len(TAKEN))
 @pytest.mark.parametrize("subject", TAKEN)
 @pytest.mark.parametrize("run", ["plain", "lengths and resets", "mask"])
 def test_loops_agree_with_the_reference(subject, run):
@@ -146,3 +147,28 @@ def test_gradients_of_initial_states_at_resets():
     xs = sequence(rnn, 4, 7)
     run = functools.partial(outcome, RUNS["lengths and resets"], xs=xs)
     assert_all_close(run(on(rnn, "gpu")), run(on(rnn, "reference")))
+
+
+def with_sign_put_off(tensor):
+    """The same numbers, whose sign PyTorch has not changed in memory yet."""
+    return torch._neg_view(-tensor.detach())
+
+
+def test_signs_that_were_put_off():
+    rnn = build("lstm", learn_initial_state=True)
+    xs, state = sequence(rnn, 4, 7), random_state(rnn, 4)
+    run = RUNS["lengths and resets"]
+    expected = outcome(run, on(rnn, "reference"), xs, state)
+    for path, parameter in list(rnn.named_parameters()):
+        holder, _, name = path.rpartition(".")
+        setattr(rnn.get_submodule(holder), name, torch.nn.Parameter(with_sign_put_off(parameter)))
+    with verification.switched("never"):
+        found = outcome(run, on(rnn, "gpu"), with_sign_put_off(xs), map_state(with_sign_put_off, state))
+    assert_all_close(found, expected)
+
+
+@pytest.mark.parametrize("tiling", ["as chosen", "steps"])
+def test_rows_that_32_bits_cannot_find(tiling, cut, monkeypatch):
+    cut(tiling)
+    monkeypatch.setattr(launches, "MOST_NUMBERS", 1)
+    agree("lstm", RUNS["lengths and resets"], torch.float64)

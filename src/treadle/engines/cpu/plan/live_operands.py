@@ -14,8 +14,9 @@ from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows
 from treadle.engines.cpu.plan.live_input import LiveInput
-from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, keys_of, tensors_of_layout, with_signs
+from treadle.engines.cpu.plan.rows import Role, TensorKey, keys_of, tensors_of_layout
 from treadle.engines.layout import Layout
+from treadle.engines.passes.rows import contiguous, with_signs
 from treadle.engines.passes.section_passes import Pass
 
 _MOST_BLOCKS = 16
