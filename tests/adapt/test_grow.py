@@ -103,6 +103,7 @@ class Leaky(nn.Module):
         return h, (h,)
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("h_first", [False, True])
 def test_a_cell_of_ones_own_is_grown_like_the_library_s(h_first):
     cell = Leaky(3, 4, h_first).double()
@@ -173,7 +174,7 @@ OVER_TIME = {
 } | {f"td.LSTM {w}": lambda of, w=w: td.LSTM(3, 4, 3, wiring=w, batch_first=True, **of) for w in WIRINGS}
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(2)
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", OVER_TIME)
@@ -336,6 +337,7 @@ class Tagger(nn.Module):
         return torch.cat([self.head(ys), self.other(ys)], -1)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "make",
     [

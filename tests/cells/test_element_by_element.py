@@ -24,6 +24,7 @@ FORMS = {
 }
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("form", FORMS)
 def test_the_form_is_its_recurrence_in_values_and_as_compiled(form):
     make, recurrence = FORMS[form]

@@ -625,6 +625,7 @@ def test_there_are_two_hundred():
     assert len(CASES) >= 200
 
 
+@pytest.mark.share(150)
 @pytest.mark.parametrize("line", CASES)
 def test_it_is_one_line_that_says_what_to_do(line, made, capfd, monkeypatch):
     monkeypatch.chdir(made)

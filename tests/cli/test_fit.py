@@ -483,6 +483,7 @@ def write_bad_files() -> None:
     Path("short.txt").write_text("abc")
 
 
+@pytest.mark.share(21)
 @pytest.mark.parametrize("line", BAD)
 def test_bad_input_is_one_line_with_status_2_and_loses_nothing(line, model, capfd):
     Path("other.ts").write_text("@univariate true\n@classLabel true a b c\n@data\n1,2:c\n")

@@ -34,6 +34,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["treadle.cli.segment"], "JUDGES", 1)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["translate", "imitate", "decode"])
 def test_a_command_that_failed_resumes_and_ends_as_if_it_had_not(name, capfd):
     words = COMMANDS[name].split()
@@ -55,6 +56,7 @@ def test_a_command_that_failed_resumes_and_ends_as_if_it_had_not(name, capfd):
     assert previous_checkpoint("run").exists()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["translate", "imitate", "decode"])
 def test_a_saved_network_is_trained_further(name, capfd):
     words = without_checkpoint(name)
@@ -83,6 +85,7 @@ def test_pairs_that_a_resumed_translator_cannot_read_are_refused_by_line(capfd):
     assert "other.tsv, line 2: 'ß' has 'ß', which was nowhere in the training set" in err
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", TRAINING)
 def test_where_there_is_no_terminal_each_validation_is_a_line_and_logs_are_written(name, monkeypatch, capfd):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

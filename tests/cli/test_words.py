@@ -153,6 +153,7 @@ def test_what_does_not_go_together_is_refused(capfd):
     assert not Path("n.safetensors").exists()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("change", [{"symbols": ["<unk>", "a"]}, {"unit": "characters"}, {"unknown": None}])
 def test_a_vocabulary_that_does_not_fit_is_refused(capfd, change):
     fit(capfd, "--words", "--vocabulary", "30", "--budget", "1steps")

@@ -332,6 +332,7 @@ def both(cell, xs):
     return td.Recurrent(cell, engine="auto")(xs)[0], td.Recurrent(cell, engine="reference")(xs)[0]
 
 
+@pytest.mark.share(36)
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_noticed(name, caplog):
     of, change = CHANGES[name]

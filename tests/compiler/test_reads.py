@@ -464,6 +464,7 @@ MODES = {
 }
 
 
+@pytest.mark.share(9)
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("parametrised", [False, True])
 @pytest.mark.parametrize("name", MODES)

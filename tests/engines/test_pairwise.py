@@ -86,6 +86,7 @@ CASES = [
 ]
 
 
+@pytest.mark.share(145)
 @pytest.mark.parametrize(("subject", "engine", "dtype", "way", "rows", "start", "gradient", "moments"), CASES, ids=str)
 def test_pairs(subject, engine, dtype, way, rows, start, gradient, moments):
     with device.pretended() if engine == "gpu" else contextlib.nullcontext():

@@ -24,6 +24,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.share(2)
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_and_back(kind):

@@ -70,6 +70,7 @@ def test_quantiles_are_those_of_scipy(share, freedom):
     assert student_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-3)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("metric", ["loss", "mae", "rmse"])
 def test_a_network_that_says_the_mean_has_the_score_of_a_constant(tmp_path, monkeypatch, metric):
     monkeypatch.chdir(tmp_path)

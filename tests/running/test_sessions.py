@@ -105,7 +105,7 @@ def run_both(rnn, dtype, rounds=6, count=7, **options):
     return pool
 
 
-@pytest.mark.share(18)
+@pytest.mark.share(9)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     ("subject", "weights", "dtype"),
@@ -117,7 +117,7 @@ def test_every_session_gives_the_bits_of_a_session_alone(subject, weights, dtype
     assert isinstance(pool._rows, OneByOne) == (subject in ONE_BY_ONE)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(3)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     ("name", "sizes", "weights"),

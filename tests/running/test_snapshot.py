@@ -68,6 +68,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.share(30)
 @pytest.mark.parametrize("what", CHANGES)
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
 @pytest.mark.parametrize("says", [True, False], ids=["says what it reads", "does not say"])

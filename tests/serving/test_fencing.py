@@ -46,6 +46,7 @@ def beside_each_other(work, keep, servers=2, options=None):
     return asyncio.run(main())
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("counts", [True, False])
 def test_steps_wander_among_servers(place, counts):
     """Each step may be asked of any server: those that have an old copy notice it before they answer."""

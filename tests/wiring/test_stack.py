@@ -34,7 +34,7 @@ def test_cells_in_order_and_names_in_the_state():
     assert "dropout=0.5" in repr(td.Stack(cells, dropout=0.5))
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_layers_of_different_kinds(wiring):
     kinds = iter([td.LSTMCell, td.GRUCell, td.LayerNormLSTMCell])
@@ -54,7 +54,7 @@ def test_images_can_be_stacked(wiring):
 # Dropout
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_dropout_reaches_what_goes_up_and_nothing_in_evaluation(wiring):
     plain = stack(wiring, td.GRUCell, 3, (40, 40, 40)).double()
@@ -70,6 +70,7 @@ def test_dropout_reaches_what_goes_up_and_nothing_in_evaluation(wiring):
     assert len(inside) == (4 if wiring == "lateral" else 2)  # there, both readings of a layer have their own
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_everything_dropped_is_nothing_from_below(wiring):
     """With a share of 1 the upper layer cannot see the lower, so changing the lower changes nothing."""
@@ -212,6 +213,7 @@ def test_a_state_of_another_wiring():
 # Stack.of: no arithmetic
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_layers_are_as_wide_as_the_wiring_says(wiring):
     sizes = [6, 6, 6] if wiring == "relay" else [6, 5, 4]

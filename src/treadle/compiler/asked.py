@@ -121,7 +121,7 @@ class Rows(int):
         """Whether the answer is the same for any number of rows."""
         if not isinstance(other, numbers.Real):
             return False
-        near = (int(other) - 1, int(other), int(other) + 1) if math.isfinite(other) else ()
+        near = (math.floor(other) - 1, math.floor(other), math.floor(other) + 1) if math.isfinite(other) else ()
         return len({compare(number, other) for number in (1, *near, _MANY) if number >= 1}) == 1
 
     def __bool__(self) -> bool:

@@ -71,12 +71,8 @@ def refusal(plane: Dataplane, refused: Refused) -> tuple[int, bytes, bytes, list
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(refused.retry_after))))
     if refused.kind is Kind.NO_TOKEN:
         headers.append((b"www-authenticate", b"Bearer"))
-    return (
-        refused.kind.status,
-        JSON,
-        json.dumps({"error": str(refused), "kind": refused.kind.name.lower()}).encode(),
-        headers,
-    )
+    said = {"error": str(refused), "kind": refused.kind.name.lower()}
+    return refused.kind.status, JSON, json.dumps(said).encode(), headers
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

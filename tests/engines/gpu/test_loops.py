@@ -61,6 +61,7 @@ def agree(subject, run, dtype=torch.float32, B=4, T=7, precision=None):
     assert_all_close(found, expected, precision or dtype)
 
 
+@pytest.mark.share(3)
 @pytest.mark.share(len(TAKEN))
 @pytest.mark.parametrize("subject", TAKEN)
 @pytest.mark.parametrize("run", ["plain", "lengths and resets", "mask"])
@@ -71,7 +72,7 @@ def test_loops_agree_with_the_reference(subject, run):
 SOME = "lstm gru layer-norm-lstm slstm-two-heads peephole-lstm recurrent-highway stack-feedback graph-tokens".split()
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("subject", SOME)
 @pytest.mark.parametrize("tiling", [name for name in TILINGS if name != "as chosen"])
 @pytest.mark.parametrize("run", ["plain", "lengths and resets"])

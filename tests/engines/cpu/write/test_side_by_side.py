@@ -59,7 +59,7 @@ def agree(rnn, xs, state=None, **options):
     assert_all_close(outcome(run, other, xs, state), outcome(run, rnn, xs, state))
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(3)
 @pytest.mark.usefixtures("set_num_threads", "poisoned_memory")
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -70,6 +70,7 @@ def test_values_and_gradients_are_those_of_the_reference(subject, run, always, c
     assert calls
 
 
+@pytest.mark.share(1)
 @pytest.mark.usefixtures("set_num_threads", "poisoned_memory")
 @pytest.mark.parametrize("cell", ["lstm", "layer-norm-lstm"])
 def test_several_panels_of_which_the_last_is_a_part(cell, always):

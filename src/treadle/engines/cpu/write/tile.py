@@ -19,8 +19,9 @@ kernels in the cache call them by these."""
 
 def kind(precision: Precision) -> str:
     """What tells tiles of one precision from those of another; weights that are rounded lie there like others."""
-    pairs = [operands is Operands.PAIRS for operands in (precision.right, precision.left)]
-    return {(False, False): "", (True, False): "widened", (True, True): "pairs"}[*pairs] + f"{precision.dtype.itemsize}"
+    if precision.left is Operands.PAIRS:
+        return "pairs"
+    return ("widened" if precision.right is Operands.PAIRS else "") + str(precision.dtype.itemsize)
 
 
 def name(precision: Precision, rows: int, vectors: int) -> str:
