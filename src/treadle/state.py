@@ -218,13 +218,18 @@ def takes_hx(rnn: Any) -> bool:
     return callable(getattr(rnn, "states_of", None)) and callable(getattr(rnn, "hx_of", None))
 
 
+def is_around_one(rnn: Any) -> bool:
+    """Whether a method ``recurrent()`` gives it over time, as that of drop-ins does, and of what was read from ONNX."""
+    return callable(getattr(type(rnn), "recurrent", None))
+
+
 def over_time(rnn: Any) -> Any:
     """The network that keeps its states by name: of a drop-in such as `treadle.LSTM`, its ``recurrent()``.
 
     Raises:
         ValueError: it is bidirectional, so that it has no state to carry.
     """
-    return rnn.recurrent() if takes_hx(rnn) else rnn
+    return rnn.recurrent() if is_around_one(rnn) else rnn
 
 
 def by_name(rnn: Any, state: Any) -> State:

@@ -9,6 +9,7 @@ from torch import nn
 
 import treadle as td
 from treadle.errors import DataError, InteropError, ModelFileError
+from treadle.interop import onnx_reading
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx onnxruntime")
 onnxruntime = pytest.importorskip("onnxruntime", reason="it is not installed: pip install onnx onnxruntime")
@@ -237,9 +238,34 @@ def test_a_quantised_lstm_runs_in_floats():
     model = model_of([node], feeds, constants, ["Y", "Y_h"])
     onnx.save(model, "quantised.onnx")
     network = td.interop.from_onnx("quantised.onnx")
-    assert network.report.notes == ("quantised nodes run in floats here",)
-    for found, wanted in zip(network(*feeds.values()), in_onnx_runtime(model, feeds), strict=True):
-        np.testing.assert_allclose(found.detach(), wanted, atol=0.03)
+    assert network.report.notes[0] == "quantised nodes run in floats here"
+    floats = {name: (constants[name] * constants[f"{name}_scale"]).swapaxes(1, 2).astype(np.float32) for name in real}
+    in_floats = model_of(
+        [helper.make_node("LSTM", ["X", "W", "R"], ["Y", "Y_h"], hidden_size=H)], feeds, floats, ["Y", "Y_h"]
+    )
+    for found, wanted in zip(network(*feeds.values()), in_onnx_runtime(in_floats, feeds), strict=True):
+        np.testing.assert_allclose(found.detach(), wanted, atol=1e-5)
+    if not network.report.notes[1:]:
+        for found, wanted in zip(network(*feeds.values()), in_onnx_runtime(model, feeds), strict=True):
+            np.testing.assert_allclose(found.detach(), wanted, atol=0.03)
+
+
+def test_products_of_bytes_that_saturate_are_said(monkeypatch):
+    """ONNX Runtime's, on a CPU without VNNI: nothing is wrong with the network then, and nothing is compared."""
+    random = np.random.default_rng(0)
+    H, I = 8, 6
+    scale, zero = np.array([0.01], np.float32), np.zeros(1, np.int8)
+    bytes_of = {name: random.integers(-127, 128, (1, size, 4 * H), np.int8) for name, size in {"W": I, "R": H}.items()}
+    constants = bytes_of | {"s": scale, "z": zero}
+    names = ["X", "W", "R", "", "", "", "", "", "s", "z", "s", "z"]
+    node = helper.make_node("DynamicQuantizeLSTM", names, ["Y"], hidden_size=H, domain="com.microsoft")
+    onnx.save(model_of([node], {"X": np.ones((5, 2, I), np.float32)}, constants, ["Y"]), "quantised.onnx")
+    monkeypatch.setattr(onnx_reading, "relative_difference", lambda *given: 0.5)
+    monkeypatch.setattr(onnx_reading, "_saturates", lambda: True)
+    assert "products of bytes saturate" in td.interop.from_onnx("quantised.onnx").report.notes[1]
+    monkeypatch.setattr(onnx_reading, "_saturates", lambda: False)
+    with pytest.raises(InteropError, match="differs from ONNX Runtime by 5.0e-01"):
+        td.interop.from_onnx("quantised.onnx")
 
 
 def refused(node, error, match, **options):

@@ -121,7 +121,8 @@ class Rows(int):
         """Whether the answer is the same for any number of rows."""
         if not isinstance(other, numbers.Real):
             return False
-        near = (math.floor(other) - 1, math.floor(other), math.floor(other) + 1) if math.isfinite(other) else ()
+        middle = math.floor(float(other)) if math.isfinite(other) else 1
+        near = (middle - 1, middle, middle + 1)
         return len({compare(number, other) for number in (1, *near, _MANY) if number >= 1}) == 1
 
     def __bool__(self) -> bool:

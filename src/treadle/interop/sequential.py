@@ -25,7 +25,7 @@ def as_recurrent(network: Any) -> Recurrent:
     """
     if isinstance(network, Recurrent):
         return network
-    if states.takes_hx(network):
+    if states.is_around_one(network):
         return states.over_time(network)
     if isinstance(network, OverTime):
         raise TypeError(f"a {type(network).__name__} reads a sequence from its end: it has no steps to be exported")

@@ -61,8 +61,7 @@ def agree(subject, run, dtype=torch.float32, B=4, T=7, precision=None):
     assert_all_close(found, expected, precision or dtype)
 
 
-@pytest.mark.share(3)
-@pytest.mark.share(len(TAKEN))
+@pytest.mark.share(16)
 @pytest.mark.parametrize("subject", TAKEN)
 @pytest.mark.parametrize("run", ["plain", "lengths and resets", "mask"])
 def test_loops_agree_with_the_reference(subject, run):

@@ -1,11 +1,14 @@
 """IR becomes machine code: once, for several targets, also from the disk."""
 
 import ctypes
+import functools
+import gc
 import os
 import re
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 import torch
@@ -269,8 +272,8 @@ def test_a_description_says_all_that_the_text_follows_from():
     assert len(texts) > 20
 
 
-def test_tiles_are_compiled_once_for_all_kernels(compiled):
-    kernel_code._tiles_of.cache_clear()
+def test_tiles_are_compiled_once_for_all_kernels(compiled, monkeypatch):
+    monkeypatch.setattr(kernel_code, "_tiles_of", functools.cache(kernel_code._tiles_of.__wrapped__))
 
     def tiles_defined(units, dtype):
         before = len(compiled)
@@ -283,3 +286,20 @@ def test_tiles_are_compiled_once_for_all_kernels(compiled):
     assert tiles_defined(5 * lanes, torch.float32) > 1
     assert tiles_defined(7 * lanes, torch.float32) == 0
     assert tiles_defined(5 * lanes, torch.float64) > 1
+
+
+def test_what_is_called_lives_as_long_as_its_caller(monkeypatch):
+    for known in ("_libraries", "_recalled"):
+        monkeypatch.setattr(compilation, known, weakref.WeakValueDictionary())
+    called = [compilation.recall("called", ("double it",), lambda: TEXT, target.host())]
+    text = 'declare void @"double it"(ptr)\ndefine void @f(ptr %p) {\n  call void @"double it"(ptr %p)\n  ret void\n}'
+    caller = compilation.recall("caller", ("f",), lambda: text, target.host(), lambda: {"double it": called[0]})
+    gone = weakref.ref(called.pop())
+    gc.collect()
+    assert gone() is not None
+    numbers = (ctypes.c_float * 16)(*range(16))
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(caller.address("f"))(ctypes.addressof(numbers))
+    assert list(numbers) == [2 * i for i in range(16)]
+    del caller
+    gc.collect()
+    assert gone() is None

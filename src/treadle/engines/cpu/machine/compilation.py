@@ -14,7 +14,7 @@ import itertools
 import re
 import sys
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import llvmlite
@@ -46,9 +46,10 @@ _numbers = itertools.count()  # ORC wants a new name for each library
 
 
 class Library:
-    """Machine code in memory, for as long as this object lives."""
+    """Machine code in memory, for as long as this object lives; so long live the libraries whose functions it calls."""
 
-    def __init__(self, tracker: llvm.orcjit.ResourceTracker, names: Sequence[str]):
+    def __init__(self, tracker: llvm.orcjit.ResourceTracker, names: Sequence[str], called: "Iterable[Library]" = ()):
+        self._called = tuple(set(called))
         self._addresses = {name: tracker[name] for name in names}
         weakref.finalize(self, _let_go, tracker).atexit = False
 
@@ -95,14 +96,14 @@ def recall(
     names: Sequence[str],
     write: Callable[[], str],
     target: Target,
-    called: Callable[[], Mapping[str, int]] = dict,
+    called: "Callable[[], Mapping[str, Library]]" = dict,
 ) -> Library:
     """The same for a text that takes long to write, and is written only where its code is not yet known.
 
     The description, which the text follows from, and the sources of this engine and of programs lead to the key of the
     text, and that to the code. So where a change of the sources leaves a text as it was, it is written again, but not
-    compiled. The text defines the functions ``names``, and may call those whose addresses ``called`` gives; these have
-    to stay for ever. It is freed with the last reference to the library.
+    compiled. The text defines the functions ``names``, and may call those of other libraries, which ``called`` gives by
+    name. It is freed with the last reference to the library.
     """
     sources = _sources()
     described = _key(f"{sources}\0{description}", target)
@@ -165,7 +166,7 @@ def _checksum_of(*places: Path) -> str | None:
 
 
 def _library(
-    key: str, names: Sequence[str], text: str, target: Target, called: Callable[[], Mapping[str, int]] = dict
+    key: str, names: Sequence[str], text: str, target: Target, called: "Callable[[], Mapping[str, Library]]" = dict
 ) -> Library:
     if library := _libraries.get(key):
         return library
@@ -178,7 +179,7 @@ def _library(
     return library
 
 
-def _known(key: str, names: Sequence[str], called: Callable[[], Mapping[str, int]]) -> Library | None:
+def _known(key: str, names: Sequence[str], called: "Callable[[], Mapping[str, Library]]") -> Library | None:
     """What this process has loaded, or the disk keeps; hold the lock."""
     library = _libraries.get(key)
     if library is None and (code := disk_cache.read(key)) is not None:
@@ -213,7 +214,7 @@ def _object_code(ir_text: str, target: Target) -> bytes:
         raise EngineError(f"LLVM refuses the code that was generated, a bug of treadle: {_one_line(error)}") from error
 
 
-def _load(code: bytes, names: Sequence[str], called: Mapping[str, int]) -> Library:
+def _load(code: bytes, names: Sequence[str], called: Mapping[str, Library]) -> Library:
     global _linker
     _free()
     if _linker is None:
@@ -226,12 +227,12 @@ def _load(code: bytes, names: Sequence[str], called: Mapping[str, int]) -> Libra
         address = ctypes.cast(function, ctypes.c_void_p).value
         assert address is not None
         builder.import_symbol(name, address)
-    for name, address in called.items():
-        builder.import_symbol(name, address)
+    for name, library in called.items():
+        builder.import_symbol(name, library.address(name))
     for name in names:
         builder.export_symbol(name)
     try:
-        return Library(builder.link(_linker, f"treadle {next(_numbers)}"), names)
+        return Library(builder.link(_linker, f"treadle {next(_numbers)}"), names, called.values())
     except RuntimeError as error:
         raise EngineError(f"LLVM cannot load the code that it made: {_one_line(error)}") from error
 

@@ -24,13 +24,13 @@ def kernel_code(lowered: Lowered, way: str, function: str, write: Callable[[Lowe
     return compilation.recall(description, (function,), lambda: write(lowered), lowered.target, called)
 
 
-def _tiles(lowered: Lowered) -> dict[str, int]:
-    """Where the tiles of the kernel's panels are, by name."""
+def _tiles(lowered: Lowered) -> dict[str, compilation.Library]:
+    """By name, what has the tiles of the kernel's panels."""
     precision, target = lowered.kernel.precision, lowered.target
-    found: dict[str, int] = {}
+    found: dict[str, compilation.Library] = {}
     for vectors in sorted({width for packing in lowered.packings.values() for width in packing.widths}):
         library = _tiles_of(precision, vectors, target)
-        found |= {name: library.address(name) for name in tile.names(precision, vectors, target)}
+        found |= dict.fromkeys(tile.names(precision, vectors, target), library)
     return found
 
 
