@@ -74,8 +74,7 @@ class Warming:
 
     def _x(self, rows: int) -> Tensor | None:
         """What one step reads: [B, ...]."""
-        cell = getattr(self.network, "cell", self.network)
-        return example_input(cell, rows)
+        return example_input(self.network, rows)
 
     def _sequence(self, rows: int, steps: int) -> Tensor:
         """Zeros as the network takes them."""
