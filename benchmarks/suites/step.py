@@ -24,6 +24,7 @@ from benchmarks.sizes import LAYERS
 from benchmarks.timing import Block, block
 
 TORCH, ONNX, READING = "torch.nn", "ONNX Runtime", "reading the weights, one core"
+ONNX_INT8 = "ONNX Runtime int8"
 BFLOAT16, INT8, ALONE = "treadle bfloat16", "treadle int8", "treadle, one core"
 HIDDEN_SIZES, TINY_SIZES = (32, 64, 128, 256, 512), (4, 7)
 ROUNDED_AT = (256, TINY_SIZES[0])
@@ -54,7 +55,10 @@ def open_race(H: int, options: Options) -> Race:
         steps[INT8] = partial(ours.session(weights="int8").step, x)
     notes, reading = {}, None
     try:
-        steps[ONNX] = peers.load("onnx_runtime").fastest_step(lstm, x, options.threads, REST)
+        fastest_step = peers.load("onnx_runtime").fastest_step
+        steps[ONNX] = fastest_step(lstm, x, options.threads, REST)
+        if H in ROUNDED_AT:
+            steps[ONNX_INT8] = fastest_step(lstm, x, options.threads, REST, int8=True)
     except peers.Unavailable as why:
         notes[ONNX] = str(why)
     try:
@@ -72,7 +76,8 @@ def open_race(H: int, options: Options) -> Race:
             for t in range(GATE_STEPS):
                 x[:] = xs[t]
                 answers[t] = step()
-            precision = torch.bfloat16 if name in (BFLOAT16, INT8) else torch.float32  # 255 levels are about as coarse
+            rounded = name in (BFLOAT16, INT8, ONNX_INT8)  # 255 levels are about as coarse as bfloat16
+            precision = torch.bfloat16 if rounded else torch.float32
             checks.append(compare(name, {"ys": torch.from_numpy(answers)}, reference, precision))
         return checks if reading is None else [*checks, reading.check()]
 

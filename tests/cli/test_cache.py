@@ -1,7 +1,6 @@
 """`treadle cache` shows and deletes what is kept."""
 
 import re
-import shutil
 import subprocess
 import sys
 
