@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test test-all mutations fits claims imitations busy-beaver translate decode segment kills clusters fuzz lint pictures gallery format docs bench clean
+.PHONY: help run test test-all mutations fits claims imitations busy-beaver translate decode segment kills clusters fuzz ported lint pictures gallery format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -26,7 +26,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= MPLBACKEND=Agg OMP_NUM_THREADS=1 $(VENV_PYTHON
 test: .venv/.dev ## run the tests, covering combinations in place of all, in minutes; ARGS="…" goes to pytest
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: .venv/.dev ## run all tests, slow ones and all combinations, too; ARGS="…" goes to pytest
+test-all: .venv/.dev ## run all tests, slow ones too, and ten times the combinations of test; TREADLE_LONG=1: all of them; ARGS="…" goes to pytest
 	$(PYTEST) $(ARGS)
 
 mutations: .venv/.dev ## break the code in twenty places and see that the tests notice each; ARGS="…", see tests/mutations.py
@@ -62,6 +62,9 @@ clusters: .venv/.dev ## start clusters of Ray, kill trials and replicas on them,
 
 fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the interpreter; half an hour
 	TREADLE_FUZZ=$(or $(COUNT),1000) $(VENV_PYTHON) -m pytest tests/engines/test_fuzz.py $(ARGS)
+
+ported: .venv/ported/.installed ## compare cells with published implementations, whose weights they take; what cannot be installed is skipped
+	OMP_NUM_THREADS=1 .venv/ported/bin/python -m pytest tests/cells/test_ported.py $(ARGS)
 
 # The variable spares pyright a look at the network for a newer version of itself.
 lint: .venv/.dev ## ruff (lint and format), pyright, and who imports whom
@@ -118,6 +121,15 @@ python_problem = $(shell \
 	@touch $@
 
 .venv/.dev: .venv/.aeon
+
+# An environment of its own: what published implementations depend on does not change what treadle is tested with.
+IN_PORTED = .venv/ported/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt
+PORTED = minGRU-pytorch transformers mlstm-kernels ncps
+.venv/ported/.installed: .venv/.created pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv .venv/ported
+	$(IN_PORTED) --editable . pytest 'sybil[pytest]' hypothesis beartype
+	@for package in $(PORTED); do $(IN_PORTED) $$package || echo "$$package cannot be installed here: its test is skipped"; done
+	@touch $@
 
 # .dev, .docs and .bench are the extras of the same names in pyproject.toml.
 .venv/.dev .venv/.docs .venv/.bench: .venv/.%: .venv/.runtime

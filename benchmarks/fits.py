@@ -1,7 +1,9 @@
 """`treadle fit` on public data with nothing but its defaults, beside simpler models: ``python -m benchmarks.fits``.
 
 Three random seeds each; names of `benchmarks.public_data` take some of the data sets. The bar: the network is best, or
-as good as the best to within the spread over seeds, on at least half of them. ``docs/research/fits.md`` has the table.
+as good as the best to within the spread over seeds, on at least half of them. Three have bars of their own, each within
+three minutes: 96 % of JapaneseVowels, and less error than seasonal-naive on sunspots and carbon dioxide.
+``docs/research/fits.md`` has the table.
 """
 
 import contextlib
@@ -21,7 +23,12 @@ from benchmarks.rivals import rivals
 from treadle.cli import main as treadle_command
 
 SEEDS = range(3)
-OURS = "treadle"
+OURS, NAIVE = "treadle", "seasonal-naive"
+AT_LEAST = {"JapaneseVowels": 0.96}
+"""What the mean over seeds has to reach."""
+BETTER_THAN_NAIVE = ("sunspots", "carbon dioxide")
+SECONDS = 180.0
+"""For a fit of any of these."""
 
 
 class Result(NamedTuple):
@@ -43,6 +50,18 @@ class Result(NamedTuple):
         ours, other = (self.scores[name] for name in (OURS, self.best_of_the_others))
         ahead = statistics.fmean(ours) - statistics.fmean(other)
         return (ahead if self.data.score == ACCURACY else -ahead) >= -math.hypot(_spread(ours), _spread(other))
+
+    @property
+    def missed(self) -> str:
+        """Which bar of its own it misses; empty for none."""
+        name, mean = self.data.name, statistics.fmean(self.scores[OURS])
+        if name not in (*AT_LEAST, *BETTER_THAN_NAIVE):
+            return ""
+        if name in AT_LEAST and mean < AT_LEAST[name]:
+            return f"{100 * mean:.1f} % are right, less than {100 * AT_LEAST[name]:g} %"
+        if name in BETTER_THAN_NAIVE and mean >= self.scores[NAIVE][0]:
+            return f"an error of {mean:.3g}, no less than that of {NAIVE}, {self.scores[NAIVE][0]:.3g}"
+        return f"{self.seconds:.0f} s a fit, more than {SECONDS:g}" if self.seconds > SECONDS else ""
 
     def figure(self, name: str) -> str:
         """Mean and spread of a model, in words."""
@@ -76,7 +95,7 @@ def measure(data: DataSet, folder: Path) -> Result:
     seconds = (time.monotonic() - start) / len(found)
     scores = {OURS: [one[data.score] for one in found]}
     if data.series:
-        scores["seasonal-naive"] = [found[0][f"{data.score}_of_seasonal_naive"]]
+        scores[NAIVE] = [found[0][f"{data.score}_of_seasonal_naive"]]
     return Result(data, scores | rivals(data, folder, SEEDS), seconds)
 
 
@@ -106,7 +125,9 @@ def main() -> None:
             print("", *rows(some), sep="\n")
     good = sum(one.good for one in results)
     print(f"\nbest, or within the spread: {good} of {len(results)}")
-    sys.exit(good < len(results) / 2)
+    missed = {one.data.name: one.missed for one in results if one.missed}
+    print(*(f"{name}: {what}" for name, what in missed.items()), sep="\n")
+    sys.exit(bool(missed) or good < len(results) / 2)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def _compiled(source: Source, one: Pass[KernelOfPass], arch: int, tiling: Tiling
     from triton.compiler import ASTSource
 
     function = function_of(source.text)
-    constants = {"WHOLE": True, "RESETS": False} | ({} if phase is None else {"PHASE": phase})
+    constants = {"WHOLE": True, "RESETS": False, "WIDE": False} | ({} if phase is None else {"PHASE": phase})
     types = _types(one, tiling, len(source.products))
     signature = {name: "constexpr" if name in constants else types[name] for name in function.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(function.arg_names) if signature[n][0] == "*"}

@@ -25,13 +25,18 @@ hypothesis.settings.register_profile("treadle", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("treadle")
 
 
+FULL = 10
+"""How many times as many combinations the full suite takes as the short one; so many, because CI has to end in time."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Of a test marked ``share``, the combinations that the short suite leaves to the full one are marked ``slow``.
 
-    The full suite takes three times as many as the short one, or all of them with TREADLE_LONG=1, which takes an hour.
+    The full suite takes `FULL` times as many as the short one, or all of them with TREADLE_LONG=1, which takes an hour;
+    pytest counts the others as deselected.
     """
-    tests, left_out = {}, set()
+    tests, left_out = {}, []
     for item in items:
         if item.get_closest_marker("share"):
             tests.setdefault(item.nodeid.split("[")[0], []).append(item)
@@ -39,13 +44,16 @@ def pytest_collection_modifyitems(items):
         cases = [{choice: id(value) for choice, value in item.callspec.params.items()} for item in found]
         most = found[0].get_closest_marker("share").args
         chosen = share(cases, name, *most)
-        allowed = share(cases, name, 3 * most[0]) if most and "TREADLE_LONG" not in os.environ else range(len(cases))
+        allowed = share(cases, name, FULL * most[0]) if most and "TREADLE_LONG" not in os.environ else range(len(cases))
         for k, item in enumerate(found):
             if k not in chosen:
                 item.add_marker("slow")
             if k not in allowed:
-                left_out.add(item)
-    items[:] = [item for item in items if item not in left_out]
+                left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture(scope="module", autouse=True)

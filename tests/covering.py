@@ -1,6 +1,7 @@
 """Few cases in place of all combinations, chosen so that each choice, and each pair of choices, is met; always alike.
 
-Most faults need one choice, or two that meet, so the short suite runs covering combinations, and the full suite all.
+Most faults need one choice, or two that meet, so the short suite runs covering combinations. The full suite takes a
+few times as many (`tests/conftest.py`), and all of them with TREADLE_LONG=1.
 """
 
 import heapq

@@ -205,9 +205,9 @@ LEFT_OUT = {
 """What the CPU engine does not take, and why; "auto" runs these loops step by step in PyTorch."""
 
 
-def engine_of(subject: str) -> str:
-    """The compiled engine by its name, so that nothing else can take its place in silence, wherever it takes all."""
-    return "auto" if subject in LEFT_OUT else "cpu"
+def engine_of(subject: str, engine: str = "cpu") -> str:
+    """A compiled engine by its name, so that nothing else can take its place in silence, wherever it takes all."""
+    return "auto" if subject in LEFT_OUT else engine
 
 
 def build(subject: str, dtype: torch.dtype = torch.float64, **options: Any) -> td.Recurrent:

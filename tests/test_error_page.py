@@ -42,12 +42,28 @@ class Mixing(Branching):
         return h, (h,)
 
 
+class Measured(td.GRUCell):
+    """It looks at its weights while it is made."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.largest = float(self.weight_hh.abs().max())
+
+
 class Counting(Branching):
     """Its step does one thing or another, which depends on the number of rows."""
 
     def forward(self, x, state):
         h = self.mix(x) + state[0]
         return h, (h if h.shape[0] == 1 else 2 * h,)
+
+
+class Dividing(Branching):
+    """Its step makes a fraction of the number of rows."""
+
+    def forward(self, x, state):
+        h = self.mix(x) + state[0]
+        return h, (h / (h.shape[0] / 2),)
 
 
 class Filtering(Branching):
@@ -160,6 +176,7 @@ CASES = [
     (td.errors.EngineError, lambda: td.Recurrent(td.LSTMCell(3, 5), engine="tpu")),
     (td.errors.EngineError, lambda: torch.jit.trace(RNN, XS)),
     (td.errors.CellError, lambda: td.check_cell(Mixing())),
+    (td.errors.CellError, lambda: td.Stack.of(Measured, 3, 4)),
     (td.errors.InteropError, lambda: td.interop.to_c(RNN, "net.c", compiler="no-such-cc")),
     (td.errors.ModelFileError, truncated_file),
     (td.errors.ModelFileError, file_of_an_unknown_class),
@@ -178,6 +195,7 @@ CASES = [
 LOGGED = [
     lambda: td.Recurrent(Mixing())(XS),
     lambda: td.Recurrent(Counting())(XS),
+    lambda: td.Recurrent(Dividing())(XS),
     lambda: td.Recurrent(Branching())(XS),
     lambda: td.Recurrent(Filtering()).session(),
 ]

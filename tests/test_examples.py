@@ -13,7 +13,7 @@ PROVED = "08_memory_beyond_the_window.py"
 """tests/streams/test_memory_beyond_the_window.py runs it, and looks at what it learned."""
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("path", [path for path in EXAMPLES if path.name != PROVED], ids=lambda path: path.name)
 def test_example_runs(path, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ import treadle as td
 from treadle.recipes.explore import built_in_text, small_network
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_the_networks_have_learned_the_text(wiring):
     text, rnn = built_in_text(), explored.networks()[wiring]

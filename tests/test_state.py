@@ -8,16 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import treadle as td
 from tests.registry import CELLS, SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_close
 from treadle import state as states
 from treadle.errors import StateError
+from treadle.interop.sequential import as_recurrent
 from treadle.recipes.decode.evidence_cell import EvidenceState
 from treadle.seq2seq.attention import AttentionState
 from treadle.seq2seq.encoder_decoder import Encoded
+from treadle.show.diagram import diagram_of
 
 every_subject = pytest.mark.parametrize("subject", SUBJECTS)
 
@@ -174,3 +176,35 @@ def test_states_of_our_own_are_loaded_without_running_code(kind):
 
 def test_every_cell_of_our_own_has_a_state_that_is_loaded():
     assert {make(3, 4).State for make in CELLS.values()} <= set(torch.serialization.get_safe_globals())
+
+
+class OwnState(NamedTuple):
+    h: torch.Tensor
+
+
+class Own(nn.Module):
+    """A user's cell, a part of which is called as a drop-in's function is."""
+
+    def __init__(self):
+        super().__init__()
+        self.input, self.recurrent = nn.Linear(3, 4), nn.Linear(4, 4)
+
+    def initial_state(self, batch_size):
+        return OwnState(self.input.weight.new_zeros(batch_size, 4))
+
+    def forward(self, x, state):
+        h = torch.tanh(self.input(x) + self.recurrent(state.h))
+        return h, OwnState(h)
+
+
+def test_a_part_that_is_called_recurrent_makes_no_drop_in(tmp_path):
+    own = Own()
+    state = OwnState(torch.randn(2, 4))
+    assert states.over_time(own) is own
+    assert states.by_name(own, state) is state
+    assert states.as_given(own, state) is state
+    td.save_state(tmp_path / "s", state, own)
+    assert torch.equal(td.load_state(tmp_path / "s", own).h, state.h)
+    assert as_recurrent(own).cell is own
+    assert diagram_of(own).boxes
+    assert isinstance(states.over_time(td.GRU(3, 4)), td.Recurrent)

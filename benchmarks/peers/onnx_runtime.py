@@ -20,7 +20,7 @@ Step = Callable[[], np.ndarray]
 def fastest_step(lstm: nn.LSTM, x: np.ndarray, threads: int, rest: float, int8: bool = False) -> Step:
     """A step from where the last one ended, for one row, on one thread or several, the way that is fastest here.
 
-    ``x`` [I] is read anew by every step; the answer [H] is overwritten by the next. With ``int8`` it is quantised as
+    Every step reads ``x`` [I] as it is then; the answer [H] is overwritten by the next. With ``int8`` it is quantised as
     ONNX Runtime does it for LSTMs: weights beforehand, what they are multiplied with at every step.
     """
     made = model(lstm)

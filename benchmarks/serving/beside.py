@@ -1,7 +1,9 @@
 """CPU of a step over the network: a server and another one, asked by the same clients at one rate, in turns."""
 
 import contextlib
+import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,9 @@ H, CLIENTS, GATE_STEPS = 64, 16, 5
 SHARE = 0.5
 """Of a core, which the dearer server is given to do."""
 SECONDS, ROUNDS, TRIALS = 2.0, 7, 3
+
+
+Start = Callable[[], AbstractContextManager[Started]]
 
 
 def inputs(T: int = 1, size: int = H) -> np.ndarray:
@@ -47,7 +52,7 @@ class Beside:
 
     kind: str
     other: str
-    start: Callable[[], Started]
+    start: Start
     answers: Callable[[np.ndarray, int], Tensor] | None
     options: Options
     notes: dict[str, str] = field(default_factory=dict)
@@ -56,7 +61,7 @@ class Beside:
         """Both answer as they should."""
         self.stack, x = contextlib.ExitStack(), inputs()
         try:
-            starts = {OURS: lambda: host("treadle", H), self.other: self.start}
+            starts: dict[str, Start] = {OURS: functools.partial(host, "treadle", H), self.other: self.start}
             self.hosts = {name: self.stack.enter_context(start()) for name, start in starts.items()}
             self.crowds = {
                 name: self.stack.enter_context(clients(self.kind, one, x.tolist(), CLIENTS))

@@ -4,10 +4,13 @@ import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
-from benchmarks.gates import Check
+from benchmarks.gates import Check, compare
+from benchmarks.race import OURS
 from benchmarks.registry import Measurement, Options
-from benchmarks.serving.beside import H, inputs
+from benchmarks.serving.beside import GATE_STEPS, H, inputs, steps_of
+from benchmarks.serving.host import network
 from benchmarks.serving.processes import host, openings
 
 COUNT, QUICK_COUNT, ALIVE = 1_000_000, 20_000, 10_000
@@ -29,18 +32,26 @@ class Coming:
     notes: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> list[Check]:
-        """Each is answered."""
+        """A sequence gives what the network gives, and each of many is answered."""
         self.stack = contextlib.ExitStack()
         try:
             self.host = self.stack.enter_context(host("treadle", H, idle=3600.0))
             self.crowd = self.stack.enter_context(openings(self.host, inputs().tolist()))
+            self.crowd.ask(first=0, count=1, end=False)
+            ys = [self.crowd.ask(first=0, count=1, end=False, again=True)["y"] for _ in range(GATE_STEPS)]
             # More than there are endings that are remembered, so that nothing is left to be filled.
             self.warm = 2 * ALIVE
-            answers = self.crowd.ask(first=0, count=self.warm, end=True)
+            answers = self.crowd.ask(first=0, count=self.warm, end=True)["answers"]
+            checks = [
+                compare(OURS, {"ys": torch.tensor(ys)}, {"ys": steps_of(network(H), inputs(), GATE_STEPS)}),
+                Check("every sequence is answered", self.warm - answers.get("ok", 0), 0.0, "answers"),
+            ]
         except BaseException:
             self.stack.close()
             raise
-        return [Check("every sequence is answered", self.warm - answers.get("ok", 0), 0.0, "answers")]
+        if not all(check.ok for check in checks):
+            self.stack.close()
+        return checks
 
     def measure(self, options: Options) -> Measurement:
         """Memory before and after all of them; then that of many who stay."""
@@ -71,7 +82,7 @@ class Coming:
     def _ask(self, first: int, count: int, **how: bool) -> float:
         """So many requests; the CPU seconds of the server for each."""
         before = self.host.cpu_seconds()
-        found = self.crowd.ask(first=first, count=count, **how)
+        found = self.crowd.ask(first=first, count=count, **how)["answers"]
         if found != {"ok": count}:
             raise RuntimeError(f"{count} sequences were begun, but the answers are {found}")
         return (self.host.cpu_seconds() - before) / count

@@ -1,8 +1,8 @@
 """Run in a process of its own: clients that begin one sequence after another, each of another name, and perhaps end it.
 
 python -m benchmarks.serving.openings reads a first line {"address": "127.0.0.1:8000", "x": [[0.1]]}, and prints
-one; then each {"first": 0, "count": 1000, "end": true} is answered by the number of answers of each status. With
-"again", all are further steps of the first.
+one; then each {"first": 0, "count": 1000, "end": true} is answered by the number of answers of each status,
+and the numbers of the first client's last answer. With "again", all are further steps of the first.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ async def main(address: str, x: list[list[float]]) -> None:
         for one in everybody:
             ask(one)
         await done.wait()
-        print(json.dumps(found), flush=True)
+        print(json.dumps({"answers": found, "y": everybody[0].y()}), flush=True)
 
 
 if __name__ == "__main__":

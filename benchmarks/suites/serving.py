@@ -1,10 +1,12 @@
 """A server over the network: a step beside an echo and beside MLServer, and many who come and go."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from torch import Tensor
 
 from benchmarks.bars import at_most, bar, figures, ratios
 from benchmarks.registry import Bar, Case, Options, Result, Suite
-from benchmarks.serving import coming
+from benchmarks.serving import coming, overload
 from benchmarks.serving.beside import Beside, H
 from benchmarks.serving.clients import KINDS
 from benchmarks.serving.coming import Coming
 from benchmarks.serving.host import network
+from benchmarks.serving.overload import Overload
 from benchmarks.serving.processes import Started, host
 from benchmarks.sizes import LAYERS
 
@@ -39,12 +42,15 @@ def python_of_mlserver() -> str | None:
     return named or (sys.executable if importlib.util.find_spec("mlserver") else None)
 
 
-def mlserver() -> Started:
+@contextlib.contextmanager
+def mlserver() -> Iterator[Started]:
     """MLServer, with the network."""
-    weights = Path(tempfile.mkdtemp()) / "lstm.pt"
-    torch.save(network(H).state_dict(), weights)
-    given = {"weights": str(weights), "H": H, "layers": LAYERS}
-    return Started(str(PEER), json.dumps(given), python=python_of_mlserver())
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder, "lstm.pt")
+        torch.save(network(H).state_dict(), weights)
+        given = {"weights": str(weights), "H": H, "layers": LAYERS}
+        with Started(str(PEER), json.dumps(given), python=python_of_mlserver()) as server:
+            yield server
 
 
 def beside_mlserver(kind: str, options: Options) -> Beside:
@@ -62,7 +68,7 @@ def beside_mlserver(kind: str, options: Options) -> Beside:
 
 
 def cases(options: Options) -> list[Case]:
-    """Every protocol beside its echo, two beside MLServer, and a million sequences."""
+    """Every protocol beside its echo, two beside MLServer, a million sequences, and too much to do."""
     kinds = list(KINDS)[:1] if options.tiny else list(KINDS)
     found = [
         Case(f"{kind}, beside an echo", "echo", partial(Beside, kind, ECHO, partial(host, "echo", H), echo, options))
@@ -74,6 +80,7 @@ def cases(options: Options) -> list[Case]:
         *found,
         *(Case(f"{kind}, beside {MLSERVER}", "peer", partial(beside_mlserver, kind, options)) for kind in BESIDE_PEER),
         Case("sequences that come and go", "coming", partial(Coming, options)),
+        Case("four times what it can do", "overload", partial(Overload, options)),
     ]
 
 
@@ -90,6 +97,10 @@ def bars(results: list[Result]) -> list[Bar]:
         at_most("microseconds to open and close", 100.0, worst("coming", coming.OPENING)),
         at_most("a million sequences: growth of memory in MB", 10.0, worst("coming", coming.GROWTH)),
         at_most("bytes of a living sequence beside its state", 3000.0, worst("coming", coming.HELD)),
+        at_most("overload: p99 of the accepted, times the unloaded one", 5.0, worst("overload", overload.LATER)),
+        at_most("overload: milliseconds until the rest is refused, p99", 10.0, worst("overload", overload.REFUSED)),
+        at_most("overload: Gini of served steps over clients", 0.1, worst("overload", overload.UNFAIR)),
+        at_most("overload: growth of memory in MB", 10.0, worst("overload", overload.GROWTH)),
     ]
 
 

@@ -210,23 +210,31 @@ def initial_state(cell: Any, x: Tensor) -> State:
     return map_state(follow, cell.initial_state(x.shape[0]))
 
 
+def takes_hx(rnn: Any) -> bool:
+    """Whether a network takes and gives its state as PyTorch's ``hx``, as `treadle.LSTM` does: it says which is which.
+
+    Not by a part that is called ``recurrent``, which a user's own module may have.
+    """
+    return callable(getattr(rnn, "states_of", None)) and callable(getattr(rnn, "hx_of", None))
+
+
 def over_time(rnn: Any) -> Any:
     """The network that keeps its states by name: of a drop-in such as `treadle.LSTM`, its ``recurrent()``.
 
     Raises:
         ValueError: it is bidirectional, so that it has no state to carry.
     """
-    return rnn.recurrent() if hasattr(rnn, "recurrent") else rnn
+    return rnn.recurrent() if takes_hx(rnn) else rnn
 
 
 def by_name(rnn: Any, state: Any) -> State:
     """A state as ``over_time(rnn)`` keeps it, from the form in which ``rnn`` gives it: a drop-in, as its ``hx``."""
-    return rnn.states_of(state) if hasattr(rnn, "recurrent") else state
+    return rnn.states_of(state) if takes_hx(rnn) else state
 
 
 def as_given(rnn: Any, state: State) -> Any:
     """The inverse of `by_name`."""
-    return rnn.hx_of(state) if hasattr(rnn, "recurrent") else state
+    return rnn.hx_of(state) if takes_hx(rnn) else state
 
 
 def check_state(state: State, like: State, batch_size: int, owner: str) -> State:

@@ -86,6 +86,7 @@ def test_learned_initial_states_go_on(tmp_path):
         assert torch.equal(td.load(tmp_path / "deeper.safetensors")(xs)[0], deeper(xs)[0])
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("cell", [lambda: td.GRUCell(5, 4), lambda: td.Stack([td.GRUCell(5, 4)])])
 def test_behind_the_controller_of_a_closed_loop(cell, tmp_path):
     loop = td.ClosedLoop(cell(), td.Continuous(3), td.Continuous(2), learn_initial_state=True).double()

@@ -8,7 +8,7 @@ TINY = Options(threads=1, quick=True, tiny=True)
 CASES = [pytest.param(case, id=f"{name}: {case.name}") for name in SUITES for case in load(name).cases(TINY)]
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("case", CASES)
 def test_gate_is_green(case):
     try:

@@ -42,7 +42,7 @@ def results(rnn, xs):
     return [ys, *torch.autograd.grad(ys, list(rnn.parameters()), chosen)]
 
 
-@pytest.mark.share(9)
+@pytest.mark.share(5)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_each_name_is_its_equation_compiled_too(name):
     cell = td.RNNCell(3, 5, nonlinearity=name, dtype=torch.float64)
@@ -69,6 +69,7 @@ CELLS = {
 }
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("kind", CELLS)
 def test_names_modules_and_functions_are_one(kind):
     xs, found = torch.randn(2, 6, 3, dtype=torch.float64), []
@@ -80,7 +81,7 @@ def test_names_modules_and_functions_are_one(kind):
             assert_close(other, one)
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("kind", CELLS)
 def test_they_are_kept_in_files(kind, tmp_path):
     xs = torch.randn(2, 6, 3)

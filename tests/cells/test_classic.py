@@ -65,6 +65,7 @@ def test_the_same_seed_gives_the_same_parameters(kind, bias):
     assert all(torch.equal(drawn[0].state_dict()[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("P", [0, 1, 4])
 def test_projections_are_those_of_torch_nn_lstm(P, bias):
@@ -85,6 +86,7 @@ def test_projections_are_those_of_torch_nn_lstm(P, bias):
     assert rnn.output_size == (P or 5)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_stack_is_torch_nns_layers(kind):
     """Over whole sequences, three layers, against the module rather than the cell of torch.nn."""

@@ -24,6 +24,7 @@ FORMS = {
 }
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("form", FORMS)
 def test_the_form_is_its_recurrence_in_values_and_as_compiled(form):
     make, recurrence = FORMS[form]
@@ -64,10 +65,12 @@ def test_an_mlstm_holds_what_a_float_cannot():
     assert_close(large, rnn(x)[0])
 
 
-def test_rates_of_decay_start_between_their_bounds():
-    rates = td.RGLRUCell(3, 400).decay.detach().sigmoid() ** 8
-    assert 0.9 <= rates.min() < 0.905
-    assert 0.994 < rates.max() <= 0.9991
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_rates_of_decay_start_between_their_bounds(dtype):
+    rates = td.RGLRUCell(3, 400, dtype=dtype).decay.detach().double().sigmoid() ** 8
+    rounding = torch.finfo(dtype).eps
+    assert 0.9 - rounding <= rates.min() < 0.905
+    assert 0.994 < rates.max() <= 0.9991 + rounding
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tests.registry import CELLS, build, random_state, sequence
 from tests.tolerances import assert_close
 
 
-@pytest.mark.share(34)
+@pytest.mark.share(17)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("given", [True, False], ids=["random state", "initial state"])
 def test_the_cell_is_its_recurrence(name, given):

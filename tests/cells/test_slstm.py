@@ -10,6 +10,7 @@ from tests.registry import build, random_state, sequence
 from tests.tolerances import assert_close
 
 
+@pytest.mark.share(21)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [-20_000, -200, -90, 0, 90, 200, 20_000])
 @pytest.mark.parametrize("forget", [-200, 0, 200])

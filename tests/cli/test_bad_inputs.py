@@ -596,9 +596,9 @@ CASES = {
     "serve pipe": "write it to a file first",
     "serve folder": "name a file",
     "serve text.safetensors": "is not a whole safetensors file",
-    "serve lm.safetensors lm.safetensors": "lm",
-    "serve lm.safetensors --http nowhere": "nowhere",
-    "serve lm.safetensors --http 127.0.0.1:99999": "99999",
+    "serve lm.safetensors lm.safetensors": "pass NAME=FILE",
+    "serve lm.safetensors --http nowhere": "is no host and port, such as 127.0.0.1:8000",
+    "serve lm.safetensors --http 127.0.0.1:99999": "is no host and port, such as 127.0.0.1:8000",
     "serve lm.safetensors --http 0.0.0.0:8000": "a file with a token",
     "serve lm.safetensors --http none --grpc none": "there is nowhere to listen",
     "serve lm.safetensors --http 127.0.0.1:8000 --grpc 127.0.0.1:8000": "name another for one of them",
@@ -617,7 +617,7 @@ CASES = {
     "serve lm.safetensors --on-reload perhaps": "choose one of",
     "serve lm.safetensors --log xml": "choose one of",
     "serve lm.safetensors --replicas 3": "needs --on ray",
-    "serve lm.safetensors --idle nan": "nan",
+    "serve lm.safetensors --idle nan": "pass a number such as 0.5",
 }
 
 
@@ -625,6 +625,7 @@ def test_there_are_two_hundred():
     assert len(CASES) >= 200
 
 
+@pytest.mark.share(150)
 @pytest.mark.parametrize("line", CASES)
 def test_it_is_one_line_that_says_what_to_do(line, made, capfd, monkeypatch):
     monkeypatch.chdir(made)

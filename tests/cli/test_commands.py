@@ -359,6 +359,7 @@ BAD = {
 }
 
 
+@pytest.mark.share(23)
 @pytest.mark.parametrize("line", BAD)
 def test_bad_input_is_one_line_with_status_2_and_leaves_no_file(line, folder, saved_model, capfd, monkeypatch):
     # The race itself is not what is tested here, and its processes take seconds to start.

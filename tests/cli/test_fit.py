@@ -483,6 +483,7 @@ def write_bad_files() -> None:
     Path("short.txt").write_text("abc")
 
 
+@pytest.mark.share(21)
 @pytest.mark.parametrize("line", BAD)
 def test_bad_input_is_one_line_with_status_2_and_loses_nothing(line, model, capfd):
     Path("other.ts").write_text("@univariate true\n@classLabel true a b c\n@data\n1,2:c\n")
@@ -501,7 +502,7 @@ def test_bad_input_is_one_line_with_status_2_and_loses_nothing(line, model, capf
 
 @pytest.mark.slow
 def test_a_few_seconds_of_japanese_vowels_are_better_than_chance(capfd):
-    """The whole, 96 % and more, is in docs/training.md; here only that the real files go through."""
+    """The whole, 96 % and more, is a bar of `benchmarks.fits`; here only that the real files go through."""
     start = f"{folder_of('aeon')}/datasets/data/JapaneseVowels/JapaneseVowels_"
     options = ["--test", start + "TEST.ts", "--budget", "8epochs", "--parameters", "10000"]
     status, out, _ = here(capfd, "fit", start + "TRAIN.ts", "-o", "m.safetensors", *options)

@@ -32,6 +32,7 @@ def run(capsys, *arguments):
     return ended.value.code or 0, out, err
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("network", ["two-stage", "fcn-32s", "fcn-8s"])
 def test_fit_and_evaluate(capsys, folder, network):
     options = ["--network", network, "--trunk", "vgg.pth", "--width", "4"]

@@ -45,6 +45,7 @@ def engines(name: str, count: int, seed: int = 0, whole: bool = True) -> list[tu
     return rows
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.csv.gz", "e.parquet"])
 def test_machines_that_run_to_failure_are_split_by_series(capfd, name):
     engines(name, 20)

@@ -12,8 +12,17 @@ from tests.cli.kills import COMMANDS, made
 from tests.cli.test_fit import here, stopped
 from treadle.files.checkpoint import previous_checkpoint
 from treadle.recipes.decode import decoder_training
+from treadle.training import TextTask
 
 TRAINING = [name for name in COMMANDS if not name.startswith("compare")]
+VALIDATE_NEVER = ("imitate", "decode")
+"""Commands that train without a validation set: they are judged by what they do, or by what users of them get."""
+
+
+def without_checkpoint(name: str) -> list[str]:
+    """The words of a command, as it is without a checkpoint."""
+    words = COMMANDS[name].split()
+    return words[: words.index("--checkpoint")]
 
 
 @pytest.fixture(autouse=True)
@@ -25,11 +34,11 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["treadle.cli.segment"], "JUDGES", 1)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["translate", "imitate", "decode"])
 def test_a_command_that_failed_resumes_and_ends_as_if_it_had_not(name, capfd):
     words = COMMANDS[name].split()
-    without = words[: words.index("--checkpoint")]
-    assert here(capfd, *without)[0] == 0
+    assert here(capfd, *without_checkpoint(name))[0] == 0
     whole = load_file("m.safetensors")
     Path("m.safetensors").unlink()
     stopped(capfd, 7, *words)
@@ -47,10 +56,10 @@ def test_a_command_that_failed_resumes_and_ends_as_if_it_had_not(name, capfd):
     assert previous_checkpoint("run").exists()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["translate", "imitate", "decode"])
 def test_a_saved_network_is_trained_further(name, capfd):
-    words = COMMANDS[name].split()
-    words = words[: words.index("--checkpoint")]
+    words = without_checkpoint(name)
     assert here(capfd, *words)[0] == 0
     first = load_file("m.safetensors")
     Path("m.safetensors").rename("first.safetensors")
@@ -76,12 +85,15 @@ def test_pairs_that_a_resumed_translator_cannot_read_are_refused_by_line(capfd):
     assert "other.tsv, line 2: 'ß' has 'ß', which was nowhere in the training set" in err
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", TRAINING)
-def test_where_there_is_no_terminal_each_validation_is_a_line_and_logs_are_written(name, capfd):
+def test_where_there_is_no_terminal_each_validation_is_a_line_and_logs_are_written(name, monkeypatch, capfd):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    words = COMMANDS[name].split()
-    words = words[: words.index("--checkpoint")]
+    monkeypatch.setattr(TextTask, "evaluate_every", 5)  # of 12 steps
+    words = without_checkpoint(name)
+    if name == "segment":
+        words += ["--budget", "20steps"]  # the first at which it validates
     status, _, err = here(capfd, *words, "--tensorboard", "logs")
     assert status == 0, err
     log = EventAccumulator("logs").Reload()
@@ -89,11 +101,12 @@ def test_where_there_is_no_terminal_each_validation_is_a_line_and_logs_are_writt
     assert {"loss/training", "learning_rate"} <= scalars
     steps = [event.step for event in log.Scalars("loss/training")]
     assert steps == list(range(1, len(steps) + 1))
-    if "loss/validation" in scalars:
+    assert ("loss/validation" in scalars) == (name not in VALIDATE_NEVER)
+    if name not in VALIDATE_NEVER:
         validated = {event.step for event in log.Scalars("loss/validation")}
         said = {int(step) for step in re.findall(r"^step (\d+)  loss .*  validation ", err, re.MULTILINE)}
         assert said == validated
-    assert any(scalar.startswith("test/") for scalar in scalars) == (name not in ("imitate", "decode"))
+    assert any(scalar.startswith("test/") for scalar in scalars) == (name not in VALIDATE_NEVER)
 
 
 def test_evaluating_is_shown_as_long_as_it_lasts(monkeypatch):
@@ -128,7 +141,7 @@ def test_a_schedule_is_resumed_where_it_was(capfd):
         patch.setattr(
             fitting.Watch, "follow", lambda watch, step: (rates.append(step.learning_rate), follow(watch, step))
         )
-        assert here(capfd, *words[: words.index("--checkpoint")])[0] == 0
+        assert here(capfd, *without_checkpoint("translate"))[0] == 0
         whole, rates[:] = list(rates), []
         stopped(capfd, 6, *words)
         del rates[:]

@@ -153,9 +153,11 @@ def test_what_does_not_go_together_is_refused(capfd):
     assert not Path("n.safetensors").exists()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("change", [{"symbols": ["<unk>", "a"]}, {"unit": "characters"}, {"unknown": None}])
 def test_a_vocabulary_that_does_not_fit_is_refused(capfd, change):
     fit(capfd, "--words", "--vocabulary", "30", "--budget", "1steps")
     words = WordModel.load("m.safetensors")
     td.save("m.safetensors", words.model, notes={"vocabulary": words.vocabulary.as_json() | change})
-    assert "m.safetensors is damaged: its vocabulary does not fit" in refused(capfd, "run", "m.safetensors")
+    for command in (["run", "m.safetensors"], ["explore", "m.safetensors", "--text", "text.txt", "-o", "page.html"]):
+        assert "m.safetensors is damaged: its vocabulary does not fit" in refused(capfd, *command)

@@ -26,6 +26,8 @@ from torch import nn
 import treadle as td
 from tests.registry import SUBJECTS, build, random_state, sequence
 from treadle import engines
+from treadle.compiler.guards import Guards
+from treadle.compiler.reads import Reads
 from treadle.engines import network
 
 OUTSIDE = 1.0
@@ -330,6 +332,7 @@ def both(cell, xs):
     return td.Recurrent(cell, engine="auto")(xs)[0], td.Recurrent(cell, engine="reference")(xs)[0]
 
 
+@pytest.mark.share(36)
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_noticed(name, caplog):
     of, change = CHANGES[name]
@@ -512,3 +515,45 @@ def test_nothing_is_kept_alive():
     del cell
     gc.collect()
     assert gone() is None
+
+
+def test_no_class_is_kept_alive():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.input_size = nn.Linear(7, 4), 3
+
+        def initial_state(self, rows):
+            return (torch.zeros(rows, 4),)
+
+        def forward(self, x, state):
+            h = self.linear(torch.cat([x, state[0]], 1))
+            return h, (h,)
+
+    cell = Own()
+    guards = Guards(cell, Reads())
+    assert guards.hold()
+    gone = weakref.ref(Own)
+    del cell, Own
+    gc.collect()
+    assert gone() is None
+    assert not guards.hold()
+
+
+class OfTheClass(nn.Linear):
+    @classmethod
+    def forward(cls, x):
+        return x
+
+
+def test_a_forward_of_the_class_is_the_same_at_each_look():
+    module = OfTheClass(2, 2)
+    assert Guards(module, Reads()).hold()
+
+
+def test_memory_that_was_released_is_missed_by_the_step_itself():
+    cell, xs = Outside(lambda c: float(c.view[0])), torch.randn(2, 5, 3)
+    both(cell, xs)
+    cell.view.release()
+    with pytest.raises(ValueError, match="released memoryview"):
+        td.Recurrent(cell)(xs)

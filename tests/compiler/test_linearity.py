@@ -80,6 +80,10 @@ class Odd(torch.nn.Module):
         (lambda x, h, w: x + h * h, "element by element"),
         (lambda x, h, w: x / (1 + h.abs()), "element by element"),
         (lambda x, h, w: x + torch.maximum(h, x), "element by element"),
+        (lambda x, h, w: (x.double() + h.double() / 2).float(), "element by element"),
+        (lambda x, h, w: x + h.bfloat16(), "element by element"),
+        (lambda x, h, w: x + h.long(), "element by element"),
+        (lambda x, h, w: x + h.bool(), "element by element"),
         (lambda x, h, w: (h @ w).tanh() + x, ""),
     ],
 )

@@ -20,7 +20,7 @@ def program_of(rnn, x, state):
     return network.plan(False).program, network.constants()
 
 
-@pytest.mark.share(40)
+@pytest.mark.share(20)
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("out", ["tanh", "dot", "sigmoid add", "mul", "dot mul tanh", ""])
 @pytest.mark.parametrize("kept_out", ["", "y", "state"])

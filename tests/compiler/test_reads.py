@@ -1,6 +1,7 @@
 """What a step does that no program can hold is refused, with its line, and happens at every step, as in Python."""
 
 import argparse
+import array
 import collections
 import cProfile
 import datetime
@@ -55,6 +56,7 @@ class Acting(nn.Module):
         self.generator = torch.Generator()
         self.array, self.file, self.number = np.zeros(3), io.StringIO(), 0
         self.slotted, self.bytes, self.waiting, self.steps = Slotted(), bytearray(1), queue.Queue(), [counting()]
+        self.doubles, self.sparse = array.array("d", [1.0]), memoryview(bytearray(4))[::2]
         for number in range(20):
             self.waiting.put(float(number))
 
@@ -164,6 +166,33 @@ def of_bytes(cell, h):
     return h * cell.bytes[0]
 
 
+def of_longer_bytes(cell, h):
+    cell.bytes.append(1)
+    return h * len(cell.bytes)
+
+
+def of_longer_bytes_in_view(cell, h):
+    cell.number = None  # lets go of the view before
+    cell.bytes.append(1)
+    cell.number = memoryview(cell.bytes)
+    return h * len(cell.number)
+
+
+def of_longer_doubles(cell, h):
+    cell.doubles.append(1.0)
+    return h * len(cell.doubles)
+
+
+def of_another_shape(cell, h):
+    cell.array.resize((3, 1) if cell.array.ndim == 1 else (3,), refcheck=False)
+    return h * cell.array.ndim
+
+
+def of_a_view(cell, h):
+    cell.sparse[1] += 1
+    return h * cell.sparse[1]
+
+
 def from_a_queue(cell, h):
     return h * cell.waiting.get()
 
@@ -204,6 +233,11 @@ ACTS = {
     "a default": default,
     "a slot": of_a_slot,
     "memory of bytes": of_bytes,
+    "longer memory": of_longer_bytes,
+    "longer memory that is looked into": of_longer_bytes_in_view,
+    "a longer array of Python's": of_longer_doubles,
+    "an array of another shape": of_another_shape,
+    "a view that is not dense": of_a_view,
     "a queue": from_a_queue,
     "a generator in a list": lambda c, h: h * next(c.steps[0]),
     "whether there is a file": lambda c, h: h * (2 if os.path.exists(__file__) else 1),
@@ -242,11 +276,15 @@ def run(act, engine, dtype=torch.float64):
     gradients = torch.autograd.grad(ys.square().sum() + h.sum(), cell.parameters())
     done = cell.log, cell.logs["a"]["b"], list(cell.queue), cell.plain.log["a"], LOG
     counts = (
-        cell.number,
+        bytes(cell.number or b"") if not isinstance(cell.number, int) else cell.number,
+        bytes(cell.bytes),
+        bytes(cell.sparse),
+        list(cell.doubles),
+        cell.array.shape,
         cell.plain.count,
         Acting.steps,
         COUNT,
-        cell.array[0],
+        float(cell.array.flat[0]),
         cell.file.getvalue(),
         list(map(len, done)),
     )
@@ -265,6 +303,18 @@ def test_a_step_that_acts_runs_as_python(name, caplog):
         assert torch.equal(one, other)
     assert counts == right
     assert kinds == right_kinds
+
+
+def test_memory_that_cannot_be_put_back_is_a_reason(monkeypatch):
+    monkeypatch.setattr(sys, "list_of_another_thread", [], raising=False)
+
+    def act(cell, h):
+        cell.bytes.append(1)
+        sys.list_of_another_thread.append(memoryview(cell.bytes))
+        return h
+
+    with pytest.raises(td.errors.EngineError, match=r"test_reads\.py:\d+: the step resizes or closes self\.bytes"):
+        td.Recurrent(Acting(act), engine="cpu")(torch.randn(2, 6, 3))
 
 
 @pytest.mark.parametrize("name", ["Python's random numbers", "NumPy's random numbers"])
@@ -414,6 +464,7 @@ MODES = {
 }
 
 
+@pytest.mark.share(9)
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("parametrised", [False, True])
 @pytest.mark.parametrize("name", MODES)

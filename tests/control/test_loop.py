@@ -79,6 +79,7 @@ def test_it_follows_recorded_actions(kind, engine):
         assert_close(ours, theirs)
 
 
+@pytest.mark.share(2)
 @both
 @pytest.mark.parametrize("B", [1, 3])
 def test_fed_with_its_own_actions_it_is_the_one_that_acts_alone(kind, B):

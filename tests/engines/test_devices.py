@@ -5,7 +5,7 @@ The device "meta", whose tensors have no numbers to ask for, stands for a GPU.
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -62,3 +62,56 @@ def test_a_cell_has_a_network_for_each_device():
     assert here.device.type == "cpu"
     assert other.device.type == "meta"
     assert all(tensor.device.type == "meta" for tensor in other.constants().values())
+
+
+class Asking(nn.Module):
+    """A cell that asks where its input is, and holds a number that is on the CPU wherever the cell is."""
+
+    input_size = 3
+
+    def __init__(self, where):
+        super().__init__()
+        self.where, self.linear = where, nn.Linear(7, 4)
+        self.scale = torch.tensor(2.0)
+
+    def initial_state(self, rows):
+        return (self.linear.weight.new_zeros(rows, 4),)
+
+    def forward(self, x, state):
+        h = self.linear(torch.cat([x, state[0]], 1))
+        h = h * self.scale if self.where(x) else h + torch.zeros(4, device=x.device).to(x.device)
+        return h, (h,)
+
+
+ON_META = {
+    "is_meta": lambda x: x.is_meta,
+    "not is_cpu": lambda x: not x.is_cpu,
+    "device": lambda x: x.device == META,
+    "type of device": lambda x: x.device.type == "meta",
+    "type": lambda x: x.type() != "torch.FloatTensor",
+}
+
+
+def operations(cell, device):
+    network = network_of(cell, torch.zeros(2, 3, device=device), (torch.zeros(2, 4, device=device),))
+    return [value.op for value in network.program.values()]
+
+
+@pytest.mark.parametrize("asked", ON_META)
+def test_a_step_is_told_where_it_runs(asked):
+    cell = Asking(ON_META[asked])
+    assert "mul" not in operations(cell, torch.device("cpu"))
+    assert "mul" in operations(cell.to(META), META)
+
+
+def test_a_number_on_the_cpu_is_taken_along_and_stays_where_it_is():
+    cell = Asking(lambda x: True).to(META)
+    scale = cell.scale
+    rnn = td.Recurrent(cell, engine="interpreter")
+    with verification.switched("never"):
+        ys, _ = rnn(torch.zeros(2, 5, 3, device=META))
+    assert ys.device == META
+    assert cell.scale is scale
+    assert scale.device.type == "cpu"
+    network = network_of(cell, torch.zeros(2, 3, device=META), cell.initial_state(2))
+    assert {tensor.device for tensor in network.constants().values()} == {META}

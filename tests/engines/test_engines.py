@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import treadle as td
 from tests.outcome import chunked, outcome, whole
+from tests.ragged import LENGTHS, RESETS
 from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, engine_of, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle import engines
@@ -24,16 +25,6 @@ FAST = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
 SOME = "lstm gru layer-norm-lstm slstm-two-heads stack-relay stack-feedback graph-nested graph-tokens".split()
 
 RANDOM = ["zoneout-lstm", "zoneout-lstm-forget-bias", "graph-memoryless-nodes", "stack-with-dropout"]
-
-LENGTHS = [3, 0, 7, 5]
-RESETS = torch.tensor(
-    [
-        [1, 0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0, 0],
-        [0, 0, 1, 1, 1, 0, 1],
-        [0, 1, 0, 0, 1, 1, 0],
-    ]
-).bool()
 
 
 def on(rnn, engine):
@@ -73,7 +64,7 @@ RUNS = {
 }
 
 
-@pytest.mark.share(15)
+@pytest.mark.share(8)
 @every_subject
 @pytest.mark.parametrize("run", RUNS)
 def test_engines_agree_with_the_reference(subject, run):
@@ -85,6 +76,7 @@ def test_engines_agree_with_the_reference(subject, run):
         assert_all_close(outcome(RUNS[run], on(rnn, "interpreter"), xs, state), reference)
 
 
+@pytest.mark.share(16)
 @pytest.mark.parametrize("subject", SOME)
 @pytest.mark.parametrize("lengths", [[5, 5, 5, 5], [0, 0, 1, 0], [7, 7, 7, 7], torch.tensor([2, 7, 2, 0])], ids=str)
 def test_lengths_of_every_kind(subject, lengths):
@@ -115,7 +107,7 @@ def test_without_gradients(subject):
         assert_close(on(rnn, engine_of(subject))(xs)[0], on(rnn, "reference")(xs)[0])
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("subject", FAST)
 def test_float32_is_within_its_tolerance_of_the_float64_reference(subject):
     coarse = build(subject, torch.float32)
@@ -141,7 +133,7 @@ def test_random_masks_are_the_same_in_every_engine(subject, lengths):
 # Sizes
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", [name for name in CELLS if not name.startswith("conv")])
 def test_odd_sizes(name):
     torch.manual_seed(1)
@@ -149,7 +141,7 @@ def test_odd_sizes(name):
     agree(rnn, torch.randn(3, 63, 5, dtype=torch.float64))
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["lstm", "gru", "layer-norm-lstm", "slstm"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_wide(name, dtype):
@@ -161,6 +153,7 @@ def test_wide(name, dtype):
     assert_all_close(outcome(whole, on(rnn, "cpu"), xs), reference, dtype)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("H", [1, 8, 9])
 def test_sizes_around_those_of_a_vector(H):
     for cell in (td.LSTMCell, td.SLSTMCell):
@@ -227,6 +220,7 @@ def test_arguments_stay_as_they_were(subject):
     assert all(torch.equal(tensor, before[name]) for name, tensor in rnn.state_dict().items())
 
 
+@pytest.mark.share(6)
 @pytest.mark.parametrize("subject", [*SOME, "graph-delays", "graph-handed-over", "ind-rnn"])
 def test_results_are_memory_of_their_own(subject):
     """Writing into what a call returned changes neither the next call nor the gradient of this one."""
@@ -272,6 +266,7 @@ def two_threads(monkeypatch):
     torch.set_num_threads(before)
 
 
+@pytest.mark.share(8)
 @pytest.mark.parametrize("subject", SOME)
 @pytest.mark.parametrize("run", ["plain", "lengths and resets"])
 def test_rows_shared_out_over_threads(subject, run, two_threads):
@@ -358,6 +353,7 @@ def test_gradients_of_gradients_equal_the_reference(subject):
         assert_close(b, a)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("subject", ["lstm", "stack-feedback", "graph-sums"])
 def test_only_some_gradients_are_wanted(subject):
     rnn = build(subject)
@@ -647,6 +643,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.share(6)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_changed_settings_are_seen(setting):
     rnn = td.Recurrent(Options(), engine="cpu")

@@ -56,7 +56,7 @@ def everything(rnn, xs, lengths, resets, grad):
     return [t.detach().clone() for t in found]
 
 
-@pytest.mark.share(18)
+@pytest.mark.share(9)
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("subject", SOME)

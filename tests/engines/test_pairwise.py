@@ -1,8 +1,10 @@
 """Each cell and wiring with each engine, precision, way of running, feature and gradient, and these in pairs, too.
 
-The batteries beside this one walk all combinations; the short suite takes a share of them, and all of these.
+The batteries beside this one walk combinations; the short suite takes a share of them, the full one a larger, and both
+all of these.
 """
 
+import contextlib
 import copy
 import functools
 
@@ -12,20 +14,16 @@ import torch
 import treadle as td
 from tests.covering import pairwise
 from tests.outcome import outcome, row_by_row
+from tests.ragged import LENGTHS, MASK, RESETS, T
 from tests.registry import SUBJECTS, build, engine_of, random_state, sequence
 from tests.tolerances import assert_all_close
+from treadle.engines.gpu import device
 from treadle.state import map_state, named_tensors
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory")
-
-T = 7
-LENGTHS = torch.tensor([3, 0, 7, 5])
-RESETS = torch.tensor(
-    [[1, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0, 0], [0, 0, 1, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1, 0]]
-).bool()
-MASK = torch.tensor(
-    [[1, 1, 0, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 1, 1, 0]]
-).bool()  # fmt: skip
+pytestmark = [
+    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),  # NumPy's, in lanes that nobody reads
+]
 
 
 def whole(rnn, xs, state, lengths, resets, mask, moments):
@@ -60,9 +58,9 @@ def with_moments(result):
 WAYS = {"whole": whole, "chunked": chunked, "time first": time_first}
 ROWS = {
     "full": (None, None, None),
-    "lengths": (LENGTHS, None, None),
+    "lengths": (torch.tensor(LENGTHS), None, None),
     "resets": (None, RESETS, None),
-    "both": (LENGTHS, RESETS, None),
+    "both": (torch.tensor(LENGTHS), RESETS, None),
     "holes": (None, RESETS, MASK),
 }
 GRADIENTS = {
@@ -73,7 +71,7 @@ GRADIENTS = {
 }
 CASES = pairwise(
     subject=list(SUBJECTS),
-    engine=["cpu", "interpreter"],
+    engine=["cpu", "gpu", "interpreter"],
     dtype=[torch.float64, torch.float32],
     way=list(WAYS),
     rows=list(ROWS),
@@ -81,13 +79,25 @@ CASES = pairwise(
     gradient=list(GRADIENTS),
     moments=[True, False],
 )
+# A case takes Triton's interpreter seconds: the short suite runs a fifth of them.
+CASES = [
+    pytest.param(*case, marks=pytest.mark.slow) if case[1] == "gpu" and number % 5 else case
+    for number, case in enumerate(CASES)
+]
 
 
+@pytest.mark.share(145)
 @pytest.mark.parametrize(("subject", "engine", "dtype", "way", "rows", "start", "gradient", "moments"), CASES, ids=str)
 def test_pairs(subject, engine, dtype, way, rows, start, gradient, moments):
+    with device.pretended() if engine == "gpu" else contextlib.nullcontext():
+        agree(subject, engine, dtype, way, rows, start, gradient, moments)
+
+
+def agree(subject, engine, dtype, way, rows, start, gradient, moments):
+    """The engine gives, in this way, what the reference gives in float64."""
     fine = build(subject, torch.float32, learn_initial_state=start == "learned").to(dtype)
     rnn, fine = fine, copy.deepcopy(fine).double()
-    rnn.engine, fine.engine = engine_of(subject) if engine == "cpu" else engine, "reference"
+    rnn.engine, fine.engine = engine if engine == "interpreter" else engine_of(subject, engine), "reference"
     xs, state = sequence(rnn, 4, T, dtype), random_state(rnn, 4, dtype) if start == "any" else None
 
     def wide(tensor):

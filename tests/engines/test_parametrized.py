@@ -118,7 +118,7 @@ def parametrized(kind, place):
     return cell, torch.randn(5, 6, 3, dtype=torch.float64)
 
 
-@pytest.mark.share(24)
+@pytest.mark.share(12)
 @pytest.mark.parametrize(
     ("kind", "place", "dtype"),
     pairwise(kind=list(KINDS), place=list(PLACES), dtype=[torch.float64, torch.float32]),
@@ -130,7 +130,7 @@ def test_gradients_reach_what_weights_are_made_of(kind, place, dtype):
     assert_all_close(outcome(whole, td.Recurrent(cell.to(dtype)), xs.to(dtype)), expected, dtype)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_compiled(kind):
     """None of them is a reason to leave the loop to Python."""

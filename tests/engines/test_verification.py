@@ -195,7 +195,7 @@ def nothing_is_known_yet(monkeypatch, tmp_path):
     derivative.derive.cache_clear()
 
 
-@pytest.mark.share(14)
+@pytest.mark.share(7)
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_compiler_gives_no_wrong_numbers(name, monkeypatch, caplog):
     breaking, kind, change = MUTATIONS[name]
@@ -361,7 +361,7 @@ def test_generators_and_gradients_are_left_as_they_were():
     assert len(seen) == 1
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_what_we_have_is_right(subject, caplog):
     rnn = build(subject)

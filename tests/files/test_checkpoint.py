@@ -315,6 +315,7 @@ def test_a_folder_is_refused_a_link_stays_one_and_nothing_is_left(path):
         load_checkpoint(path / "pipe", model)
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize(("moment", "left"), [(1, {"run.checkpoint"}), (2, {"run.checkpoint.previous", "beside"})])
 def test_a_killed_writer_leaves_nothing_that_the_next_one_does_not_remove(path, moment, left):
     script = """

@@ -69,7 +69,7 @@ def saved(tmp_path):
 TREADLES_OWN = [name for name, make in SUBJECTS.items() if not name.startswith("own") and "counting" not in name]
 
 
-@pytest.mark.share(20)
+@pytest.mark.share(10)
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_the_same_network_comes_back(name, tmp_path):
     cell = SUBJECTS[name]()

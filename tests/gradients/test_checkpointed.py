@@ -48,7 +48,7 @@ def schedules(monkeypatch):
     return taken
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_network_alone_and_nested(subject, schedules):
     rnn = build(subject, learn_initial_state=True, engine="interpreter")
@@ -153,6 +153,7 @@ def test_everything_that_fits_is_kept():
     assert not cell.seen
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("subject", ["zoneout-lstm", "stack-with-dropout", "graph-memoryless-nodes"])
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 def test_random_masks_are_the_same_when_run_again(subject, engine):

@@ -22,7 +22,7 @@ def gradients(rnn, loss):
     return dict(zip(dict(rnn.named_parameters()), found, strict=True))
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("subject", ["lstm", "gru", "stack-feedback", "graph-delays", "graph-tokens"])
 @pytest.mark.parametrize(("steps", "horizon"), [(5, 5), (5, 10), (4, 11), (3, 100)])
 @pytest.mark.parametrize("holes", [False, True])
@@ -131,6 +131,7 @@ def test_drop_ins():
     assert_close(torch.cat(ys, 1), expected)
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_a_drop_in_has_its_own_state(wiring):
     torch.manual_seed(0)

@@ -60,7 +60,7 @@ def test_a_file_with_an_impossible_method_is_refused(tmp_path):
         built(text.replace('"steps": 4', '"steps": -4'))
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"num_layers": 2, "bidirectional": True}], ids=str)
 def test_drop_ins_take_it(kind, options):

@@ -46,7 +46,7 @@ def memory_for(rnn, states):
     return states * sum(tensor.nbytes for _, tensor in named_tensors(rnn.initial_state(2)))
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("subject", ["lstm", "stack-feedback", "graph-delays"])
 @pytest.mark.parametrize("states", [1, 2, 5, 10**6])
 def test_the_gradient_is_that_of_the_whole(subject, states):

@@ -67,7 +67,7 @@ def truncated(rnn: td.Recurrent, steps: int, horizon: int | None = None) -> td.R
     return rnn
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize(("steps", "horizon"), [(3, 3), (2, 5)])
 def test_every_network(subject, steps, horizon):
@@ -81,7 +81,7 @@ def test_every_network(subject, steps, horizon):
     assert_all_close(outcome(run, truncated(rnn, steps, horizon), xs, state), reference)
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("engine", ["auto", "interpreter", "reference"])
 @pytest.mark.parametrize(("steps", "horizon"), METHODS)
 def test_every_engine_and_horizon(steps, horizon, engine):

@@ -147,6 +147,7 @@ class HoldsALambda(Good):
         self.activation = lambda x: x
 
 
+@pytest.mark.share(10)
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -176,7 +177,7 @@ def test_names_what_to_mend(kind, words):
         td.check_cell(kind())
 
 
-@pytest.mark.share(5)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_passes_every_cell_and_wiring(name):
     cell = SUBJECTS[name]()

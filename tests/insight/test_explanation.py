@@ -112,7 +112,7 @@ BYTES = [
 ]
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("subject", BYTES)
 def test_bytes_are_those_that_are_kept(subject):
     rnn = build(subject, torch.float32)

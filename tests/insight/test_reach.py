@@ -44,6 +44,7 @@ def slowly(rnn, xs, losses, steps, state):
     return {kind: np.sqrt(total / np.maximum(counts, 1)) for kind, total in sums.items()}
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("subject", ["lstm", "rnn", "stack-feedback", "graph-delays", "graph-tokens", "own-cell"])
 def test_norms_are_those_of_one_backward_pass_for_each_step(subject):
     rnn = build(subject, engine="interpreter" if subject not in ("graph-tokens", "own-cell") else "auto")

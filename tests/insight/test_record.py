@@ -28,7 +28,7 @@ def close(a, b):
     return torch.allclose(a.double(), b.double(), atol=1e-12, rtol=1e-10)
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(5)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_outputs_and_states_are_those_of_the_network(subject):
     rnn = build(subject)
@@ -50,7 +50,7 @@ def test_outputs_and_states_are_those_of_the_network(subject):
             assert close(before[row, 1 : 1 + end], expected), name
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_value_of_the_program_has_a_name_and_its_shape(subject):
     rnn = build(subject)
@@ -178,7 +178,7 @@ def test_names_follow_the_source():
     assert torch.equal(values["state"], values["y#2"].tanh())
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("subject", ["zoneout-lstm", "stack-with-dropout", "noisy-state", "graph-memoryless-nodes"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_random_masks_are_those_of_a_forward_pass(subject, dtype):

@@ -37,7 +37,7 @@ def built(compiler: str, *options: str) -> None:
 
 
 @needs_cc
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("subject", registry.SUBJECTS)
 def test_every_cell_and_wiring(subject):
     report = written(subject)
@@ -49,7 +49,7 @@ def test_every_cell_and_wiring(subject):
 
 
 @needs_cc
-@pytest.mark.share(6)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("subject", [*registry.STACKS, "conv-lstm", "slstm-two-heads", "graph-tokens", "own-cell"])
 def test_clean_under_sanitisers(subject):
     written(subject, compiler=None)

@@ -62,6 +62,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
+@pytest.mark.share(8)
 @pytest.mark.parametrize("return_sequences", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_there_and_back(name, return_sequences):

@@ -51,7 +51,7 @@ def subject_of(name, dtype=torch.float32):
     return rnn, 3 if rnn.input_size is None else None
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", registry.SUBJECTS)
 def test_every_cell_and_wiring_live(name):
     rnn, size = subject_of(name)
@@ -69,7 +69,7 @@ def test_every_cell_and_wiring_live(name):
         assert_states(found, state)
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", registry.SUBJECTS)
 def test_every_cell_and_wiring_over_sequences(name):
     rnn, size = subject_of(name)

@@ -55,6 +55,7 @@ def exported(model, batch_first=True):
     return td.interop.from_onnx("net.onnx"), x
 
 
+@pytest.mark.share(2)
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own, of its exporter
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_of_pytorch_goes_live(kind):
@@ -78,7 +79,7 @@ def test_a_file_of_pytorch_goes_live(kind):
 
 
 @needs_cc
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_becomes_other_files(kind):

@@ -42,7 +42,7 @@ def assert_states(found, state):
         assert_close(found[name], tensor, what=name)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize(("name", "form"), list(zip(registry.SUBJECTS, itertools.cycle(["step", "sequence"]))))
 def test_every_cell_and_wiring(name, form):
     rnn = registry.build(name, torch.float32, learn_initial_state=True)

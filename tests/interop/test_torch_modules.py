@@ -9,6 +9,7 @@ from torch import nn
 import treadle as td
 from treadle.errors import InteropError
 from treadle.interop import torch_modules
+from treadle.interop.report import check_agreement
 
 KINDS = {
     "LSTM": lambda **options: nn.LSTM(3, 5, **options),
@@ -23,6 +24,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.share(2)
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_and_back(kind):
@@ -99,3 +101,8 @@ def test_a_difference_is_an_error(monkeypatch):
     monkeypatch.setattr(torch_modules, "_of_cell", lambda module: td.Recurrent(td.GRUCell(3, 5)))
     with pytest.raises(InteropError, match=r"differs from the network by .*nothing was given back"):
         td.interop.from_torch(nn.GRUCell(3, 5))
+
+
+def test_numbers_that_cannot_be_compared_are_not_blamed_on_the_user_alone():
+    with pytest.raises(InteropError, match=r"finite ones, that is a fault of treadle.*Nothing was written"):
+        check_agreement(float("inf"), 1e-5, "the file")

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from scipy import stats
 
 from tests.cli.test_fit import here
 from tests.cli.test_tables import engines
+from treadle.cli.compare_on_data import draw_networks
 from treadle.recipes.compare_on_data import rank
 from treadle.recipes.compare_on_data.ranking import student_quantile
 from treadle.recipes.translate import Learning, Pair, Translator
+from treadle.show import training
 from treadle.training import Fitted, SequenceTask, SeriesTask, read_sequences, read_series
 
 
@@ -67,6 +70,7 @@ def test_quantiles_are_those_of_scipy(share, freedom):
     assert student_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-3)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("metric", ["loss", "mae", "rmse"])
 def test_a_network_that_says_the_mean_has_the_score_of_a_constant(tmp_path, monkeypatch, metric):
     monkeypatch.chdir(tmp_path)
@@ -129,12 +133,15 @@ def test_the_command_ranks_wirings_on_pairs(tmp_path, monkeypatch, capfd):
     lines = [f"{letter * n}\t{letter.upper()}{n}\n" for letter in "abcdef" for n in range(1, 6)]
     Path("p.tsv").write_text("".join(lines))
     line = ["compare", "p.tsv", "--pairs", "--wiring", "stack,residual", "--layers", "1", "--budget", "2steps"]
+    line += ["--words", "target"]
     status, out, err = here(capfd, *line, "--seeds", "1", "--save", "w", "--json", "c.json", "--plot", "c.svg")
     assert status == 0, err
     assert "Training 2 networks x 1 seeds for up to 2 steps each on p.tsv (27 pairs, 3 for" in " ".join(out.split())
     assert "exact match on" in out
     assert json.loads(Path("c.json").read_text())["kind"] == "pairs"
-    assert set(Translator.load("w").translate(["ab"])[0]) <= set("ABCDEF12345")
+    translator = Translator.load("w")
+    assert (translator.source.unit, translator.target.unit) == ("characters", "words")
+    assert set(translator.translate(["ab"])[0]) <= set("ABCDEF12345 ")
     status, _, err = here(capfd, *line, "--target", "y")
     assert (status, "--target has no meaning for pairs: leave it out" in err) == (2, True)
     assert "--pairs needs a file of pairs, or a task" in here(capfd, "compare", "--pairs")[2]
@@ -148,3 +155,34 @@ def test_the_loss_of_a_constant_is_that_of_the_frequencies_of_tokens():
     wanted = -(np.log(0.4) + np.log(0.3)) / 2
     assert learning.unigram_loss() == pytest.approx(wanted, rel=1e-6)
     assert learning.validate(translator.model) > 0
+
+
+def test_curves_with_scores_that_are_not_finite_are_drawn_without_a_spread_there(tmp_path, monkeypatch):
+    drawn, draw = [], training.draw_curves
+    monkeypatch.setattr(training, "draw_curves", lambda *given: drawn.append(given) or draw(*given))
+    curves = [((10, 2.0), (20, float("inf"))), ((10, 4.0), (20, 1.0)), ((10, 3.0), (20, float("nan")))]
+    by_name = {"stack": [SimpleNamespace(curve=curve) for curve in curves], "skip": [SimpleNamespace(curve=curves[1])]}
+    draw_networks(tmp_path / "curves.svg", by_name, "loss", 3.0)
+    ((path, points, found, *_),) = drawn
+    assert path.stat().st_size > 1_000
+    assert points == [10, 20]
+    assert found["stack"][1] == [1.0, None]
+    assert found["skip"] == ([4.0, 1.0], [None, None])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["s.ts", "--on", "nowhere"], "--on: there is no 'nowhere'"),
+        (["p.tsv", "--pairs", "--on", "nowhere"], "--on: there is no 'nowhere'"),
+        (["p.tsv", "--pairs", "--words", "all"], "--words: there is no 'all'; choose one of neither, source, target"),
+        (["s.ts", "--words", "both"], "--words says which sides of pairs are words: pass it with --pairs"),
+    ],
+)
+def test_what_is_wrong_with_options_is_said_before_data_is_read(options, words, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for name in ("s.ts", "p.tsv"):
+        Path(name).write_text("neither a case nor a pair\n")
+    status, out, err = here(capfd, "compare", *options)
+    assert (status, out) == (2, "")
+    assert words in " ".join(err.split())

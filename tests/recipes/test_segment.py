@@ -72,6 +72,7 @@ def input_of(height, width, clicks=((0, 0, True),)):
 # Crops
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("skips", [False, True], ids=["32s", "8s"])
 @pytest.mark.parametrize("margin", [False, True], ids=["same", "margin"])
 def test_scores_have_the_size_of_every_image(skips, margin):

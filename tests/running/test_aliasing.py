@@ -114,7 +114,7 @@ def call_of(rnn, B, T, **options):
     return given, lambda: rnn(xs, state, **options)
 
 
-@pytest.mark.share(40)
+@pytest.mark.share(20)
 @pytest.mark.parametrize(
     ("subject", "engine", "modes", "size"),
     pairwise(
@@ -146,6 +146,7 @@ def test_with_every_gradient_method(subject, gradient):
         own(call, *given, module=rnn)
 
 
+@pytest.mark.share(9)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_no_steps_and_no_state(subject):
     rnn = network(subject)
@@ -164,7 +165,7 @@ def test_one_step(subject, learned):
     own(lambda: rnn.step(x), x, module=rnn)
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_live(subject, engine):
@@ -187,6 +188,7 @@ def test_live(subject, engine):
     own(step, xs, module=rnn)
 
 
+@pytest.mark.share(10)
 @pytest.mark.parametrize("kind", ["numpy", "tensor"])
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize(("rows", "size"), [(1, 3), (1, 12), (1, 33), (1, 700), (3, 40)])
@@ -208,7 +210,7 @@ def test_a_session_reads_its_own_output(rows, size, engine, kind):
                 assert (y == expected).all()
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
@@ -243,6 +245,7 @@ def test_both_directions(subject, T):
         own(lambda: both(xs, state, lengths, return_states=True), *given, module=both)  # noqa: B023
 
 
+@pytest.mark.share(9)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_gradients_of_parameters_are_apart(subject):
     """Optimisers and gradient clipping change them in place."""

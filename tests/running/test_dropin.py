@@ -176,6 +176,7 @@ def test_a_reset_divides_a_row_into_sequences_of_their_own(bidirectional, batch_
         assert_close(c[forwards, row], c_alone[forwards, 0])
 
 
+@pytest.mark.share(7)
 @pytest.mark.parametrize(("kind", "options"), VARIANTS[1::4])
 def test_states_at_every_step_end_in_the_final_state(kind, options):
     theirs, ours = twins(kind, options)
@@ -266,7 +267,7 @@ def test_refuses_what_torch_refuses_with_the_same_words(kind, make, call):
     assert str(ours).replace("treadle.running.dropin.", "") == str(theirs)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 @pytest.mark.parametrize("cell", [None, td.PeepholeLSTMCell, td.SLSTMCell])
 def test_rewired_goes_on_from_its_own_state(wiring, cell):
@@ -287,6 +288,7 @@ def test_rewired_goes_on_from_its_own_state(wiring, cell):
         assert_close(a, b)
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_rewired_is_the_stack_of_the_same_cells(wiring):
     rnn = td.GRU(I, H, 2, wiring=wiring, batch_first=True)
@@ -341,6 +343,7 @@ def test_says_once_when_it_steps_in_python(caplog):
     assert "use torch.where" in record.message
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("options", [{}, {"wiring": "dense"}, {"cell": td.PeepholeLSTMCell}])
 def test_copies_pickles_and_moves(options):
     rnn = td.LSTM(I, H, 2, **options)

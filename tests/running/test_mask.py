@@ -71,6 +71,7 @@ def alone(network, xs, call):
     return torch.stack(outputs), ends
 
 
+@pytest.mark.share(6)
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("engine", ["auto", "cpu"])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])

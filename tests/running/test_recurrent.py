@@ -11,23 +11,13 @@ from torch import Tensor, nn
 
 import treadle as td
 from tests.outcome import chunked, outcome, row_by_row, stepped, whole
+from tests.ragged import LENGTHS, RESETS, T
 from tests.registry import SUBJECTS, build, engine_of, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines.cpu.machine.target import host
 from treadle.state import map_state, named_tensors
 
 every_subject = pytest.mark.parametrize("subject", SUBJECTS)
-
-T = 7
-LENGTHS = [3, 0, 7, 5]  # unsorted, empty, full
-RESETS = torch.tensor(
-    [  # the first step, the last, several in a row, all rows at once (t = 4), one past the end of a row
-        [1, 0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0, 0],
-        [0, 0, 1, 1, 1, 0, 1],
-        [0, 1, 0, 0, 1, 1, 0],
-    ]
-).bool()
 
 
 def ragged(rnn: td.Recurrent, xs: Tensor, lengths: list[int]) -> Tensor:
@@ -42,7 +32,7 @@ def ragged(rnn: td.Recurrent, xs: Tensor, lengths: list[int]) -> Tensor:
 # Whole = chunked = stepped
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(5)
 @every_subject
 @pytest.mark.parametrize("B", [1, 3])
 def test_chunks_and_steps_equal_the_whole_from_any_state(subject, B):
@@ -53,7 +43,7 @@ def test_chunks_and_steps_equal_the_whole_from_any_state(subject, B):
     assert_all_close(outcome(chunked(1, 4, 2), rnn, xs, state), reference)
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(5)
 @every_subject
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
 def test_chunks_and_steps_equal_the_whole_from_the_initial_state(subject, learned):
@@ -203,7 +193,7 @@ def test_lengths_equal_every_row_alone(subject):
         assert not results["gradient of xs"][1].any()
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(5)
 @every_subject
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
 def test_resets_equal_pieces_run_apart(subject, learned):
@@ -216,7 +206,7 @@ def test_resets_equal_pieces_run_apart(subject, learned):
     assert_all_close(outcome(reset, rnn, xs, state), outcome(row_by_row(resets=RESETS), rnn, xs, state))
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(5)
 @every_subject
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_lengths_and_resets_together(subject, batch_first):
@@ -234,7 +224,7 @@ def test_lengths_and_resets_together(subject, batch_first):
     assert_all_close(outcome(run, rnn, ragged(rnn, xs, LENGTHS), state), reference)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @hypothesis.given(data=strategies.data())
 @pytest.mark.parametrize("subject", ["lstm", "slstm", "stack-feedback", "graph-handed-over", "own-cell"])
 def test_any_lengths_any_resets_any_chunks(subject, data):
@@ -396,6 +386,7 @@ def test_gradients_against_finite_differences(subject):
     assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("subject", ["lstm", "gru", "slstm", "layer-norm-lstm", "stack-residual", "stack-feedback"])
 def test_second_derivatives_against_finite_differences(subject):
     rnn = build(subject)
@@ -426,7 +417,7 @@ def test_training_draws_anew_and_the_same_when_seeded(subject):
     assert not torch.equal(first["ys"], rnn.eval()(xs)[0])
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(5)
 @every_subject
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda rnn: pickle.loads(pickle.dumps(rnn))], ids=["deepcopy", "pickle"]
@@ -693,6 +684,7 @@ class RoundedProduct(torch.autograd.Function):
         return rounded @ weight, rounded.T @ x, from_above.sum(0) if ctx.needs_input_grad[2] else None
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("cell", [td.LSTMCell, td.GRUCell, td.LayerNormLSTMCell])
 def test_autocast_rounds_matrices_and_no_more(cell, monkeypatch):
     rnn = td.Recurrent(stack("lateral", cell))

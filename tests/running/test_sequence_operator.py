@@ -21,7 +21,7 @@ def gradients(outputs, rnn, *others):
     return {str(i): g for i, g in enumerate(torch.autograd.grad(loss, learned, materialize_grads=True))}
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_values_and_gradients(subject):
     torch.compiler.reset()

@@ -23,7 +23,7 @@ def named(state):
     return dict(named_tensors(state))
 
 
-@pytest.mark.share(20)
+@pytest.mark.share(10)
 @every_subject
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -144,6 +144,7 @@ def test_the_answer_and_the_state_do_not_share_memory(subject):
     assert_all_close(named(session.state), named(other.state))
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("subject", ["graph-delays", "graph-tokens", "graph-images", "stack-lateral"])
 @pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray], ids=["tensor", "numpy"])
 def test_callers_may_fill_their_input_again(subject, kind):
@@ -330,7 +331,7 @@ def pickled(thing):
     return pickle.loads(pickle.dumps(thing))
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(5)
 @every_subject
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickled])
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])

@@ -112,7 +112,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.share(18)
+@pytest.mark.share(9)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     ("subject", "kind"),
@@ -125,7 +125,7 @@ def test_every_session_gives_the_bits_of_a_session_alone(subject, kind):
     assert isinstance(pool._rows, OneByOne) == (subject in ONE_BY_ONE)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(3)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     ("name", "sizes", "weights"),

@@ -13,7 +13,7 @@ import treadle as td
 from tests.registry import build, sequence
 from tests.tolerances import assert_close
 from treadle.compiler import trace
-from treadle.running import snapshot
+from treadle.running import made_last, snapshot
 
 
 class Holder:
@@ -68,6 +68,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.share(30)
 @pytest.mark.parametrize("what", CHANGES)
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])
 @pytest.mark.parametrize("says", [True, False], ids=["says what it reads", "does not say"])
@@ -102,7 +103,7 @@ def test_a_new_session_and_refresh_see_every_change(what, weights, says):
 def test_nothing_is_copied_or_traced_while_nothing_changes(monkeypatch, make):
     rnn = make()
     first, rounded = rnn.session(), rnn.session(weights="bfloat16")
-    monkeypatch.setattr(snapshot, "detached_copy", None)
+    monkeypatch.setattr(snapshot, "evaluated_copy", None)
     monkeypatch.setattr(trace, "_trace_twice", None)
     rnn.train(not rnn.training)
     assert rnn.session(batch_size=3).snapshot is first.snapshot
@@ -159,7 +160,7 @@ def test_a_snapshot_dies_with_its_network_and_sessions():
 
 
 def test_only_sessions_keep_the_snapshot_of_a_large_network(monkeypatch):
-    monkeypatch.setattr(snapshot, "_HELD_BYTES", 10)
+    monkeypatch.setattr(made_last, "HELD_BYTES", 10)
     rnn = td.Recurrent(Cell())
     session = rnn.session()
     assert rnn.session().snapshot is session.snapshot

@@ -23,6 +23,7 @@ def last(rnn, xs, **options):
     return rnn(xs, **options)[0][:, -1].sum(0)
 
 
+@pytest.mark.share(9)
 @pytest.mark.parametrize("options", [{}, {"lengths": LENGTHS}, {"resets": RESETS}], ids=["whole", "lengths", "resets"])
 @pytest.mark.parametrize("gradient", [td.FullBPTT(), td.TruncatedBPTT(2, 3), td.CheckpointedBPTT(memory=1)], ids=str)
 @pytest.mark.parametrize("subject", ["lstm", "stack-lateral"])

@@ -45,7 +45,7 @@ def every_sequence(network, source, steps):
     return max(found)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("options", [{}, {"head": "cell", "reach": 1}, {"kind": None, "directions": 1}])
 def test_greedy_takes_the_likeliest_token_each_time(options):
     network = opinionated(0, **options)
@@ -66,6 +66,7 @@ def test_greedy_takes_the_likeliest_token_each_time(options):
     assert found.finished.any()
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("seed", range(5))
 def test_a_beam_of_one_is_greedy(seed):
     network = opinionated(seed)
@@ -97,6 +98,7 @@ def test_beams_find_the_best_of_all_sequences_and_wider_ones_are_never_worse(see
         assert found.scores[row].item() == pytest.approx(probability)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("options", [{}, {"head": "cell", "reach": 2}])
 @pytest.mark.parametrize("ends", [0.0, -9.0])
 def test_long_sequences_have_the_scores_that_are_said(options, ends):

@@ -100,7 +100,7 @@ def test_ragged_rows_are_as_if_alone_and_padding_is_never_read(name):
     assert torch.equal(network(other_source, other_target, SOURCE_LENGTHS, TARGET_LENGTHS)[0], ys)
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(4)
 @every_network
 @pytest.mark.parametrize("rows", [1, 3])
 def test_whole_in_parts_and_live_are_one_function(name, rows):

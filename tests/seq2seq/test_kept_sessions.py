@@ -123,6 +123,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_has_changed_since_is_noticed(change):
     network = opinionated(4)

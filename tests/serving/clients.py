@@ -12,6 +12,7 @@ from treadle.serving import Options
 from treadle.serving.addresses import Address
 from treadle.serving.dataplane import Dataplane
 from treadle.serving.gate import Gate
+from treadle.serving.refusals import Kind
 from treadle.serving.server import Server
 from treadle.serving.tokens import Tokens
 
@@ -90,14 +91,19 @@ def listening(models, work, options=None, tokens=None, origins=(), **more):
 
 
 @contextlib.contextmanager
-def refused(status, *words):
-    """A response that is a refusal with these words."""
+def refused(how, *words):
+    """A response that is a refusal with these words, and with this status, or of this kind."""
     found = []
     yield found.append
     (response,) = found
+    status = how.status if isinstance(how, Kind) else how
+    answer = json.loads(response.content)
+    said = answer["error"]
     assert response.status_code == status, response.text
-    said = json.loads(response.content)["error"]
+    assert isinstance(how, int) or answer["kind"] == how.name.lower()
     assert all(word in said for word in words), said
 
 
-__all__ = ["Client", "Options", "listening", "numbers", "refused", "served"]
+OVER = Kind.OVER
+
+__all__ = ["OVER", "Client", "Options", "listening", "numbers", "refused", "served"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import treadle as td
-from tests.serving.clients import Client, Options, numbers, refused
+from tests.serving.clients import OVER, Client, Options, numbers, refused
 from tests.serving.test_keeping import place, redis_address
 from treadle.serving.stores import Write, open_store, stamp
 
@@ -46,6 +46,7 @@ def beside_each_other(work, keep, servers=2, options=None):
     return asyncio.run(main())
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("counts", [True, False])
 def test_steps_wander_among_servers(place, counts):
     """Each step may be asked of any server: those that have an old copy notice it before they answer."""
@@ -59,7 +60,7 @@ def test_steps_wander_among_servers(place, counts):
             if counts and t % 10 == 3:  # once more, of anybody
                 assert np.array_equal(await draw.choice(servers).step("m", x, id=name, **said), expected[t])
         for one in servers:
-            with refused(410, "has ended", f"at step {len(XS)}") as found:
+            with refused(OVER, "has ended", f"at step {len(XS)}") as found:
                 found(await one.post("m", XS[:1], id=name))
 
     beside_each_other(work, place, servers=3)
@@ -95,7 +96,7 @@ def test_a_server_that_has_lost_a_sequence_knows_what_became_of_it(tmp_path):
         assert (await one.http.put(f"{path}/state", content=state)).json()["step"] == 3
         assert np.array_equal(await other.step("m", XS[3], id="a", step=3), alone(XS[:4])[3])
         await one.http.delete(path)
-        with refused(410, "was deleted", "at step 4") as found:
+        with refused(OVER, "was deleted", "at step 4") as found:
             found(await other.post("m", XS[:1], id="a", step=4))
         await other.step("m", XS[0], id="a", start=True)
         assert np.array_equal(await one.step("m", XS[1], id="a", step=1), alone(XS[:2])[1])

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import treadle as td
-from tests.serving.clients import Options, refused, served
+from tests.serving.clients import OVER, Options, refused, served
 from treadle.errors import TreadleError
 from treadle.serving.stores import FolderStore, Write, open_store
 
@@ -79,7 +79,7 @@ def test_after_a_kill_every_acknowledged_step_is_there_once(place):
 
     async def third(client, plane):
         again = await client.step("m", XS[5], id=name, step=5, end=True)
-        with refused(410, "has ended") as found:
+        with refused(OVER, "has ended") as found:
             found(await client.post("m", XS[:1], id=name))
         assert plane.model("m").latest.counts.steps == 0
         return [again]
@@ -129,11 +129,11 @@ def test_a_state_that_was_put_or_an_end_is_kept_too(tmp_path):
         await client.http.put("/v2/models/m/sequences/c/state", content=state)
         await client.http.delete("/v2/models/m/sequences/b")
         plane.model("m").expire(plane._loop.time() + 1000)
-        assert (await client.http.get("/v2/models/m/sequences/a")).status_code == 410
+        assert (await client.http.get("/v2/models/m/sequences/a")).json()["kind"] == "over"
 
     async def second(client, plane):
         for id, words in {"a": "expired", "b": "deleted", "c": "expired"}.items():
-            with refused(410, words) as found:
+            with refused(OVER, words) as found:
                 found(await client.post("m", XS[1:2], id=id))
         assert not plane.model("m").sequences
 
@@ -151,7 +151,7 @@ def test_what_was_kept_by_another_network_is_not_used(tmp_path, on_reload):
     async def second(client, plane):
         response = await client.post("m", XS[1:2], id=1)
         if on_reload == "finish":
-            with refused(410, "replaced") as found:
+            with refused(OVER, "replaced") as found:
                 found(response)
         else:
             assert response.json()["parameters"]["sequence_reset"]

@@ -56,6 +56,7 @@ def test_a_language_model_of_256_words_does_not_read_bytes(tmp_path):
     assert network.meaning.inputs[0].described() == {"name": "x", "datatype": "INT64", "shape": [-1]}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("horizon", [None, 0, 3])
 def test_columns_are_read_and_predicted_in_their_own_units(tmp_path, horizon):
     fitted = save(tmp_path / "m", horizon=horizon, predict="every")

@@ -15,7 +15,9 @@ import pytest
 import torch
 
 import treadle as td
-from tests.serving.clients import Options, refused, served
+from tests.serving.clients import OVER, Options, refused, served
+from treadle.serving.bodies import decompressed
+from treadle.serving.refusals import Refused
 
 torch.manual_seed(0)
 RNN = td.Recurrent(td.LSTMCell(3, 5))
@@ -213,6 +215,15 @@ def test_compressed_requests_are_read_as_far_as_the_limit_on_bytes_goes():
     served({"m": RNN}, work, Options(request_bytes=1000))
 
 
+def test_of_gzip_some_members_are_read_however_they_lie_in_its_pieces():
+    noise = np.random.default_rng(0).bytes(150_000)  # more than a piece, packed
+    for members in ([noise, b"", noise], [b"ab"] * 1000):
+        content = b"".join(members)
+        assert decompressed(b"".join(map(gzip.compress, members)), len(content)) == content
+    with pytest.raises(Refused, match="more than 1,000 members of gzip: compress it as a whole"):
+        decompressed(gzip.compress(b"") * 1001, 10)
+
+
 def test_what_a_server_says_of_itself():
     async def work(client, plane):
         async def get(path):
@@ -355,7 +366,7 @@ def test_a_new_version_of_a_file_is_served_beside_the_old_one(tmp_path):
 
     async def refuse(client, plane):
         await begin(client, plane)
-        with refused(410, "replaced") as found:
+        with refused(OVER, "replaced") as found:
             found(await client.post("m", xs[1:2], id="a"))
         await client.step("m", xs[0], id="a", start=True)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import treadle as td
-from tests.serving.clients import Options, numbers, refused, served
+from tests.serving.clients import OVER, Options, numbers, refused, served
 from treadle.serving import scheduler
 
 torch.manual_seed(0)
@@ -157,13 +157,13 @@ def test_why_a_sequence_is_no_more_is_told_apart():
             found(await client.post("m", rows(1), id="a"))
         for id in "abc":
             await client.step("m", rows(), id=id, start=True, end=id == "b")
-        with refused(410, "'b'", "has ended", "step 1") as found:
+        with refused(OVER, "'b'", "has ended", "step 1") as found:
             found(await client.post("m", rows(1), id="b"))
         await client.http.delete("/v2/models/m/sequences/c")
-        with refused(410, "deleted") as found:
+        with refused(OVER, "deleted") as found:
             found(await client.post("m", rows(1), id="c"))
         plane.model("m").expire(plane._loop.time() + 1000)
-        with refused(410, "'a'", "expired") as found:
+        with refused(OVER, "'a'", "expired") as found:
             found(await client.post("m", rows(1), id="a"))
         counts = plane.model("m").latest.counts
         assert dict(counts.ended) == {"ended": 1, "deleted": 1, "expired": 1}
@@ -216,6 +216,17 @@ def test_limits_on_sequences_and_on_requests_of_one():
         await client.step("m", rows(), id=3, start=True)
 
     served({"m": RNN}, work, Options(sequences=2, pending=4))
+
+
+def test_only_turns_with_steps_say_how_long_turns_take():
+    async def work(client, plane):
+        await client.step("m", rows(), id=1, start=True)
+        scheduler = plane.model("m").latest.scheduler
+        before = scheduler.seconds, scheduler.shortest
+        assert (await client.http.get("/v2/models/m/sequences/1")).json()["step"] == 1
+        assert (scheduler.seconds, scheduler.shortest) == before
+
+    served({"m": RNN}, work)
 
 
 def test_long_turns_leave_the_event_loop():

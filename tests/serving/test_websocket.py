@@ -98,14 +98,63 @@ def test_messages_that_have_come_step_together():
     assert np.array_equal(listening({"m": RNN}, work), alone(XS[:18]))
 
 
-def test_of_messages_that_come_together_those_before_a_refused_one_are_taken():
+def test_the_answers_before_a_refusal_are_sent_and_no_row_behind_it_is_taken():
+    nothing = np.full_like(XS[0], np.nan)
+
+    async def work(server):
+        for path, sent, taken in (
+            ("a/stream?start=true&step=0", (nothing, *XS[:3]), 0),  # the first may be a retry, and goes alone
+            ("b/stream?start=true", (*XS[:3], nothing, *XS[3:6]), 3),
+        ):
+            async with connect(server, path) as socket:
+                await socket.recv()
+                for x in sent:
+                    await socket.send(x.tobytes())
+                found = [rows(await socket.recv()) for _ in range(taken)]
+                assert (await closed(socket))[0] == 1007
+            assert np.array_equal(np.concatenate(found), alone(XS[:taken])) if taken else not found
+            sequence = server.plane.model("m").sequences.get(("", path[0]))
+            assert (0 if sequence is None else sequence.position) == taken
+
+    listening({"m": RNN}, work)
+
+
+def test_what_is_refused_in_its_turn_takes_with_it_what_is_behind_it():
     async def work(server):
         async with connect(server, "a/stream?start=true") as socket:
             await socket.recv()
-            for x in (*XS[:3], np.full_like(XS[0], np.nan), *XS[3:6]):
-                await socket.send(x.tobytes())
-            assert (await closed(socket))[0] == 1007
-        assert server.plane.model("m").sequences["", "a"].position == 3
+            await socket.send(XS[0].tobytes())
+            await socket.recv()
+            scheduler = server.plane.model("m").latest.scheduler
+            scheduler._running = True  # a turn that does not end
+            await socket.send(XS[1].tobytes())
+            while not scheduler.queued:
+                await asyncio.sleep(0.001)
+            (job,) = server.plane.model("m").sequences["", "a"].jobs
+            job.deadline = 0.0
+            await socket.send(XS[2].tobytes())
+            while scheduler.queued < 2:
+                await asyncio.sleep(0.001)
+            scheduler._running = False
+            scheduler._wake()
+            assert (await closed(socket))[0] == 1013
+        assert server.plane.model("m").sequences["", "a"].position == 1
+
+    listening({"m": RNN}, work)
+
+
+@pytest.mark.parametrize("part", ["numbers", "answers"])
+def test_a_failure_of_the_server_is_said_at_the_end_of_the_connection(part, monkeypatch):
+    async def work(server):
+        async with connect(server, "a/stream?start=true") as socket:
+            await socket.recv()
+
+            def failing(*arguments):
+                raise RuntimeError("this is nobody's fault but the server's")
+
+            monkeypatch.setattr(type(server.plane.model("m").latest.meaning), part, failing)
+            await socket.send(XS[0].tobytes())
+            assert (await closed(socket)) == (1011, "the server failed with a RuntimeError")
 
     listening({"m": RNN}, work)
 

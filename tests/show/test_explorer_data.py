@@ -51,7 +51,7 @@ def computed(rnn, xs, cut=None, dtype=torch.float64):
     return {name: torch.stack(parts).detach() for name, parts in found.items()}
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_the_page_gets_the_record(subject):
     rnn = build(subject)
@@ -77,7 +77,7 @@ def test_the_page_gets_the_record(subject):
         assert torch.equal(read(array), dict(named_tensors(rnn.initial_state(1)))[name][0])
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_the_program_of_the_page_computes_the_record(subject):
     rnn = build(subject)
@@ -216,6 +216,7 @@ def test_truncation_and_titles():
     assert data["title"].startswith("dense: each layer reads")
 
 
+@pytest.mark.share(28)
 @pytest.mark.parametrize("subject", [name for name in SUBJECTS if name != "own-cell" and "closed" not in name])
 def test_the_code_to_copy_makes_the_same_network(subject):
     rnn = build(subject)

@@ -155,7 +155,7 @@ def differences(found, data):
 
 
 @in_chromium
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("subject", list(registry.SUBJECTS))
 def test_numbers_of_the_registry(subject, opened):
     rnn = registry.build(subject, torch.float32)
@@ -216,6 +216,7 @@ def test_numbers_that_are_written(subject, opened):
                 assert shown_number(text) == of(record[name][step], unit)
 
 
+@pytest.mark.share(1)
 @in_chromium
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_colours_say_the_signs_of_numbers(opened, theme):

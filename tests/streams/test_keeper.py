@@ -299,6 +299,7 @@ def test_the_state_of_another_network_or_batch_is_refused():
         StateKeeper(rnn).load_state_dict({})
 
 
+@pytest.mark.share(7)
 @pytest.mark.parametrize("kind", [td.LSTM, td.GRU])
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_a_drop_in_keeps_its_own_state(kind, wiring):

@@ -43,6 +43,7 @@ def test_it_begins_with_how_frequent_the_classes_are():
     assert_close(head(torch.randn(1, 4)).exp()[0], frequencies)
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("words", [50, 4_100])
 def test_losses_of_a_network_are_those_of_its_scores(words):
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ from torch import nn
 import treadle as td
 from tests.registry import CELLS
 from treadle.training import parameter_groups
-from treadle.training.budget import warm_up_and_cosine
+from treadle.training.budget import EarlyStopping, warm_up_and_cosine
 
 
 def grouped(model):
@@ -60,3 +60,10 @@ def test_the_rate_rises_in_a_line_and_falls_along_half_a_cosine():
     assert [warm_up_and_cosine(step, 0, warm_up=4) for step in (1, 2, 4, 5)] == [0.25, 0.5, 1, 1]
     falling = [warm_up_and_cosine(100, share, warm_up=4) for share in (0, 1 / 3, 0.5, 2 / 3, 1)]
     assert falling == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+
+
+def test_early_stopping_is_resumed_from_a_checkpoint_that_has_no_list_of_scores():
+    stopping = EarlyStopping(patience=2)
+    stopping.load_state_dict({"score": 2.0, "waited": 1, "weights": {}})
+    assert (stopping.score, stopping.scores) == (2.0, [])
+    assert stopping.update(3.0, nn.Linear(1, 1))

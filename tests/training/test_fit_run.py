@@ -43,3 +43,11 @@ def test_a_hundred_epochs_by_default_are_a_thousand_steps_at_least(file, monkeyp
     status, out, err = here(capfd, *line, *options)
     assert status == 0, err
     assert (planned, json.loads(out)["steps"]) == ([steps], 0)
+
+
+def test_a_size_of_the_vocabulary_says_that_words_are_read(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("to be or not to be\n" * 300)
+    said = [Run(Settings(str(path), vocabulary=5, words=words, rows=2, window=4)).about() for words in (False, True)]
+    assert said[0] == said[1]
+    assert "words" not in Run(Settings(str(path), layers=1, parameters=25_000)).about()

@@ -19,7 +19,7 @@ def test_parameters_match_within_two_percent(wiring, layers):
         assert abs(parameter_count(language_model("lstm", wiring, layers, other)) - 200_000) >= abs(total - 200_000)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_matches_and_reads_bytes_under_every_wiring(cell, wiring):

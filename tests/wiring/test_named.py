@@ -127,7 +127,7 @@ BY_HAND = {
 LATE = {"lateral": [0, 1], "feedback": [2]}  # which layers are read one step late
 
 
-@pytest.mark.share(14)
+@pytest.mark.share(7)
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 @pytest.mark.parametrize("wiring", BY_HAND)
 @pytest.mark.parametrize("sizes", [None, (4, 4, 4)], ids=["differing", "equal"])

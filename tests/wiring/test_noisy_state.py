@@ -50,6 +50,7 @@ def test_a_deviation_is_a_positive_number(deviation):
         td.NoisyStateCell(td.GRUCell(3, 4), deviation)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("engine", ["cpu", "interpreter"])
 @pytest.mark.parametrize("wiring", ["relay", "stack"])
 def test_noise_that_nobody_reads_is_drawn_all_the_same(wiring, engine, caplog):

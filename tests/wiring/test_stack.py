@@ -9,7 +9,7 @@ from torch import nn
 import treadle as td
 from tests.registry import stack
 from tests.tolerances import assert_close
-from treadle.errors import ShapeError
+from treadle.errors import CellError, ShapeError
 
 
 class Unsized(nn.Module):
@@ -34,7 +34,7 @@ def test_cells_in_order_and_names_in_the_state():
     assert "dropout=0.5" in repr(td.Stack(cells, dropout=0.5))
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_layers_of_different_kinds(wiring):
     kinds = iter([td.LSTMCell, td.GRUCell, td.LayerNormLSTMCell])
@@ -54,7 +54,7 @@ def test_images_can_be_stacked(wiring):
 # Dropout
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_dropout_reaches_what_goes_up_and_nothing_in_evaluation(wiring):
     plain = stack(wiring, td.GRUCell, 3, (40, 40, 40)).double()
@@ -70,6 +70,7 @@ def test_dropout_reaches_what_goes_up_and_nothing_in_evaluation(wiring):
     assert len(inside) == (4 if wiring == "lateral" else 2)  # there, both readings of a layer have their own
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_everything_dropped_is_nothing_from_below(wiring):
     """With a share of 1 the upper layer cannot see the lower, so changing the lower changes nothing."""
@@ -212,6 +213,7 @@ def test_a_state_of_another_wiring():
 # Stack.of: no arithmetic
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_layers_are_as_wide_as_the_wiring_says(wiring):
     sizes = [6, 6, 6] if wiring == "relay" else [6, 5, 4]
@@ -243,6 +245,14 @@ def test_options_of_cells_and_what_they_give():
     assert [cell.input_size for cell in images.cells] == [(5, 4, 5), (3, 4, 5)]
 
 
+class Measured(td.GRUCell):
+    """A cell that looks at its weights when it is made."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.largest = self.weight_hh.abs().max().item()
+
+
 def test_what_cannot_be_made_is_refused():
     with pytest.raises(ShapeError, match="layers=3 was passed with 2 hidden sizes"):
         td.Stack.of(td.GRUCell, 3, [4, 5], 3)
@@ -252,3 +262,7 @@ def test_what_cannot_be_made_is_refused():
         td.Stack.of(td.GRUCell, 3, 4, 2, "skp")
     with pytest.raises(ShapeError, match="a Unsized does not say how many features it gives"):
         td.Stack.of(lambda I, H: Unsized(), 3, 3, 2, "skip")
+    with pytest.raises(CellError, match=r"Measured reads numbers .* pass them to Stack\(cells, wiring\)"):
+        td.Stack.of(Measured, 3, 4, 2)
+    with pytest.raises(TypeError, match="no_option"):
+        td.Stack.of(td.GRUCell, 3, 4, 2, no_option=1)

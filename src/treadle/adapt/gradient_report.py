@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from treadle.adapt.patterns import chosen
 from treadle.adapt.table import table
 from treadle.errors import AdaptError
-from treadle.gradients.surroundings import generators, generators_at
+from treadle.generators import generators, generators_at
 
 
 @dataclasses.dataclass(frozen=True)

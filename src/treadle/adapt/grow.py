@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from treadle.adapt.carry import Carrier
@@ -22,6 +21,7 @@ from treadle.adapt.parts import (
 from treadle.adapt.patterns import close_to, names_it
 from treadle.adapt.places import STARTS, Changed, Places, Start, appended
 from treadle.adapt.resize import resized_inputs
+from treadle.adapt.trainable import trainable
 from treadle.adapt.wider import grown_cell, grown_layer, read_wider
 from treadle.errors import AdaptError
 from treadle.seq2seq import EncoderDecoder
@@ -30,7 +30,7 @@ from treadle.wiring.sizes import is_cell
 M = TypeVar("M", bound=nn.Module)
 
 
-@torch.inference_mode(False)  # what is made there can never be trained
+@trainable
 def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") -> M:
     """A copy of a network that reads ``size`` features, or channels; the new ones come after the old.
 
@@ -73,7 +73,7 @@ def grow_inputs(network: M, size: int, *, at: str = "", start: Start = "zeros") 
     return finished(network, with_part(network, at, new))
 
 
-@torch.inference_mode(False)  # what is made there can never be trained
+@trainable
 def grow_hidden(
     network: M, size: int, *, at: str | Iterable[str] | None = None, readers: Iterable[str] | str | None = None
 ) -> M:

@@ -19,6 +19,7 @@ from treadle.adapt.parts import (
     within,
 )
 from treadle.adapt.places import Changed, Places
+from treadle.adapt.trainable import trainable
 from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
 from treadle.running.recurrent import Recurrent
@@ -29,7 +30,7 @@ from treadle.wiring.sizes import is_cell
 M = TypeVar("M", bound=nn.Module)
 
 
-@torch.inference_mode(False)  # what is made there can never be trained
+@trainable
 def replace_head(network: M, head: int | nn.Module, *, at: str | None = None) -> M:
     """A copy of a network with another last layer, which is trainable even if the old one was frozen.
 

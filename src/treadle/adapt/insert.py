@@ -11,6 +11,7 @@ from torch import nn
 from treadle import state as states
 from treadle.adapt.parts import CONVOLUTIONS, HANDING_ON, at_path, features_out, is_plain
 from treadle.adapt.resize import rebuilt
+from treadle.adapt.trainable import trainable
 from treadle.cells import RecurrentCell
 from treadle.control.loop import ClosedLoop
 from treadle.errors import AdaptError
@@ -21,7 +22,7 @@ from treadle.wiring.graph import Delayed, Node, sum_of
 from treadle.wiring.sizes import is_cell, output_size
 
 
-@torch.inference_mode(False)  # what is made there can never be trained
+@trainable
 def insert_layer(network: nn.Module, at: str, layer: nn.Module | None = None, *, name: str = "inserted") -> Any:
     """A copy of a network with one more layer, after the part at ``at``; at first its outputs are unchanged.
 

@@ -17,6 +17,7 @@ from treadle.adapt.places import STARTS
 from treadle.adapt.rules import CHANGING, Fresh, Rule, Step, Widen, advice, followed, suggests_transposing
 from treadle.adapt.source_names import meant, source_name
 from treadle.adapt.table import table
+from treadle.adapt.trainable import trainable
 from treadle.adapt.weights import tensors_by_name
 from treadle.errors import AdaptError
 
@@ -100,7 +101,7 @@ class TransplantReport:
 M = TypeVar("M", bound=nn.Module)
 
 
-@torch.inference_mode(False)  # what is made there can never be trained
+@trainable
 def transplant(
     model: M, state_dict: Mapping[str, Tensor | np.ndarray] | nn.Module, rules: Mapping[str, Rule] | None = None
 ) -> tuple[M, TransplantReport]:

@@ -4,20 +4,20 @@ import copy
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from treadle.adapt.carry import Carrier
 from treadle.adapt.parts import CONVOLUTIONS, features_out, finished, outermost, with_part
 from treadle.adapt.patterns import chosen
 from treadle.adapt.places import Changed, Places, Start, appended
+from treadle.adapt.trainable import trainable
 from treadle.adapt.wider import grown_layer, read_wider, wider
 from treadle.errors import AdaptError
 
 M = TypeVar("M", bound=nn.Module)
 
 
-@torch.inference_mode(False)  # what is made there can never be trained
+@trainable
 def grow_vocabulary(network: M, size: int, *, at: Iterable[str] | str | None = None, start: Start = "mean") -> M:
     """A copy of a network with a vocabulary of ``size`` tokens; the new ones come after the old.
 

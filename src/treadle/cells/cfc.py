@@ -14,10 +14,14 @@ MODES = ("gated", "ungated", "solution")
 
 
 class LeCunTanh(nn.Module):
-    """1.7159 tanh(2/3 x), whose variance is that of its input where the input is normalised (LeCun et al., 1998)."""
+    """1.7159 tanh(2/3 x), whose variance is that of its input where the input is normalised.
+
+    Source: LeCun et al., *Efficient BackProp*, 1998, section 4.4.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """The function of each number."""
+        # 0.666, and not 2/3, is what the authors of CfC have in their program (ncps): weights from there mean the same.
         return 1.7159 * torch.tanh(0.666 * x)
 
 

@@ -1,16 +1,13 @@
 """The GRU without recurrent weights."""
 
-from typing import Any
-
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.cells.base import RecurrentCell, empty
+from treadle.cells.input_gated import InputGatedCell
 from treadle.cells.rnn import HiddenState
 
 
-class MinGRUCell(RecurrentCell):
+class MinGRUCell(InputGatedCell):
     """minGRU: gate and candidate see the input alone, so a hidden state is a weighted mean of what its unit saw.
 
         z  = σ(W_z x + b_z)
@@ -45,34 +42,13 @@ class MinGRUCell(RecurrentCell):
         torch.Size([2, 7, 5])
     """
 
-    State = HiddenState
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        positive: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ):
-        super().__init__(input_size, hidden_size)
-        self.bias, self.positive = bias, positive
-        of = {"device": device, "dtype": dtype}
-        self.weight_ih = empty(2 * hidden_size, input_size, **of)
-        self.bias_ih = empty(2 * hidden_size, **of) if bias else None
-        self.reset_parameters()
+    gates = 1
 
     def forward(self, x: Tensor, state: HiddenState | None = None) -> tuple[Tensor, HiddenState]:
         """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
         (h,) = self.checked(x, state)
-        z, candidate = F.linear(x, self.weight_ih, self.bias_ih).chunk(2, 1)
+        z, a = F.linear(x, self.weight_ih, self.bias_ih).chunk(2, 1)
         z = z.sigmoid()
-        h = (1 - z) * h + z * (positive_candidate(candidate) if self.positive else candidate)
+        candidate = self.candidate(a)
+        h = (1 - z) * h + z * candidate
         return h, HiddenState(h)
-
-
-def positive_candidate(a: Tensor) -> Tensor:
-    """g of minGRU and minLSTM: continuous, increasing and positive everywhere."""
-    return torch.where(a >= 0, a + 0.5, a.sigmoid())

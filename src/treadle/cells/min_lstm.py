@@ -1,17 +1,13 @@
 """The LSTM without recurrent weights."""
 
-from typing import Any
-
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.cells.base import RecurrentCell, empty
-from treadle.cells.min_gru import positive_candidate
+from treadle.cells.input_gated import InputGatedCell
 from treadle.cells.rnn import HiddenState
 
 
-class MinLSTMCell(RecurrentCell):
+class MinLSTMCell(InputGatedCell):
     """minLSTM: gates and candidate see the input alone; forget and input gate are normalised to add up to one.
 
         f~ = σ(W_f x + b_f)
@@ -47,30 +43,14 @@ class MinLSTMCell(RecurrentCell):
         (torch.Size([2, 5]), ('h',))
     """
 
-    State = HiddenState
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        positive: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ):
-        super().__init__(input_size, hidden_size)
-        self.bias, self.positive = bias, positive
-        of = {"device": device, "dtype": dtype}
-        self.weight_ih = empty(3 * hidden_size, input_size, **of)
-        self.bias_ih = empty(3 * hidden_size, **of) if bias else None
-        self.reset_parameters()
+    gates = 2
 
     def forward(self, x: Tensor, state: HiddenState | None = None) -> tuple[Tensor, HiddenState]:
         """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
         (h,) = self.checked(x, state)
-        f, i, candidate = F.linear(x, self.weight_ih, self.bias_ih).chunk(3, 1)
+        f, i, a = F.linear(x, self.weight_ih, self.bias_ih).chunk(3, 1)
         # f~ / (f~ + i~) as a function of logarithms: where both gates are closed, the quotient would be 0 / 0.
         f = (F.logsigmoid(f) - F.logsigmoid(i)).sigmoid()
-        h = f * h + (1 - f) * (positive_candidate(candidate) if self.positive else candidate)
+        candidate = self.candidate(a)
+        h = f * h + (1 - f) * candidate
         return h, HiddenState(h)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.cells.base import RecurrentCell, empty, positive
-from treadle.errors import ShapeError
+from treadle.cells.base import RecurrentCell, empty
+from treadle.cells.heads import checked_heads
 from treadle.state import kept_in_files
 
 
@@ -69,11 +69,7 @@ class MLSTMCell(RecurrentCell):
         self, input_size: int, hidden_size: int, heads: int = 1, *, device: Any = None, dtype: torch.dtype | None = None
     ):
         super().__init__(input_size, hidden_size)
-        self.heads = positive("heads", heads)
-        if hidden_size % heads:
-            raise ShapeError(
-                f"{heads} heads do not divide hidden_size ({hidden_size}): {hidden_size} / {heads} leaves a rest"
-            )
+        self.heads = checked_heads(heads, hidden_size)
         of = {"device": device, "dtype": dtype}
         self.weight_ih = empty(4 * hidden_size + 2 * heads, input_size, **of)
         self.bias_ih = empty(4 * hidden_size + 2 * heads, **of)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.cells.base import RecurrentCell, empty, positive
+from treadle.cells.base import RecurrentCell, empty
+from treadle.cells.heads import block_diagonal, checked_heads
 from treadle.cells.rnn import HiddenState
-from treadle.errors import ShapeError
 
 
 class RGLRUCell(RecurrentCell):
@@ -54,11 +54,7 @@ class RGLRUCell(RecurrentCell):
         self, input_size: int, hidden_size: int, heads: int = 1, *, device: Any = None, dtype: torch.dtype | None = None
     ):
         super().__init__(input_size, hidden_size)
-        self.heads = positive("heads", heads)
-        if hidden_size % heads:
-            raise ShapeError(
-                f"{heads} heads do not divide hidden_size ({hidden_size}): {hidden_size} / {heads} leaves a rest"
-            )
+        self.heads = checked_heads(heads, hidden_size)
         of = {"device": device, "dtype": dtype}
         self.weight_in = None if input_size == hidden_size else empty(hidden_size, input_size, **of)
         self.weight_gates = empty(heads, 2 * hidden_size // heads, hidden_size // heads, **of)
@@ -71,15 +67,16 @@ class RGLRUCell(RecurrentCell):
         super().reset_parameters()
         with torch.no_grad():
             if not self.decay.is_meta:
-                self.decay.uniform_(0.9, 0.999).pow_(1 / 8).logit_()
+                # In float32 at least: 16 bits round some roots to 1, whose logit is infinite.
+                precision = torch.promote_types(self.decay.dtype, torch.float32)
+                rates = torch.empty_like(self.decay, dtype=precision).uniform_(0.9, 0.999)
+                self.decay.copy_(rates.pow_(1 / 8).logit_())
 
     def forward(self, x: Tensor, state: HiddenState | None = None) -> tuple[Tensor, HiddenState]:
         """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
         (h,) = self.checked(x, state)
         u = x if self.weight_in is None else F.linear(x, self.weight_in)
-        by_head = u.unflatten(1, (self.heads, -1)).transpose(0, 1)  # [heads, B, H/heads]
-        gates = torch.bmm(by_head, self.weight_gates.transpose(1, 2))  # [heads, B, 2H/heads]
-        gates = gates.transpose(0, 1).unflatten(2, (2, -1)).transpose(1, 2).flatten(1)  # [B, 2H]
+        gates = block_diagonal(u, self.weight_gates, 2)  # [B, 2H]
         r, i = (gates + self.bias_gates).sigmoid().chunk(2, 1)
         log_a = 8 * r * F.logsigmoid(self.decay)
         # Where nothing is forgotten, 1 - a² is 0, whose root has no slope.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from treadle.cells.base import RecurrentCell, empty, positive
-from treadle.errors import ShapeError
+from treadle.cells.base import RecurrentCell, empty
+from treadle.cells.heads import block_diagonal, checked_heads
 from treadle.state import kept_in_files
 
 
@@ -67,11 +67,7 @@ class SLSTMCell(RecurrentCell):
         self, input_size: int, hidden_size: int, heads: int = 1, *, device: Any = None, dtype: torch.dtype | None = None
     ):
         super().__init__(input_size, hidden_size)
-        self.heads = positive("heads", heads)
-        if hidden_size % heads:
-            raise ShapeError(
-                f"{heads} heads do not divide hidden_size ({hidden_size}): {hidden_size} / {heads} leaves a rest"
-            )
+        self.heads = checked_heads(heads, hidden_size)
         of = {"device": device, "dtype": dtype}
         self.weight_ih = empty(4 * hidden_size, input_size, **of)
         self.weight_hh = empty(heads, 4 * hidden_size // heads, hidden_size // heads, **of)
@@ -88,9 +84,7 @@ class SLSTMCell(RecurrentCell):
     def forward(self, x: Tensor, state: SLSTMState | None = None) -> tuple[Tensor, SLSTMState]:
         """One step: ``x`` [B, I] and the state give ``y`` [B, H] and the next state."""
         h, c, n, m = self.checked(x, state)
-        by_head = h.unflatten(1, (self.heads, -1)).transpose(0, 1)  # [heads, B, H/heads]
-        recurrent = torch.bmm(by_head, self.weight_hh.transpose(1, 2))  # [heads, B, 4H/heads]
-        recurrent = recurrent.transpose(0, 1).unflatten(2, (4, -1)).transpose(1, 2).flatten(1)  # [B, 4H]
+        recurrent = block_diagonal(h, self.weight_hh, 4)  # [B, 4H]
         i, f, z, o = (F.linear(x, self.weight_ih, self.bias) + recurrent).chunk(4, 1)
         kept = F.logsigmoid(f) + m
         m = torch.where(n == 0, i, torch.maximum(kept, i))

@@ -15,8 +15,7 @@ import typer
 
 from treadle.atomic import all_or_none
 from treadle.cli import options
-from treadle.cli.training_options import TensorBoard, check_folder
-from treadle.errors import TreadleError
+from treadle.cli.training_options import TensorBoard, check_folder, check_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,6 +57,14 @@ def compare(
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Pairs of strings to translate: a file or a task of treadle translate.")
     ] = False,
+    words: Annotated[
+        str | None,
+        typer.Option(
+            help="Sides of pairs tokenised into words instead of characters: neither, source, target, both (with"
+            " --pairs).",
+            show_default="neither",
+        ),
+    ] = None,
     classes: Annotated[
         bool | None,
         typer.Option("--classes/--regression", help="Kind of whole-number answers: labels, or numbers to predict."),
@@ -121,6 +128,8 @@ def compare(
 
     if pairs and file is None:
         raise typer.BadParameter("--pairs needs a file of pairs, or a task: dates, reverse or sort")
+    if words is not None and not pairs:
+        raise typer.BadParameter("--words says which sides of pairs are words: pass it with --pairs, or leave it out")
     if pairs:
         refuse_of_data({name: given[name] for name in (*OF_DATA, "window")}, "pairs")
     if file is not None and (pairs or kind_of(file) != "text"):
@@ -140,9 +149,8 @@ def compare(
 
     wirings, cells = options.choices("--wiring", wiring, WIRINGS), options.choices("--cell", cell, CELLS)
     allowed = options.parse_budget(budget)
-    if on is not None:
-        options.choice("--on", on, ("ray",))
-    elif reduction_factor is not None:
+    check_on(on)
+    if reduction_factor is not None and on is None:
         raise typer.BadParameter("--reduction-factor needs --on ray")
     check_tensorboard(tensorboard)
     check_folder(checkpoint)
@@ -234,10 +242,7 @@ def workers_of(on: str | None, reduction_factor: int | None, runs: int) -> "Work
 
     if on is None:
         return Workers(min(available_cores(), runs))
-    try:
-        return RayWorkers(reduction_factor)
-    except TreadleError as error:
-        raise typer.BadParameter(f"--on {on}: {error}") from None
+    return RayWorkers(reduction_factor)
 
 
 def read(file: Path | None, everywhere: bool) -> "Text":

@@ -13,7 +13,7 @@ import typer
 
 from treadle.atomic import all_or_none, write_whole
 from treadle.cli import options
-from treadle.cli.training_options import check_folder
+from treadle.cli.training_options import check_folder, check_on
 
 
 def compare_on_data(given: dict[str, Any], start: float) -> None:
@@ -30,6 +30,7 @@ def compare_on_data(given: dict[str, Any], start: float) -> None:
     from treadle.recipes.compare_on_data import Race, common_size, contenders, rank
     from treadle.recipes.comparison_folder import ComparisonFolder
     from treadle.recipes.translate.pair_run import PairSettings
+    from treadle.recipes.translate.translator import SIDES
     from treadle.training import CELLS
     from treadle.training.fit_run import Settings
     from treadle.training.on_ray import absolute
@@ -42,11 +43,14 @@ def compare_on_data(given: dict[str, Any], start: float) -> None:
     plot, checkpoint = given["plot"], given["checkpoint"]
     check_tensorboard(given["tensorboard"])
     check_folder(checkpoint)
+    check_on(given["on"])
     written = {"--save": given["save"], "--json": options.no_stdout(json_file), "--plot": plot}
     options.check_outputs(written, [given["file"]])
     out = options.console(sys.stderr if json_file == Path("-") else sys.stdout)
     options.use_one_thread()
     kind: Any = PairSettings if given["pairs"] else Settings
+    words = options.choice("--words", given.pop("words") or "neither", SIDES)
+    given |= {"words": words} if given["pairs"] else {}
     given |= {name: options.words(given[name]) for name in ("target", "inputs")} | {"file": str(given["file"])}
     fields = [name for name in kind.__dataclass_fields__ if name in given and name not in ("wiring", "cell")]
     settings, metric = kind(**{name: given[name] for name in fields}), given["metric"] or "loss"
@@ -109,28 +113,21 @@ def compare_on_data(given: dict[str, Any], start: float) -> None:
 
 def pool_for(on: str | None, processes: int) -> Any:
     """Where fits run: in processes of this machine, or on a cluster."""
-    from treadle.errors import TreadleError
     from treadle.recipes.compare_on_data import ProcessPool, RayPool
 
-    if on is None:
-        return ProcessPool(processes)
-    options.choice("--on", on, ("ray",))
-    try:
-        return RayPool()
-    except TreadleError as error:
-        raise typer.BadParameter(f"--on {on}: {error}") from None
+    return ProcessPool(processes) if on is None else RayPool()
 
 
 def draw_networks(path: Path, by_name: dict[str, list[Any]], metric: str, constant: float) -> None:
     """Draw the validation score of each network by steps, as far as all its seeds were trained."""
+    from treadle.recipes.compare.standings import spread_of
     from treadle.show.training import draw_curves
 
     curves, points = {}, list[int]()
     for name, fits in by_name.items():
         together = [*zip(*(fit.curve for fit in fits), strict=False)]
         scores = [[score for _, score in at] for at in together]
-        spreads = [statistics.stdev(some) if len(some) > 1 else None for some in scores]
-        curves[name] = [statistics.fmean(some) for some in scores], spreads
+        curves[name] = [statistics.fmean(some) for some in scores], [spread_of(some) for some in scores]
         points = max(points, [at[0][0] for at in together], key=len)
     draw_curves(path, points, curves, {"constant": constant}, f"validation {metric}")
 

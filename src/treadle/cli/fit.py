@@ -14,10 +14,10 @@ from treadle.cli.training_options import (
     Resume,
     Seed,
     TensorBoard,
+    check_on,
     keeping,
     say_that_it_was_over,
 )
-from treadle.errors import TreadleError
 
 
 def fit(
@@ -185,7 +185,7 @@ def fit(
     from treadle.cli import with_options
     from treadle.cli.fitting import check_tensorboard, watching
     from treadle.show.training import draw_confusion, draw_fit, draw_forecasts, draw_predictions
-    from treadle.training import CELLS, on_ray, processes, ray_cluster
+    from treadle.training import CELLS, on_ray, processes
     from treadle.training.budget import ShareDone
     from treadle.training.fit_run import Run, Settings
     from treadle.training.scores import METRICS
@@ -202,7 +202,6 @@ def fit(
         "split": ("time", "series"),
         "metric": METRICS,
         "precision": ("float32", "bfloat16"),
-        "on": ("ray",),
     }.items():
         if given[name] is not None:
             options.choice(f"--{name}", given[name], known)
@@ -213,11 +212,7 @@ def fit(
         raise typer.BadParameter(
             "--workers needs --on ray; for processes on this machine, use torchrun --nproc-per-node"
         )
-    if on is not None:
-        try:
-            ray_cluster.check_installed()
-        except TreadleError as error:
-            raise typer.BadParameter(f"--on {on}: {error}") from None
+    check_on(on)
     options.parse_length("--budget", budget or settings.habits.budget)  # what is wrong with it is said at once
     often = options.parse_length("--checkpoint-every", checkpoint_every)
 

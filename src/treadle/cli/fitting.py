@@ -169,8 +169,8 @@ def noticing_termination() -> Iterator[Callable[[], None]]:
         yield check
     except _Terminated:
         raise WorkerError(
-            "ended by SIGTERM, which torchrun sends when another of its processes has died: start it again; a run with"
-            " --checkpoint resumes from its last checkpoint"
+            "ended by SIGTERM, which torchrun sends when another of its processes has died, and schedulers when a job's"
+            " time is over: start it again; a run with --checkpoint resumes from its last checkpoint"
         ) from None
     finally:
         signal.signal(signal.SIGTERM, before)

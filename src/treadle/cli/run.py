@@ -42,7 +42,7 @@ def run(
         typer.Option(min=0, help="Number of words to generate (networks of words).", show_default="100"),
     ] = None,
     temperature: Annotated[
-        float, typer.Option(help="Sampling temperature; 0 always takes the most likely byte.")
+        float, typer.Option(help="Sampling temperature; 0 always takes the most likely byte or word.")
     ] = 0.8,
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Random seed: the same seed generates the same text.")

@@ -52,6 +52,7 @@ def explained(network: Any) -> Any:
     """What the compiler does with a network."""
     from treadle import Recurrent
     from treadle.insight.explain import explain
+    from treadle.state import takes_hx
 
-    over_time = hasattr(network, "recurrent") or isinstance(network, Recurrent)
+    over_time = takes_hx(network) or isinstance(network, Recurrent)
     return explain(network if over_time else Recurrent(network))

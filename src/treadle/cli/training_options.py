@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from treadle.cli import options
+from treadle.errors import TreadleError
 
 Seed = Annotated[int, typer.Option(min=0, max=options.MAX_SEED, help="Random seed.")]
 CheckpointFile = Annotated[
@@ -54,3 +55,16 @@ def say_that_it_was_over(checkpoint: Path | None) -> None:
         " longer --budget (or a larger --patience); to start over, another --checkpoint",
         file=sys.stderr,
     )
+
+
+def check_on(on: str | None) -> None:
+    """Refuse a cluster that is not known, or for which something is not installed, before any data is read."""
+    if on is None:
+        return
+    from treadle.training.ray_cluster import check_installed
+
+    options.choice("--on", on, ("ray",))
+    try:
+        check_installed()
+    except TreadleError as error:
+        raise typer.BadParameter(f"--on {on}: {error}") from None

@@ -69,8 +69,9 @@ def translate(
     weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay (matrices only).")] = 0.01,
     rows: Annotated[int, typer.Option(min=1, help="Batch size, in pairs.")] = 64,
     validation: Annotated[
-        float, typer.Option(min=0.001, max=0.9, help="Fraction of the pairs for the validation set.")
-    ] = 0.1,
+        float | None,
+        typer.Option(min=0.001, max=0.9, help="Fraction of the pairs for the validation set.", show_default="0.1"),
+    ] = None,
     patience: Patience = None,
     seed: Seed = 0,
     checkpoint: CheckpointFile = None,
@@ -85,9 +86,10 @@ def translate(
     if (output is None) == (model is None):
         raise typer.BadParameter("pass '--output' MODEL to train on pairs, or '--model' MODEL to translate with it")
 
-    from treadle.recipes.translate import TASKS, Learning, Translator, make_pairs, read_pairs, read_sources, split
-    from treadle.recipes.translate.pairs import words_of
-    from treadle.recipes.translate.tasks import COUNTS
+    from treadle.recipes.translate import Learning, Translator, make_pairs, read_pairs, read_sources, split
+    from treadle.recipes.translate.pairs import VALIDATION, words_of
+    from treadle.recipes.translate.tasks import COUNTS, is_task
+    from treadle.recipes.translate.translator import SIDES, units_of
 
     options.use_one_thread()
     if model is not None:
@@ -112,7 +114,7 @@ def translate(
     from treadle.training.training_loop import refuse_checkpoint
 
     assert output is not None
-    made = pairs in TASKS and not Path(pairs).exists()
+    made = is_task(pairs)
     inputs = [None if made else Path(pairs), test, resume]
     options.check_outputs({"--output": output, "--plot": plot, "--checkpoint": checkpoint}, inputs)
     check_tensorboard(tensorboard)
@@ -121,7 +123,7 @@ def translate(
     design = {name: value for name, value in of_new.items() if value is not None}
     options.choice("--cell", cell or "lstm", CELLS)
     options.choice("--attention", attention or "dot", ("dot", "additive", "none"))
-    words = options.choice("--words", words or "neither", ("neither", "source", "target", "both"))
+    words = options.choice("--words", words or "neither", SIDES)
     length = options.parse_length("--budget", budget)
     often = options.parse_length("--checkpoint-every", checkpoint_every)
     found = make_pairs(pairs, COUNTS[pairs], seed) if made else read_pairs(pairs)
@@ -131,12 +133,12 @@ def translate(
             " and writes whole words",
             file=sys.stderr,
         )
+    validation = VALIDATION if validation is None else validation
     training, held_out = split(found, validation, seed)
     judges = read_pairs(test) if test is not None else make_pairs(pairs, 2_000, seed, True) if made else held_out
     torch.manual_seed(seed)
     if resume is None:
-        units = ["words" if words in (side, "both") else "characters" for side in ("source", "target")]
-        translator = Translator.new(found, *units, **design)
+        translator = Translator.new(found, *units_of(words), **design)
     else:
         translator = Translator.load(resume).learning_from(found, pairs)
     if test is not None:

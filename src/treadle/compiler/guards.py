@@ -5,13 +5,10 @@ A program stands for a step only as long as that holds. What is looked at is wha
 the same object. Nothing that is looked at is kept alive by it.
 """
 
-import array
 import collections
-import ctypes
 import dataclasses
 import functools
 import inspect
-import mmap
 import operator
 import sys
 import types
@@ -22,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from treadle.compiler.kinds import BUFFERS, CACHE, NUMBERS_AND_TEXT, is_known
 from treadle.compiler.reads import Reads, what_changes
 from treadle.errors import TraceError
 
@@ -31,11 +29,9 @@ _TABLES = HOOKS | frozenset(
     " _forward_pre_hooks_with_kwargs _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks"
     " _load_state_dict_post_hooks _is_full_backward_hook".split()
 )
-_PLAIN = frozenset({bool, int, float, complex, str, bytes, type(None), range, slice, type(...)})
+_PLAIN = frozenset({*NUMBERS_AND_TEXT, range, slice, type(...)})
 _FIXED = (types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size, torch.layout)
 _SEQUENCES = (tuple, list, collections.deque)
-_CACHE = type(functools.lru_cache(int))
-_BUFFERS = (bytearray, memoryview, array.array, mmap.mmap, ctypes.Array.__mro__[1])
 _MAPPINGS = (dict, types.MappingProxyType)
 _OPERATORS = frozenset(
     f"__{name}__"
@@ -75,7 +71,7 @@ class Guards:
         # What else there is belongs to nobody: a copy of the cell reads it, too.
         self._outside = []
         for held, names in reads.globals.values():
-            if not _is_known(held.get("__name__", "")):
+            if not is_known(held.get("__name__", "")):
                 self._values(_holder_of(held), names, held.get("__name__", "a module"), always=True)
                 self._known_modules(held, names)
         self._waiting += reads.modules
@@ -84,14 +80,16 @@ class Guards:
         self._drain(own)
         if reads.numbers:
             self._add(lambda numbers=tuple(reads.numbers): all(_is_that(*one) for one in numbers), True)
-        self._met.clear()
+        # What was met is not kept alive.
+        for met in (self._met, self._kinds, self._known_kinds):
+            met.clear()
 
     def _known_modules(self, held: Mapping[str, Any], names: set[str]) -> None:
         """Look at what the code names of PyTorch's modules and others: somebody may put another function there."""
         waiting, met = [held[name] for name in names if name in held], set()
         while waiting:
             module = waiting.pop()
-            known = isinstance(module, types.ModuleType) and _is_known(module.__name__)
+            known = isinstance(module, types.ModuleType) and is_known(module.__name__)
             if known and id(module) not in met:
                 met.add(id(module))
                 self._values(_attributes_of(module), names, module.__name__)
@@ -138,7 +136,7 @@ class Guards:
             self._waiting += [value.__self__, value.__func__]
         elif isinstance(value, functools.partial):
             self._parts(value, lambda now: (now.func, now.args, now.keywords))
-        elif isinstance(value, _CACHE):  # what it keeps may be forgotten, and computed of something else
+        elif isinstance(value, CACHE):  # what it keeps may be forgotten, and computed of something else
             self._parts(value, lambda now: (now.__wrapped__, now.cache_info()[1:]))
         elif isinstance(value, weakref.ref):
             self._parts(value, lambda now: (now(),))
@@ -149,7 +147,7 @@ class Guards:
         elif isinstance(value, type):
             self._classes(value)
         elif isinstance(value, types.ModuleType):
-            if not _is_known(value.__name__):  # by name alone, or all that it imports would be looked at
+            if not is_known(value.__name__):  # by name alone, or all that it imports would be looked at
                 self._values(_attributes_of(value), self._named, value.__name__)
         elif type(value).__module__.partition(".")[0] not in _NOT_LOOKED_INTO:
             if isinstance(getattr(value, "__dict__", None), dict):
@@ -159,7 +157,7 @@ class Guards:
 
     def _classes(self, kind: type) -> None:
         for one in (*inspect.getmro(kind), *inspect.getmro(type(kind))):
-            if one not in self._kinds and not _is_known(one.__module__):
+            if one not in self._kinds and not is_known(one.__module__):
                 self._kinds[one] = None
                 if self._outside is not None:
                     self._class(one)
@@ -168,15 +166,14 @@ class Guards:
         """Look at what runs as a module of a class that is nobody's: somebody may put another function there."""
         if kind not in self._known_kinds:
             self._known_kinds.add(kind)
-            runs, reference = (kind.__call__, kind.forward), weakref.ref(kind)
-            self._looks.append(lambda: (now := reference()) is not None and (now.__call__, now.forward) == runs)
+            self._looks.append(_RunsLook(kind).holds)
 
     def _class(self, kind: type) -> None:
         reference = weakref.ref(kind)
         self._values(lambda: _class_of(reference), self._names_of_classes, kind.__name__)
 
     def _function(self, function: types.FunctionType) -> None:
-        if function.__code__ not in self._codes or _is_known(function.__module__ or ""):
+        if function.__code__ not in self._codes or is_known(function.__module__ or ""):
             return
         attributes = [name for name in vars(function) if name in self._names]
 
@@ -339,11 +336,25 @@ class _ValuesLook:
         return True
 
 
+class _RunsLook:
+    """The functions that run as a module of a class."""
+
+    def __init__(self, kind: type):
+        # Weak, all three: a function that says super() holds on to its class.
+        self.kind = weakref.ref(kind)
+        self.runs = [_weak_function(getattr(kind, name)) for name in ("__call__", "forward")]
+
+    def holds(self) -> bool:
+        kind: Any = self.kind()
+        call, forward = self.runs
+        return kind is not None and kind.__call__ == call() and kind.forward == forward()
+
+
 class _ModuleLook:
     """The class, the children and the hooks of a module."""
 
     def __init__(self, module: nn.Module):
-        self.module, self.kind = weakref.ref(module), type(module)
+        self.module, self.kind = weakref.ref(module), weakref.ref(type(module))
         self.names = tuple(module._modules)
         self.children = [_weak(child) for child in module._modules.values()]
         attributes = vars(module)
@@ -352,7 +363,7 @@ class _ModuleLook:
 
     def holds(self) -> bool:
         module = self.module()
-        if module is None or type(module) is not self.kind:
+        if module is None or type(module) is not self.kind():
             return False
         attributes = vars(module)
         children = attributes["_modules"]
@@ -435,14 +446,6 @@ def _slots_of(kind: type) -> Iterator[str]:
     yield from vars(kind).get("__slots__", ())
 
 
-def _is_known(module: Any) -> bool:
-    """Whether a module, by its name, is ours, PyTorch's or of the standard library; a class that has none is of C."""
-    return not isinstance(module, str) or module.partition(".")[0] in _KNOWN
-
-
-_KNOWN = frozenset({"treadle", "torch", "numpy", "builtins", *sys.stdlib_module_names}) - {"__main__"}
-
-
 def _attributes_of(value: Any) -> Callable[[], Any]:
     get = _weak(value)
 
@@ -471,6 +474,11 @@ def _weak(value: Any) -> Callable[[], Any]:
         return weakref.ref(value)
     except TypeError:
         return lambda: value
+
+
+def _weak_function(function: Any) -> Callable[[], Any]:
+    """The same for what a class gives for a name: of a class method that is another object each time."""
+    return weakref.WeakMethod(function) if isinstance(function, types.MethodType) else _weak(function)
 
 
 def _getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
@@ -506,7 +514,7 @@ def _are_equal(now: Any, before: Any) -> bool:
     return type(now) is type(before) and _is_constant(now) and now == before and repr(now) == repr(before)
 
 
-_CONTAINERS = (*_SEQUENCES, *_MAPPINGS, *_BUFFERS, set, frozenset, Tensor)
+_CONTAINERS = (*_SEQUENCES, *_MAPPINGS, *BUFFERS, set, frozenset, Tensor)
 
 
 def _token(value: Any, name: str, waiting: list[Any] | None = None, depth: int = _DEPTH) -> Any:
@@ -524,7 +532,7 @@ def _token(value: Any, name: str, waiting: list[Any] | None = None, depth: int =
         raise TraceError(f"{name}: the step reads lists in lists, more than {_DEPTH} deep")
     if isinstance(value, (*_SEQUENCES, *_MAPPINGS, set, frozenset)):
         return _held(value, name, waiting, depth)
-    if isinstance(value, _BUFFERS):
+    if isinstance(value, BUFFERS):
         return (kind, _bytes_of(value, name))
     if _is_numpy(value):
         if value.nbytes > _MOST_BYTES or value.dtype.hasobject:
@@ -537,10 +545,14 @@ def _token(value: Any, name: str, waiting: list[Any] | None = None, depth: int =
 
 
 def _bytes_of(value: Any, name: str) -> bytes:
-    view = memoryview(value)
-    if view.nbytes > _MOST_BYTES:
-        raise TraceError(f"{name}: the step reads {view.nbytes} bytes of memory: keep them as a buffer, a tensor")
-    return view.tobytes()
+    try:
+        view = memoryview(value)
+    except ValueError as error:  # Python says so, too, when the step reads it
+        raise TraceError(f"{name}: the step reads memory that cannot be read any more ({error})") from None
+    with view:
+        if view.nbytes > _MOST_BYTES:
+            raise TraceError(f"{name}: the step reads {view.nbytes} bytes of memory: keep them as a buffer, a tensor")
+        return view.tobytes()
 
 
 def _is_numpy(value: Any) -> bool:

@@ -7,11 +7,14 @@ loop is a *linear scan*: h' = a h + b, which can also be computed over many step
 
 from typing import NamedTuple
 
+import torch
+
 from treadle.compiler import program as p
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 
-_KEEP_DEGREE = frozenset("neg cast sum dot cat outer rowsum".split()) | p.VIEWS
+_KEEP_DEGREE = frozenset("neg sum cat rowsum".split()) | p.VIEWS
+_PRODUCTS = frozenset(("mul", "dot", "outer"))
 _SUMS = frozenset(("add", "sub"))
 
 
@@ -54,10 +57,18 @@ def _degree(value: Value, degrees: dict[Value, int]) -> int:
     most = max(given, default=0)
     if most == 0 or value.op in _KEEP_DEGREE or value.op in _SUMS:
         return most
-    if value.op == "mul":
+    if value.op == "cast":
+        return most if _keeps_numbers(value.inputs[0].dtype, value.dtype) else 2
+    if value.op in _PRODUCTS:
         return min(sum(given), 2)
     if value.op == "div":
         return 2 if given[1] else given[0]
     if value.op == "where":
         return 2 if given[0] else most
     return 2
+
+
+def _keeps_numbers(given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether a cast leaves every number as it is: to a lower precision it rounds, to whole numbers it cuts off."""
+    both = given.is_floating_point and wanted.is_floating_point
+    return both and torch.promote_types(given, wanted) == wanted

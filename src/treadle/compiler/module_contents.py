@@ -1,12 +1,8 @@
 """What a step could reach while it is traced: the tensors that become inputs, and whether anything changed."""
 
-import array
 import collections
 import contextlib
-import ctypes
 import functools
-import mmap
-import sys
 from collections.abc import Iterator
 from types import (
     BuiltinFunctionType,
@@ -22,6 +18,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from treadle.compiler.kinds import BUFFERS, CACHE, NUMBERS_AND_TEXT, is_known
+from treadle.compiler.memory import copy_of, is_as, put_back
 from treadle.compiler.reads import what_changes
 from treadle.compiler.source_lines import first_line
 from treadle.compiler.tracer import Traced
@@ -30,10 +28,7 @@ from treadle.errors import TraceError
 _MOST_BYTES = 1_000_000
 _TABLES = ("_parameters", "_buffers", "_modules")
 _CONTAINERS = (list, dict, set, collections.deque)
-_BUFFERS = (bytearray, array.array, mmap.mmap, ctypes.Array.__mro__[1])
 _LEAVES = (int, float, str, bytes, bool, type(None), Tensor, ModuleType, BuiltinFunctionType)
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
-_CACHE = type(functools.lru_cache(int))
 _DYNAMIC = frozenset({"getattr", "setattr", "vars", "__dict__", "attrgetter"})
 """With these, code reaches attributes whose names do not stand in it."""
 _NOTHING: Any = object()
@@ -64,6 +59,7 @@ class Contents:
         self._seen: dict[tuple[int, CodeType], Any] = {}
         # Each container with a copy; what it is called in a message, and whose it is.
         self._copies: dict[int, tuple[Any, Any, str, Any]] = {}
+        self._memory: dict[int, tuple[Any, Any, str, Any]] = {}
         self._attributes: dict[tuple[int, str], tuple[Any, str, Any]] = {}
         self._globals: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
         self._cells: dict[int, tuple[CellType, Any]] = {}
@@ -120,21 +116,22 @@ class Contents:
             yield from ((part, name, owner) for part in (value.__self__, value.__func__))
         elif isinstance(value, functools.partial):
             yield from ((part, name, owner) for part in (value.func, value.args, value.keywords))
-        elif isinstance(value, _BUFFERS):
-            view = memoryview(value)
-            if view.nbytes < _MOST_BYTES and not view.readonly:
-                self._copies.setdefault(id(value), (value, view.tobytes(), name, owner))
-        elif isinstance(value, _CACHE):
+        elif isinstance(value, memoryview):
+            with contextlib.suppress(ValueError):  # it has been released
+                yield value.obj, name, owner  # a view need not be dense: what it looks into is put back as a whole
+        elif isinstance(value, BUFFERS) or type(value).__module__ == "numpy":
+            before = copy_of(value, _MOST_BYTES)
+            if before is not None:
+                self._memory.setdefault(id(value), (value, before, name, owner))
+        elif isinstance(value, CACHE):
             self._caches.setdefault(id(value), (value, value.cache_info().misses))
-        elif type(value).__module__ == "numpy":
-            if getattr(value, "nbytes", _MOST_BYTES) < _MOST_BYTES and hasattr(value, "fill"):
-                self._copies.setdefault(id(value), (value, value.copy(), name, owner))
         else:
             yield from self._attributes_of(value, code)
 
     def _attributes_of(self, value: Any, code: CodeType) -> Iterator[tuple[Any, str, Any]]:
         """The attributes of an object, or a class, that the code names."""
-        kinds = [kind for kind in (value if isinstance(value, type) else type(value)).__mro__ if _is_of_users(kind)]
+        ancestors = (value if isinstance(value, type) else type(value)).__mro__
+        kinds = [kind for kind in ancestors if not is_known(kind.__module__)]
         holders = kinds if isinstance(value, type) else [value, *kinds]
         for name in () if isinstance(value, type) else code.co_names:
             if _slot(value, name) is not None:
@@ -143,7 +140,7 @@ class Contents:
                 yield now, name, value
         for holder in holders:
             held = getattr(holder, "__dict__", None)
-            if held is None or (isinstance(holder, type) and not _is_of_users(holder)):
+            if held is None or (isinstance(holder, type) and is_known(holder.__module__)):
                 continue
             names = code.co_names if _DYNAMIC.isdisjoint(code.co_names) else [*held]
             for name in names:
@@ -160,6 +157,9 @@ class Contents:
                     continue
                 attribute = inner if not name or name in _TABLES else name
                 raise self._refusal(owner, f"self.{attribute}" if isinstance(owner, nn.Module) else str(attribute))
+        for memory, before, name, owner in self._memory.values():
+            if not is_as(memory, before):
+                raise self._refusal(owner, self._name_of(name, owner))
         for holder, name, before in self._attributes.values():
             if _now(holder, name) is not before and not self._is_a_property_that_is_kept(holder, name):
                 raise self._refusal(holder, f"self.{name}" if isinstance(holder, nn.Module) else name)
@@ -179,6 +179,10 @@ class Contents:
     def _is_a_number_that_is_kept(cls, holder: Any, name: Any) -> bool:
         return cls._is_a_property_that_is_kept(holder, name) and _is_plain(_now(holder, name))
 
+    @staticmethod
+    def _name_of(name: str, owner: Any) -> str:
+        return f"self.{name}" if isinstance(owner, nn.Module) else name
+
     def _refusal(self, owner: Any, where: str) -> TraceError:
         code = getattr(getattr(type(owner), "forward", None), "__code__", None)
         line = first_line(code) if code else self._where
@@ -186,7 +190,11 @@ class Contents:
         return TraceError(f"{line}: {who} keeps something in {where}: a step remembers in its state alone")
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Put everything back.
+
+        Raises:
+            TraceError: memory was resized or closed by the step, and cannot be put back.
+        """
         for holder, name, before in self._attributes.values():
             if _now(holder, name) is not before and not self._is_a_number_that_is_kept(holder, name):
                 delattr(holder, name) if before is _NOTHING else _set(holder, name, before)
@@ -197,12 +205,6 @@ class Contents:
                 changed = _changed(container, before)
             if not changed:
                 continue
-            if isinstance(container, _BUFFERS):
-                memoryview(container).cast("B")[:] = before
-                continue
-            if not isinstance(container, _CONTAINERS):
-                container[...] = before
-                continue
             container.clear()
             container.update(before) if isinstance(container, (dict, set)) else container.extend(before)
         for held, name, before in self._globals.values():
@@ -212,6 +214,17 @@ class Contents:
         for cache, misses in self._caches.values():
             if cache.cache_info().misses != misses:  # what it has kept may hold tensors without numbers
                 cache.cache_clear()
+        # Last: views into memory that the step had put anywhere are gone by now.
+        lost = [
+            self._name_of(name, owner)
+            for memory, before, name, owner in self._memory.values()
+            if not is_as(memory, before) and not put_back(memory, before)
+        ]
+        if lost:
+            raise TraceError(
+                f"{self._where}: the step resizes or closes {lost[0]}, which cannot be put back after tracing: keep"
+                " memory whose size is fixed, or a tensor in the state"
+            )
 
 
 def _refuse_what_changes(value: Any, name: str, code: CodeType) -> None:
@@ -252,13 +265,6 @@ def _copied(container: Any) -> Any:
             return kind.copy(container)  # pyright: ignore[reportArgumentType] # not that of a class of the user's
 
 
-def _is_of_users(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] not in _KNOWN
-
-
-_KNOWN = frozenset({"torch", "numpy", "treadle", "builtins", *sys.stdlib_module_names}) - {"__main__"}
-
-
 def _changed(container: Any, before: Any) -> list[Any]:
     """The keys under which something else is; an empty one for a sequence."""
     if isinstance(container, dict):
@@ -266,10 +272,6 @@ def _changed(container: Any, before: Any) -> list[Any]:
             return []
         nothing = object()
         return [k for k in {**before, **container} if container.get(k, nothing) is not before.get(k, nothing)]
-    if isinstance(container, _BUFFERS):
-        return [] if memoryview(container).tobytes() == before else [""]
-    if not isinstance(container, _CONTAINERS):
-        return [] if container.tobytes() == before.tobytes() else [""]
     if isinstance(container, set):
         return [] if container == before else [""]
     same = len(container) == len(before) and all(a is b for a, b in zip(container, before, strict=True))
@@ -282,7 +284,7 @@ def _are_one(now: tuple[Any, Any], before: tuple[Any, Any]) -> bool:
 
 def _is_plain(value: Any) -> bool:
     """Whether a value is numbers and text alone, whatever it was made of."""
-    return all(map(_is_plain, value)) if type(value) in (list, tuple) else type(value) in _PLAIN
+    return all(map(_is_plain, value)) if type(value) in (list, tuple) else type(value) in NUMBERS_AND_TEXT
 
 
 def _holds_traced(value: Any) -> bool:

@@ -70,6 +70,7 @@ _OF_TENSORS = {
     for name in ("numpy", "tolist", "data_ptr", "__array__")
 }
 _OF_TENSORS |= {"retain_grad": "it asks for the gradient of a value within the step"}
+_NUMEL = f"it asks how many numbers a shape has, {_OTHERWISE}: ask tensor.numel()"
 _SEED = "it sets or reads the state of a generator, which has to happen at every step"
 _HOOK = "it registers a hook on a tensor, which autograd has to call at every step"
 _PASS = "it asks autograd for gradients within the step"
@@ -205,6 +206,10 @@ class Reads:
                     self.everything = not self._is_called_by_the_compiler(frame)
             elif number in _CHANGING:
                 self._refuse(frame, _CHANGING[number])
+            elif isinstance(owner, torch.Size):
+                # A size that is none of Python's own numbers stands for the number of rows.
+                if argument.__name__ == "numel" and any(type(size) is not int for size in owner):
+                    self._refuse(frame, _NUMEL)
             elif isinstance(owner, Tensor):
                 if argument.__name__ in _OF_TENSORS:
                     self._refuse(frame, _OF_TENSORS[argument.__name__])

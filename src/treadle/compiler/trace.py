@@ -48,19 +48,28 @@ class Trace:
 
 Step: TypeAlias = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
+_CPU = torch.device("cpu")
 
-def trace_step(cell: nn.Module, inputs: Mapping[str, Value], step: Step, watch: Watch | None = None) -> Trace:
+
+def trace_step(
+    cell: nn.Module,
+    inputs: Mapping[str, Value],
+    step: Step,
+    watch: Watch | None = None,
+    device: torch.device = _CPU,
+) -> Trace:
     """Trace a step of a cell.
 
     The step takes a tensor for each of ``inputs`` and returns outputs by name; the tensors of the cell become inputs
-    ``"parameter/PATH"``. Whoever watches sees both runs.
+    ``"parameter/PATH"``. Whoever watches sees both runs. A step that asks where
+    its tensors are is told ``device``.
     """
     reads = Reads()
     program, lifted, error, guards = None, {}, "", None
     with neutral():
         generator = torch.get_rng_state()
         try:
-            program, lifted = _trace_twice(cell, inputs, step, reads, watch)
+            program, lifted = _trace_twice(cell, inputs, step, reads, watch, device)
         except TraceError as refused:
             error = str(refused)
         torch.set_rng_state(generator)  # a step may have set it
@@ -72,10 +81,15 @@ def trace_step(cell: nn.Module, inputs: Mapping[str, Value], step: Step, watch: 
 
 
 def _trace_twice(
-    cell: nn.Module, inputs: Mapping[str, Value], step: Step, reads: Reads, watch: Watch | None
+    cell: nn.Module,
+    inputs: Mapping[str, Value],
+    step: Step,
+    reads: Reads,
+    watch: Watch | None,
+    device: torch.device,
 ) -> tuple[Program, dict[str, Tensor]]:
-    program, lifted, rows = _trace_once(cell, inputs, step, set(), reads, watch)
-    again, others, _ = _trace_once(cell, inputs, step, {rows}, reads, watch)
+    program, lifted, rows = _trace_once(cell, inputs, step, set(), reads, watch, device)
+    again, others, _ = _trace_once(cell, inputs, step, {rows}, reads, watch, device)
     for value, other in itertools.zip_longest(program.values(), again.values()):
         if value is not other:
             line = program.lines.get(value) or again.lines.get(other) or "a step"
@@ -97,12 +111,14 @@ def _trace_once(
     step: Step,
     avoid: set[Any],
     reads: Reads,
-    watch: Watch | None = None,
+    watch: Watch | None,
+    device: torch.device,
 ) -> tuple[Program, dict[str, Tensor], int]:
     held = tensors_of(cell)
     names = {id(tensor): f"parameter/{path}" for path, tensor in reversed(held.items())}
     sizes = {size for tensor in held.values() for size in tensor.shape}
-    tracer = Tracer(names, avoid | sizes | {dim for v in inputs.values() for dim in v.shape if dim is not BATCH})
+    sizes |= {dim for v in inputs.values() for dim in v.shape if dim is not BATCH}
+    tracer = Tracer(names, avoid | sizes, device)
     kept = Contents(cell)
     try:
         with tracer, AboveAutograd(tracer):
@@ -127,8 +143,8 @@ def _trace_once(
             f"{failed_line(error)}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
     finally:
-        kept.restore()
         reads.numbers = [one for one in tracer.numbers if one[0]() is not None]
+        kept.restore()
     outputs = {name: t.value if isinstance(t, Traced) else tracer._lift(t) for name, t in results.items()}
     needed = {value.draw for value in p.ordered(outputs.values())}
     unread = tuple(value for value in tracer.drawn if value.draw not in needed)

@@ -31,6 +31,7 @@ from treadle.torch_internals import (
 
 _BATCH_SIZES = (9973, 9967, 9949, 9941, 9931, 9929)
 _LIMIT = 50_000
+_CPU = torch.device("cpu")
 
 
 class Traced(Tensor):
@@ -61,7 +62,7 @@ class Tracer(TorchDispatchMode):
     """While it is entered, operations are noted instead of computed.
 
     ``names`` are what real tensors that turn up are called, by their identity; others are constants. The batch must not
-    be mistaken for one of the sizes to ``avoid``.
+    be mistaken for one of the sizes to ``avoid``. What asks where a tensor is, is told ``device``.
     """
 
     @classmethod
@@ -69,10 +70,10 @@ class Tracer(TorchDispatchMode):
         # Otherwise PyTorch imports its compiler, which takes a second, to keep it out of a mode that it never enters.
         return False
 
-    def __init__(self, names: Mapping[int, str] | None = None, avoid: Any = ()):
+    def __init__(self, names: Mapping[int, str] | None = None, avoid: Any = (), device: torch.device = _CPU):
         super().__init__()
         self.rows = next(size for size in _BATCH_SIZES if size not in set(avoid))
-        self.names = dict(names or {})
+        self.names, self.device = dict(names or {}), device
         self.lifted: dict[str, Tensor] = {}
         self.numbers: list[tuple[Any, float]] = []
         self.lines: dict[Value, str] = {}
@@ -148,6 +149,8 @@ class Tracer(TorchDispatchMode):
             elif known is not None:
                 if schema_of(func).name.startswith("aten::"):
                     options = {k: v for k, v in options.items() if k not in ("layout", "pin_memory", "memory_format")}
+                    if self._is_here(options.get("device")):
+                        del options["device"]
                 result = known(*given, **options)
             elif not has_rows([given, options]):
                 result = self._opaque(func, given, options)
@@ -170,6 +173,13 @@ class Tracer(TorchDispatchMode):
         except (ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
             raise self._refuse(func, f"the compiler cannot take it in this form ({error})") from error
         return result
+
+    def _is_here(self, device: Any) -> bool:
+        """Whether a device that is named is that of the step."""
+        if device is None:
+            return False
+        device = torch.device(device)
+        return device.type == self.device.type and device.index in (None, self.device.index)
 
     def _cut(self, result: Any) -> Any:
         """What an operation gives: detached, where no derivative is recorded."""
@@ -312,6 +322,8 @@ class AboveAutograd(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in asked.PLACES and len(args) == 1 and not kwargs and isinstance(args[0], Traced):
+            return asked.place(func, args[0], self._tracer.device)
         if func in asked.ANSWERED:
             frame, rows, refused = sys._getframe(1), self._tracer.rows, self._tracer.refused
             return asked.answer(func, lambda: func(*args, **kwargs), rows, refused, frame)

@@ -12,7 +12,7 @@ below.
 from treadle.engines.call import Call, Result, autocast_dtype
 from treadle.engines.cpu import CpuEngine
 from treadle.engines.decision import Decision, decide, program_of, run, say_once
-from treadle.engines.engine import Engine, LivePool, LiveProgram, LiveStep, Refusal
+from treadle.engines.engine import ArrayDoor, Engine, LivePool, LiveProgram, LiveStep, Refusal
 from treadle.engines.gpu import GpuEngine
 from treadle.engines.live import Asked, Live, first_engine, live, program_of_step
 from treadle.engines.network import Network
@@ -21,8 +21,8 @@ from treadle.engines.registry import ENGINES, candidates, register
 from treadle.engines.step_by_step import Interpreter
 
 __all__ = [
-    "ENGINES", "Asked", "Call", "Decision", "Engine", "Live", "LivePool", "LiveProgram", "LiveStep", "Network",
-    "Refusal", "Result", "autocast_dtype", "candidates", "decide", "first_engine", "live", "program_of",
+    "ENGINES", "ArrayDoor", "Asked", "Call", "Decision", "Engine", "Live", "LivePool", "LiveProgram", "LiveStep",
+    "Network", "Refusal", "Result", "autocast_dtype", "candidates", "decide", "first_engine", "live", "program_of",
     "program_of_step", "register", "run", "say_once",
 ]  # fmt: skip
 

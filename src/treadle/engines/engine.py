@@ -115,15 +115,15 @@ class ArrayDoor(Protocol):
     """A fast way into a pool. Each answers with None, and does nothing, where arrays are not just what it reads."""
 
     def by_id(self, xs: Any) -> dict[Any, np.ndarray] | None:
-        """A step on a dict of arrays, by id; the answers by id."""
+        """A step on a dict of dense arrays [I], by id; the answers [H] by id."""
         ...
 
     def by_slot(self, slots: np.ndarray, x: Any) -> np.ndarray | None:
-        """A step of the rows ``slots``, all of them others, on an array [n, ...]."""
+        """A step of the rows ``slots`` [n], all of them others, on an array [n, I]; the answers [n, H]."""
         ...
 
     def block_by_slot(self, slots: np.ndarray, x: Any) -> np.ndarray | None:
-        """Take a block of steps, rows [n, T, ...] by the numbers of their slots."""
+        """A block of steps of the rows ``slots`` [n], all of them others, on [n, T, I]; the answers [n, T, H]."""
         ...
 
 

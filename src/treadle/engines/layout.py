@@ -84,6 +84,16 @@ class Layout:
         return self._beside(step * self.batch + row)
 
     @kept_property
+    def ragged(self) -> tuple[Tensor, Tensor] | None:
+        """How many steps each sorted row has [B], and where the rows of each step begin [T], both where the rows are.
+
+        None if all rows have all steps.
+        """
+        if self.order is None:
+            return None
+        return self._beside(self.sorted.to(torch.int32)), self._beside(self.offsets)
+
+    @kept_property
     def before(self) -> Tensor:
         """[N]: where, in [B start rows, N packed rows], the row was one step before."""
         step = torch.repeat_interleave(_arange(self.steps), self.counts)

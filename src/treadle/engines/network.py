@@ -80,7 +80,7 @@ class Network:
 
     def of(self, cell: nn.Module) -> "Network":
         """The same for a copy of the cell."""
-        getters = {name: _getter(cell, name, get(), self.device) for name, get in self.getters.items()}
+        getters = {name: _getter(cell, name, get()) for name, get in self.getters.items()}
         other = Network(self.program, getters, self.made, self.codes, self.device)
         other.outside = self.outside
         return other
@@ -91,7 +91,15 @@ class Network:
 
     def constants(self) -> dict[Value, Tensor]:
         """The parameters as they are now."""
-        return {self.program.inputs[name]: get() for name, get in self.getters.items()}
+        return {self.program.inputs[name]: self._here(get()) for name, get in self.getters.items()}
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        """A tensor as the step has it: PyTorch takes a single number on the CPU with tensors on any device.
+
+        What the user holds stays where it is. Every other tensor elsewhere is a mistake, and PyTorch says so.
+        """
+        is_taken = not tensor.ndim and tensor.device.type == "cpu" and tensor.device != self.device
+        return tensor.to(self.device, non_blocking=True) if is_taken else tensor
 
 
 def traced(cell: nn.Module, x: Tensor, state: State, watch: Watch | None = None) -> Trace:
@@ -116,7 +124,7 @@ def traced(cell: nn.Module, x: Tensor, state: State, watch: Watch | None = None)
             raise TraceError(f"a step was given a state of {sorted(names)}, but returned one of {sorted(after)}")
         return {"y": y} | {f"state/{name}": tensor for name, tensor in after.items()}
 
-    found = trace_step(cell, inputs | (watch.inputs if watch else {}), step, watch)
+    found = trace_step(cell, inputs | (watch.inputs if watch else {}), step, watch, x.device)
     error = found.error
     if found.program is not None:
         error = _what_is_wrong_with(found.program)
@@ -138,11 +146,9 @@ def _what_is_wrong_with(program: Program) -> str:
     return ""
 
 
-def _getter(cell: nn.Module, name: str, tensor: Tensor, device: torch.device) -> Callable[[], Tensor]:
+def _getter(cell: nn.Module, name: str, tensor: Tensor) -> Callable[[], Tensor]:
     if not name.startswith("parameter/"):
-        if tensor.ndim or tensor.device == device:
-            return lambda: tensor
-        return lambda: tensor.to(device, non_blocking=True)  # PyTorch takes single numbers from the CPU on any device
+        return lambda: tensor
     *path, last = name.removeprefix("parameter/").split(".")
     # Weak, because the cell's networks are kept with the cell and must not keep it alive.
     reference = weakref.ref(cell.get_submodule(".".join(path)))
@@ -203,7 +209,7 @@ class _Kinds:
         return found
 
     def _network(self, cell: nn.Module, traced: Trace, program: Program) -> _Found:
-        getters = {name: _getter(cell, name, tensor, self.device) for name, tensor in traced.lifted.items()}
+        getters = {name: _getter(cell, name, tensor) for name, tensor in traced.lifted.items()}
         known = [one for one in self.found if one.network is not None and one.program is not None]
         for one in known:
             if one.pattern is not None:

@@ -29,6 +29,7 @@ from treadle.engines.call import Call, Result
 from treadle.engines.engine import Engine
 from treadle.engines.network import Network
 from treadle.errors import EngineError
+from treadle.generators import generators, generators_at
 from treadle.state import map_state, named_tensors
 
 _STEPS = 3
@@ -392,16 +393,11 @@ def _generators_as_before(network: Network) -> Iterator[None]:
         for part in (*value.call.arguments, *dict(value.call.options).values())
         if isinstance(part, torch.Generator)
     ]
-    outside, device = random_states(), network.device
-    of_device = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
-    there = None if of_device is None else of_device.get_rng_state(device)
-    state, states = torch.get_rng_state(), [generator.get_state() for generator in own]
+    outside, device, states = random_states(), network.device, [generator.get_state() for generator in own]
     try:
-        yield
+        with generators_at(device, generators(device)):
+            yield
     finally:
-        torch.set_rng_state(state)
-        if of_device is not None:
-            of_device.set_rng_state(there, device)
         restore_random_states(outside)
         for generator, before in zip(own, states, strict=True):
             generator.set_state(before)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from treadle.byte_sizes import as_bytes
+from treadle.generators import Generators, generators, generators_at
 from treadle.gradients.schedule import backwards
-from treadle.gradients.surroundings import Generators, generators, generators_at
 from treadle.protocol import State
 from treadle.state import kept, map_state, named_tensors
 

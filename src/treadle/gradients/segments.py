@@ -15,8 +15,9 @@ from torch import Tensor
 
 from treadle.engines import Call, Result, run
 from treadle.engines.autograd import gradients_of
+from treadle.generators import Generators, generators, generators_at
 from treadle.gradients.schedule import backwards, kept_at_first
-from treadle.gradients.surroundings import Generators, Surroundings, generators, generators_at, leaves_beyond
+from treadle.gradients.surroundings import Surroundings, leaves_beyond
 from treadle.protocol import State
 from treadle.state import map_state, named_tensors, with_tensors
 from treadle.torch_internals import is_batched

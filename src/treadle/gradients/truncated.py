@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from treadle.engines import Call, Result, run
+from treadle.generators import Generators, generators, generators_at
 from treadle.gradients.method import GradientMethod
 from treadle.gradients.segments import Trial, run_in_segments
-from treadle.gradients.surroundings import Generators, generators, generators_at
 from treadle.protocol import State
 from treadle.state import detach, map_state, where
 from treadle.torch_internals import is_followed

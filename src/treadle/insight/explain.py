@@ -53,7 +53,7 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
     if isinstance(rnn, (Session, Sessions)):
         return _of_live(rnn.snapshot, x)
     name = type(rnn).__name__
-    if hasattr(rnn, "recurrent"):
+    if states.takes_hx(rnn):
         fused = rnn.why_not_fused(_long(rnn) if x is None else x) is None
         if fused or rnn.bidirectional:
             text = "" if fused else "each layer and direction by itself; explain td.Recurrent(cell) for one of them"

@@ -66,8 +66,8 @@ class ExplainedSection:
         multiply_adds: in the products, for one row at one step.
         kept: what it keeps for the backward pass beyond what earlier sections keep; None where that is PyTorch's own
             business.
-        engine: what runs it: ``"cpu"``, ``"PyTorch"``, or ``"Python"`` where the program is not used at all.
-        reason: why that is not ``"cpu"``; empty where nothing else was to be expected.
+        engine: what runs it: ``"cpu"``, ``"gpu"``, ``"PyTorch"``, or ``"Python"`` where the program is not used at all.
+        reason: why that is not compiled; empty where nothing else was to be expected.
         program: what it computes.
         recurrence: of a loop, how its next state depends on the one before: ``"linear scan"`` (h' = a h + b, with a and
             b that no state has a part in), ``"element by element"`` (units do not meet), both, or empty for neither.
@@ -129,10 +129,10 @@ class Explanation:
 
     Args:
         network: what it is about.
-        engine: what runs it: ``"cpu"`` (machine code), ``"interpreter"`` (its program in PyTorch), ``"reference"`` (its
-            own Python, step by step), ``"torch.nn"`` (PyTorch's fused kernels, in a drop-in), or ``""`` if the engine
-            that was asked for by name refuses.
-        reason: why that is not ``"cpu"``, or why the engine refuses; empty if there is nothing to say.
+        engine: what runs it: ``"cpu"`` (machine code), ``"gpu"`` (kernels), ``"interpreter"`` (its program in PyTorch),
+            ``"reference"`` (its own Python, step by step), ``"torch.nn"`` (PyTorch's fused kernels, in a drop-in), or
+            ``""`` if the engine that was asked for by name refuses.
+        reason: why that is not a compiled engine, or why the engine refuses; empty if there is nothing to say.
         sections: the parts of a step, in the order in which they run; none where there is no program.
         random: what is drawn from PyTorch's generator before everything else, step by step.
         session: what a session does not run as machine code, and why; empty if it runs all of a step so, or if that is

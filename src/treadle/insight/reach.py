@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from treadle import state as states
 from treadle.errors import ShapeError
-from treadle.gradients.surroundings import generators, generators_at
+from treadle.generators import generators, generators_at
 from treadle.insight.reach_curves import GradientReach
 from treadle.protocol import State
 from treadle.running.recurrent import Recurrent
@@ -70,7 +70,7 @@ def gradient_reach(
         >>> reach.plot("reach.svg").name
         'reach.svg'
     """
-    rnn = rnn.recurrent() if hasattr(rnn, "recurrent") else rnn
+    rnn = states.over_time(rnn)
     rnn.check_input(xs, 2, "sequence")
     if not rnn.batch_first:
         xs = xs.transpose(0, 1)

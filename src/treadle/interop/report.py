@@ -59,8 +59,9 @@ def check_agreement(difference: float, tolerance: float, what: str, done: str = 
     """
     if difference == float("inf"):
         raise InteropError(
-            f"{what} cannot be compared with the network: on what both were tried with, numbers overflow or are NaN:"
-            f" train the network again, or scale what it reads; nothing was {done}",
+            f"{what} cannot be compared with the network: on the inputs that treadle tried, numbers of one or both are"
+            " infinite or NaN. Where the network alone gives finite ones, that is a fault of treadle: please report it."
+            f" Where it does not, its weights or inputs are too large. Nothing was {done}",
             difference,
         )
     if not difference <= tolerance:
@@ -78,4 +79,7 @@ def check_finite(wanted: Sequence[Tensor]) -> None:
         InteropError: some are not.
     """
     if not all(one.isfinite().all() for one in wanted):
-        raise InteropError("the model's numbers overflow on what it was tried with: pass inputs= that it is meant for")
+        raise InteropError(
+            "the model cannot be compared with what was read: on the inputs that treadle tried, some of its numbers are"
+            " infinite or NaN; pass inputs= on which all are finite"
+        )

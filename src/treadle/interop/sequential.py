@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from treadle import state as states
 from treadle.errors import ShapeError
 from treadle.running.recurrent import Recurrent
 from treadle.running.reversed import OverTime
@@ -24,8 +25,8 @@ def as_recurrent(network: Any) -> Recurrent:
     """
     if isinstance(network, Recurrent):
         return network
-    if hasattr(network, "recurrent"):
-        return network.recurrent()
+    if states.takes_hx(network):
+        return states.over_time(network)
     if isinstance(network, OverTime):
         raise TypeError(f"a {type(network).__name__} reads a sequence from its end: it has no steps to be exported")
     if hasattr(network, "initial_state"):

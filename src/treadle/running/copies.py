@@ -15,3 +15,10 @@ def detached_copy(network: nn.Module, memo: dict[int, Any] | None = None) -> Any
             if isinstance(part, Tensor) and id(part) not in memo:
                 memo[id(part)] = part.detach().clone()
     return copy.deepcopy(network, memo)
+
+
+def evaluated_copy(network: nn.Module) -> Any:
+    """A copy in evaluation mode, without gradients."""
+    copied = detached_copy(network).eval().requires_grad_(False)
+    copied.zero_grad()  # gradients were copied as well
+    return copied

@@ -74,8 +74,7 @@ class Session:
     def refresh(self) -> None:
         """Take over the network's present weights; the state stays."""
         # A drop-in makes its Recurrent around the weights that it has at the moment.
-        source = self._source.recurrent() if hasattr(self._source, "recurrent") else self._source
-        self.snapshot = snapshot_of(source).in_weights(self.weights)
+        self.snapshot = snapshot_of(states.over_time(self._source)).in_weights(self.weights)
         self._start(None if self._state is None else self.state)
 
     def _start(self, state: State) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from treadle import state as states
-from treadle.engines import LivePool
+from treadle.engines import ArrayDoor, LivePool
 from treadle.errors import EngineError, ShapeError, StateError
 from treadle.protocol import State, example_input, is_lazy
 from treadle.running.one_by_one import OneByOne
@@ -98,7 +98,8 @@ class Sessions:
         memory = rows.named()
         for name, before in states_before.items():
             memory[name][: len(before)] = before
-        self._rows, self._outside, self._door = rows, None, None
+        self._rows, self._outside = rows, None
+        self._door: ArrayDoor | None = None
         if not isinstance(rows, OneByOne):
             self._outside, self._door = rows.network.outside, rows.door(self._slots)
         self._look_at_memory()

@@ -1,13 +1,11 @@
 """A network as it was at one moment: what sessions run, and share as long as the network is as it was."""
 
-import weakref
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from treadle.caches import kept_property
-from treadle.compiler.module_contents import tensors_of
 from treadle.engines import (
     Asked,
     Engine,
@@ -22,14 +20,13 @@ from treadle.engines import (
 )
 from treadle.engines.passes.int8 import round_parameters, rows_of_matrices, summed_axes
 from treadle.protocol import State, example_input, first_weight, is_lazy
-from treadle.running.copies import detached_copy
-from treadle.running.likeness import Likeness, are_one, likeness
+from treadle.running.copies import evaluated_copy
+from treadle.running.likeness import are_one
+from treadle.running.made_last import MadeLast
 from treadle.state import named_tensors
 
 WEIGHTS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "int8": torch.int8}
 """What the weights of a session can be: as they are, or matrices of products in fewer bits."""
-_HELD_BYTES = 1 << 26
-"""Up to this size a snapshot is kept for sessions to come; a larger one while sessions have it."""
 
 
 class Snapshot:
@@ -48,8 +45,7 @@ class Snapshot:
 
     def __init__(self, recurrent: Any, before: "Snapshot | None" = None):
         self.weights = "float32"
-        self.recurrent = detached_copy(recurrent)
-        self.recurrent.eval().requires_grad_(False).zero_grad()  # gradients were copied as well
+        self.recurrent = evaluated_copy(recurrent)
         weight = first_weight(recurrent)
         self.dtype = None if weight is None else weight.dtype
         self.device = None if weight is None else weight.device
@@ -166,20 +162,9 @@ class Snapshot:
         return found
 
 
-_held: "weakref.WeakKeyDictionary[Any, Snapshot]" = weakref.WeakKeyDictionary()
-_used: "weakref.WeakKeyDictionary[Any, weakref.ref[Snapshot]]" = weakref.WeakKeyDictionary()
+_SNAPSHOTS: MadeLast[Snapshot] = MadeLast(Snapshot, lambda snapshot: snapshot.recurrent)
 
 
 def snapshot_of(recurrent: Any) -> Snapshot:
     """A network as it is now: the snapshot that was made last, while the network holds what it held then."""
-    reference = _used.get(recurrent)
-    found = None if reference is None else reference()
-    like = Likeness.OTHER if found is None else likeness(recurrent, found.recurrent)
-    if found is not None and like is Likeness.SAME:
-        return found
-    found = Snapshot(recurrent, found if like is Likeness.OTHER_NUMBERS else None)
-    _held.pop(recurrent, None)
-    _used[recurrent] = weakref.ref(found)
-    if not is_lazy(recurrent) and sum(t.nbytes for t in tensors_of(recurrent).values()) <= _HELD_BYTES:
-        _held[recurrent] = found
-    return found
+    return _SNAPSHOTS.of(recurrent)

@@ -8,10 +8,14 @@ from torch import Tensor
 
 from treadle import state as states
 from treadle.errors import ShapeError, StateError
+from treadle.running.copies import evaluated_copy
+from treadle.running.made_last import MadeLast
 from treadle.running.recurrent import Recurrent
 from treadle.running.session import Session
 from treadle.seq2seq.attention import Attention
-from treadle.seq2seq.copied import as_it_is_now
+
+_COPIES: MadeLast[Any] = MadeLast(lambda model, before: evaluated_copy(model), lambda copied: copied)
+"""Of models as they were, in evaluation mode: what sessions run, and nobody writes into."""
 
 
 class Decodes(Protocol):
@@ -79,7 +83,7 @@ class DecodingSession:
     def __init__(self, model: Decodes, batch_size: int = 1, *, copies: bool = True):
         self.batch_size = batch_size
         module: Any = model
-        self._model = as_it_is_now(module) if copies else module
+        self._model = _COPIES.of(module) if copies else module
         self._decoder: Session = self._model.decoder.session(batch_size)
         self._head = self._model.head.session(batch_size) if model.has_memory else self._model.head
         self._encoded: Any = None

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from treadle.compiler.module_contents import tensors_of
+from treadle.running.copies import evaluated_copy
 from treadle.running.likeness import Likeness, likeness
-from treadle.seq2seq.copied import evaluated_copy
 from treadle.seq2seq.decoding import DecodingSession
 
 _MOST_SESSIONS = 4

@@ -13,6 +13,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 SLOWEST = 30.0
 """Seconds that a client has for its request's body."""
 PLAIN, COMPRESSED = (b"", b"identity"), (b"gzip", b"x-gzip", b"deflate")
+MEMBERS, PIECE = 1_000, 1 << 16
+"""Of gzip, so many members are read, in pieces of so many bytes: each member copies what is left of its piece."""
 _EITHER = 47  # zlib's number for a head of gzip or of zlib, whichever is there
 
 
@@ -60,7 +62,7 @@ def decompressed(body: bytes, most: int) -> bytes:
     """The content of gzip or deflate, of which no more than ``most`` bytes are ever made.
 
     Raises:
-        Refused: it has more, or is neither.
+        Refused: it has more, or very many members, or is neither.
 
     Example:
         >>> import gzip
@@ -68,20 +70,28 @@ def decompressed(body: bytes, most: int) -> bytes:
         >>> decompressed(gzip.compress(b"12") + gzip.compress(b"34"), most=4)
         b'1234'
     """
-    parts, size = [], 0
-    while body:  # gzip may have several members, one behind the other
+    parts, size, members, piece, place = [], 0, 0, b"", 0
+    while piece or place < len(body):  # gzip may have several members, one behind the other
+        members += 1
+        if members > MEMBERS:
+            raise Refused(
+                Kind.MALFORMED, f"the request has more than {MEMBERS:,} members of gzip: compress it as a whole"
+            )
         member = zlib.decompressobj(_EITHER)
-        try:
-            part = member.decompress(body, most - size + 1)
-        except zlib.error as error:
-            raise Refused(Kind.MALFORMED, f"the request cannot be decompressed: {error}") from None
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        if not member.eof:
-            raise Refused(Kind.MALFORMED, "the request cannot be decompressed: it breaks off")
-        parts.append(part)
-        body = member.unused_data
+        while not member.eof:
+            if not piece:
+                piece, place = body[place : place + PIECE], place + PIECE
+            if not piece:
+                raise Refused(Kind.MALFORMED, "the request cannot be decompressed: it breaks off")
+            try:
+                part = member.decompress(piece, most - size + 1)
+            except zlib.error as error:
+                raise Refused(Kind.MALFORMED, f"the request cannot be decompressed: {error}") from None
+            size += len(part)
+            if size > most:
+                raise _too_large(most)
+            parts.append(part)
+            piece = member.unused_data
     return b"".join(parts)
 
 

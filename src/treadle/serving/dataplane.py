@@ -264,12 +264,7 @@ class Dataplane:
         live = served.latest if sequence is None else served.owner(sequence)
         if not waits_in_line and (self.ending or live.scheduler.queued):
             self.admit(live)
-        if live.meaning.window is not None:
-            raise Refused(
-                Kind.MALFORMED,
-                f"{served.name} forecasts from the last {live.meaning.window} steps, always from the initial state:"
-                " send these steps as one block without a sequence_id",
-            )
+        live.meaning.check_sequences(served.name)
         if version and live.number != version:
             if sequence is None or sequence.slot is None:
                 raise Refused(Kind.NOT_FOUND, f"new sequences begin at version {live.number}, not {version!r:.40}")

@@ -1,7 +1,6 @@
 """The Open Inference Protocol over gRPC."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -10,11 +9,9 @@ from treadle.serving import descriptions
 from treadle.serving.addresses import Address
 from treadle.serving.dataplane import Dataplane
 from treadle.serving.grpc_messages import protocol, request_from, response_from
-from treadle.serving.refusals import Kind, Refused
+from treadle.serving.refusals import Refused, as_refused
 from treadle.serving.requests import chosen
 from treadle.serving.tokens import Tokens
-
-logger = logging.getLogger("treadle.serving")
 
 SERVICE = "inference.GRPCInferenceService"
 AT_ONCE = 64
@@ -94,13 +91,8 @@ class InferenceService:
     async def _answer_one(self, message: Any, owner: str, context: Any, answers: "asyncio.Queue[Any]") -> None:
         try:
             response = self._new_of_stream(infer_response=await self.infer(message, owner, context.time_remaining()))
-        except Refused as refused:
-            response = self._refusal_in_stream(message, refused)
         except Exception as error:
-            logger.error("ModelStreamInfer", exc_info=error)
-            response = self._refusal_in_stream(
-                message, Refused(Kind.FAILED, f"the server failed with a {type(error).__name__}")
-            )
+            response = self._refusal_in_stream(message, as_refused(error, "ModelStreamInfer"))
         answers.put_nowait(response)
 
     def _refusal_in_stream(self, message: Any, refused: Refused) -> Any:
@@ -214,11 +206,6 @@ async def _abort(plane: Dataplane, grpc: Any, context: Any, refused: Refused) ->
     await context.abort(getattr(grpc.StatusCode, refused.kind.grpc), str(refused))
 
 
-def _unexpected(error: Exception) -> Refused:
-    logger.error("gRPC", exc_info=error)
-    return Refused(Kind.FAILED, f"the server failed with a {type(error).__name__}")
-
-
 def _guarded(plane: Dataplane, grpc: Any, answer: Callable[..., Any], response: Any, parse: Any) -> Callable[..., Any]:
     """A call whose refusals have gRPC's codes, and whose dicts become messages."""
 
@@ -226,11 +213,9 @@ def _guarded(plane: Dataplane, grpc: Any, answer: Callable[..., Any], response: 
         try:
             found = await answer(message, context)
             return parse(found, response(), ignore_unknown_fields=True) if isinstance(found, dict) else found
-        except Refused as refused:
-            error = refused
-        except Exception as unexpected:
-            error = _unexpected(unexpected)
-        return await _abort(plane, grpc, context, error)
+        except Exception as error:
+            refused = as_refused(error, "gRPC")
+        return await _abort(plane, grpc, context, refused)
 
     return guarded
 
@@ -240,7 +225,7 @@ def _guarded_stream(plane: Dataplane, grpc: Any, answer: Callable[..., Any]) -> 
         try:
             async for one in answer(messages, context):
                 yield one
-        except Refused as refused:
-            await _abort(plane, grpc, context, refused)
+        except Exception as error:
+            await _abort(plane, grpc, context, as_refused(error, "gRPC"))
 
     return guarded

@@ -48,6 +48,9 @@ class Meaning:
         """The inputs in words."""
         return ", ".join(f"{one.name} {one.datatype} {['B', *one.shape]}" for one in self.inputs).replace("'", "")
 
+    def check_sequences(self, name: str) -> None:
+        """Refuse sequences of a model, called by its name, that always begins at the initial state."""
+
     def rows(self, tensors: Tensors) -> tuple[NDArray[Any], bool]:
         """The rows that the network reads, [B, T, ...], and whether they were a block."""
         if len(tensors) != 1 or self.inputs[0].name not in tensors:
@@ -138,6 +141,15 @@ class FittedMeaning(Meaning):
         """The inputs in words."""
         columns = self.inputs[0].columns
         return f"x FP64 [B, {len(columns)}] (or each column for itself, [B]: {', '.join(columns)})"[:300]
+
+    def check_sequences(self, name: str) -> None:
+        """Refuse sequences where forecasts are made from windows."""
+        if self.window is not None:
+            raise Refused(
+                Kind.MALFORMED,
+                f"{name} forecasts from the last {self.window} steps, always from the initial state: send these steps"
+                " as one block without a sequence_id",
+            )
 
     def rows(self, tensors: Tensors) -> tuple[NDArray[Any], bool]:
         """Columns, together or each for itself, scaled."""

@@ -8,6 +8,7 @@ import numpy as np
 import treadle
 from treadle.serving.dataplane import LONGEST_ID, Dataplane
 from treadle.serving.live_model import LiveModel
+from treadle.serving.refusals import Kind
 from treadle.serving.served import ServedModel
 
 Json = dict[str, Any]
@@ -29,7 +30,8 @@ def document(plane: Dataplane) -> Json:
     for served in plane.models.values():
         paths |= _paths_of(served, served.latest)
     security = {"token": {"type": "http", "scheme": "bearer"}}
-    error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+    kinds = {"type": "string", "enum": [kind.name.lower() for kind in Kind]}
+    error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}, "kind": kinds}}
     content = {"application/json": {"schema": error}}
     return {
         "openapi": "3.1.0",
@@ -50,7 +52,7 @@ def document(plane: Dataplane) -> Json:
 def _paths_of(served: ServedModel, live: LiveModel) -> Json:
     """The addresses of one model."""
     base = f"/v2/models/{served.name}"
-    infer = _answers("Take steps", _response(live), *(400, 404, 409, 410, 413, 415, 429, 503, 504, 500))
+    infer = _answers("Take steps", _response(live), *(400, 404, 409, 413, 415, 429, 503, 504, 500))
     infer["responses"]["200"]["content"]["application/octet-stream"] = {"schema": {}}  # what was wanted as bytes
     infer["requestBody"] = {
         "required": True,
@@ -64,10 +66,10 @@ def _paths_of(served: ServedModel, live: LiveModel) -> Json:
     }
     step = {"name": "step", "in": "query", "schema": {"type": "integer", "minimum": 0, "maximum": 2**53}}
     state = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-    get_state = _answers("The state of a sequence, as treadle.save_state writes it", {}, 400, 404, 410, 429, 503)
+    get_state = _answers("The state of a sequence, as treadle.save_state writes it", {}, 400, 404, 409, 429, 503)
     get_state["responses"]["200"]["content"] = state
     put = _object("sequence_id", "step")
-    put_state = _answers("Continue from a state", put, 400, 404, 409, 410, 413, 415, 429, 503)
+    put_state = _answers("Continue from a state", put, 400, 404, 409, 413, 415, 429, 503)
     put_state |= {"requestBody": {"required": True, "content": state}, "parameters": [step]}
     metadata = _object("name", "versions", "platform", "inputs", "outputs")
     about = _object("sequence_id", "step", "idle_seconds")
@@ -87,8 +89,8 @@ def _paths_of(served: ServedModel, live: LiveModel) -> Json:
     one = f"{base}/sequences/{{sequence}}"
     found[one] = {
         "parameters": [name],
-        "get": _answers("Where a sequence is", about, 400, 404, 410, 429, 503),
-        "delete": _answers("End a sequence", _object("sequence_id", "deleted"), 400, 404, 410, 429, 503),
+        "get": _answers("Where a sequence is", about, 400, 404, 409, 429, 503),
+        "delete": _answers("End a sequence", _object("sequence_id", "deleted"), 400, 404, 409, 429, 503),
     }
     found[f"{one}/state"] = {"parameters": [name], "get": get_state, "put": put_state}
     return found

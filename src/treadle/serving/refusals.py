@@ -1,8 +1,11 @@
 """What a server refuses: a kind that each protocol has its own number for, and a sentence."""
 
 import enum
+import logging
 
 from treadle.errors import TreadleError
+
+logger = logging.getLogger("treadle.serving")
 
 
 class Kind(enum.Enum):
@@ -18,8 +21,8 @@ class Kind(enum.Enum):
     """There is no such model, version or sequence."""
     NOT_NEXT = (409, "ABORTED", 1008)
     """The step is not the one that the sequence expects."""
-    OVER = (410, "FAILED_PRECONDITION", 1008)
-    """The sequence has ended, and why is known."""
+    OVER = (409, "FAILED_PRECONDITION", 1008)
+    """The sequence has ended, and why is known. HTTP's 410 would say so for ever, but whoever starts it again may."""
     TOO_LARGE = (413, "OUT_OF_RANGE", 1009)
     """It has more bytes, rows or steps than are read."""
     UNSUPPORTED = (415, "UNIMPLEMENTED", 1003)
@@ -60,3 +63,17 @@ class Refused(TreadleError):
     def __init__(self, kind: Kind, message: str, retry_after: float | None = None):
         super().__init__(message)
         self.kind, self.retry_after = kind, retry_after
+
+
+def as_refused(error: Exception, where: str) -> Refused:
+    """What a client is told of an exception: a refusal itself; of what nobody expected the kind, and the log the rest.
+
+    Example:
+        >>> from treadle.serving.refusals import Kind, Refused, as_refused
+        >>> as_refused(Refused(Kind.BUSY, "the queue is full"), "/v2")
+        Refused('the queue is full')
+    """
+    if isinstance(error, Refused):
+        return error
+    logger.error("%s", where, exc_info=error)
+    return Refused(Kind.FAILED, f"the server failed with a {type(error).__name__}")

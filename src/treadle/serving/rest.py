@@ -1,7 +1,6 @@
 """The Open Inference Protocol over HTTP: requests and answers as JSON, tensors in it or as bytes behind it."""
 
 import json
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,7 +11,7 @@ from treadle.serving import descriptions, openapi
 from treadle.serving.bodies import Receive, Scope, read_body
 from treadle.serving.dataplane import Dataplane, Outcome, Request, sequence_id
 from treadle.serving.gate import Gate
-from treadle.serving.refusals import Kind, Refused
+from treadle.serving.refusals import Kind, Refused, as_refused
 from treadle.serving.requests import boolean, chosen, request_of
 from treadle.serving.tensors import (
     checked_datatype,
@@ -26,8 +25,6 @@ from treadle.serving.tensors import (
 )
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-logger = logging.getLogger("treadle.serving")
 
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
@@ -53,12 +50,9 @@ class Endpoint:
         try:
             owner = "" if self.gate is None else self.gate.owner(scope)
             status, kind, body, headers = await self.answer(scope, receive, owner)
-        except Refused as refused:
-            status, kind, body, headers = refusal(self.plane, refused)
         except Exception as error:
-            logger.error("%s %s", scope["method"], scope["path"], exc_info=error)
-            unexpected = Refused(Kind.FAILED, f"the server failed with a {type(error).__name__}")
-            status, kind, body, headers = refusal(self.plane, unexpected)
+            refused = as_refused(error, f"{scope['method']} {scope['path']}")
+            status, kind, body, headers = refusal(self.plane, refused)
         await send(
             {
                 "type": "http.response.start",
@@ -77,7 +71,8 @@ def refusal(plane: Dataplane, refused: Refused) -> tuple[int, bytes, bytes, list
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(refused.retry_after))))
     if refused.kind is Kind.NO_TOKEN:
         headers.append((b"www-authenticate", b"Bearer"))
-    return refused.kind.status, JSON, json.dumps({"error": str(refused)}).encode(), headers
+    said = {"error": str(refused), "kind": refused.kind.name.lower()}
+    return refused.kind.status, JSON, json.dumps(said).encode(), headers
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

@@ -38,7 +38,7 @@ class Scheduler:
 
     Attributes:
         queued: jobs that are not complete.
-        seconds: of a turn, as they have been lately.
+        seconds: of a turn with steps, as they have been lately.
         shortest: likewise, of the shortest.
 
     Args:
@@ -165,12 +165,13 @@ class Scheduler:
         start = time.perf_counter()
         rows, steps = self.work(batch)
         seconds = time.perf_counter() - start
+        if not steps:
+            return  # states that were read or written say nothing of how long steps take
         # One slow turn, such as the first, is no habit.
         self.seconds = seconds if not self.seconds else min(0.8 * self.seconds + 0.2 * seconds, 2 * self.seconds)
         # What others do with the cores makes turns longer, but none shorter.
         self.shortest = seconds if not self.shortest else min(seconds, 1.05 * self.shortest)
-        if steps:
-            self.counts.turn(rows, steps, seconds)
+        self.counts.turn(rows, steps, seconds)
 
     def _done(self, batch: list[Job]) -> None:
         self._running = False

@@ -8,7 +8,6 @@ from typing import Any
 
 from treadle.errors import ModelFileError
 from treadle.files import model_file
-from treadle.running.dropin import GRU, LSTM, RNN
 from treadle.running.recurrent import Recurrent
 from treadle.serving.endings import Endings
 from treadle.serving.keeper import Keeper
@@ -18,6 +17,7 @@ from treadle.serving.options import Options
 from treadle.serving.refusals import Kind, Refused
 from treadle.serving.sequences import Key, Sequence
 from treadle.serving.version import Version
+from treadle.state import over_time
 from treadle.training import Fitted, require_language_model
 from treadle.training.word_model import has_vocabulary
 
@@ -39,23 +39,14 @@ def read_network(source: Any, name: str) -> Network:
         ModelFileError: it cannot be served, with the reason.
         OSError: the file cannot be read.
     """
-    reads_words = False
-    if isinstance(source, Fitted):
-        rnn, fitted = source.model, source
-    elif isinstance(source, Recurrent):
-        rnn, fitted = source, None
-    elif isinstance(source, (LSTM, GRU, RNN)):
-        rnn, fitted = source.recurrent(), None
-    elif not isinstance(source, (str, Path)):
-        rnn, fitted = source, None  # which `meaning_of` refuses
-    else:
+    fitted, reads_words = source if isinstance(source, Fitted) else None, False
+    if isinstance(source, (str, Path)):
         notes = model_file.read_notes(source)
-        reads_words = has_vocabulary(notes)
-        fitted = Fitted.load(source) if "fitted" in notes else None
-        rnn = model_file.load(source) if fitted is None else fitted.model
-        if isinstance(rnn, (LSTM, GRU, RNN)):
-            rnn = rnn.recurrent()
+        fitted, reads_words = Fitted.load(source) if "fitted" in notes else None, has_vocabulary(notes)
+        rnn = over_time(model_file.load(source) if fitted is None else fitted.model)
         model_file.require_finite(source, rnn)
+    else:
+        rnn = over_time(source if fitted is None else fitted.model)
     is_text = False
     if isinstance(rnn, Recurrent):
         rnn.eval()

@@ -1,10 +1,12 @@
 """A WebSocket for a sequence: rows of numbers in, rows out, without a request around each."""
 
 import asyncio
+import contextlib
+import itertools
 import json
 import logging
 import math
-from collections import deque
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -14,7 +16,7 @@ import numpy as np
 from treadle.serving.bodies import Receive, Scope
 from treadle.serving.dataplane import Dataplane, Request, sequence_id
 from treadle.serving.gate import Gate
-from treadle.serving.refusals import Kind, Refused
+from treadle.serving.refusals import Kind, Refused, as_refused
 from treadle.serving.rest import Send, step_asked
 from treadle.serving.sequences import Answer
 from treadle.serving.tensors import DATATYPES
@@ -29,6 +31,10 @@ LONGEST_REASON = 120
 """Bytes of a reason with which a WebSocket is closed."""
 
 
+class Lost(Exception):
+    """The other side of a WebSocket is not there any more."""
+
+
 class Stream:
     """``/v2/models/M/sequences/ID/stream``: an ASGI application for WebSockets."""
 
@@ -38,26 +44,41 @@ class Stream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
         self.plane.start()
-        await receive()  # that somebody connects
+        receive, send = _losing(receive), _losing(send)
         offered = scope.get("subprotocols") or []
         accept: dict[str, Any] = {"type": "websocket.accept"}
         if SUBPROTOCOL in offered:
             accept["subprotocol"] = SUBPROTOCOL
-        await send(accept)
         try:
-            try:
-                await Connection(self.plane, scope, self.gate.owner(scope, offered), receive, send).run()
-            except Refused as refused:
-                await close(self.plane, send, refused)
-        except (OSError, RuntimeError) as error:  # what servers raise where nobody listens any more
-            logger.debug("a WebSocket was lost: %s", error)
+            await receive()  # that somebody connects
+            await send(accept)
+            await Connection(self.plane, scope, self.gate.owner(scope, offered), receive, send).run()
+        except Exception as error:
+            await close(self.plane, send, error)
 
 
-async def close(plane: Dataplane, send: Send, refused: Refused) -> None:
-    """End a connection with the reason."""
+async def close(plane: Dataplane, send: Send, error: Exception) -> None:
+    """End a connection with the reason, if somebody still listens."""
+    if isinstance(error, Lost):
+        logger.debug("a WebSocket was lost: %s", error)
+        return
+    refused = as_refused(error, "a WebSocket")
     plane.reject(refused)
     reason = str(refused).encode()[:LONGEST_REASON].decode(errors="ignore")
-    await send({"type": "websocket.close", "code": refused.kind.close_code, "reason": reason})
+    with contextlib.suppress(Lost):
+        await send({"type": "websocket.close", "code": refused.kind.close_code, "reason": reason})
+
+
+def _losing(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """What receives or sends, so that a failure of the network is told from all others."""
+
+    async def called(*message: Any) -> Any:
+        try:
+            return await call(*message)
+        except (OSError, RuntimeError) as error:  # what servers raise where nobody listens any more
+            raise Lost(str(error)) from error
+
+    return called
 
 
 class Connection:
@@ -88,17 +109,18 @@ class Connection:
         self.row_bytes = self.dtype.itemsize * math.prod(kind.shape)
         self.under_way = self.bytes_under_way = 0
         self.messages: list[bytes] = []
-        self.refused = False
+        self.asked = 0
+        self.refused_at = math.inf
+        """Which of what was asked is refused: what is behind it would be steps after a gap, and is not taken."""
         self.may_be_retry = self.step is not None  # the first message, which then has an answer already
-        self.answers: deque[Any] = deque()
+        self.answers: dict[int, Any] = {}
         self.changed = asyncio.Event()
         self.loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
         """Answer until one side closes."""
         self.plane.admit(self.live)
-        if self.live.meaning.window is not None:
-            raise Refused(Kind.MALFORMED, f"{self.served.name} forecasts from windows: send them as requests")
+        self.live.meaning.check_sequences(self.served.name)
         await self.send({"type": "websocket.send", "text": json.dumps(await self._greeting())})
         writer = asyncio.create_task(self._write())
         try:
@@ -136,7 +158,7 @@ class Connection:
             data = message.get("bytes")
             if data is None:
                 raise Refused(Kind.UNSUPPORTED, "a message is text, but rows are sent as binary messages")
-            if not (writer.done() or self.refused):
+            if not writer.done() and self.refused_at == math.inf:
                 self._take(data)
 
     async def _next_change(self) -> None:
@@ -161,7 +183,7 @@ class Connection:
     def _submit(self) -> None:
         """Ask for the steps of the messages that have come."""
         messages, self.messages = self.messages, []
-        if not messages:
+        if self.refused_at < math.inf or not messages:
             return
         if self.may_be_retry and len(messages) > 1:
             messages, self.messages = messages[:1], messages[1:]
@@ -169,55 +191,60 @@ class Connection:
         self.may_be_retry = False
         try:
             self._ask_for(messages)
-        except Refused as refused:
-            if len(messages) == 1:
-                self.refused = True  # what comes behind it would be steps after a gap
-                self._answered(messages, refused)
+        except Exception as error:
+            if len(messages) == 1 or not isinstance(error, Refused):
+                self._answered(self.asked, messages, error)
                 return
             for message in messages:  # those before the one that is refused are taken
-                if not self.refused:
-                    self.messages = [message]
-                    self._submit()
+                self.messages = [message]
+                self._submit()
 
     def _ask_for(self, messages: list[bytes]) -> None:
         values = np.frombuffer(messages[0] if len(messages) == 1 else b"".join(messages), self.dtype)
         xs, _ = self.live.meaning.numbers(values.reshape(1, -1, *self.row))
         last = len(messages[-1]) // self.row_bytes
         request = Request({}, self.name, self.starts, step=self.step, last=last, messages=len(messages))
-        self.plane.submit(
-            self.served, None, self.owner, request, xs[0], partial(self._answered, messages), waits_in_line=True
-        )
-        self.starts = False
+        number = self.asked
+        answered = partial(self._answered, number, messages)
+        gone = partial(self._is_behind_a_refusal, number)
+        self.plane.submit(self.served, None, self.owner, request, xs[0], answered, gone, waits_in_line=True)
+        self.asked, self.starts = number + 1, False
         self.step = None if self.step is None else self.step + len(xs[0])
 
-    def _answered(self, messages: list[bytes], result: Any) -> None:
-        self.answers.append((result, messages))
+    def _is_behind_a_refusal(self, number: int) -> bool:
+        return number > self.refused_at
+
+    def _answered(self, number: int, messages: list[bytes], result: Any) -> None:
+        if isinstance(result, Exception):
+            self.refused_at = min(self.refused_at, number)
+        self.answers[number] = result, messages
         self.changed.set()
 
     async def _write(self) -> None:
-        """Send answers as they come; the first that is none ends the connection."""
+        """Send answers in the order of what was asked; the first that is none ends the connection."""
+        number = 0
         try:
-            await self._write_answers()
-        except Refused as refused:
-            await close(self.plane, self.send, refused)
+            for number in itertools.count():
+                while number not in self.answers:
+                    await self._next_change()
+                await self._write_answer(*self.answers.pop(number))
+                self.changed.set()
+        except Exception as error:
+            if not isinstance(error, Lost):
+                self.refused_at = min(self.refused_at, number)
+            await close(self.plane, self.send, error)
         finally:
             self.changed.set()
 
-    async def _write_answers(self) -> None:
-        meaning = self.live.meaning
-        while True:
-            while self.answers:
-                result, messages = self.answers.popleft()
-                if isinstance(result, Exception):
-                    raise result
-                answer: Answer = result
-                ys = meaning.answers(answer.ys[None], True)[-1][1][0]
-                place = 0
-                for message in messages:
-                    steps = len(message) // self.row_bytes
-                    await self.send({"type": "websocket.send", "bytes": ys[place : place + steps].tobytes()})
-                    place += steps
-                    self.under_way -= 1
-                    self.bytes_under_way -= len(message)
-                self.changed.set()
-            await self._next_change()
+    async def _write_answer(self, result: Any, messages: list[bytes]) -> None:
+        if isinstance(result, Exception):
+            raise result
+        answer: Answer = result
+        ys = self.live.meaning.answers(answer.ys[None], True)[-1][1][0]
+        place = 0
+        for message in messages:
+            steps = len(message) // self.row_bytes
+            await self.send({"type": "websocket.send", "bytes": ys[place : place + steps].tobytes()})
+            place += steps
+            self.under_way -= 1
+            self.bytes_under_way -= len(message)

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
+from treadle import state as states
 from treadle.running.recurrent import Recurrent
 from treadle.wiring import Graph
 from treadle.wiring.graph import Delayed, Read, StateField, Sum
@@ -89,8 +90,7 @@ def diagram_of(model: Any) -> Diagram:
         layer1 to layer1: c
         layer1 to y(t): 16
     """
-    if callable(getattr(model, "recurrent", None)):
-        model = model.recurrent()
+    model = states.over_time(model)
     cell = model.cell if isinstance(model, Recurrent) else model
     if not isinstance(cell, nn.Module) or not is_cell(cell):
         raise TypeError(

@@ -1,6 +1,5 @@
 """Pictures of training: learning curves, losses, and predictions against targets."""
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -107,7 +106,7 @@ def draw_curves(
         bands = [
             (step, m - s, m + s)
             for step, m, s in zip(steps[: len(means)], means, spreads, strict=True)
-            if s is not None and math.isfinite(s)
+            if s is not None
         ]
         if bands:
             at, low, high = zip(*bands, strict=True)

@@ -153,7 +153,7 @@ class EarlyStopping:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from there."""
         self.score, self.waited, self.weights = state["score"], state["waited"], state["weights"]
-        self.scores = list(state["scores"])
+        self.scores = list(state.get("scores", ()))  # older checkpoints have none
 
 
 class NeverStopping(EarlyStopping):

@@ -22,7 +22,7 @@ from treadle.training.layered_networks import parameter_count
 from treadle.training.processes import rank_and_ranks
 from treadle.training.sequence_task import SequenceTask
 from treadle.training.sequences import read_sequences
-from treadle.training.series import read_series
+from treadle.training.series import VALIDATION, read_series
 from treadle.training.series_task import SeriesTask
 from treadle.training.task import Design, Habits, Task, Verdict
 from treadle.training.text import read_text
@@ -186,7 +186,7 @@ def open_task(settings: Settings, start: Fitted | WordModel | None) -> Task:
     assert not isinstance(start, WordModel)
     common |= {"start": start, "predict": settings.predict, "metric": settings.metric or "loss"}
     missing = "refuse" if settings.missing is None else settings.missing
-    validation = 0.15 if settings.validation is None else settings.validation
+    validation = VALIDATION if settings.validation is None else settings.validation
     columns: dict[str, Any] = {"series_id": settings.series_id, "time": settings.time}
     if settings.kind == "series":
         columns |= {"missing": missing, "validation": validation, "split": settings.split, "seed": settings.seed}
@@ -336,7 +336,9 @@ class Run:
         """What this run is: settings, and what is in the files; not where they lie."""
         if not self._about:  # large files are read once for it
             said = dataclasses.asdict(self.settings)
-            if self.settings.kind != "words":
+            if self.settings.kind == "words":
+                said["words"] = True  # which a size of the vocabulary says, too
+            else:
                 del said["words"], said["vocabulary"]
             files = {called: said.pop(name) for name, called in CALLED.items()}
             self._about = said | contents(files)

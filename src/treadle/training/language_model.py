@@ -14,7 +14,7 @@ from treadle.files import model_file
 from treadle.running.recurrent import Recurrent
 from treadle.training.budget import NeverStopping
 from treadle.training.layered_networks import layers_of, nearest_hidden_size
-from treadle.training.task import Design, Habits, Verdict
+from treadle.training.task import Design, Habits, Verdict, require_finite
 from treadle.training.text import Text
 from treadle.training.training_loop import train
 from treadle.wiring import Graph
@@ -245,17 +245,10 @@ class TextTask:
         """Nats per byte of the held-out text."""
         return bits_per_byte(model, self.text.scored_rows()) * math.log(2)
 
-    @property
-    def score_of_constant(self) -> float:
-        return self.text.unigram_bits() * math.log(2)
-
     def judge(self, model: Recurrent) -> Verdict:
         """Bits per byte of the held-out text."""
         bits = bits_per_byte(model, self.text.scored_rows())
-        if not math.isfinite(bits):
-            raise ModelFileError(
-                f"{self.name}: the network's scores are not finite: train with a smaller `learning_rate`"
-            )
+        require_finite(f"{self.name}: the network's scores", math.isfinite(bits))
         return Verdict(f"{bits:.3f} bits per byte of held-out text", {"bits_per_byte": bits})
 
     def save(self, path: str | os.PathLike[str], model: Recurrent) -> None:

@@ -17,7 +17,7 @@ from treadle.training.memory import require_memory
 from treadle.training.scaling import Scaling, fill_previous
 from treadle.training.scores import least_squares, linear_predictions, metric_of
 from treadle.training.sequences import IGNORED, Sequences
-from treadle.training.task import MOST_STEPS, Confusion, Design, Habits, Predictions, Verdict
+from treadle.training.task import MOST_STEPS, Confusion, Design, Habits, Predictions, Verdict, require_finite
 from treadle.training.verdict import LINEAR, THE_MEAN, Rival, verdict
 
 FEWER = "name fewer `inputs`"
@@ -218,8 +218,7 @@ class SequenceTask:
         outputs = outputs_of(model, xs)
         if not self._test.per_step:
             outputs, ys = [one[-1:] for one in outputs], [one[-1:] for one in ys]
-        if not all(one.isfinite().all() for one in outputs):
-            raise DataError(f"{self.name}: the network's outputs are not finite: train with a smaller `learning_rate`")
+        require_finite(f"{self.name}: the network's outputs", all(one.isfinite().all() for one in outputs))
         if self.targets is None:
             return outputs, list(ys)
         return outputs, [answer.reshape(-1, len(self.targets.names)) for answer in self._test.answers]

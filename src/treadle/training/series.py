@@ -96,6 +96,10 @@ class Series:
             )
 
 
+VALIDATION = 0.15
+"""Fraction for the validation set, and for the test set, unless another is asked for."""
+
+
 def read_series(
     path: str | os.PathLike[str],
     target: Sequence[str],
@@ -104,8 +108,8 @@ def read_series(
     series_id: str | None = None,
     time: str | None = None,
     missing: str = "refuse",
-    validation: float = 0.15,
-    test: float | str | os.PathLike[str] = 0.15,
+    validation: float = VALIDATION,
+    test: float | str | os.PathLike[str] = VALIDATION,
     split: str | None = None,
     seed: int = 0,
 ) -> Series:

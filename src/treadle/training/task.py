@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from treadle.errors import DataError
 from treadle.running.recurrent import Recurrent
 from treadle.training.layered_networks import nearest_hidden_size
 
@@ -58,15 +59,36 @@ class Design(NamedTuple):
     """None leaves the size to the task."""
     dropout: float = 0.0
 
-    def built(self, build: Callable[..., Recurrent], *arguments: Any) -> Recurrent:
-        """The network of so many parameters that ``build`` makes, which takes a design behind these arguments."""
+    def built(self, build: Callable[..., Recurrent], *arguments: Any, hidden_size: int = 0) -> Recurrent:
+        """The network that ``build`` makes, which takes a design behind these arguments.
+
+        Args:
+            build: makes it, of any size.
+            *arguments: what it takes first.
+            hidden_size: for a design without a number of parameters.
+        """
         design = self.cell, self.wiring, self.layers
-        assert self.parameters is not None
 
         def sized(hidden_size: int) -> Recurrent:
             return build(*arguments, *design, hidden_size, self.dropout)
 
+        if self.parameters is None:
+            return sized(hidden_size)
         return sized(nearest_hidden_size(sized, self.parameters, *design)[0])
+
+
+def require_finite(what: str, finite: bool) -> None:
+    """Refuse to judge what a network says once it has diverged.
+
+    Args:
+        what: how the message calls it.
+        finite: whether all of it is.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not finite:
+        raise DataError(f"{what} are not finite: train with a smaller `learning_rate`")
 
 
 class Habits(NamedTuple):
@@ -126,11 +148,6 @@ class Task(Protocol):
 
     def validate(self, model: Recurrent) -> float:
         """The score that tells when to stop, the lower the better."""
-        ...
-
-    @property
-    def score_of_constant(self) -> float:
-        """The score of a network that says the same at every step: what the training set says without inputs."""
         ...
 
     def judge(self, model: Recurrent) -> Verdict:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from treadle.errors import DataError
 from treadle.training.scores import Errors, last_of
-from treadle.training.task import Verdict
+from treadle.training.task import Verdict, require_finite
 
 THE_MEAN = "always predicting the training set's mean"
 LINEAR = "linear model of the same inputs"
@@ -46,8 +46,7 @@ def verdict(
     errors = Errors.of(torch.cat(list(said)), torch.cat(list(true)))
     if not errors.count:
         raise DataError(f"there are no {what} with a target to compare them with")
-    if not math.isfinite(errors.absolute):
-        raise DataError(f"the {what} are not finite: train with a smaller `learning_rate`")
+    require_finite(f"the {what}", math.isfinite(errors.absolute))
     scores, words = dict(errors.scores), [f"{errors} over {errors.count} {what}"]
     for rival in rivals:
         others = Errors.of(torch.cat(list(rival.said)), torch.cat(list(true))).scores

@@ -9,11 +9,10 @@ from treadle.running.recurrent import Recurrent
 from treadle.streams import Span, Windows, WordFile, split
 from treadle.training.task import Verdict
 from treadle.training.word_model import losses
+from treadle.training.word_text import LEAST
 
 ROWS, STEPS = 32, 64
 """So many rows are read side by side, so many words at a time."""
-LEAST = 128
-"""Words of a row; of a short text, there are fewer rows."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,18 +5,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from treadle.errors import ModelFileError
 from treadle.running.recurrent import Recurrent
 from treadle.training.adaptive_softmax import AdaptiveSoftmax
-from treadle.training.layered_networks import nearest_hidden_size
 from treadle.training.side_by_side import side_by_side
-from treadle.training.task import Design, Habits, Verdict
+from treadle.training.task import Design, Habits, Verdict, require_finite
 from treadle.training.word_model import WordModel, losses, word_model
-from treadle.training.word_scores import score_words, scored_parts
+from treadle.training.word_scores import score_words
 from treadle.training.word_text import WordText
 
 ROWS, WINDOW, HIDDEN_SIZE = 32, 35, 200
@@ -66,14 +63,7 @@ class WordTask:
 
     def build(self, design: Design) -> Recurrent:
         """A language model that begins with how frequent each word is."""
-        cell, wiring, layers, parameters, dropout = design
-        words = len(self.text.vocabulary)
-
-        def sized(hidden_size: int) -> Recurrent:
-            return word_model(words, cell, wiring, layers, hidden_size, dropout)
-
-        size = HIDDEN_SIZE if parameters is None else nearest_hidden_size(sized, parameters, cell, wiring, layers)[0]
-        model = sized(size)
+        model = design.built(word_model, len(self.text.vocabulary), hidden_size=HIDDEN_SIZE)
         start_from(model, self.text.log_frequencies())
         return model
 
@@ -81,19 +71,10 @@ class WordTask:
         """Nats per word of the held-out text."""
         return score_words(model, self.text.held_out, VALIDATED).nats
 
-    @property
-    def score_of_constant(self) -> float:
-        log_frequencies = self.text.log_frequencies()
-        pieces = [piece.x for part in scored_parts(self.text.held_out, VALIDATED) for piece in part.pieces()]
-        return -log_frequencies[torch.from_numpy(np.concatenate(pieces))].mean().item()
-
     def judge(self, model: Recurrent) -> Verdict:
         """Perplexity, and bits per character."""
         found = score_words(model, self.text.held_out, JUDGED)
-        if not math.isfinite(found.nats):
-            raise ModelFileError(
-                f"{self.name}: the network's scores are not finite: train with a smaller `learning_rate`"
-            )
+        require_finite(f"{self.name}: the network's scores", math.isfinite(found.nats))
         return found.verdict("held-out text")
 
     def save(self, path: str | os.PathLike[str], model: Recurrent) -> None:

@@ -12,7 +12,7 @@ from treadle.streams.word_file import border
 from treadle.training.text import HELD_OUT, refuse_network
 
 LEAST = 128
-"""Words that the held-out text needs at least, for a score that says something."""
+"""Words that the held-out text needs at least, for a score that says something; and a row that is scored."""
 
 COUNTED = 1 << 21
 """Words of the training set that say how frequent each one is."""

@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from treadle.errors import ShapeError
+from treadle.errors import CellError, ShapeError
 from treadle.protocol import cell_in_place_of
 from treadle.wiring.graph import Graph, Read
 from treadle.wiring.named import WIRINGS, layer_input_size
@@ -98,6 +98,7 @@ class Stack(Graph):
         Raises:
             ShapeError: sizes are not positive whole numbers, or of another number than ``layers``; the cell does not
                 say its ``output_size``.
+            CellError: the cell reads numbers of tensors while it is made.
             ValueError: as of the constructor.
 
         Example:
@@ -114,9 +115,18 @@ class Stack(Graph):
                 " layers="
             )
         check_wiring(wiring)
-        with torch.device("meta"):  # sizes without memory, and without a random number
-            samples = [cell(input_size, size, **options) for size in sizes]
-            gives = [output_size(sample, None) for sample in samples]
+        try:
+            with torch.device("meta"):  # sizes without memory, and without a random number
+                samples = [cell(input_size, size, **options) for size in sizes]
+                gives = [output_size(sample, None) for sample in samples]
+        except (RuntimeError, TypeError) as error:
+            if "meta" not in str(error):
+                raise
+            raise CellError(
+                f"{getattr(cell, '__name__', cell)} reads numbers of tensors while it is made, but Stack.of first makes"
+                f" it on the device meta, where there are none, to find out how many features it gives ({error}): make"
+                " the cells, and pass them to Stack(cells, wiring)"
+            ) from error
         if not all(gives):
             raise ShapeError(
                 f"a {type(samples[0]).__name__} does not say how many features it gives, which other layers read: give"

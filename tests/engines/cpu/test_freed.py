@@ -42,7 +42,7 @@ def use(rnn):
     session.steps(xs)
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("subject", [name for name in SUBJECTS if name not in LEFT_OUT])
 def test_code_goes_with_its_network(subject):
     use(build(subject))  # what all networks share is there from now on

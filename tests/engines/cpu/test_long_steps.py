@@ -112,7 +112,7 @@ def test_long_steps_side_by_side(monkeypatch):
     assert_all_close(outcome(whole, td.Recurrent(cell, engine="cpu"), xs), expected)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("name", SMALL_STEPS)
 def test_what_is_written_grows_with_the_number_of_small_steps(name, monkeypatch):
     """Not with its square; and a schedule is not begun again for each of them."""

@@ -11,7 +11,7 @@ from treadle.engines.gpu.plan import launches
 TILINGS = {
     "as chosen": {},
     "narrow": {"rows": 2, "columns": 4, "depth": 2, "least": 2, "resident": 64},
-    "steps": {"mode": Mode.STEPS, "rows": 2, "columns": 4, "depth": 4, "least": 2, "parts": 2},
+    "steps": {"mode": Mode.STEPS, "rows": 2, "columns": 4, "depth": 4, "least": 2, "parts": 2, "ahead": False},
 }
 """The tiling that the engine chooses for layers as small as these; several programs and tiles; a launch a phase."""
 

@@ -1,6 +1,8 @@
 """What the GPU engine takes, what it refuses, and that what is wrong in it is noticed."""
 
 import logging
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +13,12 @@ from tests.registry import build, sequence
 from treadle import engines
 from treadle.engines import ENGINES, Refusal, verification
 from treadle.engines.gpu import device
-from treadle.engines.gpu.lower.tiling import Products
+from treadle.engines.gpu.lower.tiling import Products, Tiling
 from treadle.engines.gpu.plan import launches, loop
-from treadle.engines.gpu.plan.section import products_on
+from treadle.engines.gpu.plan.section import GpuSection, products_on
 from treadle.engines.gpu.write import expressions
+from treadle.engines.gpu.write.steps import write
+from treadle.engines.passes.schedule import schedule
 from treadle.errors import EngineError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -162,3 +166,61 @@ def test_auto_takes_it_where_nothing_comes_before(monkeypatch):
     assert engines.decide(rnn.call(torch.zeros(1, 2, 3))).engine is ENGINES["gpu"]
     rnn(torch.randn(1, 2, 3))[0].sum().backward()
     assert td.explain(rnn).engine == "gpu"
+
+
+class Reporting:
+    """A kernel that computes nothing, and says of each phase what Triton's compiler might say."""
+
+    def __getitem__(self, grid):
+        return lambda *given, PHASE, **options: SimpleNamespace(
+            n_regs=100 - PHASE, metadata=SimpleNamespace(shared=1000 * PHASE)
+        )
+
+
+def test_of_single_phases_explaining_says_the_most_that_one_takes(cut, monkeypatch):
+    cut("steps")
+    monkeypatch.setattr(launches, "function_of", lambda text: Reporting())
+    rnn = td.Recurrent(td.LSTMCell(3, 4), engine="gpu")
+    with verification.switched("never"), torch.no_grad():
+        rnn(torch.randn(2, 5, 3))
+    (text,) = td.explain(rnn).loops[0].details
+    phases = int(re.search(r"2 programs for the columns, (\d+) launches a step", text)[1])
+    assert text.startswith("forward: mode steps for 256 bytes of weights, 2 rows a program")
+    assert f"at most 100 registers, at most {1000 * (phases + 1):,} bytes of shared memory" in text
+
+
+def loop_of(rnn, x):
+    network = engines.program_of(rnn.call(x))
+    assert not isinstance(network, Refusal), network
+    return next(section for section in network.plan(False, False).sections if section.kind == "loop")
+
+
+def test_a_matrix_of_more_numbers_than_32_bits_count_is_refused():
+    rnn = td.Recurrent(td.LSTMCell(3, 1 << 15, device="meta"))
+    found = ENGINES["gpu"].take(loop_of(rnn, torch.zeros(1, 2, 3, device="meta")), None)
+    assert "a matrix has 4,294,967,296 numbers, and its kernels count to 2,147,483,647" in str(found)
+
+
+class TwoProducts(torch.nn.Module):
+    """A step with two matrices side by side."""
+
+    input_size = 4
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (torch.nn.Parameter(torch.randn(4, 4)) for _ in range(2))
+
+    def initial_state(self, rows):
+        return (self.a.new_zeros(rows, 4),)
+
+    def forward(self, x, state):
+        h = torch.tanh(x + state[0] @ self.a + state[0] @ self.b)
+        return h, (h,)
+
+
+def test_weights_that_stay_are_counted_once():
+    kernel = GpuSection(loop_of(td.Recurrent(TwoProducts()), torch.zeros(1, 2, 4))).plain.compiled.kernel
+    matrix = 16 * 16 * 4  # bytes of a tile, the smallest there is
+    for resident, stay in ((2 * matrix, 2), (2 * matrix - 1, 1), (matrix - 1, 0)):
+        text = write(schedule(kernel), Tiling(resident=resident)).text
+        assert len(re.findall(r"^    w\d_0 = ", text, re.MULTILINE)) == stay

@@ -12,9 +12,11 @@ import torch
 import treadle as td
 from tests.engines.gpu.conftest import TILINGS
 from tests.outcome import chunked, outcome, whole
+from tests.ragged import LENGTHS, MASK, RESETS
 from tests.registry import LEFT_OUT, SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines import verification
+from treadle.engines.gpu.plan import launches
 from treadle.state import map_state
 
 pytestmark = [
@@ -23,13 +25,6 @@ pytestmark = [
 ]
 
 TAKEN = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
-LENGTHS = torch.tensor([3, 0, 7, 5])
-RESETS = torch.tensor(
-    [[1, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0, 0], [0, 0, 1, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1, 0]]
-).bool()
-MASK = torch.tensor(
-    [[1, 1, 0, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 1, 1, 0]]
-).bool()  # fmt: skip
 
 
 def given(**options):
@@ -66,7 +61,8 @@ def agree(subject, run, dtype=torch.float32, B=4, T=7, precision=None):
     assert_all_close(found, expected, precision or dtype)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(3)
+@pytest.mark.share(len(TAKEN))
 @pytest.mark.parametrize("subject", TAKEN)
 @pytest.mark.parametrize("run", ["plain", "lengths and resets", "mask"])
 def test_loops_agree_with_the_reference(subject, run):
@@ -76,7 +72,7 @@ def test_loops_agree_with_the_reference(subject, run):
 SOME = "lstm gru layer-norm-lstm slstm-two-heads peephole-lstm recurrent-highway stack-feedback graph-tokens".split()
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(1)
 @pytest.mark.parametrize("subject", SOME)
 @pytest.mark.parametrize("tiling", [name for name in TILINGS if name != "as chosen"])
 @pytest.mark.parametrize("run", ["plain", "lengths and resets"])
@@ -152,3 +148,28 @@ def test_gradients_of_initial_states_at_resets():
     xs = sequence(rnn, 4, 7)
     run = functools.partial(outcome, RUNS["lengths and resets"], xs=xs)
     assert_all_close(run(on(rnn, "gpu")), run(on(rnn, "reference")))
+
+
+def with_sign_put_off(tensor):
+    """The same numbers, whose sign PyTorch has not changed in memory yet."""
+    return torch._neg_view(-tensor.detach())
+
+
+def test_signs_that_were_put_off():
+    rnn = build("lstm", learn_initial_state=True)
+    xs, state = sequence(rnn, 4, 7), random_state(rnn, 4)
+    run = RUNS["lengths and resets"]
+    expected = outcome(run, on(rnn, "reference"), xs, state)
+    for path, parameter in list(rnn.named_parameters()):
+        holder, _, name = path.rpartition(".")
+        setattr(rnn.get_submodule(holder), name, torch.nn.Parameter(with_sign_put_off(parameter)))
+    with verification.switched("never"):
+        found = outcome(run, on(rnn, "gpu"), with_sign_put_off(xs), map_state(with_sign_put_off, state))
+    assert_all_close(found, expected)
+
+
+@pytest.mark.parametrize("tiling", ["as chosen", "steps"])
+def test_rows_that_32_bits_cannot_find(tiling, cut, monkeypatch):
+    cut(tiling)
+    monkeypatch.setattr(launches, "MOST_NUMBERS", 1)
+    agree("lstm", RUNS["lengths and resets"], torch.float64)

@@ -36,19 +36,21 @@ class GpuEngine(Engine):
         tensors = (call.xs, *(tensor for _, tensor in named_tensors(call.state)))
         if not gpu.is_pretended and any(tensor.dtype == torch.float64 for tensor in tensors):
             return Refusal("it has kernels for float32, not for float64")
-        most = max(tensor.numel() for tensor in tensors)
-        if most >= 2**31:
-            return Refusal(f"a tensor has {most:,} numbers, and its kernels count to 2,147,483,647")
         return None
 
     def take(self, section: Section, products: torch.dtype | None) -> Taken | Refusal | None:
         """A loop's kernels; compiled when it first runs."""
         if section.kind is not Kind.LOOP:
             return None
+        from treadle.engines.gpu.lower.tiling import MOST_NUMBERS
         from treadle.engines.gpu.plan.section import GpuSection
         from treadle.engines.passes.support import why_not
 
         reason = why_not(section)
+        # What has rows is found by 64 bits where there are many.
+        most = max((v.row_numel for v in (*section.inputs, *section.values()) if not v.has_rows), default=0)
+        if most >= MOST_NUMBERS:
+            reason = reason or f"a matrix has {most:,} numbers, and its kernels count to {MOST_NUMBERS - 1:,}"
         return GpuSection(section, products == torch.bfloat16) if reason is None else Refusal(reason)
 
     def details(self, taken: Taken) -> tuple[str, ...]:

@@ -115,8 +115,8 @@ class Standing:
 
     @property
     def spread(self) -> float | None:
-        """The sample standard deviation over the seeds; none of a single seed."""
-        return _spread(self.by_seed)
+        """The sample standard deviation over the seeds; see `spread_of`."""
+        return spread_of(self.by_seed)
 
     @property
     def curve(self) -> list[float]:
@@ -126,7 +126,7 @@ class Standing:
     @property
     def curve_spread(self) -> list[float | None]:
         """The spread at every evaluation point."""
-        return [_spread(point) for point in zip(*self.curves, strict=True)]
+        return [spread_of(point) for point in zip(*self.curves, strict=True)]
 
 
 def standings(outcome: Outcome) -> list[Standing]:
@@ -157,17 +157,22 @@ def standings(outcome: Outcome) -> list[Standing]:
 def _clearly(one: Standing, other: Standing) -> bool:
     point = min(len(one.curve), len(other.curve)) - 1
     (mean, spread), (others, others_spread) = ((who.curve[point], who.curve_spread[point]) for who in (one, other))
-    if spread is None or others_spread is None or not math.isfinite(mean):
+    if spread is None or not math.isfinite(mean):
         return False
     if not math.isfinite(others):
         return True
-    return others - mean > math.hypot(spread, others_spread)
+    return others_spread is not None and others - mean > math.hypot(spread, others_spread)
 
 
-def _spread(values: Sequence[float]) -> float | None:
-    if len(values) < 2:
-        return None
-    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+def spread_of(values: Sequence[float]) -> float | None:
+    """The standard deviation of scores, one of each seed; None of one alone, and where one of them is not finite.
+
+    Example:
+        >>> from treadle.recipes.compare.standings import spread_of
+        >>> spread_of([1.0, 3.0, 2.0]), spread_of([1.0]), spread_of([1.0, float("inf")])
+        (1.0, None, None)
+    """
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 def best(table: Sequence[Standing], plan: Plan) -> tuple[Contender, int]:

@@ -4,25 +4,23 @@ import dataclasses
 import itertools
 import math
 import multiprocessing
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 
 from treadle.errors import ShapeError, TreadleError, WorkerError
 from treadle.recipes.end_with_parent import end_with_parent
-from treadle.training.budget import ShareDone
+from treadle.training.budget import EarlyStopping, ShareDone
 from treadle.training.layered_networks import parameter_count
-from treadle.training.task import Design, Task
-
-Settings: TypeAlias = Any
-"""Of a fit: `treadle.training.fit_run.Settings`, or another dataclass with ``cell``, ``wiring``, ``layers``, ``seed``,
-``parameters``, ``option`` and ``started``, which gives what a `Run` is there."""
+from treadle.training.task import Design, Habits, Verdict
+from treadle.training.training_loop import Step
 
 SHARE = 0.8
 """How much of the time that is left is planned to be used."""
@@ -30,6 +28,103 @@ PILOT_STEPS = 4
 LEAST_STEPS = 20
 
 T = TypeVar("T")
+
+
+class Learned(Protocol):
+    """What is learned, as much of `treadle.training.task.Task` as a comparison needs."""
+
+    epoch_steps: int
+    evaluate_every: int
+
+    def build(self, design: Design) -> Any:
+        """A network to be trained."""
+        ...
+
+    def validate(self, model: Any) -> float:
+        """The score that tells when to stop, the lower the better."""
+        ...
+
+    @property
+    def score_of_constant(self) -> float:
+        """The score of a network that says the same at every step: what the training set says without inputs."""
+        ...
+
+    def judge(self, model: Any) -> Verdict:
+        """How good the network is on what was never used."""
+        ...
+
+    def save(self, path: str | os.PathLike[str], model: Any) -> None:
+        """Write the network to a file."""
+        ...
+
+
+class Run(Protocol):
+    """A fit that can begin; `treadle.training.fit_run.Run` is one.
+
+    Attributes:
+        model: the network.
+        stopping: the scores of validation.
+        done: steps done, when it is over.
+    """
+
+    model: Any
+    stopping: EarlyStopping
+    done: int
+
+    @property
+    def task(self) -> Learned:
+        """What is learned."""
+        ...
+
+    def steps(
+        self, share_done: Callable[[int], float], *, validated: bool = ..., checkpoint: Any = ..., **options: Any
+    ) -> Generator[Step, None, None]:
+        """Train, a step each time that the iterator is asked."""
+        ...
+
+
+class Settings(Protocol):
+    """A dataclass with the settings of a fit; `treadle.training.fit_run.Settings` is one."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def cell(self) -> str | None:
+        """Of every layer."""
+        ...
+
+    @property
+    def wiring(self) -> str | None:
+        """How the layers connect."""
+        ...
+
+    @property
+    def layers(self) -> int | None:
+        """How many."""
+        ...
+
+    @property
+    def parameters(self) -> int | None:
+        """How many; None for the habit."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Random seed."""
+        ...
+
+    @property
+    def habits(self) -> Habits:
+        """What suits the data."""
+        ...
+
+    def option(self, name: str) -> Any:
+        """A value, or the habit if there is none."""
+        ...
+
+    def started(self) -> Run:
+        """A fit that can begin."""
+        ...
 
 
 class Trained(NamedTuple):
@@ -189,7 +284,7 @@ def _train(settings: Settings, checkpoint: Path | None, steps: int) -> Trained:
     torch.set_num_threads(1)
     run = settings.started()
     first, every = run.task.validate(run.model), run.task.evaluate_every
-    kept = {"checkpoint": checkpoint, "checkpoint_at": lambda step: step % every == 0}
+    kept: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_at": lambda step: step % every == 0}
     for step in run.steps(ShareDone(steps=steps), validated=True, **kept):
         if not math.isfinite(step.loss):
             return Trained(settings, math.inf, parameter_count(run.model), step.step, (), "training diverged", b"")
@@ -215,7 +310,7 @@ def contenders(
     ]
 
 
-def common_size(task: Task, settings: Settings, wirings: Sequence[str], cells: Sequence[str]) -> int:
+def common_size(task: Learned, settings: Settings, wirings: Sequence[str], cells: Sequence[str]) -> int:
     """A number of parameters that all networks can have: that of the settings, or near the habit of the kind of data.
 
     Raises:

@@ -13,7 +13,7 @@ from treadle.files import model_file
 from treadle.recipes.explore.material import Letters, built_in_text, labels_of, read_numbers, waves
 from treadle.streams import Vocabulary
 from treadle.training import Fitted
-from treadle.training.word_model import has_vocabulary
+from treadle.training.word_model import WordModel, has_vocabulary
 
 
 def shown_to(
@@ -33,9 +33,8 @@ def shown_to(
         if series is not None:
             raise DataError(f"{path} reads text, but a series was passed: leave out `series`, or pass `text`")
         text = text or built_in_text()
-        notes = model_file.read_notes(path)
-        if has_vocabulary(notes):
-            return *_words(Vocabulary.from_json(notes["vocabulary"]), text, length), None
+        if has_vocabulary(model_file.read_notes(path)):
+            return *_words(WordModel.load(path).vocabulary, text, length), None
         return *_bytes(network, path, text, length), None
     if not isinstance(size, int):
         raise ModelFileError(f"{path} reads rows of {size or 'unknown size'}: call treadle.show.explorer in Python")

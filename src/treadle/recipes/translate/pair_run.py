@@ -4,16 +4,15 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from treadle.recipes.translate.pairs import read_pairs, split
-from treadle.recipes.translate.tasks import COUNTS, TASKS, make_pairs
+from treadle.recipes.translate.pairs import VALIDATION, read_pairs, split
+from treadle.recipes.translate.tasks import COUNTS, is_task, make_pairs
 from treadle.recipes.translate.translation_network import translation_model
-from treadle.recipes.translate.translator import Translator, fertility, token_counts
+from treadle.recipes.translate.translator import Translator, fertility, token_counts, units_of
 from treadle.recipes.translate.translator_training import Learning
 from treadle.training.fit_run import contents
 from treadle.training.task import Design, Habits, Verdict
@@ -61,11 +60,10 @@ class PairTask:
     split = ""
 
     def __init__(self, settings: PairSettings):
-        made = settings.file in TASKS and not Path(settings.file).exists()
+        made = is_task(settings.file)
         pairs = make_pairs(settings.file, COUNTS[settings.file], 0) if made else read_pairs(settings.file)
-        self.training, self.validation = split(pairs, 0.1, settings.seed)
-        units = ["words" if settings.words in (side, "both") else "characters" for side in ("source", "target")]
-        self._blank, self.made = Translator.new(pairs, *units, hidden_size=1), made
+        self.training, self.validation = split(pairs, VALIDATION, settings.seed)
+        self._blank, self.made = Translator.new(pairs, *units_of(settings.words), hidden_size=1), made
         self._fertility = {"fertility": fertility(token_counts(self._blank.source, self._blank.target, pairs))}
         self.name, self.size = settings.file, f"{len(self.training):,} pairs, {len(self.validation):,} for validation"
         learning = self.learning(self._blank, settings)
@@ -117,7 +115,8 @@ class PairRun:
     def __init__(self, settings: PairSettings):
         self.settings, self.task, self.done = settings, PairTask(settings), 0
         torch.manual_seed(settings.seed)
-        design = Design(settings.cell, settings.wiring, settings.layers or 2, settings.option("parameters"), 0.1)
+        sizes = settings.layers or 2, settings.option("parameters"), settings.habits.dropout
+        design = Design(settings.cell, settings.wiring, *sizes)
         self.model = self.task.build(design)
         self._learning = self.task.learning(self.task.translator(self.model), settings)
         self.stopping = self._learning.stopping

@@ -121,6 +121,10 @@ def lines_of(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
             raise DataError(f"{name}, line {number} is not UTF-8 ({error.reason}): convert the file") from None
 
 
+VALIDATION = 0.1
+"""Share of the sources that the validation set has, unless another is asked for."""
+
+
 def split(pairs: Sequence[Pair], share: float, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
     """Training and validation set; a share of the different sources (at least one) is in the validation set alone.
 

@@ -3,6 +3,7 @@
 import datetime
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 from treadle.recipes.translate.pairs import Pair
 
@@ -78,6 +79,11 @@ TASKS: dict[str, Callable[[random.Random, bool], Pair]] = {"dates": dates, "reve
 """The tasks by name."""
 COUNTS = {"dates": 20_000, "reverse": 50_000, "sort": 50_000}
 """How many pairs of each the training set has."""
+
+
+def is_task(pairs: str) -> bool:
+    """Whether what a command was given is the name of a task, rather than a file, which may be called the same."""
+    return pairs in TASKS and not Path(pairs).exists()
 
 
 def make_pairs(task: str, count: int, seed: int = 0, test: bool = False) -> list[Pair]:

@@ -178,6 +178,22 @@ class Translator:
         return found
 
 
+SIDES = ("neither", "source", "target", "both")
+"""Which sides can be read as words."""
+
+
+def units_of(words: str) -> tuple[str, str]:
+    """The units of sources and targets, of which the sides that `SIDES` names are read as words.
+
+    Example:
+        >>> from treadle.recipes.translate.translator import units_of
+        >>> units_of("source"), units_of("both")
+        (('words', 'characters'), ('words', 'words'))
+    """
+    source, target = ("words" if words in (side, "both") else "characters" for side in ("source", "target"))
+    return source, target
+
+
 def fertility(sizes: Sequence[tuple[int, int]]) -> float:
     """How often each token of a source is attended to, on average, by these lengths of both; at least once."""
     return max(sum(t for _, t in sizes) / sum(s for s, _ in sizes), 1.0)

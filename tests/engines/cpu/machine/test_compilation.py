@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -9,10 +10,12 @@ import threading
 import pytest
 import torch
 
+import treadle as td
 from tests.registry import build, sequence
 from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.machine import compilation, disk_cache, target
 from treadle.engines.cpu.plan.section import CompiledSection
+from treadle.engines.cpu.routines import kernel_code
 from treadle.engines.cpu.write import by_rows
 from treadle.engines.network import network_of
 from treadle.engines.passes.support import why_not
@@ -264,3 +267,19 @@ def test_a_description_says_all_that_the_text_follows_from():
                 text = by_rows.text(lowered)
                 assert texts.setdefault(lowered.description, text) == text
     assert len(texts) > 20
+
+
+def test_tiles_are_compiled_once_for_all_kernels(compiled):
+    kernel_code._tiles_of.cache_clear()
+
+    def tiles_defined(units, dtype):
+        before = len(compiled)
+        td.Recurrent(td.GRUCell(5, units).to(dtype), engine="cpu")(torch.randn(7, 3, 5, dtype=dtype))
+        calling = [text for text in compiled[before:] if re.search(r'^declare .*@"?tile', text, re.MULTILINE)]
+        assert calling  # a kernel of its own
+        return sum(len(re.findall(r'^define .*@"?tile', text, re.MULTILINE)) for text in compiled[before:])
+
+    lanes = target.host().lanes(4)
+    assert tiles_defined(5 * lanes, torch.float32) > 1
+    assert tiles_defined(7 * lanes, torch.float32) == 0
+    assert tiles_defined(5 * lanes, torch.float64) > 1

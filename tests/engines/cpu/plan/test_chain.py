@@ -12,6 +12,7 @@ from torch import nn
 
 import treadle as td
 from tests.outcome import outcome, whole
+from tests.ragged import LENGTHS, RESETS
 from tests.registry import CELLS, LEFT_OUT, SUBJECTS, build, random_state, sequence, stack
 from tests.tolerances import assert_all_close, assert_close
 from treadle.caches import kept_property
@@ -29,8 +30,6 @@ from treadle.state import named_tensors
 FAST = [subject for subject in SUBJECTS if subject not in LEFT_OUT]
 SOME = ["lstm", "layer-norm-lstm", "stack-skip", "stack-dense", "stack-feedback", "graph-nested", "graph-handed-over"]
 
-LENGTHS = [3, 0, 7, 5]
-RESETS = torch.rand(4, 7, generator=torch.Generator().manual_seed(1)) < 0.3
 RUNS = {
     "plain": {},
     "every state": {"return_states": True},
@@ -136,7 +135,7 @@ def test_the_order_within_a_phase_does_not_matter(subject):
 ALIKE = ["gru", "zoneout-lstm", "layer-norm-lstm", "ind-rnn"]
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(3)
 @pytest.mark.usefixtures("poisoned_memory", "three_threads")
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 @pytest.mark.parametrize("cell", ALIKE)
@@ -149,6 +148,7 @@ def test_room_for_one_result_is_never_another_s_too_early(wiring, cell):
     agree(rnn, xs, lengths=[3, 0, 5, 4], resets=RESETS[:, :5])
 
 
+@pytest.mark.share(4)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("wiring", td.WIRINGS)
 def test_sizes_that_fill_pages(wiring):
@@ -159,7 +159,7 @@ def test_sizes_that_fill_pages(wiring):
     agree(rnn, xs, lengths=[1, 2, 0, 17, 29], resets=torch.rand(5, 30) < 0.1)
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("subject", SOME)
 @pytest.mark.parametrize("run", RUNS)
@@ -172,6 +172,7 @@ def test_sections_are_joined(subject, run):
     assert max(lengths) > 1 or run == "every state" or subject in ("lstm", "stack-feedback")
 
 
+@pytest.mark.share(2)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("cell", ["gru", "layer-norm-lstm", "ind-rnn"])
 def test_several_sections_read_one_input(cell):
@@ -190,6 +191,7 @@ def test_several_sections_read_one_input(cell):
 # What gradients come from and go to
 
 
+@pytest.mark.share(4)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("subject", SOME)
 def test_what_has_no_gradient_from_above(subject):
@@ -235,7 +237,7 @@ def test_states_that_only_the_caller_reads(run):
     agree(rnn, torch.randn(4, 7, 4, dtype=torch.float64), **RUNS[run])
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(2)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("subject", SOME)
 def test_what_needs_no_gradient(subject):
@@ -403,6 +405,7 @@ def written(monkeypatch):
     return frames
 
 
+@pytest.mark.share(1)
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_recipe_serves_sequences_of_many_lengths(written, set_num_threads, monkeypatch, count):
     """Whichever of these layouts a recipe was written for, it is right for all; by three threads, each with little."""

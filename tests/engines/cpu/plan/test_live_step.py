@@ -43,7 +43,7 @@ def lstm(dtype=torch.float32, H=5, **options):
     return td.Recurrent(td.Stack([td.LSTMCell(3, H), td.LSTMCell(H, H)]), **options).to(dtype)
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_who_has_a_step_of_machine_code(subject):
     live = build(subject, torch.float32).session()._live
@@ -72,7 +72,7 @@ def either_way(request):
     return request.param == "by columns"
 
 
-@pytest.mark.share(24)
+@pytest.mark.share(12)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("subject", COMPILED)
 @pytest.mark.parametrize("B", [1, 3])
@@ -98,7 +98,7 @@ def test_steps_equal_the_reference(subject, B, dtype):
         assert_all_close(named(session.state), named(end))
 
 
-@pytest.mark.share(5)
+@pytest.mark.share(3)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("name", [name for name in CELLS if not name.startswith("conv")])
 def test_odd_sizes(name):
@@ -159,6 +159,7 @@ def test_a_forked_child_steps_alone():
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.share(2)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
 def test_refresh_follows_the_weights_and_the_state_goes_on(weights):

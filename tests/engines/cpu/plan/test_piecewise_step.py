@@ -105,7 +105,7 @@ def in_python(rnn, xs, state):
     return torch.stack(ys), state
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_steps_are_those_of_its_own_python(name, rows):
@@ -124,7 +124,7 @@ def test_steps_are_those_of_its_own_python(name, rows):
     assert_all_close(dict(named_tensors(session.state)), dict(named_tensors(end)))
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("out", ["tanh", "sigmoid dot", "mul"])
 @pytest.mark.parametrize("rows", [1, 3])

@@ -19,6 +19,7 @@ def moved_by(numbers):
     return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("bytes_after", [0, 8, 16, 56])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_do_not_depend_on_where_things_come_back(bytes_after, dtype):

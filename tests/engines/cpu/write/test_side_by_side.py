@@ -9,6 +9,7 @@ import torch
 
 import treadle as td
 from tests.outcome import outcome
+from tests.ragged import LENGTHS, RESETS
 from tests.registry import CELLS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
 from treadle.engines.cpu.machine import threads
@@ -17,8 +18,6 @@ from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.layout import Layout
 
 SUBJECTS = ["gru", "layer-norm-lstm", "ind-rnn", "stack-feedback"]
-LENGTHS = [3, 0, 7, 5]
-RESETS = torch.rand(4, 7, generator=torch.Generator().manual_seed(1)) < 0.3
 RUNS = {
     "plain": {},
     "every state": {"return_states": True},
@@ -60,7 +59,7 @@ def agree(rnn, xs, state=None, **options):
     assert_all_close(outcome(run, other, xs, state), outcome(run, rnn, xs, state))
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(3)
 @pytest.mark.usefixtures("set_num_threads", "poisoned_memory")
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -71,6 +70,7 @@ def test_values_and_gradients_are_those_of_the_reference(subject, run, always, c
     assert calls
 
 
+@pytest.mark.share(1)
 @pytest.mark.usefixtures("set_num_threads", "poisoned_memory")
 @pytest.mark.parametrize("cell", ["lstm", "layer-norm-lstm"])
 def test_several_panels_of_which_the_last_is_a_part(cell, always):

@@ -136,6 +136,7 @@ def numbers(low, high, dtype, count=150):
     return x[(x > low) & (x < high)]
 
 
+@pytest.mark.share(11)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACCURACY)
 def test_is_accurate(name, dtype):

@@ -43,6 +43,12 @@ class Packing:
         return -(-(self.units - (self.panels - 1) * self.vectors * self.lanes) // self.lanes)
 
     @kept_property
+    def widths(self) -> set[int]:
+        """How many vectors a panel has, of all slots: those of whole panels, and of the last one."""
+        whole = {self.vectors} if self.panels > (self.last_vectors < self.vectors) else set()
+        return {len(self.slots) * vectors for vectors in whole | {self.last_vectors}}
+
+    @kept_property
     def padded_units(self) -> int:
         """Columns of one slot, with what is there to fill up vectors."""
         return -(-self.units // self.lanes) * self.lanes

@@ -15,7 +15,7 @@ import itertools
 import re
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import llvmlite
@@ -107,12 +107,19 @@ def compile(ir_text: str, target: Target | None = None) -> Library:
     return library
 
 
-def recall(description: str, names: Sequence[str], write: Callable[[], str], target: Target) -> Library:
+def recall(
+    description: str,
+    names: Sequence[str],
+    write: Callable[[], str],
+    target: Target,
+    called: Callable[[], Mapping[str, int]] = dict,
+) -> Library:
     """The same for a text that takes long to write, and is written only where its code is not yet known.
 
     The description, which the text follows from, and the sources of this engine and of programs lead to the key of the
     text, and that to the code. So where a change of the sources leaves a text as it was, it is written again, but not
-    compiled. The text defines the functions ``names``. It is freed with the last reference to the library.
+    compiled. The text defines the functions ``names``, and may call those whose addresses ``called`` gives; these have
+    to stay for ever. It is freed with the last reference to the library.
     """
     sources = _sources()
     described = _key(f"{sources}\0{description}", target)
@@ -122,11 +129,11 @@ def recall(description: str, names: Sequence[str], write: Callable[[], str], tar
         library = _recalled.get(described)
         key = disk_cache.read_name(described) if library is None and sources is not None else None
         if library is None and key:
-            library = _known(key, names)
+            library = _known(key, names, called)
         if library is None:
             text = write()
             key = _key(text, target)
-            library = _library(key, names, text, target)
+            library = _library(key, names, text, target, called)
             if sources is not None:
                 disk_cache.write_name(described, key)
         _recalled[described] = library
@@ -174,25 +181,27 @@ def _checksum_of(*places: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _library(key: str, names: Sequence[str], text: str, target: Target) -> Library:
+def _library(
+    key: str, names: Sequence[str], text: str, target: Target, called: Callable[[], Mapping[str, int]] = dict
+) -> Library:
     if library := _libraries.get(key):
         return library
     with MAKING:
-        library = _known(key, names)
+        library = _known(key, names, called)
         if library is None:
             code = _object_code(text, target)
             counts.compiled += 1
             disk_cache.write(key, code)
-            library = _libraries[key] = _load(code, names)
+            library = _libraries[key] = _load(code, names, called())
     return library
 
 
-def _known(key: str, names: Sequence[str]) -> Library | None:
+def _known(key: str, names: Sequence[str], called: Callable[[], Mapping[str, int]]) -> Library | None:
     """What this process has loaded, or the disk keeps; hold the lock."""
     library = _libraries.get(key)
     if library is None and (code := disk_cache.read(key)) is not None:
         counts.read += 1
-        library = _libraries[key] = _load(code, names)
+        library = _libraries[key] = _load(code, names, called())
     return library
 
 
@@ -223,7 +232,7 @@ def _object_code(ir_text: str, target: Target) -> bytes:
         raise EngineError(f"LLVM refuses the code that was generated, a bug of treadle: {_one_line(error)}") from error
 
 
-def _load(code: bytes, names: Sequence[str]) -> Library:
+def _load(code: bytes, names: Sequence[str], called: Mapping[str, int]) -> Library:
     global _linker
     _free()
     if _linker is None:
@@ -235,6 +244,8 @@ def _load(code: bytes, names: Sequence[str]) -> Library:
     for name, function in RUNTIME.items():
         address = ctypes.cast(function, ctypes.c_void_p).value
         assert address is not None
+        builder.import_symbol(name, address)
+    for name, address in called.items():
         builder.import_symbol(name, address)
     for name in names:
         builder.export_symbol(name)

@@ -39,7 +39,7 @@ class Stepping(Protocol):
         ...
 
     def take(self, slots: np.ndarray) -> int:
-        """Take down which rows are meant; returns how many."""
+        """Take down which rows are meant, by slots [n]; returns n."""
         ...
 
     def run(self, rows: int) -> None:
@@ -47,7 +47,7 @@ class Stepping(Protocol):
         ...
 
     def answers(self, rows: int) -> np.ndarray:
-        """The answers of the step before, as a copy."""
+        """The answers [rows, H] of the step before, as a copy."""
         ...
 
     def run_block(self, steps: int, rows: int, xs: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ class ArrayDoor:
         return self._give(ids)
 
     def by_slot(self, slots: np.ndarray, x: Any) -> np.ndarray | None:
-        """A step of the rows ``slots``, all of them others, on [n, I]."""
+        """A step of the rows ``slots`` [n], all of them others, on [n, I]; the answers [n, H]."""
         call = self._pool.call
         if type(x) is not np.ndarray or x.dtype != call.rows_of_x.dtype or x.shape != (len(slots), *call.x.shape[1:]):
             return None
@@ -89,7 +89,7 @@ class ArrayDoor:
         return self._pool.answers(rows)
 
     def block_by_slot(self, slots: np.ndarray, x: Any) -> np.ndarray | None:
-        """A block of steps of the rows ``slots``, all of them others, on [n, T, I]; the answers [n, T, H]."""
+        """A block of steps of the rows ``slots`` [n], all of them others, on [n, T, I]; the answers [n, T, H]."""
         call = self._pool.call
         if type(x) is not np.ndarray or x.dtype != call.rows_of_x.dtype or x.ndim != 3 or not x.size:
             return None
@@ -132,7 +132,10 @@ class ArrayDoor:
 
 
 def array_door(pool: Stepping, slots: dict[Hashable, int]) -> ArrayDoor | None:
-    """The way in, if inputs and answers are rows of one precision; None for others, and where arrays are not known."""
+    """The way in, if inputs [n, I] and answers [n, H] are rows of one precision.
+
+    None for others, and where the layout of NumPy's arrays is not known.
+    """
     call = pool.call
     flat = call.x.ndim == call.y.ndim == 2 and call.x.dtype == call.y.dtype
     return ArrayDoor(pool, slots) if flat and arrays_are_known() else None

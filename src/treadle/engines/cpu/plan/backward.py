@@ -15,12 +15,13 @@ from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.frame import Axis
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, compiled
 from treadle.engines.cpu.plan.links import Link
-from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, dense_rows, keys_of, with_rows_in_place
+from treadle.engines.cpu.plan.rows import Role, TensorKey, dense_rows, keys_of
 from treadle.engines.cpu.plan.shared_gradients import Computed, SharedGradients, write_contractions
 from treadle.engines.cpu.plan.slots import Block, Draft, Slot
 from treadle.engines.layout import Layout
 from treadle.engines.passes.loop_nests import Kernel
 from treadle.engines.passes.precision import Precision
+from treadle.engines.passes.rows import contiguous, with_rows_in_place
 from treadle.engines.passes.section_passes import DerivedPasses
 
 

@@ -13,10 +13,11 @@ from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.plan.frame import Axis, Frame
 from treadle.engines.cpu.plan.kernel import Carry
 from treadle.engines.cpu.plan.links import Link, Links
-from treadle.engines.cpu.plan.rows import ORIGINS, Role, TensorKey, contiguous, keys_of, with_rows_in_place
+from treadle.engines.cpu.plan.rows import ORIGINS, Role, TensorKey, keys_of
 from treadle.engines.cpu.plan.slots import Block, Draft, Slot
 from treadle.engines.cpu.routines import copies
 from treadle.engines.layout import Layout
+from treadle.engines.passes.rows import contiguous, with_rows_in_place
 from treadle.engines.passes.section_passes import DerivedPasses, Pass
 
 _NEAR = 8192

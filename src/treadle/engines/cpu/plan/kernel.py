@@ -16,6 +16,7 @@ from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.rows import COUNTS, OFFSETS, RESETS, Role, TensorKey
+from treadle.engines.cpu.routines.kernel_code import kernel_code
 from treadle.engines.cpu.routines.weight_panels import pack, pair_up
 from treadle.engines.cpu.write import by_rows, side_by_side
 from treadle.engines.cpu.write.rendezvous import WORDS
@@ -74,7 +75,7 @@ class CompiledKernel:
         self.lowered = lowered = lower(kernel, target)
         self.matrices = [(product.inputs[1], packing) for product, packing in lowered.packings.items()]
         self.operands = [(matrix, packing) for matrix, packing in self.matrices if matrix not in kernel.int8]
-        self._library = compilation.recall(lowered.description, ("run",), lambda: by_rows.text(lowered), target)
+        self._library = kernel_code(lowered, "by rows", "run", by_rows.text)
         self.address = self._library.address("run")
         lanes = target.lanes(kernel.precision.dtype.itemsize)
         self.row_cost = sum(packing.size / lanes for packing in lowered.packings.values())
@@ -156,8 +157,7 @@ class CompiledKernel:
 
     @kept_property
     def _side_by_side(self) -> compilation.Library:
-        name, write = f"side by side\n{self.lowered.description}", lambda: side_by_side.text(self.lowered)
-        return compilation.recall(name, ("run",), write, self.target)
+        return kernel_code(self.lowered, "side by side", "run", side_by_side.text)
 
     def threads_side_by_side(self, frame: Frame) -> int:
         """How many threads take all rows together, each some of the columns; 1 if they rather share out rows."""

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from treadle.engines.cpu.lower.lowered import BLOCK
-from treadle.engines.cpu.machine import compilation, threads
+from treadle.engines.cpu.machine import threads
 from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.machine.follower import again_address
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.kernel import RUN, Arguments, CompiledKernel
+from treadle.engines.cpu.routines.kernel_code import kernel_code
 from treadle.engines.cpu.write import by_columns
 from treadle.engines.layout import Layout
 
@@ -56,9 +57,7 @@ class ByColumns:
 
     def __init__(self, kernel: CompiledKernel, rows: int, most: int, table: list[int]):
         lowered = kernel.lowered
-        self._library = library = compilation.recall(
-            f"by columns\n{lowered.description}", ("phase",), lambda: by_columns.text(lowered), kernel.target
-        )
+        self._library = library = kernel_code(lowered, "by columns", "phase", by_columns.text)
         phase, itemsize = library.address("phase"), kernel.kernel.precision.dtype.itemsize
         panels = [lowered.panels(phase) for phase in lowered.schedule.grouped]
         self.recipe = recipe = Recipe()

@@ -14,9 +14,9 @@ from treadle.engines.cpu.plan.array_door import ArrayDoor, array_door
 from treadle.engines.cpu.plan.live_operands import LiveOperands, LiveWeights
 from treadle.engines.cpu.plan.live_step import FEW_ROWS, WORTH_A_THREAD
 from treadle.engines.cpu.plan.pool_call import PoolCall
-from treadle.engines.cpu.plan.rows import contiguous
 from treadle.engines.layout import Layout
 from treadle.engines.network import Network
+from treadle.engines.passes.rows import contiguous
 
 _FIRST_ROOM = 16
 _SHORT = 60_000

@@ -8,10 +8,10 @@ from treadle.engines.cpu.machine import threads
 from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.plan.array_entry import Entry, array_entry
 from treadle.engines.cpu.plan.live_operands import LiveOperands, LiveWeights, StepBlocks
-from treadle.engines.cpu.plan.rows import contiguous
 from treadle.engines.cpu.plan.step_call import StepCall
 from treadle.engines.layout import Layout
 from treadle.engines.network import Network
+from treadle.engines.passes.rows import contiguous
 
 WORTH_A_THREAD = 12_000
 """Vector operations of a step, of all rows, for each thread that it is worth calling: about seven microseconds."""

@@ -6,12 +6,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from treadle.engines.cpu.machine import compilation, threads
+from treadle.engines.cpu.machine import threads
 from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.machine.follower import again_address
 from treadle.engines.cpu.machine.recipe import Recipe, RecipeCall
 from treadle.engines.cpu.plan.kernel import RUN
 from treadle.engines.cpu.plan.live_operands import LiveOperands
+from treadle.engines.cpu.routines.kernel_code import kernel_code
 from treadle.engines.cpu.write import by_columns, by_index
 from treadle.engines.cpu.write.by_index import Behind
 from treadle.engines.layout import Layout
@@ -35,9 +36,7 @@ class PoolCall:
         weights, self.room = operands.weights, room
         kernel = weights.one.compiled
         lowered, self._operands = kernel.lowered, operands  # whose memory machine code reads
-        self._library = compilation.recall(
-            f"by index\n{lowered.description}", ("run",), lambda: by_index.text(lowered), kernel.target
-        )
+        self._library = kernel_code(lowered, "by index", "run", by_index.text)
         self._function = self._library.address("run")
         self.x = torch.zeros(room, *weights.x.row_shape, dtype=weights.x_type, device="cpu")
         self.y = torch.zeros(room, *weights.y.row_shape, dtype=weights.dtype, device="cpu")
@@ -97,12 +96,7 @@ class PoolCall:
     def _by_columns(self, parts: int) -> Recipe:
         """Each of so many threads has columns of its own, of all rows; see ``write/by_columns.py``."""
         lowered, recipe = self._kernel.lowered, Recipe()
-        library = compilation.recall(
-            f"by columns and index\n{lowered.description}",
-            ("phase",),
-            lambda: by_columns.text_by_index(lowered),
-            self._kernel.target,
-        )
+        library = kernel_code(lowered, "by columns and index", "phase", by_columns.text_by_index)
         recipe.keep(library)
         phase, itemsize = library.address("phase"), self.y.itemsize
         shared = recipe.scratch.room((self.block * lowered.scratch.per_row + 64) * itemsize)

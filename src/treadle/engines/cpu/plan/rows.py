@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from treadle.compiler.program import Value
 from treadle.engines.layout import Layout, Split
+from treadle.engines.passes.rows import with_signs
 
 
 class Role(enum.StrEnum):
@@ -57,17 +57,6 @@ def keys_of(role: Role, count: int) -> tuple[TensorKey, ...]:
 COUNTS, OFFSETS, RESETS, ORIGINS = map(TensorKey, (Role.COUNTS, Role.OFFSETS, Role.RESETS, Role.ORIGINS))
 
 
-def contiguous(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Dense, in the type of the kernel."""
-    tensor = with_signs(tensor)
-    return tensor if tensor.dtype == dtype and tensor.is_contiguous() else tensor.to(dtype).contiguous()
-
-
-def with_signs(tensor: Tensor) -> Tensor:
-    """With the numbers that it has in memory: PyTorch may have put off a change of signs."""
-    return tensor.resolve_neg() if tensor.is_neg() else tensor
-
-
 def dense_rows(tensor: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
     """[N, ...] with the rows first, each of them dense, at any distance from each other."""
     tensor = with_signs(tensor)
@@ -81,11 +70,6 @@ def dense_rows(tensor: Tensor, axis: int, dtype: torch.dtype) -> Tensor:
             return tensor.contiguous()
         stride *= size
     return tensor
-
-
-def with_rows_in_place(tensor: Tensor, value: Value) -> Tensor:
-    """[N, ...] with the axis of rows where the value has it."""
-    return tensor.movedim(0, value.batch_axis) if value.batch_axis > 0 else tensor
 
 
 def tensors_of_layout(layout: Layout, wanted: Container[TensorKey], runs: int) -> dict[TensorKey, Tensor]:

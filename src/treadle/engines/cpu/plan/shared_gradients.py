@@ -11,12 +11,13 @@ from treadle.engines.cpu.machine.arena import Word
 from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan.kernel import Rows, Sums
 from treadle.engines.cpu.plan.links import Link, Links, SharedValues
-from treadle.engines.cpu.plan.rows import Role, TensorKey, with_rows_in_place
+from treadle.engines.cpu.plan.rows import Role, TensorKey
 from treadle.engines.cpu.plan.slots import Draft, Slot
 from treadle.engines.cpu.routines import copies
 from treadle.engines.cpu.routines.row_products import outer
 from treadle.engines.cpu.routines.weight_panels import halve_rows
 from treadle.engines.passes.precision import Operands
+from treadle.engines.passes.rows import with_rows_in_place
 from treadle.engines.passes.section_passes import DerivedPasses, part_of
 
 _NARROW, _WIDE = 256, 512

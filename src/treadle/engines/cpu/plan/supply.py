@@ -12,8 +12,9 @@ from treadle.engines.cpu.machine.memory_pool import empty
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.frame import Axis
 from treadle.engines.cpu.plan.links import Link, Links, SharedValues
-from treadle.engines.cpu.plan.rows import Role, TensorKey, contiguous, dense_rows, tensors_of_layout, with_signs
+from treadle.engines.cpu.plan.rows import Role, TensorKey, dense_rows, tensors_of_layout
 from treadle.engines.layout import Layout
+from treadle.engines.passes.rows import contiguous, with_signs
 
 
 class Supply:

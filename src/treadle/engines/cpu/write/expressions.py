@@ -8,11 +8,11 @@ from llvmlite import ir
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
-from treadle.compiler.walk import postorder
 from treadle.engines.cpu.write import vector_functions
 from treadle.engines.cpu.write.addresses import Addresses, Step
 from treadle.engines.cpu.write.cursor import I32
-from treadle.engines.passes.indices import Affine, Index, flat, operands_at
+from treadle.engines.passes.evaluation import evaluated
+from treadle.engines.passes.indices import Affine, Index, flat
 from treadle.engines.passes.loop_nests import Buffer, Carry, Nest, Output
 
 _COMPARE = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -57,19 +57,15 @@ class Expressions:
         self._readable = addresses.lowered.kernel.memory | self.plan.stored
 
     def at(self, value: Value, index: Index, spot: Spot) -> ir.Value:
-        """A vector of a value. Operands first, and not by recursion: a step may be a long way from its input."""
-        operands: dict[tuple[Value, Index], list[tuple[Value, Index]]] = {}
-
-        def made_of(place: tuple[Value, Index]) -> list[tuple[Value, Index]]:
-            value, index = place
-            operands[place] = []
-            if not self.plan.is_loaded(value, spot.nest):
-                operands[place] = operands_at(value, index, spot.nest.domain, self._readable)
-            return operands[place]
-
-        for place in postorder([(value, index)], made_of, spot.values):
-            spot.values[place] = self._computed(*place, [spot.values[o] for o in operands[place]], spot)
-        return spot.values[value, index]
+        """A vector of a value."""
+        return evaluated(
+            (value, index),
+            self.plan,
+            spot.nest,
+            self._readable,
+            spot.values,
+            lambda value, index, operands: self._computed(value, index, operands, spot),
+        )
 
     def number_at(self, value: Value, index: Index, spot: Spot) -> ir.Value:
         """The same; of truth values, ones and zeros."""

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from treadle.engines.cpu.lower.packing import DIGITS
-from treadle.engines.cpu.write.cursor import I32, I64, POINTER, Cursor
+from treadle.engines.cpu.lower.packing import DIGITS, INT8_ROWS
+from treadle.engines.cpu.machine.target import Target
+from treadle.engines.cpu.write.cursor import I32, VOID, Cursor
+from treadle.engines.cpu.write.tile import ARGUMENTS
 
 _FIRST_DIGIT = 256.0**3
 _SUMS = {16: 12, 32: 24}
@@ -20,16 +22,32 @@ _SUMS = {16: 12, 32: 24}
 
 
 def int8_tile(cursor: Cursor, rows: int, vectors: int) -> ir.Function:
-    """The function ``tile(a, a stride, panel, depth, out, out stride)`` for so many rows and vectors of a panel."""
-    name = f"int8tile{rows}x{vectors}"
-    found = cursor.module.globals.get(name)
-    if found is not None:
-        return found
-    function = cursor.function(name, POINTER, I64, POINTER, I64, POINTER, I64, internal=True)
-    function.attributes.add("noinline")
-    with cursor.inside(function):
-        _Int8Tile(cursor, rows, vectors, function.args).write()
+    """The function ``tile(a, a stride, panel, depth, out, out stride)``, which is another module's."""
+    called = _name(rows, vectors)
+    function = cursor.module.globals.get(called)
+    if function is None:
+        function = ir.Function(cursor.module, ir.FunctionType(VOID, ARGUMENTS), called)
+        function.attributes.add("nounwind")
     return function
+
+
+def names(vectors: int, target: Target) -> list[str]:
+    """What `text` defines: tiles of one row to as many as the registers hold."""
+    return [_name(rows, vectors) for rows in range(1, INT8_ROWS[target.registers] + 1)]
+
+
+def text(vectors: int, target: Target) -> str:
+    """The module of the tiles of so many vectors."""
+    cursor = Cursor(target, 4)
+    for i, called in enumerate(names(vectors, target)):
+        function = cursor.function(called, *ARGUMENTS)
+        with cursor.inside(function):
+            _Int8Tile(cursor, i + 1, vectors, function.args).write()
+    return str(cursor.module)
+
+
+def _name(rows: int, vectors: int) -> str:
+    return f"tile{rows}x{vectors}ofint8"
 
 
 class _Int8Tile:

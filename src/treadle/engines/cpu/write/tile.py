@@ -1,24 +1,57 @@
-"""The product of a tile: some rows of the left operand against one packed panel, with all sums in registers."""
+"""The product of a tile: some rows of the left operand against one packed panel, with all sums in registers.
+
+Tiles know no sizes but their own, so that kernels share them: they are modules of their own, made once on a machine.
+"""
 
 from collections.abc import Sequence
 
 from llvmlite import ir
 
-from treadle.engines.cpu.write.cursor import I32, I64, POINTER, Cursor
+from treadle.engines.cpu.lower.packing import rows_of_tile
+from treadle.engines.cpu.machine.target import Target
+from treadle.engines.cpu.write.cursor import I32, I64, POINTER, VOID, Cursor
 from treadle.engines.passes.precision import Operands, Precision
+
+ARGUMENTS = POINTER, I64, POINTER, I64, POINTER, I64
+"""Left operand and its stride, panel, depth, result and its stride. Who changes what they mean gives tiles new names:
+kernels in the cache call them by these."""
+
+
+def kind(precision: Precision) -> str:
+    """What tells tiles of one precision from those of another; weights that are rounded lie there like others."""
+    if precision.left is Operands.PAIRS:
+        return "pairs"
+    return ("widened" if precision.right is Operands.PAIRS else "") + str(precision.dtype.itemsize)
+
+
+def name(precision: Precision, rows: int, vectors: int) -> str:
+    """The name of the function for so many rows and vectors of a panel."""
+    return f"tile{rows}x{vectors}of{kind(precision)}"
 
 
 def tile(cursor: Cursor, precision: Precision, rows: int, vectors: int) -> ir.Function:
-    """The function ``tile(a, a stride, panel, depth, out, out stride)`` for so many rows and vectors of a panel."""
-    name = f"tile{rows}x{vectors}"
-    found = cursor.module.globals.get(name)
-    if found is not None:
-        return found
-    function = cursor.function(name, POINTER, I64, POINTER, I64, POINTER, I64, internal=True)
-    function.attributes.add("noinline")
-    with cursor.inside(function):
-        _Tile(cursor, precision, rows, vectors, function.args).write()
+    """The function ``tile(a, a stride, panel, depth, out, out stride)``, which is another module's."""
+    called = name(precision, rows, vectors)
+    function = cursor.module.globals.get(called)
+    if function is None:
+        function = ir.Function(cursor.module, ir.FunctionType(VOID, ARGUMENTS), called)
+        function.attributes.add("nounwind")
     return function
+
+
+def names(precision: Precision, vectors: int, target: Target) -> list[str]:
+    """What `text` defines: tiles of one row to as many as the registers hold."""
+    return [name(precision, rows, vectors) for rows in range(1, rows_of_tile(vectors, target) + 1)]
+
+
+def text(precision: Precision, vectors: int, target: Target) -> str:
+    """The module of the tiles of so many vectors."""
+    cursor = Cursor(target, precision.dtype.itemsize)
+    for i, called in enumerate(names(precision, vectors, target)):
+        function = cursor.function(called, *ARGUMENTS)
+        with cursor.inside(function):
+            _Tile(cursor, precision, i + 1, vectors, function.args).write()
+    return str(cursor.module)
 
 
 class _Tile:

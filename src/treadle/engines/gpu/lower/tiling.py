@@ -66,15 +66,19 @@ class Tiling:
     @property
     def options(self) -> dict[str, int]:
         """What Triton's compiler is told: left alone, it would rather spill than use all registers there are."""
-        return {"num_warps": self.warps, "maxnreg": min(255, _REGISTERS // (32 * self.warps))}
+        return {"num_warps": self.warps, "maxnreg": min(_MOST_REGISTERS, _REGISTERS // (32 * self.warps))}
 
     def width(self, total: int, least: int = 1, most: int | None = None) -> int:
         """Columns of the tiles over so many features."""
         return max(min(most or self.columns, power_of_two(total)), least)
 
 
+MOST_NUMBERS = 1 << 31
+"""As many numbers, or more, cannot be told apart by 32 bits with a sign, which is what kernels count in."""
 _REGISTERS = 1 << 16
 """Of a multiprocessor."""
+_MOST_REGISTERS = 255
+"""Of a thread: an instruction names a register by eight bits, one of whose values means none."""
 _MOST_STREAMED = 1 << 20
 """Bytes of weights that every program reads again at each step, at most; beyond that, programs share them out."""
 _FEW = 2

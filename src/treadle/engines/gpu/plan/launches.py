@@ -11,7 +11,7 @@ from torch import Tensor
 
 from treadle.caches import kept_while_used
 from treadle.engines.gpu.device import Gpu
-from treadle.engines.gpu.lower.tiling import Mode, Products, tiling_of
+from treadle.engines.gpu.lower.tiling import MOST_NUMBERS, Mode, Products, tiling_of
 from treadle.engines.gpu.write.steps import write
 from treadle.engines.layout import Layout
 from treadle.engines.passes.loop_nests import Kernel
@@ -45,7 +45,7 @@ class Launches:
         tiling: how it is cut.
         source: its text.
         products: the products, in the order of their matrices.
-        compiled: what Triton made of it when it was last launched; None before, and where it is interpreted.
+        compiled: what Triton made of it, by phase (None in `Mode.ROWS`); empty before, and where it is interpreted.
     """
 
     def __init__(self, kernel: Kernel, gpu: Gpu, how: Products):
@@ -55,19 +55,22 @@ class Launches:
         self.source = write(plan, self.tiling)
         self.products = self.source.products
         self.function = function_of(self.source.text)
-        self.compiled: Any = None
+        self.compiled: dict[int | None, Any] = {}
+        kernel_rows = [*kernel.streams, *kernel.outputs, *(old for old, _ in kernel.carries)]
+        self.widest = max(value.row_numel for value in kernel_rows)
 
     def run(self, layout: Layout, given: Arguments) -> list[Tensor]:
         """Run over a sequence; returns the sums over all rows."""
         rows, device = self.tiling.rows, given.starts[0].device
         blocks, scratch = -(-layout.batch // rows), self.source.scratch
         memory = torch.empty(blocks * scratch.end, dtype=self.kernel.precision.dtype, device=device)
-        lengths, offsets = _lengths(layout, device)
+        lengths, offsets = layout.ragged or (None, None)
         resets, nothing = layout.packed_resets, memory
         states = [t for three in zip(given.starts, given.ends, given.fresh, strict=True) for t in three]
         tensors = [*given.streams, *given.outputs, *given.invariants, *given.matrices, *states]
         tensors += [nothing if t is None else t for t in (lengths, offsets, resets)]
         options: dict[str, Any] = {"WHOLE": lengths is None, "RESETS": resets is not None}
+        options["WIDE"] = layout.batch * self.widest >= MOST_NUMBERS
         if not self.gpu.is_pretended:
             options |= self.tiling.options
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
@@ -75,7 +78,8 @@ class Launches:
             for begin, end, phase in self._launches(layout.steps, resets is not None):
                 some = {} if phase is None else {"PHASE": phase}
                 found = launcher(*tensors, memory, layout.batch, layout.steps, begin, end, **options, **some)
-                self.compiled = found or self.compiled
+                if found is not None:
+                    self.compiled[phase] = found
         every = memory.view(blocks, scratch.end)
         return [
             every[:, begin : begin + value.row_numel].sum(0).view(value.row_shape)
@@ -87,11 +91,16 @@ class Launches:
         tiling, direction = self.tiling, "backward" if self.kernel.reverse else "forward"
         size = sum(product.inputs[1].row_numel for product in self.products) * tiling.weight_bytes
         text = f"{direction}: mode {tiling.mode} for {size:,} bytes of weights, {tiling.rows} rows a program"
+        if tiling.mode is Mode.STEPS:
+            text += f", {tiling.parts} programs for the columns, {self.source.phases - 2} launches a step"
         text += f", products in {tiling.products}"
-        if self.compiled is None:
+        if not self.compiled:
             return f"{text}, on {self.gpu.name}"
-        shared = self.compiled.metadata.shared
-        return f"{text}, {self.compiled.n_regs} registers, {shared:,} bytes of shared memory, on {self.gpu.name}"
+        every = self.compiled.values()
+        registers, shared = max(one.n_regs for one in every), max(one.metadata.shared for one in every)
+        most = "at most " * (len(every) > 1)  # each phase is a kernel of its own
+        text += f", {most}{registers} registers, {most}{shared:,} bytes of shared memory"
+        return f"{text}, on {self.gpu.name}"
 
     def _launches(self, steps: int, has_resets: bool) -> list[tuple[int, int, int | None]]:
         """The first step of each launch, the one after its last, and its phase."""
@@ -101,14 +110,6 @@ class Launches:
         of_resets = last - 1 if self.kernel.reverse else 1
         phases = [n for n in range(1, last) if has_resets or n != of_resets]
         return [(0, 0, 0), *((s, s + 1, n) for s in range(steps) for n in phases), (0, 0, last)]
-
-
-def _lengths(layout: Layout, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """How many steps each row has, and where the rows of each step begin; None if all rows have all steps."""
-    if layout.order is None:
-        return None, None
-    lengths, offsets = layout.sorted.to(torch.int32), layout.offsets
-    return lengths.to(device, non_blocking=True), offsets.to(device, non_blocking=True)
 
 
 def function_of(text: str) -> Any:

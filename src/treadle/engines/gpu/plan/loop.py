@@ -14,6 +14,7 @@ from treadle.engines.engine import Refusal
 from treadle.engines.gpu.device import Gpu, gpu_of
 from treadle.engines.gpu.plan.section import GpuSection, KernelOfPass, run_pass
 from treadle.engines.layout import Layout
+from treadle.engines.passes.rows import contiguous, rows_first, with_rows_in_place
 from treadle.engines.passes.section_passes import DerivedPasses, part_of
 from treadle.engines.step_by_step import run_section
 from treadle.torch_internals import is_batched
@@ -69,7 +70,7 @@ class Loop:
         inputs, starts, fresh = self.divided(everything)
         known = dict(zip(section.inputs, inputs, strict=True))
         one = self.own.plain if derivative is None else derivative.forward
-        fresh = [tensor.to(dtype).contiguous() for tensor in fresh]
+        fresh = [contiguous(tensor, dtype) for tensor in fresh]
         done = run_pass(one, _gpu(starts[0]), layout, rows_of(known), without_rows(known), starts, fresh)
         kept: dict[Value, Tensor] = {}
         if derivative is not None:
@@ -82,7 +83,7 @@ class Loop:
         for value in self._visible:
             tensor = done.outputs[value].to(value.dtype)
             tensor = tensor.clone() if value in kept else tensor  # callers may write into what they get
-            results.append(tensor.movedim(0, value.batch_axis) if value.batch_axis > 0 else tensor)
+            results.append(with_rows_in_place(tensor, value))
         return [*results, *done.ends], kept
 
     def backward(
@@ -103,7 +104,7 @@ class Loop:
         for value, cotangent in zip(section.outputs, program.output_cotangents, strict=True):
             gradient = above.get(value)
             zeros = some.new_zeros((1, *value.row_shape), dtype=dtype).expand(layout.rows, *value.row_shape)
-            rows[cotangent] = zeros if gradient is None else _rows_first(gradient, value)
+            rows[cotangent] = zeros if gradient is None else rows_first(gradient, value)
         ends = [
             torch.zeros_like(start, dtype=dtype) if gradient is None else gradient
             for start, gradient in zip(starts, from_above[count:], strict=True)
@@ -114,7 +115,7 @@ class Loop:
         rows |= done.outputs
         found = shared | self._contracted(derivative, rows, done.sums)
         for value in derivative.read_by_torch:
-            found[value] = _in_place(rows[value], value).to(value.dtype)
+            found[value] = with_rows_in_place(rows[value], value).to(value.dtype)
         gradients = dict(zip(derivative.wanted, program.gradients, strict=True))
         without = [g for g in gradients.values() if g is not None and not g.has_rows]
         interpreter.evaluate(without, found, layout.rows, some.device)
@@ -124,7 +125,7 @@ class Loop:
             if gradient is None:
                 of_inputs.append(None)
             else:
-                result = _in_place(rows[gradient], gradient) if gradient.has_rows else found[gradient]
+                result = with_rows_in_place(rows[gradient], gradient) if gradient.has_rows else found[gradient]
                 of_inputs.append(result.to(tensor.dtype))
         return [*of_inputs, *done.ends, *fresh]
 
@@ -156,20 +157,12 @@ class Loop:
 
 def rows_of(known: dict[Value, Tensor]) -> dict[Value, Tensor]:
     """Values with rows, the rows first."""
-    return {v: _rows_first(t, v) for v, t in known.items() if v.has_rows}
+    return {v: rows_first(t, v) for v, t in known.items() if v.has_rows}
 
 
 def without_rows(known: dict[Value, Tensor]) -> dict[Value, Tensor]:
     """Values without rows."""
     return {v: t for v, t in known.items() if not v.has_rows}
-
-
-def _rows_first(tensor: Tensor, value: Value) -> Tensor:
-    return tensor.movedim(value.batch_axis, 0) if value.batch_axis > 0 else tensor
-
-
-def _in_place(tensor: Tensor, value: Value) -> Tensor:
-    return tensor.movedim(0, value.batch_axis) if value.batch_axis > 0 else tensor
 
 
 def _gpu(tensor: Tensor) -> Gpu:

@@ -15,6 +15,7 @@ from treadle.engines.gpu.plan.launches import Arguments, Launches, launches
 from treadle.engines.layout import Layout
 from treadle.engines.passes.loop_nests import Kernel
 from treadle.engines.passes.precision import Precision
+from treadle.engines.passes.rows import contiguous
 from treadle.engines.passes.section_passes import Pass, SectionPasses
 
 
@@ -94,12 +95,12 @@ def run_pass(
     known = dict(shared)
     interpreter.evaluate([*one.shared, *one.matrices], known, 0, some.device)
     outputs = {v: some.new_empty((layout.rows, *v.row_shape), dtype=dtype) for v in kernel.outputs}
-    starts = [start.to(dtype).contiguous() for start in starts]
+    starts = [contiguous(start, dtype) for start in starts]
     ends = [torch.empty_like(start) for start in starts]
     given = Arguments(
-        [_dense(rows[v], None if v in one.indices else dtype) for v in kernel.streams],
+        [contiguous(rows[v], rows[v].dtype if v in one.indices else dtype) for v in kernel.streams],
         list(outputs.values()),
-        [known[v].to(dtype).contiguous() for v in kernel.invariants],
+        [contiguous(known[v], dtype) for v in kernel.invariants],
         [_matrix(known[product.inputs[1]], dtype, of_kernel) for product in of_kernel.products],
         starts,
         ends,
@@ -109,18 +110,11 @@ def run_pass(
     return Passed(outputs, ends, sums)
 
 
-def _dense(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Without holes, and with no change of signs put off; truth values as numbers."""
-    return tensor.resolve_neg().to(dtype or tensor.dtype).contiguous()
-
-
 def _matrix(tensor: Tensor, dtype: torch.dtype, of_kernel: Launches) -> Tensor:
     """The right operand of a product as it is multiplied."""
     match of_kernel.tiling.products:
         case Products.BFLOAT16:
-            tensor = tensor.to(torch.bfloat16)
+            dtype = torch.bfloat16
         case Products.ROUNDED:
-            tensor = tensor.to(torch.bfloat16).to(dtype)
-        case _:
-            tensor = tensor.to(dtype)
-    return tensor.contiguous()
+            tensor = tensor.to(torch.bfloat16)
+    return contiguous(tensor, dtype)

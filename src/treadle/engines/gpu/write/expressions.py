@@ -6,9 +6,9 @@ import torch
 
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
-from treadle.compiler.walk import postorder
 from treadle.engines.gpu.write.context import Context, Rows, is_whole
-from treadle.engines.passes.indices import Affine, Index, flat, operands_at
+from treadle.engines.passes.evaluation import evaluated
+from treadle.engines.passes.indices import Affine, Index, flat
 from treadle.engines.passes.loop_nests import Nest
 
 _UNARY = {
@@ -104,19 +104,15 @@ def number_at(context: Context, value: Value, index: Index, spot: Spot) -> str:
 
 
 def value_at(context: Context, value: Value, index: Index, spot: Spot) -> str:
-    """The name of a value at an index. Operands come first, and not by recursion: programs are deep."""
-    operands: dict[tuple[Value, Index], list[tuple[Value, Index]]] = {}
-
-    def made_of(place: tuple[Value, Index]) -> list[tuple[Value, Index]]:
-        value, index = place
-        operands[place] = []
-        if not context.schedule.is_loaded(value, spot.nest):
-            operands[place] = operands_at(value, index, spot.nest.domain, context.readable)
-        return operands[place]
-
-    for place in postorder([(value, index)], made_of, spot.values):
-        spot.values[place] = _computed(context, *place, [spot.values[o] for o in operands[place]], spot)
-    return spot.values[value, index]
+    """The name of a value at an index."""
+    return evaluated(
+        (value, index),
+        context.schedule,
+        spot.nest,
+        context.readable,
+        spot.values,
+        lambda value, index, operands: _computed(context, value, index, operands, spot),
+    )
 
 
 def _computed(context: Context, value: Value, index: Index, operands: list[str], spot: Spot) -> str:

@@ -27,21 +27,20 @@ def accumulators(context: Context, products: Sequence[Fused], tile: Tile, units:
         units: how many columns each slot has.
     """
     found: dict[tuple[Value, int], str] = {}
-    every = sum(len(fused.slots) for fused in products)
     for fused in products:
-        for slot, name in zip(fused.slots, _accumulated(context, fused, tile, units, every), strict=True):
+        for slot, name in zip(fused.slots, _accumulated(context, fused, tile, units), strict=True):
             found[fused.product, slot] = name
     return found
 
 
-def _accumulated(context: Context, fused: Fused, tile: Tile, units: int, every: int) -> list[str]:
+def _accumulated(context: Context, fused: Fused, tile: Tile, units: int) -> list[str]:
     page, tiling, product = context.page, context.tiling, fused.product
     operand, offset = _left(context, product.inputs[0])
     K: int = product.inputs[1].shape[0]  # pyright: ignore[reportAssignmentType]
     held = _held_left(context, operand, offset, K)
     depth = held.width if held else max(tiling.least, min(tiling.depth, power_of_two(K)))
     names = [page.new(f"tl.zeros([{tiling.rows}, {tile.width}], {context.type})", "acc") for _ in fused.slots]
-    stays = depth >= K and product not in context.schedule.buffers and _stay(context, tile, depth, every)
+    stays = depth >= K and product not in context.schedule.buffers and _stay(context, tile, depth, len(fused.slots))
     begin = page.name("k0") if depth < K else ""
     with page.under(f"for {begin} in range(0, {K}, {depth}):" if begin else ""):
         k = page.new(f"{begin} + tl.arange(0, {depth})" if begin else f"tl.arange(0, {depth})", "k")
@@ -97,14 +96,14 @@ def _held_left(context: Context, operand: Value, offset: int, K: int) -> Held | 
     return held
 
 
-def _stay(context: Context, tile: Tile, depth: int, every: int) -> bool:
-    """Whether the weights of a tile are read once, before the first step; ``every`` says how many slots it has."""
+def _stay(context: Context, tile: Tile, depth: int, slots: int) -> bool:
+    """Whether the weights of a product, ``slots`` tiles of them, are read once, before the first step."""
     if not tile.is_only or context.tiling.mode is not Mode.ROWS:
         return False
     size = depth * tile.width * context.tiling.weight_bytes
-    if context.resident + every * size > context.tiling.resident:
+    if context.resident + slots * size > context.tiling.resident:
         return False
-    context.resident += every * size
+    context.resident += slots * size
     return True
 
 

@@ -22,7 +22,7 @@ import treadle.engines.gpu.write.functions as f
 
 
 @triton.jit(do_not_specialize=["B", "steps", "begin", "end"])
-def kernel({arguments}, WHOLE: tl.constexpr, RESETS: tl.constexpr{phase}):
+def kernel({arguments}, WHOLE: tl.constexpr, RESETS: tl.constexpr, WIDE: tl.constexpr{phase}):
 '''
 
 _WAIT = "tl.debug_barrier()"
@@ -152,6 +152,8 @@ class _Writer:
         line(f"rl = tl.arange(0, {rows})")
         line(f"r = pid * {rows} + rl")
         line("inside = r < B")
+        with self.page.under("if WIDE:"):  # a row then begins where 32 bits do not reach
+            line("r = r.to(tl.int64)")
         line(f"base = scratch + pid.to(tl.int64) * {self.context.scratch.end}")
         line("rows_of_step = B.to(tl.int64)")
         with self.page.under("if WHOLE:"):
