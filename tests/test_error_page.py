@@ -127,6 +127,12 @@ def pool_of(id):
     return pool
 
 
+def diverged():
+    rnn = td.Recurrent(td.LSTMCell(3, 5))
+    nn.init.constant_(rnn.cell.weight_hh, float("nan"))
+    return rnn
+
+
 def table(text, **options):
     Path("t.csv").write_text(text)
     return read_series("t.csv", **options)
@@ -154,6 +160,8 @@ CASES = [
     (ValueError, lambda: RNN(XS.double())),
     (TypeError, lambda: td.Recurrent(nn.LSTMCell(3, 5))),
     (ValueError, lambda: td.LSTM(3, 5, wiring="ladder")),
+    (ValueError, lambda: td.Recurrent(td.LSTMCell(3, 5)).double().session(weights="int8")),
+    (ValueError, lambda: diverged().session(weights="int8")),
     (td.errors.StateError, lambda: RNN(XS, state_of(td.LSTMCell(3, 5), XS[:2]))),
     (td.errors.StateError, lambda: RNN(XS, state_of(td.LSTMCell(3, 5), XS.transpose(0, 1)))),
     (td.errors.StateError, lambda: RNN(XS, state_of(td.LSTMCell(3, 5).double(), XS.double()))),

@@ -24,9 +24,10 @@ from benchmarks.sizes import LAYERS
 from benchmarks.timing import Block, block
 
 TORCH, ONNX, READING = "torch.nn", "ONNX Runtime", "reading the weights, one core"
-BFLOAT16, ALONE = "treadle bfloat16", "treadle, one core"
+ONNX_INT8 = "ONNX Runtime int8"
+BFLOAT16, INT8, ALONE = "treadle bfloat16", "treadle int8", "treadle, one core"
 HIDDEN_SIZES, TINY_SIZES = (32, 64, 128, 256, 512), (4, 7)
-BFLOAT16_AT = (256, TINY_SIZES[0])
+ROUNDED_AT = (256, TINY_SIZES[0])
 CALL_SECONDS = 0.5e-6
 COUNTED_STEPS, GATE_STEPS = 1000, 20
 PATIENCE = 60.0
@@ -49,11 +50,15 @@ def open_race(H: int, options: Options) -> Race:
         torch.set_num_threads(1)  # a session takes what there is when it is made
         steps[ALONE] = partial(ours.session().step, x)
         torch.set_num_threads(options.threads)
-    if H in BFLOAT16_AT:
+    if H in ROUNDED_AT:
         steps[BFLOAT16] = partial(ours.session(weights="bfloat16").step, x)
+        steps[INT8] = partial(ours.session(weights="int8").step, x)
     notes, reading = {}, None
     try:
-        steps[ONNX] = peers.load("onnx_runtime").fastest_step(lstm, x, options.threads, REST)
+        fastest_step = peers.load("onnx_runtime").fastest_step
+        steps[ONNX] = fastest_step(lstm, x, options.threads, REST)
+        if H in ROUNDED_AT:
+            steps[ONNX_INT8] = fastest_step(lstm, x, options.threads, REST, int8=True)
     except peers.Unavailable as why:
         notes[ONNX] = str(why)
     try:
@@ -71,7 +76,8 @@ def open_race(H: int, options: Options) -> Race:
             for t in range(GATE_STEPS):
                 x[:] = xs[t]
                 answers[t] = step()
-            precision = torch.bfloat16 if name == BFLOAT16 else torch.float32
+            rounded = name in (BFLOAT16, INT8, ONNX_INT8)  # 255 levels are about as coarse as bfloat16
+            precision = torch.bfloat16 if rounded else torch.float32
             checks.append(compare(name, {"ys": torch.from_numpy(answers)}, reference, precision))
         return checks if reading is None else [*checks, reading.check()]
 
@@ -159,13 +165,16 @@ def over_reading(measurement: Measurement) -> float | None:
 
 def bars(results: list[Result]) -> list[Bar]:
     """As the issue states them."""
-    halved = [1 / ratio for ratio in ratios(results, BFLOAT16, f"H={BFLOAT16_AT[0]}")]
+    halved, quartered = (
+        [1 / ratio for ratio in ratios(results, side, f"H={ROUNDED_AT[0]}")] for side in (BFLOAT16, INT8)
+    )
     return [
         bar("H=64, times torch.nn", 25.0, ratios(results, TORCH, "H=64")),
         bar("H=64, times ONNX Runtime", 5.0, ratios(results, ONNX, "H=64")),
         bar("times ONNX Runtime", 4.0, ratios(results, ONNX)),
         at_most("times reading the weights, less 0.5 us for the call, worst size", 1.5, figures(results, over_reading)),
-        bar(f"bfloat16 weights at H={BFLOAT16_AT[0]}, times float32", 1.6, halved),
+        bar(f"bfloat16 weights at H={ROUNDED_AT[0]}, times float32", 1.6, halved),
+        bar(f"int8 weights at H={ROUNDED_AT[0]}, times float32", 2.5, quartered),
         at_most("memory blocks that 1000 steps leave", 0, figures(results, lambda m: m.figures["blocks left"])),
         at_most("bytes that a step allocates meanwhile", 0, figures(results, lambda m: m.figures["bytes held"])),
     ]

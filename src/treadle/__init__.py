@@ -40,6 +40,7 @@ from treadle.insight.explain import explain
 from treadle.insight.explanation import Explanation
 from treadle.insight.reach import GradientReach, gradient_reach
 from treadle.insight.record import Record, record
+from treadle.insight.rounding import RoundingReport, rounding_error
 from treadle.protocol import Cell, State
 from treadle.running.dropin import GRU, LSTM, RNN
 from treadle.running.recurrent import Recurrent
@@ -59,10 +60,10 @@ __all__ = [
     "Environment", "Explanation", "FullBPTT", "GRUCell", "GradientReach", "Graph", "HiddenState", "History",
     "IndRNNCell", "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MLSTMCell", "MLSTMState", "MinGRUCell",
     "MinLSTMCell", "MinimalGatedCell", "NoisyStateCell", "PeepholeLSTMCell", "RGLRUCell", "RNNCell", "Record",
-    "Recurrent", "RecurrentHighwayCell", "Reversed", "SLSTMCell", "SLSTMState", "SequenceInPieces", "Session",
-    "Sessions", "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt", "check_cell", "control", "detach",
-    "errors", "explain", "fingerprint", "gradient_reach", "interop", "load", "load_state", "record", "repeat_last",
-    "save", "save_state", "select", "streams", "sum_of",
+    "Recurrent", "RecurrentHighwayCell", "Reversed", "RoundingReport", "SLSTMCell", "SLSTMState", "SequenceInPieces",
+    "Session", "Sessions", "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt", "check_cell", "control",
+    "detach", "errors", "explain", "fingerprint", "gradient_reach", "interop", "load", "load_state", "record",
+    "repeat_last", "rounding_error", "save", "save_state", "select", "streams", "sum_of",
 ]  # fmt: skip
 
 

@@ -204,7 +204,7 @@ def test_evaluation_mode_and_no_gradient_in_the_copy_only():
     assert not any(tensor.requires_grad for tensor in named(session.state).values())
 
 
-@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
 def test_later_training_is_seen_after_refresh_and_the_state_goes_on(weights):
     rnn = build("stack-feedback", torch.float32, learn_initial_state=True)
     xs = sequence(rnn, 1, dtype=torch.float32)
@@ -253,8 +253,8 @@ def test_refused_sessions():
     for batch_size in (0, -1, 1.5, None):
         with pytest.raises(td.errors.ShapeError, match="one or more rows, but batch_size="):
             rnn.session(batch_size)
-    with pytest.raises(ValueError, match="'float32' or 'bfloat16', but 'int8'"):
-        rnn.session(weights="int8")
+    with pytest.raises(ValueError, match="'float32', 'bfloat16', 'int8', but 'int4'"):
+        rnn.session(weights="int4")
 
 
 def test_refused_inputs():
@@ -334,10 +334,11 @@ def pickled(thing):
 @pytest.mark.share(5)
 @every_subject
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickled])
-@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
 def test_a_copy_goes_on_by_itself_with_the_same_numbers(subject, way, weights):
-    rnn = build(subject, learn_initial_state=True)
-    xs = sequence(rnn, 2, 6)
+    dtype = torch.float32 if weights == "int8" else torch.float64
+    rnn = build(subject, dtype, learn_initial_state=True)
+    xs = sequence(rnn, 2, 6, dtype=dtype)
     session = rnn.session(batch_size=2, weights=weights)
     session.steps(xs[:, :3])
     before = session.state

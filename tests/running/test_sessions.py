@@ -105,14 +105,22 @@ def run_both(rnn, dtype, rounds=6, count=7, **options):
     return pool
 
 
+KINDS = [
+    *((weights, torch.float32) for weights in ("float32", "bfloat16", "int8")),
+    ("float32", torch.float64),
+    ("bfloat16", torch.float64),
+]
+
+
 @pytest.mark.share(9)
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
-    ("subject", "weights", "dtype"),
-    pairwise(subject=list(SUBJECTS), weights=["float32", "bfloat16"], dtype=[torch.float32, torch.float64]),
+    ("subject", "kind"),
+    pairwise(subject=list(SUBJECTS), kind=KINDS),
     ids=str,
 )
-def test_every_session_gives_the_bits_of_a_session_alone(subject, weights, dtype):
+def test_every_session_gives_the_bits_of_a_session_alone(subject, kind):
+    weights, dtype = kind
     pool = run_both(build(subject, dtype, learn_initial_state=True), dtype, weights=weights)
     assert isinstance(pool._rows, OneByOne) == (subject in ONE_BY_ONE)
 
@@ -124,7 +132,7 @@ def test_every_session_gives_the_bits_of_a_session_alone(subject, weights, dtype
     pairwise(
         name=[name for name in CELLS if not name.startswith("conv")],
         sizes=[(1, 1), (5, 37), (33, 70)],
-        weights=["float32", "bfloat16"],
+        weights=["float32", "bfloat16", "int8"],
     ),
     ids=str,
 )
@@ -254,8 +262,8 @@ def test_it_grows_by_doubling_up_to_the_limit_and_states_stay(engine):
 def test_refused_pools(options, words):
     with pytest.raises(td.errors.ShapeError, match=words):
         gru().sessions(**options)
-    with pytest.raises(ValueError, match="'float32' or 'bfloat16', but 'int8'"):
-        gru().sessions(weights="int8")
+    with pytest.raises(ValueError, match="'float32', 'bfloat16', 'int8', but 'int4'"):
+        gru().sessions(weights="int4")
 
 
 def test_refused_calls_change_nothing():

@@ -113,17 +113,17 @@ def test_nothing_is_copied_or_traced_while_nothing_changes(monkeypatch, make):
 
 def test_training_does_not_trace_again(monkeypatch):
     rnn = build("stack-feedback", torch.float32)
-    for weights in ("float32", "bfloat16"):
+    for weights in ("float32", "bfloat16", "int8"):
         rnn.session(weights=weights)
     xs = sequence(rnn, 1, dtype=torch.float32)
     rnn(xs)
     monkeypatch.setattr(trace, "_trace_twice", None)
-    for weights in ("float32", "bfloat16"):
+    for weights in ("float32", "bfloat16", "int8"):
         session = rnn.session(weights=weights)
         in_place(next(rnn.parameters()), 1.5)
         session.refresh()
         assert session._live is not None
-        assert_close(session.steps(xs), rnn(xs)[0], torch.bfloat16 if weights == "bfloat16" else torch.float32)
+        assert_close(session.steps(xs), rnn(xs)[0], torch.float32 if weights == "float32" else torch.bfloat16)
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0])

@@ -12,17 +12,18 @@ below.
 from treadle.engines.call import Call, Result, autocast_dtype
 from treadle.engines.cpu import CpuEngine
 from treadle.engines.decision import Decision, decide, program_of, run, say_once
-from treadle.engines.engine import ArrayDoor, Engine, LivePool, LiveStep, Refusal
+from treadle.engines.engine import ArrayDoor, Engine, LivePool, LiveProgram, LiveStep, Refusal
 from treadle.engines.gpu import GpuEngine
-from treadle.engines.live import Asked, Live, live
+from treadle.engines.live import Asked, Live, first_engine, live, program_of_step
 from treadle.engines.network import Network
 from treadle.engines.reference import Reference
 from treadle.engines.registry import ENGINES, candidates, register
 from treadle.engines.step_by_step import Interpreter
 
 __all__ = [
-    "ENGINES", "ArrayDoor", "Asked", "Call", "Decision", "Engine", "Live", "LivePool", "LiveStep", "Network", "Refusal",
-    "Result", "autocast_dtype", "candidates", "decide", "live", "program_of", "register", "run", "say_once",
+    "ENGINES", "ArrayDoor", "Asked", "Call", "Decision", "Engine", "Live", "LivePool", "LiveProgram", "LiveStep",
+    "Network", "Refusal", "Result", "autocast_dtype", "candidates", "decide", "first_engine", "live", "program_of",
+    "program_of_step", "register", "run", "say_once",
 ]  # fmt: skip
 
 for _engine in (CpuEngine(), GpuEngine(), Interpreter(), Reference()):

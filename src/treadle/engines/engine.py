@@ -158,15 +158,36 @@ class LivePool(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class KeptMatrix:
+    """In which numbers a live step keeps the right operand of a product.
+
+    Args:
+        value: the matrix, in the program.
+        numbers: ``"float32"``, ``"bfloat16"`` or ``"int8"``.
+        bound: how far it may be from the matrix that was rounded, relative to that; None where that is not known.
+        reason: why it is not kept as was asked for; empty if it is.
+    """
+
+    value: Value
+    numbers: str
+    bound: float | None
+    reason: str = ""
+
+
 @runtime_checkable
 class LiveProgram(Protocol):
     """A network's whole step with its weights, from which sessions are made.
 
     Attributes:
+        network: whose step it is.
         left_out: why PyTorch computes a part of it; empty if it computes nothing.
+        matrices: the right operands of products that have machine code.
     """
 
+    network: Network
     left_out: str
+    matrices: Sequence[KeptMatrix]
 
     def step(self, batch_size: int) -> LiveStep:
         """The step of so many rows, with states of its own, which are zeros."""

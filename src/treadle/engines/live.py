@@ -90,6 +90,19 @@ class _FirstRows:
         return {name: tensor[: len(self.rows)] for name, tensor in self.pool.named().items()}
 
 
+def program_of_step(asked: Asked) -> Network | Refusal:
+    """The program of a step, whoever runs it; or why there is none."""
+    return program_of(_call(asked))
+
+
+def first_engine(asked: Asked) -> Engine | None:
+    """The engine that is asked for a live step first; None where Python has to step."""
+    if first_weight(asked.cell) is None:
+        return None
+    call = _call(asked)
+    return next((one for one in candidates(asked.engine) if one.steps_live and not one.refusal(call)), None)
+
+
 def live(asked: Asked) -> Live | None:
     """Who steps a network live; None where its own Python has to.
 

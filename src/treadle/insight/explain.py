@@ -1,5 +1,6 @@
 """Finding out what the compiler did to a network: its loops and the rest, what is kept, who runs it, and why."""
 
+import dataclasses
 from typing import Any
 
 from torch import Tensor
@@ -9,10 +10,13 @@ from treadle.compiler import program as p
 from treadle.engines import Call, Decision, Engine, Refusal, autocast_dtype, decide, program_of
 from treadle.engines.network import Network
 from treadle.errors import ShapeError
-from treadle.insight.explanation import Explanation
+from treadle.insight.explanation import ExplainedMatrix, Explanation
 from treadle.insight.plan_reader import PlanReader
-from treadle.insight.value_names import called
+from treadle.insight.value_names import ValueNames, called
 from treadle.protocol import example_input
+from treadle.running.session import Session
+from treadle.running.sessions import Sessions
+from treadle.running.snapshot import Snapshot
 
 
 def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
@@ -22,7 +26,9 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
     parameters, its hooks.
 
     Args:
-        rnn: a `treadle.Recurrent`, or a drop-in such as `treadle.LSTM`.
+        rnn: a `treadle.Recurrent`, a drop-in such as `treadle.LSTM`, or a session of one, `treadle.Session` or
+            `treadle.Sessions`: then also in which numbers it keeps its weights, and how far rounding may have moved
+            each matrix.
         x: a sequence such as the network will get, [B, T, ...] or [T, B, ...] as it takes them; needed only where the
             cell does not say what it reads (``input_size``), or where gradients with respect to the input count.
 
@@ -30,7 +36,7 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
         An `Explanation`; ``print`` it.
 
     Raises:
-        TypeError: ``rnn`` is neither.
+        TypeError: ``rnn`` is none of these.
         ShapeError: the cell does not say what it reads, and no ``x`` was passed.
 
     Example:
@@ -44,6 +50,8 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
         all steps  before layer1  layer0.h(t) @ layer1.weight_ih.T
         loop       layer1 h c     layer1.h(t-1) @ layer1.weight_hh.T
     """
+    if isinstance(rnn, (Session, Sessions)):
+        return _of_live(rnn.snapshot, x)
     name = type(rnn).__name__
     if states.takes_hx(rnn):
         fused = rnn.why_not_fused(_long(rnn) if x is None else x) is None
@@ -52,7 +60,9 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
             return Explanation(name, "torch.nn" if fused else "reference", text)
         rnn = rnn.recurrent()
     elif not hasattr(rnn, "cell") or not hasattr(rnn, "check_input"):
-        raise TypeError(f"explain takes a Recurrent or a drop-in, but was given a {name}: pass td.Recurrent(cell)")
+        raise TypeError(
+            f"explain takes a Recurrent, a drop-in or a session, but was given a {name}: pass td.Recurrent(cell)"
+        )
     cell, asked = rnn.cell, rnn.engine
     name = f"{name}({type(cell).__name__})" if name == "Recurrent" else name
     xs = _sequence(rnn, x)
@@ -69,6 +79,18 @@ def explain(rnn: Any, x: Tensor | None = None) -> Explanation:
     random = tuple(f"{called(v)} {p.show_shape(v.shape)}" for v in reader.plan.random)
     session = "" if random and cell.training else _of_a_session(engine, network)
     return Explanation(*said, tuple(reader.sections()), random, session)
+
+
+def _of_live(snapshot: Snapshot, x: Tensor | None) -> Explanation:
+    """The network that a session runs, and how it keeps the weights of that."""
+    matrices = {}
+    for program in snapshot.programs():
+        names = ValueNames(program.network.plan(False))
+        for one in sorted(program.matrices, key=lambda one: names.first_input(one.value)):
+            shape: Any = one.value.shape  # without rows
+            matrices[one.value] = ExplainedMatrix(names.name(one.value), shape, one.numbers, one.bound, one.reason)
+    found = explain(snapshot.recurrent, x)
+    return dataclasses.replace(found, weights=snapshot.weights, matrices=tuple(matrices.values()))
 
 
 def _of_a_session(engine: Engine | None, network: Network) -> str:

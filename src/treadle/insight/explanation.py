@@ -28,6 +28,26 @@ class Kept:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExplainedMatrix:
+    """In which numbers a session keeps the right operand of a product.
+
+    Args:
+        name: ``"layer0.weight_hh.T"``.
+        shape: [K, N].
+        numbers: ``"float32"``, ``"bfloat16"`` or ``"int8"``.
+        bound: how far it may be from the matrix that was rounded, in the Frobenius norm and relative to that; 0.0 where
+            nothing was rounded, None where that is not known.
+        reason: why it is not kept as was asked for; empty if it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    numbers: str
+    bound: float | None
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class ExplainedSection:
     """A part of the step that runs over the whole sequence before the next part begins.
 
@@ -125,6 +145,8 @@ class Explanation:
     sections: tuple[ExplainedSection, ...] = ()
     random: tuple[str, ...] = ()
     session: str = ""
+    weights: str = ""
+    matrices: tuple[ExplainedMatrix, ...] = ()
 
     @property
     def loops(self) -> tuple[ExplainedSection, ...]:
@@ -177,6 +199,7 @@ class Explanation:
         else:
             yield f"{self.network} {how}" + (f": {self.reason}" if self.reason else "")
         if not self.sections:
+            yield from self._of_matrices()
             return
         if not form:
             yield f"Its compiled program has {loops}"
@@ -196,6 +219,21 @@ class Explanation:
         if self.session:
             yield ""
             yield self.session
+        yield from self._of_matrices()
+
+    def _of_matrices(self) -> Iterator[str]:
+        """In which numbers a session keeps its weights; nothing where these are what the network has."""
+        if self.weights in ("", "float32"):
+            return
+        yield ""
+        kept = sum(one.numbers == self.weights for one in self.matrices)
+        yield f"weights: {self.weights}, {kept} of {len(self.matrices)} matrices of products in machine code"
+        widths = [
+            max((len(text) for text in column), default=0) for column in zip(*map(_columns, self.matrices), strict=True)
+        ]
+        for one in self.matrices:
+            cells = "  ".join(text.ljust(width) for text, width in zip(_columns(one), widths, strict=True)).rstrip()
+            yield f"  {cells}" + (f": {one.reason}" if one.reason else "")
 
     def _table(self) -> Iterator[str]:
         rows = [("", "part", "", "ops", "mul-adds", "kept", "runs on", "what")]
@@ -226,3 +264,9 @@ def _wrapped_table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -
         for line in textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]:
             yield (start + line.replace(_NO_BREAK, " ")).rstrip()
             start = " " * len(start)
+
+
+def _columns(matrix: ExplainedMatrix) -> tuple[str, ...]:
+    """The columns of its line."""
+    bound = f"off by at most {100 * matrix.bound:.2g} %" if matrix.bound else ""
+    return matrix.name, f"[{', '.join(map(str, matrix.shape))}]", matrix.numbers, bound

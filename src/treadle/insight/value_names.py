@@ -76,8 +76,12 @@ class ValueNames:
 
     def first_parameter(self, product: Value) -> int:
         """Products in the order in which the step first meets their matrices."""
+        return self.first_input(product.inputs[1])
+
+    def first_input(self, matrix: Value) -> int:
+        """Matrices in the order in which the step first meets what they are made of."""
         inputs = list(self.program.inputs.values())
-        leaves = [v for v in p.ordered(product.inputs[1:]) if v.op == "input"]
+        leaves = [v for v in p.ordered([matrix]) if v.op == "input"]
         return min((inputs.index(v) for v in leaves), default=0)
 
 

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from treadle.atomic import replacing
-from treadle.compiler.program import Value, ordered
+from treadle.engines.passes.int8 import in_int8, round_parameters, summed_axes
 from treadle.errors import InteropError
 from treadle.interop.c_code.file_text import field_names, file_text
-from treadle.interop.c_code.step_body import dequantised
-from treadle.interop.exported_step import ExportedStep, as_array, exported_step
+from treadle.interop.exported_step import ExportedStep, Numbers, as_array, exported_step
 from treadle.interop.report import Report, check_agreement, relative_difference
 from treadle.running.copies import detached_copy
 
@@ -50,7 +49,8 @@ def to_c(
         path: the file.
         name: what the names in C begin with, an identifier.
         weights: ``"float32"`` keeps the numbers as they are (double where the network is float64); ``"int8"`` keeps the
-            matrices of products as int8 with a factor for each output: a quarter of the memory. Sums stay floats.
+            matrices of products as int8 with a factor for each output: a quarter of the memory. Sums stay floats. They
+            are the numbers of ``session(weights="int8")``.
         input_size: what a step reads; needed only where the cell does not say it.
         tolerance: how far both sides may differ, relative to the largest number; 1e-5 unless given (1e-10 for float64).
         compiler: the C compiler that the file is tried with; ``None`` writes it untried.
@@ -61,7 +61,7 @@ def to_c(
     Raises:
         TraceError: the step cannot be traced, or holds an operation that cannot be said in C.
         InteropError: there is no such compiler, it fails, or both sides differ; nothing is written.
-        ValueError: ``name`` is no identifier; other ``weights``.
+        ValueError: ``name`` is no identifier; other ``weights``; ``"int8"`` of matrices that are not finite.
 
     Example:
         >>> from pathlib import Path
@@ -80,7 +80,10 @@ def to_c(
     if weights == "int8":
         whole = step
         step = _rounded(step)
-        notes = (f"int8: {_distance(step, whole):.1e} from the network itself, over {_COMPARED} random steps",)
+        notes = (
+            f"int8: {_distance(step, whole):.1e} from the network itself, over {_COMPARED} random steps",
+            *_left_out(step),
+        )
     tolerance = _TOLERANCES.get(step.dtype, 1e-5) if tolerance is None else tolerance
     about = f"A {type(step.network.cell).__name__}, written by treadle."
     text = file_text(step, name, weights == "int8", max(tolerance, 1e-5), about)
@@ -97,26 +100,21 @@ def to_c(
 
 def _rounded(step: ExportedStep) -> ExportedStep:
     """The same network with the matrices of its products as int8 says them, everywhere that they are read."""
-    rounded = dict(step.constants)
     network = detached_copy(step.network)  # the other one is what the rounded one is compared with
-    for value in ordered(step.program.outputs.values()):
-        if value.op == "dot" and not value.inputs[1].has_rows:
-            _round_matrix(value.inputs[1], rounded)
-    by_name = {key.name: tensor for key, tensor in rounded.items()}
-    with torch.no_grad():
-        for name, parameter in network.cell.named_parameters():
-            if f"parameter/{name}" in by_name:
-                parameter.copy_(by_name[f"parameter/{name}"])
+    parameters = dict(network.cell.named_parameters(remove_duplicate=False))
+    round_parameters(parameters, summed_axes(step.program))
     return exported_step(network, tuple(step.x.shape[1:]))
 
 
-def _round_matrix(matrix: Value, constants: dict[Value, Any]) -> None:
-    """Round the parameter that a matrix shows, if it shows all of one, transposed or not."""
-    turned = matrix.op == "permute"
-    parameter = matrix.inputs[0] if turned else matrix
-    if parameter in constants and parameter.op == "input":
-        numbers = constants[parameter]
-        constants[parameter] = dequantised(numbers.T).T if turned else dequantised(numbers)
+def _left_out(step: ExportedStep) -> list[str]:
+    """Which matrices have no int8 form, a sentence each: their columns are no multiples of a factor each."""
+    numbers = Numbers(step.constants)
+    found = {value: value.inputs[1] for value in step.program.values() if value.op == "dot"}
+    return [
+        f"{step.program.lines.get(value) or 'a step'}: a matrix [{', '.join(map(str, matrix.shape))}] stays as it is"
+        for value, matrix in found.items()
+        if not matrix.has_rows and in_int8(torch.from_numpy(numbers(matrix))) is None
+    ]
 
 
 def _distance(step: ExportedStep, other: ExportedStep) -> float:

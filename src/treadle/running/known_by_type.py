@@ -40,6 +40,6 @@ def say_not_quantised(kind: type[nn.RNNBase]) -> None:
     name = class_in_torch(kind).__name__
     warnings.warn(
         f"torch.ao.quantization quantises torch.nn.{name} alone, by its exact type: this treadle.{name} stays as it is."
-        f" Pass a torch.nn.{name} with its state_dict, or run it live with session(weights='bfloat16')",
+        f" Pass a torch.nn.{name} with its state_dict, or run it live with session(weights='int8')",
         stacklevel=3,
     )

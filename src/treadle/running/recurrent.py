@@ -214,7 +214,8 @@ class Recurrent(nn.Module):
 
         Args:
             batch_size: rows.
-            weights: ``"float32"`` keeps the weights as they are; ``"bfloat16"`` rounds the matrices to bfloat16.
+            weights: ``"float32"`` keeps the weights as they are; ``"bfloat16"`` and ``"int8"`` round the matrices, see
+                `Session`.
         """
         self._materialise_for(batch_size)
         return Session(self, batch_size, weights)
@@ -225,7 +226,8 @@ class Recurrent(nn.Module):
         Args:
             capacity: for how many sessions there is memory to begin with; it doubles when it is used up.
             limit: how many may be open at most.
-            weights: ``"float32"`` keeps the weights as they are; ``"bfloat16"`` rounds the matrices to bfloat16.
+            weights: ``"float32"`` keeps the weights as they are; ``"bfloat16"`` and ``"int8"`` round the matrices, see
+                `Session`.
         """
         self._materialise_for(1)
         return Sessions(self, capacity, limit, weights)

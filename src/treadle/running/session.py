@@ -12,7 +12,7 @@ from treadle.engines import LiveStep
 from treadle.errors import EngineError, ShapeError
 from treadle.protocol import State, example_input, is_lazy
 from treadle.running.copies import detached_copy
-from treadle.running.snapshot import Snapshot, snapshot_of
+from treadle.running.snapshot import WEIGHTS, Snapshot, snapshot_of
 from treadle.torch_internals import is_noted_down
 
 _OWN = frozenset({"_live", "_fast", "_fast_needs", "_outside", "_answer", "_recurrent", "_initial", "_rows", "_form"})
@@ -36,12 +36,15 @@ class Session:
     Args:
         recurrent: the network over time, a `treadle.Recurrent`.
         batch_size: rows.
-        weights: ``"float32"`` keeps the weights as they are; ``"bfloat16"`` rounds every matrix to bfloat16, products
-            are accumulated in the precision of the input.
+        weights: ``"float32"`` keeps the weights as they are. ``"bfloat16"`` rounds every matrix to bfloat16. ``"int8"``
+            rounds the matrices of products to int8, with a float32 factor for each output feature: a quarter of the
+            bytes; tables of embeddings, biases and other vectors stay as they are. Products are accumulated in the
+            precision of the input. `treadle.rounding_error` says what that does to the outputs, ``treadle.explain`` of
+            the session which matrices are kept so.
 
     Raises:
         ShapeError: ``batch_size`` is not a positive whole number.
-        ValueError: other ``weights``.
+        ValueError: other ``weights``; ``"int8"`` of a network that is not float32, or whose matrices are not finite.
 
     Example:
         >>> import numpy as np, treadle as td
@@ -57,8 +60,8 @@ class Session:
     def __init__(self, recurrent: Any, batch_size: int = 1, weights: str = "float32"):
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ShapeError(f"a session runs one or more rows, but batch_size={batch_size!r} was passed")
-        if weights not in ("float32", "bfloat16"):
-            raise ValueError(f"weights are 'float32' or 'bfloat16', but {weights!r} was passed")
+        if weights not in [*WEIGHTS]:
+            raise ValueError(f"weights are {', '.join(map(repr, WEIGHTS))}, but {weights!r} was passed")
         self.batch_size, self.weights = batch_size, weights
         self._source = recurrent
         self._answer: Tensor | None = None

@@ -15,6 +15,7 @@ from treadle.errors import EngineError, ShapeError, StateError
 from treadle.protocol import State, example_input, is_lazy
 from treadle.running.one_by_one import OneByOne
 from treadle.running.session import Session
+from treadle.running.snapshot import Snapshot
 from treadle.torch_internals import is_noted_down
 
 _OWN = frozenset(
@@ -40,11 +41,11 @@ class Sessions:
         recurrent: the network over time, a `treadle.Recurrent`.
         capacity: for how many sessions there is memory to begin with. It doubles when it is used up.
         limit: how many may be open at most; ``None``: as many as memory allows.
-        weights: as for a `Session`: ``"float32"`` or ``"bfloat16"``.
+        weights: as for a `Session`: ``"float32"``, ``"bfloat16"`` or ``"int8"``.
 
     Raises:
         ShapeError: ``capacity`` or ``limit`` is not a positive whole number, or the limit is below the capacity.
-        ValueError: other ``weights``.
+        ValueError: other ``weights``, see `Session`.
 
     Example:
         >>> import numpy as np, treadle as td
@@ -125,6 +126,11 @@ class Sessions:
         before = kept.pop("states")
         vars(self).update(kept, _lock=threading.Lock())
         self._set_up(self._session, before)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The network as it was when the pool was made or refreshed."""
+        return self._session.snapshot
 
     # Who is in it.
 

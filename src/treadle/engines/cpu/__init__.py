@@ -60,11 +60,10 @@ class CpuEngine(Engine):
         """A network's whole step as one kernel; or as kernels and operations of PyTorch's in turn."""
         from treadle.engines.cpu.plan import live_program, piecewise_step, step_pieces, whole_step
 
-        bfloat16 = products == torch.bfloat16
         if whole_step.reason_against(network) is None:
-            return live_program.LiveProgram(network, bfloat16)
+            return live_program.LiveProgram(network, products)
         pieces = step_pieces.step_pieces(network)
-        return pieces if isinstance(pieces, Refusal) else piecewise_step.PiecewiseProgram(network, pieces, bfloat16)
+        return pieces if isinstance(pieces, Refusal) else piecewise_step.PiecewiseProgram(network, pieces, products)
 
     def left_out_live(self, network: Network) -> str | Refusal:
         """What has no machine code, of a step that is no single kernel."""

@@ -19,6 +19,8 @@ class Kernel:
         sums: values summed over all rows and steps.
         precision: what products multiply, and the type of everything else.
         reverse: whether time runs backwards.
+        int8: the right operands of products that are kept as int8, each column with a factor; sums are multiplied by
+            these. The others are as the precision says.
     """
 
     streams: tuple[Value, ...]
@@ -28,6 +30,7 @@ class Kernel:
     sums: tuple[Value, ...]
     precision: Precision
     reverse: bool = False
+    int8: frozenset[Value] = frozenset()
 
     @kept_property
     def memory(self) -> set[Value]:

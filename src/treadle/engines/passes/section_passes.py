@@ -21,9 +21,12 @@ class SectionPasses(Generic[Compiled]):
 
     Attributes:
         dtype: of its numbers.
+        precision: in which it computes.
+        int8: the right operands of products that are kept as int8.
     """
 
     precision: Precision
+    int8: frozenset[Value] = frozenset()
 
     def __init__(self, section: Section):
         section = self.section = section.local()
@@ -85,7 +88,14 @@ class Pass(Generic[Compiled]):
         self.shared = shared
         self.indices = {v.inputs[1] for v in p.ordered(computed) if v.op == "embedding"}
         self.kernel = Kernel(
-            self.streams, tuple(shared), tuple(carries), self.outputs, tuple(sums), owner.precision, reverse
+            self.streams,
+            tuple(shared),
+            tuple(carries),
+            self.outputs,
+            tuple(sums),
+            owner.precision,
+            reverse,
+            owner.int8.intersection(self.matrices),
         )
 
     @kept_property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from treadle.compiler.program import VIEWS, Program, Value
+from treadle.engines.passes.int8 import in_int8
 from treadle.errors import TraceError
 from treadle.interop.c_code.functions import LIBRARY, function_name, literal
 from treadle.interop.c_code.nests import Nest, nests_of
@@ -37,7 +38,7 @@ class StepBody:
         constants: the tensors that it reads besides x and the state.
         fields: of the state's components, by the name of the program's input, what they are called in C.
         prefix: what the names of the file's functions begin with.
-        quantised: whether matrices are kept as int8, each column with a factor.
+        quantised: whether matrices whose columns are multiples of a factor each are kept as int8.
 
     Attributes:
         lines: the statements.
@@ -57,6 +58,7 @@ class StepBody:
         self.lines: list[str] = []
         self.arrays: dict[str, np.ndarray] = {}
         self.functions: set[tuple[str, str]] = set()
+        self._matrices: dict[Value, str] = {}
         self.fields = fields
         self._numbers = Numbers(constants)
         self._names: dict[Value, str] = {}
@@ -218,13 +220,13 @@ class StepBody:
             if whole:
                 self._say(f"for (int k = 0; k < {whole}; k += {_AT_ONCE}) {{")
                 self._indent += 1
-                self._rows_of_product(left, lead, variable("k"), _AT_ONCE, matrix, columns, type)
+                self._rows_of_product(left, lead, variable("k"), _AT_ONCE, matrix, columns, type, bool(scale))
                 self._indent -= 1
                 self._say("}")
             if rows - whole:
                 self._say("{")
                 self._indent += 1
-                self._rows_of_product(left, lead, Affine(whole), rows - whole, matrix, columns, type)
+                self._rows_of_product(left, lead, Affine(whole), rows - whole, matrix, columns, type, bool(scale))
                 self._indent -= 1
                 self._say("}")
             if scale:
@@ -232,13 +234,21 @@ class StepBody:
                     self._say(f"sums[{_j(columns)}] *= {scale}[{_j(columns)}];")
 
     def _rows_of_product(
-        self, left: Value, lead: list[Affine], k: Affine, count: int, matrix: str, columns: int, type: str
+        self,
+        left: Value,
+        lead: list[Affine],
+        k: Affine,
+        count: int,
+        matrix: str,
+        columns: int,
+        type: str,
+        quantised: bool,
     ) -> None:
         for n in range(count):
             self._say(f"const {type} a{n} = {self._read(left, [*lead, k + n])};")
-        stored = "signed char" if self.quantised else type
+        stored = "signed char" if quantised else type
         self._say(f"const {stored} *const w = {matrix} + {k * columns};")
-        cast = f"({type})" if self.quantised else ""
+        cast = f"({type})" if quantised else ""
         with self._loops([columns], "j"):
             j = _j(columns)
             places = [j if not n else f"{n * columns}" if j == "0" else f"{n * columns} + {j}" for n in range(count)]
@@ -328,31 +338,20 @@ class StepBody:
 
     def _matrix(self, value: Value) -> tuple[str, str]:
         """A matrix as products read it, and the factors of its columns where it is quantised."""
-        if not self.quantised:
-            return self._constant(value), ""
-        if value not in self._names:
-            name = self._names[value] = f"{self.prefix}_{len(self.arrays)}"
-            rounded, scale = quantised(self._numbers(value))
-            self.arrays[name], self.arrays[f"{name}_scale"] = rounded, scale
-        return self._names[value], f"{self._names[value]}_scale"
+        if self.quantised and value not in self._matrices:
+            found = in_int8(torch.from_numpy(self._numbers(value)))
+            name = f"{self.prefix}_{len(self.arrays)}"
+            if found is not None:
+                self.arrays[name] = as_array(found.numbers)
+                self.arrays[f"{name}_scale"] = as_array(found.factors)
+            self._matrices[value] = "" if found is None else name
+        name = self._matrices.get(value)
+        return (name, f"{name}_scale") if name else (self._constant(value), "")
 
     def _function(self, name: str, type: str) -> str:
         if name not in LIBRARY:
             self.functions.add((name, type))
         return function_name(name, type, self.prefix)
-
-
-def quantised(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A matrix [K, N] in int8, from -127 to 127, and the factor of each of its N columns."""
-    largest = np.abs(matrix).max(0, initial=0)
-    scale = np.where(largest > 0, largest / 127, 1).astype(matrix.dtype)
-    return np.rint(matrix / scale).astype(np.int8), scale
-
-
-def dequantised(matrix: Tensor) -> Tensor:
-    """A matrix [K, N] as its int8 form says it."""
-    rounded, scale = quantised(as_array(matrix))
-    return torch.from_numpy(rounded * scale).to(matrix.dtype)
 
 
 def _broadcast(index: Sequence[Affine], shape: Sequence[int]) -> list[Affine]:

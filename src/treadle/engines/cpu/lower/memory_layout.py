@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.packing import Packing, rows_of_tile
+from treadle.engines.cpu.lower.packing import Packing
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.passes.loop_nests import Schedule
 from treadle.engines.passes.precision import Operands
@@ -93,7 +93,7 @@ def scratch_of(plan: Schedule, packings: Mapping[Value, Packing], target: Target
         if product not in plan.buffers:
             tiles[product] = end
             widths = [len(packing.slots) * v for v in range(1, packing.vectors + 1)]
-            end += max(rows_of_tile(width, target) * width * lanes for width in widths)
+            end += max(packing.tile_rows(width, target) * width * lanes for width in widths)
     start = 0
 
     def rows(size: int) -> Rows:

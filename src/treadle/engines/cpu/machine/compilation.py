@@ -8,6 +8,7 @@ fast one: a constant is an operand, not an address in a register. Code stays for
 
 import collections
 import ctypes
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -43,6 +44,22 @@ _routines: "set[Library]" = set()
 _gone: "collections.deque[llvm.ResourceTracker]" = collections.deque()
 _linker: llvm.LLJIT | None = None
 _numbers = itertools.count()  # ORC wants a new name for each library
+
+
+@dataclasses.dataclass
+class Counts:
+    """Where the machine code of this process comes from.
+
+    Attributes:
+        compiled: texts that LLVM has compiled.
+        read: objects that were on disk.
+    """
+
+    compiled: int = 0
+    read: int = 0
+
+
+counts = Counts()
 
 
 class Library:
@@ -174,6 +191,7 @@ def _library(
         library = _known(key, names, called)
         if library is None:
             code = _object_code(text, target)
+            counts.compiled += 1
             disk_cache.write(key, code)
             library = _libraries[key] = _load(code, names, called())
     return library
@@ -183,6 +201,7 @@ def _known(key: str, names: Sequence[str], called: "Callable[[], Mapping[str, Li
     """What this process has loaded, or the disk keeps; hold the lock."""
     library = _libraries.get(key)
     if library is None and (code := disk_cache.read(key)) is not None:
+        counts.read += 1
         library = _libraries[key] = _load(code, names, called())
     return library
 

@@ -127,6 +127,20 @@ def _write(key: str, kind: str, held: bytes) -> None:
         _tell("written to", error)
 
 
+def require_writable() -> None:
+    """Refuse a disk that nothing can be kept on.
+
+    Raises:
+        OSError: with the reason.
+    """
+    place = folder()
+    _make_private(place)
+    _check_folder(place)
+    handle, beside = tempfile.mkstemp(prefix=f".{'0' * 64}.", dir=place)
+    os.close(handle)
+    os.unlink(beside)
+
+
 def size() -> tuple[int, int]:
     """How many kernels there are, and their bytes."""
     return _sums(_entries(folder()))

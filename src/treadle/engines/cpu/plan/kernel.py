@@ -62,13 +62,19 @@ class Arguments:
 
 
 class CompiledKernel:
-    """The machine code of a kernel, for this machine's CPU by default."""
+    """The machine code of a kernel, for this machine's CPU by default.
+
+    Attributes:
+        matrices: the right operands of products, in the order of the arguments, and how each is packed.
+        operands: those of them that are not kept as int8.
+    """
 
     def __init__(self, kernel: Kernel, target: Target | None = None):
         target = target or host()
         self.kernel, self.target = kernel, target
         self.lowered = lowered = lower(kernel, target)
-        self.operands = [(product.inputs[1], packing) for product, packing in lowered.packings.items()]
+        self.matrices = [(product.inputs[1], packing) for product, packing in lowered.packings.items()]
+        self.operands = [(matrix, packing) for matrix, packing in self.matrices if matrix not in kernel.int8]
         self._library = kernel_code(lowered, "by rows", "run", by_rows.text)
         self.address = self._library.address("run")
         lanes = target.lanes(kernel.precision.dtype.itemsize)

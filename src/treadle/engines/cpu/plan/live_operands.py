@@ -15,7 +15,9 @@ from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows
 from treadle.engines.cpu.plan.live_input import LiveInput
 from treadle.engines.cpu.plan.rows import Role, TensorKey, keys_of, tensors_of_layout
+from treadle.engines.cpu.routines.int8_panels import int8_panels
 from treadle.engines.layout import Layout
+from treadle.engines.passes.int8 import Int8Matrix
 from treadle.engines.passes.rows import contiguous, with_signs
 from treadle.engines.passes.section_passes import Pass
 
@@ -29,14 +31,15 @@ class KernelWeights:
     Args:
         one: the pass that is the kernel.
         weights: the inputs without rows. What is packed is a copy; values that are read as they are may be these.
+        int8: the matrices that the kernel reads as int8.
     """
 
-    def __init__(self, one: Pass, weights: Mapping[Value, Tensor]):
+    def __init__(self, one: Pass, weights: Mapping[Value, Tensor], int8: Mapping[Value, Int8Matrix]):
         self.one, self.dtype = one, one.owner.dtype
         known = dict(weights)
         interpreter.evaluate((*one.shared, *one.matrices), known, 0)
         self.invariants = [contiguous(known[v], self.dtype) for v in one.shared]
-        self._packed, self.packed = pack(one, known)
+        self._packed, self.packed = pack(one, known, int8)
 
     def on(self, streams: Sequence[Number], outputs: Sequence[Number], states: Sequence[Number]) -> Arguments:
         """The arguments of the kernel for dense rows, and states, at these addresses.
@@ -55,8 +58,8 @@ class KernelWeights:
 class LiveWeights(KernelWeights):
     """Those of a network's whole step: a kernel that reads the input ``x`` alone, beside the state."""
 
-    def __init__(self, one: Pass, x: Value, weights: Mapping[Value, Tensor]):
-        super().__init__(one, weights)
+    def __init__(self, one: Pass, x: Value, weights: Mapping[Value, Tensor], int8: Mapping[Value, Int8Matrix]):
+        super().__init__(one, weights, int8)
         self.x = x
         (self.y,) = one.outputs
         self.x_type = self.dtype if x.dtype.is_floating_point else torch.int64
@@ -80,7 +83,7 @@ class LiveOperands:
     state: Sequence[Tensor]
 
 
-def pack(one: Pass, known: Mapping[Value, Tensor]) -> tuple[Tensor | None, list[int]]:
+def pack(one: Pass, known: Mapping[Value, Tensor], int8: Mapping[Value, Int8Matrix]) -> tuple[list[Tensor], list[int]]:
     """The right operands of all products as the kernel wants them: the memory, and where each is."""
     kernel, recipe = one.compiled, Recipe()
     recipe.scratch = recipe.kept  # it stays, for as long as the weights do
@@ -90,7 +93,10 @@ def pack(one: Pass, known: Mapping[Value, Tensor]) -> tuple[Tensor | None, list[
     packed = kernel.pair_up(recipe, packed)
     kept = recipe.follow(keys)
     first = 0 if kept is None else begin(kept)
-    return kept, [first + place.plus for place in packed]  # pyright: ignore
+    places = iter([first + place.plus for place in packed])  # pyright: ignore
+    panels = [int8_panels(int8[w], packing) if w in int8 else None for w, packing in kernel.matrices]
+    where = [next(places) if one is None else begin(one) for one in panels]
+    return [one for one in (kept, *panels) if one is not None], where
 
 
 class StepBlocks:

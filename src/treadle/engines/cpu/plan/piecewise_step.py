@@ -1,6 +1,6 @@
 """One step a call where a part of it has no machine code: kernels and PyTorch's operations in turn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.plan.kernel_call import KernelCall
 from treadle.engines.cpu.plan.live_input import LiveInput
 from treadle.engines.cpu.plan.live_operands import KernelWeights
+from treadle.engines.cpu.plan.live_section import LiveSection
 from treadle.engines.cpu.plan.live_step import WORTH_A_THREAD
-from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.cpu.plan.step_pieces import why_in_pieces
+from treadle.engines.engine import KeptMatrix
 from treadle.engines.network import Network
 from treadle.engines.passes.rows import with_rows_in_place
 from treadle.torch_internals import is_noted_down
@@ -29,31 +30,34 @@ from treadle.torch_internals import is_noted_down
 class PiecewiseProgram:
     """A network's step in pieces, with the weights that it has when this is made.
 
-    With ``bfloat16``, right operands of products in kernels are kept in that.
+    Right operands of products in kernels are kept as ``products`` says, see `LiveProgram`.
 
     Attributes:
         left_out: why PyTorch computes a part of it.
         kernels: of each section that is one, what it is compiled to, and its weights.
         constants: the values without rows that PyTorch's operations read.
+        matrices: how right operands of products in kernels are kept.
     """
 
-    def __init__(self, network: Network, pieces: Pieces, bfloat16: bool = False):
+    def __init__(self, network: Network, pieces: Pieces, products: torch.dtype | None = None):
         self.network, self.pieces, self.left_out = network, pieces, why_in_pieces(network)
         self.constants = {value: tensor.detach() for value, tensor in network.constants().items()}
         sections = [section for section in pieces.sections if section.kind is not Kind.OPAQUE]
-        self.kernels = {section: self._kernel(section, bfloat16) for section in sections}
+        kept: list[KeptMatrix] = []
+        self.kernels = {section: self._kernel(section, products, kept) for section in sections}
+        self.matrices: Sequence[KeptMatrix] = tuple(kept)
         self.input = LiveInput(pieces.program.inputs["x"], (v for section in sections for v in section.values()))
         opaque = [section for section in pieces.sections if section.kind is Kind.OPAQUE]
         fixed = [v for s in opaque for v in p.between(s.inputs, s.outputs) if not v.has_rows]
         interpreter.evaluate(fixed, self.constants, 0)
 
-    def _kernel(self, section: Section, bfloat16: bool) -> KernelWeights:
+    def _kernel(self, section: Section, products: torch.dtype | None, kept: list[KeptMatrix]) -> KernelWeights:
         # What follows from the program alone is made once for all networks that have it.
-        compiled = self.network.kept(
-            ("piece", bfloat16, section), lambda: CompiledSection(section, bfloat16, memory_bound=True)
-        )
-        inputs = zip(compiled.section.inputs, section.inputs, strict=True)
-        return KernelWeights(compiled.plain, {own: self.constants[v] for own, v in inputs if not v.has_rows})
+        live = LiveSection(self.network, section, lambda: section, products)
+        weights = live.own(self.constants)
+        one, int8 = live.with_weights(weights)
+        kept += live.kept(int8)
+        return KernelWeights(one, weights, int8)
 
     def step(self, batch_size: int) -> "PiecewiseStep":
         """The step of so many rows, with states of its own."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from treadle.engines.cpu.lower.lowered import Lowered
 from treadle.engines.cpu.machine import compilation
 from treadle.engines.cpu.machine.target import Target
-from treadle.engines.cpu.write import tile
+from treadle.engines.cpu.write import int8_tile, tile
 from treadle.engines.passes.precision import Precision
 
 
@@ -28,9 +28,11 @@ def _tiles(lowered: Lowered) -> dict[str, compilation.Library]:
     """By name, what has the tiles of the kernel's panels."""
     precision, target = lowered.kernel.precision, lowered.target
     found: dict[str, compilation.Library] = {}
-    for vectors in sorted({width for packing in lowered.packings.values() for width in packing.widths}):
-        library = _tiles_of(precision, vectors, target)
-        found |= dict.fromkeys(tile.names(precision, vectors, target), library)
+    widths = sorted({(packing.int8, width) for packing in lowered.packings.values() for width in packing.widths})
+    for int8, vectors in widths:
+        names = int8_tile.names(vectors, target) if int8 else tile.names(precision, vectors, target)
+        library = _int8_tiles_of(vectors, target) if int8 else _tiles_of(precision, vectors, target)
+        found |= dict.fromkeys(names, library)
     return found
 
 
@@ -38,3 +40,9 @@ def _tiles(lowered: Lowered) -> dict[str, compilation.Library]:
 def _tiles_of(precision: Precision, vectors: int, target: Target) -> compilation.Library:
     names = tile.names(precision, vectors, target)
     return compilation.recall(" ".join(names), names, lambda: tile.text(precision, vectors, target), target)
+
+
+@functools.cache
+def _int8_tiles_of(vectors: int, target: Target) -> compilation.Library:
+    names = int8_tile.names(vectors, target)
+    return compilation.recall(" ".join(names), names, lambda: int8_tile.text(vectors, target), target)

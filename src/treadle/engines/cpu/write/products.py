@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from llvmlite import ir
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.packing import rows_of_tile
 from treadle.engines.cpu.write.addresses import Addresses, Step
-from treadle.engines.cpu.write.cursor import BFloat
+from treadle.engines.cpu.write.cursor import I8, BFloat
 from treadle.engines.cpu.write.expressions import Spot, Tile
+from treadle.engines.cpu.write.int8_tile import int8_tile
 from treadle.engines.cpu.write.pointwise import Pointwise
 from treadle.engines.cpu.write.sharing import Panels
 from treadle.engines.cpu.write.tile import tile
@@ -107,7 +107,8 @@ class Products:
     ) -> None:
         """The tiles of one panel, all rows: ``then(first row, count)`` after each."""
         c, b = self.cursor, self.cursor.b
-        most = min(rows_of_tile(factor.vectors, c.target) for factor in factors)
+        packings = self.lowered.packings
+        most = min(packings[factor.product].tile_rows(factor.vectors, c.target) for factor in factors)
         # Of ten rows twice five, not six and four: the fewer rows, the longer each waits for the weights.
         tiles = b.sdiv(b.add(step.count, c.const(most - 1)), c.const(most))
         with c.loop(0, tiles) as n:
@@ -127,8 +128,7 @@ class Products:
             a, a_stride = self.addresses.in_scratch(rows, first), c.const(rows.size)
         else:
             a, a_stride = self.addresses.left(product.inputs[0], first, step)
-        deep = (packing.depth + 1) // 2 if self.precision.right is Operands.PAIRS else packing.depth
-        weights = c.at(self.addresses.matrix(product), b.mul(panel, c.const(deep * packing.width)))
+        weights = self._panel(product, panel)
         to = factor.out(first)
         given = [a, a_stride, weights, c.const(packing.depth), to, c.const(factor.stride)]
         end = b.append_basic_block("tiled")
@@ -137,9 +137,21 @@ class Products:
             block = b.append_basic_block(f"rows{rows}")
             b.position_at_end(block)
             switch.add_case(c.const(rows), block)
-            b.call(tile(c, self.precision, rows, factor.vectors), given)
+            function = (
+                int8_tile(c, rows, factor.vectors) if packing.int8 else tile(c, self.precision, rows, factor.vectors)
+            )
+            b.call(function, given)
             b.branch(end)
         b.position_at_end(end)
+
+    def _panel(self, product: Value, panel: ir.Value) -> ir.Value:
+        """Where a panel of a product's matrix begins."""
+        c, packing = self.cursor, self.lowered.packings[product]
+        matrix = self.addresses.matrix(product)
+        if packing.int8:
+            return c.b.gep(matrix, [c.b.mul(panel, c.const(packing.int8_panel_bytes))], source_etype=I8)
+        deep = (packing.depth + 1) // 2 if self.precision.right is Operands.PAIRS else packing.depth
+        return c.at(matrix, c.b.mul(panel, c.const(deep * packing.width)))
 
     def _round_left(self, products: Sequence[Value], step: Step) -> None:
         """The left operands of products in bfloat16, if they multiply pairs: all rows, as every panel reads them."""

@@ -12,7 +12,7 @@ from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.write.cursor import I32, I64, POINTER, VOID, Cursor
 from treadle.engines.passes.precision import Operands, Precision
 
-_ARGUMENTS = POINTER, I64, POINTER, I64, POINTER, I64
+ARGUMENTS = POINTER, I64, POINTER, I64, POINTER, I64
 """Left operand and its stride, panel, depth, result and its stride. Who changes what they mean gives tiles new names:
 kernels in the cache call them by these."""
 
@@ -34,7 +34,7 @@ def tile(cursor: Cursor, precision: Precision, rows: int, vectors: int) -> ir.Fu
     called = name(precision, rows, vectors)
     function = cursor.module.globals.get(called)
     if function is None:
-        function = ir.Function(cursor.module, ir.FunctionType(VOID, _ARGUMENTS), called)
+        function = ir.Function(cursor.module, ir.FunctionType(VOID, ARGUMENTS), called)
         function.attributes.add("nounwind")
     return function
 
@@ -48,7 +48,7 @@ def text(precision: Precision, vectors: int, target: Target) -> str:
     """The module of the tiles of so many vectors."""
     cursor = Cursor(target, precision.dtype.itemsize)
     for i, called in enumerate(names(precision, vectors, target)):
-        function = cursor.function(called, *_ARGUMENTS)
+        function = cursor.function(called, *ARGUMENTS)
         with cursor.inside(function):
             _Tile(cursor, precision, i + 1, vectors, function.args).write()
     return str(cursor.module)

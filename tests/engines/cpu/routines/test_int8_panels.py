@@ -1,0 +1,39 @@
+"""Panels of int8, and the products that read them, against plain PyTorch."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tests.engines.cpu.routines.test_weight_panels import SHAPES, packing_of, panels
+from treadle.engines.cpu.machine.alignment import unused
+from treadle.engines.cpu.routines.int8_panels import int8_panels
+from treadle.engines.passes.int8 import Int8Matrix
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_packs_every_number_as_a_digit_and_the_factors_behind_each_panel(shape, lanes):
+    depth, units, slots, vectors = shape
+    packing = dataclasses.replace(packing_of(depth, units, slots, vectors, lanes), int8=True)
+    columns = max(slots) + units
+    matrix = Int8Matrix(torch.randint(-127, 128, (depth, columns), dtype=torch.int8), torch.rand(columns))
+    block = int8_panels(matrix, packing)
+    held = block[unused(block) :]
+    factors = panels(matrix.factors[None], packing_of(1, units, slots, vectors, lanes))
+    end = 0
+    for number, (panel, own) in enumerate(zip(panels(matrix.numbers, packing), factors, strict=True)):
+        assert end == number * packing.int8_panel_bytes
+        rows = panel.reshape(depth, -1, lanes)
+        words = -(-rows.shape[1] // 4)
+        begin, end = end, end + 4 * depth * words * lanes
+        left = held[begin:end].view(torch.int32).reshape(depth, words, lanes).long()
+        for digit in (3, 2, 1, 0):  # last to first, each with its sign
+            last = (left + 128) % 256 - 128
+            left = (left - last) // 256
+            expected = rows[:, digit::4]
+            assert torch.equal(last[:, : expected.shape[1]], expected.long())
+            assert not last[:, expected.shape[1] :].any()
+        assert not left.any()
+        begin, end = end, end + 4 * own.numel()
+        assert torch.equal(held[begin:end].view(torch.float32), own.flatten())
