@@ -105,7 +105,7 @@ MUTATIONS = [
         'layout.padded(own.given_away("y", known, layout))',
         'layout.padded(known[program.outputs["y"]])',
         "outputs share memory with inputs",
-        "tests/running/test_aliasing.py -k 'over_a_sequence'",
+        "tests/running/test_aliasing.py -k 'echo'",
     ),
     Mutation(
         "engines/cpu/machine/memory_pool.py",
@@ -179,10 +179,10 @@ MUTATIONS = [
     ),
     Mutation(
         "compiler/operations/pointwise.py",
-        'binary("add", a, binary("mul", weight, binary("sub", b, a)))',
-        'binary("add", b, binary("mul", weight, binary("sub", b, a)))',
-        "lerp begins at the wrong end",
-        "tests/compiler/test_trace.py -k 'operations'",
+        'power if exponent > 0 else elementwise("reciprocal", power)',
+        "power",
+        "a power below zero is that above it",
+        "tests/compiler/test_trace.py -k 'operations and pow'",
     ),
     Mutation(
         "compiler/fission.py",

@@ -324,7 +324,7 @@ def results(cell, xs, engine):
     return outcome(whole, td.Recurrent(cell, engine=engine), xs)
 
 
-@pytest.mark.share(13)
+@pytest.mark.share(25)
 @pytest.mark.parametrize("name", [*ANYWHERE, *POSITIVE])
 def test_operations_in_values_and_gradients(name):
     cell, xs = using((ANYWHERE | POSITIVE)[name], name in POSITIVE)

@@ -114,7 +114,17 @@ def call_of(rnn, B, T, **options):
     return given, lambda: rnn(xs, state, **options)
 
 
-@pytest.mark.share(20)
+@pytest.mark.parametrize("engine", ["interpreter", "auto"])
+def test_what_an_echo_gives_is_not_its_input(engine):
+    xs = torch.randn(2, 4, 3)
+    before = xs.clone()
+    ys, _ = td.Recurrent(Echo(), batch_first=False, engine=engine)(xs)
+    torch.testing.assert_close(ys, before)
+    ys.detach().fill_(13)
+    assert torch.equal(xs, before)
+
+
+@pytest.mark.share(40)
 @pytest.mark.parametrize(
     ("subject", "engine", "modes", "size"),
     pairwise(
