@@ -73,8 +73,11 @@ def _caught(h):
 
 @pytest.mark.parametrize("name", DECIDES)
 def test_a_step_that_decides_runs_as_python(name):
-    cell = Asking(DECIDES[name])
-    with pytest.raises(td.errors.EngineError, match=r"test_asked\.py:\d+: it (asks|decides)"):
+    runs_as_python(Asking(DECIDES[name]), "it (asks|decides)")
+
+
+def runs_as_python(cell, why):
+    with pytest.raises(td.errors.EngineError, match=rf"test_asked\.py:\d+: {why}"):
         td.Recurrent(cell, engine="cpu")(torch.randn(3, 5, 3))
     for rows in (1, 3, 4):
         xs = torch.randn(rows, 5, 3)
@@ -101,13 +104,7 @@ LOSES = {
 
 @pytest.mark.parametrize("name", LOSES)
 def test_a_step_that_makes_another_kind_of_number_runs_as_python(name):
-    cell = Asking(LOSES[name])
-    with pytest.raises(td.errors.EngineError, match=r"test_asked\.py:\d+: it makes something else than a whole number"):
-        td.Recurrent(cell, engine="cpu")(torch.randn(3, 5, 3))
-    for rows in (1, 3, 4):
-        xs = torch.randn(rows, 5, 3)
-        with torch.no_grad():
-            assert torch.equal(td.Recurrent(cell)(xs)[0], td.Recurrent(cell, engine="reference")(xs)[0])
+    runs_as_python(Asking(LOSES[name]), "it makes something else than a whole number")
 
 
 MULTIPLIES = {

@@ -13,8 +13,8 @@ from llvmlite import ir
 
 from treadle.engines.cpu.lower.packing import DIGITS, INT8_ROWS
 from treadle.engines.cpu.machine.target import Target
-from treadle.engines.cpu.write.cursor import I32, VOID, Cursor
-from treadle.engines.cpu.write.tile import ARGUMENTS
+from treadle.engines.cpu.write.cursor import I32, Cursor
+from treadle.engines.cpu.write.tile import elsewhere, written
 
 _FIRST_DIGIT = 256.0**3
 _SUMS = {16: 12, 32: 24}
@@ -23,12 +23,7 @@ _SUMS = {16: 12, 32: 24}
 
 def int8_tile(cursor: Cursor, rows: int, vectors: int) -> ir.Function:
     """The function ``tile(a, a stride, panel, depth, out, out stride)``, which is another module's."""
-    called = _name(rows, vectors)
-    function = cursor.module.globals.get(called)
-    if function is None:
-        function = ir.Function(cursor.module, ir.FunctionType(VOID, ARGUMENTS), called)
-        function.attributes.add("nounwind")
-    return function
+    return elsewhere(cursor, _name(rows, vectors))
 
 
 def names(vectors: int, target: Target) -> list[str]:
@@ -39,11 +34,11 @@ def names(vectors: int, target: Target) -> list[str]:
 def text(vectors: int, target: Target) -> str:
     """The module of the tiles of so many vectors."""
     cursor = Cursor(target, 4)
-    for i, called in enumerate(names(vectors, target)):
-        function = cursor.function(called, *ARGUMENTS)
-        with cursor.inside(function):
-            _Int8Tile(cursor, i + 1, vectors, function.args).write()
-    return str(cursor.module)
+    return written(
+        cursor,
+        names(vectors, target),
+        lambda rows, arguments: _Int8Tile(cursor, rows, vectors, arguments).write(),
+    )
 
 
 def _name(rows: int, vectors: int) -> str:

@@ -3,7 +3,7 @@
 Tiles know no sizes but their own, so that kernels share them: they are modules of their own, made once on a machine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
@@ -31,10 +31,14 @@ def name(precision: Precision, rows: int, vectors: int) -> str:
 
 def tile(cursor: Cursor, precision: Precision, rows: int, vectors: int) -> ir.Function:
     """The function ``tile(a, a stride, panel, depth, out, out stride)``, which is another module's."""
-    called = name(precision, rows, vectors)
-    function = cursor.module.globals.get(called)
+    return elsewhere(cursor, name(precision, rows, vectors))
+
+
+def elsewhere(cursor: Cursor, name: str) -> ir.Function:
+    """A tile of that name, whose code is in another module."""
+    function = cursor.module.globals.get(name)
     if function is None:
-        function = ir.Function(cursor.module, ir.FunctionType(VOID, ARGUMENTS), called)
+        function = ir.Function(cursor.module, ir.FunctionType(VOID, ARGUMENTS), name)
         function.attributes.add("nounwind")
     return function
 
@@ -47,10 +51,19 @@ def names(precision: Precision, vectors: int, target: Target) -> list[str]:
 def text(precision: Precision, vectors: int, target: Target) -> str:
     """The module of the tiles of so many vectors."""
     cursor = Cursor(target, precision.dtype.itemsize)
-    for i, called in enumerate(names(precision, vectors, target)):
-        function = cursor.function(called, *ARGUMENTS)
+    return written(
+        cursor,
+        names(precision, vectors, target),
+        lambda rows, arguments: _Tile(cursor, precision, rows, vectors, arguments).write(),
+    )
+
+
+def written(cursor: Cursor, names: Sequence[str], write: Callable[[int, Sequence[ir.Value]], None]) -> str:
+    """A module of tiles of one row, two, and so on: ``write(rows, arguments)`` writes the body of each."""
+    for i, name in enumerate(names):
+        function = cursor.function(name, *ARGUMENTS)
         with cursor.inside(function):
-            _Tile(cursor, precision, i + 1, vectors, function.args).write()
+            write(i + 1, function.args)
     return str(cursor.module)
 
 
