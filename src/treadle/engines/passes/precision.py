@@ -27,3 +27,8 @@ class Precision:
     dtype: torch.dtype
     right: Operands = Operands.PLAIN
     left: Operands = Operands.PLAIN
+
+    @property
+    def widens(self) -> bool:
+        """Whether pairs of weights are widened when they are read, because the left operands are float32."""
+        return self.right is Operands.PAIRS and self.left is not Operands.PAIRS

@@ -7,12 +7,13 @@ import torch
 
 from treadle.compiler import program as p
 from treadle.engines.cpu.lower.lowered import lower
-from treadle.engines.cpu.lower.packing import Packing, rows_of_tile
+from treadle.engines.cpu.lower.packing import Packing, by_columns, rows_of_tile
 from treadle.engines.cpu.machine import target
 from treadle.engines.passes.loop_nests import Kernel
-from treadle.engines.passes.precision import Precision
+from treadle.engines.passes.precision import Operands, Precision
 
 NARROW = dataclasses.replace(target.host(), vector_bytes=32, registers=16)
+ARM = target.described("aarch64-unknown-linux-gnu", "neoverse-n1", "+neon")
 WIDE = dataclasses.replace(target.host(), vector_bytes=64, registers=32)
 
 
@@ -73,9 +74,33 @@ def test_every_column_has_a_place():
         assert units <= rest * vectors * 16 + packing.last_vectors * 16 < units + 16
 
 
-def test_a_tile_leaves_registers_for_a_row_of_weights_and_a_spread_number():
-    for cpu in (NARROW, WIDE):
-        for vectors in range(1, 9):
-            rows = rows_of_tile(vectors, cpu)
-            assert rows == 1 or rows * vectors + vectors + 1 <= cpu.registers
-            assert rows == 8 or (rows + 1) * vectors + vectors + 1 > cpu.registers
+@pytest.mark.parametrize("cpu", [NARROW, WIDE])
+def test_a_tile_leaves_registers_for_what_is_multiplied(cpu):
+    """For a row of weights and a number that is spread, or for a vector of weights and a number of each row."""
+    for vectors in range(1, 9):
+        rows = rows_of_tile(vectors, Precision(torch.float32), cpu)
+
+        def needed(rows: int, vectors: int = vectors) -> int:
+            return rows * vectors + (rows + 1 if by_columns(vectors, cpu) else vectors + 1)
+
+        assert rows == 1 or needed(rows) <= cpu.registers
+        assert rows == 8 or needed(rows + 1) > cpu.registers
+
+
+def test_the_order_that_leaves_room_for_more_rows_is_taken():
+    assert rows_of_tile(4, Precision(torch.float32), NARROW) == 3
+    assert by_columns(4, NARROW)
+    assert not by_columns(2, NARROW)
+
+
+@pytest.mark.parametrize(("vectors", "rows", "widened"), [(8, 3, 2), (6, 4, 3), (4, 5, 5), (2, 8, 8)])
+def test_a_tile_on_arm_has_a_vector_of_factors_for_each_row(vectors, rows, widened):
+    plain = Precision(torch.float32)
+    assert rows_of_tile(vectors, plain, ARM) == rows
+    assert rows_of_tile(vectors, dataclasses.replace(plain, right=Operands.PAIRS), ARM) == widened
+
+
+@pytest.mark.parametrize(("count", "vectors"), [(1, 8), (2, 4), (3, 2), (4, 2)])
+def test_a_row_of_a_panel_is_eight_vectors_on_arm(count, vectors):
+    y, x = gates(count, 100)
+    assert [packing.vectors for packing in packings([y], [x], ARM)] == [vectors]

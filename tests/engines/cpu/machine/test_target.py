@@ -24,19 +24,19 @@ def assembly(of: target.Target, text: str) -> str:
 @pytest.mark.parametrize("cpu", ["generic", "neoverse-n1", "neoverse-v1", "apple-m1"])
 @pytest.mark.parametrize("system", ARM)
 def test_who_waits_lets_the_core_rest_on_arm(system, cpu):
-    arm = target._describe(ARM[system], cpu, "")
+    arm = target.described(ARM[system], cpu, "")
     assert "\tisb" in assembly(arm, follower._text(arm))
 
 
 def test_who_waits_lets_the_core_rest_on_x86():
-    x86 = target._describe(X86, "x86-64-v3", "+avx2")
+    x86 = target.described(X86, "x86-64-v3", "+avx2")
     assert "\tpause" in assembly(x86, follower._text(x86))
 
 
 @pytest.mark.parametrize("features", ["", "+fp-armv8", "+neon,+sve"])
 @pytest.mark.parametrize("system", ARM)
 def test_every_arm_has_vectors_whatever_llvm_says_of_it(system, features):
-    arm = target._describe(ARM[system], "generic", features)
+    arm = target.described(ARM[system], "generic", features)
     assert "neon" in target.runnable(arm)
     assert target.restrict(arm, "neon").vector_bytes == 16
     assert arm.registers == 32
@@ -45,4 +45,4 @@ def test_every_arm_has_vectors_whatever_llvm_says_of_it(system, features):
 
 def test_an_x86_has_no_neon():
     with pytest.raises(target.EngineError, match="lacks neon"):
-        target.restrict(target._describe(X86, "x86-64", "+sse2"), "neon")
+        target.restrict(target.described(X86, "x86-64", "+sse2"), "neon")

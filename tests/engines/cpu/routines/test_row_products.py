@@ -7,7 +7,7 @@ from tests.tolerances import assert_close
 from treadle.engines.cpu.machine import target
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.routines import row_products
-from treadle.engines.cpu.routines.row_product_code import vectors_of_a_tile
+from treadle.engines.cpu.routines.row_product_code import rows_of_a_tile, vectors_of_a_tile
 
 LEVELS = [None, *target.runnable(target.host())]
 SIZES = [
@@ -94,12 +94,12 @@ def test_splits_columns_or_rows_whichever_there_are():
     lanes = target.host().lanes(4)
     outer(torch.ones(9, 20), torch.ones(9, 7 * lanes), tasks=3)
     outer(torch.ones(9, 20), torch.ones(9, 2 * lanes), tasks=3)
-    outer(torch.ones(9, 7), torch.ones(9, 2 * lanes), tasks=2)
-    assert row_products._strips(20, 7 * lanes - 1, lanes, 2) == [
+    outer(torch.ones(9, rows_of_a_tile(target.host()) + 1), torch.ones(9, 2 * lanes), tasks=2)
+    assert row_products._strips(20, 7 * lanes - 1, lanes, 6, 2) == [
         (0, 20, 0, 3 * lanes),
         (0, 20, 3 * lanes, 7 * lanes - 1),
     ]
-    assert row_products._strips(20, lanes, lanes, 2) == [(0, 12, 0, lanes), (12, 20, 0, lanes)]
+    assert row_products._strips(20, lanes, lanes, 6, 2) == [(0, 12, 0, lanes), (12, 20, 0, lanes)]
 
 
 def test_small_work_is_not_split(set_num_threads):

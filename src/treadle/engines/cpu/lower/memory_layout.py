@@ -93,7 +93,7 @@ def scratch_of(plan: Schedule, packings: Mapping[Value, Packing], target: Target
         if product not in plan.buffers:
             tiles[product] = end
             widths = [len(packing.slots) * v for v in range(1, packing.vectors + 1)]
-            end += max(packing.tile_rows(width, target) * width * lanes for width in widths)
+            end += max(packing.tile_rows(width, kernel.precision, target) * width * lanes for width in widths)
     start = 0
 
     def rows(size: int) -> Rows:

@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import torch
+
 from treadle.caches import kept_property
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.passes.loop_nests import Nest, Schedule
+from treadle.engines.passes.precision import Precision
 
 DIGITS = 4
 """How many numbers of int8 are in a word of 32 bits; see ``write/int8_tile.py``."""
@@ -13,6 +16,10 @@ INT8_ROWS = {16: 2, 32: 4}
 """How many rows a tile of int8 has, by the number of registers."""
 _INT8_VECTORS = {1: 8, 2: 4, 3: 4, 4: 2}
 """Vectors of one slot in a panel of int8, by how many slots there are: words are full, and sums are eight or more."""
+_PANEL_AT_ONCE = 4
+"""Vectors of a row of the panel that wait in registers where all rows of a tile are done with one before the next."""
+_TO_WIDEN = 2
+"""Registers that are needed to widen a vector of pairs: one of its halves, and the mask of these."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +76,9 @@ class Packing:
         words = -(-len(self.slots) * self.vectors // DIGITS)
         return 4 * (self.depth * words * self.lanes + self.width)
 
-    def tile_rows(self, vectors: int, target: Target) -> int:
+    def tile_rows(self, vectors: int, precision: Precision, target: Target) -> int:
         """How many rows a tile of so many vectors has."""
-        return INT8_ROWS[target.registers] if self.int8 else rows_of_tile(vectors, target)
+        return INT8_ROWS[target.registers] if self.int8 else rows_of_tile(vectors, precision, target)
 
 
 def packings_of(plan: Schedule, target: Target, lanes: int) -> dict[Value, Packing]:
@@ -79,16 +86,16 @@ def packings_of(plan: Schedule, target: Target, lanes: int) -> dict[Value, Packi
 
     The products of one nest share its units, and have panels of equally many vectors a slot.
     """
-    many, int8 = target.registers == 32, plan.kernel.int8
+    int8 = plan.kernel.int8
     nests = {f.product: phase for phase in plan.phases if isinstance(phase, Nest) for f in phase.fused}
     result = {}
     for product, fused in plan.products.items():
         nest = nests.get(product)
         if nest is None:
-            units, slots, most = product.row_numel, 1, 4 if many else 2
+            units, slots = product.row_numel, 1
         else:
             units, slots = nest.domain[0], max(len(f.slots) for f in nest.fused)
-            most = {1: 4, 2: 2}.get(slots, 1) if many else {1: 2}.get(slots, 1)
+        most = max(1, vectors_of_panel(target) // slots)
         if int8.intersection(one.product.inputs[1] for one in (nest.fused if nest else (fused,))):
             most = _INT8_VECTORS.get(slots, 1)
         vectors = min(most, -(-units // lanes))
@@ -96,6 +103,43 @@ def packings_of(plan: Schedule, target: Target, lanes: int) -> dict[Value, Packi
     return result
 
 
-def rows_of_tile(vectors: int, target: Target) -> int:
-    """How many rows of accumulators the registers hold beside a row of the panel and a number that is spread."""
-    return max(1, min((target.registers - 1 - vectors) // vectors, 8))
+def vectors_of_panel(target: Target) -> int:
+    """How many vectors a row of a panel has at the most, of all slots.
+
+    They are the sums of a tile of one row, which is what a live step multiplies. Each multiply-add waits for the one
+    before it in its sum, about four cycles. So there are eight sums where a core begins two or more multiply-adds in a
+    cycle and reads their vectors, which are short; of wide ones, four keep it as busy as its reads do.
+    """
+    if target.multiplies_by_lane:
+        return 8
+    return 4 if target.registers == 32 else 2
+
+
+def rows_of_tile(vectors: int, precision: Precision, target: Target) -> int:
+    """How many rows of accumulators the registers hold beside what is multiplied, eight at the most."""
+    if by_columns(vectors, target):
+        rows = _rows_by_columns(vectors, precision, target)
+    else:
+        rows = _rows_by_rows(vectors, target)
+    return max(1, min(rows, 8))
+
+
+def by_columns(vectors: int, target: Target) -> bool:
+    """Whether a tile reads vectors of a row of the panel one after another, while a factor of each row is there.
+
+    Otherwise all these vectors are there, while the factors are read one after another.
+    """
+    if target.multiplies_by_lane:
+        return True
+    return _rows_by_columns(vectors, Precision(torch.float32), target) > _rows_by_rows(vectors, target)
+
+
+def _rows_by_rows(vectors: int, target: Target) -> int:
+    return (target.registers - 1 - vectors) // vectors
+
+
+def _rows_by_columns(vectors: int, precision: Precision, target: Target) -> int:
+    beside = 1
+    if target.multiplies_by_lane:  # more of the panel is read ahead, and factors stay for several rows of it
+        beside = min(vectors, 4) + (2 if precision.widens else 0)
+    return (target.registers - beside) // (vectors + 1)

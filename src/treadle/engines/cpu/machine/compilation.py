@@ -7,6 +7,7 @@ fast one: a constant is an operand, not an address in a register. Code stays for
 """
 
 import collections
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -15,7 +16,7 @@ import itertools
 import re
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import llvmlite
@@ -32,6 +33,8 @@ LEVEL = 2
 
 # What LLVM may call for loops and stores that fill or copy memory; memmove does all that memcpy does.
 RUNTIME = {"memset": ctypes.memset, "memcpy": ctypes.memmove, "memmove": ctypes.memmove}
+if sys.platform != "win32":
+    RUNTIME["bzero"] = ctypes.CDLL(None).bzero  # on macOS, to fill with zeros
 
 DEFINITION = re.compile(r'^define (?!internal |private )[^@\n]*@"?([^"(\n]+)"?\(', re.MULTILINE)
 
@@ -213,7 +216,24 @@ def _key(ir_text: str, target: Target) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
+def assembly(ir_text: str, target: Target) -> str:
+    """The machine code of a module of LLVM IR as text, of any CPU that LLVM was initialised for.
+
+    Raises:
+        EngineError: LLVM refuses the text.
+    """
+    with _optimised(ir_text, target) as (machine, module):
+        return machine.emit_assembly(module)
+
+
 def _object_code(ir_text: str, target: Target) -> bytes:
+    with _optimised(ir_text, target) as (machine, module):
+        return machine.emit_object(module)
+
+
+@contextlib.contextmanager
+def _optimised(ir_text: str, target: Target) -> Iterator[tuple[llvm.TargetMachine, llvm.ModuleRef]]:
+    """What makes code for a CPU, and a module that is optimised for it."""
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=LEVEL, reloc="pic", codemodel="small", jit=True
     )
@@ -228,7 +248,7 @@ def _object_code(ir_text: str, target: Target) -> bytes:
             module.verify()
             builder = llvm.create_pass_builder(machine, tuning)
             builder.getModulePassManager().run(module, builder)
-            return machine.emit_object(module)
+            yield machine, module
     except RuntimeError as error:
         raise EngineError(f"LLVM refuses the code that was generated, a bug of treadle: {_one_line(error)}") from error
 

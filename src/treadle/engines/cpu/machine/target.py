@@ -50,6 +50,20 @@ class Target:
             return "llvm.x86.sse2.pause", []
         return ("llvm.aarch64.isb", [15]) if _is_arm64(self.triple) else ("", [])
 
+    @property
+    def multiplies_by_lane(self) -> bool:
+        """Whether a multiply-add takes any lane of a vector as its factor, as on Arm.
+
+        Factors then come a vector at a time. To spread each of them takes as many reads as there are multiply-adds in a
+        tile of few columns.
+        """
+        return _is_arm64(self.triple)
+
+    @property
+    def masks(self) -> bool:
+        """Whether one instruction reads or writes some lanes of a vector: those of AVX2 and AVX-512 do."""
+        return self.vector_bytes > 16
+
     def lanes(self, dtype_bytes: int) -> int:
         """How many numbers of that many bytes fit into a vector."""
         return self.vector_bytes // dtype_bytes
@@ -66,7 +80,7 @@ def host() -> Target:
     """
     triple = llvm.get_process_triple()
     features = llvm.get_host_cpu_features()
-    target = _describe(triple, llvm.get_host_cpu_name(), features.flatten())
+    target = described(triple, llvm.get_host_cpu_name(), features.flatten())
     level = os.environ.get("TREADLE_CPU", "")
     if not level:
         return target
@@ -91,7 +105,7 @@ def restrict(target: Target, level: str) -> Target:
             f"this CPU ({target.cpu}) cannot run code for {level!r}, it lacks {', '.join(sorted(missing))}: "
             f"choose one of {', '.join(runnable(target)) or 'none'}"
         )
-    return _describe(target.triple, cpu, ",".join(f"+{name}" for name in sorted(needed)))
+    return described(target.triple, cpu, ",".join(f"+{name}" for name in sorted(needed)))
 
 
 def runnable(target: Target) -> list[str]:
@@ -108,7 +122,8 @@ def _is_arm64(triple: str) -> bool:
     return triple.startswith(("aarch64", "arm64"))  # Linux says the one, macOS the other
 
 
-def _describe(triple: str, cpu: str, features: str) -> Target:
+def described(triple: str, cpu: str, features: str) -> Target:
+    """A CPU, as LLVM names it, its system and its features."""
     if _is_arm64(triple) and "neon" not in _present(features):
         # Each of them has NEON, also those that LLVM does not know by name.
         features = ",".join(filter(None, [features, "+neon"]))

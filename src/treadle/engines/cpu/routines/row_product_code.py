@@ -8,19 +8,33 @@ from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.routines.routine_code import RoutineCode
-from treadle.engines.cpu.write.cursor import I1, I64, POINTER, const
+from treadle.engines.cpu.write.cursor import I1, I32, I64, POINTER, const
 
-ROWS = 6
-"""Rows of a tile: numbers of ``a`` that one row of both matrices brings."""
 DEPTH = 512
 """Most columns of ``a`` that are copied at a time: with a block of rows they stay in the second cache."""
 CHUNK = 64
 """Blocks that are added up before their sum is added to that of others."""
 
 
+def rows_of_a_tile(target: Target) -> int:
+    """Rows of a tile: numbers of ``a`` that one row of both matrices brings; whole vectors where these are factors."""
+    return 8 if target.multiplies_by_lane else 6
+
+
 def vectors_of_a_tile(target: Target) -> int:
     """Columns of a tile, in vectors: as many as leave registers for a row of the panel and a number of ``a``."""
+    if target.multiplies_by_lane:
+        return 3  # for numbers of ``a`` come in up to four vectors
     return 4 if target.registers >= 32 else 2
+
+
+def rows_at_once(target: Target) -> int:
+    """How many rows one turn of a tile's loop takes.
+
+    A tile of 16 registers has a number to read for every two multiply-adds. A core that begins four instructions in a
+    cycle has none to spare for a turn of the loop then.
+    """
+    return 2 if target.registers == 16 else 1
 
 
 class RowProductCode(RoutineCode):
@@ -31,7 +45,8 @@ class RowProductCode(RoutineCode):
 
     def __init__(self, dtype: torch.dtype, target: Target, pairs: bool = False):
         super().__init__(dtype, target)
-        self.pairs, self.vectors = pairs, vectors_of_a_tile(target)
+        self.pairs, self.rows, self.vectors = pairs, rows_of_a_tile(target), vectors_of_a_tile(target)
+        self.at_once = rows_at_once(target)
         self.widths = [self._panel(vectors) for vectors in range(1, self.vectors + 1)]
         self.columns = self._copied_columns()
         self._outer()
@@ -104,7 +119,7 @@ class RowProductCode(RoutineCode):
 
     def _panel(self, vectors: int) -> ir.Function:
         """Copy a panel of a block, then go down the tiles of its columns."""
-        tiles = [self._tile(rows, vectors) for rows in range(1, ROWS + 1)]
+        tiles = [self._tile(rows, vectors) for rows in range(1, self.rows + 1)]
         kinds = [POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, POINTER, I1]
         function = self.begin(f"panel{vectors}", *kinds, internal=True)
         a, block, g, g_stride, out, out_stride, n_size, k_size, columns, buffer, again = function.args
@@ -116,7 +131,7 @@ class RowProductCode(RoutineCode):
             for j in range(vectors):
                 value = self.load(self._vector(source, j), mask if j == vectors - 1 else None)
                 b.store(value, self._vector(place, j), align=self.target.vector_bytes)
-        with self.loop(0, k_size, ROWS) as k:
+        with self.loop(0, k_size, self.rows) as k:
             place = self.at(out, b.mul(k, out_stride))
             arguments = [a, k, block, buffer, place, out_stride, n_size, mask, again]
             self._switch(b.sub(k_size, k), tiles, arguments)
@@ -125,32 +140,19 @@ class RowProductCode(RoutineCode):
 
     def _tile(self, rows: int, vectors: int) -> ir.Function:
         """The sums of one tile over a block, stored or added to what is there."""
-        kinds = [POINTER, I64, I64, POINTER, POINTER, I64, I64, self.mask, I1]
+        kinds = [POINTER, I64, I64, POINTER, POINTER, I64, I64, self.part, I1]
         function = self.begin(f"tile{rows}x{vectors}", *kinds, internal=True)
         a, k, block, panel, out, out_stride, n_size, mask, again = function.args
-        b, start = self.b, function.entry_basic_block
-        loop, done, further, store = (
-            function.append_basic_block(name) for name in ("loop", "done", "further", "store")
-        )
+        b = self.b
         places = [(i, j) for i in range(rows) for j in range(vectors)]
         lines = [self.at(out, b.mul(out_stride, const(i))) for i in range(rows)]
         masks = [None] * (vectors - 1) + [mask]
-        columns = [self._column(a, b.add(k, const(i)), block) for i in range(rows)]
-        b.branch(loop)
-
-        b.position_at_end(loop)
-        n = b.phi(I64)
-        sums = [b.phi(self.vector) for _ in places]
-        updated = self._with_a_row(
-            sums, columns, b.mul(n, const(self.lanes)), self.at(panel, b.mul(n, const(vectors * self.lanes)))
-        )
-        following = b.add(n, const(1))
-        b.cbranch(b.icmp_signed("<", following, n_size), loop, done)
-        for phi, new in zip([n, *sums], [following, *updated], strict=True):
-            phi.add_incoming(ir.Constant(phi.type, None), start)
-            phi.add_incoming(new, loop)
-
-        b.position_at_end(done)
+        apart = self.lanes if self.target.multiplies_by_lane else 1
+        columns = [self._column(a, b.add(k, const(i)), block) for i in range(0, rows, apart)]
+        sums: list[Any] = [self.zeros] * len(places)
+        updated = self._over_rows(sums, (columns, panel, vectors), n_size)
+        done = b.block
+        further, store = (function.append_basic_block(name) for name in ("further", "store"))
         b.cbranch(again, further, store)
 
         b.position_at_end(further)
@@ -166,21 +168,63 @@ class RowProductCode(RoutineCode):
         b.ret_void()
         return function
 
+    def _over_rows(self, sums: list[Any], operands: tuple[list[Any], Any, int], n_size: Any) -> list[Any]:
+        """The sums of a tile with all rows of a block, some at a time and then one by one."""
+        b = self.b
+        if self.at_once == 1:
+            return self._rows_in_turn(sums, operands, const(0), n_size, 1)
+        whole = b.and_(n_size, const(-self.at_once))
+        sums = self._rows_in_turn(sums, operands, const(0), whole, self.at_once)
+        return self._rows_in_turn(sums, operands, whole, n_size, 1)
+
+    def _rows_in_turn(
+        self, sums: list[Any], operands: tuple[list[Any], Any, int], first: Any, stop: Any, at_once: int
+    ) -> list[Any]:
+        """The same with rows from ``first`` to ``stop``."""
+        b, (columns, panel, vectors), before = self.b, operands, self.b.block
+        head, body, end = (b.append_basic_block(name) for name in ("rows", "body", "end"))
+        b.branch(head)
+        b.position_at_end(head)
+        n, phis = b.phi(I64), [b.phi(self.vector) for _ in sums]
+        b.cbranch(b.icmp_signed("<", n, stop), body, end)
+        b.position_at_end(body)
+        updated: list[Any] = phis
+        for u in range(at_once):
+            row = b.add(n, const(u))
+            line = self.at(panel, b.mul(row, const(vectors * self.lanes)))
+            updated = self._with_a_row(updated, vectors, columns, b.mul(row, const(self.lanes)), line)
+        for phi, start, new in zip([n, *phis], [first, *sums], [b.add(n, const(at_once)), *updated], strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(new, body)
+        b.branch(head)
+        b.position_at_end(end)
+        return phis
+
     def _column(self, a: Any, column: Any, block: Any) -> Any:
         """Where the numbers of a column of ``a`` begin in its copy."""
         b = self.b
         first = b.mul(b.and_(column, const(-self.lanes)), block)
         return self.at(a, b.add(first, b.and_(column, const(self.lanes - 1))))
 
-    def _with_a_row(self, sums: Sequence[Any], columns: Sequence[Any], n: Any, line: Any) -> list[Any]:
+    def _with_a_row(self, sums: Sequence[Any], vectors: int, columns: Sequence[Any], n: Any, line: Any) -> list[Any]:
         """The sums of a tile with one more row: number ``n`` of each column of ``a`` times a line of the panel."""
-        b, vectors = self.b, len(sums) // len(columns)
+        b = self.b
         row = [b.load(self._vector(line, j), typ=self.vector, align=self.target.vector_bytes) for j in range(vectors)]
         updated: list[Any] = []
-        for i, column in enumerate(columns):
-            number = self.splat(b.load(self.at(column, n), typ=self.element, align=self.bytes))
+        for i in range(len(sums) // vectors):
+            number = self._number(columns, i, n)
             updated += [self._multiply_add(number, row[j], sums[i * vectors + j]) for j in range(vectors)]
         return updated
+
+    def _number(self, columns: Sequence[Any], i: int, n: Any) -> Any:
+        """Number ``n`` of column i in all lanes; ``columns`` has every one, or where a vector begins of several."""
+        b = self.b
+        if not self.target.multiplies_by_lane:
+            return self.splat(b.load(self.at(columns[i], n), typ=self.element, align=self.bytes))
+        which, lane = divmod(i, self.lanes)
+        several = b.load(self.at(columns[which], n), typ=self.vector, align=self.target.vector_bytes)
+        every = ir.Constant(ir.VectorType(I32, self.lanes), [lane] * self.lanes)
+        return b.shuffle_vector(several, ir.Constant(self.vector, ir.Undefined), every)
 
     def _multiply_add(self, number: Any, row: Any, total: Any) -> Any:
         if self.pairs:

@@ -20,7 +20,13 @@ from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.extent import Extent
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
-from treadle.engines.cpu.routines.row_product_code import CHUNK, DEPTH, ROWS, RowProductCode, vectors_of_a_tile
+from treadle.engines.cpu.routines.row_product_code import (
+    CHUNK,
+    DEPTH,
+    RowProductCode,
+    rows_of_a_tile,
+    vectors_of_a_tile,
+)
 
 BLOCK = 128
 """Most rows (of N) for which both are copied; sums leave the registers once a block."""
@@ -57,7 +63,7 @@ def outer(
     lanes = target.lanes(size)
     block = -(-n // -(-n // BLOCK))
     function = _function(dtype, target, pairs)
-    strips = _strips(k, m, lanes, threads.count(n * k * m // WORTH_A_THREAD))
+    strips = _strips(k, m, lanes, rows_of_a_tile(target), threads.count(n * k * m // WORTH_A_THREAD))
     deep = min(DEPTH, -(-max(strip.last_row - strip.first_row for strip in strips) // lanes) * lanes)
     width = block * (deep + vectors_of_a_tile(target) * lanes) * size
     copies = recipe.scratch.room(len(strips) * width)
@@ -82,16 +88,16 @@ class _Strip(NamedTuple):
     last_column: int
 
 
-def _strips(k: int, m: int, lanes: int, count: int) -> list[_Strip]:
+def _strips(k: int, m: int, lanes: int, rows: int, count: int) -> list[_Strip]:
     """The result in at most ``count`` strips.
 
     Every thread reads and copies all of the narrower matrix: so strips are columns of ``g`` in whole vectors, or, where
     ``a`` is wider or there are fewer than two vectors for each, columns of ``a`` in whole tiles.
     """
     vectors = -(-m // lanes)
-    if vectors >= 2 * count and (k <= m or k < 2 * ROWS * count):
+    if vectors >= 2 * count and (k <= m or k < 2 * rows * count):
         return [_Strip(0, k, *columns) for columns in threads.split(m, count, lanes)]
-    return [_Strip(*rows, 0, m) for rows in threads.split(k, count, ROWS)]
+    return [_Strip(*some, 0, m) for some in threads.split(k, count, rows)]
 
 
 @functools.cache

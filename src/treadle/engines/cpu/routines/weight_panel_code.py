@@ -90,8 +90,7 @@ class PackingCode(RoutineCode):
             for i in range(self.lanes):
                 there = b.icmp_signed("<", const(i), valid)
                 address = self.at(at, b.add(b.mul(b.select(there, const(i), const(0)), by_n), k))
-                nothing = ir.Constant(self.mask, [0] * self.lanes)
-                rows.append(self._as_packed(self.load(address, b.select(there, inside, nothing))))
+                rows.append(self._as_packed(self.load(address, b.select(there, inside, self.nothing))))
             turned = _transpose(b, rows)
             with b.if_else(b.icmp_signed(">=", left, lanes)) as (whole, part):
                 with whole:

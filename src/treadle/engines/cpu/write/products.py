@@ -108,7 +108,7 @@ class Products:
         """The tiles of one panel, all rows: ``then(first row, count)`` after each."""
         c, b = self.cursor, self.cursor.b
         packings = self.lowered.packings
-        most = min(packings[factor.product].tile_rows(factor.vectors, c.target) for factor in factors)
+        most = min(packings[factor.product].tile_rows(factor.vectors, self.precision, c.target) for factor in factors)
         # Of ten rows twice five, not six and four: the fewer rows, the longer each waits for the weights.
         tiles = b.sdiv(b.add(step.count, c.const(most - 1)), c.const(most))
         with c.loop(0, tiles) as n:

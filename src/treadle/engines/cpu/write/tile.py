@@ -4,13 +4,17 @@ Tiles know no sizes but their own, so that kernels share them: they are modules 
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from llvmlite import ir
 
-from treadle.engines.cpu.lower.packing import rows_of_tile
+from treadle.engines.cpu.lower.packing import by_columns, rows_of_tile
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.write.cursor import I32, I64, POINTER, VOID, Cursor
 from treadle.engines.passes.precision import Operands, Precision
+
+_Numbers: TypeAlias = Callable[[int, ir.Value, int, bool], ir.Value]
+"""What gives the number of a row, for a row of the panel, which is the n-th of a turn, and which half of that."""
 
 ARGUMENTS = POINTER, I64, POINTER, I64, POINTER, I64
 """Left operand and its stride, panel, depth, result and its stride. Who changes what they mean gives tiles new names:
@@ -45,7 +49,7 @@ def elsewhere(cursor: Cursor, name: str) -> ir.Function:
 
 def names(precision: Precision, vectors: int, target: Target) -> list[str]:
     """What `text` defines: tiles of one row to as many as the registers hold."""
-    return [name(precision, rows, vectors) for rows in range(1, rows_of_tile(vectors, target) + 1)]
+    return [name(precision, rows, vectors) for rows in range(1, rows_of_tile(vectors, precision, target) + 1)]
 
 
 def text(precision: Precision, vectors: int, target: Target) -> str:
@@ -74,8 +78,11 @@ class _Tile:
         self.cursor, self.rows, self.vectors = cursor, rows, vectors
         self.a, self.a_stride, self.panel, self.depth, self.out, self.out_stride = arguments
         self.left_pairs = precision.left is Operands.PAIRS
-        self.widens = precision.right is Operands.PAIRS and not self.left_pairs
-        """Whether pairs of weights are widened, because the left operand is float32."""
+        self.widens = precision.widens
+        self.of_a_row = 2 if self.widens else 1
+        """How many numbers of the left operand a row of the panel is multiplied with."""
+        self.by_lane = cursor.target.multiplies_by_lane and not self.left_pairs
+        self.by_columns = by_columns(vectors, cursor.target)
         self.sums = [[cursor.slot() for _ in range(vectors)] for _ in range(rows)]
 
     def write(self) -> None:
@@ -83,51 +90,91 @@ class _Tile:
         for row in self.sums:
             for total in row:
                 b.store(c.zeros, total)
-        unroll = 4 if self.rows * self.vectors <= 8 else 1
+        at_once = self._at_once()
         # Two of K at a time where the weights come in pairs; of an odd K, the last pair has one half.
         count = b.sdiv(self.depth, c.const(2)) if self.widens else self.depth
         if self.left_pairs:
             count = b.sdiv(b.add(self.depth, c.const(1)), c.const(2))
-        whole = b.sub(count, b.srem(count, c.const(unroll))) if unroll > 1 else count
-        with c.loop(0, whole, unroll) as k:
-            for u in range(unroll):
-                self._add(b.add(k, c.const(u)))
-        if unroll > 1:
+        whole = b.sub(count, b.srem(count, c.const(at_once))) if at_once > 1 else count
+        with c.loop(0, whole, at_once) as k:
+            numbers = self._vectors_of_left(k) if self.by_lane else self._numbers
+            for u in range(at_once):
+                self._add(b.add(k, c.const(u)), u, numbers)
+        if at_once > 1:
             with c.loop(whole, count) as k:
-                self._add(k)
+                self._add(k, 0, self._numbers)
         if self.widens:
             with b.if_then(b.icmp_signed("!=", b.srem(self.depth, c.const(2)), c.const(0))):
-                self._add(count, (False,))
+                self._add(count, 0, self._numbers, (False,))
         for i, row in enumerate(self.sums):
             for v, total in enumerate(row):
                 place = b.add(b.mul(self.out_stride, c.const(i)), c.const(v * c.lanes))
                 c.store(c.load_slot(total), c.at(self.out, place), c.lanes)
 
-    def _add(self, k: ir.Value, halves: tuple[bool, ...] = (False, True)) -> None:
-        """The products of row ``k`` of the panel: of pairs that are widened, their lower and their upper ones."""
+    def _at_once(self) -> int:
+        """How many rows of the panel one turn of the loop takes."""
+        if self.by_lane:
+            return 1 if self.widens else self.cursor.lanes
+        if self.rows * self.vectors <= 8:
+            return 4
+        return 2 if self.cursor.target.registers == 16 else 1
+
+    def _add(self, k: ir.Value, u: int, numbers: _Numbers, halves: tuple[bool, ...] = (False, True)) -> None:
+        """The products of row ``k`` of the panel, ``u`` of this turn; of pairs that are widened, lower and upper."""
         c, b = self.cursor, self.cursor.b
         start = c.at(self.panel, b.mul(k, c.const(self.vectors * c.lanes)))
-        columns = [c.load(c.at(start, c.const(v * c.lanes)), c.lanes) for v in range(self.vectors)]
-        for i in range(self.rows):
-            row = b.mul(self.a_stride, c.const(i))
-            if not self.widens:
-                self._add_row(i, b.add(row, k), columns)
-                continue
-            for upper in halves:
-                place = b.add(b.add(row, b.mul(k, c.const(2))), c.const(int(upper)))
-                self._add_row(i, place, columns, upper)
+        places = [c.at(start, c.const(v * c.lanes)) for v in range(self.vectors)]
+        halves = halves if self.widens else (False,)
+        if not self.by_columns:
+            columns = [c.load(place, c.lanes) for place in places]
+            for i in range(self.rows):
+                for upper in halves:
+                    spread = numbers(i, k, u, upper)
+                    for v, column in enumerate(columns):
+                        self._add_product(self.sums[i][v], spread, column, upper)
+            return
+        spread_numbers = [[(upper, numbers(i, k, u, upper)) for upper in halves] for i in range(self.rows)]
+        for v, place in enumerate(places):
+            column = c.load(place, c.lanes)
+            for i, several in enumerate(spread_numbers):
+                for upper, spread in several:
+                    self._add_product(self.sums[i][v], spread, column, upper)
 
-    def _add_row(self, i: int, place: ir.Value, columns: list[ir.Value], upper: bool = False) -> None:
-        """The products of one number, or one pair, of the left operand."""
+    def _place(self, i: int, k: ir.Value, upper: bool = False) -> ir.Value:
+        """Where in the left operand the number of row ``i`` is that row ``k`` of the panel is multiplied with."""
+        c, b = self.cursor, self.cursor.b
+        row = b.mul(self.a_stride, c.const(i))
+        if self.widens:
+            return b.add(b.add(row, b.mul(k, c.const(2))), c.const(int(upper)))
+        return b.add(row, k)
+
+    def _numbers(self, i: int, k: ir.Value, u: int, upper: bool) -> ir.Value:
+        """One number of the left operand, or one pair, in all lanes."""
+        return self.cursor.splat(self.cursor.load_number(self.cursor.at(self.a, self._place(i, k, upper))))
+
+    def _vectors_of_left(self, k: ir.Value) -> _Numbers:
+        """The same of all of one turn, of which each row is read as one vector."""
+        c, b = self.cursor, self.cursor.b
+        kind = ir.VectorType(c.element, self._at_once() * self.of_a_row)
+        places = [c.at(self.a, self._place(i, k)) for i in range(self.rows)]
+        vectors = [b.load(place, typ=kind, align=c.bytes) for place in places]
+
+        def numbers(i: int, k: ir.Value, u: int, upper: bool) -> ir.Value:
+            lane = u * self.of_a_row + int(upper)
+            every = ir.Constant(ir.VectorType(I32, c.lanes), [lane] * c.lanes)
+            return b.shuffle_vector(vectors[i], ir.Constant(kind, ir.Undefined), every)
+
+        return numbers
+
+    def _add_product(self, total: ir.Value, spread: ir.Value, column: ir.Value, upper: bool) -> None:
+        """The product of one number, or one pair, of the left operand and a vector of the panel."""
         c = self.cursor
-        spread = c.splat(c.load_number(c.at(self.a, place)))
-        for column, total in zip(columns, self.sums[i], strict=True):
-            old = c.load_slot(total)
-            if self.left_pairs:
-                new = c.multiply_pairs(spread, column, old)
-            else:
-                new = c.multiply_add(spread, self._widened(column, upper) if self.widens else column, old)
-            c.b.store(new, total)
+        old = c.load_slot(total)
+        if self.left_pairs:
+            new = c.multiply_pairs(spread, column, old)
+        else:
+            new = c.multiply_add(spread, self._widened(column, upper) if self.widens else column, old)
+        c.b.store(new, total)
 
     def _widened(self, pairs: ir.Value, upper: bool) -> ir.Value:
         """One half of each pair of bfloat16, as float32: its bits are the upper ones of the float."""
