@@ -7,6 +7,7 @@ from treadle.compiler import program as p
 from treadle.compiler.program import Value
 from treadle.engines.cpu.lower.memory_layout import Places, Scratch, scratch_of
 from treadle.engines.cpu.lower.packing import Packing, packings_of
+from treadle.engines.cpu.machine import cache_sizes
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.passes.loop_nests import Kernel, Phase, Schedule
 from treadle.engines.passes.precision import Operands
@@ -18,8 +19,10 @@ BLOCK = 48
 # When threads should share out columns: in cycles of a core, as measured on servers of 2023 and 2024.
 _MULTIPLY = 0.5
 """To multiply a vector of a matrix with a number of a row."""
-_NEAR, _FAR, _FAR_BYTES = 2.0, 5.0, 3 << 19
-"""To read a vector of a matrix, from the second cache or, if it is larger than that, from the third."""
+_NEAR, _FAR = 2.0, 5.0
+"""To read a vector of a matrix, from the second cache or, if it is too large for that, from the third."""
+_TOO_LARGE = 1.5
+"""How many times the second cache that is: of less, much is still there from the step before."""
 _MEETING = 800.0
 """For threads to wait for each other."""
 _LINE = 150.0
@@ -74,7 +77,7 @@ class Lowered:
         vectors = sum(packing.size for packing in packings) / lanes
 
         def products(share: float, of_rows: int) -> float:
-            read = _NEAR if share * lanes * itemsize <= _FAR_BYTES else _FAR
+            read = _NEAR if share * lanes * itemsize <= _TOO_LARGE * cache_sizes.second() else _FAR
             return share * max(of_rows * _MULTIPLY, read)
 
         written = sum(product.inputs[0].row_numel for product in self.packings) * rows / lanes

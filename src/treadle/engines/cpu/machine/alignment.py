@@ -5,10 +5,11 @@ import itertools
 import torch
 from torch import Tensor
 
+from treadle.engines.cpu.machine import cache_sizes
 from treadle.errors import EngineError
 
-LINE_BYTES = 64
-"""Bytes of a cache line, and of the widest vector: where such a one begins with a line, it is read in one go."""
+LINE_BYTES = cache_sizes.line()
+"""Bytes of a cache line, at least those of the widest vector: one that begins with a line is read in one go."""
 PAGE_BYTES = 4096
 """Bytes of a page, over which `Stagger` spreads what is large."""
 

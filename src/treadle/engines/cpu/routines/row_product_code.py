@@ -6,14 +6,21 @@ from typing import Any
 import torch
 from llvmlite import ir
 
+from treadle.engines.cpu.machine import cache_sizes
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.routines.routine_code import RoutineCode
 from treadle.engines.cpu.write.cursor import I1, I32, I64, POINTER, const
 
-DEPTH = 512
-"""Most columns of ``a`` that are copied at a time: with a block of rows they stay in the second cache."""
+BLOCK = 128
+"""Most rows (of N) for which both are copied; sums leave the registers once a block."""
 CHUNK = 64
 """Blocks that are added up before their sum is added to that of others."""
+
+
+def depth(itemsize: int) -> int:
+    """Most columns of ``a`` that are copied at a time: with a block of rows they take half of the second cache."""
+    most = cache_sizes.second() // (2 * BLOCK * itemsize)
+    return max(128, min(512, 1 << most.bit_length() - 1))
 
 
 def rows_of_a_tile(target: Target) -> int:
@@ -86,15 +93,15 @@ class RowProductCode(RoutineCode):
         """
         b, (rows, k_size, m_size) = self.b, sizes
         copy = self.at(buffer, b.mul(block, const(self.vectors * self.lanes)))
-        with self.loop(0, k_size, DEPTH) as k:
-            depth = self.minimum(b.sub(k_size, k), const(DEPTH))
-            b.call(self.columns, [self.at(a[0], k), a[1], rows, depth, block, copy])
+        with self.loop(0, k_size, depth(self.bytes)) as k:
+            deep = self.minimum(b.sub(k_size, k), const(depth(self.bytes)))
+            b.call(self.columns, [self.at(a[0], k), a[1], rows, deep, block, copy])
             line = self.at(to[0], b.mul(k, to[1]))
             with self.loop(0, m_size, self.vectors * self.lanes) as m:
                 columns = b.sub(m_size, m)
                 vectors = b.sdiv(b.add(columns, const(self.lanes - 1)), const(self.lanes))
                 arguments = [copy, block, self.at(g[0], m), g[1]]
-                arguments += [self.at(line, m), to[1], rows, depth, columns, buffer, again]
+                arguments += [self.at(line, m), to[1], rows, deep, columns, buffer, again]
                 self._switch(vectors, self.widths, arguments)
 
     def _copied_columns(self) -> ir.Function:

@@ -21,15 +21,14 @@ from treadle.engines.cpu.machine.extent import Extent
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.engines.cpu.routines.row_product_code import (
+    BLOCK,
     CHUNK,
-    DEPTH,
     RowProductCode,
+    depth,
     rows_of_a_tile,
     vectors_of_a_tile,
 )
 
-BLOCK = 128
-"""Most rows (of N) for which both are copied; sums leave the registers once a block."""
 WORTH_A_THREAD = 1_000_000
 """Multiplications that take a thread a few times as long as it takes to give it work."""
 
@@ -64,7 +63,7 @@ def outer(
     block = -(-n // -(-n // BLOCK))
     function = _function(dtype, target, pairs)
     strips = _strips(k, m, lanes, rows_of_a_tile(target), threads.count(n * k * m // WORTH_A_THREAD))
-    deep = min(DEPTH, -(-max(strip.last_row - strip.first_row for strip in strips) // lanes) * lanes)
+    deep = min(depth(size), -(-max(strip.last_row - strip.first_row for strip in strips) // lanes) * lanes)
     width = block * (deep + vectors_of_a_tile(target) * lanes) * size
     copies = recipe.scratch.room(len(strips) * width)
     several = n > CHUNK * block

@@ -9,11 +9,12 @@ from typing import Any
 
 from llvmlite import ir
 
+from treadle.engines.cpu.machine.alignment import LINE_BYTES
 from treadle.engines.cpu.write.cursor import I32, I64, POINTER, VOID, Cursor, const
 
-WORDS = 24
+_JOINED, _MET = LINE_BYTES // 8, 2 * LINE_BYTES // 8  # each in a line of its own
+WORDS = 3 * LINE_BYTES // 8
 """Words of 64 bits that a meeting takes, all zero at first."""
-_JOINED, _MET = 8, 16  # apart from each other and from what is beside them, as caches see it
 _PATIENCE = 2000
 """Pauses, about a tenth of a millisecond, after which those who are there begin."""
 _LONG = 20_000
