@@ -64,6 +64,15 @@ class Target:
         """Whether one instruction reads or writes some lanes of a vector: those of AVX2 and AVX-512 do."""
         return self.vector_bytes > 16
 
+    @property
+    def at_once(self) -> int:
+        """How many rows of what it multiplies a turn of a large tile's loop takes.
+
+        A tile of 16 registers has a number to read for every two multiply-adds of AVX2. A core that begins four
+        instructions in a cycle has none to spare for a turn of the loop then.
+        """
+        return 2 if self.registers == 16 and self.masks else 1
+
     def lanes(self, dtype_bytes: int) -> int:
         """How many numbers of that many bytes fit into a vector."""
         return self.vector_bytes // dtype_bytes

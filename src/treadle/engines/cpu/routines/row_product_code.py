@@ -35,15 +35,6 @@ def vectors_of_a_tile(target: Target) -> int:
     return 4 if target.registers >= 32 else 2
 
 
-def rows_at_once(target: Target) -> int:
-    """How many rows one turn of a tile's loop takes.
-
-    A tile of 16 registers has a number to read for every two multiply-adds. A core that begins four instructions in a
-    cycle has none to spare for a turn of the loop then.
-    """
-    return 2 if target.registers == 16 else 1
-
-
 class RowProductCode(RoutineCode):
     """Writes the module: a function a width of panel, and ``outer``, which goes over blocks of rows and over panels.
 
@@ -53,7 +44,6 @@ class RowProductCode(RoutineCode):
     def __init__(self, dtype: torch.dtype, target: Target, pairs: bool = False):
         super().__init__(dtype, target)
         self.pairs, self.rows, self.vectors = pairs, rows_of_a_tile(target), vectors_of_a_tile(target)
-        self.at_once = rows_at_once(target)
         self.widths = [self._panel(vectors) for vectors in range(1, self.vectors + 1)]
         self.columns = self._copied_columns()
         self._outer()
@@ -177,11 +167,11 @@ class RowProductCode(RoutineCode):
 
     def _over_rows(self, sums: list[Any], operands: tuple[list[Any], Any, int], n_size: Any) -> list[Any]:
         """The sums of a tile with all rows of a block, some at a time and then one by one."""
-        b = self.b
-        if self.at_once == 1:
+        b, at_once = self.b, self.target.at_once
+        if at_once == 1:
             return self._rows_in_turn(sums, operands, const(0), n_size, 1)
-        whole = b.and_(n_size, const(-self.at_once))
-        sums = self._rows_in_turn(sums, operands, const(0), whole, self.at_once)
+        whole = b.and_(n_size, const(-at_once))
+        sums = self._rows_in_turn(sums, operands, const(0), whole, at_once)
         return self._rows_in_turn(sums, operands, whole, n_size, 1)
 
     def _rows_in_turn(

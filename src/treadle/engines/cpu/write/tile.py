@@ -115,9 +115,7 @@ class _Tile:
         """How many rows of the panel one turn of the loop takes."""
         if self.by_lane:
             return 1 if self.widens else self.cursor.lanes
-        if self.rows * self.vectors <= 8:
-            return 4
-        return 2 if self.cursor.target.registers == 16 else 1
+        return 4 if self.rows * self.vectors <= 8 else self.cursor.target.at_once
 
     def _add(self, k: ir.Value, u: int, numbers: _Numbers, halves: tuple[bool, ...] = (False, True)) -> None:
         """The products of row ``k`` of the panel, ``u`` of this turn; of pairs that are widened, lower and upper."""
