@@ -1,6 +1,6 @@
 """The machine code of the product over rows. Sizes are arguments, so that there is one kernel for each dtype."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -208,20 +208,22 @@ class RowProductCode(RoutineCode):
         b = self.b
         row = [b.load(self._vector(line, j), typ=self.vector, align=self.target.vector_bytes) for j in range(vectors)]
         updated: list[Any] = []
-        for i in range(len(sums) // vectors):
-            number = self._number(columns, i, n)
+        for i, number in enumerate(self._numbers(columns, len(sums) // vectors, n)):
             updated += [self._multiply_add(number, row[j], sums[i * vectors + j]) for j in range(vectors)]
         return updated
 
-    def _number(self, columns: Sequence[Any], i: int, n: Any) -> Any:
-        """Number ``n`` of column i in all lanes; ``columns`` has every one, or where a vector begins of several."""
-        b = self.b
+    def _numbers(self, columns: Sequence[Any], rows: int, n: Any) -> Iterator[Any]:
+        """Number ``n`` of each column in all lanes; ``columns`` has every one, or where a vector begins of several."""
+        b, places = self.b, (self.at(column, n) for column in columns)
         if not self.target.multiplies_by_lane:
-            return self.splat(b.load(self.at(columns[i], n), typ=self.element, align=self.bytes))
-        which, lane = divmod(i, self.lanes)
-        several = b.load(self.at(columns[which], n), typ=self.vector, align=self.target.vector_bytes)
-        every = ir.Constant(ir.VectorType(I32, self.lanes), [lane] * self.lanes)
-        return b.shuffle_vector(several, ir.Constant(self.vector, ir.Undefined), every)
+            for place in places:  # each is read when it is needed: there may be no registers for all of them
+                yield self.splat(b.load(place, typ=self.element, align=self.bytes))
+            return
+        several = [b.load(place, typ=self.vector, align=self.target.vector_bytes) for place in places]
+        kind, nothing = ir.VectorType(I32, self.lanes), ir.Constant(self.vector, ir.Undefined)
+        for i in range(rows):
+            spread = ir.Constant(kind, [i % self.lanes] * self.lanes)
+            yield b.shuffle_vector(several[i // self.lanes], nothing, spread)
 
     def _multiply_add(self, number: Any, row: Any, total: Any) -> Any:
         if self.pairs:

@@ -19,6 +19,8 @@ from treadle.engines.cpu.write.tile import elsewhere, written
 _FIRST_DIGIT = 256.0**3
 _SUMS = {16: 12, 32: 24}
 """By how many registers there are, how many of them may hold sums."""
+_READ_AHEAD = 4
+"""How many fewer on Arm, where LLVM reads weights long before they are multiplied."""
 
 
 def int8_tile(cursor: Cursor, rows: int, vectors: int) -> ir.Function:
@@ -59,7 +61,8 @@ class _Int8Tile:
         self.integers = ir.VectorType(I32, cursor.lanes)
 
     def write(self) -> None:
-        at_once = max(1, _SUMS[self.cursor.target.registers] // (self.rows * DIGITS))
+        sums = _SUMS[self.cursor.target.registers] - (_READ_AHEAD if self.cursor.target.multiplies_by_lane else 0)
+        at_once = max(1, sums // (self.rows * DIGITS))
         for first in range(0, self.words, at_once):
             self._some(range(first, min(first + at_once, self.words)))
 
