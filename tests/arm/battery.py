@@ -1,6 +1,6 @@
 """Every cell and wiring on the CPU engine: values, gradients and live steps, as ``make arm`` runs them.
 
-pytest doesn't find these tests by itself: other tests walk the same subjects in more ways, where nothing is emulated.
+pytest does not find these tests by itself: other tests walk the same subjects in more ways, where nothing is emulated.
 """
 
 import copy

@@ -16,10 +16,10 @@ INT8_ROWS = {16: 2, 32: 4}
 """How many rows a tile of int8 has, by the number of registers."""
 _INT8_VECTORS = {1: 8, 2: 4, 3: 4, 4: 2}
 """Vectors of one slot in a panel of int8, by how many slots there are: words are full, and sums are eight or more."""
-_PANEL_AT_ONCE = 4
-"""Vectors of a row of the panel that wait in registers where all rows of a tile are done with one before the next."""
+_READ_AHEAD = 4
+"""Vectors of a panel that LLVM reads before they are multiplied, in the longer loops of Arm, if there are so many."""
 _TO_WIDEN = 2
-"""Registers that are needed to widen a vector of pairs: one of its halves, and the mask of these."""
+"""Registers that are needed there to widen a vector of pairs: one of its halves, and the mask of these."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +140,6 @@ def _rows_by_rows(vectors: int, target: Target) -> int:
 
 def _rows_by_columns(vectors: int, precision: Precision, target: Target) -> int:
     beside = 1
-    if target.multiplies_by_lane:  # more of the panel is read ahead, and factors stay for several rows of it
-        beside = min(vectors, 4) + (2 if precision.widens else 0)
+    if target.multiplies_by_lane:
+        beside = min(vectors, _READ_AHEAD) + (_TO_WIDEN if precision.widens else 0)
     return (target.registers - beside) // (vectors + 1)

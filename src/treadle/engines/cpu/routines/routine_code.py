@@ -72,7 +72,7 @@ class RoutineCode(Cursor):
         self.b.call(function, [value, address, lanes])
 
     def _made(self, name: str, result: Any, kinds: list[Any], write: Callable[[Any, Any], None]) -> ir.Function:
-        """A function of the module, written when it is first called: of any count, also one beyond all lanes."""
+        """A function of the module, made when first needed; the count may be below zero or beyond all lanes."""
         function = self.module.globals.get(name)
         if function is None:
             function = ir.Function(self.module, ir.FunctionType(result, kinds), name)
@@ -85,11 +85,14 @@ class RoutineCode(Cursor):
         address, count = function.args
         for lanes, case in self._cases(b, function, count):
             b.position_at_end(case)
+            if lanes == self.lanes:
+                b.ret(b.load(address, typ=self.vector, align=self.bytes))
+                continue
             vector: Any = self.zeros
             for lane in range(lanes):
                 number = b.load(self._lane(b, address, lane), typ=self.element, align=self.bytes)
                 vector = b.insert_element(vector, number, const(lane))
-            b.ret(vector if lanes < self.lanes else b.load(address, typ=self.vector, align=self.bytes))
+            b.ret(vector)
 
     def _store_part(self, b: Any, function: Any) -> None:
         value, address, count = function.args
@@ -97,8 +100,9 @@ class RoutineCode(Cursor):
             b.position_at_end(case)
             if lanes == self.lanes:
                 b.store(value, address, align=self.bytes)
-            for lane in range(lanes if lanes < self.lanes else 0):
-                b.store(b.extract_element(value, const(lane)), self._lane(b, address, lane), align=self.bytes)
+            else:
+                for lane in range(lanes):
+                    b.store(b.extract_element(value, const(lane)), self._lane(b, address, lane), align=self.bytes)
             b.ret_void()
 
     def _lane(self, b: Any, address: Any, lane: int) -> Any:
