@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=REPOSITORY / ".venv" / "arm", help="where to unpack all of it")
     parser.add_argument("--cpu", choices=MODELS, default="neoverse-n1", help="which one to emulate")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many to run at a time")
-    parser.add_argument("pytest", nargs="*", help="arguments of pytest, in place of all tests")
+    parser.add_argument("pytest", nargs="*", help="after --: arguments of pytest, in place of all tests")
     given = parser.parse_args()
     emulator = next(filter(None, map(shutil.which, EMULATORS)), None)
     missing = [name for name in ("apt-get", "dpkg-deb") if shutil.which(name) is None]
