@@ -13,8 +13,8 @@ def write_product(context: Context, product: Value) -> None:
     """A product by itself, into its buffer."""
     context.is_dirty = True
     context.missed.add(product)  # it is written tile by tile
-    tiling, total = context.tiling, product.row_numel
-    with context.page.tiles(total, tiling.width(total, tiling.least), tiling.parts) as tile:
+    total = product.row_numel
+    with context.shared(total, context.tiling.least) as tile:
         tiles = accumulators(context, [Fused(product, (0,))], tile, total)
         to = context.buffer(product).at(tile.features)
         context.page.line(f"tl.store({to}, {tiles[product, 0]}, mask={tile.mask}[None, :])")
@@ -40,7 +40,7 @@ def _accumulated(context: Context, fused: Fused, tile: Tile, units: int) -> list
     held = _held_left(context, operand, offset, K)
     depth = held.width if held else max(tiling.least, min(tiling.depth, power_of_two(K)))
     names = [page.new(f"tl.zeros([{tiling.rows}, {tile.width}], {context.type})", "acc") for _ in fused.slots]
-    stays = depth >= K and product not in context.schedule.buffers and _stay(context, tile, depth, len(fused.slots))
+    stays = depth >= K and _stay(context, tile, depth, len(fused.slots))
     begin = page.name("k0") if depth < K else ""
     with page.under(f"for {begin} in range(0, {K}, {depth}):" if begin else ""):
         k = page.new(f"{begin} + tl.arange(0, {depth})" if begin else f"tl.arange(0, {depth})", "k")
@@ -98,7 +98,7 @@ def _held_left(context: Context, operand: Value, offset: int, K: int) -> Held | 
 
 def _stay(context: Context, tile: Tile, depth: int, slots: int) -> bool:
     """Whether the weights of a product, ``slots`` tiles of them, are read once, before the first step."""
-    if not tile.is_only or context.tiling.mode is not Mode.ROWS:
+    if not tile.is_one or context.tiling.mode is Mode.STEPS:
         return False
     size = depth * tile.width * context.tiling.weight_bytes
     if context.resident + slots * size > context.tiling.resident:
@@ -112,7 +112,8 @@ def _right(context: Context, product: Value, slot: int, k: str, tile: Tile, unit
     features, mask = tile.features, tile.mask
     if stays:
         depth = max(context.tiling.least, power_of_two(K))  # pyright: ignore[reportArgumentType]
-        k, features = f"tl.arange(0, {depth})", f"tl.arange(0, {tile.width})"
+        start = "" if tile.is_only else f"part * {tile.width} + "
+        k, features = f"tl.arange(0, {depth})", f"({start}tl.arange(0, {tile.width}))"
         mask = f"({features} < {units})"
     place = f"m{number} + {slot} + (({k})[:, None] * {N} + ({features})[None, :])"
     text = f"tl.load({place}, mask=(({k}) < {K})[:, None] & {mask}[None, :], other=0.0)"
