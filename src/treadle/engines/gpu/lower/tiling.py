@@ -79,6 +79,16 @@ class Tiling:
         """Columns of the tiles over so many features, of which each of several ``parts`` has a share."""
         return max(min(most or self.columns, power_of_two(-(-total // parts))), least)
 
+    def depth_of(self, terms: int) -> int:
+        """Terms of a product with so many that are multiplied at once."""
+        return max(self.least, min(self.depth, power_of_two(terms)))
+
+    def bytes_of(self, product: Value, width: int, slots: int, depth: int | None = None) -> int:
+        """Bytes of a product's weights for so many columns in each of several slots, in tiles of whole depths."""
+        terms: int = product.inputs[1].shape[0]  # pyright: ignore[reportAssignmentType]
+        depth = depth or self.depth_of(terms)
+        return -(-terms // depth) * depth * width * slots * self.weight_bytes
+
 
 MOST_NUMBERS = 1 << 31
 """As many numbers, or more, cannot be told apart by 32 bits with a sign, which is what kernels count in."""
@@ -88,6 +98,8 @@ _MOST_REGISTERS = 255
 """Of a thread: an instruction names a register by eight bits, one of whose values means none."""
 _MOST_STREAMED = 1 << 20
 """Bytes of weights that every program reads again at each step, at most; beyond that, programs share them out."""
+_FEW_SHARED = 96 << 10
+"""Bytes of the weights that one of several programs has, at most, if there can be so many: of more, registers spill."""
 _FEW = 2
 """States that four warps hold in their registers beside what a step computes."""
 _NARROW, _WIDE = 64, 128
@@ -122,12 +134,15 @@ def tiling_of(schedule: Schedule, products: Products, gpu: Gpu, mode: Mode | Non
 
 def _split(schedule: Schedule, tiling: Tiling, multiprocessors: int) -> Tiling:
     """The fewest programs whose shares of the weights stay; more than there are multiprocessors if none do."""
-    deepest = max([fused.product.inputs[1].shape[0] for fused in schedule.products.values()], default=1)
-    depth = max(power_of_two(deepest), tiling.least)  # pyright: ignore[reportArgumentType]
-    tiling = dataclasses.replace(tiling, mode=Mode.SPLIT, parts=2, depth=depth, warps=8, ahead=False)
-    while tiling.parts <= multiprocessors and _share(schedule, tiling) > tiling.resident:
-        tiling = dataclasses.replace(tiling, parts=2 * tiling.parts)
-    return tiling
+    tiling = dataclasses.replace(tiling, mode=Mode.SPLIT, warps=8, ahead=False)
+    numbers = [1 << n for n in range(1, multiprocessors.bit_length())]
+    every = [dataclasses.replace(tiling, parts=parts) for parts in numbers if parts <= multiprocessors]
+    shares = {one.parts: _share(schedule, one) for one in every}
+    for most in (_FEW_SHARED, tiling.resident):
+        found = next((one for one in every if shares[one.parts] <= most), None)
+        if found is not None:
+            return found
+    return dataclasses.replace(tiling, parts=multiprocessors + 1)
 
 
 def _share(schedule: Schedule, tiling: Tiling) -> int:
@@ -139,8 +154,7 @@ def _share(schedule: Schedule, tiling: Tiling) -> int:
             width = tiling.width(total, tiling.least, parts=tiling.parts)
             if width * tiling.parts < total:
                 return MOST_NUMBERS
-            depth = max(power_of_two(fused.product.inputs[1].shape[0]), tiling.least)  # pyright: ignore
-            found += depth * width * len(fused.slots) * tiling.weight_bytes
+            found += tiling.bytes_of(fused.product, width, len(fused.slots))
     return found
 
 
