@@ -11,7 +11,7 @@ INSTALL = $(VENV_PYTHON) -m pip install --disable-pip-version-check --constraint
 .DELETE_ON_ERROR:
 # make is told the order of the steps; two installers in one .venv would trip over each other.
 .NOTPARALLEL:
-.PHONY: help run test test-all mutations fits claims imitations busy-beaver translate decode segment kills clusters fuzz arm ported lint pictures gallery format docs bench clean
+.PHONY: help run test test-all mutations fits claims imitations busy-beaver translate decode segment kills clusters fuzz fuzz-gpu arm ported lint pictures gallery format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -62,6 +62,9 @@ clusters: .venv/.dev ## start clusters of Ray, kill trials and replicas on them,
 
 fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the interpreter; half an hour
 	TREADLE_FUZZ=$(or $(COUNT),1000) $(VENV_PYTHON) -m pytest tests/engines/test_fuzz.py $(ARGS)
+
+fuzz-gpu: .venv/.dev ## five hundred of them as kernels of a GPU, under Triton's interpreter; half an hour
+	TREADLE_LONG=1 TREADLE_FUZZ_GPU=$(or $(COUNT),500) $(VENV_PYTHON) -m pytest tests/engines/gpu/test_fuzz.py $(ARGS)
 
 arm: .venv/.dev ## run the engine's tests on a 64-bit Arm processor that QEMU emulates; a quarter of an hour, see docs/how-to/run-on-arm.md
 	$(VENV_PYTHON) -m tests.arm $(ARGS)

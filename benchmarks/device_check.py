@@ -29,6 +29,8 @@ from benchmarks.gates import compare
 from tests.tolerances import TOLERANCES
 from treadle.engines import verification
 from treadle.engines.gpu import device
+from treadle.engines.gpu.lower.tiling import Mode
+from treadle.engines.gpu.plan import launches
 
 CELLS: dict[str, Callable[[int], Any]] = {
     "lstm": lambda H: td.LSTMCell(H, H),
@@ -126,13 +128,28 @@ def gradients(rnn: nn.Module, xs: Tensor, **options: Any) -> dict[str, Tensor]:
     return {"output": ys.detach(), **dict(zip(leaves, found, strict=True))}
 
 
+@contextlib.contextmanager
+def in_mode(mode: Mode) -> Iterator[None]:
+    """A context in which kernels that are made have this mode, whatever the engine would choose."""
+    usual = launches.tiling_of
+    launches.tiling_of = functools.partial(usual, mode=mode)
+    launches.launches.cache_clear()
+    try:
+        yield
+    finally:
+        launches.tiling_of = usual
+        launches.launches.cache_clear()
+
+
 def agreement(check: Check) -> bool:
-    """Whether the engine agrees with the cells' own Python in float64, over all that it gives."""
+    """Whether the engine agrees with the cells' own Python in float64, over all that it gives, in each mode."""
     size = TINY[0] if check.tiny else Size(37, 96, 33)
     lengths = torch.arange(size.B) % (size.T + 1)
     resets = torch.rand(size.B, size.T, generator=torch.Generator().manual_seed(0)) < 0.2
     right = True
-    for name, how in ((n, p) for p in check.precisions for n in check.cells):
+    for how, name, mode in itertools.product(check.precisions, check.cells, Mode):
+        if check.tiny and mode is Mode.SPLIT:  # the interpreter runs one program after another
+            continue
         torch.manual_seed(0)
         cell, xs = CELLS[name](size.H), torch.randn(size.B, size.T, size.H)
         fine = td.Recurrent(copy.deepcopy(cell).double(), engine="reference")
@@ -140,13 +157,36 @@ def agreement(check: Check) -> bool:
         for given in ({}, {"lengths": lengths, "resets": resets}):
             expected = gradients(fine, xs.double(), **given)
             try:
-                with precision(how, check.device.type), verification.switched("never"):
+                with precision(how, check.device.type), verification.switched("never"), in_mode(mode):
+                    gradients(rnn, xs.to(check.device), **given)  # the second call is captured in a graph
                     found = gradients(rnn, xs.to(check.device), **given)
             except Exception as error:
-                check.say(what="broken", cell=name, precision=how, error=repr(error)[:300])
+                check.say(what="broken", cell=name, mode=mode, precision=how, error=repr(error)[:300])
                 right = False
                 continue
-            right &= check.agrees("treadle", found, expected, how, cell=name, ragged=bool(given))
+            right &= check.agrees("treadle", found, expected, how, cell=name, mode=mode, ragged=bool(given))
+    return right
+
+
+def sessions(check: Check) -> bool:
+    """Whether sessions give what the sequence gives, and microseconds a step beside a session in Python."""
+    size, right = TINY[0] if check.tiny else Size(1, 256, 20), True
+    for name in check.cells:
+        torch.manual_seed(0)
+        cell, xs = CELLS[name](size.H).to(check.device), torch.randn(size.B, size.T, size.H, device=check.device)
+        expected = {
+            "output": _output(td.Recurrent(copy.deepcopy(cell).double(), engine="reference"), xs.double(), None)
+        }
+        for engine in ("gpu", "reference"):
+            try:
+                session = td.Recurrent(cell, engine=engine).session(batch_size=size.B)
+                found = torch.stack([session.step(x).clone() for x in xs.unbind(1)], 1)
+                right &= check.agrees(f"a session, {engine}", {"output": found}, expected, "float32", cell=name)
+                seconds = check.timed(functools.partial(session.step, xs[:, 0]))
+                check.say(what="time", by=f"a session, {engine}", cell=name, **size._asdict(), step_us=seconds * 1e6)
+            except Exception as error:
+                check.say(what="broken", by=f"a session, {engine}", cell=name, error=repr(error)[:300])
+                right = False
     return right
 
 
@@ -309,7 +349,7 @@ def main(arguments: list[str] | None = None) -> int:
         right = agreement(check)
         waits = not no_waiting(check)
         # No speed is reported of what is wrong.
-        right = right and times(check) and not waits
+        right = right and sessions(check) and times(check) and not waits
     return 0 if right else 1
 
 

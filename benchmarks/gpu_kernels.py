@@ -1,10 +1,13 @@
 """The kernels of the GPU engine, compiled for GPUs that need not be here: registers, stack, shared memory, barriers.
 
 ``python -m benchmarks.gpu_kernels [--cells lstm,gru] [--sizes 64,128] [--archs 80,90]`` prints a line of JSON for each.
+With ``--json FILE`` they are also kept there, and those that are there are not compiled again; ``--page FILE`` writes
+them into the table of a page, of which ``docs/research/gpu-kernels.md`` is the one that has them.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -12,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,12 @@ import torch
 
 import treadle as td
 from treadle.compiler.fission import Kind
+from treadle.engines.gpu.device import Gpu
 from treadle.engines.gpu.lower.tiling import Mode, Products, Tiling, tiling_of
 from treadle.engines.gpu.plan.launches import function_of
 from treadle.engines.gpu.plan.section import GpuSection, KernelOfPass
-from treadle.engines.gpu.write.steps import Source, arguments_of, write
+from treadle.engines.gpu.write.arguments import Argument
+from treadle.engines.gpu.write.steps import Source, write
 from treadle.engines.network import network_of
 from treadle.engines.passes.schedule import schedule
 from treadle.engines.passes.section_passes import Pass
@@ -36,8 +41,10 @@ CELLS: dict[str, Callable[[int], Any]] = {
     "peephole-lstm": lambda H: td.PeepholeLSTMCell(H, H),
     "recurrent-highway": lambda H: td.RecurrentHighwayCell(H, H),
 }
-SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10}
-"""Bytes that a program may have, by compute capability."""
+GPUS = {80: Gpu("A100", 163 << 10, 108), 90: Gpu("H100", 227 << 10, 132)}
+"""By compute capability."""
+SHORT = {"bfloat": "bf", "float": "fp", "uint": "u", "int": "i"}
+"""What Triton calls numbers, but for how many bits they have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +86,7 @@ def report(name: str, size: int, direction: str, one: Pass[KernelOfPass], arch: 
     source = write(schedule(one.kernel), tiling)
     wrote = time.process_time() - began
     steps = tiling.mode is Mode.STEPS
-    found = [_compiled(source, one, arch, tiling, phase) for phase in range(source.phases)] if steps else []
-    found = found or [_compiled(source, one, arch, tiling, None)]
+    found = [_compiled(source, arch, tiling, phase) for phase in (range(source.phases) if steps else [None])]
     registers, stack, shared, seconds = (max(numbers) for numbers in zip(*found, strict=True))
     return Report(
         name, size, direction, tiling.mode, tiling.products, arch, registers, stack, shared,
@@ -88,7 +94,7 @@ def report(name: str, size: int, direction: str, one: Pass[KernelOfPass], arch: 
     )  # fmt: skip
 
 
-def _compiled(source: Source, one: Pass[KernelOfPass], arch: int, tiling: Tiling, phase: int | None) -> Any:
+def _compiled(source: Source, arch: int, tiling: Tiling, phase: int | None) -> Any:
     """Registers, bytes of stack and of shared memory, and seconds of the CPU."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -96,7 +102,7 @@ def _compiled(source: Source, one: Pass[KernelOfPass], arch: int, tiling: Tiling
 
     function = function_of(source.text)
     constants = {"WHOLE": True, "RESETS": False, "WIDE": False} | ({} if phase is None else {"PHASE": phase})
-    types = _types(one, tiling, len(source.products))
+    types = {"table": "*i64", "ahead": "i32"} | {one.name: _type(one) for one in source.arguments}
     signature = {name: "constexpr" if name in constants else types[name] for name in function.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(function.arg_names) if signature[n][0] == "*"}
     named = {(function.arg_names.index(name),): value for name, value in constants.items()}
@@ -118,36 +124,69 @@ def _cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _types(one: Pass[KernelOfPass], tiling: Tiling, products: int) -> dict[str, str]:
-    kernel = one.kernel
-    types = dict.fromkeys(arguments_of(kernel, products), "*fp32")
-    types |= {f"s{i}": "*i64" for i, value in enumerate(kernel.streams) if value in one.indices}
-    if tiling.products is Products.BFLOAT16:
-        types |= {f"m{i}": "*bf16" for i in range(products)}
-    types |= dict.fromkeys(("B", "steps", "begin", "end"), "i32")
-    return types | {"lengths": "*i32", "offsets": "*i64", "resets": "*u8"}
+def _type(one: Argument) -> str:
+    """As signatures have it: fp32 for float32, i64 for int64, u8 for uint8, bf16 for bfloat16."""
+    name = str(one.dtype).removeprefix("torch.")
+    return "*" * one.is_address + re.sub("bfloat|float|uint|int", lambda found: SHORT[found[0]], name)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table."""
+    """Compile what is asked for, print it, keep it, and write the page."""
     made = argparse.ArgumentParser("python -m benchmarks.gpu_kernels", description="Compile the GPU engine's kernels.")
     made.add_argument("--cells", default=",".join(CELLS), help="names (%(default)s)")
     made.add_argument("--sizes", default="64,128,256", help="hidden sizes (%(default)s)")
     made.add_argument("--archs", default="80,90", help="compute capabilities (%(default)s)")
-    made.add_argument("--modes", default="rows,steps", help="(%(default)s)")
+    made.add_argument("--modes", default=",".join(Mode), help="(%(default)s)")
     made.add_argument("--products", default="tf32", help="ieee, tf32 or bfloat16 (%(default)s)")
+    made.add_argument("--json", type=Path, help="a file that keeps the lines")
+    made.add_argument("--page", type=Path, help="a page whose table is written")
     given = made.parse_args(arguments)
     os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # how long it takes is a figure, too
-    for name in given.cells.split(","):
-        for size in map(int, given.sizes.split(",")):
-            for direction, one in passes(CELLS[name](size)):
-                for arch in map(int, given.archs.split(",")):
-                    for mode in map(Mode, given.modes.split(",")):
-                        plan, products = schedule(one.kernel), Products(given.products)
-                        tiling = tiling_of(plan, products, SHARED_MEMORY[arch], mode)
-                        found = report(name, size, direction, one, arch, tiling)
-                        print(json.dumps(dataclasses.asdict(found)), flush=True)
+    kept = [Report(**json.loads(line)) for line in _lines(given.json)]
+    for name, size, arch, mode in itertools.product(
+        given.cells.split(","),
+        map(int, given.sizes.split(",")),
+        map(int, given.archs.split(",")),
+        given.modes.split(","),
+    ):
+        if any((one.cell, one.size, one.arch, one.mode) == (name, size, arch, mode) for one in kept):
+            continue
+        found = []
+        for direction, one in passes(CELLS[name](size)):
+            tiling = tiling_of(schedule(one.kernel), Products(given.products), GPUS[arch], Mode(mode))
+            found.append(report(name, size, direction, one, arch, tiling))
+            print(json.dumps(dataclasses.asdict(found[-1])), flush=True)
+        kept += found
+        if given.json:
+            given.json.write_text("".join(json.dumps(dataclasses.asdict(one)) + "\n" for one in kept))
+    if given.page:
+        head, _, tail = given.page.read_text().partition(_BEGIN)
+        given.page.write_text(f"{head}{_BEGIN}\n\n{table(kept)}\n{_END}{tail.partition(_END)[2]}")
     return 0
+
+
+_BEGIN, _END = "<!-- kernels -->", "<!-- end of kernels -->"
+
+
+def _lines(path: Path | None) -> list[str]:
+    return path.read_text().splitlines() if path and path.exists() else []
+
+
+def table(found: Sequence[Report]) -> str:
+    """Reports as a table in Markdown: forward / backward."""
+    rows = [
+        "| cell, units | mode | compute capability | registers | stack, bytes | shared memory, KB | compiled in, s |"
+    ]
+    rows.append("| --- | --- | --- | --- | --- | --- | --- |")
+    pairs: dict[tuple[Any, ...], list[Report]] = {}
+    for one in found:
+        pairs.setdefault((f"{one.cell}, {one.size}", one.mode, f"{one.arch / 10:.1f}"), []).append(one)
+    for key, both in pairs.items():
+        figures = [
+            (str(one.registers), str(one.stack), str(-(-one.shared // 1024)), f"{one.seconds:.1f}") for one in both
+        ]
+        rows.append(f"| {' | '.join([*key, *(' / '.join(two) for two in zip(*figures, strict=True))])} |")
+    return "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":

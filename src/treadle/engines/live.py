@@ -112,19 +112,20 @@ def live(asked: Asked) -> Live | None:
     engines = [one for one in candidates(asked.engine) if one.steps_live]
     if not engines:
         return None
-    refusal = Refusal("it has no weights")
-    if first_weight(asked.cell) is not None:
-        call = _call(asked)
-        for one in engines:
-            refusal = one.refusal(call) or program_of(call)
-            if isinstance(refusal, Network):
-                network, refusal = refusal, _program(refusal, one, asked)
-                if not isinstance(refusal, Refusal):
-                    if refusal.left_out:
-                        name = type(asked.cell).__name__
-                        say_once(f"a session of {name} leaves a part of each step to PyTorch: {refusal.left_out}")
-                    return Live(network, one, refusal)
-    return _refused(asked, refusal)
+    if first_weight(asked.cell) is None:
+        return _refused(asked, Refusal("it has no weights"))
+    call, refusals = _call(asked), []
+    for one in engines:
+        found = one.refusal(call) or program_of(call)
+        if isinstance(found, Network):
+            network, found = found, _program(found, one, asked)
+            if not isinstance(found, Refusal):
+                if found.left_out:
+                    name = type(asked.cell).__name__
+                    say_once(f"a session of {name} leaves a part of each step to PyTorch: {found.left_out}")
+                return Live(network, one, found)
+        refusals.append(found)
+    return _refused(asked, min(refusals, key=lambda refusal: refusal.elsewhere))
 
 
 def _program(network: Network, engine: Engine, asked: Asked) -> LiveProgram | Refusal:

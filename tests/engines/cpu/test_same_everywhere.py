@@ -12,7 +12,7 @@ import hashlib, json, sys, torch
 from tests.registry import CELLS, build, sequence, random_state
 from treadle.engines import network
 from treadle.engines.cpu.lower.lowered import lower
-from treadle.engines.cpu.plan.whole_step import whole_step
+from treadle.engines.whole_step import whole_step
 from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.passes.support import why_not
 from treadle.engines.cpu.machine.target import host

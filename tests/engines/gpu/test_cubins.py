@@ -2,16 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from benchmarks.gpu_kernels import GPUS
 from tests.mutations import ROOT
 
-SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10}
-SECONDS = 20
-"""Of the CPU for a kernel; the slowest took 3 to 7, as much else ran beside it or not."""
+SECONDS = 4
+"""Of the CPU for a kernel, where little else runs; a machine that is busy takes twice as long."""
 CEILINGS = {
     ("lstm", "forward"): (0, 0),
     ("lstm", "backward"): (0, 2),
@@ -38,13 +39,25 @@ def test_kernels_of_one_tile():
         stack, barriers = CEILINGS[one["cell"], one["direction"]]
         assert one["stack"] <= stack, one
         assert one["barriers"] <= barriers, one
-        assert one["shared"] <= SHARED_MEMORY[one["arch"]], one
-        assert one["seconds"] <= SECONDS, one
+        assert one["shared"] <= GPUS[one["arch"]].shared_memory, one
+        assert one["seconds"] <= 2 * SECONDS, one
 
 
 @pytest.mark.slow
-def test_kernels_of_several_tiles_and_of_single_phases():
+def test_kernels_of_several_tiles_of_single_phases_and_of_programs_that_meet():
     for one in reports("--cells", "lstm", "--sizes", "256", "--archs", "80"):
         assert not one["stack"], one
-        assert one["shared"] <= SHARED_MEMORY[one["arch"]], one
+        assert one["shared"] <= GPUS[one["arch"]].shared_memory, one
         assert one["barriers"] <= (0 if one["mode"] == "steps" else 4), one
+
+
+def test_the_page_has_every_kernel_and_each_is_within_its_limits():
+    page = (ROOT / "docs/research/gpu-kernels.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| [a-z-]+, \d+ \|", line)]
+    assert len(rows) == 6 * 3 * len(GPUS) * 3  # cells, sizes, GPUs, modes
+    for kernel, mode, capability, _, stack, shared, seconds in rows:
+        forward, _ = stack.split(" / ")
+        assert forward == "0", (kernel, mode)
+        most = GPUS[round(float(capability) * 10)].shared_memory >> 10
+        assert max(map(int, shared.split(" / "))) <= most, (kernel, mode)
+        assert max(map(float, seconds.split(" / "))) <= SECONDS, (kernel, mode)

@@ -84,7 +84,7 @@ def test_to_pretend_one_triton_has_to_interpret(monkeypatch):
 def test_float64_runs_on_the_pretended_gpu_alone(monkeypatch, gpu):
     call = td.Recurrent(td.LSTMCell(3, 4).double()).call(torch.zeros(1, 2, 3).double())
     assert ENGINES["gpu"].refusal(call) is None
-    monkeypatch.setattr(device, "_pretended", [device.Gpu("real", gpu.shared_memory)])
+    monkeypatch.setattr(device, "_pretended", [device.Gpu("real", gpu.shared_memory, 132)])
     assert "not for float64" in str(ENGINES["gpu"].refusal(call))
 
 
@@ -107,7 +107,7 @@ class NoLaunch:
 @pytest.mark.parametrize("subject", ["layer-norm-lstm", "zoneout-lstm", "stack-feedback", "graph-tokens"])
 def test_a_training_step_asks_the_device_for_nothing(subject, monkeypatch, gpu):
     """On the device "meta", whose tensors have no numbers to ask for; to mix it with the CPU fails as well."""
-    monkeypatch.setattr(launches, "function_of", lambda text: NoLaunch())
+    monkeypatch.setattr(launches, "function_of", lambda *text: NoLaunch())
     for module in (treadle.engines.gpu, loop):
         monkeypatch.setattr(module, "gpu_of", lambda device: gpu)
     launches.launches.cache_clear()
@@ -122,7 +122,7 @@ def test_a_training_step_asks_the_device_for_nothing(subject, monkeypatch, gpu):
 
 
 def test_products_follow_pytorchs_own():
-    real, pretended = device.Gpu("real", 1 << 17), device.Gpu("not", 1 << 17, True)
+    real, pretended = device.Gpu("real", 1 << 17, 132), device.Gpu("not", 1 << 17, 1, True)
     before = torch.backends.cuda.matmul.fp32_precision
     try:
         for precision, expected in (("tf32", Products.TF32), ("ieee", Products.IEEE)):
@@ -172,14 +172,14 @@ class Reporting:
     """A kernel that computes nothing, and says of each phase what Triton's compiler might say."""
 
     def __getitem__(self, grid):
-        return lambda *given, PHASE, **options: SimpleNamespace(
+        return lambda *given, PHASE=0, **options: SimpleNamespace(
             n_regs=100 - PHASE, metadata=SimpleNamespace(shared=1000 * PHASE)
         )
 
 
 def test_of_single_phases_explaining_says_the_most_that_one_takes(cut, monkeypatch):
     cut("steps")
-    monkeypatch.setattr(launches, "function_of", lambda text: Reporting())
+    monkeypatch.setattr(launches, "function_of", lambda *text: Reporting())
     rnn = td.Recurrent(td.LSTMCell(3, 4), engine="gpu")
     with verification.switched("never"), torch.no_grad():
         rnn(torch.randn(2, 5, 3))

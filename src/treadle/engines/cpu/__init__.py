@@ -58,7 +58,8 @@ class CpuEngine(Engine):
 
     def live_program(self, network: Network, products: torch.dtype | None) -> LiveProgram | Refusal:
         """A network's whole step as one kernel; or as kernels and operations of PyTorch's in turn."""
-        from treadle.engines.cpu.plan import live_program, piecewise_step, step_pieces, whole_step
+        from treadle.engines import whole_step
+        from treadle.engines.cpu.plan import live_program, piecewise_step, step_pieces
 
         if whole_step.reason_against(network) is None:
             return live_program.LiveProgram(network, products)
@@ -67,7 +68,8 @@ class CpuEngine(Engine):
 
     def left_out_live(self, network: Network) -> str | Refusal:
         """What has no machine code, of a step that is no single kernel."""
-        from treadle.engines.cpu.plan import step_pieces, whole_step
+        from treadle.engines import whole_step
+        from treadle.engines.cpu.plan import step_pieces
 
         if whole_step.reason_against(network) is None:
             return ""

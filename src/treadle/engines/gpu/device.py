@@ -24,11 +24,13 @@ class Gpu:
     Args:
         name: as PyTorch calls it.
         shared_memory: bytes that a program may have.
+        multiprocessors: how many programs run at once at least.
         is_pretended: whether Triton's interpreter stands for it.
     """
 
     name: str
     shared_memory: int
+    multiprocessors: int
     is_pretended: bool = False
 
 
@@ -40,12 +42,14 @@ _pretended: list[Gpu] = []
 def pretended(shared_memory: int = 227 << 10) -> Iterator[Gpu]:
     """A context in which tensors on the CPU count as being on a GPU, and Triton's interpreter runs its kernels.
 
+    It has one multiprocessor: the interpreter runs one program after another, so none may wait for another.
+
     Raises:
         EngineError: ``TRITON_INTERPRET=1`` is not in the environment. It has to be before anything imports triton.
     """
     if os.environ.get("TRITON_INTERPRET") != "1":
         raise EngineError("Triton interprets no kernels: set TRITON_INTERPRET=1 before the process starts")
-    _pretended.append(Gpu("Triton's interpreter", shared_memory, True))
+    _pretended.append(Gpu("Triton's interpreter", shared_memory, 1, True))
     try:
         yield _pretended[-1]
     finally:
@@ -73,4 +77,4 @@ def _cuda(index: int | None) -> Gpu | Refusal:
     found = torch.cuda.get_device_properties(torch.cuda.current_device() if index is None else index)
     if torch.version.hip or (found.major, found.minor) < _LEAST_CAPABILITY:
         return Refusal(f"the GPU engine needs an NVIDIA GPU of compute capability 8.0 or more, but has {found.name}")
-    return Gpu(found.name, found.shared_memory_per_block_optin)
+    return Gpu(found.name, found.shared_memory_per_block_optin, found.multi_processor_count)

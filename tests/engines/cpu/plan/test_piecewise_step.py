@@ -10,7 +10,8 @@ from torch import nn
 import treadle as td
 from tests.registry import SUBJECTS, build, random_state, sequence
 from tests.tolerances import assert_all_close, assert_close
-from treadle.engines.cpu.plan import step_pieces, whole_step
+from treadle.engines import whole_step
+from treadle.engines.cpu.plan import step_pieces
 from treadle.engines.cpu.plan.piecewise_step import PiecewiseStep
 from treadle.state import named_tensors
 

@@ -13,10 +13,10 @@ from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, Rows
-from treadle.engines.cpu.plan.live_input import LiveInput
 from treadle.engines.cpu.plan.rows import Role, TensorKey, keys_of, tensors_of_layout
 from treadle.engines.cpu.routines.int8_panels import int8_panels
 from treadle.engines.layout import Layout
+from treadle.engines.live_input import LiveInput
 from treadle.engines.passes.int8 import Int8Matrix
 from treadle.engines.passes.rows import contiguous, with_signs
 from treadle.engines.passes.section_passes import Pass

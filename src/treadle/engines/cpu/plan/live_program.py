@@ -8,9 +8,9 @@ from treadle.engines.cpu.plan.live_operands import LiveWeights
 from treadle.engines.cpu.plan.live_pool import LivePool
 from treadle.engines.cpu.plan.live_section import LiveSection
 from treadle.engines.cpu.plan.live_step import LiveStep
-from treadle.engines.cpu.plan.whole_step import whole_step
 from treadle.engines.engine import KeptMatrix
 from treadle.engines.network import Network
+from treadle.engines.whole_step import whole_step
 
 
 class LiveProgram:

@@ -16,12 +16,12 @@ from treadle.compiler.program import Value
 from treadle.engines.cpu.machine import threads
 from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.plan.kernel_call import KernelCall
-from treadle.engines.cpu.plan.live_input import LiveInput
 from treadle.engines.cpu.plan.live_operands import KernelWeights
 from treadle.engines.cpu.plan.live_section import LiveSection
 from treadle.engines.cpu.plan.live_step import WORTH_A_THREAD
 from treadle.engines.cpu.plan.step_pieces import why_in_pieces
 from treadle.engines.engine import KeptMatrix
+from treadle.engines.live_input import LiveInput
 from treadle.engines.network import Network
 from treadle.engines.passes.rows import with_rows_in_place
 from treadle.torch_internals import is_noted_down

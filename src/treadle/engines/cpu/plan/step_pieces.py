@@ -6,10 +6,10 @@ from treadle.compiler import program as p
 from treadle.compiler.fission import Kind, Section
 from treadle.compiler.pieces import Pieces, pieces
 from treadle.compiler.program import Program, Value
-from treadle.engines.cpu.plan.whole_step import live_program
 from treadle.engines.engine import Refusal
 from treadle.engines.network import Network
 from treadle.engines.passes.support import why_not, why_unknown
+from treadle.engines.whole_step import live_program
 
 _TYPES = (torch.float32, torch.float64)
 

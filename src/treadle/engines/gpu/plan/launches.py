@@ -12,7 +12,9 @@ from torch import Tensor
 from treadle.caches import kept_while_used
 from treadle.engines.gpu.device import Gpu
 from treadle.engines.gpu.lower.tiling import MOST_NUMBERS, Mode, Products, tiling_of
-from treadle.engines.gpu.write.steps import write
+from treadle.engines.gpu.plan.phases import Launcher, Phases
+from treadle.engines.gpu.write.arguments import ALIGNED, in_table
+from treadle.engines.gpu.write.steps import COUNTER, write
 from treadle.engines.layout import Layout
 from treadle.engines.passes.loop_nests import Kernel
 from treadle.engines.passes.schedule import schedule
@@ -37,6 +39,14 @@ class Arguments(NamedTuple):
     ends: Sequence[Tensor]
     fresh: Sequence[Tensor]
 
+    def in_order(self, layout: Layout, scratch: Tensor, meetings: Tensor) -> list[Tensor]:
+        """As kernels take them, see `arguments_of`; in the place of what there is not stands the scratch."""
+        states = [tensor for three in zip(self.starts, self.ends, self.fresh, strict=True) for tensor in three]
+        lengths, offsets = layout.ragged or (scratch, scratch)
+        resets = scratch if layout.packed_resets is None else layout.packed_resets
+        some = [*self.streams, *self.outputs, *self.invariants, *self.matrices, *states]
+        return [*some, lengths, offsets, resets, scratch, meetings]
+
 
 class Launches:
     """A kernel as one GPU runs it.
@@ -45,54 +55,88 @@ class Launches:
         tiling: how it is cut.
         source: its text.
         products: the products, in the order of their matrices.
-        compiled: what Triton made of it, by phase (None in `Mode.ROWS`); empty before, and where it is interpreted.
+        compiled: what Triton made of it, by phase in `Mode.STEPS`; empty before, and where it is interpreted.
     """
 
     def __init__(self, kernel: Kernel, gpu: Gpu, how: Products):
         self.kernel, self.gpu = kernel, gpu
         plan = schedule(kernel)
-        self.tiling = tiling_of(plan, how, gpu.shared_memory)
+        self.tiling = tiling_of(plan, how, gpu)
         self.source = write(plan, self.tiling)
         self.products = self.source.products
         self.function = function_of(self.source.text)
+        self.write_table = function_of(self.source.text, "write_table") if self.tiling.mode is Mode.STEPS else None
         self.compiled: dict[int | None, Any] = {}
         kernel_rows = [*kernel.streams, *kernel.outputs, *(old for old, _ in kernel.carries)]
         self.widest = max(value.row_numel for value in kernel_rows)
+        self._phases: dict[Any, Phases] = {}
 
     def run(self, layout: Layout, given: Arguments) -> list[Tensor]:
         """Run over a sequence; returns the sums over all rows."""
-        rows, device = self.tiling.rows, given.starts[0].device
-        blocks, scratch = -(-layout.batch // rows), self.source.scratch
-        memory = torch.empty(blocks * scratch.end, dtype=self.kernel.precision.dtype, device=device)
-        lengths, offsets = layout.ragged or (None, None)
-        resets, nothing = layout.packed_resets, memory
-        states = [t for three in zip(given.starts, given.ends, given.fresh, strict=True) for t in three]
-        tensors = [*given.streams, *given.outputs, *given.invariants, *given.matrices, *states]
-        tensors += [nothing if t is None else t for t in (lengths, offsets, resets)]
-        options: dict[str, Any] = {"WHOLE": lengths is None, "RESETS": resets is not None}
+        blocks, device, end = -(-layout.batch // self.tiling.rows), given.starts[0].device, self.source.scratch.end
+        scratch = torch.empty(blocks * end, dtype=self.kernel.precision.dtype, device=device)
+        options: dict[str, Any] = {"WHOLE": layout.ragged is None, "RESETS": layout.packed_resets is not None}
         options["WIDE"] = layout.batch * self.widest >= MOST_NUMBERS
-        if not self.gpu.is_pretended:
-            options |= self.tiling.options
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            launcher = self.function[blocks, self.tiling.parts]
-            for begin, end, phase in self._launches(layout.steps, resets is not None):
-                some = {} if phase is None else {"PHASE": phase}
-                found = launcher(*tensors, memory, layout.batch, layout.steps, begin, end, **options, **some)
-                if found is not None:
-                    self.compiled[phase] = found
-        every = memory.view(blocks, scratch.end)
+            match self.tiling.mode:
+                case Mode.ROWS:
+                    tensors = given.in_order(layout, scratch, scratch)
+                    self._launch((blocks, 1), options, *tensors, layout.batch, layout.steps, 0, 0, layout.steps)
+                case Mode.SPLIT:
+                    self._split(blocks, options, layout, given, scratch)
+                case Mode.STEPS:
+                    tensors = [_aligned(tensor) for tensor in given.in_order(layout, scratch, scratch)]
+                    phases = self._phases_of(blocks, options, device)
+                    numbers = layout.batch, layout.steps, 0, 0
+                    phases.run(lambda table: self.write_table[1,](*tensors, *numbers, table), layout.steps)  # pyright: ignore
+        every = scratch.view(blocks, end)
         return [
             every[:, begin : begin + value.row_numel].sum(0).view(value.row_shape)
-            for begin, value in zip(scratch.sums, self.kernel.sums, strict=True)
+            for begin, value in zip(self.source.scratch.sums, self.kernel.sums, strict=True)
         ]
+
+    def _launch(self, grid: tuple[int, int], options: dict[str, Any], *given: Any, phase: int | None = None) -> None:
+        options = options if phase is None else {**options, "PHASE": phase}
+        found = self.function[grid](*given, **options, **({} if self.gpu.is_pretended else self.tiling.options))
+        if found is not None:
+            self.compiled[phase] = found
+
+    def _split(self, blocks: int, options: dict[str, Any], layout: Layout, given: Arguments, scratch: Tensor) -> None:
+        """As many blocks of rows as run at once, so that no program waits for one that has not begun; then the next."""
+        parts = self.tiling.parts
+        meetings = torch.zeros(blocks, COUNTER, dtype=torch.int64, device=scratch.device)
+        tensors, at_once = given.in_order(layout, scratch, meetings), max(1, self.gpu.multiprocessors // parts)
+        for block in range(0, blocks, at_once):
+            numbers = layout.batch, layout.steps, block, 0, layout.steps
+            self._launch((min(at_once, blocks - block), parts), options, *tensors, *numbers)
+
+    def _phases_of(self, blocks: int, options: dict[str, Any], device: torch.device) -> Phases:
+        """The launches for so many blocks of rows, on the stream that is in use."""
+        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+        key = blocks, *options.values(), device, stream
+        if key not in self._phases:
+            while len(self._phases) >= _MOST_GRAPHS:
+                self._phases.pop(next(iter(self._phases)), None)
+            last = self.source.phases - 1
+            of_resets = last - 1 if self.kernel.reverse else 1
+            numbers = [n for n in range(1, last) if options["RESETS"] or n != of_resets]
+
+            def launch(table: Tensor, ahead: int, phase: int) -> None:
+                self._launch((blocks, self.tiling.parts), options, table, ahead, phase=phase)
+
+            launcher = Launcher(launch, numbers, last)
+            self._phases[key] = Phases(launcher, len(in_table(self.source.arguments)), device)
+        return self._phases[key]
 
     def details(self) -> str:
         """How it is cut and why, and what the GPU's compiler said."""
         tiling, direction = self.tiling, "backward" if self.kernel.reverse else "forward"
         size = sum(product.inputs[1].row_numel for product in self.products) * tiling.weight_bytes
         text = f"{direction}: mode {tiling.mode} for {size:,} bytes of weights, {tiling.rows} rows a program"
+        if tiling.mode is not Mode.ROWS:
+            text += f", {tiling.parts} programs for the columns"
         if tiling.mode is Mode.STEPS:
-            text += f", {tiling.parts} programs for the columns, {self.source.phases - 2} launches a step"
+            text += f", {self.source.phases - 2} launches a step"
         text += f", products in {tiling.products}"
         if not self.compiled:
             return f"{text}, on {self.gpu.name}"
@@ -102,23 +146,23 @@ class Launches:
         text += f", {most}{registers} registers, {most}{shared:,} bytes of shared memory"
         return f"{text}, on {self.gpu.name}"
 
-    def _launches(self, steps: int, has_resets: bool) -> list[tuple[int, int, int | None]]:
-        """The first step of each launch, the one after its last, and its phase."""
-        if self.tiling.mode is Mode.ROWS:
-            return [(0, steps, None)]
-        last = self.source.phases - 1
-        of_resets = last - 1 if self.kernel.reverse else 1
-        phases = [n for n in range(1, last) if has_resets or n != of_resets]
-        return [(0, 0, 0), *((s, s + 1, n) for s in range(steps) for n in phases), (0, 0, last)]
+
+_MOST_GRAPHS = 8
+"""Of one kernel, for other numbers of blocks or on other streams, at most."""
 
 
-def function_of(text: str) -> Any:
-    """The kernel of a source. Triton reads that again, from where Python keeps the lines of what is no file."""
-    name = f"<treadle {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
-    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+def _aligned(tensor: Tensor) -> Tensor:
+    """A tensor whose address kernels may count on; what they write into has been made so."""
+    return tensor.clone() if tensor.data_ptr() % ALIGNED else tensor
+
+
+def function_of(text: str, name: str = "kernel") -> Any:
+    """A kernel of a source. Triton reads that again, from where Python keeps the lines of what is no file."""
+    file = f"<treadle {hashlib.sha256(text.encode()).hexdigest()[:16]}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(True), file)
     namespace: dict[str, Any] = {"__name__": "treadle.generated"}
-    exec(compile(text, name, "exec"), namespace)
-    return namespace["kernel"]
+    exec(compile(text, file, "exec"), namespace)
+    return namespace[name]
 
 
 @kept_while_used

@@ -101,7 +101,7 @@ def run_pass(
         [contiguous(rows[v], rows[v].dtype if v in one.indices else dtype) for v in kernel.streams],
         list(outputs.values()),
         [contiguous(known[v], dtype) for v in kernel.invariants],
-        [_matrix(known[product.inputs[1]], dtype, of_kernel) for product in of_kernel.products],
+        [matrix_for(known[product.inputs[1]], dtype, of_kernel) for product in of_kernel.products],
         starts,
         ends,
         fresh,
@@ -110,7 +110,7 @@ def run_pass(
     return Passed(outputs, ends, sums)
 
 
-def _matrix(tensor: Tensor, dtype: torch.dtype, of_kernel: Launches) -> Tensor:
+def matrix_for(tensor: Tensor, dtype: torch.dtype, of_kernel: Launches) -> Tensor:
     """The right operand of a product as it is multiplied."""
     match of_kernel.tiling.products:
         case Products.BFLOAT16:

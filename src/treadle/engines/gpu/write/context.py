@@ -1,13 +1,14 @@
 """What the parts of a kernel's source share while it is written: the page, and where everything is."""
 
 import dataclasses
+from contextlib import AbstractContextManager
 
 import torch
 
 from treadle.compiler.program import Value
 from treadle.engines.gpu.lower.scratch import Key, scratch_of
 from treadle.engines.gpu.lower.tiling import Tiling
-from treadle.engines.gpu.write.page import Page
+from treadle.engines.gpu.write.page import Page, Tile
 from treadle.engines.passes.indices import Affine, contiguous
 from treadle.engines.passes.loop_nests import Carry, Schedule
 
@@ -119,10 +120,15 @@ class Context:
         """The tensor [B, ...] of a state: ``a`` where it starts, ``z`` where it ends up, ``f`` what resets give."""
         return Rows(f"{kind}{carry.number}", f"(r * {self.scratch.size[carry]})", True)
 
-    def width_of(self, carry: Carry) -> int:
-        """The width of the tiles in which a state is moved."""
+    def shared(self, total: int, least: int = 1, most: int | None = None) -> AbstractContextManager[Tile]:
+        """The tiles over so many features, shared out among the programs of a block of rows."""
+        parts = self.tiling.parts
+        return self.page.tiles(total, self.tiling.width(total, least, most, parts), parts)
+
+    def tiles_of(self, carry: Carry) -> AbstractContextManager[Tile]:
+        """The tiles in which a state is moved: always the same, so that each program moves what it moved before."""
         size = self.scratch.size[carry]
-        return self.tiling.width(size, self.tiling.least if size > 1 else 1)
+        return self.shared(size, self.tiling.least if size > 1 else 1)
 
 
 def is_whole(place: Affine, domain: tuple[int, ...], size: int) -> bool:

@@ -13,7 +13,7 @@ from treadle.engines.passes.loop_nests import Nest
 
 _UNARY = {
     "neg": "-{0}", "abs": "tl.abs({0})", "exp": "tl.exp({0})", "expm1": "f.expm1({0})", "log": "tl.log({0})",
-    "log1p": "f.log1p({0})", "sqrt": "tl.sqrt_rn({0})", "rsqrt": "(1 / tl.sqrt({0}))", "sin": "tl.sin({0})",
+    "log1p": "f.log1p({0})", "sqrt": "tl.sqrt({0})", "rsqrt": "(1 / tl.sqrt({0}))", "sin": "tl.sin({0})",
     "cos": "tl.cos({0})", "tanh": "f.tanh({0})", "sigmoid": "f.sigmoid({0})", "logsigmoid": "f.logsigmoid({0})",
     "erf": "tl.erf({0})", "floor": "tl.floor({0})", "ceil": "tl.ceil({0})", "round": "f.rounded({0})",
     "trunc": "tl.where({0} < 0, tl.ceil({0}), tl.floor({0}))", "sign": "f.sign({0})", "reciprocal": "(1 / {0})",
@@ -27,7 +27,7 @@ _BINARY = {
     "ge": "({0} >= {1})", "and": "({0} & {1})", "or": "({0} | {1})",
 }  # fmt: skip
 OPERATIONS = _UNARY | _BINARY | {"where": "tl.where({0}, {1}, {2})"}
-_IN_FLOAT32 = {"tanh": "f.tanh_float32({0})"}
+_IN_FLOAT32 = {"tanh": "f.tanh_float32({0})", "sqrt": "tl.sqrt_rn({0})"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,6 +100,20 @@ def as_bfloat16(x):
 @triton.jit
 def largest(x):
     """The largest number of each row, NaN where there is one."""
-    found = tl.max(x, 1)[:, None]
+    found = tl.max(tl.where(x == x, x, float("-inf")), 1)[:, None]
     wrong = tl.sum(tl.where(x == x, 0.0, 1.0), 1)[:, None]
     return tl.where(wrong > 0, float("nan"), found).to(x.dtype)
+
+
+@triton.jit
+def meet(counter, target):
+    """Wait until programs have been here so many times; all that they wrote before is seen after.
+
+    Release and acquire, of a whole GPU, make one program's writes visible to the next; the barriers hand that on to and
+    from the threads of a program, of which one counts. The programs have to run at once, or they wait for ever.
+    """
+    tl.debug_barrier()
+    met = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") + 1
+    while met < target:
+        met = tl.atomic_add(counter, 0, sem="acq_rel", scope="gpu")
+    tl.debug_barrier()

@@ -14,12 +14,14 @@ class Tile:
         mask: the name of which of them there are.
         width: how many.
         is_only: whether there is no other tile.
+        is_one: whether a program has no other tile.
     """
 
     features: str
     mask: str
     width: int
     is_only: bool
+    is_one: bool
 
 
 class Page:
@@ -59,16 +61,15 @@ class Page:
 
     @contextlib.contextmanager
     def tiles(self, total: int, width: int, parts: int = 1) -> Iterator[Tile]:
-        """What follows is written for a tile of so many features; a loop, unless there is one tile.
+        """What follows is written for a tile of so many features; a loop, unless a program has one tile.
 
         Of several ``parts``, each takes its share of the tiles.
         """
-        is_only = total <= width and parts == 1
-        head, first = "", f"tl.arange(0, {width})"
-        if not is_only:
+        is_one = total <= width * parts
+        head, start = "", "" if parts == 1 else f"part * {width}"
+        if not is_one:
             begin = self.name("tile")
-            start, step = ("0", width) if parts == 1 else (f"part * {width}", parts * width)
-            head, first = f"for {begin} in range({start}, {total}, {step}):", f"{begin} + tl.arange(0, {width})"
+            head, start = f"for {begin} in range({start or 0}, {total}, {parts * width}):", begin
         with self.under(head):
-            features = self.new(first, "f")
-            yield Tile(features, self.new(f"{features} < {total}", "in"), width, is_only)
+            features = self.new(f"{start} + tl.arange(0, {width})" if start else f"tl.arange(0, {width})", "f")
+            yield Tile(features, self.new(f"{features} < {total}", "in"), width, is_one and parts == 1, is_one)

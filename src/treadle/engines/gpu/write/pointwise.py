@@ -16,8 +16,8 @@ def write_fused(context: Context, nest: Nest) -> None:
     """A nest that runs on the accumulators of its products."""
     tiling, (units,) = context.tiling, nest.domain
     most = max(len(fused.slots) for fused in nest.fused)
-    width = tiling.width(units, tiling.least, max(tiling.least, tiling.columns // (2 if most > _MANY else 1)))
-    with context.page.tiles(units, width, tiling.parts) as tile:
+    most = max(tiling.least, tiling.columns // (2 if most > _MANY else 1))
+    with context.shared(units, tiling.least, most) as tile:
         tiles = accumulators(context, nest.fused, tile, units)
         variables = [Variable(tile.features, True)]
         _write_body(context, Spot(nest, variables, tile.mask, tile.width, tile.is_only, tiles))
@@ -31,7 +31,7 @@ def write_plain(context: Context, nest: Nest) -> None:
             _write_body(context, Spot(nest, [], "", 1, tiling.parts == 1))
         return
     total = p.numel(nest.domain)
-    with context.page.tiles(total, tiling.width(total, tiling.least), tiling.parts) as tile:
+    with context.shared(total, tiling.least) as tile:
         variables = variables_of(context, tile.features, nest.domain)
         _write_body(context, Spot(nest, variables, tile.mask, tile.width, tile.is_only))
 

@@ -1,9 +1,10 @@
 """Products: the accumulators of a tile, whose weights stay or are read at each step."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from treadle.compiler.program import Value
-from treadle.engines.gpu.lower.tiling import Mode, Products, power_of_two
+from treadle.engines.gpu.lower.tiling import Mode, Products
 from treadle.engines.gpu.write.context import Context, Held, Rows
 from treadle.engines.gpu.write.page import Tile
 from treadle.engines.passes.loop_nests import Fused
@@ -13,8 +14,8 @@ def write_product(context: Context, product: Value) -> None:
     """A product by itself, into its buffer."""
     context.is_dirty = True
     context.missed.add(product)  # it is written tile by tile
-    tiling, total = context.tiling, product.row_numel
-    with context.page.tiles(total, tiling.width(total, tiling.least), tiling.parts) as tile:
+    total = product.row_numel
+    with context.shared(total, context.tiling.least) as tile:
         tiles = accumulators(context, [Fused(product, (0,))], tile, total)
         to = context.buffer(product).at(tile.features)
         context.page.line(f"tl.store({to}, {tiles[product, 0]}, mask={tile.mask}[None, :])")
@@ -38,28 +39,29 @@ def _accumulated(context: Context, fused: Fused, tile: Tile, units: int) -> list
     operand, offset = _left(context, product.inputs[0])
     K: int = product.inputs[1].shape[0]  # pyright: ignore[reportAssignmentType]
     held = _held_left(context, operand, offset, K)
-    depth = held.width if held else max(tiling.least, min(tiling.depth, power_of_two(K)))
+    depth = held.width if held else tiling.depth_of(K)
     names = [page.new(f"tl.zeros([{tiling.rows}, {tile.width}], {context.type})", "acc") for _ in fused.slots]
-    stays = depth >= K and product not in context.schedule.buffers and _stay(context, tile, depth, len(fused.slots))
-    begin = page.name("k0") if depth < K else ""
-    with page.under(f"for {begin} in range(0, {K}, {depth}):" if begin else ""):
-        k = page.new(f"{begin} + tl.arange(0, {depth})" if begin else f"tl.arange(0, {depth})", "k")
-        if held is None:
-            rows = context.rows_of(operand)
-            rows = Rows(f"{rows.base} + {offset}", rows.row)
-            mask = f"mask=live[:, None] & ({k} < {K})[None, :], other=0.0"
-            left = page.new(f"tl.load({rows.at(k)}, {mask})", "left")
-        elif depth != K:  # what lies beyond is anything, NaN perhaps
-            left = page.new(f"tl.where(({k} < {K})[None, :], {held.name}, 0.0)", "left")
-        else:
-            left = held.name
-        if tiling.products is Products.BFLOAT16:
-            left = page.new(f"{left}.to(tl.bfloat16)", "left")
-        elif tiling.products is Products.ROUNDED:
-            left = page.new(f"f.as_bfloat16({left})", "left")
-        for name, slot in zip(names, fused.slots, strict=True):
-            right = _right(context, product, slot, k, tile, units, stays)
-            page.line(f"{name} = tl.dot({left}, {right}, {name}{_how(context)})")
+    stays = _stay(context, tile, tiling.bytes_of(product, tile.width, len(fused.slots), depth))
+    loop = page.name("k0") if depth < K and not stays else ""
+    with page.under(f"for {loop} in range(0, {K}, {depth}):" if loop else ""):
+        for begin in [loop] if loop else range(0, K, depth):  # weights that stay have a name for each depth
+            k = page.new(f"{begin} + tl.arange(0, {depth})" if begin else f"tl.arange(0, {depth})", "k")
+            if held is None:
+                rows = context.rows_of(operand)
+                rows = Rows(f"{rows.base} + {offset}", rows.row)
+                mask = f"mask=live[:, None] & ({k} < {K})[None, :], other=0.0"
+                left = page.new(f"tl.load({rows.at(k)}, {mask})", "left")
+            elif depth != K:  # what lies beyond is anything, NaN perhaps
+                left = page.new(f"tl.where(({k} < {K})[None, :], {held.name}, 0.0)", "left")
+            else:
+                left = held.name
+            if tiling.products is Products.BFLOAT16:
+                left = page.new(f"{left}.to(tl.bfloat16)", "left")
+            elif tiling.products is Products.ROUNDED:
+                left = page.new(f"f.as_bfloat16({left})", "left")
+            for name, slot in zip(names, fused.slots, strict=True):
+                at = _Weights(product, slot, depth, begin if stays else None)
+                page.line(f"{name} = tl.dot({left}, {_right(context, at, k, tile, units)}, {name}{_how(context)})")
     return names
 
 
@@ -96,28 +98,42 @@ def _held_left(context: Context, operand: Value, offset: int, K: int) -> Held | 
     return held
 
 
-def _stay(context: Context, tile: Tile, depth: int, slots: int) -> bool:
-    """Whether the weights of a product, ``slots`` tiles of them, are read once, before the first step."""
-    if not tile.is_only or context.tiling.mode is not Mode.ROWS:
+def _stay(context: Context, tile: Tile, size: int) -> bool:
+    """Whether the weights of a product, so many bytes, are read once, before the first step."""
+    if not tile.is_one or context.tiling.mode is Mode.STEPS or context.resident + size > context.tiling.resident:
         return False
-    size = depth * tile.width * context.tiling.weight_bytes
-    if context.resident + slots * size > context.tiling.resident:
-        return False
-    context.resident += slots * size
+    context.resident += size
     return True
 
 
-def _right(context: Context, product: Value, slot: int, k: str, tile: Tile, units: int, stays: bool) -> str:
-    number, (K, N) = context.products.index(product), product.inputs[1].shape
-    features, mask = tile.features, tile.mask
-    if stays:
-        depth = max(context.tiling.least, power_of_two(K))  # pyright: ignore[reportArgumentType]
-        k, features = f"tl.arange(0, {depth})", f"tl.arange(0, {tile.width})"
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """A tile of the weights of a product.
+
+    Args:
+        slot: its first column.
+        depth: its rows.
+        stays_from: its first row, if it stays; None if it is read at each step.
+    """
+
+    product: Value
+    slot: int
+    depth: int
+    stays_from: int | None
+
+
+def _right(context: Context, weights: _Weights, k: str, tile: Tile, units: int) -> str:
+    """The name of a tile of weights, whose rows are ``k`` unless it stays."""
+    number, (K, N) = context.products.index(weights.product), weights.product.inputs[1].shape
+    features, mask, begin = tile.features, tile.mask, weights.stays_from
+    if begin is not None:
+        start = "" if tile.is_only else f"part * {tile.width} + "
+        k, features = f"{begin} + tl.arange(0, {weights.depth})", f"({start}tl.arange(0, {tile.width}))"
         mask = f"({features} < {units})"
-    place = f"m{number} + {slot} + (({k})[:, None] * {N} + ({features})[None, :])"
+    place = f"m{number} + {weights.slot} + (({k})[:, None] * {N} + ({features})[None, :])"
     text = f"tl.load({place}, mask=(({k}) < {K})[:, None] & {mask}[None, :], other=0.0)"
-    if not stays:
+    if begin is None:
         return context.page.new(text, "w")
-    name = f"w{number}_{slot}"
+    name = f"w{number}_{weights.slot}" + (f"_{begin}" if begin else "")
     context.prologue.append(f"{name} = {text}")
     return name
