@@ -235,8 +235,8 @@ MUTATIONS = [
     ),
     Mutation(
         "running/likeness.py",
-        "    return torch.equal(a.detach().contiguous().view(bits), b.detach().contiguous().view(bits))",
-        "    return True",
+        "        return _memcmp()(mine.data_ptr(), other.data_ptr(), mine.nbytes) == 0",
+        "        return True",
         "a session is made of weights that have changed since",
         "tests/running/test_snapshot.py -k see_every_change",
     ),
