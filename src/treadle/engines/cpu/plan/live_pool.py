@@ -34,12 +34,16 @@ class LivePool:
         weights: what it computes with; other steps read the same.
         names: of the states.
         capacity: rows.
+
+    Attributes:
+        one_row_is_short: whether the step of a row is always that of one thread, and takes microseconds.
     """
 
     def __init__(self, network: Network, weights: LiveWeights, names: Sequence[str], capacity: int):
         self.network, self.weights, self.names = network, weights, names
         self.state = weights.states(capacity)
         self._cost = weights.one.compiled.row_cost
+        self.one_row_is_short = self._cost < 2 * WORTH_A_THREAD
         self._make_room(_FIRST_ROOM)
 
     def named(self) -> dict[str, Tensor]:
