@@ -218,6 +218,32 @@ def test_limits_on_sequences_and_on_requests_of_one():
     served({"m": RNN}, work, Options(sequences=2, pending=4))
 
 
+def test_nobody_fills_a_queue_that_others_need():
+    """With half of it taken, a sequence that waits already is refused, one that does not is let in."""
+
+    async def work(client, plane):
+        for id in (1, 2, 3):
+            await client.step("m", rows(), id=id, start=True)
+        scheduler = plane.model("m").latest.scheduler
+        scheduler._running = True  # a turn that does not end
+        waiting = [asyncio.create_task(client.post("m", rows(1), id=1)) for _ in range(5)]
+        while scheduler.queued < 4:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        assert scheduler.queued == 4
+        other = asyncio.create_task(client.post("m", rows(1), id=2))
+        while scheduler.queued < 5:
+            await asyncio.sleep(0.001)
+        with refused(429, "wait already") as found:
+            found(await client.post("m", rows(1), id=2))
+        scheduler._running = False
+        scheduler._wake()
+        assert sorted([one.status_code for one in await asyncio.gather(*waiting)]) == [200] * 4 + [429]
+        assert (await other).status_code == 200
+
+    served({"m": RNN}, work, Options(queue=8))
+
+
 def test_only_turns_with_steps_say_how_long_turns_take():
     async def work(client, plane):
         await client.step("m", rows(), id=1, start=True)

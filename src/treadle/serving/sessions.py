@@ -113,6 +113,12 @@ class Sessions:
             job.taken += count
             job.sequence.position += count
 
+    def step_one(self, sequence: Sequence, x: NDArray[Any]) -> NDArray[Any]:
+        """One step [1, ...] of a sequence that lives; the answer [1, ...]."""
+        y = self._pool.step_rows([sequence.slot], x)
+        sequence.position += 1
+        return y
+
     def _answers(self, slots: list[int | None], xs: list[NDArray[Any]]) -> Any:
         """What steps [T, ...] of each of some sessions give, each [T, ...]."""
         if len(xs) == 1 and len(xs[0]) == 1:
