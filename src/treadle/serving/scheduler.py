@@ -15,8 +15,10 @@ LONG = 1e-3
 """Seconds: turns that take longer leave the event loop, which has other clients to listen to."""
 
 AT_ONCE, AT_ONCE_IN_LINE = 5e-5, 1.5e-5
-"""Seconds: turns that take less are taken when they are asked for, if nobody waits: to wait for others costs more. Where
-clients wait in line, others come at the same time more often."""
+"""Seconds: turns that take less are taken when they are asked for, if nobody waits: to wait for others costs more.
+
+Where clients wait in line, others come at the same time more often.
+"""
 
 Job = Steps | Act
 
