@@ -311,11 +311,13 @@ class Sessions:
             ShapeError: ``xs`` does not fit.
         """
         with self._lock:
-            door = self._door if self._is_current() else None
-            if type(slots) is list and len(slots) == 1 and door is not None and self._is_open(slots[0]):
-                ys = door.by_one_slot(slots[0], xs)
-                if ys is not None:
-                    return ys
+            door = self._door if self._outside is None or self._outside() else None
+            if type(slots) is list and len(slots) == 1 and door is not None:
+                (slot,) = slots
+                if type(slot) is int and slot in self._open:
+                    ys = door.by_one_slot(slot, xs)
+                    if ys is not None:
+                        return ys
             slots = self._checked_slots(slots)
             ys = None if door is None else door.by_slot(slots, xs)
             return self._step_rows(slots, xs) if ys is None else ys
@@ -338,9 +340,6 @@ class Sessions:
             slots = self._checked_slots(slots)
             ys = None if self._door is None or not self._is_current() else self._door.block_by_slot(slots, xs)
             return self._block_of_rows(slots, xs) if ys is None else ys
-
-    def _is_open(self, slot: Any) -> bool:
-        return type(slot) is int and slot in self._open
 
     def _checked_slots(self, slots: Any) -> np.ndarray:
         slots = np.asarray(slots)

@@ -57,11 +57,6 @@ class Request(NamedTuple):
     last: int | None = None
     messages: int = 1
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it asks for steps of a sequence that is under way, wherever that is, and nothing else."""
-        return not (self.start or self.end) and self.step is None
-
 
 class Outcome(NamedTuple):
     """What a request gave.
@@ -278,7 +273,7 @@ class Dataplane:
                 raise Refused(Kind.NOT_FOUND, f"new sequences begin at version {live.number}, not {version!r:.40}")
             raise Refused(Kind.NOT_FOUND, f"{sequence} is at version {live.number}, not {version!r:.40}")
         at_once = live.scheduler.takes_at_once(waits_in_line)
-        if at_once and sequence is not None and len(xs) == 1 and request.is_plain:
+        if at_once and sequence is not None and not (request.start or request.end) and request.step is None:
             answer = live.step_at_once(sequence, xs, now)
             if answer is not None:
                 answered(answer)

@@ -63,14 +63,15 @@ class LiveModel:
 
         To be asked where `Scheduler.takes_at_once`. None, and nothing has happened, where it has to be `add`ed.
         """
-        if sequence.slot is None or sequence.busy or self.keeper is not None:
+        if sequence.slot is None or sequence.busy or len(x) != 1 or self.keeper is not None:
             return None
         try:
-            ys = self.sessions.step_one(sequence, x)
+            ys = self.sessions.step_one(sequence.slot, x)
         except Exception:
             return None  # and it fails once more in its turn, in which that is explained
         end = perf_counter()
-        answer = Answer(ys, sequence.position - 1, sequence.reset)
+        answer = Answer(ys, sequence.position, sequence.reset)
+        sequence.position += 1
         sequence.used, sequence.kept, sequence.reset = now, None, False
         self.scheduler.took(1, 1, end - now)
         self.counts.answer(now, end)
