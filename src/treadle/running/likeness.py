@@ -87,12 +87,12 @@ class _Comparison:
         kind = type(a)
         if kind is not type(b):
             return False
+        if kind in _OFTEN_EMPTY and not a:  # as most that modules hold
+            return not b
         if isinstance(a, _BY_VALUE):
             return a == b
         if kind is float:
             return repr(a) == repr(b)
-        if kind in _OFTEN_EMPTY and not a:
-            return not b
         known = self._met(a, b)
         return self._of_parts(a, b) if known is None else known
 

@@ -155,7 +155,8 @@ def to_json(name: str, values: NDArray[Any]) -> str:
     if digits is None or not flat.size:
         return write_json(flat.tolist())
     # The shortest digits of the same number in float64, which Python writes, are nearly always 17.
-    return "[" + ",".join([f"%.{digits}g"] * flat.size) % tuple(flat.tolist()) + "]"
+    text = f"%.{digits}g," * flat.size % tuple(flat.tolist())
+    return f"[{text.replace('-0,', '-0.0,')[:-1]}]"  # a whole number has no sign if it is zero
 
 
 def datatype_of(values: NDArray[Any]) -> str:
