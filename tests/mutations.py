@@ -80,6 +80,13 @@ MUTATIONS = [
         "tests/serving/test_sequences.py -k 'many_clients'",
     ),
     Mutation(
+        "serving/live_model.py",
+        "        sequence.position += 1\n",
+        "",
+        "a step that is taken where it is asked for is not counted",
+        "tests/serving/test_sequences.py -k 'however_they_are_taken'",
+    ),
+    Mutation(
         "serving/memory.py",
         "                    self._overtaken(job)\n                    continue\n",
         "                    pass\n",

@@ -1,6 +1,7 @@
 """Sequences over HTTP: each gives the bits of a lone session, whatever else goes on."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 import treadle as td
 from tests.serving.clients import OVER, Options, numbers, refused, served
-from treadle.serving import scheduler
+from treadle.serving import Refused, scheduler
+from treadle.serving.dataplane import Request
 
 torch.manual_seed(0)
 RNN = td.Recurrent(td.Stack([td.LSTMCell(3, 5), td.GRUCell(5, 7)]))
@@ -201,6 +203,34 @@ def test_a_request_that_waits_too_long_takes_no_step():
         assert plane.model("m").latest.counts.steps == 1
 
     served({"m": RNN}, work)
+
+
+@pytest.mark.parametrize("together", [False, True], indirect=True)
+def test_a_request_without_time_left_takes_no_step(together):
+    async def work(client, plane):
+        await client.step("m", rows(), id=1, start=True)
+        with pytest.raises(Refused, match="deadline"):
+            await plane.infer("m", None, "", Request({"x": rows(1)}, "1", timeout=0.0))
+        assert (await client.http.get("/v2/models/m/sequences/1")).json()["step"] == 1
+
+    served({"m": RNN}, work)
+
+
+@pytest.mark.parametrize("together", [False, True], indirect=True)
+def test_steps_are_counted_however_they_are_taken(together):
+    xs = rows(5)
+
+    async def work(client, plane):
+        ys = [await client.step("m", x, id=1, start=t == 0) for t, x in enumerate(xs)]
+        assert (await client.http.get("/v2/models/m/sequences/1")).json()["step"] == 5
+        (said,) = (await client.http.get("/v2/models/m/stats")).json()["model_stats"]
+        assert (said["inference_count"], said["execution_count"]) == (5, 5)
+        assert said["inference_stats"]["success"]["count"] == 5
+        assert said["inference_stats"]["success"]["ns"] >= said["inference_stats"]["compute_infer"]["ns"] > 0
+        assert abs(said["last_inference"] / 1e3 - time.time()) < 60
+        return ys
+
+    assert np.array_equal(served({"m": RNN}, work), alone(xs))
 
 
 @pytest.mark.usefixtures("together")

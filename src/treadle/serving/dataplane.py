@@ -273,7 +273,8 @@ class Dataplane:
                 raise Refused(Kind.NOT_FOUND, f"new sequences begin at version {live.number}, not {version!r:.40}")
             raise Refused(Kind.NOT_FOUND, f"{sequence} is at version {live.number}, not {version!r:.40}")
         at_once = live.scheduler.takes_at_once(waits_in_line)
-        if at_once and sequence is not None and not (request.start or request.end) and request.step is None:
+        is_plain = request.step is None and request.timeout != 0 and not (request.start or request.end)
+        if at_once and is_plain and sequence is not None:
             answer = live.step_at_once(sequence, xs, now)
             if answer is not None:
                 answered(answer)

@@ -76,14 +76,16 @@ class ArrayDoor:
 
     def by_id(self, xs: Any) -> dict[Hashable, np.ndarray] | None:
         """A step on a dict of dense arrays [I], by id; the answers [H] by id."""
+        if type(xs) is not dict:
+            return None
         if self._made_for is not self._pool.call or len(xs) > self._pool.call.room:
             self._make(len(xs))
-        ids = [*xs]
+        answers = xs.copy()  # as large as it has to be, with all keys in place
         rows = self._take(xs)
-        if not rows or rows != len(ids):
+        if not rows or rows != len(answers):
             return None
         self._pool.run(rows)
-        return self._give(ids)
+        return self._give(answers)
 
     def by_one_slot(self, slot: int, x: Any) -> np.ndarray | None:
         """A step of one row, on [1, I]; the answer [1, H]."""
@@ -163,8 +165,7 @@ class _Word(enum.IntEnum):
     """Which word of its context tells a function what."""
 
     DICT_TYPE, ARRAY_TYPE, DTYPE, FEATURES, ROOM, X, X_BYTES, Y, Y_BYTES, Y_SIZES, INDEX, SLOTS, NONE = range(13)
-    NEW_ARRAY, NEXT, FIND, NUMBER, NEW_NUMBER, HOLD, LET_GO, FORGET_ERROR = range(13, 21)
-    NEW_DICT, SET_ITEM, LENGTH, GET_ITEM = range(21, 25)
+    NEW_ARRAY, NEXT, FIND, NUMBER, NEW_NUMBER, HOLD, LET_GO, FORGET_ERROR, SET_ITEM = range(13, 22)
 
 
 _FUNCTIONS = {
@@ -175,10 +176,7 @@ _FUNCTIONS = {
     _Word.HOLD: "Py_IncRef",
     _Word.LET_GO: "Py_DecRef",
     _Word.FORGET_ERROR: "PyErr_Clear",
-    _Word.NEW_DICT: "PyDict_New",
     _Word.SET_ITEM: "PyDict_SetItem",
-    _Word.LENGTH: "PyList_Size",
-    _Word.GET_ITEM: "PyList_GetItem",
 }
 """Functions of CPython that are called."""
 _INT = ir.IntType(32)
@@ -238,20 +236,20 @@ def _taking() -> str:
 
 
 def _giving() -> str:
-    """``PyObject *give(PyObject *context, PyObject *ids)``: a dict from each id of a list to its answer."""
+    """``PyObject *give(PyObject *context, PyObject *answers)``: in place of each value of a dict, the next answer."""
     c = Context("give")
-    b, ids, fail, no_memory, done = c.b, c.given, c.block("fail"), c.block("no_memory"), c.block("done")
-    count_at = b.alloca(WORD)
-    b.store(word(0), count_at)
-    answers, rows = c.call(_Word.NEW_DICT, POINTER), c.call(_Word.LENGTH, WORD, ids)
-    c.require(b.icmp_unsigned("!=", answers, NULL), no_memory)
-    look, item = c.block("look"), c.block("item")
+    b, answers, fail = c.b, c.given, c.block("fail")
+    position, key_at, count_at = (b.alloca(kind) for kind in (WORD, POINTER, WORD))
+    for place in (position, count_at):
+        b.store(word(0), place)
+    look, item, done = (c.block(name) for name in ("look", "item", "done"))
     b.branch(look)
     b.position_at_end(look)
-    count = b.load(count_at, typ=WORD)
-    b.cbranch(b.icmp_signed("<", count, rows), item, done)
+    more = c.call(_Word.NEXT, _INT, answers, position, key_at, NULL)
+    b.cbranch(b.icmp_signed("!=", more, half(0)), item, done)
 
     b.position_at_end(item)
+    key, count = b.load(key_at, typ=POINTER), b.load(count_at, typ=WORD)
     dtype, bytes_ = c.known(_Word.DTYPE, POINTER), c.known(_Word.Y_BYTES)
     c.call(_Word.HOLD, VOID, dtype)  # the array takes this reference
     one, none = half(1), half(0)
@@ -259,18 +257,16 @@ def _giving() -> str:
     array = c.call(_Word.NEW_ARRAY, POINTER, kind, dtype, one, sizes, NULL, NULL, none, NULL)
     c.require(b.icmp_unsigned("!=", array, NULL), fail)
     c.copy(c.row(c.known(_Word.Y, POINTER), count, bytes_), ArrayField.DATA.read(b, array, POINTER), bytes_)
-    id_ = c.call(_Word.GET_ITEM, POINTER, ids, count)
-    set_ = c.call(_Word.SET_ITEM, _INT, answers, id_, array)
+    # A key that is there already: the dict keeps its form, and may be walked on.
+    set_ = c.call(_Word.SET_ITEM, _INT, answers, key, array)
     c.call(_Word.LET_GO, VOID, array)
     c.require(b.icmp_signed("==", set_, half(0)), fail)
     b.store(b.add(count, word(1)), count_at)
     b.branch(look)
 
     b.position_at_end(fail)
-    c.call(_Word.LET_GO, VOID, answers)
-    b.branch(no_memory)
-    b.position_at_end(no_memory)
     b.ret(NULL)
     b.position_at_end(done)
+    c.call(_Word.HOLD, VOID, answers)
     b.ret(answers)
     return str(c.module)

@@ -92,10 +92,18 @@ class LivePool:
 
     def run(self, rows: int) -> None:
         """A step of so many rows that were taken down, with their inputs."""
+        key = rows, torch.get_num_threads()
+        found = self._ways.get(key)
+        if found is None:
+            found = self._ways[key] = self._way(rows)
+        self.call(rows, *found)
+
+    def _way(self, rows: int) -> tuple[int, bool, bool]:
+        """How many threads take a step of so many rows, whether they share out columns, and Python's lock is kept."""
         cost = self._cost * rows
         parts = threads.count(int(cost // WORTH_A_THREAD))
         few = parts > 1 and rows < FEW_ROWS * parts and rows <= self.call.block
-        self.call(rows, parts if few else min(parts, rows), few, cost < _SHORT)
+        return parts if few else min(parts, rows), few, cost < _SHORT
 
     def _parts(self, rows: int) -> int:
         """How many threads share the rows of a block."""
@@ -120,6 +128,7 @@ class LivePool:
     @torch.inference_mode(False)  # it is written into later, outside of it, too
     def _make_room(self, room: int) -> None:
         self.call = PoolCall(LiveOperands(self.weights, self.state), room)
+        self._ways: dict[tuple[int, int], tuple[int, bool, bool]] = {}
 
 
 _whole_block = functools.lru_cache(maxsize=64)(Layout)
