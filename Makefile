@@ -26,7 +26,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= MPLBACKEND=Agg OMP_NUM_THREADS=1 $(VENV_PYTHON
 test: .venv/.dev ## run the tests, covering combinations in place of all, in minutes; ARGS="…" goes to pytest
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: .venv/.dev ## run all tests, slow ones too, and four times the combinations of test; TREADLE_LONG=1: all of them; ARGS="…" goes to pytest
+test-all: .venv/.dev ## run all tests, slow ones too, and three times the combinations of test; TREADLE_LONG=1: all of them; ARGS="…" goes to pytest
 	$(PYTEST) $(ARGS)
 
 mutations: .venv/.dev ## break the code in twenty places and see that the tests notice each; ARGS="…", see tests/mutations.py

@@ -25,7 +25,7 @@ hypothesis.settings.register_profile("treadle", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("treadle")
 
 
-FULL = 4
+FULL = 3
 """How many times as many combinations the full suite takes as the short one; so many, because CI has to end in time."""
 
 

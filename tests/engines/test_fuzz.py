@@ -370,7 +370,7 @@ MODES: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(COUNT if "TREADLE_FUZZ" in os.environ else 3)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("seed", range(COUNT))

@@ -64,9 +64,9 @@ def compiled(tmp_path, monkeypatch):
     texts = []
     compile = compilation._object_code
 
-    def counting(text, target):
+    def counting(text, *how, **more):
         texts.append(text)
-        return compile(text, target)
+        return compile(text, *how, **more)
 
     monkeypatch.setattr(compilation, "_object_code", counting)
     return texts

@@ -27,8 +27,14 @@ from treadle.engines.cpu.machine.target import Target, host
 from treadle.errors import EngineError
 from treadle.locks import MAKING
 
-LEVEL = 2
-"""How hard LLVM tries. At 3 it takes longer, and nothing is gained where vectors and blocks are explicit."""
+LEVEL = 1
+"""How hard LLVM tries on a kernel: its loops load what need be loaded but once. Higher levels take longer, and nothing
+is gained where vectors and blocks are explicit."""
+PLAIN = "sroa", "instruction_combine", "simplify_cfg"
+"""The passes for what is written as it should run, a tenth of the time of a level: without them numbers that stay in
+registers would be in memory."""
+MACHINE_LEVEL = 2
+"""How hard LLVM tries when it chooses instructions and registers."""
 
 # What LLVM may call for loops and stores that fill or copy memory; memmove does all that memcpy does.
 RUNTIME = {"memset": ctypes.memset, "memcpy": ctypes.memmove, "memmove": ctypes.memmove}
@@ -96,14 +102,15 @@ def _free() -> None:
 def compile(ir_text: str, target: Target | None = None) -> Library:
     """The machine code of a module of LLVM IR: compiled once on a machine, loaded once in a process, never freed.
 
-    Functions may call each other and LLVM's intrinsics, nothing else; triple and data layout are set here. Safe to call
-    from several threads.
+    It is a routine's, and plain: nothing in its loops could be done before them. Functions may call each other and
+    LLVM's intrinsics, nothing else; triple and data layout are set here. Safe to call from several threads.
 
     Raises:
         EngineError: LLVM refuses the text, or cannot load the code.
     """
     target = target or host()
-    library = _library(_key(ir_text, target), DEFINITION.findall(ir_text), ir_text, target)
+    names = DEFINITION.findall(ir_text)
+    library = _library(_key(ir_text, target), names, lambda: _object_code(ir_text, target, plain=True))
     _routines.add(library)
     return library
 
@@ -114,13 +121,14 @@ def recall(
     write: Callable[[], str],
     target: Target,
     called: "Callable[[], Mapping[str, Library]]" = dict,
+    plain: bool = False,
 ) -> Library:
     """The same for a text that takes long to write, and is written only where its code is not yet known.
 
     The description, which the text follows from, and the sources of this engine and of programs lead to the key of the
     text, and that to the code. So where a change of the sources leaves a text as it was, it is written again, but not
     compiled. The text defines the functions ``names``, and may call those of other libraries, which ``called`` gives by
-    name. It is freed with the last reference to the library.
+    name. It is freed with the last reference to the library. Only what is ``plain`` is left as it was written.
     """
     sources = _sources()
     described = _key(f"{sources}\0{description}", target)
@@ -134,7 +142,7 @@ def recall(
         if library is None:
             text = write()
             key = _key(text, target)
-            library = _library(key, names, text, target, called)
+            library = _library(key, names, lambda: _object_code(text, target, plain), called)
             if sources is not None:
                 disk_cache.write_name(described, key)
         _recalled[described] = library
@@ -183,14 +191,17 @@ def _checksum_of(*places: Path) -> str | None:
 
 
 def _library(
-    key: str, names: Sequence[str], text: str, target: Target, called: "Callable[[], Mapping[str, Library]]" = dict
+    key: str,
+    names: Sequence[str],
+    make: Callable[[], bytes],
+    called: "Callable[[], Mapping[str, Library]]" = dict,
 ) -> Library:
     if library := _libraries.get(key):
         return library
     with MAKING:
         library = _known(key, names, called)
         if library is None:
-            code = _object_code(text, target)
+            code = make()
             counts.compiled += 1
             disk_cache.write(key, code)
             library = _libraries[key] = _load(code, names, called())
@@ -208,14 +219,15 @@ def _known(key: str, names: Sequence[str], called: "Callable[[], Mapping[str, Li
 
 def _key(ir_text: str, target: Target) -> str:
     """What the object code depends on, in one word."""
-    versions = f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}, O{LEVEL}"
+    passes = f"O{LEVEL}, {', '.join(PLAIN)}, O{MACHINE_LEVEL}"
+    versions = f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}, {passes}"
     parts = ir_text, target.triple, target.cpu, target.features, versions
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _object_code(ir_text: str, target: Target) -> bytes:
+def _object_code(ir_text: str, target: Target, plain: bool) -> bytes:
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=LEVEL, reloc="pic", codemodel="small", jit=True
+        cpu=target.cpu, features=target.features, opt=MACHINE_LEVEL, reloc="pic", codemodel="small", jit=True
     )
     tuning = llvm.create_pipeline_tuning_options(speed_level=LEVEL)
     # The generators write vectors and as many sums as there are registers; more of a loop's body only takes time.
@@ -227,7 +239,10 @@ def _object_code(ir_text: str, target: Target) -> bytes:
             module.data_layout = str(machine.target_data)
             module.verify()
             builder = llvm.create_pass_builder(machine, tuning)
-            builder.getModulePassManager().run(module, builder)
+            passes = llvm.create_new_module_pass_manager() if plain else builder.getModulePassManager()
+            for name in PLAIN if plain else ():
+                getattr(passes, f"add_{name}_pass")()
+            passes.run(module, builder)
             return machine.emit_object(module)
     except RuntimeError as error:
         raise EngineError(f"LLVM refuses the code that was generated, a bug of treadle: {_one_line(error)}") from error
