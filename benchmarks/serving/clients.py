@@ -189,6 +189,8 @@ class WebSocket(asyncio.Protocol):
             self.noted(self.number, self.waiting.popleft(), "ok")
         elif kind == 1:
             self.greeted.set()
+        elif kind == 9:  # a ping, which a server sends to connections that it holds for long
+            self.transport.write(bytes([0x8A, 128 + len(payload)]) + bytes(4) + payload)
         elif kind == 8:
             code = str(int.from_bytes(payload[:2], "big"))
             while self.waiting:

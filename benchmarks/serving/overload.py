@@ -16,8 +16,10 @@ from benchmarks.serving.processes import clients, host
 
 H = 1024
 """Units a layer: steps that take so long that they, and not the protocol, are what the server is short of."""
-ROWS, QUEUE, CLIENTS = 4, 8, 128
+ROWS, QUEUE, CLIENTS = 4, 8, 64
 """More clients than the queue holds, or nobody would be refused."""
+SECONDS, QUICK_SECONDS = 60.0, 4.0
+"""Who comes when there is room is chance, whose share in the Gini coefficient is 1 / sqrt(pi * steps of a client)."""
 TIMES, UNLOADED = 4.0, 0.2
 """How many times what the server can do is asked of it; and what share of it when it is idle for most of the time."""
 KIND = "REST, JSON"
@@ -61,7 +63,7 @@ class Overload:
 
     def measure(self, options: Options) -> Measurement:
         """What it can do, then its latency with little to do, then far too much of it."""
-        length = 4.0 if options.quick else 30.0
+        length = QUICK_SECONDS if options.quick else SECONDS
         with self.stack:
             most = self._asked(2000.0, length / 4)["answered"] / (length / 4)
             unloaded = self._asked(UNLOADED * most, length)
@@ -76,6 +78,7 @@ class Overload:
                 LATER: said["latency"]["p99"] / unloaded["latency"]["p99"],
                 REFUSED: 1e3 * said["refusal"]["p99"],
                 UNFAIR: gini(said["served"]),
+                "Gini by chance alone": (np.pi * said["answered"] / CLIENTS) ** -0.5,
                 GROWTH: growth / 1e6,
                 "sent late, p99 (ms)": 1e3 * said["lag"]["p99"],
             }

@@ -390,6 +390,65 @@ def test_rows_by_slot_are_those_by_id():
         assert np.array_equal(np.asarray(ys), np.stack([*right.values()]))
 
 
+@pytest.mark.parametrize("rnn", [gru(), td.LSTM(160, 160, 2)], ids=["a short step", "a step for two threads"])
+def test_one_row_by_slot_is_that_of_a_session(rnn):
+    pool, sessions = rnn.sessions(), {}
+    for id in range(20):
+        pool.open(id)
+        sessions[id] = rnn.session()
+    rng = np.random.default_rng(0)
+    size = pool.snapshot.recurrent.input_size
+    kept = []
+    for t in range(60):
+        id, x = int(rng.integers(20)), rng.standard_normal((1, size)).astype(np.float32)
+        if t == 30:  # what was made for a call of fewer rows is made again
+            everybody = {one: x[0].copy() for one in sessions}
+            for one, y in pool.step(everybody).items():
+                assert np.array_equal(y, sessions[one].step(x[0]))
+        other = (x.copy("F"), x.astype(np.float64), torch.from_numpy(x), x.repeat(2, 1)[:, ::2])
+        given = x if t % 2 else other[t // 2 % len(other)]
+        y = pool.step_rows([pool.slot(id)], given)
+        assert isinstance(y, type(given))
+        kept.append((y, np.array(sessions[id].step(x[0]))))
+    assert all(y.shape == right[None].shape and np.array_equal(np.asarray(y)[0], right) for y, right in kept)
+
+
+def test_one_row_by_slot_refuses_what_is_none():
+    pool = gru().sessions()
+    pool.open("ada")
+    x = np.ones((1, 3), np.float32)
+    expected = pool.step_rows([pool.slot("ada")], x).copy()
+    pool.reset("ada")
+    for slots, xs, error in (
+        ([1], x, td.errors.StateError),
+        ([-1], x, td.errors.StateError),
+        ([True], x, td.errors.StateError),
+        ([0.0], x, td.errors.StateError),
+        ([0], x[:, :2], td.errors.ShapeError),
+        ([0], x.repeat(2, 0), td.errors.ShapeError),
+        ([0], x[0], td.errors.ShapeError),
+    ):
+        with pytest.raises(error):
+            pool.step_rows(slots, xs)
+    assert np.array_equal(pool.step_rows([np.int64(0)], x), expected)
+
+
+def test_one_row_by_slot_keeps_nothing():
+    pool, x = gru().sessions(), np.ones((1, 3), np.float32)
+    slots = [pool.slot(pool.open())]
+    pool.step_rows(slots, x)
+    gc.collect()
+    before = sys.getrefcount(x), sys.getrefcount(None), sys.getrefcount(x.dtype)
+    for _ in range(100):
+        pool.step_rows(slots, x)
+        assert pool._door.by_one_slot(slots[0], x[0]) is None
+    kept = [pool.step_rows(slots, x) for _ in range(100)]
+    assert all(sys.getrefcount(y) == 3 and y.flags.owndata and y.base is None for y in kept)
+    kept.clear()
+    after = sys.getrefcount(x), sys.getrefcount(None), sys.getrefcount(x.dtype)
+    assert all(abs(one - other) < 50 for one, other in zip(before, after, strict=True))
+
+
 class Key:
     """A key that runs Python's code when it is looked up, and changes the dict that it is in."""
 

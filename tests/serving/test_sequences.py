@@ -1,6 +1,7 @@
 """Sequences over HTTP: each gives the bits of a lone session, whatever else goes on."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 import treadle as td
 from tests.serving.clients import OVER, Options, numbers, refused, served
-from treadle.serving import scheduler
+from treadle.serving import Refused, scheduler
+from treadle.serving.dataplane import Request
 
 torch.manual_seed(0)
 RNN = td.Recurrent(td.Stack([td.LSTMCell(3, 5), td.GRUCell(5, 7)]))
@@ -203,6 +205,34 @@ def test_a_request_that_waits_too_long_takes_no_step():
     served({"m": RNN}, work)
 
 
+@pytest.mark.parametrize("together", [False, True], indirect=True)
+def test_a_request_without_time_left_takes_no_step(together):
+    async def work(client, plane):
+        await client.step("m", rows(), id=1, start=True)
+        with pytest.raises(Refused, match="deadline"):
+            await plane.infer("m", None, "", Request({"x": rows(1)}, "1", timeout=0.0))
+        assert (await client.http.get("/v2/models/m/sequences/1")).json()["step"] == 1
+
+    served({"m": RNN}, work)
+
+
+@pytest.mark.parametrize("together", [False, True], indirect=True)
+def test_steps_are_counted_however_they_are_taken(together):
+    xs = rows(5)
+
+    async def work(client, plane):
+        ys = [await client.step("m", x, id=1, start=t == 0) for t, x in enumerate(xs)]
+        assert (await client.http.get("/v2/models/m/sequences/1")).json()["step"] == 5
+        (said,) = (await client.http.get("/v2/models/m/stats")).json()["model_stats"]
+        assert (said["inference_count"], said["execution_count"]) == (5, 5)
+        assert said["inference_stats"]["success"]["count"] == 5
+        assert said["inference_stats"]["success"]["ns"] >= said["inference_stats"]["compute_infer"]["ns"] > 0
+        assert abs(said["last_inference"] / 1e3 - time.time()) < 60
+        return ys
+
+    assert np.array_equal(served({"m": RNN}, work), alone(xs))
+
+
 @pytest.mark.usefixtures("together")
 def test_limits_on_sequences_and_on_requests_of_one():
     async def work(client, plane):
@@ -216,6 +246,32 @@ def test_limits_on_sequences_and_on_requests_of_one():
         await client.step("m", rows(), id=3, start=True)
 
     served({"m": RNN}, work, Options(sequences=2, pending=4))
+
+
+def test_nobody_fills_a_queue_that_others_need():
+    """With half of it taken, a sequence that waits already is refused, one that does not is let in."""
+
+    async def work(client, plane):
+        for id in (1, 2, 3):
+            await client.step("m", rows(), id=id, start=True)
+        scheduler = plane.model("m").latest.scheduler
+        scheduler._running = True  # a turn that does not end
+        waiting = [asyncio.create_task(client.post("m", rows(1), id=1)) for _ in range(5)]
+        while scheduler.queued < 4:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        assert scheduler.queued == 4
+        other = asyncio.create_task(client.post("m", rows(1), id=2))
+        while scheduler.queued < 5:
+            await asyncio.sleep(0.001)
+        with refused(429, "wait already") as found:
+            found(await client.post("m", rows(1), id=2))
+        scheduler._running = False
+        scheduler._wake()
+        assert sorted([one.status_code for one in await asyncio.gather(*waiting)]) == [200] * 4 + [429]
+        assert (await other).status_code == 200
+
+    served({"m": RNN}, work, Options(queue=8))
 
 
 def test_only_turns_with_steps_say_how_long_turns_take():

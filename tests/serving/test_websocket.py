@@ -10,6 +10,7 @@ import torch
 
 import treadle as td
 from tests.serving.clients import Options, listening
+from treadle.serving import scheduler
 
 websockets = pytest.importorskip("websockets", reason="no websockets")
 
@@ -62,7 +63,11 @@ def test_rows_are_answered_in_order_however_they_are_sent():
     assert np.array_equal(listening({"m": RNN}, work), alone(XS))
 
 
-def test_many_at_once_are_each_alone():
+@pytest.mark.parametrize("together", [False, True])
+def test_many_at_once_are_each_alone(together, monkeypatch):
+    """Whether steps are taken where they are asked for, or those that come at the same time are taken together."""
+    monkeypatch.setattr(scheduler, "AT_ONCE_IN_LINE", 0.0 if together else 1.0)
+
     async def one(server, number):
         async with connect(server, f"{number}/stream?start=true") as socket:
             await socket.recv()
@@ -73,7 +78,7 @@ def test_many_at_once_are_each_alone():
 
     async def work(server):
         await asyncio.gather(*(one(server, number) for number in range(20)))
-        assert sum(server.plane.model("m").latest.counts.by_rows[2:]) > 0
+        assert (sum(server.plane.model("m").latest.counts.by_rows[2:]) > 0) == together
 
     listening({"m": RNN}, work, Options(queue=4))
 

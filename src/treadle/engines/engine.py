@@ -118,6 +118,10 @@ class ArrayDoor(Protocol):
         """A step on a dict of dense arrays [I], by id; the answers [H] by id."""
         ...
 
+    def by_one_slot(self, slot: int, x: Any) -> np.ndarray | None:
+        """A step of one row, on an array [1, I]; the answer [1, H]."""
+        ...
+
     def by_slot(self, slots: np.ndarray, x: Any) -> np.ndarray | None:
         """A step of the rows ``slots`` [n], all of them others, on an array [n, I]; the answers [n, H]."""
         ...

@@ -23,8 +23,8 @@ class Session:
 
     A session has a copy of the network in evaluation mode (no dropout, no zoneout): training the network
     further does not change it, and `refresh` fetches the new weights. Sessions of a network that is still what it was,
-    number by number, share that copy and its packed weights: another one takes under a millisecond, and about one more
-    for every million weights that are compared.
+    byte by byte, share that copy and its packed weights: another one takes under a millisecond for up to a million
+    weights, and for more as long as it takes to read them twice from memory.
 
     What has no machine code in a step, such as a convolution, PyTorch computes, and the rest stays compiled: the log
     and ``treadle.explain(rnn).session`` name it.

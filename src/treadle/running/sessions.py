@@ -311,8 +311,15 @@ class Sessions:
             ShapeError: ``xs`` does not fit.
         """
         with self._lock:
+            door = self._door if self._outside is None or self._outside() else None
+            if type(slots) is list and len(slots) == 1 and door is not None:
+                (slot,) = slots
+                if type(slot) is int and slot in self._open:
+                    ys = door.by_one_slot(slot, xs)
+                    if ys is not None:
+                        return ys
             slots = self._checked_slots(slots)
-            ys = None if self._door is None or not self._is_current() else self._door.by_slot(slots, xs)
+            ys = None if door is None else door.by_slot(slots, xs)
             return self._step_rows(slots, xs) if ys is None else ys
 
     def steps_rows(self, slots: Any, xs: Any) -> Any:
@@ -335,8 +342,6 @@ class Sessions:
             return self._block_of_rows(slots, xs) if ys is None else ys
 
     def _checked_slots(self, slots: Any) -> np.ndarray:
-        if type(slots) is list and len(slots) == 1 and type(slots[0]) is int and slots[0] in self._open:
-            return np.array(slots, np.int64)
         slots = np.asarray(slots)
         if slots.ndim != 1 or (slots.size and slots.dtype.kind not in "iu"):
             raise StateError(

@@ -3,7 +3,7 @@
 Read `dataplane.py` first, which knows of no network: models by name, and what is asked of their sequences. `served.py`
 is one model and its versions, `live_model.py` one version: what is decided before a step (`beginnings.py`), the turns
 (`scheduler.py`), the sessions (`sessions.py`), and states that are kept elsewhere (`memory.py`). What comes in over a
-network is `rest.py`, `websocket.py` and `grpc_service.py`; `server.py` listens.
+network is `rest.py`, `websocket.py` and `grpc_services.py`; `server.py` listens.
 """
 
 from treadle.serving.application import application

@@ -1,6 +1,5 @@
 """What is decided before a step is taken: whether it is the next, a retry, too late, or of no sequence at all."""
 
-import asyncio
 from collections.abc import Callable
 
 from treadle.serving.memory import Memory
@@ -21,17 +20,18 @@ class Beginnings:
 
     def __init__(self, version: Version, memory: Memory, hand_over: Callable[[Sequence], bool]):
         self.version, self.memory, self.hand_over = version, memory, hand_over
-        self._loop = asyncio.get_running_loop()
 
-    def decide(self, job: Job) -> Verdict:
-        """What is to be done with a job whose turn it is."""
-        sequence, now, late = job.sequence, self._loop.time(), False
+    def decide(self, job: Job, now: float) -> Verdict:
+        """What is to be done with a job whose turn it is at that moment."""
+        sequence, late = job.sequence, False
         if isinstance(job, Steps):
             if job.begun:
                 return Verdict.RUN
             sequence.used, late = now, now > job.deadline
             if job.gone is not None and job.gone():
                 return Verdict.ANSWERED
+            if sequence.slot is not None and job.step is None and not late:
+                return self._run(job, now, fresh=job.start)  # what is asked for nearly always
         try:
             if sequence.slot is None and self.hand_over(sequence):
                 return Verdict.PARKED
@@ -42,7 +42,7 @@ class Beginnings:
                 return Verdict.PARKED
             if isinstance(job, Act):
                 return Verdict.RUN
-            return self._begin_living(job) if sequence.slot is not None else self._begin_absent(job)
+            return self._begin_living(job, now) if sequence.slot is not None else self._begin_absent(job, now)
         except Refused as refused:
             # The sequence may be elsewhere by now, and expect what is refused here.
             found = self._look(job) if refused.kind is Kind.NOT_NEXT else None
@@ -57,7 +57,7 @@ class Beginnings:
         self.memory.look(job.sequence)
         return Verdict.PARKED
 
-    def _begin_absent(self, job: Steps) -> Verdict:
+    def _begin_absent(self, job: Steps, now: float) -> Verdict:
         sequence = job.sequence
         ended = None if sequence.key is None else self.version.endings.get(sequence.key)
         if not job.start:
@@ -73,17 +73,15 @@ class Beginnings:
                 Kind.BUSY, f"{len(self.version.living)} sequences of {self.version.name} live, the most that may", 1.0
             )
         self.version.living.add(sequence)
-        return self._run(job, fresh=True)
+        return self._run(job, now, fresh=True)
 
-    def _begin_living(self, job: Steps) -> Verdict:
+    def _begin_living(self, job: Steps, now: float) -> Verdict:
         sequence = job.sequence
-        if job.step is None:
-            return self._run(job, fresh=job.start)
         if job.step == sequence.position:
-            return self._run(job, fresh=job.start)
+            return self._run(job, now, fresh=job.start)
         if self._is_retry(job, sequence.kept):
             if sequence.saved != sequence.position and self.memory.has_to_keep(sequence):
-                return self._run(job, fresh=False, again=True)
+                return self._run(job, now, fresh=False, again=True)
             return self._look(job) or self._answer_again(job, sequence.kept)
         raise Refused(
             Kind.NOT_NEXT,
@@ -91,14 +89,14 @@ class Beginnings:
             + ("; a start without a step begins it again" if job.start else ""),
         )
 
-    def _run(self, job: Steps, fresh: bool, again: bool = False) -> Verdict:
+    def _run(self, job: Steps, now: float, fresh: bool, again: bool = False) -> Verdict:
         job.begun, job.fresh = True, fresh
         job.first = 0 if fresh else job.sequence.position
         if again:
             assert job.sequence.kept is not None
             job.ys, job.taken = job.sequence.kept.answer.ys, len(job.xs)
             job.first = job.sequence.kept.answer.step
-        self.version.counts.queue_seconds += self._loop.time() - job.arrived
+        self.version.counts.queue_seconds += now - job.arrived
         return Verdict.RUN
 
     def _is_retry(self, job: Steps, kept: Kept | None) -> bool:

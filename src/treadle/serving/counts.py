@@ -1,6 +1,5 @@
 """What a model has done so far, in numbers."""
 
-import time
 from collections import Counter
 
 
@@ -17,7 +16,7 @@ class Counts:
         begun: sequences begun.
         ended: sequences ended, by the reason.
         rejected: requests refused, by the kind.
-        last: when a request was answered last, in seconds of the calendar.
+        last: when a request was answered last, in seconds of `time.perf_counter`.
     """
 
     def __init__(self, rows: int):
@@ -36,8 +35,8 @@ class Counts:
         self.by_rows[rows] += 1
         self.seconds_by_rows[rows] += seconds
 
-    def answer(self, seconds: float) -> None:
+    def answer(self, arrived: float, now: float) -> None:
         """One request was answered."""
         self.answered += 1
-        self.answered_seconds += seconds
-        self.last = time.time()
+        self.answered_seconds += now - arrived
+        self.last = now

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,6 +113,7 @@ class Dataplane:
         self.rates = Rates(self.options.rate)
         self.rejected: dict[str, int] = {}
         self.started = self.ending = False
+        self.ends = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     # The life of the server.
@@ -131,6 +133,7 @@ class Dataplane:
         if self.ending or not self.started:
             return
         self.ending = True
+        self.ends.set()
         for task in self._tasks:
             task.cancel()
         async with contextlib.AsyncExitStack() as stack:
@@ -152,7 +155,7 @@ class Dataplane:
         while True:
             await asyncio.sleep(min(1.0, self.options.idle / 4))
             for served in self.models.values():
-                served.expire(self._loop.time())
+                served.expire(perf_counter())
 
     async def _look_for_new_versions(self) -> None:
         while True:
@@ -213,7 +216,7 @@ class Dataplane:
         if request.sequence is None:
             if request.start or request.end or request.step is not None:
                 raise Refused(Kind.MALFORMED, "sequence_start, sequence_end and step need a sequence_id")
-            self.rates.take(owner, self._loop.time())
+            self.rates.take(owner, perf_counter())
             ys = await self._rows_alone(live, xs, request)
             return Outcome(live, live.meaning.answers(ys, block), {})
         if xs.shape[0] != 1:
@@ -246,8 +249,8 @@ class Dataplane:
     ) -> LiveModel:
         """Ask for steps of a sequence, [T, ...]; ``answered`` is called with an `Answer` or a `Refused`.
 
-        With ``waits_in_line``, a full queue is no reason to refuse: the caller asks for little more until then. Others
-        are answered before this returns, if that takes microseconds and nobody waits.
+        With ``waits_in_line``, a full queue is no reason to refuse: the caller asks for little more until then. Where a
+        step takes microseconds and nobody waits, it is answered before this returns.
 
         Returns:
             The version that takes them.
@@ -256,12 +259,12 @@ class Dataplane:
             Refused: they are not even queued.
         """
         assert request.sequence is not None
-        now = self._loop.time()
+        now = perf_counter()
         if self.rates.rate is not None:
             self.rates.take(owner, now, request.messages)
         key = (owner, request.sequence)
         sequence = served.sequences.get(key)
-        live = served.latest if sequence is None else served.owner(sequence)
+        live = served.latest if sequence is None or len(served.versions) == 1 else served.owner(sequence)
         if not waits_in_line and (self.ending or live.scheduler.queued):
             self.admit(live)
         live.meaning.check_sequences(served.name)
@@ -269,8 +272,15 @@ class Dataplane:
             if sequence is None or sequence.slot is None:
                 raise Refused(Kind.NOT_FOUND, f"new sequences begin at version {live.number}, not {version!r:.40}")
             raise Refused(Kind.NOT_FOUND, f"{sequence} is at version {live.number}, not {version!r:.40}")
+        at_once = live.scheduler.takes_at_once(waits_in_line)
+        is_plain = request.step is None and request.timeout != 0 and not (request.start or request.end)
+        if at_once and is_plain and sequence is not None:
+            answer = live.step_at_once(sequence, xs, now)
+            if answer is not None:
+                answered(answer)
+                return live
         sequence = sequence or served.sequence(key)
-        if len(sequence.jobs) >= self.options.pending:
+        if sequence.jobs and len(sequence.jobs) >= self._most_pending(live, waits_in_line):
             raise Refused(Kind.BUSY, f"{len(sequence.jobs)} requests of {sequence} wait already", 0.1)
         waits = self.options.deadline if request.timeout is None else min(request.timeout, self.options.deadline)
         steps = Steps(
@@ -285,7 +295,7 @@ class Dataplane:
             deadline=now + waits,
             gone=gone,
         )
-        live.add(steps, at_once=not waits_in_line)
+        live.add(steps, at_once)
         return live
 
     def admit(self, live: LiveModel, count: int = 1) -> None:
@@ -302,10 +312,15 @@ class Dataplane:
         if late or queued + count > max(self.options.queue, count * (not queued)):
             raise Refused(Kind.BUSY, f"{queued} requests of {live.name} wait already", waits)
 
+    def _most_pending(self, live: LiveModel, waits_in_line: bool) -> int:
+        """Requests of one sequence that may wait: one alone where the queue is short of room for all."""
+        has_room = waits_in_line or 2 * live.scheduler.queued < self.options.queue
+        return self.options.pending if has_room else 1
+
     async def _rows_alone(self, live: LiveModel, xs: NDArray[Any], request: Request) -> NDArray[Any]:
         """Rows that belong to no sequence: each begins at the initial state and ends with the request."""
         self.admit(live, len(xs))
-        now = self._loop.time()
+        now = perf_counter()
         waits = self.options.deadline if request.timeout is None else min(request.timeout, self.options.deadline)
         futures = [self._loop.create_future() for _ in xs]
         for row, future in zip(xs, futures, strict=True):
@@ -367,7 +382,7 @@ class Dataplane:
             if act.sequence.slot is None and living >= self.options.sequences:
                 raise Refused(Kind.BUSY, f"{living} sequences of {name} live, the most that may", 1.0)
             sessions.load(act.sequence, state, at)
-            act.sequence.used, act.changed = self._loop.time(), True
+            act.sequence.used, act.changed = perf_counter(), True
             return at
 
         return await self._act(served, owner, sequence, write)
@@ -383,7 +398,7 @@ class Dataplane:
         def look(sessions: Sessions, act: Act) -> dict[str, Any]:
             if act.sequence.slot is None:
                 raise served.endings.refusal(act.sequence.key)
-            idle = max(0.0, self._loop.time() - act.sequence.used)
+            idle = max(0.0, perf_counter() - act.sequence.used)
             found: dict[str, Any] = {
                 "model_name": name,
                 "model_version": sessions.version.number,
@@ -408,7 +423,7 @@ class Dataplane:
 
     async def _act(self, served: ServedModel, owner: str, id: str, work: Callable[[Sessions, Act], Any]) -> Any:
         """Do something with a sequence in its turn."""
-        self.rates.take(owner, self._loop.time())
+        self.rates.take(owner, perf_counter())
         if self.ending:
             raise Refused(Kind.UNAVAILABLE, "the server is about to end", 5.0)
         sequence = served.sequence((owner, id))

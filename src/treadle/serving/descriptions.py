@@ -1,5 +1,6 @@
 """What a server says of itself and of its models: metadata, configuration, statistics."""
 
+import time
 from typing import Any
 
 import treadle
@@ -72,7 +73,7 @@ def model_statistics(plane: Dataplane, lives: list[LiveModel]) -> dict[str, Any]
         return {
             "name": live.name,
             "version": live.number,
-            "last_inference": round(counts.last * 1e3),
+            "last_inference": round(1e3 * (time.time() - time.perf_counter() + counts.last)) if counts.last else 0,
             "inference_count": counts.steps,
             "execution_count": counts.turns,
             "inference_stats": {

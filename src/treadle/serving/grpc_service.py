@@ -1,21 +1,31 @@
 """The Open Inference Protocol over gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
-from treadle.errors import TreadleError
 from treadle.serving import descriptions
-from treadle.serving.addresses import Address
 from treadle.serving.dataplane import Dataplane
 from treadle.serving.grpc_messages import protocol, request_from, response_from
 from treadle.serving.refusals import Refused, as_refused
 from treadle.serving.requests import chosen
 from treadle.serving.tokens import Tokens
 
-SERVICE = "inference.GRPCInferenceService"
 AT_ONCE = 64
 """Requests of one stream that are under way; more of them are not even read."""
+
+
+def owner_of(tokens: Tokens, context: Any) -> str:
+    """Whose token a call has.
+
+    Raises:
+        Refused: it has none that is known.
+    """
+    said = None
+    for name, value in context.invocation_metadata() or ():
+        if name == "authorization":
+            said = value
+    return tokens.owner(said if isinstance(said, str) or said is None else said.decode("latin-1"))
 
 
 class InferenceService:
@@ -27,7 +37,7 @@ class InferenceService:
     """
 
     def __init__(self, plane: Dataplane, tokens: Tokens):
-        self.plane, self.tokens = plane, tokens
+        self.plane, self.tokens, self.file = plane, tokens, protocol()
         self._new = protocol().message("ModelInferResponse")
         self._new_of_stream = protocol().message("ModelStreamInferResponse")
 
@@ -44,11 +54,7 @@ class InferenceService:
 
     def owner(self, context: Any) -> str:
         """Whose token a call has."""
-        said = None
-        for name, value in context.invocation_metadata() or ():
-            if name == "authorization":
-                said = value
-        return self.tokens.owner(said if isinstance(said, str) or said is None else said.decode("latin-1"))
+        return owner_of(self.tokens, context)
 
     # The calls.
 
@@ -142,90 +148,3 @@ class InferenceService:
         self.owner(context)
         served = self.plane.model(message.name)
         return served, served.version(message.version)
-
-
-def grpc_server(plane: Dataplane, tokens: Tokens, address: Address, tls: tuple[bytes, bytes] | None) -> Any:
-    """A gRPC server that has not begun yet, and its port.
-
-    Args:
-        plane: what is asked.
-        tokens: who may ask.
-        address: where to listen.
-        tls: key and certificate, as PEM; None for none.
-
-    Raises:
-        TreadleError: grpcio or protobuf is not installed.
-        OSError: the port is taken.
-    """
-    try:
-        import grpc
-        from google.protobuf import json_format
-    except ImportError:
-        raise TreadleError("grpcio is not installed: pip install 'treadle[serve]'") from None
-    most = plane.options.request_bytes
-    server = grpc.aio.server(
-        options=[
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", most),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_concurrent_streams", 1024),
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
-        ]
-    )
-    service = InferenceService(plane, tokens)
-    handlers = {}
-    for method in protocol().methods():
-        answer = getattr(service, method.name)
-        if method.response_streams:
-            handler = grpc.stream_stream_rpc_method_handler
-            answer = _guarded_stream(plane, grpc, answer)
-        else:
-            handler = grpc.unary_unary_rpc_method_handler
-            answer = _guarded(plane, grpc, answer, method.response, json_format.ParseDict)
-        handlers[method.name] = handler(
-            answer,
-            request_deserializer=method.request.FromString,
-            response_serializer=method.response.SerializeToString,
-        )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    try:
-        if tls is None:
-            port = server.add_insecure_port(str(address))
-        else:
-            port = server.add_secure_port(str(address), grpc.ssl_server_credentials([tls]))
-    except RuntimeError as error:
-        raise OSError(f"`grpc={address}`: {error}: name another") from None
-    return server, port
-
-
-async def _abort(plane: Dataplane, grpc: Any, context: Any, refused: Refused) -> None:
-    plane.reject(refused)
-    if refused.retry_after is not None:
-        context.set_trailing_metadata((("grpc-retry-pushback-ms", str(max(1, round(1e3 * refused.retry_after)))),))
-    await context.abort(getattr(grpc.StatusCode, refused.kind.grpc), str(refused))
-
-
-def _guarded(plane: Dataplane, grpc: Any, answer: Callable[..., Any], response: Any, parse: Any) -> Callable[..., Any]:
-    """A call whose refusals have gRPC's codes, and whose dicts become messages."""
-
-    async def guarded(message: Any, context: Any) -> Any:
-        try:
-            found = await answer(message, context)
-            return parse(found, response(), ignore_unknown_fields=True) if isinstance(found, dict) else found
-        except Exception as error:
-            refused = as_refused(error, "gRPC")
-        return await _abort(plane, grpc, context, refused)
-
-    return guarded
-
-
-def _guarded_stream(plane: Dataplane, grpc: Any, answer: Callable[..., Any]) -> Callable[..., Any]:
-    async def guarded(messages: Any, context: Any) -> AsyncIterator[Any]:
-        try:
-            async for one in answer(messages, context):
-                yield one
-        except Exception as error:
-            await _abort(plane, grpc, context, as_refused(error, "gRPC"))
-
-    return guarded

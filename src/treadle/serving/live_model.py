@@ -1,16 +1,18 @@
 """One version of a model, live: its sessions, its turns, and what becomes of what is asked of it."""
 
-import asyncio
 import logging
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
+
+from numpy.typing import NDArray
 
 from treadle.errors import TreadleError
 from treadle.serving.beginnings import Beginnings
 from treadle.serving.keeper import Keeper
 from treadle.serving.memory import Memory
 from treadle.serving.refusals import Kind, Refused
-from treadle.serving.scheduler import Job, Scheduler, Verdict
+from treadle.serving.scheduler import Job, Scheduler
 from treadle.serving.sequences import Act, Answer, Sequence, Steps
 from treadle.serving.sessions import Sessions
 from treadle.serving.version import Version
@@ -35,15 +37,9 @@ class LiveModel:
 
     def start(self) -> None:
         """Begin to take turns, on the event loop that runs."""
-        self.loop = asyncio.get_running_loop()
-        self.scheduler = Scheduler(
-            self.version.options, self._decide, self.sessions.work, self._finish, self._rest, self.counts
-        )
+        self.scheduler = Scheduler(self.version.options, self.sessions.work, self._finish, self._rest, self.counts)
         self.memory = Memory(self.version, self.sessions, self.scheduler, self._complete, self.keeper)
-        self._beginnings = Beginnings(self.version, self.memory, self._hand_over)
-
-    def _decide(self, job: Job) -> Verdict:
-        return self._beginnings.decide(job)
+        self.scheduler.begin = Beginnings(self.version, self.memory, self._hand_over).decide
 
     @property
     def busy(self) -> bool:
@@ -61,6 +57,25 @@ class LiveModel:
             self.successor.add(job, at_once)
         else:
             self.scheduler.add(job, at_once)
+
+    def step_at_once(self, sequence: Sequence, x: NDArray[Any], now: float) -> Answer | None:
+        """The answer to a step [1, ...] that nothing stands against, without a place in the queue.
+
+        To be asked where `Scheduler.takes_at_once`. None, and nothing has happened, where it has to be `add`ed.
+        """
+        if sequence.slot is None or sequence.busy or len(x) != 1 or self.keeper is not None:
+            return None
+        try:
+            ys = self.sessions.step_one(sequence.slot, x)
+        except Exception:
+            return None  # and it fails once more in its turn, in which that is explained
+        end = perf_counter()
+        answer = Answer(ys, sequence.position, sequence.reset)
+        sequence.position += 1
+        sequence.used, sequence.kept, sequence.reset = now, None, False
+        self.scheduler.took(1, 1, end - now)
+        self.counts.answer(now, end)
+        return answer
 
     def end(self, sequence: Sequence, reason: str, answered: Callable[[Any], None] | None = None) -> None:
         """End a sequence after what was asked of it, for a reason.
@@ -95,22 +110,23 @@ class LiveModel:
 
     # What becomes of a job that is complete.
 
-    def _finish(self, jobs: list[Job]) -> None:
+    def _finish(self, jobs: list[Job], now: float) -> None:
         to_keep: list[Job] = []
-        now, keeps = self.loop.time(), self.keeper is not None
         for job in jobs:
-            if isinstance(job, Steps):
-                if job.error is None:
-                    self._note(job, now)
-                    if keeps and job.sequence.key is not None and self.memory.has_to_keep(job.sequence, job.end):
-                        to_keep.append(job)
-                        continue
-            elif keeps and job.changed:
+            if isinstance(job, Steps) and job.error is None:
+                self._note(job, now)
+            if self.keeper is not None and self._has_to_be_kept(job):
                 to_keep.append(job)
-                continue
-            self._complete(job)
+            else:
+                self._complete(job, now)
         if to_keep:
             self.memory.keep(to_keep)
+
+    def _has_to_be_kept(self, job: Job) -> bool:
+        if isinstance(job, Act):
+            return job.changed
+        is_taken = job.error is None and job.sequence.key is not None
+        return is_taken and self.memory.has_to_keep(job.sequence, job.end)
 
     def _note(self, job: Steps, now: float) -> None:
         """What a sequence remembers of a request."""
@@ -122,19 +138,20 @@ class LiveModel:
         if job.end:
             self.version.ended(sequence, "ended")
 
-    def _complete(self, job: Job) -> None:
+    def _complete(self, job: Job, now: float) -> None:
         """Answer, and let the sequence have its next turn."""
+        sequence = job.sequence
         if job.error is not None:
             job.answered(self._explained(job))
         elif isinstance(job, Act):
             job.answered(job.result)
         else:
-            self.counts.answer(self.loop.time() - job.arrived)
-            job.answered(Answer(job.ys, job.first, job.sequence.reset))
-            job.sequence.reset = False
-        if job.sequence.slot is None:
-            self.living.discard(job.sequence)
-        self.scheduler.release(job.sequence)
+            self.counts.answer(job.arrived, now)
+            job.answered(Answer(job.ys, job.first, sequence.reset))
+            sequence.reset = False
+        if sequence.slot is None:
+            self.living.discard(sequence)
+        self.scheduler.release(sequence)
 
     def _explained(self, job: Job) -> Exception:
         """What a client is told of an error."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from treadle.serving.keeper import Keeper
@@ -22,7 +23,7 @@ class Memory:
         version: whose they are.
         sessions: where they live.
         scheduler: gives them their turns.
-        complete: answers a job.
+        complete: answers a job, at that moment.
         keeper: writes and reads; None if nothing is kept.
     """
 
@@ -31,7 +32,7 @@ class Memory:
         version: Version,
         sessions: Sessions,
         scheduler: Scheduler,
-        complete: Callable[[Job], None],
+        complete: Callable[[Job, float], None],
         keeper: Keeper | None,
     ):
         self.version, self.sessions, self.scheduler = version, sessions, scheduler
@@ -85,7 +86,7 @@ class Memory:
                     continue
                 else:
                     sequence.saved, sequence.stamp = sequence.position, found[place]
-                self.complete(job)
+                self.complete(job, perf_counter())
 
         self.keeper.put(records, kept)
 
@@ -94,7 +95,7 @@ class Memory:
         sequence = job.sequence
         self._forget(sequence)
         if isinstance(job, Act) and not job.asked:
-            self.complete(job)
+            self.complete(job, perf_counter())
             return
         job.again()
         sequence.jobs.appendleft(job)
@@ -141,7 +142,7 @@ class Memory:
         def work(sessions: Sessions, act: Act) -> None:
             sessions.load(sequence, record.state, record.position, record.kept)
             sequence.saved = record.position
-            sequence.used = self.scheduler.now()
+            sequence.used = perf_counter()
 
         def answered(result: Any) -> None:
             if isinstance(result, Exception):

@@ -16,7 +16,7 @@ class Options:
         idle: seconds after which a sequence expires that nobody asks for a step.
         deadline: seconds that a request waits for its step at most, unless it says less.
         sequences: most sequences that live at one time, for each model.
-        queue: most requests that wait, for each model.
+        queue: most requests that wait, for each model; once it is half full, one of each sequence.
         pending: most requests of one sequence that wait.
         request_bytes: most bytes of a request.
         steps: most steps of a block, and most rows of a request without a sequence.

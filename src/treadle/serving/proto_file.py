@@ -32,20 +32,41 @@ class ProtoFile:
 
     Args:
         path: of the file.
+        package: what to call its package; None for what it says itself.
 
     Raises:
         ValueError: it has something that this does not read.
     """
 
-    def __init__(self, path: Path):
-        self.file = descriptor_pb2.FileDescriptorProto(name=path.name, syntax="proto3")
+    def __init__(self, path: Path, package: str | None = None):
+        self.file, self._package = descriptor_pb2.FileDescriptorProto(syntax="proto3"), package
         words = [word for word in _WORDS.findall(path.read_text()) if not word.startswith("//")]
         self._words: Iterator[str] = iter(words)
         for word in self._words:
             self._read_top(word)
+        self.file.name = f"{self.file.package.replace('.', '/')}/{path.name}"
         pool = descriptor_pool.DescriptorPool()
         pool.Add(self.file)  # pyright: ignore[reportAttributeAccessIssue]
-        self._pool = pool
+        self._pool: Any = pool
+
+    @property
+    def service(self) -> str:
+        """The whole name of its service."""
+        return f"{self.file.package}.{self.file.service[0].name}"
+
+    def has(self, symbol: str) -> bool:
+        """Whether it declares a message, an enum, a service, or a part of one, of that whole name."""
+        try:
+            self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return False
+        return True
+
+    def content(self) -> bytes:
+        """The file as a FileDescriptorProto, with every type's whole name."""
+        found = descriptor_pb2.FileDescriptorProto()
+        self._pool.FindFileByName(self.file.name).CopyToProto(found)
+        return found.SerializeToString()
 
     def message(self, name: str) -> Any:
         """The class of a message."""
@@ -53,7 +74,7 @@ class ProtoFile:
         return message_factory.GetMessageClass(found)
 
     def methods(self) -> list[Method]:
-        """All calls of all services."""
+        """The calls of its service."""
         return [
             Method(
                 one.name,
@@ -70,7 +91,8 @@ class ProtoFile:
         if word == "syntax":
             self._until(";")
         elif word == "package":
-            self.file.package = self._until(";")[0]
+            (said,) = self._until(";")
+            self.file.package = self._package or said
         elif word == "message":
             self._read_message(self.file.message_type.add())
         elif word == "enum":
@@ -95,6 +117,8 @@ class ProtoFile:
                 return
             if word == "message":
                 self._read_message(message.nested_type.add())
+            elif word == "enum":
+                self._read_enum(message.enum_type.add())
             elif word == "oneof":
                 message.oneof_decl.add(name=self._until("{")[0])
                 for inner in self._words:

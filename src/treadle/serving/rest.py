@@ -21,7 +21,8 @@ from treadle.serving.tensors import (
     from_list,
     named,
     to_bytes,
-    to_list,
+    to_json,
+    write_json,
 )
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -183,7 +184,7 @@ def written(
         said["id"] = id
     if outcome.parameters:
         said["parameters"] = outcome.parameters
-    outputs, parts = [], []
+    outputs, parts = [], []  # as texts; the tensors that are bytes
     for name, values in chosen(outcome.outputs, wanted):
         one: dict[str, Any] = {"name": name, "datatype": datatype_of(values), "shape": list(values.shape)}
         as_bytes = None if wanted is None else wanted[name]
@@ -191,11 +192,10 @@ def written(
             content = to_bytes(values)
             one["parameters"] = {"binary_data_size": len(content)}
             parts.append(content)
+            outputs.append(write_json(one))
         else:
-            one["data"] = to_list(name, values)
-        outputs.append(one)
-    said["outputs"] = outputs
-    body = json.dumps(said, separators=(",", ":"), allow_nan=False).encode()
+            outputs.append(f'{write_json(one)[:-1]},"data":{to_json(name, values)}}}')
+    body = f'{write_json(said)[:-1]},"outputs":[{",".join(outputs)}]}}'.encode()
     if not parts:
         return 200, JSON, body, []
     return 200, OCTETS, b"".join([body, *parts]), [(_JSON_LENGTH, b"%d" % len(body))]

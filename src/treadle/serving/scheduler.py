@@ -1,11 +1,11 @@
 """Turns: whatever sequences are ready step together, those that wait longest first, each with one step under way."""
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
+from time import perf_counter
 
 from treadle.serving.counts import Counts
 from treadle.serving.options import Options
@@ -14,8 +14,11 @@ from treadle.serving.sequences import Act, Sequence, Steps
 LONG = 1e-3
 """Seconds: turns that take longer leave the event loop, which has other clients to listen to."""
 
-AT_ONCE = 5e-5
-"""Seconds: turns that take less are taken when they are asked for, if nobody waits: to wait for others costs more."""
+AT_ONCE, AT_ONCE_IN_LINE = 5e-5, 1.5e-5
+"""Seconds: turns that take less are taken when they are asked for, if nobody waits: to wait for others costs more.
+
+Where clients wait in line, others come at the same time more often.
+"""
 
 Job = Steps | Act
 
@@ -37,16 +40,16 @@ class Scheduler:
     to the end. All that touches the pool of sessions happens within a turn, and there is one turn at a time.
 
     Attributes:
+        begin: decides on a job whose turn it is at that moment; to be set before there is one.
         queued: jobs that are not complete.
         seconds: of a turn with steps, as they have been lately.
         shortest: likewise, of the shortest.
 
     Args:
         options: how many rows, how long to wait for more.
-        begin: decides on a job whose turn it is.
         work: takes a turn: jobs of different sequences; in a thread, if turns take long. How many of them stepped, and
             how many steps that were.
-        finish: is given the jobs that are complete; it has to `release` each one's sequence.
+        finish: is given the jobs that are complete, and the time; it has to `release` each one's sequence.
         rest: is told of a sequence that does not live, and of which nothing is asked any more.
         counts: what is written down.
     """
@@ -54,14 +57,14 @@ class Scheduler:
     def __init__(
         self,
         options: Options,
-        begin: Callable[[Job], Verdict],
         work: Callable[[list[Job]], tuple[int, int]],
-        finish: Callable[[list[Job]], None],
+        finish: Callable[[list[Job], float], None],
         rest: Callable[[Sequence], None],
         counts: Counts,
     ):
         self.options, self.counts = options, counts
-        self.begin, self.work, self.finish, self.rest = begin, work, finish, rest
+        self.work, self.finish, self.rest = work, finish, rest
+        self.begin: Callable[[Job, float], Verdict]
         self.ready: deque[Sequence] = deque()
         self.queued = 0
         self.seconds = self.shortest = 0.0
@@ -72,7 +75,7 @@ class Scheduler:
     def add(self, job: Job, at_once: bool = False) -> None:
         """Ask for something of a sequence, after whatever it was asked for before.
 
-        With ``at_once``, its turn is taken before this returns, if it is a short one and no other is waiting.
+        With ``at_once``, its turn is taken before this returns, if no other is waiting.
         """
         sequence = job.sequence
         sequence.jobs.append(job)
@@ -81,14 +84,16 @@ class Scheduler:
             return
         sequence.busy = True
         self.ready.append(sequence)
-        if at_once and self.shortest < AT_ONCE and len(self.ready) == 1 and not (self._running or self.options.wait):
+        if at_once and len(self.ready) == 1 and not self._running:
             self._turn()
         else:
             self._wake()
 
-    def now(self) -> float:
-        """The time on the loop's clock."""
-        return self._loop.time()
+    def takes_at_once(self, in_line: bool) -> bool:
+        """Whether a turn would be taken where it is asked for: a short one, and nobody waits."""
+        if self.ready or self._running or self.options.wait:
+            return False
+        return self.shortest < (AT_ONCE_IN_LINE if in_line else AT_ONCE)
 
     def expected_wait(self) -> float:
         """Seconds until a request that comes now would be answered."""
@@ -121,28 +126,27 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._scheduled = False
-        batch = self._take()
+        batch = self._take(perf_counter())
         if not batch:
             self._wake()
             return
         self._running = True
         if self.seconds < LONG:
-            self._timed(batch)
-            self._done(batch)
+            self._done(batch, self._timed(batch))
             return
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "treadle-steps")
         future = self._loop.run_in_executor(self._thread, self._timed, batch)
-        future.add_done_callback(lambda _: self._done(batch))
+        future.add_done_callback(lambda done: self._done(batch, done.result()))
 
-    def _take(self) -> list[Job]:
+    def _take(self, now: float) -> list[Job]:
         batch: list[Job] = []
         while self.ready and len(batch) < self.options.rows:
             sequence = self.ready.popleft()
             verdict = Verdict.ANSWERED
             while sequence.jobs:
                 job = sequence.jobs[0]
-                verdict = self.begin(job)
+                verdict = self.begin(job, now)
                 if verdict is not Verdict.ANSWERED:
                     break
                 # What `begin` has put before it, it has put there in its stead.
@@ -161,19 +165,24 @@ class Scheduler:
         job.sequence.jobs.popleft()
         self.queued -= 1
 
-    def _timed(self, batch: list[Job]) -> None:
-        start = time.perf_counter()
+    def _timed(self, batch: list[Job]) -> float:
+        """Take a turn; when it ended."""
+        start = perf_counter()
         rows, steps = self.work(batch)
-        seconds = time.perf_counter() - start
-        if not steps:
-            return  # states that were read or written say nothing of how long steps take
+        end = perf_counter()
+        if steps:  # states that were read or written say nothing of how long steps take
+            self.took(rows, steps, end - start)
+        return end
+
+    def took(self, rows: int, steps: int, seconds: float) -> None:
+        """A turn has taken so long."""
         # One slow turn, such as the first, is no habit.
         self.seconds = seconds if not self.seconds else min(0.8 * self.seconds + 0.2 * seconds, 2 * self.seconds)
         # What others do with the cores makes turns longer, but none shorter.
         self.shortest = seconds if not self.shortest else min(seconds, 1.05 * self.shortest)
         self.counts.turn(rows, steps, seconds)
 
-    def _done(self, batch: list[Job]) -> None:
+    def _done(self, batch: list[Job], end: float) -> None:
         self._running = False
         complete = []
         for job in batch:
@@ -183,6 +192,6 @@ class Scheduler:
                 self.drop(job)
                 complete.append(job)
         try:
-            self.finish(complete)
+            self.finish(complete, end)
         finally:
             self._wake()

@@ -55,7 +55,7 @@ class Sequence:
         position: steps taken.
         jobs: what is asked of it and has not begun, in order.
         busy: whether something of it is under way or waits for its turn.
-        used: when it was last asked for something, on the loop's clock.
+        used: when it was last asked for something, by `time.perf_counter`, as all moments here.
         saved: the position at which its state was kept last.
         stamp: of its record in the store, as this server knows it; None where whatever there is may be replaced.
         kept: its last answer, where the client counts steps.
@@ -93,8 +93,8 @@ class Steps:
         start: whether the sequence begins with them.
         end: whether it ends with them.
         step: the position at which the client expects the sequence; None if it does not count.
-        deadline: on the loop's clock.
-        arrived: likewise.
+        arrived: when.
+        deadline: after which it is too late to begin.
         answered: what to call with the answer.
         gone: whether the client still waits.
         fresh: whether the state has to be the initial one first.
@@ -102,10 +102,10 @@ class Steps:
         error: what went wrong.
     """
 
-    __slots__ = (
-        "answered", "arrived", "begun", "deadline", "end", "error", "first", "fresh", "gone", "last", "looked",
-        "sequence", "start", "step", "taken", "xs", "ys",
-    )  # fmt: skip
+    ys: Any = None
+    taken = first = 0
+    begun = fresh = looked = False
+    error: Exception | None = None
 
     def __init__(
         self,
@@ -125,14 +125,12 @@ class Steps:
         self.start, self.end, self.step = start, end, step
         self.last = len(xs) if last is None else last
         self.arrived, self.deadline, self.gone = arrived, deadline, gone
-        self.again()
 
     def again(self) -> None:
         """As if nothing had been done yet."""
-        self.ys: Any = None
+        self.ys = self.error = None
         self.taken = self.first = 0
         self.begun = self.fresh = self.looked = False
-        self.error: Exception | None = None
 
     def digest(self) -> bytes:
         """Tells one input from another, so that a retry is known to be one."""

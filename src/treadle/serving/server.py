@@ -145,12 +145,16 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def _serving_grpc(self, address: Address) -> AsyncIterator[None]:
-        from treadle.serving.grpc_service import grpc_server
-
+        try:
+            from treadle.serving.grpc_server import grpc_server
+            from treadle.serving.grpc_services import grpc_services
+        except ImportError:
+            raise TreadleError("grpcio is not installed: pip install 'treadle[serve]'") from None
         tls = None
         if self.certificates is not None:
             tls = self.certificates.key.read_bytes(), self.certificates.certificate.read_bytes()
-        server, self._grpc_port = grpc_server(self.plane, self.gate.tokens, address, tls)
+        services = grpc_services(self.plane, self.gate.tokens)
+        server, self._grpc_port = grpc_server(self.plane, services, address, tls)
         await server.start()
         try:
             yield

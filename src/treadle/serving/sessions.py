@@ -113,6 +113,10 @@ class Sessions:
             job.taken += count
             job.sequence.position += count
 
+    def step_one(self, slot: int, x: NDArray[Any]) -> NDArray[Any]:
+        """One step [1, ...] of the session at that place; the answer [1, ...]."""
+        return self._pool.step_rows([slot], x)
+
     def _answers(self, slots: list[int | None], xs: list[NDArray[Any]]) -> Any:
         """What steps [T, ...] of each of some sessions give, each [T, ...]."""
         if len(xs) == 1 and len(xs[0]) == 1:

@@ -1,5 +1,6 @@
 """Tensors as the Open Inference Protocol names them, writes them as JSON, and lays them out in bytes."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
     "BYTES": np.dtype(object),
 }
+_DIGITS = {DATATYPES["FP16"]: 5, DATATYPES["FP32"]: 9}
+write_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+"""A value as JSON, without spaces."""
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 MOST_AXES = 8
 
@@ -110,7 +114,9 @@ def from_bytes(name: str, data: bytes | memoryview, dtype: np.dtype[Any], shape:
             f"{name!r:.80} has {len(data)} bytes, but the shape {list(shape)} of {NAMES[dtype]} takes"
             f" {math.prod(shape) * dtype.itemsize}",
         )
-    return np.frombuffer(data, dtype).reshape(shape)
+    values = np.frombuffer(data, dtype).reshape(shape)
+    # Behind a JSON object they begin anywhere; kernels read from addresses that are multiples of their size.
+    return values if values.flags.aligned else values.copy()
 
 
 def _counted_texts(name: str, data: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -133,18 +139,24 @@ def to_bytes(values: NDArray[Any]) -> bytes:
     return values.tobytes()
 
 
-def to_list(name: str, values: NDArray[Any]) -> list[Any]:
-    """Numbers for JSON, flat.
+def to_json(name: str, values: NDArray[Any]) -> str:
+    """Numbers as a list in JSON, flat, each in as many digits as tell it from all others of its datatype.
 
     JSON has no word for what is no number, so that such an answer can only be had in bytes.
     """
     if values.dtype.hasobject:
-        return [one.decode(errors="replace") for one in values.reshape(-1)]
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        return write_json([one.decode(errors="replace") for one in values.reshape(-1)])
+    flat = values.reshape(-1)
+    if values.dtype.kind == "f" and not np.isfinite(flat).all():
         raise Refused(
             Kind.FAILED, f"{name!r:.80} has numbers that are not finite, which JSON cannot hold: ask for binary data"
         )
-    return values.reshape(-1).tolist()
+    digits = _DIGITS.get(values.dtype)
+    if digits is None or not flat.size:
+        return write_json(flat.tolist())
+    # The shortest digits of the same number in float64, which Python writes, are nearly always 17.
+    text = f"%.{digits}g," * flat.size % tuple(flat.tolist())
+    return f"[{text.replace('-0,', '-0.0,')[:-1]}]"  # a whole number has no sign if it is zero
 
 
 def datatype_of(values: NDArray[Any]) -> str:

@@ -4,6 +4,7 @@ Read in Python, array after array, the inputs of 32 sessions take as long as the
 machine code, too: each is an array with memory of its own.
 """
 
+import ctypes
 import enum
 import functools
 from collections.abc import Hashable
@@ -14,6 +15,8 @@ from llvmlite import ir
 
 from treadle.engines.cpu.machine import compilation
 from treadle.engines.cpu.plan.array_layout import (
+    NEW_FROM_DESCRIPTION,
+    NULL,
     POINTER,
     VOID,
     WORD,
@@ -21,11 +24,14 @@ from treadle.engines.cpu.plan.array_layout import (
     Context,
     arrays_are_known,
     builtin,
+    half,
     is_dense,
     method,
     of_numpy,
     of_python,
+    word,
 )
+from treadle.engines.cpu.plan.array_row import array_row
 from treadle.engines.cpu.plan.pool_call import PoolCall
 
 
@@ -33,6 +39,7 @@ class Stepping(Protocol):
     """What steps rows that were taken down: `LivePool`."""
 
     call: PoolCall
+    one_row_is_short: bool
 
     def make_room_for(self, rows: int) -> None:
         """Make the call larger, if so many rows need that."""
@@ -69,14 +76,25 @@ class ArrayDoor:
 
     def by_id(self, xs: Any) -> dict[Hashable, np.ndarray] | None:
         """A step on a dict of dense arrays [I], by id; the answers [H] by id."""
+        if type(xs) is not dict:
+            return None
         if self._made_for is not self._pool.call or len(xs) > self._pool.call.room:
             self._make(len(xs))
-        ids = [*xs]
+        answers = xs.copy()  # as large as it has to be, with all keys in place
         rows = self._take(xs)
-        if not rows or rows != len(ids):
+        if not rows or rows != len(answers):
             return None
         self._pool.run(rows)
-        return self._give(ids)
+        return self._give(answers)
+
+    def by_one_slot(self, slot: int, x: Any) -> np.ndarray | None:
+        """A step of one row, on [1, I]; the answer [1, H]."""
+        if self._made_for is not self._pool.call:
+            self._make(1)
+        if self._row is None:
+            return None
+        self._slot.value = slot
+        return self._row(x)
 
     def by_slot(self, slots: np.ndarray, x: Any) -> np.ndarray | None:
         """A step of the rows ``slots`` [n], all of them others, on [n, I]; the answers [n, H]."""
@@ -122,13 +140,15 @@ class ArrayDoor:
             _Word.INDEX: call.index.ctypes.data,
             _Word.SLOTS: id(self._slots),
             _Word.NONE: id(None),
-            _Word.NEW_ARRAY: of_numpy(_NEW_FROM_DESCRIPTION),
-            **{word: of_python(name) for word, name in _FUNCTIONS.items()},
+            _Word.NEW_ARRAY: of_numpy(NEW_FROM_DESCRIPTION),
+            **{place: of_python(name) for place, name in _FUNCTIONS.items()},
         }
-        context = np.array([words[word] for word in _Word], dtype=np.int64)
+        context = np.array([words[place] for place in _Word], dtype=np.int64)
         self._needs = context, dtype, sizes
         take, give = _methods()
         self._take, self._give = builtin(take, context), builtin(give, context)
+        self._slot = ctypes.c_int64.from_address(call.index.ctypes.data)
+        self._row, self._row_needs = array_row(call) if self._pool.one_row_is_short else (None, None)
 
 
 def array_door(pool: Stepping, slots: dict[Hashable, int]) -> ArrayDoor | None:
@@ -145,11 +165,9 @@ class _Word(enum.IntEnum):
     """Which word of its context tells a function what."""
 
     DICT_TYPE, ARRAY_TYPE, DTYPE, FEATURES, ROOM, X, X_BYTES, Y, Y_BYTES, Y_SIZES, INDEX, SLOTS, NONE = range(13)
-    NEW_ARRAY, NEXT, FIND, NUMBER, NEW_NUMBER, HOLD, LET_GO, FORGET_ERROR = range(13, 21)
-    NEW_DICT, SET_ITEM, LENGTH, GET_ITEM = range(21, 25)
+    NEW_ARRAY, NEXT, FIND, NUMBER, NEW_NUMBER, HOLD, LET_GO, FORGET_ERROR, SET_ITEM = range(13, 22)
 
 
-_NEW_FROM_DESCRIPTION = 94  # PyArray_NewFromDescr
 _FUNCTIONS = {
     _Word.NEXT: "PyDict_Next",
     _Word.FIND: "PyDict_GetItemWithError",
@@ -158,13 +176,10 @@ _FUNCTIONS = {
     _Word.HOLD: "Py_IncRef",
     _Word.LET_GO: "Py_DecRef",
     _Word.FORGET_ERROR: "PyErr_Clear",
-    _Word.NEW_DICT: "PyDict_New",
     _Word.SET_ITEM: "PyDict_SetItem",
-    _Word.LENGTH: "PyList_Size",
-    _Word.GET_ITEM: "PyList_GetItem",
 }
 """Functions of CPython that are called."""
-_INT, _NULL = ir.IntType(32), ir.Constant(POINTER, None)
+_INT = ir.IntType(32)
 
 
 @functools.cache
@@ -179,13 +194,13 @@ def _taking() -> str:
     b, xs, refuse, unknown = c.b, c.given, c.block("refuse"), c.block("unknown")
     position, key_at, value_at, count_at = (b.alloca(kind) for kind in (WORD, POINTER, POINTER, WORD))
     for place in (position, count_at):
-        b.store(ir.Constant(WORD, 0), place)
+        b.store(word(0), place)
     c.require(b.icmp_signed("==", ArrayField.TYPE.read(b, xs, WORD), c.known(_Word.DICT_TYPE)), refuse)
     look, item, done = (c.block(name) for name in ("look", "item", "done"))
     b.branch(look)
     b.position_at_end(look)
     more = c.call(_Word.NEXT, _INT, xs, position, key_at, value_at)
-    b.cbranch(b.icmp_signed("!=", more, ir.Constant(_INT, 0)), item, done)
+    b.cbranch(b.icmp_signed("!=", more, half(0)), item, done)
 
     b.position_at_end(item)
     key, x, count = b.load(key_at, typ=POINTER), b.load(value_at, typ=POINTER), b.load(count_at, typ=WORD)
@@ -193,7 +208,7 @@ def _taking() -> str:
     c.require(b.icmp_signed("==", ArrayField.TYPE.read(b, x, WORD), c.known(_Word.ARRAY_TYPE)), refuse)
     c.require(b.icmp_signed("==", ArrayField.DTYPE.read(b, x, WORD), c.known(_Word.DTYPE)), refuse)
     c.require(is_dense(b, x), refuse)
-    c.require(b.icmp_signed("==", ArrayField.AXES.read(b, x, _INT), ir.Constant(_INT, 1)), refuse)
+    c.require(b.icmp_signed("==", ArrayField.AXES.read(b, x, _INT), half(1)), refuse)
     size = b.load(ArrayField.SIZES.read(b, x, POINTER), typ=WORD)
     c.require(b.icmp_signed("==", size, c.known(_Word.FEATURES)), refuse)
     bytes_ = c.known(_Word.X_BYTES)
@@ -202,10 +217,10 @@ def _taking() -> str:
     c.call(_Word.HOLD, VOID, key)
     slot = c.call(_Word.FIND, POINTER, c.known(_Word.SLOTS, POINTER), key)
     c.call(_Word.LET_GO, VOID, key)
-    c.require(b.icmp_unsigned("!=", slot, _NULL), unknown)
+    c.require(b.icmp_unsigned("!=", slot, NULL), unknown)
     index = b.gep(c.known(_Word.INDEX, POINTER), [count], source_etype=WORD)
     b.store(c.call(_Word.NUMBER, WORD, slot), index)
-    b.store(b.add(count, ir.Constant(WORD, 1)), count_at)
+    b.store(b.add(count, word(1)), count_at)
     b.branch(look)
 
     b.position_at_end(done)
@@ -221,39 +236,37 @@ def _taking() -> str:
 
 
 def _giving() -> str:
-    """``PyObject *give(PyObject *context, PyObject *ids)``: a dict from each id of a list to its answer."""
+    """``PyObject *give(PyObject *context, PyObject *answers)``: in place of each value of a dict, the next answer."""
     c = Context("give")
-    b, ids, fail, no_memory, done = c.b, c.given, c.block("fail"), c.block("no_memory"), c.block("done")
-    count_at = b.alloca(WORD)
-    b.store(ir.Constant(WORD, 0), count_at)
-    answers, rows = c.call(_Word.NEW_DICT, POINTER), c.call(_Word.LENGTH, WORD, ids)
-    c.require(b.icmp_unsigned("!=", answers, _NULL), no_memory)
-    look, item = c.block("look"), c.block("item")
+    b, answers, fail = c.b, c.given, c.block("fail")
+    position, key_at, count_at = (b.alloca(kind) for kind in (WORD, POINTER, WORD))
+    for place in (position, count_at):
+        b.store(word(0), place)
+    look, item, done = (c.block(name) for name in ("look", "item", "done"))
     b.branch(look)
     b.position_at_end(look)
-    count = b.load(count_at, typ=WORD)
-    b.cbranch(b.icmp_signed("<", count, rows), item, done)
+    more = c.call(_Word.NEXT, _INT, answers, position, key_at, NULL)
+    b.cbranch(b.icmp_signed("!=", more, half(0)), item, done)
 
     b.position_at_end(item)
+    key, count = b.load(key_at, typ=POINTER), b.load(count_at, typ=WORD)
     dtype, bytes_ = c.known(_Word.DTYPE, POINTER), c.known(_Word.Y_BYTES)
     c.call(_Word.HOLD, VOID, dtype)  # the array takes this reference
-    one, none = ir.Constant(_INT, 1), ir.Constant(_INT, 0)
+    one, none = half(1), half(0)
     kind, sizes = c.known(_Word.ARRAY_TYPE, POINTER), c.known(_Word.Y_SIZES, POINTER)
-    array = c.call(_Word.NEW_ARRAY, POINTER, kind, dtype, one, sizes, _NULL, _NULL, none, _NULL)
-    c.require(b.icmp_unsigned("!=", array, _NULL), fail)
+    array = c.call(_Word.NEW_ARRAY, POINTER, kind, dtype, one, sizes, NULL, NULL, none, NULL)
+    c.require(b.icmp_unsigned("!=", array, NULL), fail)
     c.copy(c.row(c.known(_Word.Y, POINTER), count, bytes_), ArrayField.DATA.read(b, array, POINTER), bytes_)
-    id_ = c.call(_Word.GET_ITEM, POINTER, ids, count)
-    set_ = c.call(_Word.SET_ITEM, _INT, answers, id_, array)
+    # A key that is there already: the dict keeps its form, and may be walked on.
+    set_ = c.call(_Word.SET_ITEM, _INT, answers, key, array)
     c.call(_Word.LET_GO, VOID, array)
-    c.require(b.icmp_signed("==", set_, ir.Constant(_INT, 0)), fail)
-    b.store(b.add(count, ir.Constant(WORD, 1)), count_at)
+    c.require(b.icmp_signed("==", set_, half(0)), fail)
+    b.store(b.add(count, word(1)), count_at)
     b.branch(look)
 
     b.position_at_end(fail)
-    c.call(_Word.LET_GO, VOID, answers)
-    b.branch(no_memory)
-    b.position_at_end(no_memory)
-    b.ret(_NULL)
+    b.ret(NULL)
     b.position_at_end(done)
+    c.call(_Word.HOLD, VOID, answers)
     b.ret(answers)
     return str(c.module)

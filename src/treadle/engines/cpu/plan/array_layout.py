@@ -87,6 +87,19 @@ def builtin(of: Any, context: np.ndarray) -> Any:
 
 
 POINTER, WORD, VOID = ir.PointerType(), ir.IntType(64), ir.VoidType()
+NULL = ir.Constant(POINTER, None)
+NEW_FROM_DESCRIPTION = 94
+"""The place of PyArray_NewFromDescr, see `of_numpy`."""
+
+
+def word(number: int) -> ir.Constant:
+    """A constant of 64 bits."""
+    return ir.Constant(WORD, number)
+
+
+def half(number: int) -> ir.Constant:
+    """A constant of 32 bits."""
+    return ir.Constant(ir.IntType(32), number)
 
 
 class Context:

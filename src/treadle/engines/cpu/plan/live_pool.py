@@ -34,12 +34,16 @@ class LivePool:
         weights: what it computes with; other steps read the same.
         names: of the states.
         capacity: rows.
+
+    Attributes:
+        one_row_is_short: whether the step of a row is always that of one thread, and takes microseconds.
     """
 
     def __init__(self, network: Network, weights: LiveWeights, names: Sequence[str], capacity: int):
         self.network, self.weights, self.names = network, weights, names
         self.state = weights.states(capacity)
         self._cost = weights.one.compiled.row_cost
+        self.one_row_is_short = self._cost < 2 * WORTH_A_THREAD
         self._make_room(_FIRST_ROOM)
 
     def named(self) -> dict[str, Tensor]:
@@ -88,10 +92,18 @@ class LivePool:
 
     def run(self, rows: int) -> None:
         """A step of so many rows that were taken down, with their inputs."""
+        key = rows, torch.get_num_threads()
+        found = self._ways.get(key)
+        if found is None:
+            found = self._ways[key] = self._way(rows)
+        self.call(rows, *found)
+
+    def _way(self, rows: int) -> tuple[int, bool, bool]:
+        """How many threads take a step of so many rows, whether they share out columns, and Python's lock is kept."""
         cost = self._cost * rows
         parts = threads.count(int(cost // WORTH_A_THREAD))
         few = parts > 1 and rows < FEW_ROWS * parts and rows <= self.call.block
-        self.call(rows, parts if few else min(parts, rows), few, cost < _SHORT)
+        return parts if few else min(parts, rows), few, cost < _SHORT
 
     def _parts(self, rows: int) -> int:
         """How many threads share the rows of a block."""
@@ -116,6 +128,7 @@ class LivePool:
     @torch.inference_mode(False)  # it is written into later, outside of it, too
     def _make_room(self, room: int) -> None:
         self.call = PoolCall(LiveOperands(self.weights, self.state), room)
+        self._ways: dict[tuple[int, int], tuple[int, bool, bool]] = {}
 
 
 _whole_block = functools.lru_cache(maxsize=64)(Layout)

@@ -29,6 +29,7 @@ class PoolCall:
         x, y: [room, ...]: the input of a step, and its answer.
         rows_of_x, rows_of_y: the same as arrays.
         index: [room]: which row of the states each of these rows is.
+        rows_at: the address at which it says how many there are.
         block: how many rows the kernel takes through a step at a time; the most that can be shared out by columns.
     """
 
@@ -54,7 +55,8 @@ class PoolCall:
         self._of_step = self.table[self._of_block]
         self._blocks: WeakKeyDictionary[Layout, list[int]] = WeakKeyDictionary()
         self._address = self.table.ctypes.data
-        self._rows = ctypes.c_int64.from_address(self._address + 8 * (len(lowered.places) + Behind.ROWS))
+        self.rows_at = self._address + 8 * (len(lowered.places) + Behind.ROWS)
+        self._rows = ctypes.c_int64.from_address(self.rows_at)
         scratch, itemsize = lowered.scratch, weights.dtype.itemsize
         self._scratch_bytes = -(-(scratch.fixed + self.block * scratch.per_row + 64) * itemsize // 64) * 64
         self._kernel = kernel
@@ -66,12 +68,17 @@ class PoolCall:
     def __call__(self, rows: int, parts: int, by_columns: bool = False, keeps_lock: bool = False) -> None:
         """A step of that many rows by so many threads, which share out rows or columns; Python's lock may be kept."""
         self._rows.value = rows
+        found = self.laid_out(parts, by_columns)
+        (self._again_locked if keeps_lock else self._again)(found.address, 0, 0, self._team)
+
+    def laid_out(self, parts: int, by_columns: bool = False) -> RecipeCall:
+        """The call by so many threads, ready to be made."""
         found = self._calls.get((parts, by_columns))
         if found is None:
             recipe = self._by_columns(parts) if by_columns else self._by_rows(parts)
             found = self._calls[parts, by_columns] = recipe.lay_out({})
             self._recipes.append(recipe)  # which keeps the machine code
-        (self._again_locked if keeps_lock else self._again)(found.address, 0, 0, self._team)
+        return found
 
     def steps(self, layout: Layout, xs: int, ys: int, parts: int, keeps_lock: bool = False) -> None:
         """All steps on [N, ...] at the address ``xs``, into ``ys``; the index is in the order of the layout's rows."""
