@@ -1,5 +1,6 @@
 """Many fits of one data set, side by side in worker processes: one process a core, one thread a process."""
 
+import bisect
 import dataclasses
 import itertools
 import math
@@ -26,6 +27,9 @@ SHARE = 0.8
 """How much of the time that is left is planned to be used."""
 PILOT_STEPS = 4
 LEAST_STEPS = 20
+VALIDATIONS = 20
+"""How often a fit is validated, at most: on few rows an epoch is a few steps, and validating after each would take the
+time of the training."""
 
 T = TypeVar("T")
 
@@ -155,6 +159,22 @@ class _Pace(NamedTuple):
     epoch_steps: int
     evaluate_every: int
 
+    def seconds(self, steps: int) -> float:
+        """Those of a fit of so many steps: validated at the start and the end, too, and once more on the test set."""
+        validations = 3 + min(steps / self.evaluate_every, VALIDATIONS)
+        return self.begin + steps * self.step + validations * self.validation
+
+
+def interval(evaluate_every: int, steps: int) -> int:
+    """After how many steps a fit of so many is validated: as often as by habit, but at most `VALIDATIONS` times.
+
+    Example:
+        >>> from treadle.recipes.compare_on_data.race import interval
+        >>> interval(evaluate_every=3, steps=50), interval(evaluate_every=3, steps=600)
+        (3, 30)
+    """
+    return max(evaluate_every, -(-steps // VALIDATIONS))
+
 
 class Pool(Protocol):
     """Where fits run."""
@@ -224,12 +244,9 @@ class Race:
         start, kinds = time.monotonic(), {(one.wiring, one.cell): one for one in self.settings}
         paces = self._all([self._pool.submit(_pace, one) for one in kinds.values()])
         left = SHARE * (seconds - (time.monotonic() - start)) * min(self._pool.count, len(self.settings))
-        fits = len(self.settings) / len(paces)
-        begin = fits * sum(pace.begin for pace in paces)
-        each = fits * sum(pace.step + pace.validation / pace.evaluate_every for pace in paces)
-        habits = self.settings[0].habits
+        fits, habits = len(self.settings) / len(paces), self.settings[0].habits
         most = max(habits.scaled(most_epochs, pace.epoch_steps) * pace.epoch_steps for pace in paces)
-        steps = min(int((left - begin) / each), most)
+        steps = bisect.bisect(range(most + 1), left, key=lambda n: fits * sum(pace.seconds(n) for pace in paces)) - 1
         if steps < LEAST_STEPS:
             raise ShapeError(
                 f"the time is too short for {len(self.settings)} fits: pass a longer `budget`, fewer `seeds`, or name"
@@ -283,7 +300,8 @@ def _pace(settings: Settings) -> _Pace:
 def _train(settings: Settings, checkpoint: Path | None, steps: int) -> Trained:
     torch.set_num_threads(1)
     run = settings.started()
-    first, every = run.task.validate(run.model), run.task.evaluate_every
+    first, every = run.task.validate(run.model), interval(run.task.evaluate_every, steps)
+    run.task.evaluate_every = every
     kept: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_at": lambda step: step % every == 0}
     for step in run.steps(ShareDone(steps=steps), validated=True, **kept):
         if not math.isfinite(step.loss):

@@ -127,5 +127,6 @@ class PairRun:
         """Train, one step per iteration; it always validates."""
         about = dataclasses.asdict(self.settings) | {"file": self.settings.file if self.task.made else None}
         about |= {} if checkpoint is None else contents({"the data": None if self.task.made else self.settings.file})
+        self._learning.evaluate_every = self.task.evaluate_every
         yield from self._learning.steps(share_done, checkpoint=checkpoint, about=about, **options)
         self.done = self._learning.done
