@@ -60,12 +60,13 @@ def chaos_told(folder: Path) -> bool:
 
 def false_claims(folder: Path) -> int:
     """How many comparisons of shuffled targets claim a difference, made as the command makes them, in one process."""
-    fits, false = [], 0
+    fits, parameters, false = [], None, 0
     for shuffle in range(SHUFFLES):
         path = write(folder / f"shuffle{shuffle}.csv", shuffled(shuffle))
-        settings = Settings(str(path), series_id="unit", target=("y",))
-        parameters = common_size(Run(settings).task, settings, list(WIRINGS), ["lstm"])
-        settings = dataclasses.replace(settings, parameters=parameters)
+        settings = Settings(str(path), series_id="unit", target=("y",), parameters=parameters)
+        if parameters is None:  # that of the first table suits them all
+            parameters = common_size(Run(settings).task, settings, list(WIRINGS), ["lstm"])
+            settings = dataclasses.replace(settings, parameters=parameters)
         fits += contenders(settings, list(WIRINGS), ["lstm"], range(1000 * shuffle, 1000 * shuffle + SEEDS))
     scores: dict[str, dict[str, list[float]]] = {}
     with Race(fits, ProcessPool(1)) as race:

@@ -42,7 +42,9 @@ def test_three_seeds_find_a_difference_of_five_standard_deviations():
     assert found >= 0.6 * 200 * 12
 
 
-@pytest.mark.parametrize("seeds, count, times", [(2, 1, 6), (3, 1, 3), (3, 1, 6), (3, 1, 20), (3, 3, 6), (5, 1, 6)])
+@pytest.mark.parametrize(
+    ("seeds", "count", "times"), [(2, 1, 6), (3, 1, 3), (3, 1, 6), (3, 1, 20), (3, 3, 6), (5, 1, 6)]
+)
 def test_networks_that_are_less_steady_than_others_are_neither_better_nor_worse(seeds, count, times):
     random, claims = np.random.default_rng(0), 0
     for _ in range(500):

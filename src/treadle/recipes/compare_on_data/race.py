@@ -31,6 +31,11 @@ VALIDATIONS = 20
 """How often a fit is validated, at most: on few rows an epoch is a few steps, and validating after each would take the
 time of the training."""
 
+EPOCHS = 100
+"""A fit is no longer than that."""
+HIGHEST_RATE = 0.005
+"""The peak learning rate of a short fit, at most."""
+
 T = TypeVar("T")
 
 
@@ -66,11 +71,13 @@ class Run(Protocol):
     """A fit that can begin; `treadle.training.fit_run.Run` is one.
 
     Attributes:
+        settings: of the fit.
         model: the network.
         stopping: the scores of validation.
         done: steps done, when it is over.
     """
 
+    settings: Any
     model: Any
     stopping: EarlyStopping
     done: int
@@ -233,7 +240,7 @@ class Race:
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown()
 
-    def affordable_steps(self, seconds: float, most_epochs: int = 100) -> int:
+    def affordable_steps(self, seconds: float) -> int:
         """How many steps each fit can have in a time, by the pace of one of each kind of network.
 
         Raises:
@@ -244,8 +251,7 @@ class Race:
         start, kinds = time.monotonic(), {(one.wiring, one.cell): one for one in self.settings}
         paces = self._all([self._pool.submit(_pace, one) for one in kinds.values()])
         left = SHARE * (seconds - (time.monotonic() - start)) * min(self._pool.count, len(self.settings))
-        fits, habits = len(self.settings) / len(paces), self.settings[0].habits
-        most = max(habits.scaled(most_epochs, pace.epoch_steps) * pace.epoch_steps for pace in paces)
+        fits, most = len(self.settings) / len(paces), whole_fit(self.settings[0], paces[0].epoch_steps)
         steps = bisect.bisect(range(most + 1), left, key=lambda n: fits * sum(pace.seconds(n) for pace in paces)) - 1
         if steps < LEAST_STEPS:
             raise ShapeError(
@@ -300,6 +306,7 @@ def _pace(settings: Settings) -> _Pace:
 def _train(settings: Settings, checkpoint: Path | None, steps: int) -> Trained:
     torch.set_num_threads(1)
     run = settings.started()
+    run.settings = hurried(settings, steps, run.task.epoch_steps)
     first, every = run.task.validate(run.model), interval(run.task.evaluate_every, steps)
     run.task.evaluate_every = every
     kept: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_at": lambda step: step % every == 0}
@@ -314,6 +321,19 @@ def _train(settings: Settings, checkpoint: Path | None, steps: int) -> Trained:
         run.task.save(path, run.model)
         sentence = run.task.judge(run.model).sentence
         return Trained(settings, best, parameter_count(run.model), run.done, curve, sentence, path.read_bytes())
+
+
+def whole_fit(settings: Settings, epoch_steps: int) -> int:
+    """How many steps `treadle fit` would train, if nothing stops it early."""
+    return settings.habits.scaled(EPOCHS, epoch_steps) * epoch_steps
+
+
+def hurried(settings: Settings, steps: int, epoch_steps: int) -> Settings:
+    """The settings of a fit that has only so many steps: in so far as they are fewer than those of a whole fit, the
+    peak learning rate is higher, so that what can be learned is seen earlier."""
+    usual = settings.option("learning_rate")
+    rate = usual * max(whole_fit(settings, epoch_steps) / steps, 1)
+    return dataclasses.replace(settings, learning_rate=min(rate, max(usual, HIGHEST_RATE)))
 
 
 def contenders(
