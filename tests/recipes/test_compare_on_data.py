@@ -1,9 +1,11 @@
 """Comparing wirings on data: what is claimed, and what the command says."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from tests.cli.test_fit import here
 from tests.cli.test_tables import engines
 from treadle.cli.compare_on_data import draw_networks
 from treadle.recipes.compare_on_data import rank
+from treadle.recipes.compare_on_data.race import _Pace, hurried
 from treadle.recipes.compare_on_data.ranking import f_quantile, student_quantile
 from treadle.recipes.translate import Learning, Pair, Translator
 from treadle.show import training
 from treadle.training import Fitted, SequenceTask, SeriesTask, read_sequences, read_series
+from treadle.training.fit_run import Settings
 
 
 def drawn(random: np.random.Generator, effects: list[float], seeds: int) -> dict[str, list[float]]:
@@ -85,6 +89,23 @@ def test_quantiles_of_f_are_those_of_scipy(above, below):
 @pytest.mark.parametrize("share", [0.6, 0.975, 0.9988])
 def test_quantiles_are_those_of_scipy(share, freedom):
     assert student_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-3)
+
+
+def test_a_short_fit_has_a_higher_learning_rate_within_bounds():
+    settings: Any = Settings("x.csv")  # a series: 100 epochs at 0.001
+    assert hurried(settings, 1000, epoch_steps=10).option("learning_rate") == 0.001
+    assert hurried(settings, 5000, epoch_steps=10).option("learning_rate") == 0.001
+    assert hurried(settings, 500, epoch_steps=10).option("learning_rate") == pytest.approx(0.002)
+    assert hurried(settings, 20, epoch_steps=10).option("learning_rate") == 0.005
+    high = dataclasses.replace(settings, learning_rate=0.01)
+    assert hurried(high, 20, epoch_steps=10).option("learning_rate") == 0.01
+
+
+def test_what_a_fit_costs_grows_with_its_steps_and_counts_every_validation():
+    pace = _Pace(begin=0.5, step=0.01, validation=0.1, epoch_steps=3, evaluate_every=3)
+    assert pace.seconds(30) == pytest.approx(0.5 + 0.3 + 13 * 0.1)
+    assert pace.seconds(600) == pytest.approx(0.5 + 6 + 23 * 0.1)
+    assert sorted(map(pace.seconds, range(200))) == [*map(pace.seconds, range(200))]
 
 
 @pytest.mark.share(2)
