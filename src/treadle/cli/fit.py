@@ -244,6 +244,7 @@ def fit(
         for step in steps:
             watch.follow(step)
         run.model.eval()
+        run.finish()
         answer = ""
         if first:
             with watch.evaluating(say=True):
