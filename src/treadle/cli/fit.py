@@ -244,7 +244,6 @@ def fit(
         for step in steps:
             watch.follow(step)
         run.model.eval()
-        run.finish()
         answer = ""
         if first:
             with watch.evaluating(say=True):

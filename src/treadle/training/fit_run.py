@@ -307,12 +307,6 @@ class Run:
             **options,
         )
 
-    def finish(self) -> None:
-        """Let the trained network learn from the validation set as well what needs no steps: see
-        `SeriesTask.refit_linear`."""
-        if isinstance(self.task, SeriesTask):
-            self.task.refit_linear(self.model)
-
     def as_json(self, verdict: Verdict, validations: Sequence[tuple[int, float]]) -> dict[str, Any]:
         """The run for JSON: its settings, its network, its scores, and those of validation by step."""
         given = {name: value for name, value in dataclasses.asdict(self.settings).items() if value not in (None, ())}

@@ -108,7 +108,6 @@ class SeriesTask:
             season = season or find_season(learned)
             window = min(max(64, 4 * season), longest)
         series.check(window)
-        self._resumed = start is not None
         self.series, self.horizon, self.window, self.predict, self._metric = series, horizon, window, predict, metric
         self.season = season or find_season(learned)
         self.inputs = start.inputs if start else Scaling.fit(series.input_names, series.part(series.inputs, "training"))
@@ -202,25 +201,6 @@ class SeriesTask:
         ends = [end for end, _ in self.series.cuts]
         return [(x[:end], y[:end]) for x, y, end in zip(self._xs, self._training, ends, strict=True)]
 
-    @torch.no_grad()
-    def refit_linear(self, model: Recurrent) -> None:
-        """Fit the linear part of a trained network again, to what its layers leave, on training and validation set.
-
-        The validation set has said when to stop; it is the latest of what is known, and the linear part can learn from
-        it by least squares, without further steps. A network that was resumed keeps its linear part.
-        """
-        if self._resumed:
-            return
-        linear: Any = model.cell.linear
-        solution, delays = torch.cat([linear.weight.T, linear.bias[None]]).double(), self.delays()
-        whose = [i for i in range(len(self.series)) if self.series.bounds(i, "validation")[1]]
-        known = [self._xs[i][: self.series.bounds(i, "validation")[1]] for i in whose]
-        examples = []
-        for i, x, ys in zip(whose, known, self._outputs(model, "validation", whose), strict=True):
-            y = torch.where(self._training[i].isnan(), self._targets(i, "validation"), self._training[i])[: len(x)]
-            examples.append((x, y - ys + linear_predictions(solution, x, delays, ys.shape[1])))
-        fit_linear(model, examples, delays)
-
     def fitted(self, model: Recurrent) -> Fitted:
         window = self.window if self.predict == "last" else None
         scaled = self.inputs, self.targets
@@ -234,10 +214,9 @@ class SeriesTask:
         bounds = [self.series.bounds(i, part) for i in range(len(self.series))]
         return [i for i, (start, end) in enumerate(bounds) if start < end]
 
-    def _outputs(self, model: Recurrent, part: str, whose: Sequence[int] | None = None) -> list[Tensor]:
-        """[N, H * K], scaled, at every step up to the end of a part, of each series with steps in it, or of some."""
-        whose = self._of_part(part) if whose is None else whose
-        whole = [(self.series.inputs[i], self.series.bounds(i, part)[1]) for i in whose]
+    def _outputs(self, model: Recurrent, part: str) -> list[Tensor]:
+        """[N, H * K], scaled, at every step up to the end of a part, of each series that has steps in it."""
+        whole = [(self.series.inputs[i], self.series.bounds(i, part)[1]) for i in self._of_part(part)]
         return self.fitted(model).outputs([xs[:end] for xs, end in whole])
 
     def validate(self, model: Recurrent) -> float:

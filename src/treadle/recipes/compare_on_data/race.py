@@ -93,10 +93,6 @@ class Run(Protocol):
         """Train, a step each time that the iterator is asked."""
         ...
 
-    def finish(self) -> None:
-        """Let the network learn from the validation set as well what needs no steps."""
-        ...
-
 
 class Settings(Protocol):
     """A dataclass with the settings of a fit; `treadle.training.fit_run.Settings` is one."""
@@ -320,7 +316,6 @@ def _train(settings: Settings, checkpoint: Path | None, steps: int) -> Trained:
     scores = [score if math.isfinite(score) else math.inf for score in run.stopping.scores]
     curve = tuple((every * i, score) for i, score in enumerate(scores, start=1))
     best = min(first, run.task.score_of_constant, *scores, run.task.validate(run.model))
-    run.finish()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")
         run.task.save(path, run.model)

@@ -136,6 +136,3 @@ class PairRun:
         self._learning.learning_rate = self.settings.option("learning_rate")
         yield from self._learning.steps(share_done, checkpoint=checkpoint, about=about, **options)
         self.done = self._learning.done
-
-    def finish(self) -> None:
-        """Nothing: a translator is what its training made of it."""
