@@ -35,8 +35,8 @@ mutations: .venv/.dev ## break the code in twenty places and see that the tests 
 fits: .venv/.dev ## fit twelve public data sets with the defaults, beside simpler models; half an hour, ARGS="GunPoint sunspots" takes some
 	$(VENV_PYTHON) -m benchmarks.fits $(ARGS)
 
-claims: .venv/.dev ## compare wirings on 20 shuffled series, where no difference may be claimed, and on a chaotic map, where one has to
-	$(VENV_PYTHON) -m benchmarks.claims
+claims: .venv/.dev ## compare wirings on 20 shuffled series, where no difference may be claimed, and on series of shocks, where one has to
+	$(VENV_PYTHON) -m benchmarks.claims $(ARGS)
 
 imitations: .venv/.runtime ## learn machines from short tapes, run them free on a thousand long ones
 	$(VENV_PYTHON) -m benchmarks.imitations

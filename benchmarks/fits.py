@@ -4,8 +4,11 @@ Three random seeds each; names of `benchmarks.public_data` take some of the data
 as good as the best to within the spread over seeds, on at least half of them. Three have bars of their own, each within
 three minutes: 96 % of JapaneseVowels, and less error than seasonal-naive on sunspots and carbon dioxide.
 ``docs/research/fits.md`` has the table.
+
+``--kept FILE`` names a JSON file: what is in it is not measured again, and what is measured is added to it.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -14,9 +17,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.public_data import ACCURACY, DATA_SETS, DataSet
 from benchmarks.rivals import rivals
@@ -75,8 +78,25 @@ def _spread(scores: Sequence[float]) -> float:
     return statistics.stdev(scores) if len(scores) > 1 else 0.0
 
 
+class Kept:
+    """What has been measured, by name, in a JSON file; without a file, nothing is kept."""
+
+    def __init__(self, path: Path | None):
+        self._path = path
+        self._found: dict[str, Any] = json.loads(path.read_text()) if path is not None and path.exists() else {}
+
+    def get(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What is kept under a name, or is measured now."""
+        if name not in self._found:
+            self._found[name] = measure()
+            if self._path is not None:
+                self._path.write_text(json.dumps(self._found, indent=1))
+        return self._found[name]
+
+
 def fit(data: DataSet, folder: Path, seed: int) -> dict[str, float]:
-    """The scores of one fit, as a user of the command gets them."""
+    """The scores of one fit, as a user of the command gets them, and its ``"seconds"``."""
+    start = time.monotonic()
     outputs = ["-o", str(folder / "model.safetensors"), "--json", str(folder / "scores.json")]
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), contextlib.suppress(SystemExit):
@@ -85,18 +105,18 @@ def fit(data: DataSet, folder: Path, seed: int) -> dict[str, float]:
         sys.exit(f"benchmarks.fits: {data.name}: {quiet.getvalue()}")
     scores = json.loads((folder / "scores.json").read_text())["scores"]
     (folder / "scores.json").unlink()
-    return scores
+    return scores | {"seconds": time.monotonic() - start}
 
 
-def measure(data: DataSet, folder: Path) -> Result:
+def measure(data: DataSet, folder: Path, kept: Kept) -> Result:
     """Fit the network, and what stands beside it."""
-    start = time.monotonic()
-    found = [fit(data, folder, seed) for seed in SEEDS]
-    seconds = (time.monotonic() - start) / len(found)
+    found = [kept.get(f"{data.name}, seed {seed}", lambda seed=seed: fit(data, folder, seed)) for seed in SEEDS]
+    seconds = statistics.fmean(one["seconds"] for one in found)
     scores = {OURS: [one[data.score] for one in found]}
     if data.series:
         scores[NAIVE] = [found[0][f"{data.score}_of_seasonal_naive"]]
-    return Result(data, scores | rivals(data, folder, SEEDS), seconds)
+    others = kept.get(f"{data.name}, simpler models", lambda: rivals(data, folder, SEEDS))
+    return Result(data, scores | others, seconds)
 
 
 def rows(results: Sequence[Result]) -> list[str]:
@@ -112,13 +132,17 @@ def rows(results: Sequence[Result]) -> list[str]:
 
 
 def main() -> None:
-    names = sys.argv[1:] or list(DATA_SETS)
+    parser = argparse.ArgumentParser(prog="benchmarks.fits")
+    parser.add_argument("--kept", type=Path)
+    parser.add_argument("names", nargs="*", default=list(DATA_SETS))
+    given = parser.parse_args()
+    names, kept = given.names, Kept(given.kept)
     if unknown := set(names) - set(DATA_SETS):
         sys.exit(f"benchmarks.fits: there is no {', '.join(sorted(unknown))}: name some of {', '.join(DATA_SETS)}")
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            results.append(measure(DATA_SETS[name], Path(folder)))
+            results.append(measure(DATA_SETS[name], Path(folder), kept))
             print(*rows(results[-1:]), sep="\n", flush=True)
     for series in (False, True):
         if some := [one for one in results if one.data.series == series]:

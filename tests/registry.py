@@ -151,6 +151,13 @@ def images() -> td.Graph:
     return g.outputs(g.add("high", td.ConvLSTMCell(4, 1, image_size=(3, 5)), reads=[low, g.x]), low.delayed())
 
 
+def pooled() -> td.Graph:
+    g = td.Graph(3)
+    low = g.add("low", td.LSTMCell(3, 4), reads=g.x)
+    mean = g.add("mean", td.MeanCell(4), reads=low)
+    return g.outputs(g.add("head", nn.Linear(8, 2), reads=[low, mean]))
+
+
 class CountingCell(nn.Module):
     """A user's own cell: says no sizes, keeps a plain tuple with a nested dict, and counts steps in whole numbers."""
 
@@ -181,6 +188,8 @@ GRAPHS: dict[str, Callable[[], Any]] = {
     "graph-handed-over": handed_over,
     "graph-tokens": tokens,
     "graph-images": images,
+    "graph-pooled": pooled,
+    "mean": lambda: td.MeanCell(3),
     "stack-with-dropout": partial(stack, "relay", dropout=0.5),
     "stack-of-stacks": lambda: td.Stack([stack("feedback", td.RNNCell), stack("dense", td.GRUCell, 4)]),
     "noisy-state": lambda: td.NoisyStateCell(stack("relay", td.LSTMCell), 0.2, dropout=0.1),

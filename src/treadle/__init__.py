@@ -50,7 +50,7 @@ from treadle.running.sessions import Sessions
 from treadle.running.taken_steps import repeat_last
 from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
 from treadle.state import detach, select
-from treadle.wiring import WIRINGS, Graph, NoisyStateCell, Stack, sum_of
+from treadle.wiring import WIRINGS, Graph, MeanCell, MeanState, NoisyStateCell, Stack, sum_of
 
 __version__ = "0.1.0"
 
@@ -58,12 +58,12 @@ __all__ = [
     "GRU", "LSTM", "RNN", "WIRINGS", "Attention", "Bidirectional", "Cell", "CfCCell", "CheckpointedBPTT",
     "ClosedLoop", "Continuous", "ConvLSTMCell", "ConvLSTMState", "CoupledLSTMCell", "Discrete", "EncoderDecoder",
     "Environment", "Explanation", "FullBPTT", "GRUCell", "GradientReach", "Graph", "HiddenState", "History",
-    "IndRNNCell", "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MLSTMCell", "MLSTMState", "MinGRUCell",
-    "MinLSTMCell", "MinimalGatedCell", "NoisyStateCell", "PeepholeLSTMCell", "RGLRUCell", "RNNCell", "Record",
-    "Recurrent", "RecurrentHighwayCell", "Reversed", "RoundingReport", "SLSTMCell", "SLSTMState", "SequenceInPieces",
-    "Session", "Sessions", "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt", "check_cell", "control",
-    "detach", "errors", "explain", "fingerprint", "gradient_reach", "interop", "load", "load_state", "record",
-    "repeat_last", "rounding_error", "save", "save_state", "select", "streams", "sum_of",
+    "IndRNNCell", "LSTMCell", "LSTMState", "LayerNormLSTMCell", "MLSTMCell", "MLSTMState", "MeanCell", "MeanState",
+    "MinGRUCell", "MinLSTMCell", "MinimalGatedCell", "NoisyStateCell", "PeepholeLSTMCell", "RGLRUCell", "RNNCell",
+    "Record", "Recurrent", "RecurrentHighwayCell", "Reversed", "RoundingReport", "SLSTMCell", "SLSTMState",
+    "SequenceInPieces", "Session", "Sessions", "Stack", "State", "TruncatedBPTT", "ZoneoutLSTMCell", "adapt",
+    "check_cell", "control", "detach", "errors", "explain", "fingerprint", "gradient_reach", "interop", "load",
+    "load_state", "record", "repeat_last", "rounding_error", "save", "save_state", "select", "streams", "sum_of",
 ]  # fmt: skip
 
 

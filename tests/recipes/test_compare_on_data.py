@@ -1,9 +1,11 @@
 """Comparing wirings on data: what is claimed, and what the command says."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from tests.cli.test_fit import here
 from tests.cli.test_tables import engines
 from treadle.cli.compare_on_data import draw_networks
 from treadle.recipes.compare_on_data import rank
-from treadle.recipes.compare_on_data.ranking import student_quantile
+from treadle.recipes.compare_on_data.race import _Pace, hurried
+from treadle.recipes.compare_on_data.ranking import f_quantile, student_quantile
 from treadle.recipes.translate import Learning, Pair, Translator
 from treadle.show import training
 from treadle.training import Fitted, SequenceTask, SeriesTask, read_sequences, read_series
+from treadle.training.fit_run import Settings
 
 
 def drawn(random: np.random.Generator, effects: list[float], seeds: int) -> dict[str, list[float]]:
@@ -34,12 +38,23 @@ def test_where_there_is_no_difference_none_is_claimed_but_in_one_case_of_twenty(
     assert claims <= 0.05 * 500 + 10
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_an_unsteady_network_among_steady_ones_is_neither_better_nor_worse(seeds):
+def test_three_seeds_find_a_difference_of_five_standard_deviations():
+    random, found = np.random.default_rng(0), 0
+    for _ in range(200):
+        ranking = rank(drawn(random, [0.0] * 4 + [0.25] * 3, 3))
+        found += sum(len(row.clearly_better_than) for row in ranking.rows if row.name in ("n0", "n1", "n2", "n3"))
+    assert found >= 0.6 * 200 * 12
+
+
+@pytest.mark.parametrize(
+    ("seeds", "count", "times"), [(2, 1, 6), (3, 1, 3), (3, 1, 6), (3, 1, 20), (3, 3, 6), (5, 1, 6)]
+)
+def test_networks_that_are_less_steady_than_others_are_neither_better_nor_worse(seeds, count, times):
     random, claims = np.random.default_rng(0), 0
     for _ in range(500):
         scores = drawn(random, [0.0] * 7, seeds)
-        scores["n0"] = (scores["n0"] * np.exp(random.normal(0, 0.3, seeds))).tolist()
+        for name in [*scores][:count]:
+            scores[name] = np.multiply(scores[name], np.exp(random.normal(0, 0.05 * times, seeds))).tolist()
         claims += any(row.clearly_better_than for row in rank(scores).rows)
     assert claims <= 0.05 * 500 + 10
 
@@ -64,10 +79,33 @@ def test_a_difference_of_less_than_a_percent_is_none_and_divergence_is_one():
     assert torn.sentence == "No difference that the seeds agree on: use more --seeds."
 
 
+@pytest.mark.parametrize("above", [1, 2, 5])
+@pytest.mark.parametrize("below", [2, 10, 60])
+def test_quantiles_of_f_are_those_of_scipy(above, below):
+    assert f_quantile(0.8, above, below) == pytest.approx(stats.f.ppf(0.8, above, below), rel=1e-3)
+
+
 @pytest.mark.parametrize("freedom", [1, 2, 5, 12, 60])
 @pytest.mark.parametrize("share", [0.6, 0.975, 0.9988])
 def test_quantiles_are_those_of_scipy(share, freedom):
     assert student_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-3)
+
+
+def test_a_short_fit_has_a_higher_learning_rate_within_bounds():
+    settings: Any = Settings("x.csv")  # a series: 100 epochs at 0.001
+    assert hurried(settings, 1000, epoch_steps=10).option("learning_rate") == 0.001
+    assert hurried(settings, 5000, epoch_steps=10).option("learning_rate") == 0.001
+    assert hurried(settings, 500, epoch_steps=10).option("learning_rate") == pytest.approx(0.002)
+    assert hurried(settings, 20, epoch_steps=10).option("learning_rate") == 0.005
+    high = dataclasses.replace(settings, learning_rate=0.01)
+    assert hurried(high, 20, epoch_steps=10).option("learning_rate") == 0.01
+
+
+def test_what_a_fit_costs_grows_with_its_steps_and_counts_every_validation():
+    pace = _Pace(begin=0.5, step=0.01, validation=0.1, epoch_steps=3, evaluate_every=3)
+    assert pace.seconds(30) == pytest.approx(0.5 + 0.3 + 13 * 0.1)
+    assert pace.seconds(600) == pytest.approx(0.5 + 6 + 23 * 0.1)
+    assert sorted(map(pace.seconds, range(200))) == [*map(pace.seconds, range(200))]
 
 
 @pytest.mark.share(2)

@@ -7,8 +7,10 @@ import torch
 
 from tests.tolerances import assert_close
 from treadle.errors import DataError
+from treadle.running.recurrent import Recurrent
 from treadle.training import SequenceTask, read_sequences
 from treadle.training.sequences import IGNORED
+from treadle.training.task import Design
 
 COLUMNS = {"x": [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]], "z": [[0, 1], [2], [3, 4, 5]], "label": ["b", "a", "b"]}
 
@@ -132,6 +134,17 @@ def test_which_steps_have_an_answer(parquet, predict):
         assert answer in (0, 1)
         wanted = [answer if predict == "every" or step == length - 1 else IGNORED for step in range(length)]
         assert y == wanted + [IGNORED] * (len(y) - length)
+
+
+def test_a_head_that_answers_once_reads_the_mean_of_all_steps_beside_the_last(parquet):
+    whole, design = many(parquet), Design(layers=1, parameters=2_000)
+    cell = SequenceTask(whole, whole).build(design).cell
+    xs = torch.randn(2, 5, 2)
+    below, _ = Recurrent(cell.layers)(xs)
+    wanted = cell.head(torch.cat([below[:, -1], below.mean(1)], 1))
+    assert_close(Recurrent(cell)(xs)[0][:, -1], wanted)
+    every = SequenceTask(whole, whole, predict="every").build(design).cell
+    assert every.head.in_features == every.layers.output_size
 
 
 def test_columns_of_the_parts_must_be_the_same(parquet):

@@ -26,7 +26,7 @@ from treadle.running.bidirectional import Bidirectional
 from treadle.running.dropin import GRU, LSTM, RNN, DropIn
 from treadle.running.recurrent import Recurrent
 from treadle.running.reversed import Reversed
-from treadle.wiring import Graph, NoisyStateCell, Stack
+from treadle.wiring import Graph, MeanCell, NoisyStateCell, Stack
 from treadle.wiring.graph import Read, StateField, Sum, label, leaves
 from treadle.wiring.sizes import Size, is_cell
 
@@ -299,6 +299,12 @@ def _noisy(carrier: Carrier, path: str, module: NoisyStateCell, places: Places) 
     return NoisyStateCell(cell, module.deviation, module.dropout), gives
 
 
+def _mean(carrier: Carrier, path: str, module: MeanCell, places: Places) -> Changed:
+    if places is None:
+        return copy.deepcopy(module), None
+    return MeanCell(len(places)).to(next(module.buffers())), places  # it treats every feature alike
+
+
 def _both_ways(carrier: Carrier, path: str, module: Bidirectional, places: Places) -> Changed:
     ahead, gives_ahead = carrier.carry(within(path, "ahead"), module.ahead, places)
     back, gives_back = carrier.carry(within(path, "back"), module.back, places)
@@ -317,6 +323,7 @@ _KINDS: tuple[tuple[type, Callable[[Carrier, str, Any, Places], Changed]], ...] 
         (Bidirectional, _both_ways),
         (Reversed, _backwards),
         (NoisyStateCell, _noisy),
+        (MeanCell, _mean),
         (Graph, carried_graph),
         (nn.Module, _part),
     ),

@@ -15,6 +15,7 @@ def draw(random: tuple[Value, ...], layout: Layout, known: dict[Value, Tensor], 
         return {}
     # Generators of other devices give other numbers all at once than step by step.
     drawn = _masks_of(random, layout, engine) if layout.device.type == "cpu" else None
+    drawn = _filled(random, layout) if drawn is None else drawn
     drawn = _step_by_step(random, layout, known) if drawn is None else drawn
     return {v: layout.packed(t).movedim(0, v.batch_axis) for v, t in zip(random, drawn, strict=True)}
 
@@ -41,6 +42,34 @@ def masks(shares: list[float], sizes: list[int], steps: int, dtype: torch.dtype)
     parts = zip(shares, sizes, strict=True)
     row = torch.cat([torch.full((n,), share, dtype=dtype, device="cpu") for share, n in parts])
     return list(torch.bernoulli(row.expand(steps, -1).contiguous()).split(sizes, 1))
+
+
+def _filled(random: tuple[Value, ...], layout: Layout) -> list[Tensor] | None:
+    """[T, B, ...] of each, if all fill memory with numbers, as dropout does: step after step, but nothing else."""
+    if not all(map(_fills_memory, random)):
+        return None
+    shapes = [[layout.batch if dim is BATCH else dim for dim in value.shape] for value in random]
+    drawn = [
+        torch.empty(layout.steps, *shape, dtype=value.dtype, device=layout.device)
+        for value, shape in zip(random, shapes, strict=True)
+    ]
+    fills = [(value.call.function, value.call.arguments[1:]) for value in random]
+    for step in zip(*drawn, strict=True):
+        for (fill, numbers), memory in zip(fills, step, strict=True):
+            fill(memory, *numbers)
+    return [memory.movedim(value.batch_axis + 1, 1) for value, memory in zip(random, drawn, strict=True)]
+
+
+def _fills_memory(value: Value) -> bool:
+    """Whether a value is what a random generator writes over memory, given numbers alone."""
+    call = value.call
+    given = call.arguments[1:]
+    return (
+        call.fills
+        and not call.options
+        and value.inputs[0].op == "full"
+        and all(isinstance(n, int | float) for n in given)
+    )
 
 
 def _step_by_step(random: tuple[Value, ...], layout: Layout, known: dict[Value, Tensor]) -> list[Tensor]:

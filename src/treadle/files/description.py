@@ -24,6 +24,7 @@ from treadle.running.recurrent import Recurrent
 from treadle.running.reversed import Reversed
 from treadle.seq2seq import Attention, Bidirectional, EncoderDecoder
 from treadle.wiring.graph import Delayed, Graph, Node, Read, StateField, Sum
+from treadle.wiring.mean import MeanCell
 from treadle.wiring.noisy_state import NoisyStateCell
 from treadle.wiring.sizes import as_number
 from treadle.wiring.stack import Stack
@@ -81,7 +82,9 @@ def _known() -> dict[str, type]:
     own |= {name: getattr(dropin, name) for name in dropin.__all__}
     own |= {"Stack": Stack, "Graph": Graph, "Recurrent": Recurrent}
     own |= {"ClosedLoop": ClosedLoop, "Discrete": Discrete, "Continuous": Continuous, "Likeliest": Likeliest}
-    own |= {kind.__name__: kind for kind in (NoisyStateCell, EncoderDecoder, Bidirectional, Reversed, Attention)}
+    own |= {
+        kind.__name__: kind for kind in (MeanCell, NoisyStateCell, EncoderDecoder, Bidirectional, Reversed, Attention)
+    }
     own |= {method.__name__: method for method in gradients.METHODS}
     names = {f"treadle.{name}": kind for name, kind in own.items()} | _of_rooms_above
     return names | {f"torch.nn.{name}": getattr(nn, name) for name in MEMORYLESS}

@@ -16,7 +16,7 @@ from treadle.errors import ShapeError
 from treadle.running.recurrent import Recurrent
 from treadle.training.memory import BYTES_PER_PARAMETER, require_memory
 from treadle.training.scores import least_squares
-from treadle.wiring import WIRINGS, Graph, Stack, sum_of
+from treadle.wiring import WIRINGS, Graph, MeanCell, Stack, sum_of
 
 CELLS: dict[str, type[cells.RecurrentCell]] = {
     "lstm": cells.LSTMCell,
@@ -62,6 +62,7 @@ def sequence_model(
     layers: int = 2,
     hidden_size: int = 64,
     dropout: float = 0.0,
+    mean: bool = False,
 ) -> Recurrent:
     """Layers of one cell and a linear head, with an output at every step. For many-to-one, take the last output.
 
@@ -73,6 +74,8 @@ def sequence_model(
         layers: how many layers of the cell.
         hidden_size: ``H`` of every layer.
         dropout: between layers and before the head, in training.
+        mean: whether the head reads, beside what the layers give now, the mean of all that they have given so far: what
+            the beginning of a sequence says is then not to be kept in a state until its end.
 
     Returns:
         A `treadle.Recurrent`: [B, T, I] in, [B, T, K] out.
@@ -93,7 +96,11 @@ def sequence_model(
     node = graph.add("layers", layers_of(cell, wiring, layers, input_size, hidden_size, dropout), reads=graph.x)
     if dropout:
         node = graph.add("dropout", nn.Dropout(dropout), reads=node)
-    return Recurrent(graph.outputs(graph.add("head", nn.Linear(hidden_size, output_size), reads=node)))
+    reads = [node]
+    if mean:
+        reads.append(graph.add("mean", MeanCell(hidden_size), reads=node))
+    head = nn.Linear(hidden_size * len(reads), output_size)
+    return Recurrent(graph.outputs(graph.add("head", head, reads=reads)))
 
 
 def forecaster(

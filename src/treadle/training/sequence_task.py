@@ -1,5 +1,6 @@
 """Labelled sequences: training and evaluation."""
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -131,7 +132,7 @@ class SequenceTask:
 
     def build(self, design: Design) -> Recurrent:
         sizes = len(self.inputs.names), len(self.labels) if self.targets is None else len(self.targets.names)
-        return design.built(sequence_model, *sizes)
+        return design.built(functools.partial(sequence_model, mean=self.predict == "last"), *sizes)
 
     def validate(self, model: Recurrent) -> float:
         xs, ys = zip(*self._validation, strict=True)

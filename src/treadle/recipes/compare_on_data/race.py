@@ -1,5 +1,6 @@
 """Many fits of one data set, side by side in worker processes: one process a core, one thread a process."""
 
+import bisect
 import dataclasses
 import itertools
 import math
@@ -26,6 +27,14 @@ SHARE = 0.8
 """How much of the time that is left is planned to be used."""
 PILOT_STEPS = 4
 LEAST_STEPS = 20
+VALIDATIONS = 20
+"""How often a fit is validated, at most: on few rows an epoch is a few steps, and validating after each would take the
+time of the training."""
+
+EPOCHS = 100
+"""A fit is no longer than that."""
+HIGHEST_RATE = 0.005
+"""The peak learning rate of a short fit, at most."""
 
 T = TypeVar("T")
 
@@ -62,11 +71,13 @@ class Run(Protocol):
     """A fit that can begin; `treadle.training.fit_run.Run` is one.
 
     Attributes:
+        settings: of the fit.
         model: the network.
         stopping: the scores of validation.
         done: steps done, when it is over.
     """
 
+    settings: Any
     model: Any
     stopping: EarlyStopping
     done: int
@@ -155,6 +166,22 @@ class _Pace(NamedTuple):
     epoch_steps: int
     evaluate_every: int
 
+    def seconds(self, steps: int) -> float:
+        """Those of a fit of so many steps: validated at the start and the end, too, and once more on the test set."""
+        validations = 3 + min(steps / self.evaluate_every, VALIDATIONS)
+        return self.begin + steps * self.step + validations * self.validation
+
+
+def interval(evaluate_every: int, steps: int) -> int:
+    """After how many steps a fit of so many is validated: as often as by habit, but at most `VALIDATIONS` times.
+
+    Example:
+        >>> from treadle.recipes.compare_on_data.race import interval
+        >>> interval(evaluate_every=3, steps=50), interval(evaluate_every=3, steps=600)
+        (3, 30)
+    """
+    return max(evaluate_every, -(-steps // VALIDATIONS))
+
 
 class Pool(Protocol):
     """Where fits run."""
@@ -213,7 +240,7 @@ class Race:
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown()
 
-    def affordable_steps(self, seconds: float, most_epochs: int = 100) -> int:
+    def affordable_steps(self, seconds: float) -> int:
         """How many steps each fit can have in a time, by the pace of one of each kind of network.
 
         Raises:
@@ -224,12 +251,8 @@ class Race:
         start, kinds = time.monotonic(), {(one.wiring, one.cell): one for one in self.settings}
         paces = self._all([self._pool.submit(_pace, one) for one in kinds.values()])
         left = SHARE * (seconds - (time.monotonic() - start)) * min(self._pool.count, len(self.settings))
-        fits = len(self.settings) / len(paces)
-        begin = fits * sum(pace.begin for pace in paces)
-        each = fits * sum(pace.step + pace.validation / pace.evaluate_every for pace in paces)
-        habits = self.settings[0].habits
-        most = max(habits.scaled(most_epochs, pace.epoch_steps) * pace.epoch_steps for pace in paces)
-        steps = min(int((left - begin) / each), most)
+        fits, most = len(self.settings) / len(paces), whole_fit(self.settings[0], paces[0].epoch_steps)
+        steps = bisect.bisect(range(most + 1), left, key=lambda n: fits * sum(pace.seconds(n) for pace in paces)) - 1
         if steps < LEAST_STEPS:
             raise ShapeError(
                 f"the time is too short for {len(self.settings)} fits: pass a longer `budget`, fewer `seeds`, or name"
@@ -283,7 +306,9 @@ def _pace(settings: Settings) -> _Pace:
 def _train(settings: Settings, checkpoint: Path | None, steps: int) -> Trained:
     torch.set_num_threads(1)
     run = settings.started()
-    first, every = run.task.validate(run.model), run.task.evaluate_every
+    run.settings = hurried(settings, steps, run.task.epoch_steps)
+    first, every = run.task.validate(run.model), interval(run.task.evaluate_every, steps)
+    run.task.evaluate_every = every
     kept: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_at": lambda step: step % every == 0}
     for step in run.steps(ShareDone(steps=steps), validated=True, **kept):
         if not math.isfinite(step.loss):
@@ -296,6 +321,19 @@ def _train(settings: Settings, checkpoint: Path | None, steps: int) -> Trained:
         run.task.save(path, run.model)
         sentence = run.task.judge(run.model).sentence
         return Trained(settings, best, parameter_count(run.model), run.done, curve, sentence, path.read_bytes())
+
+
+def whole_fit(settings: Settings, epoch_steps: int) -> int:
+    """How many steps `treadle fit` would train, if nothing stops it early."""
+    return settings.habits.scaled(EPOCHS, epoch_steps) * epoch_steps
+
+
+def hurried(settings: Settings, steps: int, epoch_steps: int) -> Settings:
+    """The settings of a fit that has only so many steps: in so far as they are fewer than those of a whole fit, the
+    peak learning rate is higher, so that what can be learned is seen earlier."""
+    usual = settings.option("learning_rate")
+    rate = usual * max(whole_fit(settings, epoch_steps) / steps, 1)
+    return dataclasses.replace(settings, learning_rate=min(rate, max(usual, HIGHEST_RATE)))
 
 
 def contenders(

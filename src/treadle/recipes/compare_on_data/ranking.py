@@ -12,8 +12,11 @@ import numpy as np
 LEVEL = 0.05
 """How likely it may be that any difference is claimed where there is none."""
 LEVEL_OF_PAIR = 0.02
-"""The same of two networks, by their own scores alone: one that is far less steady than the others hides in what is
-pooled."""
+"""The same of two networks, by their own scores alone, where one of them is less steady than the others: that hides in
+what is pooled."""
+LEVEL_OF_STEADY = 0.2
+"""How likely it may be that a network is called less steady than the others where it is not: with few seeds, unsteady
+ones are overlooked otherwise."""
 LEAST = 0.01
 """A smaller share of the score is not called a difference, however sure it is."""
 
@@ -67,9 +70,11 @@ def rank(scores: Mapping[str, Sequence[float]]) -> Ranking:
 
     Scores are compared as ratios. What is left when every network and every seed has had its own mean is chance; its
     variance is pooled over all networks. Two networks differ if their means are further apart than Student's t allows,
-    at 5 % for all pairs together (Bonferroni), and by 1 % at least. So that an unsteady network among steady ones does
-    not pass for a better or worse one, their own differences have to be more than chance, too (paired t, at 2 %).
-    Source: Montgomery, *Design and Analysis of Experiments*, 2017, chapter 4.
+    at 5 % for all pairs together (Bonferroni), and by 1 % at least. A network among steadier ones would pass for a
+    better or worse one: where the scores of one of the two vary more than those of the others (F test, at 20 %), or
+    with two seeds, which cannot tell, their own differences have to be more than chance, too (paired t, at 2 %).
+    Simulated, false claims are 2 % where all are alike, and at most 5 % where some are 2 to 20 times less steady.
+    Source: Montgomery, *Design and Analysis of Experiments*, 2017, chapters 2 and 4.
 
     Args:
         scores: of each network, a positive number for each seed; lower is better, infinite where training diverged.
@@ -89,28 +94,51 @@ def rank(scores: Mapping[str, Sequence[float]]) -> Ranking:
         ratio = math.exp(_apart(logs)) if len(finite) > 1 else 1 + LEAST
         ratio = max(ratio, 1 / (1 - LEAST))
         by_name = dict(zip(finite, logs, strict=True))
+        steady = {name: _steady(logs, i) for i, name in enumerate(finite)}
         for one, other in itertools.permutations(names, 2):
-            if one in by_name and (other not in by_name or _clear(by_name[other] - by_name[one], math.log(ratio))):
-                beaten[one].append(other)
+            if one not in by_name:
+                continue
+            if other in by_name:
+                gaps, alone = by_name[other] - by_name[one], not (steady[one] and steady[other])
+                if gaps.mean() <= max(math.log(ratio), _own_chance(gaps) if alone else 0.0):
+                    continue
+            beaten[one].append(other)
     return Ranking(tuple(Row(name, tuple(scores[name]), tuple(beaten[name])) for name in names), ratio)
 
 
 def _apart(logs: np.ndarray) -> float:
     """How far two means of logarithms [networks, seeds] have to be apart."""
     networks, seeds = logs.shape
-    rest = logs - logs.mean(1, keepdims=True) - logs.mean(0, keepdims=True) + logs.mean()
-    freedom = (networks - 1) * (seeds - 1)
-    error = math.sqrt((rest**2).sum() / freedom * 2 / seeds)
+    variance, freedom = _chance(logs)
+    error = math.sqrt(variance * 2 / seeds)
     return error * student_quantile(1 - LEVEL / (networks * (networks - 1)), freedom)
 
 
-def _clear(gaps: np.ndarray, least: float) -> bool:
-    """Whether differences of logarithms, one with each seed, are larger than a bound and than their own chance."""
+def _chance(logs: np.ndarray) -> tuple[float, int]:
+    """The variance of what is left when every network and every seed has had its own mean, and its degrees of
+    freedom."""
+    rest = logs - logs.mean(1, keepdims=True) - logs.mean(0, keepdims=True) + logs.mean()
+    freedom = (len(rest) - 1) * (rest.shape[1] - 1)
+    return float((rest**2).sum()) / freedom, freedom
+
+
+def _steady(logs: np.ndarray, network: int) -> bool:
+    """Whether the scores of a network vary no more, from seed to seed, than those of the others do."""
+    networks, seeds = logs.shape
+    if networks < 3 or seeds < 3:
+        return False
+    others = np.delete(logs, network, 0)
+    variance, freedom = _chance(others)
+    own = (logs[network] - others.mean(0)).var(ddof=1) / (1 + 1 / len(others))
+    return bool(own <= variance * f_quantile(1 - LEVEL_OF_STEADY, seeds - 1, freedom))
+
+
+def _own_chance(gaps: np.ndarray) -> float:
+    """How far from zero the mean of differences, one with each seed, has to be by their own chance."""
     error = gaps.std(ddof=1) / math.sqrt(len(gaps))
-    return bool(gaps.mean() > max(least, error * student_quantile(1 - LEVEL_OF_PAIR / 2, len(gaps) - 1)))
+    return float(error * student_quantile(1 - LEVEL_OF_PAIR / 2, len(gaps) - 1))
 
 
-@functools.cache
 def student_quantile(share: float, freedom: int) -> float:
     """Below which a share of Student's t distribution lies, for shares above one half.
 
@@ -119,9 +147,20 @@ def student_quantile(share: float, freedom: int) -> float:
         >>> round(student_quantile(0.975, 2), 3), round(student_quantile(0.975, 12), 3)
         (4.303, 2.179)
     """
-    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
-    # With t = √ν tan θ, the density is scale · √ν · cos(θ)^(ν - 1), which ends at π/2.
+    return math.sqrt(f_quantile(2 * share - 1, 1, freedom))
+
+
+@functools.cache
+def f_quantile(share: float, above: int, below: int) -> float:
+    """Below which a share of the F distribution lies, by the degrees of freedom of both variances.
+
+    Example:
+        >>> from treadle.recipes.compare_on_data.ranking import f_quantile
+        >>> round(f_quantile(0.95, 2, 10), 3)
+        4.103
+    """
+    # With F = below / above · tan² θ, the density is proportional to sin(θ)^(above - 1) · cos(θ)^(below - 1).
     angles = np.linspace(0, math.pi / 2, 200_001)
-    density = math.exp(log_scale) * math.sqrt(freedom) * np.cos(angles) ** (freedom - 1)
-    below = 0.5 + np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)]) * angles[1]
-    return math.sqrt(freedom) * math.tan(float(np.interp(share, below, angles)))
+    density = np.sin(angles) ** (above - 1) * np.cos(angles) ** (below - 1)
+    share_below = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return below / above * math.tan(float(np.interp(share, share_below / share_below[-1], angles))) ** 2

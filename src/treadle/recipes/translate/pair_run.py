@@ -34,6 +34,7 @@ class PairSettings:
     wiring: str = "stack"
     layers: int | None = None
     parameters: int | None = None
+    learning_rate: float | None = None
     seed: int = 0
     kind: str = "pairs"
     metric: str | None = None
@@ -73,7 +74,11 @@ class PairTask:
     def learning(self, translator: Translator, settings: PairSettings) -> Learning:
         """Training of a translator, which is evaluated by its loss: exact matches come late."""
         habits = self.habits
-        options = {"rows": habits.rows, "learning_rate": habits.learning_rate, "weight_decay": habits.weight_decay}
+        options = {
+            "rows": habits.rows,
+            "learning_rate": settings.option("learning_rate"),
+            "weight_decay": habits.weight_decay,
+        }
         return Learning(translator, self.training, self.validation, by_loss=True, seed=settings.seed, **options)
 
     def build(self, design: Design) -> nn.Module:
@@ -127,5 +132,7 @@ class PairRun:
         """Train, one step per iteration; it always validates."""
         about = dataclasses.asdict(self.settings) | {"file": self.settings.file if self.task.made else None}
         about |= {} if checkpoint is None else contents({"the data": None if self.task.made else self.settings.file})
+        self._learning.evaluate_every = self.task.evaluate_every
+        self._learning.learning_rate = self.settings.option("learning_rate")
         yield from self._learning.steps(share_done, checkpoint=checkpoint, about=about, **options)
         self.done = self._learning.done
