@@ -27,7 +27,7 @@ SHARE = 0.8
 """How much of the time that is left is planned to be used."""
 PILOT_STEPS = 4
 LEAST_STEPS = 20
-VALIDATIONS = 20
+VALIDATIONS = 10
 """How often a fit is validated, at most: on few rows an epoch is a few steps, and validating after each would take the
 time of the training."""
 
@@ -177,8 +177,8 @@ def interval(evaluate_every: int, steps: int) -> int:
 
     Example:
         >>> from treadle.recipes.compare_on_data.race import interval
-        >>> interval(evaluate_every=3, steps=50), interval(evaluate_every=3, steps=600)
-        (3, 30)
+        >>> interval(evaluate_every=3, steps=20), interval(evaluate_every=3, steps=600)
+        (3, 60)
     """
     return max(evaluate_every, -(-steps // VALIDATIONS))
 
