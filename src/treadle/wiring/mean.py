@@ -19,7 +19,7 @@ class MeanState(NamedTuple):
 class MeanCell(nn.Module):
     """Mean pooling over time, step by step: the mean of all inputs so far. It has no parameters.
 
-        n'    = n + 1
+        n'     = n + 1
         mean'  = mean + (x - mean) / n'
         y      = mean'
 
