@@ -189,7 +189,6 @@ GRAPHS: dict[str, Callable[[], Any]] = {
     "graph-tokens": tokens,
     "graph-images": images,
     "graph-pooled": pooled,
-    "mean": lambda: td.MeanCell(3),
     "stack-with-dropout": partial(stack, "relay", dropout=0.5),
     "stack-of-stacks": lambda: td.Stack([stack("feedback", td.RNNCell), stack("dense", td.GRUCell, 4)]),
     "noisy-state": lambda: td.NoisyStateCell(stack("relay", td.LSTMCell), 0.2, dropout=0.1),

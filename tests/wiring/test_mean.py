@@ -28,7 +28,7 @@ def test_steps_behind_the_end_and_holes_do_not_count_and_a_reset_begins_again():
     resets[0, 4] = True
     _, state = rnn(xs, resets=resets)
     assert_close(state.mean, torch.stack([xs[0, 4:].mean(0), xs[1].mean(0)]))
-    assert state.steps.flatten().tolist() == [2, 6]
+    assert state.n.flatten().tolist() == [2, 6]
 
 
 def test_every_step_gets_the_same_share_of_the_gradient():

@@ -10,17 +10,17 @@ from treadle.errors import ShapeError
 
 
 class MeanState(NamedTuple):
-    """What `MeanCell` remembers: ``mean`` [B, I], and ``steps`` [B, 1], of how many steps it is the mean."""
+    """What `MeanCell` remembers: ``mean`` [B, I], and ``n`` [B, 1], of how many steps it is the mean."""
 
     mean: Tensor
-    steps: Tensor
+    n: Tensor
 
 
 class MeanCell(nn.Module):
     """Mean pooling over time, step by step: the mean of all inputs so far. It has no parameters.
 
-        steps' = steps + 1
-        mean'  = mean + (x - mean) / steps'
+        n'     = n + 1
+        mean'  = mean + (x - mean) / n'
         y      = mean'
 
     Between layers and a head, it gives what every step said the same weight, however long ago that was, and the
@@ -37,7 +37,7 @@ class MeanCell(nn.Module):
     Example:
         >>> import torch, treadle as td
         >>> ys, state = td.Recurrent(td.MeanCell(1))(torch.tensor([[[1.0], [2.0], [6.0]]]))
-        >>> ys.flatten().tolist(), state.steps.item()
+        >>> ys.flatten().tolist(), state.n.item()
         ([1.0, 1.5, 3.0], 3.0)
     """
 
@@ -59,10 +59,10 @@ class MeanCell(nn.Module):
                 f"MeanCell takes one step of [B, {self.input_size}], but x is {list(x.shape)}; td.Recurrent runs whole"
                 " sequences"
             )
-        mean, steps = self.initial_state(x.shape[0]) if state is None else state
-        steps = steps + 1
-        mean = mean + (x - mean) / steps
-        return mean, MeanState(mean, steps)
+        mean, n = self.initial_state(x.shape[0]) if state is None else state
+        n = n + 1
+        mean = mean + (x - mean) / n
+        return mean, MeanState(mean, n)
 
     def extra_repr(self) -> str:
         """The size, for ``print``."""
