@@ -143,6 +143,13 @@ MUTATIONS = [
         "tests/engines/gpu/test_loops.py -k 'agree_with_the_reference and (lengths or mask)'",
     ),
     Mutation(
+        "engines/gpu/plan/phases.py",
+        "            steps %= AT_ONCE\n",
+        "",
+        "steps that a graph has replayed are launched once more",
+        "tests/engines/gpu/test_phases.py -k 'second_call_on'",
+    ),
+    Mutation(
         "engines/cpu/write/vector_functions.py",
         "minus_r = n.multiply_add(low, n.multiply_add(high, x))",
         "minus_r = n.multiply_add(high, x)",

@@ -47,23 +47,33 @@ class Phases:
     """
 
     def __init__(self, launcher: Launcher, size: int, device: torch.device):
-        self.launcher, self.lock = launcher, threading.Lock()
-        self.table = torch.empty(size, dtype=torch.int64, device=device)
+        self.launcher, self.size, self.device, self.lock = launcher, size, device, threading.Lock()
+        self.table: Tensor | None = None
         self.replay: Callable[[], object] | None = None
         self.long_calls = 0
 
     def run(self, write_table: Callable[[Tensor], object], steps: int) -> None:
         """A call: many steps at once by the graph, from the second such call on; what is left one by one."""
-        if is_capturing(self.table.device):  # as a part of a graph of somebody else, who replays it when he likes
-            table = torch.empty_like(self.table)
-            write_table(table)
-            self._run(table, steps)
+        if is_capturing(self.device):
+            # As a part of a graph of somebody else, who replays it when he likes, in memory that is that graph's.
+            self._run(write_table, self._new_table(), steps)
             return
         with self.lock:
-            write_table(self.table)
-            self._run(self.table, steps, self._graph(steps))
+            if self.table is None:
+                self.table = self._new_table()
+            self._run(write_table, self.table, steps, self._graph(self.table, steps))
 
-    def _run(self, table: Tensor, steps: int, replay: Callable[[], object] | None = None) -> None:
+    def _new_table(self) -> Tensor:
+        return torch.empty(self.size, dtype=torch.int64, device=self.device)
+
+    def _run(
+        self,
+        write_table: Callable[[Tensor], object],
+        table: Tensor,
+        steps: int,
+        replay: Callable[[], object] | None = None,
+    ) -> None:
+        write_table(table)
         self.launcher.launch(table, 0, 0)
         if replay is not None:
             for _ in range(steps // AT_ONCE):
@@ -72,11 +82,11 @@ class Phases:
         self.launcher.steps(table, steps)
         self.launcher.launch(table, 0, self.launcher.last)
 
-    def _graph(self, steps: int) -> Callable[[], object] | None:
+    def _graph(self, table: Tensor, steps: int) -> Callable[[], object] | None:
         """What replays `AT_ONCE` steps; None where it is not worth it, or kernels have not been compiled yet."""
         if steps < AT_ONCE:
             return None
         if self.long_calls == 1:
-            self.replay = captured(lambda: self.launcher.steps(self.table, AT_ONCE), self.table.device)
+            self.replay = captured(lambda: self.launcher.steps(table, AT_ONCE), self.device)
         self.long_calls += 1
         return self.replay
