@@ -17,7 +17,6 @@ from treadle.engines.cpu.machine import follower
 from treadle.engines.cpu.machine.compilation import RUNTIME, assembly
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.plan.section import CompiledSection
-from treadle.engines.cpu.plan.whole_step import whole_step
 from treadle.engines.cpu.routines import copies, mersenne_twister
 from treadle.engines.cpu.routines.row_product_code import RowProductCode
 from treadle.engines.cpu.routines.weight_panel_code import PackingCode
@@ -25,6 +24,7 @@ from treadle.engines.cpu.write import by_columns, by_index, by_rows, int8_tile, 
 from treadle.engines.passes.loop_nests import Kernel
 from treadle.engines.passes.precision import Operands, Precision
 from treadle.engines.passes.support import why_not
+from treadle.engines.whole_step import whole_step
 
 CPUS = {target.cpu: target for target in cpus()}
 ARM = [name for name, target in CPUS.items() if target.multiplies_by_lane]

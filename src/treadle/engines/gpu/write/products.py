@@ -60,7 +60,7 @@ def _accumulated(context: Context, fused: Fused, tile: Tile, units: int) -> list
             elif tiling.products is Products.ROUNDED:
                 left = page.new(f"f.as_bfloat16({left})", "left")
             for name, slot in zip(names, fused.slots, strict=True):
-                at = _Weights(product, slot, depth, begin if stays else None)
+                at = _Weights(product, slot, depth, begin if stays and isinstance(begin, int) else None)
                 page.line(f"{name} = tl.dot({left}, {_right(context, at, k, tile, units)}, {name}{_how(context)})")
     return names
 
