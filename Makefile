@@ -63,7 +63,7 @@ clusters: .venv/.dev ## start clusters of Ray, kill trials and replicas on them,
 fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the interpreter; half an hour
 	TREADLE_FUZZ=$(or $(COUNT),1000) $(VENV_PYTHON) -m pytest tests/engines/test_fuzz.py $(ARGS)
 
-arm: .venv/.dev ## run the engine's tests on a 64-bit Arm processor that QEMU emulates; a quarter of an hour, see docs/how-to/run-on-arm.md
+arm: .venv/.dev ## run the engine's tests on a 64-bit Arm processor that QEMU emulates; ten minutes, see docs/how-to/run-on-arm.md
 	$(VENV_PYTHON) -m tests.arm $(ARGS)
 
 ported: .venv/ported/.installed ## compare cells with published implementations, whose weights they take; what cannot be installed is skipped
