@@ -66,7 +66,7 @@ fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the i
 fuzz-gpu: .venv/.dev ## five hundred of them as kernels of a GPU, under Triton's interpreter; half an hour
 	TREADLE_LONG=1 TREADLE_FUZZ_GPU=$(or $(COUNT),500) $(VENV_PYTHON) -m pytest tests/engines/gpu/test_fuzz.py $(ARGS)
 
-arm: .venv/.dev ## run the engine's tests on a 64-bit Arm processor that QEMU emulates; a quarter of an hour, see docs/how-to/run-on-arm.md
+arm: .venv/.dev ## run the engine's tests on a 64-bit Arm processor that QEMU emulates; ten minutes, see docs/how-to/run-on-arm.md
 	$(VENV_PYTHON) -m tests.arm $(ARGS)
 
 ported: .venv/ported/.installed ## compare cells with published implementations, whose weights they take; what cannot be installed is skipped

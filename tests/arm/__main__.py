@@ -55,7 +55,7 @@ def main() -> int:
 def run(root: Root, emulator: list[str], given: argparse.Namespace, scratch: Path) -> bool:
     """Run the tests in several processes; whether all passed. What each of them prints follows when it has ended."""
     command = [*emulator, str(root.python), "-m", "pytest", "-q", "-p", "tests.arm.shares", "-p", "no:cacheprovider"]
-    command += ["-m", "not slow", "--durations=3", *(given.pytest or TESTS)]
+    command += ["-o", "faulthandler_timeout=0", "-m", "not slow", "--durations=3", *(given.pytest or TESTS)]
     running = []
     for number in range(given.processes):
         environment = os.environ | {
