@@ -4,7 +4,7 @@
 Shuffled targets have nothing to be learned, so that every difference that is claimed is false: at most one may be, in
 20 comparisons with other data and other random seeds. In series of shocks, each of which is followed by a rise, there
 is what no linear model sees: the command has to find out in its two minutes that layers which all read the input
-(``relay``) learn it sooner than a stack does.
+(``dense``) learn it sooner than a stack does.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def shuffled(seed: int) -> np.ndarray:
 
 
 def difference_told(folder: Path) -> bool:
-    """Whether the command, as a user types it, finds the relay better than the stack after shocks."""
+    """Whether the command, as a user types it, finds the dense wiring better than the stack after shocks."""
     path = write(folder / "shocks.csv", shocked(SHOCKED_UNITS, SHOCKED_ROWS, 0))
     outputs = ["--json", str(folder / "shocks.json"), "--save", str(folder / "shocks.safetensors")]
     line = [sys.executable, "-m", "treadle", "compare", str(path), *AS_SERIES, *outputs]
@@ -69,7 +69,7 @@ def difference_told(folder: Path) -> bool:
         print(
             f"  {one['network']}: {scores}; better than {', '.join(one['clearly_better_than']) or 'none'}", flush=True
         )
-    return "stack" in {one["network"]: one["clearly_better_than"] for one in found["results"]}["relay"]
+    return "stack" in {one["network"]: one["clearly_better_than"] for one in found["results"]}["dense"]
 
 
 def false_claims(folder: Path) -> int:

@@ -91,8 +91,9 @@ def test_quantiles_are_those_of_scipy(share, freedom):
     assert student_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-3)
 
 
-def test_a_short_fit_has_a_higher_learning_rate_within_bounds():
-    settings: Any = Settings("x.csv")  # a series: 100 epochs at 0.001
+def test_a_short_fit_has_a_higher_learning_rate_within_bounds(tmp_path):
+    (tmp_path / "x.csv").write_text("y\n1\n")
+    settings: Any = Settings(str(tmp_path / "x.csv"), target=("y",))  # a series: 100 epochs at 0.001
     assert hurried(settings, 1000, epoch_steps=10).option("learning_rate") == 0.001
     assert hurried(settings, 5000, epoch_steps=10).option("learning_rate") == 0.001
     assert hurried(settings, 500, epoch_steps=10).option("learning_rate") == pytest.approx(0.002)

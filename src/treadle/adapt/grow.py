@@ -25,6 +25,7 @@ from treadle.adapt.trainable import trainable
 from treadle.adapt.wider import grown_cell, grown_layer, read_wider
 from treadle.errors import AdaptError
 from treadle.seq2seq import EncoderDecoder
+from treadle.wiring.mean import MeanCell
 from treadle.wiring.sizes import is_cell
 
 M = TypeVar("M", bound=nn.Module)
@@ -167,7 +168,8 @@ def _grown(part: nn.Module, path: str, size: int, patterns: list[str] | None) ->
 
     def change(path: str, module: Any, places: Places) -> Changed | None:
         layer = isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED))
-        if isinstance(module, KNOWN) or not (is_cell(module) or (layer and patterns is not None)):
+        # A mean has no units of its own: it is as wide as what it reads.
+        if isinstance(module, (*KNOWN, MeanCell)) or not (is_cell(module) or (layer and patterns is not None)):
             return None
         seen.append(path)
         named = {pattern for pattern in patterns or () if names_it(pattern, path)}

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from treadle.cells.base import positive
 from treadle.errors import ShapeError
+from treadle.state import kept_in_files
 
 
+@kept_in_files
 class MeanState(NamedTuple):
     """What `MeanCell` remembers: ``mean`` [B, I], and ``n`` [B, 1], of how many steps it is the mean."""
 
