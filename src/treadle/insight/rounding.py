@@ -1,5 +1,6 @@
 """What rounded weights do to a network: how far its outputs and states are from those of the weights themselves."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from treadle import state as states
+from treadle.engines import decide
 from treadle.protocol import State
 from treadle.running.copies import detached_copy
 from treadle.running.snapshot import WEIGHTS, snapshot_of
@@ -15,7 +17,7 @@ from treadle.running.snapshot import WEIGHTS, snapshot_of
 
 @dataclasses.dataclass(frozen=True)
 class RoundedLayer:
-    """What rounding does to one layer, and what that does to the network.
+    """What rounding the matrices of one layer does to them, and to the network.
 
     Args:
         name: the path of the module that holds the matrices; empty for a single cell.
@@ -109,11 +111,21 @@ def rounding_error(
     snapshot = snapshot_of(rnn)
     whole, rounded = snapshot.recurrent, snapshot.in_weights(weights).recurrent
     ys, after = whole(xs, state, lengths=lengths)
-    found, found_after = rounded(xs, state, lengths=lengths)
+    with _as_sessions_multiply(rounded, xs, weights):
+        found, found_after = rounded(xs, state, lengths=lengths)
     right = dict(states.named_tensors(after))
     errors = {name: _error(one, right[name]) for name, one in states.named_tensors(found_after)}
     layers = _by_layer(whole, rounded, lambda one: _error(one(xs, state, lengths=lengths)[0], ys))
     return RoundingReport(name, weights, _error(found, ys), errors, layers)
+
+
+def _as_sessions_multiply(rounded: Any, xs: Tensor, weights: str) -> contextlib.AbstractContextManager[Any]:
+    """On a CPU that multiplies bfloat16 by bfloat16 alone, a compiled step rounds what it reads as well."""
+    if weights == "bfloat16" and xs.dtype == torch.float32 and xs.numel():
+        decision = decide(rounded.call(xs))
+        if decision.network is not None and not decision.left_out:
+            return torch.autocast(xs.device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def _network(rnn: Any) -> tuple[str, Any]:

@@ -36,7 +36,8 @@ class Session:
     Args:
         recurrent: the network over time, a `treadle.Recurrent`.
         batch_size: rows.
-        weights: ``"float32"`` keeps the weights as they are. ``"bfloat16"`` rounds every matrix to bfloat16. ``"int8"``
+        weights: ``"float32"`` keeps the weights as they are. ``"bfloat16"`` rounds every matrix to bfloat16, and
+            on CPUs that multiply these by their like alone (AVX-512 BF16) whatever products read. ``"int8"``
             rounds the matrices of products to int8, with a float32 factor for each output feature: a quarter of the
             bytes; tables of embeddings, biases and other vectors stay as they are. Products are accumulated in the
             precision of the input. `treadle.rounding_error` says what that does to the outputs, ``treadle.explain`` of
