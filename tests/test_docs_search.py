@@ -122,7 +122,7 @@ WORDS = {
     "Keras": ["coming-from-keras.html"],
     "stateful": ["coming-from-keras.html", "questions.html"],
     "return_sequences": ["coming-from-keras.html", "questions.html"],
-    "GPU": ["coming-from-torch.html", "questions.html"],
+    "GPU": ["how-to/use-a-gpu.html", "questions.html"],
     "PackedSequence": ["coming-from-torch.html", "questions.html"],
 }
 """What is searched for by one word, and pages that have to be found."""
