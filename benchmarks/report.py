@@ -107,5 +107,6 @@ def seconds(value: float) -> str:
 def _ratio(measurement: dict[str, Any], peer: str) -> str:
     if peer not in measurement["ratios"]:
         return ""
-    ratio, theirs = measurement["ratios"][peer], measurement["seconds"][peer]
-    return f"{ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f}), {seconds(theirs['median'])}"
+    ratio, theirs = measurement["ratios"][peer], measurement["seconds"].get(peer)
+    words = f"{ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"
+    return words if theirs is None else f"{words}, {seconds(theirs['median'])}"  # of some, the ratio alone is known
