@@ -25,7 +25,6 @@ from treadle.engines.cpu.plan.array_layout import (
     arrays_are_known,
     builtin,
     half,
-    is_dense,
     method,
     of_numpy,
     of_python,
@@ -205,11 +204,7 @@ def _taking() -> str:
     b.position_at_end(item)
     key, x, count = b.load(key_at, typ=POINTER), b.load(value_at, typ=POINTER), b.load(count_at, typ=WORD)
     c.require(b.icmp_signed("<", count, c.known(_Word.ROOM)), refuse)
-    c.require(b.icmp_signed("==", ArrayField.TYPE.read(b, x, WORD), c.known(_Word.ARRAY_TYPE)), refuse)
-    c.require(b.icmp_signed("==", ArrayField.DTYPE.read(b, x, WORD), c.known(_Word.DTYPE)), refuse)
-    c.require(is_dense(b, x), refuse)
-    c.require(b.icmp_signed("==", ArrayField.AXES.read(b, x, _INT), half(1)), refuse)
-    size = b.load(ArrayField.SIZES.read(b, x, POINTER), typ=WORD)
+    size = b.load(c.require_array(x, _Word.ARRAY_TYPE, _Word.DTYPE, 1, refuse), typ=WORD)
     c.require(b.icmp_signed("==", size, c.known(_Word.FEATURES)), refuse)
     bytes_ = c.known(_Word.X_BYTES)
     c.copy(ArrayField.DATA.read(b, x, POINTER), c.row(c.known(_Word.X, POINTER), count, bytes_), bytes_)
@@ -229,9 +224,7 @@ def _taking() -> str:
     c.call(_Word.FORGET_ERROR, VOID)
     b.branch(refuse)
     b.position_at_end(refuse)
-    none = c.known(_Word.NONE, POINTER)
-    c.call(_Word.HOLD, VOID, none)
-    b.ret(none)
+    c.return_held(_Word.HOLD, c.known(_Word.NONE, POINTER))
     return str(c.module)
 
 
@@ -267,6 +260,5 @@ def _giving() -> str:
     b.position_at_end(fail)
     b.ret(NULL)
     b.position_at_end(done)
-    c.call(_Word.HOLD, VOID, answers)
-    b.ret(answers)
+    c.return_held(_Word.HOLD, answers)
     return str(c.module)

@@ -135,6 +135,21 @@ class Context:
         self.b.cbranch(condition, following, otherwise)
         self.b.position_at_end(following)
 
+    def require_array(self, array: ir.Value, kind: int, dtype: int, axes: int, otherwise: Any) -> ir.Value:
+        """Go to another block unless it is a dense array of so many axes, of the type and precision that these words
+        of the context are; gives where its sizes are."""
+        b = self.b
+        self.require(b.icmp_signed("==", ArrayField.TYPE.read(b, array, WORD), self.known(kind)), otherwise)
+        self.require(b.icmp_signed("==", ArrayField.DTYPE.read(b, array, WORD), self.known(dtype)), otherwise)
+        self.require(is_dense(b, array), otherwise)
+        self.require(b.icmp_signed("==", ArrayField.AXES.read(b, array, half(axes).type), half(axes)), otherwise)
+        return ArrayField.SIZES.read(b, array, POINTER)
+
+    def return_held(self, hold: int, thing: ir.Value) -> None:
+        """Return a new reference to something; ``hold`` is the word that has Py_IncRef."""
+        self.call(hold, VOID, thing)
+        self.b.ret(thing)
+
     def copy(self, source: ir.Value, to: ir.Value, bytes_: ir.Value) -> None:
         """Copy so many bytes."""
         signature = ir.FunctionType(VOID, [POINTER, POINTER, WORD, ir.IntType(1)])

@@ -24,7 +24,6 @@ from treadle.engines.cpu.plan.array_layout import (
     Context,
     builtin,
     half,
-    is_dense,
     method,
     of_numpy,
     of_python,
@@ -81,11 +80,7 @@ def _text() -> str:
     """``PyObject *row(PyObject *context, PyObject *x)``."""
     c = Context("row")
     b, x, refuse, fail = c.b, c.given, c.block("refuse"), c.block("fail")
-    c.require(b.icmp_signed("==", ArrayField.TYPE.read(b, x, WORD), c.known(_Word.ARRAY_TYPE)), refuse)
-    c.require(b.icmp_signed("==", ArrayField.DTYPE.read(b, x, WORD), c.known(_Word.DTYPE)), refuse)
-    c.require(is_dense(b, x), refuse)
-    c.require(b.icmp_signed("==", ArrayField.AXES.read(b, x, half(2).type), half(2)), refuse)
-    sizes = ArrayField.SIZES.read(b, x, POINTER)
+    sizes = c.require_array(x, _Word.ARRAY_TYPE, _Word.DTYPE, 2, refuse)
     features = b.load(b.gep(sizes, [word(1)], source_etype=WORD), typ=WORD)
     c.require(b.icmp_signed("==", b.load(sizes, typ=WORD), word(1)), refuse)
     c.require(b.icmp_signed("==", features, c.known(_Word.FEATURES)), refuse)
@@ -104,7 +99,5 @@ def _text() -> str:
     b.position_at_end(fail)
     b.ret(NULL)
     b.position_at_end(refuse)
-    nothing = c.known(_Word.NONE, POINTER)
-    c.call(_Word.HOLD, VOID, nothing)
-    b.ret(nothing)
+    c.return_held(_Word.HOLD, c.known(_Word.NONE, POINTER))
     return str(c.module)
