@@ -64,7 +64,7 @@ fuzz: .venv/.dev ## a thousand random cells and wirings, compiled, against the i
 	TREADLE_FUZZ=$(or $(COUNT),1000) $(VENV_PYTHON) -m pytest tests/engines/test_fuzz.py $(ARGS)
 
 fuzz-gpu: .venv/.dev ## five hundred of them as kernels of a GPU, under Triton's interpreter; ten minutes
-	TREADLE_LONG=1 TREADLE_FUZZ_GPU=$(or $(COUNT),500) $(VENV_PYTHON) -m pytest tests/engines/gpu/test_fuzz.py $(ARGS)
+	TREADLE_FUZZ_GPU=$(or $(COUNT),500) $(VENV_PYTHON) -m pytest tests/engines/gpu/test_fuzz.py $(ARGS)
 
 arm: .venv/.dev ## run the engine's tests on a 64-bit Arm processor that QEMU emulates; ten minutes, see docs/how-to/run-on-arm.md
 	$(VENV_PYTHON) -m tests.arm $(ARGS)

@@ -20,7 +20,7 @@ from treadle.state import map_state
 COUNT = int(os.environ.get("TREADLE_FUZZ_GPU", "12"))
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(COUNT if "TREADLE_FUZZ_GPU" in os.environ else 2)
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 @pytest.mark.parametrize("seed", range(COUNT))
