@@ -137,7 +137,7 @@ class Scheduler:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "treadle-steps")
         future = self._loop.run_in_executor(self._thread, self._timed, batch)
-        future.add_done_callback(lambda done: self._done(batch, done.result()))
+        future.add_done_callback(lambda _: self._done(batch, perf_counter()))  # also where the work has failed
 
     def _take(self, now: float) -> list[Job]:
         batch: list[Job] = []
