@@ -52,6 +52,13 @@ MUTATIONS = [
         "tests/engines/test_pairwise.py -k 'holes'",
     ),
     Mutation(
+        "engines/cpu/plan/bound_forward.py",
+        "tensor.data_ptr() != start or ",
+        "",
+        "a repeated call reads a parameter where it lay before",
+        "tests/running/test_repeats.py -k 'noticed'",
+    ),
+    Mutation(
         "running/reversed.py",
         "_before_the_step_before(taken.closed(resets, 1), taken.lengths, None)",
         "taken.closed(resets, 1)",

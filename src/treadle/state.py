@@ -34,9 +34,14 @@ def map_state(function: Callable[..., Tensor], state: State, *others: State) -> 
     if isinstance(state, Tensor):
         return function(state, *others)
     if isinstance(state, (tuple, list)):
-        parts = [map_state(function, *group) for group in zip(state, *others, strict=True)]
+        if others:
+            parts = [map_state(function, *group) for group in zip(state, *others, strict=True)]
+        else:
+            parts = [function(part) if isinstance(part, Tensor) else map_state(function, part) for part in state]
         # A named tuple's constructor takes its fields one by one, a plain tuple's takes them all.
         return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+    if type(state) is dict and not others:  # which takes less time to find out than whether it is a mapping
+        return {name: map_state(function, part) for name, part in state.items()}
     if isinstance(state, Mapping):
         return {name: map_state(function, part, *(other[name] for other in others)) for name, part in state.items()}
     raise StateError(
@@ -54,10 +59,17 @@ def named_tensors(state: State) -> list[tuple[str, Tensor]]:
     return found
 
 
+def tensors_of(state: State) -> list[Tensor]:
+    """Every tensor of a state, in the order of `named_tensors`."""
+    found: list[Tensor] = []
+    map_state(lambda tensor: found.append(tensor) or tensor, state)
+    return found
+
+
 def _collect(state: State, before: str, found: list[tuple[str, Tensor]]) -> None:
     if isinstance(state, (tuple, list)):
         parts = zip(getattr(state, "_fields", None) or map(str, range(len(state))), state, strict=True)
-    elif isinstance(state, Mapping):
+    elif type(state) is dict or isinstance(state, Mapping):
         parts = state.items()
     else:
         map_state(lambda tensor: tensor, state)  # raises, with the explanation
@@ -201,11 +213,14 @@ def where(mask: Tensor, chosen: State, other: State) -> State:
 def initial_state(cell: Any, x: Tensor) -> State:
     """The initial state of a cell for the rows of ``x``: on its device and, where both are floats, in its dtype."""
 
+    device, dtype = x.device, x.dtype
+
     def follow(tensor: Tensor) -> Tensor:
-        both_float = tensor.is_floating_point() and x.is_floating_point()
-        dtype = x.dtype if both_float else tensor.dtype
         # Mostly nothing is to be done, and asking takes less time than `Tensor.to` needs to find that out.
-        return tensor if tensor.dtype == dtype and tensor.device == x.device else tensor.to(x.device, dtype)
+        if tensor.dtype is dtype and tensor.device == device:
+            return tensor
+        both_float = dtype.is_floating_point and tensor.is_floating_point()
+        return tensor.to(device, dtype if both_float else tensor.dtype)
 
     return map_state(follow, cell.initial_state(x.shape[0]))
 

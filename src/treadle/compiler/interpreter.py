@@ -54,7 +54,7 @@ class Line:
 
     def __init__(self, outputs: Iterable[Value], given: Iterable[Value]):
         self.outputs, self.given = tuple(outputs), given
-        self._steps = [(value, _FUNCTIONS.get(value.op), value.inputs) for value in between(given, self.outputs)]
+        self._steps = [(value, _function_of(value), value.inputs) for value in between(given, self.outputs)]
 
     def run(self, known: dict[Value, Tensor], rows: int, device: torch.device | None = None) -> None:
         """Compute them, into ``known``; on the device of what is known, unless said."""
@@ -62,6 +62,25 @@ class Line:
         for value, function, inputs in self._steps:
             operands = [known[operand] for operand in inputs]
             known[value] = function(*operands) if function else _one(value, operands, rows, known, calls, device)
+
+
+def _function_of(value: Value) -> Callable[..., Tensor] | None:
+    """What computes a value of its operands alone; None where more has to be known, such as how many rows there are."""
+    match value.op:
+        case "cast":
+            return lambda operand, dtype=value.dtype: operand.to(dtype)
+        case "permute":
+            return lambda operand, axes=value.axes: operand.permute(axes)
+        case "reshape" if BATCH not in value.shape:
+            return lambda operand, shape=value.shape: operand.reshape(shape)
+        case "cat":
+            return lambda *operands, axis=value.axis: torch.cat(operands, axis)
+        case "sum":
+            return lambda operand, axes=value.axes: operand.sum(axes, keepdim=True)
+        case "amax":
+            return lambda operand, axes=value.axes: operand.amax(axes, keepdim=True)
+        case _:
+            return _FUNCTIONS.get(value.op)
 
 
 def _one(
@@ -74,26 +93,16 @@ def _one(
 ) -> Tensor:
     shape = [rows if dim is BATCH else dim for dim in value.shape]
     match value.op:
-        case "cast":
-            return operands[0].to(value.dtype)
         case "reshape":
             return operands[0].reshape(shape)
-        case "permute":
-            return operands[0].permute(value.axes)
         case "slice":
             axis, start, step = value.slice
             stop = start + step * (shape[axis] - 1) + 1 if shape[axis] else start
             return operands[0][(*[slice(None)] * axis, slice(start, stop, step))]
         case "expand":
             return operands[0].expand(shape)
-        case "cat":
-            return torch.cat(operands, value.axis)
-        case "sum":
-            return operands[0].sum(value.axes, keepdim=True)
         case "rowsum":
             return operands[0].sum(value.inputs[0].batch_axis, keepdim=True)
-        case "amax":
-            return operands[0].amax(value.axes, keepdim=True)
         case "full":
             return torch.full(shape, value.number, dtype=value.dtype, device=device or _device(known))
         case "opaque":

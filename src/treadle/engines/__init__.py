@@ -18,12 +18,13 @@ from treadle.engines.live import Asked, Live, first_engine, live, program_of_ste
 from treadle.engines.network import Network
 from treadle.engines.reference import Reference
 from treadle.engines.registry import ENGINES, candidates, register
+from treadle.engines.repeat import Repeat
 from treadle.engines.step_by_step import Interpreter
 
 __all__ = [
     "ENGINES", "ArrayDoor", "Asked", "Call", "Decision", "Engine", "Live", "LivePool", "LiveProgram", "LiveStep",
-    "Network", "Refusal", "Result", "autocast_dtype", "candidates", "decide", "first_engine", "live", "program_of",
-    "program_of_step", "register", "run", "say_once",
+    "Network", "Refusal", "Repeat", "Result", "autocast_dtype", "candidates", "decide", "first_engine", "live",
+    "program_of", "program_of_step", "register", "run", "say_once",
 ]  # fmt: skip
 
 for _engine in (CpuEngine(), GpuEngine(), Interpreter(), Reference()):

@@ -229,6 +229,12 @@ def _split(steps: int, batch: int, shares: tuple[tuple[int, int], ...]) -> tuple
 
 
 @functools.lru_cache(maxsize=64)
+def whole(steps: int, batch: int, device: torch.device) -> Layout:
+    """The layout of rows that all have all steps, and are never reset."""
+    return Layout(steps, batch, device=device)
+
+
+@functools.lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def _whole(steps: int, batch: int) -> tuple[Tensor, Tensor]:
     return torch.full((steps,), batch, device="cpu"), _arange(steps) * batch

@@ -2,13 +2,14 @@
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import CodeType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from treadle.caches import kept_property
 from treadle.compiler import program as p
 from treadle.compiler.fission import Plan, plan
 from treadle.compiler.guards import HOOKS, Guards
@@ -63,6 +64,7 @@ class Network:
 
     Attributes:
         outside: whether what it reads that belongs to no cell is as it was; None if it reads nothing of that kind.
+        holds: whether all that it reads from outside is as it was; None for a copy, of which nobody looks.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Network:
     ):
         self.program, self.getters, self.codes, self.device = program, getters, codes, device
         self.outside: Callable[[], bool] | None = None
+        self.holds: Callable[[], bool] | None = None
         self.made, self.kept = made, made.kept
         self.trusted = made.trusted.setdefault(codes, {})
 
@@ -91,7 +94,33 @@ class Network:
 
     def constants(self) -> dict[Value, Tensor]:
         """The parameters as they are now."""
-        return {self.program.inputs[name]: self._here(get()) for name, get in self.getters.items()}
+        known = {value: get() for value, get in self._reads}
+        for value in self._numbers:
+            known[value] = self._here(known[value])
+        return known
+
+    def given(self, values: Sequence[Value], x: Tensor) -> list[Tensor]:
+        """These of its inputs: x, and parameters as they are now."""
+        getters = self._getters_of.get(values)  # pyright: ignore
+        if getters is None:
+            reads = dict(self._reads)
+            getters = self._getters_of[values] = [reads.get(value) for value in values]  # pyright: ignore
+        if self.device.type == "cpu":
+            return [x if get is None else get() for get in getters]
+        return [x if get is None else self._here(get()) for get in getters]
+
+    @kept_property
+    def _getters_of(self) -> dict[tuple[Value, ...], list[Callable[[], Tensor] | None]]:
+        return {}
+
+    @kept_property
+    def _reads(self) -> list[tuple[Value, Callable[[], Tensor]]]:
+        return [(self.program.inputs[name], get) for name, get in self.getters.items()]
+
+    @kept_property
+    def _numbers(self) -> list[Value]:
+        """The single numbers among what it reads."""
+        return [value for value, _ in self._reads if not value.shape]
 
     def _here(self, tensor: Tensor) -> Tensor:
         """A tensor as the step has it: PyTorch takes a single number on the CPU with tensors on any device.
@@ -151,7 +180,11 @@ def _getter(cell: nn.Module, name: str, tensor: Tensor) -> Callable[[], Tensor]:
         return lambda: tensor
     *path, last = name.removeprefix("parameter/").split(".")
     # Weak, because the cell's networks are kept with the cell and must not keep it alive.
-    reference = weakref.ref(cell.get_submodule(".".join(path)))
+    module = cell.get_submodule(".".join(path))
+    reference = weakref.ref(module)
+    if last in module._parameters and not hasattr(type(module), last) and last not in vars(module):
+        # What a module would find, in a fraction of the time; guards look at the names in the table.
+        return lambda: reference()._parameters[last]  # pyright: ignore
     return lambda: getattr(reference(), last)
 
 
@@ -202,7 +235,7 @@ class _Kinds:
         else:
             found = self._network(cell, traced, traced.program)
             if found.network is not None and traced.guards is not None:
-                found.network.outside = traced.guards.outside
+                found.network.outside, found.network.holds = traced.guards.outside, traced.guards.hold
         if found.pattern is not None:  # numbers that were are seldom seen again
             self.found = tuple(one for one in self.found if one.pattern is not found.pattern)
         self.found = (found, *self.found)

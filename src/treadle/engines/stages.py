@@ -90,6 +90,38 @@ def _running(sections: Sequence[Section], runner: Runner, plan: Plan) -> Stage:
     return run
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Alone:
+    """A plan that is a single run, of all states, where no rows lack steps or are reset.
+
+    Args:
+        runner: what runs it.
+        order: which of the state's tensors, in the order of `named_tensors`, are those of the runner in turn; None if
+            they are in that order.
+        y: which of the runner's outputs is the output.
+        apart: whether that lies in memory that nobody else reads or writes.
+    """
+
+    runner: Runner
+    order: tuple[int, ...] | None
+    y: int
+    apart: bool
+
+    def run(
+        self, network: Network, layout: Layout, xs: Tensor, starts: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Outputs [T, B, ...], and the state's tensors after the last step, from those before the first one."""
+        runner, order = self.runner, self.order
+        if order is not None:
+            starts = [starts[i] for i in order]
+        results, ends = runner.run(layout, network.given(runner.given, layout.packed(xs)), starts, starts)
+        if order is not None:
+            finals = dict(zip(order, ends, strict=True))
+            ends = [finals[i] for i in range(len(ends))]
+        ys = results[self.y]
+        return layout.padded(ys if self.apart else ys.clone()), ends
+
+
 @dataclasses.dataclass
 class _Group:
     """Sections that run together, and the engine's form of each; of none where PyTorch runs it."""
@@ -105,6 +137,7 @@ class Staged:
         stages: in the order in which they run.
         runners: those of the engine, each with the sections that it runs.
         left_out: the loops that the engine refuses.
+        alone: the plan as a single run of the engine's, if it is one.
     """
 
     def __init__(self, network: Network, engine: Engine, products: torch.dtype | None, keep_states: bool):
@@ -117,6 +150,20 @@ class Staged:
         groups = self._groups(network, products)
         self.stages = list(self._joined(groups))
         self._handed_over = self._find_handed_over(groups)
+        self.alone = self._find_alone()
+
+    def _find_alone(self) -> Alone | None:
+        """The plan as a single run, if it is one."""
+        if len(self.stages) != 1 or len(self.runners) != 1 or self.plan.random or len(self._wanted) != 1:
+            return None
+        ((sections, runner),) = self.runners
+        runs = [name for section in sections for name in section.states]
+        states = [name for name in self.plan.program.inputs if name.startswith("state/")]  # as a state has them
+        y, last = self._wanted["y"], sections[-1]
+        if sorted(runs) != sorted(states) or y not in runner.outputs or not self.plan.sunk.isdisjoint(last.old):
+            return None
+        order = None if runs == states else tuple(states.index(name) for name in runs)
+        return Alone(runner, order, runner.outputs.index(y), y in self._handed_over)
 
     def _groups(self, network: Network, products: torch.dtype | None) -> list[_Group]:
         groups: list[_Group] = []

@@ -71,7 +71,7 @@ def doubts(network: Network, engine: Engine, call: Call) -> str:
 
     What was once found right is not looked at again, unless `mode` says so.
     """
-    way, chosen = _way(engine, call), mode()
+    way, chosen = way_of(engine, call), mode()
     if chosen == "never":
         return ""
     count = network.trusted[way] = network.trusted.get(way, 0) + 1
@@ -155,7 +155,19 @@ def _live_steps(network: Network, live: SteppedLive, call: Call) -> tuple[dict[s
     return found, right
 
 
-def _way(engine: Engine, call: Call) -> tuple[Hashable, ...]:
+def is_trusted(network: Network, engine: Engine, way: tuple[Hashable, ...]) -> bool:
+    """Whether a call that runs in this way (see `way_of`) need not be looked at; counts it if so."""
+    chosen = mode()
+    if chosen == "never":
+        return True
+    count = network.trusted.get(way, 0) + 1
+    if chosen == "always" or count == 1 or count in _LATER or network.made.doubts:
+        return False
+    network.trusted[way] = count
+    return True
+
+
+def way_of(engine: Engine, call: Call) -> tuple[Hashable, ...]:
     """What decides which kernels a call runs, beside the network."""
     gradients: Any = None
     if torch.is_grad_enabled():

@@ -20,7 +20,7 @@ from treadle.engines import candidates
 from treadle.errors import EngineError, ShapeError
 from treadle.gradients import FullBPTT, GradientMethod
 from treadle.running.bidirectional import both_directions
-from treadle.running.fused import is_faster_compiled
+from treadle.running.fused import flat_weights, is_faster_compiled
 from treadle.running.hx import as_hx, as_state, joined, parts_of, per_layer, stacked, state_type
 from treadle.running.known_by_type import class_in_torch, say_not_quantised, tell_opacus
 from treadle.running.recurrent import (
@@ -33,7 +33,7 @@ from treadle.running.recurrent import (
 from treadle.running.session import Session
 from treadle.running.sessions import Sessions
 from treadle.running.taken_steps import TakenSteps, checked_lengths, taken_steps
-from treadle.torch_internals import is_exported, vmap_is_active
+from treadle.torch_internals import is_exported, jit_is_tracing, vmap_is_active
 from treadle.wiring import WIRINGS, Stack
 from treadle.wiring.named import layer_input_size
 
@@ -173,8 +173,7 @@ class DropIn(nn.RNNBase):
             raise ValueError(
                 "a bidirectional network reads the whole sequence before its first output: it cannot go step by step"
             )
-        names = self._flat_weights_names
-        weights = [getattr(self, name) for name in names] if self.cell is None else list(self.layers)
+        weights = flat_weights(self) if self.cell is None else list(self.layers)
         options = (self.wiring, self.dropout, self.batch_first, self.gradient, self.engine)
         key = (*map(id, weights), *options)  # whoever is in the cache is alive, so an identity is not used twice
         found = _made.get(self)
@@ -243,7 +242,8 @@ class DropIn(nn.RNNBase):
         why = self.why_not_fused(input, resets, return_states)
         if why is None and lengths is None and mask is None:
             return super().forward(input, hx)
-        refuse_torchscript(f"a treadle.{self._get_name()} ({why or 'lengths or a mask were passed'})")
+        if jit_is_tracing():
+            refuse_torchscript(f"a treadle.{self._get_name()} ({why or 'lengths or a mask were passed'})")
         if isinstance(input, PackedSequence):
             return self._packed(input, hx, lengths, resets, return_states, mask)
         if input.dim() not in (2, 3):
@@ -277,20 +277,23 @@ class DropIn(nn.RNNBase):
             resets: as `forward` takes them.
             return_states: likewise.
         """
-        reasons = {
-            f"wiring is {self.wiring!r}": self.wiring != "stack",
-            "the cell is not the classic one": self.cell is not None,
-            f"gradient is {self.gradient!r}": self.gradient != FullBPTT(),
-            f"engine is {self.engine!r}": self.engine != "auto",
-            "resets were passed": resets is not None,
-            "return_states was asked for": return_states,
-            "they have no rule for torch.func.vmap": vmap_is_active(),
-            "torch.export would unroll PyTorch's kernels": is_exported(input),
-        }
-        why = next((reason for reason, holds in reasons.items() if holds), None)
-        if why is None and input is not None and is_faster_compiled(self, input):
-            return "the compiled engine is faster"
-        return why
+        if self.wiring != "stack":
+            return f"wiring is {self.wiring!r}"
+        if self.cell is not None:
+            return "the cell is not the classic one"
+        if type(self.gradient) is not FullBPTT:
+            return f"gradient is {self.gradient!r}"
+        if self.engine != "auto":
+            return f"engine is {self.engine!r}"
+        if resets is not None:
+            return "resets were passed"
+        if return_states:
+            return "return_states was asked for"
+        if vmap_is_active():
+            return "they have no rule for torch.func.vmap"
+        if is_exported(input):
+            return "torch.export would unroll PyTorch's kernels"
+        return "the compiled engine is faster" if input is not None and is_faster_compiled(self, input) else None
 
     # What is passed in other forms is brought into the form [T, B, I] or [B, T, I] with hx of [L, B, H].
 

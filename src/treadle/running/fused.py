@@ -25,5 +25,11 @@ def is_faster_compiled(network: nn.RNNBase, input: Tensor | PackedSequence) -> b
     special = is_compiled(data) or is_followed() or torch.is_autocast_enabled("cpu")
     if network.bidirectional or masked or special or steps < _SHORT:
         return False
-    weights = [getattr(network, name) for name in network._flat_weights_names]
-    return all(type(w) in (Tensor, nn.Parameter) and w.dtype == data.dtype and w.device.type == "cpu" for w in weights)
+    kinds, dtype = (Tensor, nn.Parameter), data.dtype
+    return all(type(w) in kinds and w.dtype == dtype and w.is_cpu for w in flat_weights(network))
+
+
+def flat_weights(network: nn.RNNBase) -> list[Tensor]:
+    """The weights as they are now, parameters or what stands in for them; asked in every pass."""
+    table = network._parameters
+    return [table[name] if name in table else getattr(network, name) for name in network._flat_weights_names]  # pyright: ignore

@@ -12,6 +12,7 @@ from treadle.errors import EngineError, InputError, ShapeError, StateError
 from treadle.gradients import FullBPTT, GradientMethod
 from treadle.protocol import State, cell_in_place_of, example_input, first_weight, is_lazy, materialise
 from treadle.running import plain_operators, sequence_operator
+from treadle.running.repeats import KnownCall, Repeats
 from treadle.running.session import Session
 from treadle.running.sessions import Sessions
 from treadle.running.taken_steps import checked_lengths, checked_resets, taken_steps
@@ -79,7 +80,7 @@ class Recurrent(nn.Module):
         self.cell: Any = cell
         self.batch_first, self.gradient, self.engine = batch_first, gradient, engine
         self.learn_initial_state = learn_initial_state
-        self.handle = sequence_operator.number(self)
+        self.handle, self._repeats = sequence_operator.number(self), Repeats()
         self._is_lazy = is_lazy(cell)
         if learn_initial_state:
             rows = states.named_tensors(self.cell.initial_state(1))
@@ -90,7 +91,7 @@ class Recurrent(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.handle = sequence_operator.number(self)  # a copy is another network
+        self.handle, self._repeats = sequence_operator.number(self), Repeats()  # a copy is another network
 
     @property
     def input_size(self) -> Any:
@@ -147,11 +148,22 @@ class Recurrent(nn.Module):
         if isinstance(xs, torch.fx.Proxy):
             given = {"lengths": lengths, "resets": resets, "return_states": return_states, "mask": mask}
             return as_one_operation(self, xs, state, **given)
-        refuse_torchscript(f"{self._name()} over a sequence")
+        if jit_is_tracing():
+            refuse_torchscript(f"{self._name()} over a sequence")
         exported = is_exported(xs)
         if not exported and is_compiled(xs):
             return sequence_operator.run(self, xs, state, lengths, resets, return_states, mask)
-        call = self.call(xs, state, lengths, resets, return_states, mask)
+        initial = None
+        is_plain = lengths is None and resets is None and mask is None and not return_states
+        if is_plain and type(xs) is Tensor:
+            known = self._repeats.find(self, xs)
+            if known is not None:
+                again, initial = self._repeated(known, xs, state)
+                if again is not None:
+                    return again
+        call = self.call(xs, state, lengths, resets, return_states, mask, initial)
+        if is_plain and type(xs) is Tensor:
+            self._repeats.learn(self, xs, call)
         steps, initial = call.xs.shape[0], call.initial
         if steps:
             ys, state, every = plain_operators.run(call) if exported else self.gradient.run(call)
@@ -164,6 +176,17 @@ class Recurrent(nn.Module):
             every = states.map_state(lambda t: t.transpose(0, 1), every) if return_states else None
         return (ys, state, every) if return_states else (ys, state)
 
+    def _repeated(self, known: KnownCall, xs: Tensor, state: State) -> tuple[Any, State]:
+        """What `forward` gives, by a call like this one, or None; and the initial state, if it had to be asked for."""
+        xs, initial = xs.transpose(0, 1) if self.batch_first else xs, None
+        zeros = known.starts_at_zero()
+        if not zeros:  # what somebody else's code says is asked for in each call, as it always is
+            initial = self._initial_state(xs)
+        again = known.run(xs, (known.zeros if zeros else initial) if state is None else state)
+        if again is not None and self.batch_first:
+            again = again[0].transpose(0, 1), again[1]
+        return again, initial
+
     def call(
         self,
         xs: Tensor,
@@ -172,14 +195,18 @@ class Recurrent(nn.Module):
         resets: Tensor | None = None,
         return_states: bool = False,
         mask: Any = None,
+        initial: State = None,
     ) -> Call:
-        """What `forward` asks of an engine, with time in front, once the arguments are known to fit."""
+        """What `forward` asks of an engine, with time in front, once the arguments are known to fit.
+
+        The ``initial`` state is asked of the network if it was not yet.
+        """
         self.check_input(xs, 2, "sequence")
         xs = xs.transpose(0, 1) if self.batch_first else xs
         steps, rows = xs.shape[:2]
         if self._is_lazy and steps:
             self.materialise(xs[0])
-        initial = states.initial_state(self, xs[0] if steps else xs.new_zeros(xs.shape[1:]))
+        initial = self._initial_state(xs) if initial is None else initial
         state = initial if state is None else self._checked_state(state, initial, steps, rows)
         lengths, resets = self.checked_lengths(lengths, xs), None if resets is None else self.checked_resets(resets, xs)
         if mask is not None:
@@ -187,6 +214,10 @@ class Recurrent(nn.Module):
             lengths, mask = taken.ends, None if taken.are_first else taken.mask.T
         products = autocast_dtype(xs.device)
         return Call(self.cell, initial, xs, state, lengths, resets, return_states, self.engine, products, mask)
+
+    def _initial_state(self, xs: Tensor) -> State:
+        """That of the rows of xs [T, B, ...]."""
+        return states.initial_state(self, xs[0] if xs.shape[0] else xs.new_zeros(xs.shape[1:]))
 
     def step(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
         """One step, as a function: nothing is kept in the module.

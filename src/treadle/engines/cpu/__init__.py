@@ -89,10 +89,10 @@ class CpuEngine(Engine):
         compilation.remember(what)
 
     def release_memory(self) -> bool:
-        """Give back the blocks that wait in the pool."""
-        from treadle.engines.cpu.machine.memory_pool import pool
+        """Give back the blocks that wait."""
+        from treadle.engines.cpu.machine import scratch_memory
 
-        return pool.release()
+        return scratch_memory.release()
 
     def masks(self, shares: Sequence[float], sizes: Sequence[int], steps: int) -> list[Tensor] | None:
         """Masks of all steps at once, where our generator is known to draw what PyTorch's draws."""

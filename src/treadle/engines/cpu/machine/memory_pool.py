@@ -243,13 +243,13 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         MemoryError: there is none.
     """
     size = math.prod(shape) * dtype.itemsize
-    if size < _SMALL or _is_to_be_filled():
+    if size < _SMALL or is_to_be_filled():
         return torch.empty(shape, dtype=dtype, device="cpu")
     # Room to begin at any place of a page.
     return torch.from_numpy(np.asarray(_Lent(size, pool.take(size + PAGE_BYTES)))).view(dtype).view(shape)
 
 
-def _is_to_be_filled() -> bool:
+def is_to_be_filled() -> bool:
     """Whether PyTorch fills new memory with NaN, so that whoever reads it too early is seen."""
     deterministic: Any = torch.utils.deterministic  # a module with properties, which pyright does not know
     return torch.are_deterministic_algorithms_enabled() and deterministic.fill_uninitialized_memory

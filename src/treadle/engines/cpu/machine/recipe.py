@@ -9,19 +9,21 @@ and wrote before is then in its core's cache. It helps others when it has none l
 """
 
 import dataclasses
+from array import array
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from treadle.caches import kept_property
-from treadle.engines.cpu.machine import follower, threads
+from treadle.engines.cpu.machine import follower, scratch_memory, threads
 from treadle.engines.cpu.machine.alignment import LINE_BYTES, address, begin
 from treadle.engines.cpu.machine.arena import Arena, Given, Number, Word
 from treadle.engines.cpu.machine.call_table import MOST_ARGUMENTS, WORD_BYTES, Head, Phase, Task, written
+from treadle.engines.cpu.machine.laying_out import Terms
 from treadle.engines.cpu.machine.memory_pool import empty
+from treadle.engines.cpu.machine.scratch_memory import Scratch
 
 _TENSOR_WORDS = 3
 
@@ -34,30 +36,15 @@ class TensorWords(NamedTuple):
     column_stride: Word
 
 
-class _Terms(NamedTuple):
-    """Terms of the words ``at`` these places: each is ``plus`` and so many ``times`` the given number of an index."""
-
-    at: np.ndarray
-    plus: np.ndarray
-    given: np.ndarray
-    times: np.ndarray
-
-    @staticmethod
-    def of(words: Sequence[tuple[int, Word]]) -> "_Terms":
-        """The first terms of words, each with its place."""
-        rows = [(i, word.plus, word.given, word.times) for i, word in words]
-        return _Terms(*np.array(rows, np.int64).reshape(-1, 4).T.copy())
-
-
 @dataclasses.dataclass(frozen=True)
 class RecipeCall:
     """A recipe on some tensors: its table of calls, and the blocks of memory."""
 
-    words: np.ndarray
+    words: "array[int]"
     address: int
     """Where the words are."""
     kept: Tensor | None
-    scratch: Tensor | None
+    scratch: Scratch | None
 
 
 class Recipe:
@@ -77,7 +64,7 @@ class Recipe:
 
     def tensor(self, key: Hashable) -> TensorWords:
         """A tensor that is passed when the recipe is followed, under that key."""
-        first = Given.TENSORS + _TENSOR_WORDS * self.tensors.setdefault(key, len(self.tensors))
+        first = place_of(self.tensors.setdefault(key, len(self.tensors)))
         return TensorWords(Word(first), Word(first + 1), Word(first + 2))
 
     def table(self, numbers: Sequence[Number]) -> Word:
@@ -123,70 +110,85 @@ class Recipe:
         return max((len(phase.all) for phase in self._all_phases), default=0)
 
     @kept_property
-    def _words(self) -> "list[_Terms]":
-        """The table of calls and the tables behind it: a term of every word, the second ones of some, and so on."""
+    def _terms(self) -> Terms:
+        """The table of calls and the tables behind it."""
         calls = written(self._all_phases)
         tables = Word(Given.CALLS, WORD_BYTES * len(calls))
-        first_number = Given.TENSORS + _TENSOR_WORDS * len(self.tensors)
+        first_number = place_of(len(self.tensors))
 
-        def placed(word: Word) -> Word:
+        def placed(number: Number) -> Word:
+            word = number if isinstance(number, Word) else Word(Given.NOTHING, number)
+            more = None if word.more is None else placed(word.more)
             if word.given == Given.TABLES:
-                return tables + word.plus
+                return dataclasses.replace(tables + word.plus, more=more)
             if word.given <= Given.NUMBERS:
-                return dataclasses.replace(word, given=first_number + Given.NUMBERS - word.given)
-            return word
+                return dataclasses.replace(word, given=first_number + Given.NUMBERS - word.given, more=more)
+            return dataclasses.replace(word, more=more)
 
-        words = [placed(n) if isinstance(n, Word) else Word(Given.NOTHING, n) for n in (*calls, *self._tables)]
-        terms, more = [], list(enumerate(words))
-        while more:
-            terms.append(_Terms.of([(i, placed(word)) for i, word in more]))
-            more = [(i, word.more) for i, word in more if word.more is not None]
-        return terms
+        return Terms([placed(number) for number in (*calls, *self._tables)])
 
     @kept_property
-    def _given(self) -> list[tuple[Hashable, bool]]:
+    def given(self) -> list[tuple[Hashable, bool]]:
         """The tensors in the order of their numbers, and whether any of their strides is read."""
-        read = {number for terms in self._words for number in terms.given.tolist()}
+        read = self._terms.given
         words = {key: self.tensor(key) for key in self.tensors}
         return [(key, not read.isdisjoint((w.row_stride.given, w.column_stride.given))) for key, w in words.items()]
 
     def offset_of(self, table: Word) -> int:
         """How many bytes behind a call's address a table of `table` begins."""
-        return WORD_BYTES * (len(self._words[0].plus) - len(self._tables)) + table.plus
+        return WORD_BYTES * (self._terms.count - len(self._tables)) + table.plus
 
-    def lay_out(self, tensors: Mapping[Any, Tensor], kept: Tensor | None = None, about: Any = None) -> RecipeCall:
-        """A call on these tensors, ready to be made; numbers are computed from what it is ``about``."""
-        first, *more = self._words
-        if kept is None and self.kept.size:
-            kept = _block(self.kept.size)
-        scratch = _block(self.scratch.size) if self.scratch.size else None
-        words = np.empty(len(first.plus), np.int64)
-        start = words.__array_interface__["data"][0]
-        # In the order of `Given`.
-        given = [0, start, 0 if kept is None else begin(kept), 0 if scratch is None else begin(scratch)]
-        for key, strided in self._given:
-            tensor = tensors[key]
-            strides = tensor.stride() if strided else ()
-            given += (address(tensor), strides[0] if strides else 0, strides[1] if len(strides) > 1 else 1)
-        given += [compute(about) for _, compute in self._numbers.values()]
-        numbers = np.array(given, np.int64)
-        np.take(numbers, first.given, out=words)
-        if self._numbers:
-            words *= first.times
-        words += first.plus
-        for terms in more:
-            words[terms.at] += numbers[terms.given] * terms.times + terms.plus
-        return RecipeCall(words, start, kept, scratch)
+    def lay_out(self, tensors: Mapping[Any, Tensor]) -> RecipeCall:
+        """A call on these tensors, ready to be made as often as one likes, with memory of its own."""
+        kept = self._new_kept()
+        scratch = Scratch(self.scratch.size) if self.scratch.size else None
+        words = self._laid_out(self.numbers(tensors), kept, scratch)
+        return RecipeCall(words, words.buffer_info()[0], kept, scratch)
 
     def follow(self, tensors: Mapping[Any, Tensor], kept: Tensor | None = None, about: Any = None) -> Tensor | None:
-        """Do what is written down, on these tensors (see `lay_out`); returns the memory that is kept."""
-        call = self.lay_out(tensors, kept, about)
+        """Do what is written down, on these tensors; returns the memory that is kept.
+
+        Numbers are computed from what the call is ``about``.
+        """
+        return self.run(self.numbers(tensors, about), kept)
+
+    def numbers(self, tensors: Mapping[Any, Tensor], about: Any = None) -> list[int]:
+        """What is given for a call on these tensors, in the order of `Given`; where memory is, is not known yet."""
+        numbers = [0] * Given.TENSORS
+        for key, strided in self.given:
+            numbers += numbers_of(tensors[key], strided)
+        numbers += [compute(about) for _, compute in self._numbers.values()]
+        return numbers
+
+    def run(self, numbers: list[int], kept: Tensor | None = None) -> Tensor | None:
+        """Do what is written down, with these `numbers`; returns the memory that is kept."""
+        kept = self._new_kept() if kept is None else kept
+        scratch = scratch_memory.take(self.scratch.size) if self.scratch.size else None
+        words = self._laid_out(numbers, kept, scratch)
         if self.threads:
-            count = threads.count(self.threads)
-            call.words[Head.TEAM] = count
-            threads.together(follower.work(), call.address, count)
-        return call.kept
+            words[Head.TEAM] = count = threads.count(self.threads)
+            threads.together(follower.work(), words.buffer_info()[0], count)
+        if scratch is not None:
+            scratch_memory.give(scratch)
+        return kept
+
+    def _new_kept(self) -> Tensor | None:
+        return empty(self.kept.size + LINE_BYTES, dtype=torch.uint8) if self.kept.size else None
+
+    def _laid_out(self, numbers: list[int], kept: Tensor | None, scratch: Scratch | None) -> "array[int]":
+        numbers[Given.KEPT] = 0 if kept is None else begin(kept)
+        numbers[Given.SCRATCH] = 0 if scratch is None else scratch.start
+        return self._terms.lay_out(numbers)
 
 
-def _block(size: int) -> Tensor:
-    return empty(size + LINE_BYTES, dtype=torch.uint8)
+def place_of(number: int) -> int:
+    """Where the address of a tensor is among the numbers that a recipe is given; its two strides are behind it."""
+    return Given.TENSORS + _TENSOR_WORDS * number
+
+
+def numbers_of(tensor: Tensor, strided: bool) -> tuple[int, int, int]:
+    """A tensor's address and its first two strides, where these are read."""
+    if not strided:
+        return address(tensor), 0, 1
+    strides = tensor.stride()
+    return address(tensor), strides[0] if strides else 0, strides[1] if len(strides) > 1 else 1

@@ -14,9 +14,10 @@ from torch import Tensor
 from treadle.compiler.fission import Section
 from treadle.compiler.program import Value
 from treadle.engines.autograd import gradients_again
+from treadle.engines.cpu.machine import scratch_memory
 from treadle.engines.cpu.machine.alignment import unused, where_it_was
-from treadle.engines.cpu.machine.memory_pool import pool
 from treadle.engines.cpu.plan.backward import BackwardRecipe
+from treadle.engines.cpu.plan.bound_forward import BoundForward
 from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.invariants import Invariants
@@ -31,20 +32,44 @@ from treadle.torch_internals import is_batched
 
 T = TypeVar("T")
 
-_MOST_RECIPES = 48
+_MOST_RECIPES, _MOST_BOUND = 48, 8
+_MOST_TIMES = 16
+"""How often a pass is bound again. Where parameters are new tensors in every call, it is of no use."""
 
 
 @dataclasses.dataclass
 class Recipes:
-    """A forward pass, and the backward passes after it, which know where it keeps what."""
+    """A forward pass, and the backward passes after it, which know where it keeps what.
+
+    ``bound`` are forward passes bound to where parameters lie, by steps and rows, and how often that was elsewhere.
+    """
 
     forward: ForwardRecipe
     backward: dict[Hashable, BackwardRecipe] = dataclasses.field(default_factory=dict)
+    bound: dict[Hashable, tuple[BoundForward | None, int]] = dataclasses.field(default_factory=dict)
 
     def after(self, from_above: tuple[bool, ...]) -> BackwardRecipe:
         """The backward pass; ``from_above`` says of outputs and final states whether they have a gradient."""
         key = (from_above, torch.get_num_threads())
         return _found(self.backward, key, lambda: BackwardRecipe(self.forward, from_above))
+
+    def bound_to(
+        self, layout: Layout, invariants: Invariants, arguments: Sequence[Tensor], starts: Sequence[Tensor]
+    ) -> BoundForward | None:
+        """The forward pass, bound to where these arguments lie; None where that cannot be."""
+        if layout.order is not None or layout.packed_resets is not None:
+            return None
+        key = layout.steps, layout.batch
+        found, times = self.bound.get(key, (None, 0))
+        if found is not None and found.fits(arguments):
+            return found
+        if times > _MOST_TIMES:
+            return None
+        if len(self.bound) >= _MOST_BOUND:
+            self.bound.pop(next(iter(self.bound)), None)
+        found = BoundForward.of(self.forward, invariants, layout, arguments, starts)
+        self.bound[key] = found, times + 1
+        return found
 
 
 class Chain:
@@ -74,15 +99,26 @@ class Chain:
         self, layout: Layout, arguments: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Outputs [N, ...], and the states after the last step of each row."""
-        everything = [*arguments, *starts, *fresh]
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in everything):
-            results = list(_Node.apply(self, layout, *everything))  # pyright: ignore
+        if torch.is_grad_enabled():
+            everything = [*arguments, *starts, *fresh]
+            if any(tensor.requires_grad for tensor in everything):
+                results = list(_Node.apply(self, layout, *everything))  # pyright: ignore
+            else:
+                with torch.no_grad():
+                    results = self._without_gradient(layout, arguments, starts, fresh)
         else:
-            with torch.no_grad():
-                inputs = self.invariants.inputs(arguments)
-                results, _ = self.recipes(layout, None).forward.follow(layout, inputs, starts, fresh)
+            results = self._without_gradient(layout, arguments, starts, fresh)
         count = len(self.outputs)
         return results[:count], results[count:]
+
+    def _without_gradient(
+        self, layout: Layout, arguments: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
+    ) -> list[Tensor]:
+        recipes = self.recipes(layout, None)
+        bound = recipes.bound_to(layout, self.invariants, arguments, starts)
+        if bound is not None:
+            return bound.run(arguments, starts)
+        return recipes.forward.follow(layout, self.invariants.inputs(arguments), starts, fresh)[0]
 
     def recipes(self, layout: Layout, needs: tuple[bool, ...] | None) -> Recipes:
         """The recipes for a layout; ``needs`` says of arguments, starts and fresh states who wants a gradient."""
@@ -157,7 +193,7 @@ class _Node(torch.autograd.Function):
             of_arguments = chain.invariants.gradients(arguments, needs, found.inputs)
             return [*of_arguments, *found.starts, *found.fresh]
 
-        return (None, None, *with_second_try(follow, pool.release))
+        return (None, None, *with_second_try(follow, scratch_memory.release))
 
 
 def _by_interpreter(

@@ -3,11 +3,12 @@
 import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from treadle.caches import kept_property
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.plan.frame import Axis, Frame
@@ -44,6 +45,14 @@ class ForwardRecipe:
         self, layout: Layout, inputs: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
         """Run; returns outputs and final states, and the memory that the backward pass reads."""
+        tensors = self.tensors(layout, inputs, starts, fresh)
+        kept = self.recipe.follow(tensors, about=layout)
+        return self.given_back([tensors[key] for key in self.results]), kept
+
+    def tensors(
+        self, layout: Layout, inputs: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
+    ) -> dict[TensorKey, Tensor]:
+        """What a call reads, and new memory for what it writes."""
         links, dtype = self.links, self.links.dtype
         tensors = self.supply.tensors(layout, inputs)
         for key, start in zip(keys_of(Role.START, links.states), starts, strict=True):
@@ -51,13 +60,25 @@ class ForwardRecipe:
         if layout.packed_resets is not None:
             for key, again in zip(keys_of(Role.FRESH, links.states), fresh, strict=True):
                 tensors[key] = contiguous(again, dtype)
-        kept = self.recipe.follow(tensors, about=layout)
-        results = []
-        for key, value in zip(keys_of(Role.OUTPUT, len(links.outputs)), links.outputs, strict=True):
-            tensor = tensors[key].bool() if value.dtype == torch.bool else tensors[key]
-            results.append(with_rows_in_place(tensor, value))
-        results += [tensors[key] for key in keys_of(Role.END, links.states)]
-        return results, kept
+        return tensors
+
+    @property
+    def given(self) -> "list[tuple[TensorKey, bool]]":
+        """The tensors of a call in the order of their numbers, and whether any of their strides is read."""
+        return cast(list[tuple[TensorKey, bool]], self.recipe.given)
+
+    @kept_property
+    def results(self) -> tuple[TensorKey, ...]:
+        """The keys of outputs and final states, in order."""
+        return (*keys_of(Role.OUTPUT, len(self.links.outputs)), *keys_of(Role.END, self.links.states))
+
+    def given_back(self, results: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs and final states as whoever asked for them has them."""
+        outputs = self.links.outputs
+        return [
+            with_rows_in_place(tensor.bool() if value.dtype == torch.bool else tensor, value)
+            for tensor, value in zip(results, outputs, strict=False)
+        ] + list(results[len(outputs) :])
 
 
 class _Shifted(NamedTuple):

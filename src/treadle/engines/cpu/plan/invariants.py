@@ -27,11 +27,14 @@ class Invariants:
     Attributes:
         arguments: what a call of the chain takes.
         outputs: what of the links' inputs is computed here.
+        lies_in: of each of the links' inputs, the argument whose memory it is, perhaps with its axes in another order;
+            None where it is made.
     """
 
     def __init__(self, links: Links, section: Section | None):
         self.links, self.section = links, section
         self.arguments, self.outputs = links.inputs, ()
+        self.lies_in: list[int | None] = list(range(len(links.inputs)))
         if section is None:
             return
         self.outputs = section.outputs
@@ -39,6 +42,10 @@ class Invariants:
         self.arguments = tuple(dict.fromkeys([*others, *section.inputs]))
         self._line = Line(section.outputs, section.inputs)
         self._sources = _sources(section)
+        index = {value: i for i, value in enumerate(self.arguments)}
+        self.lies_in = [index.get(_viewed(v, section)) for v in links.inputs]
+        self._made = {v: i for i, v in enumerate(links.inputs) if self.lies_in[i] is None}
+        self._line_of_made = Line(self._made, section.inputs)
         self._backward = functools.lru_cache(maxsize=16)(functools.partial(_backward, section, self.arguments))
 
     def inputs(self, arguments: Sequence[Tensor], computed: Sequence[Tensor] | None = None) -> list[Tensor]:
@@ -51,6 +58,12 @@ class Invariants:
         else:
             known.update(zip(self.outputs, computed, strict=True))
         return [known[v] for v in self.links.inputs]
+
+    def made(self, arguments: Sequence[Tensor]) -> dict[int, Tensor]:
+        """The links' inputs that lie in no argument, by number."""
+        known = dict(zip(self.arguments, arguments, strict=True))
+        self._line_of_made.run(known, 0)
+        return {i: known[v] for v, i in self._made.items()}
 
     def computed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Of the links' inputs, those that were computed here."""
@@ -83,6 +96,14 @@ class Invariants:
             for value, gradient in gradients:
                 found[value] = found[value] + known[gradient] if value in found else known[gradient]
         return [found.get(v) for v in self.arguments]
+
+
+def _viewed(value: Value, section: Section) -> Value:
+    """The input of a section that a value is, perhaps with its axes in another order; else the value."""
+    first = value
+    while first.op == "permute" and first not in section.inputs:
+        first = first.inputs[0]
+    return first if first in section.inputs else value
 
 
 def _sources(section: Section) -> dict[Value, frozenset[Value]]:

@@ -42,8 +42,20 @@ class Supply:
         """The type of rows that are read."""
         return self.links.inputs[key.number].dtype if key.role is Role.INDICES else self.links.dtype
 
+    def how_rows_are_read(self, key: TensorKey) -> tuple[int, torch.dtype]:
+        """Along which axis the rows of an input lie, and in which type."""
+        return self._rows[key]
+
+    @property
+    def makes_operands(self) -> bool:
+        """Whether PyTorch makes operands without rows of the chain's inputs."""
+        return bool(self._derived)
+
     def matrix(self, link: Link, value: Value) -> tuple[Number, Number, Number]:
-        """The right operand of a product: its address and its strides."""
+        """The right operand of a product: its address and its strides; those of a transposed input change places."""
+        if value.op == "permute" and value.axes == (1, 0) and value.inputs[0].op == "input":
+            address, rows, columns = self.matrix(link, value.inputs[0])
+            return address, columns, rows
         key = TensorKey(Role.MATRIX, self._number(link, value))
         self._strided[key] = None
         return self.recipe.tensor(key)
