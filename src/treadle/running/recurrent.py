@@ -154,15 +154,16 @@ class Recurrent(nn.Module):
         if not exported and is_compiled(xs):
             return sequence_operator.run(self, xs, state, lengths, resets, return_states, mask)
         initial = None
-        is_plain = lengths is None and resets is None and mask is None and not return_states
-        if is_plain and type(xs) is Tensor:
+        is_plain = not exported and type(xs) is Tensor
+        is_plain = is_plain and lengths is None and resets is None and mask is None and not return_states
+        if is_plain:
             known = self._repeats.find(self, xs)
             if known is not None:
                 again, initial = self._repeated(known, xs, state)
                 if again is not None:
                     return again
         call = self.call(xs, state, lengths, resets, return_states, mask, initial)
-        if is_plain and type(xs) is Tensor:
+        if is_plain:
             self._repeats.learn(self, xs, call)
         steps, initial = call.xs.shape[0], call.initial
         if steps:
