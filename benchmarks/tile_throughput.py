@@ -101,11 +101,11 @@ def _loops(target: Target, dtype: torch.dtype) -> Iterator[tuple[str, int, int, 
     """The loops of the largest tiles, for panels as they are for one, three and four gates."""
     precision = Precision(dtype)
     for vectors in sorted({max(1, vectors_of_panel(target) // gates) * gates for gates in (1, 3, 4)}):
-        text = compilation.assembly(tile.text(precision, vectors, target), target, plain=True)
+        text = compilation.assembly(tile.text(precision, vectors, target), target)
         for product, count in {"sequences": rows_of_tile(vectors, precision, target), "one row": 1}.items():
             name = tile.name(precision, count, vectors)
             yield product, count, vectors, _hottest(loop for loop in inner_loops(text) if loop.function == name)
-    text = compilation.assembly(str(RowProductCode(dtype, target).module), target, plain=True)
+    text = compilation.assembly(str(RowProductCode(dtype, target).module), target)
     yield "over rows", rows_of_a_tile(target), vectors_of_a_tile(target), _hottest(inner_loops(text))
 
 

@@ -39,9 +39,9 @@ WIDTHS = range(1, 9)
 on_every_arm = pytest.mark.parametrize("cpu", ARM)
 
 
-def foreign(text: str, target: Target, known: set[str], plain: bool = False) -> set[str]:
+def foreign(text: str, target: Target, known: set[str]) -> set[str]:
     """What code calls or reads that neither it nor those who load it define."""
-    code = assembly(text, target, plain)
+    code = assembly(text, target)
     apple = "apple" in target.triple
     named = set(re.findall(r"^\s+(?:bl|b|callq?|jmp)\s+([A-Za-z_][\w.]*)$", code, re.MULTILINE))
     named |= {name for pair in re.findall(r":got:(\w+)|\b(\w+)@GOT", code) for name in pair if name}
@@ -63,7 +63,7 @@ def routines(target: Target) -> Iterator[tuple[str, str]]:
 @on_every_arm
 def test_routines_call_nothing_foreign_and_branch_for_no_lane(cpu):
     for what, text in routines(CPUS[cpu]):
-        assert foreign(text, CPUS[cpu], set(), plain=True) == set(), what
+        assert foreign(text, CPUS[cpu], set()) == set(), what
         # LLVM makes a branch of every lane of these where the CPU has no instruction for them.
         assert "llvm.masked" not in text, what
 
@@ -72,7 +72,7 @@ def test_routines_call_nothing_foreign_and_branch_for_no_lane(cpu):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_products_over_rows_keep_sums_in_registers(cpu, dtype):
     target = CPUS[cpu]
-    code = assembly(str(RowProductCode(dtype, target).module), target, plain=True)
+    code = assembly(str(RowProductCode(dtype, target).module), target)
     loops = [loop for loop in inner_loops(code) if loop.multiply_adds]
     assert max(loop.multiply_adds for loop in loops) == 24
     assert [loop for loop in loops if loop.on_stack] == []
@@ -86,7 +86,7 @@ def test_tiles_keep_sums_in_registers(cpu, precision):
     target = CPUS[cpu]
     for vectors in WIDTHS if target.multiplies_by_lane else (1, 2, 3, 4):
         names = tile.names(PRECISIONS[precision], vectors, target)
-        code = assembly(tile.text(PRECISIONS[precision], vectors, target), target, plain=True)
+        code = assembly(tile.text(PRECISIONS[precision], vectors, target), target)
         loops = [loop for loop in inner_loops(code) if loop.multiply_adds]
         assert {loop.function for loop in loops} == set(names)
         assert [loop for loop in loops if loop.on_stack] == []
@@ -96,11 +96,7 @@ def test_tiles_keep_sums_in_registers(cpu, precision):
 def test_tiles_of_int8_keep_sums_in_registers(cpu):
     target = CPUS[cpu]
     for vectors in WIDTHS:
-        loops = [
-            loop
-            for loop in inner_loops(assembly(int8_tile.text(vectors, target), target, plain=True))
-            if loop.multiply_adds
-        ]
+        loops = [loop for loop in inner_loops(assembly(int8_tile.text(vectors, target), target)) if loop.multiply_adds]
         assert {loop.function for loop in loops} == set(int8_tile.names(vectors, target))
         assert [loop for loop in loops if loop.on_stack] == []
 

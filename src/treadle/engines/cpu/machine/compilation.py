@@ -28,12 +28,10 @@ from treadle.engines.cpu.machine.target import Target, host
 from treadle.errors import EngineError
 from treadle.locks import MAKING
 
-LEVEL = 1
-"""How hard LLVM tries on a kernel: its loops load what need be loaded but once. Higher levels take longer, and nothing
-is gained where vectors and blocks are explicit."""
-PLAIN = "sroa", "instruction_combine", "simplify_cfg"
-"""The passes for what is written as it should run, a tenth of the time of a level: without them numbers that stay in
-registers would be in memory."""
+PASSES = "always_inliner", "sroa", "instruction_combine", "simplify_cfg"
+"""What LLVM does with a module, whose loops, vectors and blocks are written as they should run: without these passes
+numbers that stay in registers would be in memory, and elementary functions would be calls. A level of LLVM's takes ten
+times as long, and the code is no faster."""
 MACHINE_LEVEL = 2
 """How hard LLVM tries when it chooses instructions and registers."""
 
@@ -105,15 +103,15 @@ def _free() -> None:
 def compile(ir_text: str, target: Target | None = None) -> Library:
     """The machine code of a module of LLVM IR: compiled once on a machine, loaded once in a process, never freed.
 
-    It is a routine's, and plain: nothing in its loops could be done before them. Functions may call each other and
-    LLVM's intrinsics, nothing else; triple and data layout are set here. Safe to call from several threads.
+    It is a routine's. Functions may call each other and LLVM's intrinsics, nothing else; triple and data layout are set
+    here. Safe to call from several threads.
 
     Raises:
         EngineError: LLVM refuses the text, or cannot load the code.
     """
     target = target or host()
     names = DEFINITION.findall(ir_text)
-    library = _library(_key(ir_text, target), names, lambda: _object_code(ir_text, target, plain=True))
+    library = _library(_key(ir_text, target), names, lambda: _object_code(ir_text, target))
     _routines.add(library)
     return library
 
@@ -124,14 +122,13 @@ def recall(
     write: Callable[[], str],
     target: Target,
     called: "Callable[[], Mapping[str, Library]]" = dict,
-    plain: bool = False,
 ) -> Library:
     """The same for a text that takes long to write, and is written only where its code is not yet known.
 
     The description, which the text follows from, and the sources of this engine and of programs lead to the key of the
     text, and that to the code. So where a change of the sources leaves a text as it was, it is written again, but not
     compiled. The text defines the functions ``names``, and may call those of other libraries, which ``called`` gives by
-    name. It is freed with the last reference to the library. Only what is ``plain`` is left as it was written.
+    name. It is freed with the last reference to the library.
     """
     sources = _sources()
     described = _key(f"{sources}\0{description}", target)
@@ -145,7 +142,7 @@ def recall(
         if library is None:
             text = write()
             key = _key(text, target)
-            library = _library(key, names, lambda: _object_code(text, target, plain), called)
+            library = _library(key, names, lambda: _object_code(text, target), called)
             if sources is not None:
                 disk_cache.write_name(described, key)
         _recalled[described] = library
@@ -222,47 +219,43 @@ def _known(key: str, names: Sequence[str], called: "Callable[[], Mapping[str, Li
 
 def _key(ir_text: str, target: Target) -> str:
     """What the object code depends on, in one word."""
-    passes = f"O{LEVEL}, {', '.join(PLAIN)}, O{MACHINE_LEVEL}"
+    passes = f"{', '.join(PASSES)}, O{MACHINE_LEVEL}"
     versions = f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}, {passes}"
     parts = ir_text, target.triple, target.cpu, target.features, versions
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def assembly(ir_text: str, target: Target, plain: bool = False) -> str:
-    """The machine code of a module of LLVM IR as text, of any CPU that LLVM was initialised for; ``plain`` as routines.
+def assembly(ir_text: str, target: Target) -> str:
+    """The machine code of a module of LLVM IR as text, of any CPU that LLVM was initialised for.
 
     Raises:
         EngineError: LLVM refuses the text.
     """
-    with _optimised(ir_text, target, plain) as (machine, module):
+    with _optimised(ir_text, target) as (machine, module):
         return machine.emit_assembly(module)
 
 
-def _object_code(ir_text: str, target: Target, plain: bool) -> bytes:
-    with _optimised(ir_text, target, plain) as (machine, module):
+def _object_code(ir_text: str, target: Target) -> bytes:
+    with _optimised(ir_text, target) as (machine, module):
         return machine.emit_object(module)
 
 
 @contextlib.contextmanager
-def _optimised(ir_text: str, target: Target, plain: bool) -> Iterator[tuple[llvm.TargetMachine, llvm.ModuleRef]]:
+def _optimised(ir_text: str, target: Target) -> Iterator[tuple[llvm.TargetMachine, llvm.ModuleRef]]:
     """What makes code for a CPU, and a module that is optimised for it."""
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=MACHINE_LEVEL, reloc="pic", codemodel="small", jit=True
     )
-    tuning = llvm.create_pipeline_tuning_options(speed_level=LEVEL)
-    # The generators write vectors and as many sums as there are registers; more of a loop's body only takes time.
-    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_interleaving = tuning.loop_unrolling = False
     try:
         # A context of its own goes with its types and constants; the global one would grow with each module.
         with llvm.create_context() as context, llvm.parse_assembly(ir_text, context) as module:
             module.triple = target.triple
             module.data_layout = str(machine.target_data)
             module.verify()
-            builder = llvm.create_pass_builder(machine, tuning)
-            passes = llvm.create_new_module_pass_manager() if plain else builder.getModulePassManager()
-            for name in PLAIN if plain else ():
+            passes = llvm.create_new_module_pass_manager()
+            for name in PASSES:
                 getattr(passes, f"add_{name}_pass")()
-            passes.run(module, builder)
+            passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
             yield machine, module
     except RuntimeError as error:
         raise EngineError(f"LLVM refuses the code that was generated, a bug of treadle: {_one_line(error)}") from error

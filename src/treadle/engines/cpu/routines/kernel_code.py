@@ -39,10 +39,10 @@ def _tiles(lowered: Lowered) -> dict[str, compilation.Library]:
 @functools.cache
 def _tiles_of(precision: Precision, vectors: int, target: Target) -> compilation.Library:
     names = tile.names(precision, vectors, target)
-    return compilation.recall(" ".join(names), names, lambda: tile.text(precision, vectors, target), target, plain=True)
+    return compilation.recall(" ".join(names), names, lambda: tile.text(precision, vectors, target), target)
 
 
 @functools.cache
 def _int8_tiles_of(vectors: int, target: Target) -> compilation.Library:
     names = int8_tile.names(vectors, target)
-    return compilation.recall(" ".join(names), names, lambda: int8_tile.text(vectors, target), target, plain=True)
+    return compilation.recall(" ".join(names), names, lambda: int8_tile.text(vectors, target), target)
