@@ -20,7 +20,7 @@ from benchmarks.inner_loops import Loop, inner_loops
 from treadle.engines.cpu.lower.packing import rows_of_tile, vectors_of_panel
 from treadle.engines.cpu.machine import compilation
 from treadle.engines.cpu.machine.target import AVX2, Target, described
-from treadle.engines.cpu.routines.row_product_code import RowProductCode, rows_of_a_tile, vectors_of_a_tile
+from treadle.engines.cpu.routines.row_panel_code import PanelCode, rows_of_a_tile, vectors_of_a_tile
 from treadle.engines.cpu.write import tile
 from treadle.engines.passes.precision import Precision
 
@@ -105,7 +105,7 @@ def _loops(target: Target, dtype: torch.dtype) -> Iterator[tuple[str, int, int, 
         for product, count in {"sequences": rows_of_tile(vectors, precision, target), "one row": 1}.items():
             name = tile.name(precision, count, vectors)
             yield product, count, vectors, _hottest(loop for loop in inner_loops(text) if loop.function == name)
-    text = compilation.assembly(str(RowProductCode(dtype, target).module), target)
+    text = compilation.assembly(str(PanelCode(dtype, target, vectors_of_a_tile(target)).module), target)
     yield "over rows", rows_of_a_tile(target), vectors_of_a_tile(target), _hottest(inner_loops(text))
 
 

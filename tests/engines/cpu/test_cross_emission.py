@@ -18,8 +18,9 @@ from treadle.engines.cpu.machine.compilation import RUNTIME, assembly
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.cpu.routines import copies, mersenne_twister
+from treadle.engines.cpu.routines.row_panel_code import PanelCode, vectors_of_a_tile
 from treadle.engines.cpu.routines.row_product_code import RowProductCode
-from treadle.engines.cpu.routines.weight_panel_code import PackingCode
+from treadle.engines.cpu.routines.weight_panel_code import HalvingCode, PackingCode
 from treadle.engines.cpu.write import by_columns, by_index, by_rows, int8_tile, side_by_side, tile
 from treadle.engines.passes.loop_nests import Kernel
 from treadle.engines.passes.precision import Operands, Precision
@@ -56,8 +57,11 @@ def routines(target: Target) -> Iterator[tuple[str, str]]:
     yield "the follower", follower._text(target)
     for dtype in (torch.float32, torch.float64):
         yield f"products over rows of {dtype}", str(RowProductCode(dtype, target).module)
+        for vectors in range(1, vectors_of_a_tile(target) + 1):
+            yield f"{vectors} vectors of products over rows of {dtype}", str(PanelCode(dtype, target, vectors).module)
         yield f"packing {dtype}", PackingCode(dtype, target, False).text()
     yield "packing, rounded", PackingCode(torch.float32, target, True).text()
+    yield "halving", HalvingCode(target).text()
 
 
 @on_every_arm
@@ -72,8 +76,9 @@ def test_routines_call_nothing_foreign_and_branch_for_no_lane(cpu):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_products_over_rows_keep_sums_in_registers(cpu, dtype):
     target = CPUS[cpu]
-    code = assembly(str(RowProductCode(dtype, target).module), target)
-    loops = [loop for loop in inner_loops(code) if loop.multiply_adds]
+    widths = range(1, vectors_of_a_tile(target) + 1)
+    codes = [assembly(str(PanelCode(dtype, target, vectors).module), target) for vectors in widths]
+    loops = [loop for code in codes for loop in inner_loops(code) if loop.multiply_adds]
     assert max(loop.multiply_adds for loop in loops) == 24
     assert [loop for loop in loops if loop.on_stack] == []
 

@@ -7,7 +7,7 @@ from tests.tolerances import assert_close
 from treadle.engines.cpu.machine import target
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.routines import row_products
-from treadle.engines.cpu.routines.row_product_code import rows_of_a_tile, vectors_of_a_tile
+from treadle.engines.cpu.routines.row_panel_code import rows_of_a_tile, vectors_of_a_tile
 
 LEVELS = [None, *target.runnable(target.host())]
 SIZES = [
@@ -132,7 +132,7 @@ def test_several_products_in_one_phase_share_no_memory():
     for i, product in expected.items():
         assert_close(tensors["out", i], product)
     # Threads seldom collide at these sizes, so look at what each of them writes to.
-    panels = sorted((arguments[-1].plus, arguments[-2] * vectors_of_a_tile(target.host())) for _, arguments in tasks)
+    panels = sorted((arguments[-2].plus, arguments[-3] * vectors_of_a_tile(target.host())) for _, arguments in tasks)
     ends = [start + rows * target.host().vector_bytes for start, rows in panels]
     assert all(end <= start for end, (start, _) in zip(ends, panels[1:], strict=False))
     assert ends[-1] <= recipe.scratch.size

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from treadle.engines.cpu.machine import threads
 from treadle.engines.cpu.machine.arena import Given, Number, Word
 
-MOST_ARGUMENTS = 12
+MOST_ARGUMENTS = 13
 """Arguments that a task can have."""
 
 

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
+import gc
 import hashlib
 import itertools
 import re
@@ -140,12 +141,36 @@ def recall(
         if library is None and key:
             library = _known(key, names, called)
         if library is None:
-            text = write()
+            with _no_collection():
+                text = write()
             key = _key(text, target)
             library = _library(key, names, lambda: _object_code(text, target), called)
             if sources is not None:
                 disk_cache.write_name(described, key)
         _recalled[described] = library
+    return library
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python does not look for garbage meanwhile; hold the lock.
+
+    A text begins as tens of thousands of objects in circles, which are garbage together when it is written. Found half
+    written they count as old, and whenever a quarter more objects are old, Python looks through all of PyTorch's.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def routine(description: str, names: Sequence[str], write: Callable[[], str], target: Target) -> Library:
+    """The same for a text that all networks share: never freed."""
+    library = recall(description, names, write, target)
+    _routines.add(library)
     return library
 
 

@@ -12,6 +12,7 @@ from treadle.engines.cpu.machine.alignment import LINE_BYTES
 from treadle.engines.cpu.machine.arena import Number
 from treadle.engines.cpu.machine.extent import Extent, Part
 from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.routines.routine_code import begin
 from treadle.engines.cpu.write.cursor import I1, I64, POINTER, VOID, const, counted
 from treadle.engines.cpu.write.vector import declared
@@ -86,7 +87,8 @@ def _split(count: Extent | int, size: int, unit: int) -> list[Part]:
 
 @functools.cache
 def _address(name: str) -> int:
-    return compilation.compile(_text()).address(name)
+    names = "copy", "previous", "runs", "add_up32", "add_up64"
+    return compilation.routine("copies", names, _text, host()).address(name)
 
 
 def _text() -> str:

@@ -19,6 +19,7 @@ from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.alignment import address
 from treadle.engines.cpu.machine.memory_pool import empty
 from treadle.engines.cpu.machine.recipe import Recipe
+from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.routines.routine_code import begin, filled
 from treadle.engines.cpu.write.cursor import I32, I64, POINTER, const, counted
 
@@ -83,7 +84,7 @@ def _twist() -> Callable[[int, int], None]:
 
 @functools.cache
 def _address(name: str) -> int:
-    return compilation.compile(_text()).address(name)
+    return compilation.routine("Mersenne Twister", ("twist", "compare"), _text, host()).address(name)
 
 
 def _text() -> str:

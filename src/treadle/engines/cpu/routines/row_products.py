@@ -20,14 +20,8 @@ from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.extent import Extent
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
-from treadle.engines.cpu.routines.row_product_code import (
-    BLOCK,
-    CHUNK,
-    RowProductCode,
-    depth,
-    rows_of_a_tile,
-    vectors_of_a_tile,
-)
+from treadle.engines.cpu.routines.row_panel_code import PanelCode, rows_of_a_tile, vectors_of_a_tile
+from treadle.engines.cpu.routines.row_product_code import BLOCK, CHUNK, RowProductCode, depth
 
 WORTH_A_THREAD = 1_000_000
 """Multiplications that take a thread a few times as long as it takes to give it work."""
@@ -61,19 +55,21 @@ def outer(
     size = dtype.itemsize
     lanes = target.lanes(size)
     block = -(-n // -(-n // BLOCK))
-    function = _function(dtype, target, pairs)
+    function = _function(dtype, target)
     strips = _strips(k, m, lanes, rows_of_a_tile(target), threads.count(n * k * m // WORTH_A_THREAD))
     deep = min(depth(size), -(-max(strip.last_row - strip.first_row for strip in strips) // lanes) * lanes)
     width = block * (deep + vectors_of_a_tile(target) * lanes) * size
     copies = recipe.scratch.room(len(strips) * width)
     several = n > CHUNK * block
     chunk = recipe.scratch.room(k * m * size) if several else out
+    panels = _panels(recipe, strips, dtype, target, pairs)
     for i, strip in enumerate(strips):
         begin = (strip.first_row * m + strip.first_column) * size
         operands = a[0] + strip.first_row * size, a[1], g[0] + strip.first_column * size, g[1]
         sides = strip.last_row - strip.first_row, strip.last_column - strip.first_column
         results = out + begin, chunk + begin, m
-        recipe.task(function, (*operands, *results, count.number, *sides, block, copies + i * width), late=True)
+        numbers = count.number, *sides, block, copies + i * width, panels
+        recipe.task(function, (*operands, *results, *numbers), late=True)
     recipe.scratch.leave(copies, len(strips) * width)
     if several:
         assert isinstance(chunk, Word)
@@ -99,6 +95,26 @@ def _strips(k: int, m: int, lanes: int, rows: int, count: int) -> list[_Strip]:
     return [_Strip(*some, 0, m) for some in threads.split(k, count, rows)]
 
 
+def _panels(recipe: Recipe, strips: list[_Strip], dtype: torch.dtype, target: Target, pairs: bool) -> Word:
+    """The table of the functions for panels of one vector, two, and so on: of those that the strips have."""
+    lanes, most = target.lanes(dtype.itemsize), vectors_of_a_tile(target)
+    vectors = {-(-(strip.last_column - strip.first_column) // lanes) for strip in strips}
+    needed = {most for count in vectors if count >= most} | {count % most for count in vectors}
+    return recipe.table([_panel(dtype, target, n, pairs) if n in needed else 0 for n in range(1, most + 1)])
+
+
 @functools.cache
-def _function(dtype: torch.dtype, target: Target, pairs: bool) -> int:
-    return compilation.compile(str(RowProductCode(dtype, target, pairs).module), target).address("outer")
+def _panel(dtype: torch.dtype, target: Target, vectors: int, pairs: bool) -> int:
+    def write() -> str:
+        return str(PanelCode(dtype, target, vectors, pairs).module)
+
+    what = f"panel of products over rows {dtype} {vectors} {pairs}"
+    return compilation.routine(what, ("panel",), write, target).address("panel")
+
+
+@functools.cache
+def _function(dtype: torch.dtype, target: Target) -> int:
+    what = f"products over rows {dtype} {depth(dtype.itemsize)}"
+    return compilation.routine(what, ("outer",), lambda: str(RowProductCode(dtype, target).module), target).address(
+        "outer"
+    )

@@ -13,7 +13,7 @@ from treadle.engines.cpu.write.cursor import I32, I64, POINTER, const
 
 
 class PackingCode(RoutineCode):
-    """Writes ``pack`` and, where it makes sense, ``halve``. Addresses are numbers, as a recipe has them.
+    """Writes ``pack``. Addresses are numbers, as a recipe has them.
 
     With ``rounded``, numbers get the values of bfloat16.
     """
@@ -23,10 +23,8 @@ class PackingCode(RoutineCode):
         self.rounded = rounded
 
     def text(self) -> str:
-        """The module; only float32 that is not rounded yet can be halved."""
+        """The module."""
         self._pack()
-        if self.bytes == 4 and not self.rounded:
-            self._halve()
         return str(self.module)
 
     def _pack(self) -> None:
@@ -103,6 +101,25 @@ class PackingCode(RoutineCode):
                         row = self.load(self.at(block, b.mul(i, lanes)))
                         self.store(row, self.at(to, b.mul(b.add(k, i), width)))
 
+    def _as_packed(self, x: Any) -> Any:
+        """A number or a vector as it is to be packed."""
+        if not self.rounded:
+            return x
+        bits = _rounded(self.b, x)
+        return self.b.bitcast(self.b.and_(bits, filled(bits.type, 0xFFFF0000)), x.type)
+
+
+class HalvingCode(RoutineCode):
+    """Writes ``halve``. Addresses are numbers, as a recipe has them."""
+
+    def __init__(self, target: Target):
+        super().__init__(torch.float32, target)
+
+    def text(self) -> str:
+        """The module."""
+        self._halve()
+        return str(self.module)
+
     def _halve(self) -> None:
         """Rows of float32 as pairs of bfloat16: those of panels, or of one matrix whose rows are ``stride`` apart."""
         out, source, depth, width, stride, panels, first, stop = self.begin("halve", *[I64] * 8).args
@@ -114,29 +131,22 @@ class PackingCode(RoutineCode):
             with self.loop(0, width, lanes) as j:
                 row = b.add(b.mul(b.add(b.mul(panel, depth), even), stride), j)
                 inside = self.below(b.sub(width, j))
-                lower = self._rounded(self.load(self.at(source, row), inside))
+                lower = _rounded(b, self.load(self.at(source, row), inside))
                 there = b.select(last, b.add(row, stride), row)
-                upper = self._rounded(self.load(self.at(source, there), inside))
+                upper = _rounded(b, self.load(self.at(source, there), inside))
                 upper = b.select(last, upper, filled(upper.type, 0))
                 pair = b.or_(b.lshr(lower, filled(lower.type, 16)), b.and_(upper, filled(upper.type, 0xFFFF0000)))
                 place = b.add(b.mul(b.add(b.mul(panel, pairs), i), width), j)
                 self.store(pair, self.at(out, place), inside)
         b.ret_void()
 
-    def _as_packed(self, x: Any) -> Any:
-        """A number or a vector as it is to be packed."""
-        if not self.rounded:
-            return x
-        bits = self._rounded(x)
-        return self.b.bitcast(self.b.and_(bits, filled(bits.type, 0xFFFF0000)), x.type)
 
-    def _rounded(self, x: Any) -> Any:
-        """The bits of floats, their upper half rounded to nearest, ties to even. Infinities stay, NaN too."""
-        b = self.b
-        bits = b.bitcast(x, ir.VectorType(I32, x.type.count) if isinstance(x.type, ir.VectorType) else I32)
-        odd = b.and_(b.lshr(bits, filled(bits.type, 16)), filled(bits.type, 1))
-        up = b.add(b.add(bits, filled(bits.type, 0x7FFF)), odd)
-        return b.select(b.fcmp_unordered("uno", x, x), filled(bits.type, 0x7FC00000), up)
+def _rounded(b: Any, x: Any) -> Any:
+    """The bits of floats, their upper half rounded to nearest, ties to even. Infinities stay, NaN too."""
+    bits = b.bitcast(x, ir.VectorType(I32, x.type.count) if isinstance(x.type, ir.VectorType) else I32)
+    odd = b.and_(b.lshr(bits, filled(bits.type, 16)), filled(bits.type, 1))
+    up = b.add(b.add(bits, filled(bits.type, 0x7FFF)), odd)
+    return b.select(b.fcmp_unordered("uno", x, x), filled(bits.type, 0x7FC00000), up)
 
 
 def _transpose(b: Any, rows: list[ir.Value]) -> list[ir.Value]:

@@ -17,7 +17,7 @@ from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.extent import Extent
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target
-from treadle.engines.cpu.routines.weight_panel_code import PackingCode
+from treadle.engines.cpu.routines.weight_panel_code import HalvingCode, PackingCode
 from treadle.engines.passes.precision import Operands, Precision
 
 ALONE = 1 << 17
@@ -32,13 +32,13 @@ def pack(
     The matrix is its address and its strides, the precision that of the kernel that reads it: with `Operands.PAIRS`,
     `pair_up` rounds it in the next phase. Panels are [K, slots, vectors * lanes], with zeros where there is no unit.
     """
-    functions = _functions(precision.dtype, target, precision.right is Operands.ROUNDED)
+    function = _packing(precision.dtype, target, precision.right is Operands.ROUNDED)
     depth, slots = packing.depth, _slots(packing.slots)
     size, panels, itemsize = packing.size, packing.panels, precision.dtype.itemsize
     packed = recipe.scratch.room(size * itemsize)
     for first, last in threads.split(panels, threads.count(size // ALONE + 1)):
         fixed = (packed, matrix[0], depth, *matrix[1:], *slots[1:], packing.vectors, packing.units)
-        recipe.task(functions["pack"], (*fixed, first, last))
+        recipe.task(function, (*fixed, first, last))
     return packed
 
 
@@ -48,7 +48,7 @@ def pair_up(recipe: Recipe, packed: Number, packing: Packing, target: Target) ->
     Panels are [K / 2, slots, vectors * lanes] of 32 bits: the even row in the lower half, the odd one in the upper,
     zeros after an odd last one.
     """
-    halve, depth = _functions(torch.float32, target)["halve"], packing.depth
+    halve, depth = _halving(target), packing.depth
     half = (depth + 1) // 2
     pairs = recipe.scratch.room(4 * packing.size // depth * half)
     width, last = packing.width, len(packing.slots) * packing.last_vectors * packing.lanes
@@ -63,7 +63,7 @@ def halve_rows(recipe: Recipe, rows: tuple[Number, Number], count: Extent | int,
 
     The rows are their address, and how far they are apart; ``count`` is N, ``width`` K.
     """
-    halve, count = _functions(torch.float32, target)["halve"], Extent.of(count)
+    halve, count = _halving(target), Extent.of(count)
     pairs = count.halves()
     out = recipe.scratch.room(4 * pairs.most * width)
     for first, last in pairs.parts(threads.count(count.most * width // ALONE + 1)):
@@ -79,9 +79,12 @@ def _slots(slots: tuple[int, ...]) -> tuple[Any, int, int]:
 
 
 @functools.cache
-def _functions(dtype: torch.dtype, target: Target, rounded: bool = False) -> dict[str, int]:
-    library = compilation.compile(PackingCode(dtype, target, rounded).text(), target)
-    result = {"pack": library.address("pack")}
-    if dtype == torch.float32 and not rounded:
-        result["halve"] = library.address("halve")
-    return result
+def _packing(dtype: torch.dtype, target: Target, rounded: bool) -> int:
+    what = f"packing {dtype} {rounded}"
+    write = PackingCode(dtype, target, rounded).text
+    return compilation.routine(what, ("pack",), write, target).address("pack")
+
+
+@functools.cache
+def _halving(target: Target) -> int:
+    return compilation.routine("halving", ("halve",), HalvingCode(target).text, target).address("halve")
