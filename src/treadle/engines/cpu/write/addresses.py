@@ -59,12 +59,15 @@ class Addresses:
         self.matrices = dict(zip(self.lowered.packings, self.places.matrices, strict=True))
         self.carries = {old: i for i, (old, _) in enumerate(kernel.carries)}
         self._held = kernel.memory | set(self.lowered.schedule.buffers)
+        self._blocks: dict[int, ir.Value] = {}
 
     def in_scratch(self, rows: Rows, r: ir.Value) -> ir.Value:
-        c, b = self.cursor, self.cursor.b
-        start = b.mul(self.table.word(self.places.capacity), c.const(rows.start))
-        offset = b.add(start, b.mul(r, c.const(rows.size)))
-        return c.at(self.sharing.scratch, self.sharing.behind_own(offset))
+        c = self.cursor
+        if rows.start not in self._blocks:
+            with c.building(c.entry):
+                start = c.times(self.table.word(self.places.capacity), rows.start)
+                self._blocks[rows.start] = c.at(self.sharing.scratch, self.sharing.behind_own(start))
+        return c.at(self._blocks[rows.start], c.times(r, rows.size))
 
     def row(self, value: Value, r: ir.Value, step: Step) -> tuple[ir.Value, ir.Value]:
         """Row ``r`` of a value with rows, and how many numbers its rows are apart."""
@@ -72,21 +75,21 @@ class Addresses:
         if value in self.streams:
             place = self.streams[value]
             stride = self.table.word(place + 1)
-            return c.at(self.table.pointer(place), b.mul(b.add(step.first, r), stride)), stride
+            return c.at(self.table.pointer(place), b.mul(c.plus(step.first, r), stride)), stride
         if value in self.carries:
             i = self.carries[value]
-            size = c.const(self.sharing.state_size(i))
-            return c.at(step.before[i], b.mul(r, size)), size
+            size = self.sharing.state_size(i)
+            return c.at(step.before[i], c.times(r, size)), c.const(size)
         rows = self.scratch.buffers[value]
         return self.in_scratch(rows, r), c.const(rows.size)
 
     def state(self, i: int, which: int, block: ir.Value, r: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Row ``r`` of a state: in its tensor [B, n], such as `Places.start`, and in a block of the scratch."""
-        c, b = self.cursor, self.cursor.b
+        c = self.cursor
         count, size = self.lowered.kernel.carries[i][0].row_numel, self.scratch.carries[i][0].size
         tensor = self.table.pointer(self.places.carries[i] + which)
-        outside = c.at(tensor, b.mul(self.sharing.state_row(r), c.const(count)))
-        return outside, c.at(block, b.mul(r, c.const(size)))
+        outside = c.at(tensor, c.times(self.sharing.state_row(r), count))
+        return outside, c.at(block, c.times(r, size))
 
     def is_dense(self, value: Value) -> bool:
         """Whether nothing follows the last feature of a row, so that no lanes beyond it may be read."""
@@ -109,10 +112,10 @@ class Addresses:
         match to:
             case Output(i):
                 place = self.places.outputs[i]
-                row = b.mul(b.add(step.first, r), self.table.word(place + 1))
+                row = b.mul(c.plus(step.first, r), self.table.word(place + 1))
                 return c.at(self.table.pointer(place), row)
             case Carry(i):
-                return c.at(step.after[i], b.mul(r, c.const(self.scratch.carries[i][1].size)))
+                return c.at(step.after[i], c.times(r, self.scratch.carries[i][1].size))
             case Buffer(value):
                 return self.in_scratch(self.scratch.buffers[value], r)
 

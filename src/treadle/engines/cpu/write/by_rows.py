@@ -20,7 +20,7 @@ class ByRows(Sharing):
     """Sums and tiles come first in a thread's memory, then blocks of rows."""
 
     def behind_own(self, offset: ir.Value) -> ir.Value:
-        return self.cursor.b.add(offset, self.cursor.const(self.lowered.scratch.fixed))
+        return self.cursor.plus(offset, self.cursor.const(self.lowered.scratch.fixed))
 
 
 def text(lowered: Lowered) -> str:

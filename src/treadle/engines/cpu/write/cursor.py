@@ -100,6 +100,24 @@ class Cursor:
         self.entry.branch(start)
         self.b, self.entry = outer
 
+    @contextlib.contextmanager
+    def before(self) -> Iterator[Any]:
+        """Gives what builds a block before what is written: of that, what is read or computed once."""
+        outer = self.b
+        inner = outer.append_basic_block("inner")
+        self.b = ir.IRBuilder(inner)
+        yield outer
+        outer.branch(inner)
+        outer.position_at_end(self.b.block)
+        self.b = outer
+
+    @contextlib.contextmanager
+    def building(self, builder: Any) -> Iterator[None]:
+        """What is written goes where this builds."""
+        outer, self.b = self.b, builder
+        yield
+        self.b = outer
+
     def slot(self, kind: ir.Type | None = None) -> ir.Value:
         """Memory for one variable, a vector unless said otherwise, which LLVM turns into a register."""
         return self.entry.alloca(kind or self.vector)
@@ -107,6 +125,20 @@ class Cursor:
     # Numbers and loops.
 
     const = staticmethod(const)
+
+    def plus(self, a: Any, c: Any) -> Any:
+        """A sum of integers, or of what is known of it now."""
+        if isinstance(a, ir.Constant) and isinstance(c, ir.Constant):
+            return const(a.constant + c.constant)
+        if isinstance(a, ir.Constant):
+            a, c = c, a
+        return a if isinstance(c, ir.Constant) and c.constant == 0 else self.b.add(a, c)
+
+    def times(self, a: Any, factor: int) -> Any:
+        """A multiple of an integer, or what is known of it now."""
+        if isinstance(a, ir.Constant) or factor == 0:
+            return const(a.constant * factor if factor else 0)
+        return a if factor == 1 else self.b.mul(a, const(factor))
 
     def minimum(self, a: ir.Value, c: ir.Value) -> ir.Value:
         return self.b.select(self.b.icmp_signed("<", a, c), a, c)

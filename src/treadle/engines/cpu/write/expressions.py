@@ -20,32 +20,43 @@ _COMPARE = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A vector of the accumulators of fused products."""
+    """A row of the accumulators of fused products."""
 
     row: ir.Value
-    vector: ir.Value
     vectors: int
-    """Vectors of one slot in a row of the tile."""
+    """Vectors of one slot."""
+
+
+@dataclasses.dataclass(eq=False)
+class Row:
+    """A row that a nest takes, and what is the same for all its features, which comes before them."""
+
+    step: Step
+    nest: Nest
+    number: ir.Value
+    before: Any
+    """Builds what comes before the features."""
+    tile: Tile | None = None
+    addresses: dict[Value | Output | Carry | Buffer, ir.Value] = dataclasses.field(default_factory=dict)
+    """Where the row is of values that are read, and of those that are written."""
+    numbers: dict[tuple[Value, int], ir.Value] = dataclasses.field(default_factory=dict)
+    """Numbers of such rows by their places, in all lanes."""
 
 
 @dataclasses.dataclass(eq=False)
 class Spot:
-    """What the text at hand is about: one vector of features of one row, in a nest.
+    """What the text at hand is about: one vector of features of a row.
 
-    Addresses and values that were computed inside a loop do not hold outside of it: they are known for this vector
-    alone.
+    Values that were computed inside a loop do not hold outside of it: they are known for this vector alone.
     """
 
-    step: Step
-    nest: Nest
-    row: ir.Value
+    row: Row
     variables: list[ir.Value]
     valid: int
     """How many lanes are features."""
-    tile: Tile | None = None
+    vector: ir.Value | None = None
+    """Which vector of a slot of the tile it is."""
     values: dict[tuple[Value, Index], ir.Value] = dataclasses.field(default_factory=dict)
-    rows: dict[Value | Output | Carry | Buffer, ir.Value] = dataclasses.field(default_factory=dict)
-    """Addresses of rows that are read, by value, and of those that are written."""
 
 
 class Expressions:
@@ -61,7 +72,7 @@ class Expressions:
         return evaluated(
             (value, index),
             self.plan,
-            spot.nest,
+            spot.row.nest,
             self._readable,
             spot.values,
             lambda value, index, operands: self._computed(value, index, operands, spot),
@@ -76,14 +87,19 @@ class Expressions:
         c = self.cursor
         place: ir.Value = c.const(affine[0])
         for coefficient, variable in zip(affine[1:], spot.variables, strict=True):
-            if coefficient:
-                term = variable if coefficient == 1 else c.b.mul(variable, c.const(coefficient))
-                place = c.b.add(place, term)
+            place = c.plus(place, c.times(variable, coefficient))
         return c.at(base, place)
+
+    def written(self, to: Output | Carry | Buffer, row: Row) -> ir.Value:
+        """Where a row that is written begins."""
+        if to not in row.addresses:
+            with self.cursor.building(row.before):
+                row.addresses[to] = self.addresses.written(to, row.number, row.step)
+        return row.addresses[to]
 
     def _computed(self, value: Value, index: Index, operands: list[ir.Value], spot: Spot) -> ir.Value:
         c = self.cursor
-        if self.plan.is_loaded(value, spot.nest):
+        if self.plan.is_loaded(value, spot.row.nest):
             result = self._loaded(value, index, spot)
             return self._is_not_zero(result) if value.dtype == torch.bool else result
         if value.op == "full":
@@ -128,17 +144,14 @@ class Expressions:
 
     def _loaded(self, value: Value, index: Index, spot: Spot) -> ir.Value:
         c = self.cursor
-        affine = flat(index, value.shape, len(spot.nest.domain))
+        affine = flat(index, value.shape, len(spot.row.nest.domain))
         if value in self.plan.products and value not in self.plan.buffers:
             return self._from_tile(value, affine, spot)
-        if value in self.addresses.invariants:
-            base = self.addresses.invariant(value)
-        else:
-            if value not in spot.rows:
-                spot.rows[value] = self.addresses.row(value, spot.row, spot.step)[0]
-            base = spot.rows[value]
+        base = self._read(value, spot.row)
+        if not any(affine[1:]):
+            return self._number(value, affine[0], base, spot.row)
         address = self.place(base, affine, spot)
-        coefficient = affine[-1] if spot.variables else 0
+        coefficient = affine[-1]
         if coefficient == 1:
             return c.load(address, spot.valid if self.addresses.is_dense(value) else c.lanes)
         if coefficient == 0:
@@ -149,26 +162,53 @@ class Expressions:
             result = c.b.insert_element(result, one, ir.Constant(I32, lane))
         return result
 
+    def _read(self, value: Value, row: Row) -> ir.Value:
+        """Where a row that is read begins."""
+        if value in self.addresses.invariants:
+            return self.addresses.invariant(value)
+        if value not in row.addresses:
+            with self.cursor.building(row.before):
+                row.addresses[value] = self.addresses.row(value, row.number, row.step)[0]
+        return row.addresses[value]
+
+    def _number(self, value: Value, place: int, base: ir.Value, row: Row) -> ir.Value:
+        """A number of a row, in all lanes."""
+        c = self.cursor
+        if (value, place) not in row.numbers:
+            with c.building(row.before):
+                row.numbers[value, place] = c.splat(c.load_number(c.at(base, c.const(place))))
+        return row.numbers[value, place]
+
     def _from_tile(self, product: Value, affine: Affine, spot: Spot) -> ir.Value:
-        c, b, tile = self.cursor, self.cursor.b, spot.tile
-        assert tile is not None
-        slots = self.addresses.lowered.packings[product].slots
-        row = b.mul(tile.row, c.const(len(slots) * tile.vectors * c.lanes))
-        column = b.mul(b.add(c.const(slots.index(affine[0]) * tile.vectors), tile.vector), c.const(c.lanes))
-        return c.load(c.at(self.addresses.tile(product), b.add(row, column)), c.lanes)
+        c, row = self.cursor, spot.row
+        assert row.tile is not None
+        slots, vectors = self.addresses.lowered.packings[product].slots, row.tile.vectors
+        if product not in row.addresses:
+            with c.building(row.before):
+                place = c.times(row.tile.row, len(slots) * vectors * c.lanes)
+                row.addresses[product] = c.at(self.addresses.tile(product), place)
+        vector = c.plus(c.const(slots.index(affine[0]) * vectors), spot.vector)
+        return c.load(c.at(row.addresses[product], c.times(vector, c.lanes)), c.lanes)
 
     def _embedded(self, value: Value, index: Index, spot: Spot) -> ir.Value:
-        """Features of the row of a table that a whole number names; numbers outside read its first or last row."""
-        c, b, addresses = self.cursor, self.cursor.b, self.addresses
-        table, which = value.inputs
-        place = addresses.streams[which]
-        row = b.mul(b.add(spot.step.first, spot.row), addresses.table.word(place + 1))
-        number = c.load_word(addresses.table.pointer(place), row)
-        zero, last = c.const(0), c.const(table.shape[0] - 1)
-        number = b.select(b.icmp_signed("<", number, zero), zero, c.minimum(number, last))
-        base = addresses.invariant(table)
-        affine = flat(index, value.shape, len(spot.nest.domain))
-        address = self.place(c.at(base, b.mul(number, c.const(table.shape[1]))), affine, spot)
+        """Features of the row of a table that a whole number names."""
+        c, row = self.cursor, spot.row
+        if value not in row.addresses:
+            with c.building(row.before):
+                row.addresses[value] = self._named_row(value, row)
+        affine = flat(index, value.shape, len(row.nest.domain))
+        address = self.place(row.addresses[value], affine, spot)
         if spot.variables and affine[-1] == 1:
             return c.load(address, spot.valid)
         return c.splat(c.load_number(address))
+
+    def _named_row(self, value: Value, row: Row) -> ir.Value:
+        """Where that row begins; numbers outside of the table name its first or last row."""
+        c, b, addresses = self.cursor, self.cursor.b, self.addresses
+        table, which = value.inputs
+        place = addresses.streams[which]
+        at = b.mul(c.plus(row.step.first, row.number), addresses.table.word(place + 1))
+        number = c.load_word(addresses.table.pointer(place), at)
+        zero, last = c.const(0), c.const(table.shape[0] - 1)
+        number = b.select(b.icmp_signed("<", number, zero), zero, c.minimum(number, last))
+        return c.at(addresses.invariant(table), c.times(number, table.shape[1]))

@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
-from treadle.engines.cpu.write.addresses import Step
 from treadle.engines.cpu.write.cursor import I32, Cursor
-from treadle.engines.cpu.write.expressions import Expressions, Spot
+from treadle.engines.cpu.write.expressions import Expressions, Row, Spot
 from treadle.engines.cpu.write.sharing import Over
 from treadle.engines.passes.indices import flat, root_index
 from treadle.engines.passes.loop_nests import Nest, Sink, Sum
@@ -37,19 +36,19 @@ class Pointwise:
     def __init__(self, expressions: Expressions):
         self.cursor, self.addresses, self.expressions = expressions.cursor, expressions.addresses, expressions
 
-    def write(self, nest: Nest, row: ir.Value, step: Step, over: Over) -> None:
+    def write(self, row: Row, over: Over) -> None:
         def body(variables: Variables, valid: int) -> None:
-            self.vector(Spot(step, nest, row, list(variables.values()), valid))
+            self.vector(Spot(row, list(variables.values()), valid))
 
-        if nest.domain:
-            walk(self.cursor, nest, range(len(nest.domain)), over, body)
+        if row.nest.domain:
+            walk(self.cursor, row.nest, range(len(row.nest.domain)), over, body)
         else:  # one number
             over(1, lambda _, valid: body({}, valid))
 
     def vector(self, spot: Spot) -> None:
-        count = len(spot.nest.domain)
-        for root in spot.nest.roots:
-            value, index = root_index(root, spot.nest)
+        count = len(spot.row.nest.domain)
+        for root in spot.row.nest.roots:
+            value, index = root_index(root, spot.row.nest)
             result = self.expressions.number_at(value, index, spot)
             for sink in root.sinks:
                 constant, *coefficients = flat(index, value.shape, count, sink.strides)
@@ -57,12 +56,7 @@ class Pointwise:
 
     def _store(self, result: ir.Value, sink: Sink, affine: tuple[int, ...], spot: Spot) -> None:
         c, to, is_sum = self.cursor, sink.to, isinstance(sink.to, Sum)
-        if isinstance(to, Sum):
-            base = self.addresses.sum(to)
-        else:
-            if to not in spot.rows:
-                spot.rows[to] = self.addresses.written(to, spot.row, spot.step)
-            base = spot.rows[to]
+        base = self.addresses.sum(to) if isinstance(to, Sum) else self.expressions.written(to, spot.row)
         address = self.expressions.place(base, affine, spot)
         coefficient = affine[-1] if spot.variables else 1
         if coefficient == 1:

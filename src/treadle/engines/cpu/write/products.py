@@ -8,7 +8,7 @@ from llvmlite import ir
 from treadle.compiler.program import Value
 from treadle.engines.cpu.write.addresses import Addresses, Step
 from treadle.engines.cpu.write.cursor import I8, BFloat
-from treadle.engines.cpu.write.expressions import Spot, Tile
+from treadle.engines.cpu.write.expressions import Row, Spot, Tile
 from treadle.engines.cpu.write.int8_tile import int8_tile
 from treadle.engines.cpu.write.pointwise import Pointwise
 from treadle.engines.cpu.write.sharing import Panels
@@ -46,7 +46,7 @@ class Products:
 
         def panel_of(panel: ir.Value, is_whole: bool) -> None:
             def out(r: ir.Value) -> ir.Value:
-                return c.at(self.addresses.in_scratch(rows, r), c.b.mul(panel, c.const(packing.width)))
+                return c.at(self.addresses.in_scratch(rows, r), c.times(panel, packing.width))
 
             vectors = len(packing.slots) * (packing.vectors if is_whole else packing.last_vectors)
             self._tiles([_Factor(product, vectors, rows.size, out)], panel, step, None)
@@ -72,26 +72,26 @@ class Products:
                 factors.append(_Factor(fused.product, wide, wide * c.lanes, out))
 
             def body(first: ir.Value, count: ir.Value) -> None:
-                with c.loop(0, count) as n:
-                    start = c.b.mul(panel, c.const(vectors * c.lanes))
-                    self._on_accumulators(nest, step, c.b.add(first, n), n, start, counts)
+                start = c.times(panel, vectors * c.lanes)
+                with c.loop(0, count) as n, c.before() as before:
+                    row = Row(step, nest, before.add(first, n), before, Tile(n, len(counts)))
+                    self._on_accumulators(row, start, counts)
 
             self._tiles(factors, panel, step, body)
 
         panels(whole, bool(rest), panel_of)
 
-    def _on_accumulators(
-        self, nest: Nest, step: Step, row: ir.Value, n: ir.Value, start: ir.Value, counts: Sequence[int]
-    ) -> None:
-        """A nest for row ``n`` of a tile, whose vectors have so many valid lanes each and begin with unit ``start``."""
+    def _on_accumulators(self, row: Row, start: ir.Value, counts: Sequence[int]) -> None:
+        """A nest for a row of a tile, whose vectors have so many valid lanes each and begin with unit ``start``."""
         c = self.cursor
 
         def at(q: ir.Value, valid: int) -> None:
-            j = c.b.add(start, c.b.mul(q, c.const(c.lanes)))
-            self.pointwise.vector(Spot(step, nest, row, [j], valid, Tile(n, q, len(counts))))
+            self.pointwise.vector(Spot(row, [c.plus(start, c.times(q, c.lanes))], valid, q))
 
         full = sum(1 for count in counts if count == c.lanes)
-        if full:
+        if full == 1:
+            at(c.const(0), c.lanes)
+        elif full:
             with c.loop(0, full) as q:
                 at(q, c.lanes)
         for q, count in enumerate(counts):
@@ -151,7 +151,7 @@ class Products:
         if packing.int8:
             return c.b.gep(matrix, [c.b.mul(panel, c.const(packing.int8_panel_bytes))], source_etype=I8)
         deep = (packing.depth + 1) // 2 if self.precision.right is Operands.PAIRS else packing.depth
-        return c.at(matrix, c.b.mul(panel, c.const(deep * packing.width)))
+        return c.at(matrix, c.times(panel, deep * packing.width))
 
     def _round_left(self, products: Sequence[Value], step: Step) -> None:
         """The left operands of products in bfloat16, if they multiply pairs: all rows, as every panel reads them."""

@@ -6,11 +6,10 @@ from llvmlite import ir
 
 from treadle.compiler.program import Value
 from treadle.engines.cpu.write import vector_functions
-from treadle.engines.cpu.write.addresses import Step
-from treadle.engines.cpu.write.expressions import Expressions, Spot
+from treadle.engines.cpu.write.expressions import Expressions, Row, Spot
 from treadle.engines.cpu.write.pointwise import Variables, walk
 from treadle.engines.passes.indices import ROW, flat, root_index, variables
-from treadle.engines.passes.loop_nests import Buffer, Nest, Root
+from treadle.engines.passes.loop_nests import Buffer, Root
 
 SUMS = 4
 """How many totals a long reduction keeps, because one addition after another waits for the one before it."""
@@ -19,11 +18,11 @@ SUMS = 4
 class Reduction:
     """Writes a nest that reduces, for one row."""
 
-    def __init__(self, expressions: Expressions, nest: Nest, row: ir.Value, step: Step):
-        self.cursor, self.addresses, self.expressions = expressions.cursor, expressions.addresses, expressions
-        self.nest, self.row, self.step = nest, row, step
-        self.last = len(nest.domain) - 1
-        self.across = self.last in nest.reduced
+    def __init__(self, expressions: Expressions, row: Row):
+        self.cursor, self.expressions = expressions.cursor, expressions
+        self.nest, self.row = row.nest, row
+        self.last = len(self.nest.domain) - 1
+        self.across = self.last in self.nest.reduced
         """Whether lanes are reduced, too."""
 
     def write(self) -> None:
@@ -48,7 +47,7 @@ class Reduction:
 
     def _spot(self, found: Variables, valid: int) -> Spot:
         every = [found.get(axis, self.cursor.const(0)) for axis in range(len(self.nest.domain))]
-        return Spot(self.step, self.nest, self.row, every, valid)
+        return Spot(self.row, every, valid)
 
     def _in_several(self, kept: Variables, totals: list[ir.Value]) -> None:
         """Several totals at once, which are combined in the end."""
@@ -60,7 +59,7 @@ class Reduction:
                 c.b.store(self._neutral(root.value), other)
         with c.loop(0, whole, SUMS * c.lanes) as j:
             for n, some in enumerate([totals, *others]):
-                self._add({**kept, self.last: c.b.add(j, c.const(n * c.lanes))}, some, c.lanes)
+                self._add({**kept, self.last: c.plus(j, c.const(n * c.lanes))}, some, c.lanes)
         for start in range(whole, count, c.lanes):
             self._add({**kept, self.last: c.const(start)}, totals, min(c.lanes, count - start))
         for root, total, *rest in zip(self.nest.roots, totals, *others, strict=True):
@@ -95,7 +94,7 @@ class Reduction:
         for sink in root.sinks:
             assert isinstance(sink.to, Buffer), root
             constant, *coefficients = flat(index, inside.shape, len(nest.domain), sink.strides)
-            row = self.addresses.written(sink.to, self.row, self.step)
+            row = self.expressions.written(sink.to, self.row)
             address = self.expressions.place(row, (constant + sink.offset, *coefficients), spot)
             if self.across:
                 c.store_number(self._across(root.value, total), address)

@@ -9,7 +9,7 @@ from llvmlite import ir
 from treadle.compiler.program import Value
 from treadle.engines.cpu.write.addresses import Addresses, Step, Table
 from treadle.engines.cpu.write.cursor import I8, I64, POINTER
-from treadle.engines.cpu.write.expressions import Expressions
+from treadle.engines.cpu.write.expressions import Expressions, Row
 from treadle.engines.cpu.write.pointwise import Pointwise
 from treadle.engines.cpu.write.products import Products
 from treadle.engines.cpu.write.reductions import Reduction
@@ -99,11 +99,12 @@ class Phases:
         with c.loop(work.first, work.last, ROWS) as first:
             end = c.minimum(work.last, c.b.add(first, c.const(ROWS)))
             for nest in work.nests:
-                with c.loop(first, end) as r:
+                with c.loop(first, end) as r, c.before() as before:
+                    row = Row(step, nest, r, before)
                     if nest.reduced:
-                        Reduction(self.expressions, nest, r, step).write()
+                        Reduction(self.expressions, row).write()
                     else:
-                        self.pointwise.write(nest, r, step, work.over)
+                        self.pointwise.write(row, work.over)
 
 
 class Sums:
