@@ -85,6 +85,16 @@ class Cursor:
             function.linkage = "internal"
         return function
 
+    def call_small(self, name: str, arguments: list[ir.Value], write: Callable[..., None]) -> None:
+        """Call a function of the module, which is written when it is first called: what runs seldom, in many places."""
+        function = self.module.globals.get(name)
+        if function is None:
+            function = self.function(name, *(argument.type for argument in arguments), internal=True)
+            function.attributes.add("noinline")
+            with self.inside(function):
+                write(*function.args)
+        self.b.call(function, arguments)
+
     def declared(self, name: str, result: ir.Type, *kinds: ir.Type) -> ir.Function:
         return declared(self.module, name, ir.FunctionType(result, kinds))
 
@@ -207,7 +217,10 @@ class Cursor:
         self.over(count, lambda j, valid: self.store(self.zeros, self.at(address, j), valid))
 
     def copy(self, source: ir.Value, to: ir.Value, count: int) -> None:
-        self.over(count, lambda j, valid: self.store(self.load(self.at(source, j), valid), self.at(to, j), valid))
+        def write(source: ir.Value, to: ir.Value) -> None:
+            self.over(count, lambda j, valid: self.store(self.load(self.at(source, j), valid), self.at(to, j), valid))
+
+        self.call_small(f"copy{count}", [source, to], write)
 
     # Vectors.
 

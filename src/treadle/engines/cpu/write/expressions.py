@@ -12,7 +12,7 @@ from treadle.engines.cpu.write import vector_functions
 from treadle.engines.cpu.write.addresses import Addresses, Step
 from treadle.engines.cpu.write.cursor import I32
 from treadle.engines.passes.evaluation import evaluated
-from treadle.engines.passes.indices import Affine, Index, flat
+from treadle.engines.passes.indices import ROW, Affine, Flat, Index, flat
 from treadle.engines.passes.loop_nests import Buffer, Carry, Nest, Output
 
 _COMPARE = {"eq": "==", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -39,8 +39,8 @@ class Row:
     tile: Tile | None = None
     addresses: dict[Value | Output | Carry | Buffer, ir.Value] = dataclasses.field(default_factory=dict)
     """Where the row is of values that are read, and of those that are written."""
-    numbers: dict[tuple[Value, int], ir.Value] = dataclasses.field(default_factory=dict)
-    """Numbers of such rows by their places, in all lanes."""
+    values: dict[tuple[Value, Index], ir.Value] = dataclasses.field(default_factory=dict)
+    """Those that are the same for all features."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -75,7 +75,7 @@ class Expressions:
             spot.row.nest,
             self._readable,
             spot.values,
-            lambda value, index, operands: self._computed(value, index, operands, spot),
+            lambda value, index, operands: self._once(value, index, operands, spot),
         )
 
     def number_at(self, value: Value, index: Index, spot: Spot) -> ir.Value:
@@ -96,6 +96,16 @@ class Expressions:
             with self.cursor.building(row.before):
                 row.addresses[to] = self.addresses.written(to, row.number, row.step)
         return row.addresses[to]
+
+    def _once(self, value: Value, index: Index, operands: list[ir.Value], spot: Spot) -> ir.Value:
+        """A vector of a value from those of its operands: before all features, if it is the same for all of them."""
+        if _varies(index):
+            return self._computed(value, index, operands, spot)
+        row = spot.row
+        if (value, index) not in row.values:
+            with self.cursor.building(row.before):
+                row.values[value, index] = self._computed(value, index, operands, spot)
+        return row.values[value, index]
 
     def _computed(self, value: Value, index: Index, operands: list[ir.Value], spot: Spot) -> ir.Value:
         c = self.cursor
@@ -147,11 +157,8 @@ class Expressions:
         affine = flat(index, value.shape, len(spot.row.nest.domain))
         if value in self.plan.products and value not in self.plan.buffers:
             return self._from_tile(value, affine, spot)
-        base = self._read(value, spot.row)
-        if not any(affine[1:]):
-            return self._number(value, affine[0], base, spot.row)
-        address = self.place(base, affine, spot)
-        coefficient = affine[-1]
+        address = self.place(self._read(value, spot.row), affine, spot)
+        coefficient = affine[-1] if spot.variables else 0
         if coefficient == 1:
             return c.load(address, spot.valid if self.addresses.is_dense(value) else c.lanes)
         if coefficient == 0:
@@ -170,14 +177,6 @@ class Expressions:
             with self.cursor.building(row.before):
                 row.addresses[value] = self.addresses.row(value, row.number, row.step)[0]
         return row.addresses[value]
-
-    def _number(self, value: Value, place: int, base: ir.Value, row: Row) -> ir.Value:
-        """A number of a row, in all lanes."""
-        c = self.cursor
-        if (value, place) not in row.numbers:
-            with c.building(row.before):
-                row.numbers[value, place] = c.splat(c.load_number(c.at(base, c.const(place))))
-        return row.numbers[value, place]
 
     def _from_tile(self, product: Value, affine: Affine, spot: Spot) -> ir.Value:
         c, row = self.cursor, spot.row
@@ -212,3 +211,9 @@ class Expressions:
         zero, last = c.const(0), c.const(table.shape[0] - 1)
         number = b.select(b.icmp_signed("<", number, zero), zero, c.minimum(number, last))
         return c.at(addresses.invariant(table), c.times(number, table.shape[1]))
+
+
+def _varies(index: Index) -> bool:
+    """Whether an index is another one for another feature."""
+    places = (index.place,) if isinstance(index, Flat) else (axis for axis in index if axis is not ROW)
+    return any(any(place[1:]) for place in places)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from treadle.compiler.program import Value
+from treadle.compiler.program import ELEMENTWISE, Value
+from treadle.compiler.walk import preorder
 from treadle.engines.cpu.write import vector_functions
 from treadle.engines.cpu.write.expressions import Expressions, Row, Spot
 from treadle.engines.cpu.write.pointwise import Variables, walk
@@ -12,7 +13,9 @@ from treadle.engines.passes.indices import ROW, flat, root_index, variables
 from treadle.engines.passes.loop_nests import Buffer, Root
 
 SUMS = 4
-"""How many totals a long reduction keeps, because one addition after another waits for the one before it."""
+"""How many totals a long reduction keeps at most, because one addition after another waits for the one before it."""
+_BETWEEN = 16
+"""How many operations there are to do meanwhile, twice over."""
 
 
 class Reduction:
@@ -35,8 +38,9 @@ class Reduction:
         totals = [c.slot() for _ in nest.roots]
         for root, total in zip(nest.roots, totals, strict=True):
             c.b.store(self._neutral(root.value), total)
-        if self.across and len(nest.reduced) == 1 and nest.domain[self.last] >= SUMS * c.lanes:
-            self._in_several(kept, totals)
+        several = self._sums()
+        if self.across and len(nest.reduced) == 1 and several > 1 and nest.domain[self.last] >= SUMS * c.lanes:
+            self._in_several(several, kept, totals)
         elif self.across:
             walk(c, nest, nest.reduced, c.over, lambda found, lanes: self._add({**kept, **found}, totals, lanes))
         else:
@@ -49,15 +53,23 @@ class Reduction:
         every = [found.get(axis, self.cursor.const(0)) for axis in range(len(self.nest.domain))]
         return Spot(self.row, every, valid)
 
-    def _in_several(self, kept: Variables, totals: list[ir.Value]) -> None:
+    def _sums(self) -> int:
+        """How many totals it needs: the fewer, the more there is to do for a vector."""
+        plan, nest = self.expressions.plan, self.nest
+        roots = [root_index(root, nest)[0] for root in nest.roots]
+        met = preorder(roots, lambda value: () if plan.is_loaded(value, nest) else value.inputs)
+        work = len(roots) + sum(value.op in ELEMENTWISE and not plan.is_loaded(value, nest) for value in met)
+        return next(sums for sums in (SUMS, 2, 1) if sums == 1 or sums * work <= _BETWEEN)
+
+    def _in_several(self, several: int, kept: Variables, totals: list[ir.Value]) -> None:
         """Several totals at once, which are combined in the end."""
         c, count = self.cursor, self.nest.domain[self.last]
-        whole = count - count % (SUMS * c.lanes)
-        others = [[c.slot() for _ in totals] for _ in range(SUMS - 1)]
+        whole = count - count % (several * c.lanes)
+        others = [[c.slot() for _ in totals] for _ in range(several - 1)]
         for root, *rest in zip(self.nest.roots, *others, strict=True):
             for other in rest:
                 c.b.store(self._neutral(root.value), other)
-        with c.loop(0, whole, SUMS * c.lanes) as j:
+        with c.loop(0, whole, several * c.lanes) as j:
             for n, some in enumerate([totals, *others]):
                 self._add({**kept, self.last: c.plus(j, c.const(n * c.lanes))}, some, c.lanes)
         for start in range(whole, count, c.lanes):

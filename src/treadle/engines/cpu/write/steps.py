@@ -203,15 +203,12 @@ class Steps:
     def _finish(self, step: Step, t: ir.Value, is_last: ir.Value) -> None:
         """Rows whose last step it was hand over their states."""
         c, b, zero = self.cursor, self.cursor.b, self.cursor.const(0)
-
-        with self.sharing.once(), b.if_else(is_last) as (then, otherwise):
-            with then:
-                self.phases.copy_states(step.after, zero, step.count, load=False)
-            with otherwise:
-                if not self.kernel.reverse:
-                    left = self._rows_at(b.add(t, c.const(1)))
-                    first = b.select(b.icmp_signed("<", left, zero), zero, left)
-                    self.phases.copy_states(step.after, first, step.count, load=False)
+        with self.sharing.once():
+            left = step.count
+            if not self.kernel.reverse:
+                left = self._rows_at(b.select(is_last, t, b.add(t, c.const(1))))
+                left = b.select(b.icmp_signed("<", left, zero), zero, left)
+            self.phases.copy_states(step.after, b.select(is_last, zero, left), step.count, load=False)
 
     def _reset(self, step: Step, states: Sequence[ir.Value]) -> None:
         """Forwards, a row takes the initial state before its step; backwards, what reached it ends there."""
@@ -228,12 +225,15 @@ class Steps:
     def _reset_row(self, fresh: ir.Value, inside: ir.Value, count: int) -> None:
         c = self.cursor
 
-        def end(j: ir.Value, valid: int) -> None:
-            to, source = c.at(fresh, j), c.at(inside, j)
-            c.store(c.b.fadd(c.load(to, valid), c.load(source, valid)), to, valid)
-            c.store(c.zeros, source, valid)
+        def end(fresh: ir.Value, inside: ir.Value) -> None:
+            def end_vector(j: ir.Value, valid: int) -> None:
+                to, source = c.at(fresh, j), c.at(inside, j)
+                c.store(c.b.fadd(c.load(to, valid), c.load(source, valid)), to, valid)
+                c.store(c.zeros, source, valid)
+
+            c.over(count, end_vector)
 
         if self.kernel.reverse:
-            c.over(count, end)
+            c.call_small(f"end{count}", [fresh, inside], end)
         else:
             c.copy(fresh, inside, count)
