@@ -8,11 +8,12 @@ from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.write.cursor import I64, POINTER, VOID, Cursor, const
+from treadle.engines.cpu.write.vector import Same
 
 
 def filled(kind: Any, number: int) -> ir.Constant:
     """An integer of a type, in all lanes if that is one of vectors."""
-    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
+    return Same(kind, number) if isinstance(kind, ir.VectorType) else ir.Constant(kind, number)
 
 
 def begin(module: ir.Module, name: str, *kinds: ir.Type) -> tuple[Any, ir.Function]:

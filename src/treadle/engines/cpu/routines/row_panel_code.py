@@ -12,6 +12,7 @@ from llvmlite import ir
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.routines.routine_code import RoutineCode
 from treadle.engines.cpu.write.cursor import I1, I32, I64, POINTER, const
+from treadle.engines.cpu.write.vector import Same
 
 PANEL = POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, POINTER, I1
 """The copy of ``a`` and its block, ``g`` and its stride, the result and its stride, rows, columns of ``a``, columns of
@@ -160,10 +161,9 @@ class PanelCode(RoutineCode):
                 yield self.splat(b.load(place, typ=self.element, align=self.bytes))
             return
         several = [b.load(place, typ=self.vector, align=self.target.vector_bytes) for place in places]
-        kind, nothing = ir.VectorType(I32, self.lanes), ir.Constant(self.vector, ir.Undefined)
+        kind, nothing = ir.VectorType(I32, self.lanes), Same(self.vector)
         for i in range(rows):
-            spread = ir.Constant(kind, [i % self.lanes] * self.lanes)
-            yield b.shuffle_vector(several[i // self.lanes], nothing, spread)
+            yield b.shuffle_vector(several[i // self.lanes], nothing, Same(kind, i % self.lanes))
 
     def _multiply_add(self, number: Any, row: Any, total: Any) -> Any:
         if self.pairs:

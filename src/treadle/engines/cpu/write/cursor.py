@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
-from treadle.engines.cpu.write.vector import declared
+from treadle.engines.cpu.write.vector import Same, declared
 
 I64, I32, I8, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.IntType(1)
 POINTER, VOID = ir.PointerType(), ir.VoidType()
@@ -72,7 +72,7 @@ class Cursor:
         self.vector, self.mask = ir.VectorType(self.element, self.lanes), ir.VectorType(I1, self.lanes)
         self.suffix = f"v{self.lanes}f{itemsize * 8}"
         self.zeros = self.filled(0.0)
-        self._first_lane = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        self._first_lane = Same(ir.VectorType(I32, self.lanes), 0)
         self.module = ir.Module()
         self.module.triple = target.triple
 
@@ -85,7 +85,7 @@ class Cursor:
             function.linkage = "internal"
         return function
 
-    def call_small(self, name: str, arguments: list[ir.Value], write: Callable[..., None]) -> None:
+    def call_small(self, name: str, arguments: list[Any], write: Callable[..., None]) -> None:
         """Call a function of the module, which is written when it is first called: what runs seldom, in many places."""
         function = self.module.globals.get(name)
         if function is None:
@@ -225,7 +225,7 @@ class Cursor:
     # Vectors.
 
     def filled(self, number: float) -> ir.Constant:
-        return ir.Constant(self.vector, [number] * self.lanes)
+        return Same(self.vector, number)
 
     def first(self, count: int) -> ir.Constant:
         """The mask of the first lanes."""
@@ -233,7 +233,7 @@ class Cursor:
 
     def splat(self, number: Any) -> ir.Value:
         """A number that is known only when the code runs, in all lanes."""
-        undefined = ir.Constant(ir.VectorType(number.type, self.lanes), ir.Undefined)
+        undefined = Same(ir.VectorType(number.type, self.lanes))
         one = self.b.insert_element(undefined, number, ir.Constant(I32, 0))
         return self.b.shuffle_vector(one, undefined, self._first_lane)
 

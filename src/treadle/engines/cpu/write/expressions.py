@@ -11,6 +11,7 @@ from treadle.compiler.program import Value
 from treadle.engines.cpu.write import vector_functions
 from treadle.engines.cpu.write.addresses import Addresses, Step
 from treadle.engines.cpu.write.cursor import I32
+from treadle.engines.cpu.write.vector import Same
 from treadle.engines.passes.evaluation import evaluated
 from treadle.engines.passes.indices import ROW, Affine, Flat, Index, flat
 from treadle.engines.passes.loop_nests import Buffer, Carry, Nest, Output
@@ -115,7 +116,7 @@ class Expressions:
         if value.op == "full":
             number = value.number
             if value.dtype == torch.bool:
-                return ir.Constant(c.mask, [int(number)] * c.lanes)
+                return Same(c.mask, int(number))
             return c.filled(float(number))
         if value.op == "embedding":
             return self._embedded(value, index, spot)

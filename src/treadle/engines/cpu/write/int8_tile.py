@@ -15,6 +15,7 @@ from treadle.engines.cpu.lower.packing import DIGITS, INT8_ROWS
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.write.cursor import I32, Cursor
 from treadle.engines.cpu.write.tile import elsewhere, written
+from treadle.engines.cpu.write.vector import Same
 
 _FIRST_DIGIT = 256.0**3
 _SUMS = {16: 12, 32: 24}
@@ -90,7 +91,7 @@ class _Int8Tile:
                 place = b.add(b.mul(k, c.const(self.words)), c.const(word))
                 four = b.load(self._word(place), typ=self.integers, align=4)
                 for digit in range(self._digits(word)):
-                    shifted = b.shl(four, ir.Constant(self.integers, [8 * digit] * c.lanes)) if digit else four
+                    shifted = b.shl(four, Same(self.integers, 8 * digit)) if digit else four
                     weight = b.sitofp(shifted, c.vector)
                     for i in range(self.rows):
                         total = sums[i, word, digit]

@@ -54,12 +54,14 @@ class Reduction:
         return Spot(self.row, every, valid)
 
     def _sums(self) -> int:
-        """How many totals it needs: the fewer, the more there is to do for a vector."""
+        """How many totals it needs: the fewer, the more there is to do for a vector, and so that no vector is over."""
         plan, nest = self.expressions.plan, self.nest
         roots = [root_index(root, nest)[0] for root in nest.roots]
         met = preorder(roots, lambda value: () if plan.is_loaded(value, nest) else value.inputs)
         work = len(roots) + sum(value.op in ELEMENTWISE and not plan.is_loaded(value, nest) for value in met)
-        return next(sums for sums in (SUMS, 2, 1) if sums == 1 or sums * work <= _BETWEEN)
+        most = max(1, min(SUMS, _BETWEEN // work))
+        vectors = nest.domain[self.last] // self.cursor.lanes
+        return next((sums for sums in range(most, 1, -1) if vectors % sums == 0), most)
 
     def _in_several(self, several: int, kept: Variables, totals: list[ir.Value]) -> None:
         """Several totals at once, which are combined in the end."""

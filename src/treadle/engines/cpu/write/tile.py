@@ -11,6 +11,7 @@ from llvmlite import ir
 from treadle.engines.cpu.lower.packing import by_columns, rows_of_tile
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.write.cursor import I32, I64, POINTER, VOID, Cursor
+from treadle.engines.cpu.write.vector import Same
 from treadle.engines.passes.precision import Operands, Precision
 
 _Numbers: TypeAlias = Callable[[int, ir.Value, int, bool], ir.Value]
@@ -159,8 +160,7 @@ class _Tile:
 
         def numbers(i: int, k: ir.Value, u: int, upper: bool) -> ir.Value:
             lane = u * self.of_a_row + int(upper)
-            every = ir.Constant(ir.VectorType(I32, c.lanes), [lane] * c.lanes)
-            return b.shuffle_vector(vectors[i], ir.Constant(kind, ir.Undefined), every)
+            return b.shuffle_vector(vectors[i], Same(kind), Same(ir.VectorType(I32, c.lanes), lane))
 
         return numbers
 
@@ -178,8 +178,5 @@ class _Tile:
         """One half of each pair of bfloat16, as float32: its bits are the upper ones of the float."""
         c, words = self.cursor, ir.VectorType(I32, self.cursor.lanes)
         bits = c.b.bitcast(pairs, words)
-        if upper:
-            bits = c.b.and_(bits, ir.Constant(words, [0xFFFF0000] * c.lanes))
-        else:
-            bits = c.b.shl(bits, ir.Constant(words, [16] * c.lanes))
+        bits = c.b.and_(bits, Same(words, 0xFFFF0000)) if upper else c.b.shl(bits, Same(words, 16))
         return c.b.bitcast(bits, c.vector)

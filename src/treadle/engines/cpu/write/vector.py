@@ -17,6 +17,18 @@ Number: TypeAlias = float | int
 Operand: TypeAlias = Union["Vector", float, int]
 
 
+class Same(ir.Constant):
+    """A number in all lanes of a vector, in a word where llvmlite writes each lane; undefined without a number."""
+
+    def __init__(self, kind: ir.VectorType, number: Number | None = None):
+        self.type: Any = kind
+        self.constant: Any = (ir.Constant(kind.element, ir.Undefined if number is None else number),) * kind.count
+
+    def _get_reference(self) -> str:
+        one = self.constant[0]
+        return "undef" if one.constant is ir.Undefined else f"splat ({one})"
+
+
 class Vector:
     """A vector value with operators; numbers beside it are spread over its lanes."""
 
@@ -31,7 +43,7 @@ class Vector:
         """An operand as LLVM knows it, a number in all lanes."""
         if isinstance(operand, Vector):
             return operand.value
-        return ir.Constant(self.type, [float(operand)] * self.type.count)
+        return Same(self.type, float(operand))
 
     def new(self, value: ir.Value) -> "Vector":
         return Vector(self.builder, value)
@@ -111,7 +123,7 @@ class Vector:
         return self.new(self.builder.bitcast(bits, self.type))
 
     def whole(self, value: int) -> ir.Constant:
-        return ir.Constant(self.integer, [value] * self.type.count)
+        return Same(self.integer, value)
 
     def bits_of(self, value: Number) -> int:
         """The bits of a number whose mantissa has few digits (of this type, not of Python's)."""
