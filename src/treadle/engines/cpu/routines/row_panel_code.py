@@ -32,12 +32,9 @@ def vectors_of_a_tile(target: Target) -> int:
 
 
 def _heights(target: Target) -> list[int]:
-    """How many rows tiles have: the largest, and those that make up what is left below these.
-
-    Fewer than four are one tile, so that each tile begins where a vector of ``a`` does.
-    """
-    most = rows_of_a_tile(target)
-    return sorted({most, most // 2, 3, 2, 1}, reverse=True)
+    """How many rows tiles have: the largest, and those that make up what is left below these."""
+    # Where ``a`` is read by vectors, fewer than four are one tile, so that each tile begins with a vector.
+    return [rows_of_a_tile(target), *((4, 3, 2, 1) if target.multiplies_by_lane else (2, 1))]
 
 
 class PanelCode(RoutineCode):

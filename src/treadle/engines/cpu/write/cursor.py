@@ -73,6 +73,7 @@ class Cursor:
         self.suffix = f"v{self.lanes}f{itemsize * 8}"
         self.zeros = self.filled(0.0)
         self._first_lane = Same(ir.VectorType(I32, self.lanes), 0)
+        self._computed: dict[Any, ir.Value] = {}
         self.module = ir.Module()
         self.module.triple = target.triple
 
@@ -142,13 +143,20 @@ class Cursor:
             return const(a.constant + c.constant)
         if isinstance(a, ir.Constant):
             a, c = c, a
-        return a if isinstance(c, ir.Constant) and c.constant == 0 else self.b.add(a, c)
+        return a if isinstance(c, ir.Constant) and c.constant == 0 else self._once(self.b.add, a, c)
 
     def times(self, a: Any, factor: int) -> Any:
         """A multiple of an integer, or what is known of it now."""
         if isinstance(a, ir.Constant) or factor == 0:
             return const(a.constant * factor if factor else 0)
-        return a if factor == 1 else self.b.mul(a, const(factor))
+        return a if factor == 1 else self._once(self.b.mul, a, const(factor))
+
+    def _once(self, build: Callable[[Any, Any], Any], a: Any, c: Any) -> Any:
+        """What is computed of two integers, which the block may have computed before."""
+        key = self.b.block, build.__name__, a, c
+        if key not in self._computed:
+            self._computed[key] = build(a, c)
+        return self._computed[key]
 
     def minimum(self, a: ir.Value, c: ir.Value) -> ir.Value:
         return self.b.select(self.b.icmp_signed("<", a, c), a, c)
