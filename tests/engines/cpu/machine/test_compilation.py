@@ -18,7 +18,7 @@ from tests.registry import build, sequence
 from treadle.engines.cpu.lower.lowered import lower
 from treadle.engines.cpu.machine import compilation, disk_cache, target
 from treadle.engines.cpu.plan.section import CompiledSection
-from treadle.engines.cpu.routines import kernel_code
+from treadle.engines.cpu.routines import kernel_code, row_products
 from treadle.engines.cpu.write import by_rows
 from treadle.engines.network import network_of
 from treadle.engines.passes.support import why_not
@@ -244,6 +244,31 @@ def test_a_text_is_written_once_in_a_process(monkeypatch):
     assert len(written) == 1
     monkeypatch.setattr(compilation.disk_cache, "read", lambda key: None)
     assert compilation.recall("twice", ("double it",), lambda: "", target.host()) is library
+
+
+def test_python_looks_for_garbage_again_once_a_text_is_written(monkeypatch):
+    monkeypatch.setattr(compilation, "_recalled", {})
+
+    def write():
+        assert not gc.isenabled()
+        raise ValueError("no text")
+
+    with pytest.raises(ValueError, match="no text"):
+        compilation.recall("nothing", ("f",), write, target.host())
+    assert gc.isenabled()
+
+
+def test_a_routine_is_not_written_where_its_code_is_known(compiled, monkeypatch):
+    def panel():
+        return row_products._panel.__wrapped__(torch.float32, target.host(), 2, False)
+
+    panel()
+    assert len(compiled) == 1
+    monkeypatch.setattr(compilation, "_libraries", {})  # as in another process
+    monkeypatch.setattr(compilation, "_recalled", {})
+    monkeypatch.setattr(row_products, "PanelCode", None)
+    panel()
+    assert len(compiled) == 1
 
 
 def kernels(subject, dtype):

@@ -138,6 +138,16 @@ def test_several_products_in_one_phase_share_no_memory():
     assert ends[-1] <= recipe.scratch.size
 
 
+def test_only_panels_that_are_needed_are_compiled(monkeypatch):
+    lanes, most, made = target.host().lanes(4), vectors_of_a_tile(target.host()), []
+    panel = row_products._panel
+    monkeypatch.setattr(row_products, "_panel", lambda *given: made.append(given[2]) or panel(*given))
+    for columns, widths in {1: [1], lanes * most: [most], 2 * lanes * most + 1: [1, most]}.items():
+        made.clear()
+        check(matrix(9, 7, torch.float32), matrix(9, columns, torch.float32))
+        assert made == widths
+
+
 def test_infinities_stay_where_they_are():
     a, g = matrix(40, 8, torch.float32), matrix(40, 35, torch.float32)
     a[3, 2] = torch.inf

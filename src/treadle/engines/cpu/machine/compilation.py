@@ -23,6 +23,7 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
+from treadle import approximations
 from treadle.compiler import program, walk
 from treadle.engines.cpu.machine import disk_cache
 from treadle.engines.cpu.machine.target import Target, host
@@ -201,7 +202,9 @@ def _all_sources() -> str | None:
 @functools.cache
 def _sources() -> str | None:
     """A checksum of the files that decide what is written, or None where they cannot be read."""
-    return _checksum_of(Path(__file__).parents[1], Path(program.__file__).parent, Path(walk.__file__))
+    engine, nests = Path(__file__).parents[1], Path(__file__).parents[2] / "passes"
+    formulas = Path(approximations.__file__)
+    return _checksum_of(engine, nests, formulas, Path(program.__file__).parent, Path(walk.__file__))
 
 
 def _checksum_of(*places: Path) -> str | None:
