@@ -19,6 +19,10 @@ PANEL = POINTER, I64, POINTER, I64, POINTER, I64, I64, I64, I64, POINTER, I1
 ``g``, room for the copy of the panel, and whether the sums are added to what is there."""
 
 
+_BUSY = 8
+"""Sums that keep a core busy, which begins up to two multiply-adds in a cycle and ends each after four."""
+
+
 def rows_of_a_tile(target: Target) -> int:
     """Rows of a tile: numbers of ``a`` that one row of both matrices brings; whole vectors where these are factors."""
     return 8 if target.multiplies_by_lane else 6
@@ -31,10 +35,12 @@ def vectors_of_a_tile(target: Target) -> int:
     return 4 if target.registers >= 32 else 2
 
 
-def _heights(target: Target) -> list[int]:
-    """How many rows tiles have: the largest, and those that make up what is left below these."""
-    # Where ``a`` is read by vectors, fewer than four are one tile, so that each tile begins with a vector.
-    return [rows_of_a_tile(target), *((4, 3, 2, 1) if target.multiplies_by_lane else (2, 1))]
+def _heights(target: Target, vectors: int) -> list[int]:
+    """How many rows tiles of so many vectors have: the largest, and those that make up what is left below these."""
+    most = rows_of_a_tile(target)
+    # Where ``a`` is read by vectors, what is left has to be one tile, which begins with a vector.
+    pairs_do = 2 * vectors >= _BUSY and not target.multiplies_by_lane
+    return [most, 2, 1] if pairs_do else [*range(most, 0, -1)]
 
 
 class PanelCode(RoutineCode):
@@ -51,7 +57,7 @@ class PanelCode(RoutineCode):
     def _panel(self) -> None:
         """Copy a panel of a block, then go down the tiles of its columns."""
         vectors = self.vectors
-        tiles = {rows: self._tile(rows) for rows in _heights(self.target)}
+        tiles = {rows: self._tile(rows) for rows in _heights(self.target, vectors)}
         function = self.begin("panel", *PANEL)
         a, block, g, g_stride, out, out_stride, n_size, k_size, columns, buffer, again = function.args
         b = self.b
