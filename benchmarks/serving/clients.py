@@ -5,6 +5,7 @@ import base64
 import json
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -108,6 +109,50 @@ class Http(asyncio.Protocol):
     def y(self) -> list[float]:
         """The numbers of the last answer."""
         return json.loads(self.answer.partition(b"\r\n\r\n")[2])["outputs"][0]["data"]
+
+
+class HttpPool:
+    """HTTP/1.1 as JSON over a few connections, as clients have them that do not wait for their own last request.
+
+    Over one connection alone, a request is sent only once the one before is answered, and a refusal would count what
+    another request waited for its step.
+
+    Args:
+        number: which client it is.
+        address: ``host:port``.
+        x: [T, I], what each request asks for.
+        noted: is told of answers.
+    """
+
+    connections = 4
+
+    def __init__(self, number: int, address: str, x: np.ndarray, noted: Noted):
+        self.noted, self.waiting = noted, deque[float]()
+        self.all = [Http(number, address, x, partial(self._noted, place)) for place in range(self.connections)]
+        self.idle: deque[Http] = deque()
+
+    async def connect(self) -> None:
+        """Connect, and begin the sequence."""
+        for one in self.all:
+            await one.connect()
+
+    def ask(self, due: float) -> None:
+        """Send a request over a connection on which none is under way, or let it wait for one."""
+        if self.idle:
+            self.last = self.idle.popleft()  # the one that has been silent longest, or the server would close it
+            self.last.ask(due)
+        else:
+            self.waiting.append(due)
+
+    def _noted(self, place: int, number: int, due: float, how: str) -> None:
+        self.idle.append(self.all[place])
+        self.noted(number, due, how)
+        if self.waiting:
+            self.ask(self.waiting.popleft())
+
+    def y(self) -> list[float]:
+        """The numbers of the last answer."""
+        return self.last.y()
 
 
 class HttpBinary(Http):
@@ -304,6 +349,7 @@ class GrpcStream(Grpc):
 
 KINDS: dict[str, Callable[[int, str, np.ndarray, Noted], Client]] = {
     "REST, JSON": Http,
+    "REST, JSON, some connections": HttpPool,
     "REST, binary": HttpBinary,
     "gRPC": Grpc,
     "gRPC stream": GrpcStream,

@@ -9,6 +9,7 @@ or {"steps": 5}, is answered by one.
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.serving.alarm import Alarm
 from benchmarks.serving.clients import KINDS
 
 PATIENCE = 15.0
@@ -90,14 +92,13 @@ async def step(client: Any, book: Book, count: int) -> list[float]:
 async def send(everybody: list[Any], book: Book, moments: np.ndarray, who: np.ndarray) -> list[float]:
     """Send requests at their moments; how late each was sent."""
     lags, start = [], time.perf_counter() + 0.01
-    for due, number in zip((moments + start).tolist(), who.tolist(), strict=True):
-        while (late := time.perf_counter() - due) < 0:
-            # Timers of event loops are good to a millisecond: what is left of it is waited for actively.
-            await asyncio.sleep(0 if late > -3e-3 else -late - 2e-3)
-        everybody[number].ask(due)
-        lags.append(late)
-        if len(lags) % 16 == 0:
-            await asyncio.sleep(0)  # answers are read also where sending is late
+    with contextlib.closing(Alarm()) as alarm:
+        for due, number in zip((moments + start).tolist(), who.tolist(), strict=True):
+            await alarm.until(due)
+            lags.append(time.perf_counter() - due)
+            everybody[number].ask(due)
+            if len(lags) % 16 == 0:
+                await asyncio.sleep(0)  # answers are read also where sending is late
     end = time.perf_counter() + PATIENCE
     while book.answered < len(lags) and time.perf_counter() < end:
         await asyncio.sleep(1e-3)

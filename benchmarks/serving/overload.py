@@ -22,7 +22,7 @@ SECONDS, QUICK_SECONDS = 60.0, 4.0
 """Who comes when there is room is chance, whose share in the Gini coefficient is 1 / sqrt(pi * steps of a client)."""
 TIMES, UNLOADED = 4.0, 0.2
 """How many times what the server can do is asked of it; and what share of it when it is idle for most of the time."""
-KIND = "REST, JSON"
+KIND = "REST, JSON, some connections"
 LATER, REFUSED, UNFAIR, GROWTH = (
     "p99 of the accepted, times the unloaded one",
     "p99 of a refusal (ms)",

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -115,6 +115,7 @@ class Dataplane:
         self.started = self.ending = False
         self.ends = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._reading = 0
 
     # The life of the server.
 
@@ -311,6 +312,24 @@ class Dataplane:
         late = queued >= FEW_TURNS * self.options.rows and waits > LONG_WAIT
         if late or queued + count > max(self.options.queue, count * (not queued)):
             raise Refused(Kind.BUSY, f"{queued} requests of {live.name} wait already", waits)
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """While a request of a model is read that has come as a whole: no more are read than the queue has room for.
+
+        To read one takes several times as long as to refuse it, of which those who were admitted have the less.
+
+        Raises:
+            Refused: the queue has no room for another one, or the server is about to end.
+        """
+        served = self.models.get(name)
+        if served is not None and len(served.versions) == 1:  # else whose queue it is depends on the sequence
+            self.admit(served.latest, self._reading + 1)
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
 
     def _most_pending(self, live: LiveModel, waits_in_line: bool) -> int:
         """Requests of one sequence that may wait: one alone where the queue is short of room for all."""

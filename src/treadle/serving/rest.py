@@ -24,12 +24,15 @@ from treadle.serving.tensors import (
     to_json,
     write_json,
 )
+from treadle.serving.turnstile import Turnstile
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
 _JSON_LENGTH = b"inference-header-content-length"
+LONG = 2048
+"""Bytes of numbers that take so long to read or to write that others must not wait for several such requests."""
 
 
 class Endpoint:
@@ -87,18 +90,22 @@ class Inference:
     """``POST /v2/models/M/infer``."""
 
     def __init__(self, plane: Dataplane):
-        self.plane = plane
+        self.plane, self.to_read, self.to_write = plane, Turnstile(), Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, owner: str) -> Any:
         """From a request to a response."""
+        model, version = scope["path_params"]["model"], scope["path_params"].get("version")
         body = await read_body(scope, receive, self.plane.options.request_bytes)
-        length = _header(scope, _JSON_LENGTH)
-        said, binary = parse_body(body, length)
-        request, wanted, in_bytes = parse_request(said, binary, self.plane.options.request_bytes)
-        path = scope["path_params"]
+        with self.plane.reading(model):
+            if len(body) > LONG:
+                await self.to_read.passed()
+            said, binary = parse_body(body, _header(scope, _JSON_LENGTH))
+            request, wanted, in_bytes = parse_request(said, binary, self.plane.options.request_bytes)
         if wanted:
-            chosen([(one.name, None) for one in self.plane.model(path["model"]).latest.meaning.outputs], wanted)
-        outcome = await self.plane.infer(path["model"], path.get("version"), owner, request)
+            chosen([(one.name, None) for one in self.plane.model(model).latest.meaning.outputs], wanted)
+        outcome = await self.plane.infer(model, version, owner, request)
+        if sum(values.nbytes for _, values in outcome.outputs) > LONG:
+            await self.to_write.passed()
         return written(outcome, said.get("id"), wanted, in_bytes)
 
 

@@ -183,7 +183,6 @@ class Scheduler:
         self.counts.turn(rows, steps, seconds)
 
     def _done(self, batch: list[Job], end: float) -> None:
-        self._running = False
         complete = []
         for job in batch:
             if isinstance(job, Steps) and job.error is None and job.taken < len(job.xs):
@@ -194,4 +193,8 @@ class Scheduler:
         try:
             self.finish(complete, end)
         finally:
-            self._wake()
+            self._running = False
+            if self.seconds >= LONG and len(self.ready) >= self.options.rows:
+                self._turn()  # whose thread need not wait until all these answers are written
+            else:
+                self._wake()
