@@ -101,6 +101,20 @@ MUTATIONS = [
         "tests/serving/test_fencing.py",
     ),
     Mutation(
+        "serving/dataplane.py",
+        "self.admit(served.latest, self._reading + 1)",
+        "self.admit(served.latest)",
+        "more requests are read than the queue has room for",
+        "tests/serving/test_overload.py",
+    ),
+    Mutation(
+        "serving/hpack.py",
+        "                self._known.clear()\n",
+        "                pass\n",
+        "headers are read as they were before the table changed",
+        "tests/serving/test_http2.py -k 'read_as'",
+    ),
+    Mutation(
         "show/explorer_page.py",
         '.replace("<", "\\\\u003c")',
         "",
