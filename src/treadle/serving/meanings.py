@@ -75,7 +75,9 @@ class Meaning:
         if self.dtype.kind == "f":
             flat = values.reshape(-1)
             # Where the sum of squares is finite, every number is; that is asked in a fraction of the time.
-            if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():
+            with np.errstate(over="ignore", invalid="ignore"):  # which is no news to a server's log
+                has_finite_square = math.isfinite(flat.dot(flat))
+            if not has_finite_square and not np.isfinite(flat).all():
                 raise Refused(
                     Kind.MALFORMED,
                     f"{self.inputs[0].name!r} has a number that is not finite in the network's precision; the state of"
