@@ -108,13 +108,6 @@ MUTATIONS = [
         "tests/serving/test_overload.py",
     ),
     Mutation(
-        "serving/hpack.py",
-        "                self._known.clear()\n",
-        "                pass\n",
-        "headers are read as they were before the table changed",
-        "tests/serving/test_http2.py -k 'read_as'",
-    ),
-    Mutation(
         "show/explorer_page.py",
         '.replace("<", "\\\\u003c")',
         "",
