@@ -10,6 +10,7 @@ from torch import nn
 import treadle as td
 from tests.registry import CELLS, SUBJECTS, build, sequence
 from tests.tolerances import assert_all_close, assert_close
+from treadle.engines.cpu.machine.target import host
 from treadle.engines.cpu.plan import live_step
 from treadle.state import named_tensors
 
@@ -70,6 +71,75 @@ def test_odd_sizes(name, sizes, B):
     xs = torch.randn(B, 5, sizes[0])
     assert_close(rnn.session(B, weights="int8").steps(xs), by_python(rnn)(xs)[0])
     assert {one.numbers for one in td.explain(rnn.session(weights="int8")).matrices} <= {"int8"}
+
+
+WIDE = {
+    "lstm": lambda: td.Stack([td.LSTMCell(64, 100), td.LSTMCell(100, 100)]),
+    "gru, then others": lambda: td.Stack([td.GRUCell(37, 130), td.MinGRUCell(130, 41), td.LSTMCell(41, 257)]),
+    "two heads": lambda: td.SLSTMCell(40, 132, heads=2),
+}
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("B", [1, 5])
+@pytest.mark.parametrize("name", WIDE)
+def test_products_of_whole_numbers_are_as_exact_as_those_of_float32(name, B):
+    torch.manual_seed(0)
+    rnn = td.Recurrent(WIDE[name]())
+    xs = torch.randn(B, 12, rnn.input_size)
+    in_float64 = by_python(rnn).double()(xs.double())[0]
+    in_float32 = by_python(rnn)(xs)[0]
+    found = rnn.session(B, weights="int8").steps(xs)
+    assert_close(found, in_float64)
+    assert (found - in_float64).norm() <= 2 * (in_float32 - in_float64).norm()
+
+
+class _Sum(nn.Module):
+    """A cell without a nonlinearity that could hide what a product is."""
+
+    input_size = 40
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.keep = nn.Linear(40, 37), nn.Linear(37, 37, bias=False)
+
+    def initial_state(self, batch_size):
+        return (torch.zeros(batch_size, 37),)
+
+    def forward(self, x, state):
+        h = self.read(x) + 0.5 * self.keep(state[0])
+        return torch.cat([h, h.sigmoid()], 1), (h,)
+
+
+@pytest.mark.skipif(host().dots is None, reason="shifted words: infinity comes out as NaN, and 1e30 overflows")
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf, 3e38, 1e30, 1e-30, 1e-42, 0.0])
+def test_odd_numbers_come_out_as_python_has_them(odd):
+    torch.manual_seed(0)
+    rnn = td.Recurrent(_Sum())
+    rnn.cell.read.weight.data[5, 3] = 0  # infinity times zero is NaN
+    xs = torch.randn(1, 5, 40)
+    xs[0, 2] *= 0.0 if odd == 0 else min(abs(odd), 1.0)
+    xs[0, 2, 3] = odd
+    session, wanted = rnn.session(weights="int8"), by_python(rnn)(xs)[0]
+    found = torch.stack([session.step(x).clone() for x in xs[0]])[None]
+    for y, right in zip(found[0].detach(), wanted[0].detach(), strict=True):
+        ordinary = right.isfinite()
+        assert torch.equal(y.nan_to_num(0, 1, -1)[~ordinary], right.nan_to_num(0, 1, -1)[~ordinary])
+        assert torch.equal(y.isnan(), right.isnan())
+        assert (y[ordinary] - right[ordinary]).norm() <= 1e-5 * right[ordinary].norm()
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, 1e30, 0.0])
+def test_a_row_of_a_pool_has_its_own_bits_beside_rows_of_odd_numbers(odd):
+    torch.manual_seed(0)
+    rnn = td.Recurrent(td.GRUCell(33, 40))
+    pool, alone = rnn.sessions(weights="int8"), rnn.session(weights="int8")
+    ids, xs = [pool.open() for _ in range(6)], torch.randn(4, 33)
+    for x in xs:
+        beside = torch.full((33,), odd)
+        ys = pool.step({id: x if id == ids[2] else beside for id in ids})
+        assert torch.equal(ys[ids[2]], alone.step(x))
 
 
 def test_matrices_are_rounded_row_by_row_and_nothing_else_is():

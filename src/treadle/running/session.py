@@ -40,8 +40,9 @@ class Session:
             on CPUs that multiply these by their like alone (AVX-512 BF16) whatever products read. ``"int8"``
             rounds the matrices of products to int8, with a float32 factor for each output feature: a quarter of the
             bytes; tables of embeddings, biases and other vectors stay as they are. Products are accumulated in the
-            precision of the input. `treadle.rounding_error` says what that does to the outputs, ``treadle.explain`` of
-            the session which matrices are kept so.
+            precision of the input; of int8 exactly, where the CPU multiplies whole numbers (VNNI, Arm's dot products):
+            rows then have 23 bits for their largest number. `treadle.rounding_error` says what rounding does to the
+            outputs, ``treadle.explain`` of the session which matrices are kept so.
 
     Raises:
         ShapeError: ``batch_size`` is not a positive whole number.

@@ -8,20 +8,21 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+import treadle as td
 from benchmarks.inner_loops import inner_loops
-from benchmarks.tile_throughput import cpus
+from benchmarks.tile_throughput import X86, cpus
 from tests.registry import build, sequence
 from treadle.engines import network
 from treadle.engines.cpu.lower.lowered import Lowered, lower
 from treadle.engines.cpu.machine import follower
 from treadle.engines.cpu.machine.compilation import RUNTIME, assembly
-from treadle.engines.cpu.machine.target import Target
+from treadle.engines.cpu.machine.target import AVX2, AVX512, Target, described
 from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.cpu.routines import copies, mersenne_twister
 from treadle.engines.cpu.routines.row_panel_code import PanelCode, vectors_of_a_tile
 from treadle.engines.cpu.routines.row_product_code import RowProductCode
 from treadle.engines.cpu.routines.weight_panel_code import HalvingCode, PackingCode
-from treadle.engines.cpu.write import by_columns, by_index, by_rows, int8_tile, side_by_side, tile
+from treadle.engines.cpu.write import by_columns, by_index, by_rows, int8_dots, int8_tile, side_by_side, tile
 from treadle.engines.passes.loop_nests import Kernel
 from treadle.engines.passes.precision import Operands, Precision
 from treadle.engines.passes.support import why_not
@@ -106,6 +107,29 @@ def test_tiles_of_int8_keep_sums_in_registers(cpu):
         assert [loop for loop in loops if loop.on_stack] == []
 
 
+DOTS = re.compile(r"^\s+(?:sdot|(?:\{vex\}\s+)?vpdpbusd)\b")
+"""Instructions that add products of whole numbers."""
+WITH_DOTS = {
+    **{name: dataclasses.replace(CPUS[name], features=CPUS[name].features + ",+dotprod") for name in ARM},
+    "alderlake": described(X86, "alderlake", ",".join(f"+{name}" for name in sorted(AVX2 | {"avxvnni"}))),
+    "icelake-server": described(
+        X86, "icelake-server", ",".join(f"+{name}" for name in sorted(AVX512 | {"avx512vnni"}))
+    ),
+}
+
+
+@pytest.mark.parametrize("cpu", WITH_DOTS)
+def test_tiles_of_whole_numbers_keep_sums_in_registers(cpu):
+    target = WITH_DOTS[cpu]
+    for vectors in (1, 3, 6, 8, 12):
+        text = int8_dots.text(vectors, target)
+        assert foreign(text, target, set()) == set()
+        loops = list(inner_loops(assembly(text, target)))
+        multiplying = {loop.function for loop in loops if any(map(DOTS.match, loop.lines))}
+        assert multiplying == set(int8_dots.names(vectors, target))
+        assert [loop for loop in loops if loop.on_stack] == []
+
+
 @functools.cache
 def kernels(subject: str) -> dict[str, Kernel]:
     """The kernels of a network: forwards, with what a derivative keeps, backwards, and live."""
@@ -137,6 +161,20 @@ def texts(subject: str, target: Target) -> Iterator[tuple[str, Lowered, str]]:
             yield f"{name}, by columns", lowered, by_columns.text(lowered)
             yield f"{name}, of a pool", lowered, by_index.text(lowered)
             yield f"{name}, weights of bfloat16", halved, by_columns.text_by_index(halved)
+
+
+@pytest.mark.parametrize("cpu", WITH_DOTS)
+def test_kernels_that_make_digits_call_nothing_but_tiles(cpu):
+    target = WITH_DOTS[cpu]
+    rnn = td.Recurrent(td.LSTMCell(37, 41))
+    net = network.network_of(rnn.cell, torch.zeros(2, 37), rnn.initial_state(2))
+    matrices = CompiledSection(whole_step(net)).plain.matrices
+    lowered = lower(CompiledSection(whole_step(net), int8=tuple(matrices)).plain.kernel, target)
+    assert [packing.dots for packing in lowered.packings.values()] == [True, True]
+    widths = {width for packing in lowered.packings.values() for width in packing.widths}
+    tiles = {name for width in widths for name in int8_dots.names(width, target)}
+    for written in (by_columns, by_index, by_rows):
+        assert foreign(written.text(lowered), target, tiles) == set()
 
 
 @pytest.mark.share(8)

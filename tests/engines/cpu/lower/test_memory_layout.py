@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import treadle as td
 from tests.registry import build, sequence
 from treadle.compiler.fission import Kind
 from treadle.engines.cpu.lower.lowered import lower
@@ -11,6 +12,7 @@ from treadle.engines.cpu.machine import target
 from treadle.engines.cpu.plan.section import CompiledSection
 from treadle.engines.network import network_of
 from treadle.engines.passes.support import why_not
+from treadle.engines.whole_step import whole_step
 
 
 def test_every_argument_has_a_place_of_its_own():
@@ -53,6 +55,7 @@ def test_nothing_in_the_scratch_lies_on_something_else(subject, bfloat16):
             assert block.start == end
             end += block.size
         assert end == scratch.per_row
+        assert scratch.own(3) == scratch.fixed  # no digits, as no matrix is int8
         # A vector that begins with the last feature is still inside of the row.
         for value, block in scratch.buffers.items():
             assert block.size >= value.row_numel + lanes
@@ -67,6 +70,23 @@ def test_nothing_in_the_scratch_lies_on_something_else(subject, bfloat16):
         assert all(tile >= 2 * scratch.sums_size for tile in tiles)
         assert len(set(tiles)) == len(tiles)
         assert scratch.fixed >= max(tiles, default=2 * scratch.sums_size)
+
+
+def test_digits_of_left_operands_are_each_thread_s_own():
+    target_with_dots = target.described("aarch64-unknown-linux-gnu", "neoverse-n1", "+neon,+dotprod")
+    rnn = td.Recurrent(td.Stack([td.GRUCell(31, 40), td.GRUCell(40, 50)]))
+    net = network_of(rnn.cell, torch.zeros(2, 31), rnn.initial_state(2))
+    whole = CompiledSection(whole_step(net))
+    one = lower(CompiledSection(whole_step(net), int8=tuple(whole.plain.matrices)).plain.kernel, target_with_dots)
+    scratch, end = one.scratch, 0
+    # The product of 31 numbers is one of floats.
+    assert sorted(operand.row_numel for operand in scratch.digits) == [40, 40, 50]
+    for operand, rows in scratch.digits.items():
+        assert rows.start == end
+        assert rows.size >= 4 + operand.row_numel
+        end += rows.size
+    assert scratch.digits_per_row == end
+    assert scratch.own(3) == scratch.fixed + 3 * end
 
 
 def test_pairs_of_left_operands_have_rows_of_their_own():

@@ -37,3 +37,28 @@ def test_packs_every_number_as_a_digit_and_the_factors_behind_each_panel(shape, 
         assert not left.any()
         begin, end = end, end + 4 * own.numel()
         assert torch.equal(held[begin:end].view(torch.float32), own.flatten())
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_of_whole_products_a_word_has_four_rows_and_sums_lie_behind_the_factors(shape, lanes):
+    depth, units, slots, vectors = shape
+    packing = dataclasses.replace(packing_of(depth, units, slots, vectors, lanes), int8=True, dots=True)
+    columns = max(slots) + units
+    matrix = Int8Matrix(torch.randint(-127, 128, (depth, columns), dtype=torch.int8), torch.rand(columns))
+    block = int8_panels(matrix, packing)
+    held = block[unused(block) :]
+    factors = panels(matrix.factors[None], packing_of(1, units, slots, vectors, lanes))
+    end = 0
+    for number, (panel, own) in enumerate(zip(panels(matrix.numbers, packing), factors, strict=True)):
+        assert end == number * packing.int8_panel_bytes
+        rows = panel.reshape(depth, -1)
+        groups = -(-depth // 4)
+        parts = [4 * groups * rows.shape[1], 4 * rows.shape[1], 4 * rows.shape[1]]
+        words, its_factors, begin = held[end : end + sum(parts)].split(parts)
+        found = words.view(torch.int8).view(groups, rows.shape[1], 4).transpose(1, 2).reshape(4 * groups, -1)
+        assert torch.equal(found[:depth], rows)
+        assert not found[depth:].any()
+        assert torch.equal(its_factors.view(torch.float32), own.flatten())
+        assert torch.equal(begin.view(torch.int32), -128 * rows.int().sum(0, dtype=torch.int32))
+        end += sum(parts)

@@ -57,7 +57,7 @@ class Lowered:
         lines += [str([number[value] for value in group]) for group in groups]
         # Weights that are rounded are float32 like others: the text is the same.
         pairs = [operands is Operands.PAIRS for operands in (kernel.precision.right, kernel.precision.left)]
-        int8 = [product.inputs[1] in kernel.int8 for product in self.packings]
+        int8 = [(packing.int8, packing.dots) for packing in self.packings.values()]
         return "\n".join([*lines, f"{kernel.precision.dtype} {kernel.reverse} {pairs} {int8}"])
 
     def panels(self, phase: Phase) -> int:

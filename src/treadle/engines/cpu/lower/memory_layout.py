@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from treadle.compiler.program import Value
-from treadle.engines.cpu.lower.packing import Packing
+from treadle.engines.cpu.lower.packing import Packing, numbers_of_digits
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.passes.loop_nests import Schedule
 from treadle.engines.passes.precision import Operands
@@ -64,6 +64,10 @@ class Scratch:
     """Where the accumulators of a fused product are stored."""
     fixed: int
     """Numbers that do not depend on the rows."""
+    digits: Mapping[Value, Rows]
+    """Left operands of products of whole numbers, behind what is fixed: each thread has its own."""
+    digits_per_row: int
+    """Numbers of these for each row."""
     buffers: Mapping[Value, Rows]
     pairs: Mapping[Value, Rows]
     """Left operands of products in bfloat16."""
@@ -71,6 +75,10 @@ class Scratch:
     """Both blocks of a state, which is read from one and written to the other."""
     per_row: int
     """Numbers for each row."""
+
+    def own(self, rows: int) -> int:
+        """Numbers that each thread has for itself."""
+        return self.fixed + rows * self.digits_per_row
 
     @property
     def sums(self) -> tuple[int, ...]:
@@ -109,5 +117,8 @@ def scratch_of(plan: Schedule, packings: Mapping[Value, Packing], target: Target
     operands = dict.fromkeys(product.inputs[0] for product in in_pairs)
     pairs = {operand: rows(padded((operand.row_numel + 1) // 2)) for operand in operands}
     carries = tuple((rows(padded(old.row_numel)), rows(padded(old.row_numel))) for old, _ in kernel.carries)
+    shared, start = start, 0
+    wholes = dict.fromkeys(product.inputs[0] for product, packing in packings.items() if packing.dots)
+    digits = {operand: rows(numbers_of_digits(operand.row_numel, lanes)) for operand in wholes}
     recent = tuple(sum(sizes[:i]) for i in range(len(sizes)))
-    return Scratch(recent, sum(sizes), tiles, end, buffers, pairs, carries, start)
+    return Scratch(recent, sum(sizes), tiles, end, digits, start, buffers, pairs, carries, shared)

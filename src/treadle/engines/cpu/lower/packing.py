@@ -16,6 +16,9 @@ INT8_ROWS = {16: 2, 32: 4}
 """How many rows a tile of int8 has, by the number of registers."""
 _INT8_VECTORS = {1: 8, 2: 4, 3: 4, 4: 2}
 """Vectors of one slot in a panel of int8, by how many slots there are: words are full, and sums are eight or more."""
+_DEPTHS = range(32, 8193)
+"""Of which K numbers of int8 are multiplied as whole numbers: of fewer there is little to gain, and the sums of many
+more would not fit into 32 bits."""
 _READ_AHEAD = 4
 """Vectors of a panel that LLVM reads before they are multiplied, in the longer loops of Arm, if there are so many."""
 _TO_WIDEN = 2
@@ -33,7 +36,10 @@ class Packing:
     """Vectors of one slot in a panel."""
     lanes: int
     int8: bool = False
-    """Whether the numbers are int8: the digits of words, and a factor for each column behind each panel."""
+    """Whether the numbers are int8: the bytes of words, and a factor for each column behind each panel."""
+    dots: bool = False
+    """Whether a word has four numbers of one column, which are multiplied as whole numbers: see ``write/int8_dots.py``.
+    Otherwise it has one number of each of four vectors: see ``write/int8_tile.py``."""
 
     @kept_property
     def panels(self) -> int:
@@ -72,7 +78,12 @@ class Packing:
 
     @kept_property
     def int8_panel_bytes(self) -> int:
-        """Bytes of a whole panel of int8: words of 32 bits, and behind them the factor of each column, a float32."""
+        """Bytes of a whole panel of int8: words of 32 bits, and behind them what each column has.
+
+        That is its factor, a float32, and for whole products the number of 32 bits that its sums may begin with.
+        """
+        if self.dots:
+            return 4 * (-(-self.depth // DIGITS) + 2) * self.width
         words = -(-len(self.slots) * self.vectors // DIGITS)
         return 4 * (self.depth * words * self.lanes + self.width)
 
@@ -99,8 +110,15 @@ def packings_of(plan: Schedule, target: Target, lanes: int) -> dict[Value, Packi
         if int8.intersection(one.product.inputs[1] for one in (nest.fused if nest else (fused,))):
             most = _INT8_VECTORS.get(slots, 1)
         vectors = min(most, -(-units // lanes))
-        result[product] = Packing(product, fused.slots, units, vectors, lanes, product.inputs[1] in int8)
+        of_int8 = product.inputs[1] in int8
+        dots = of_int8 and target.dots is not None and product.inputs[1].shape[0] in _DEPTHS
+        result[product] = Packing(product, fused.slots, units, vectors, lanes, of_int8, dots)
     return result
+
+
+def numbers_of_digits(depth: int, lanes: int) -> int:
+    """How much memory the digits of a row of ``depth`` numbers take, in float32: whole vectors, and one before them."""
+    return lanes + -(-depth // lanes) * lanes
 
 
 def vectors_of_panel(target: Target) -> int:

@@ -1,5 +1,6 @@
 """The machine that code is made for: which vectors it has, and how many registers to keep sums in."""
 
+import enum
 import functools
 import os
 from dataclasses import dataclass
@@ -19,6 +20,13 @@ LEVELS = {
     "neon": ("generic", frozenset({"neon"})),
 }
 """What a target can be restricted to: LLVM's name of such a CPU, and the features that it needs."""
+
+
+class Dots(enum.Enum):
+    """What adds four products of bytes to each lane of 32 bits; see ``write/int8_dots.py``."""
+
+    UNSIGNED = "unsigned bytes with signed ones: vpdpbusd of VNNI"
+    SIGNED = "signed bytes: sdot of Arm"
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,18 @@ class Target:
         tile of few columns.
         """
         return _is_arm64(self.triple)
+
+    @property
+    def dots(self) -> Dots | None:
+        """The instruction that multiplies bytes, if there is one.
+
+        Products of numbers of 16 bits (``vpmaddwd``) are no faster than floats: two digits take as many of them.
+        """
+        present = _present(self.features)
+        if _is_arm64(self.triple):
+            return Dots.SIGNED if "dotprod" in present else None
+        vnni = {64: "avx512vnni", 32: "avxvnni"}.get(self.vector_bytes)
+        return Dots.UNSIGNED if vnni in present else None
 
     @property
     def masks(self) -> bool:

@@ -120,7 +120,7 @@ class CompiledKernel:
             tables = [self._table(recipe, frame, arguments, capacity, key) for key in offsets]
         else:
             tables = [self._table(recipe, frame, arguments, capacity, OFFSETS)] * len(shares)
-        size = self._scratch_size(self.lowered.scratch.fixed + capacity * self.lowered.scratch.per_row)
+        size = self._scratch_size(self.lowered.scratch.own(capacity) + capacity * self.lowered.scratch.per_row)
         scratch = recipe.scratch.room(len(shares) * size)
         for i, (table, (first, last)) in enumerate(zip(tables, shares, strict=True)):
             recipe.task(self.address, (table, first, last, scratch + i * size))
@@ -133,7 +133,7 @@ class CompiledKernel:
         batch = frame.batch(recipe)
         table = self._table(recipe, frame, arguments, batch.number, OFFSETS)
         shared = self._scratch_size(batch.most * self.lowered.scratch.per_row)
-        own = self._scratch_size(self.lowered.scratch.fixed)
+        own = self._scratch_size(self.lowered.scratch.own(batch.most))
         scratch = recipe.scratch.room(shared + count * own)
         meeting = recipe.table([0] * WORDS)
         library = self._side_by_side

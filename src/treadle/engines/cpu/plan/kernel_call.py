@@ -38,7 +38,9 @@ class KernelCall:
             self.memory = self.columns.team
         else:
             self._kernel, self._table = kernel, np.array(table, dtype=np.int64)
-            self._scratch = torch.empty(scratch.fixed + capacity * scratch.per_row + 64, dtype=dtype, device="cpu")
+            self._scratch = torch.empty(
+                scratch.own(capacity) + capacity * scratch.per_row + 64, dtype=dtype, device="cpu"
+            )
             self.function, self.arguments = kernel.address, self._table.ctypes.data
             self.table, self.memory = self.arguments, -(-address(self._scratch) // 64) * 64
         self._run = RUN(self.function)
@@ -63,7 +65,7 @@ class ByColumns:
         self.recipe = recipe = Recipe()
         own_table = recipe.table(table)
         shared = recipe.scratch.room((rows * lowered.scratch.per_row + 64) * itemsize)
-        own = [recipe.scratch.room(lowered.scratch.fixed * itemsize) for _ in range(most)]
+        own = [recipe.scratch.room(lowered.scratch.own(rows) * itemsize) for _ in range(most)]
         for number, count in enumerate([*panels, 1]):  # the last phase hands the states over
             for i, (first, last) in enumerate(threads.split(count, most)):
                 recipe.task(phase, (own_table, number, first, last, shared, own[i]))

@@ -58,7 +58,7 @@ class PoolCall:
         self.rows_at = self._address + 8 * (len(lowered.places) + Behind.ROWS)
         self._rows = ctypes.c_int64.from_address(self.rows_at)
         scratch, itemsize = lowered.scratch, weights.dtype.itemsize
-        self._scratch_bytes = -(-(scratch.fixed + self.block * scratch.per_row + 64) * itemsize // 64) * 64
+        self._scratch_bytes = -(-(scratch.own(self.block) + self.block * scratch.per_row + 64) * itemsize // 64) * 64
         self._kernel = kernel
         self._recipes: list[Recipe] = []
         self._calls: dict[tuple[int, bool], RecipeCall] = {}
@@ -107,7 +107,7 @@ class PoolCall:
         recipe.keep(library)
         phase, itemsize = library.address("phase"), self.y.itemsize
         shared = recipe.scratch.room((self.block * lowered.scratch.per_row + 64) * itemsize)
-        own = [recipe.scratch.room(lowered.scratch.fixed * itemsize) for _ in range(parts)]
+        own = [recipe.scratch.room(lowered.scratch.own(self.block) * itemsize) for _ in range(parts)]
         grouped = lowered.schedule.grouped
         panels = [1, *map(lowered.panels, grouped), 1]  # gathered before all, scattered after all
         for number, count in zip(range(by_columns.GATHER, len(grouped) + 1), panels, strict=True):

@@ -14,10 +14,11 @@ from treadle.engines.passes.int8 import Int8Matrix
 def int8_panels(matrix: Int8Matrix, packing: Packing) -> Tensor:
     """A block of bytes in which the panels lie one after another, from its first cache line on.
 
-    A panel is [K, words, lanes] of 32 bits and, behind it, [slots, vectors * lanes] of float32: the factors, by which
-    sums are multiplied. The numbers of four vectors that follow each other are the digits of one vector of words, first
-    to last, in base 256: each has its sign, so that the words of a negative matrix are negative. Where there is no
-    unit, digits and factors are zeros.
+    A panel is [rows, words, lanes] of 32 bits and, behind it, [slots, vectors * lanes] of float32: the factors, by
+    which sums are multiplied. Where there is no unit, numbers and factors are zeros.
+
+    Words are the digits of vectors, K rows of them, or for whole products groups of four rows, K / 4. There, behind the
+    factors, are as many numbers of 32 bits: -128 times the sum of each column, see ``write/int8_dots.py``.
     """
     whole, panels = packing.vectors * packing.lanes, []
     for first in range(0, packing.units, whole):
@@ -28,10 +29,11 @@ def int8_panels(matrix: Int8Matrix, packing: Packing) -> Tensor:
         for g, slot in enumerate(packing.slots):
             columns = slice(slot + first, slot + first + count)
             numbers[:, g, :count], factors[g, :count] = matrix.numbers[:, columns], matrix.factors[columns]
-        panels += [
-            _words(numbers.view(packing.depth, -1, packing.lanes)).flatten(),
-            factors.flatten().view(torch.int32),
-        ]
+        in_words = _groups_of_rows if packing.dots else _digits_of_vectors
+        panels.append(in_words(numbers.view(packing.depth, -1, packing.lanes)).flatten())
+        panels.append(factors.flatten().view(torch.int32))
+        if packing.dots:
+            panels.append(numbers.sum(0, dtype=torch.int32).mul(-128).flatten())
     packed = torch.cat(panels).view(torch.uint8)
     block = torch.empty(len(packed) + LINE_BYTES, dtype=torch.uint8, device="cpu")
     start = unused(block)
@@ -39,8 +41,20 @@ def int8_panels(matrix: Int8Matrix, packing: Packing) -> Tensor:
     return block
 
 
-def _words(vectors: Tensor) -> Tensor:
-    """Of numbers [K, vectors, lanes] the words [K, words, lanes]."""
+def _groups_of_rows(vectors: Tensor) -> Tensor:
+    """Of numbers [K, vectors, lanes] the words [K / 4, vectors, lanes]: a word has four rows, one number a byte."""
+    K, count, lanes = vectors.shape
+    rows = torch.zeros(-(-K // DIGITS) * DIGITS, count, lanes, dtype=torch.int8, device="cpu")
+    rows[:K] = vectors
+    return rows.view(-1, DIGITS, count, lanes).permute(0, 2, 3, 1).contiguous().view(torch.int32)
+
+
+def _digits_of_vectors(vectors: Tensor) -> Tensor:
+    """Of numbers [K, vectors, lanes] the words [K, words, lanes].
+
+    The numbers of four vectors that follow each other are the digits of one vector of words, first to last, in base
+    256: each has its sign, so that the words of a negative matrix are negative.
+    """
     K, count, lanes = vectors.shape
     digits = torch.zeros(K, -(-count // DIGITS) * DIGITS, lanes, dtype=torch.int32, device="cpu")
     digits[:, :count] = vectors

@@ -65,9 +65,17 @@ class Addresses:
         c = self.cursor
         if rows.start not in self._blocks:
             with c.building(c.entry):
-                start = c.times(self.table.word(self.places.capacity), rows.start)
-                self._blocks[rows.start] = c.at(self.sharing.scratch, self.sharing.behind_own(start))
+                capacity = self.table.word(self.places.capacity)
+                start = self.sharing.behind_own(c.times(capacity, rows.start), capacity)
+                self._blocks[rows.start] = c.at(self.sharing.scratch, start)
         return c.at(self._blocks[rows.start], c.times(r, rows.size))
+
+    def digits(self, operand: Value, r: ir.Value) -> ir.Value:
+        """Where row ``r`` of a product's left operand is as whole numbers."""
+        c, rows = self.cursor, self.scratch.digits[operand]
+        start = c.times(self.table.word(self.places.capacity), rows.start)
+        offset = c.plus(c.plus(start, c.times(r, rows.size)), c.const(self.scratch.fixed))
+        return c.at(self.sharing.own, offset)
 
     def row(self, value: Value, r: ir.Value, step: Step) -> tuple[ir.Value, ir.Value]:
         """Row ``r`` of a value with rows, and how many numbers its rows are apart."""

@@ -46,7 +46,7 @@ class _ByColumnsAndIndex(ByIndex):
     first_panel: ir.Value
     last_panel: ir.Value
 
-    def behind_own(self, offset: ir.Value) -> ir.Value:
+    def behind_own(self, offset: ir.Value, capacity: ir.Value) -> ir.Value:
         return offset
 
     def panels(self, count: int) -> Panels:

@@ -17,10 +17,13 @@ FLUSH_ROWS = 32 * BLOCK
 
 
 class ByRows(Sharing):
-    """Sums and tiles come first in a thread's memory, then blocks of rows."""
+    """What is a thread's own comes first in its memory, then blocks of rows."""
 
-    def behind_own(self, offset: ir.Value) -> ir.Value:
-        return self.cursor.plus(offset, self.cursor.const(self.lowered.scratch.fixed))
+    def behind_own(self, offset: ir.Value, capacity: ir.Value) -> ir.Value:
+        c, scratch = self.cursor, self.lowered.scratch
+        if scratch.digits_per_row:
+            offset = c.plus(offset, c.times(capacity, scratch.digits_per_row))
+        return c.plus(offset, c.const(scratch.fixed))
 
 
 def text(lowered: Lowered) -> str:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from llvmlite import ir
 
 from treadle.compiler.program import Value
+from treadle.engines.cpu.lower.packing import Packing
 from treadle.engines.cpu.write.addresses import Addresses, Step
 from treadle.engines.cpu.write.cursor import I8, BFloat
 from treadle.engines.cpu.write.expressions import Row, Spot, Tile
+from treadle.engines.cpu.write.int8_dots import int8_dots
 from treadle.engines.cpu.write.int8_tile import int8_tile
 from treadle.engines.cpu.write.pointwise import Pointwise
+from treadle.engines.cpu.write.row_digits import write_digits
 from treadle.engines.cpu.write.sharing import Panels
 from treadle.engines.cpu.write.tile import tile
 from treadle.engines.passes.loop_nests import Nest
@@ -42,7 +45,7 @@ class Products:
         """A product whose result goes into a buffer."""
         c, packing = self.cursor, self.lowered.packings[product]
         rows = self.addresses.scratch.buffers[product]
-        self._round_left([product], step)
+        self._prepare_left([product], step)
 
         def panel_of(panel: ir.Value, is_whole: bool) -> None:
             def out(r: ir.Value) -> ir.Value:
@@ -59,7 +62,7 @@ class Products:
         c, (units,) = self.cursor, nest.domain
         products = [fused.product for fused in nest.fused]
         vectors = self.lowered.packings[products[0]].vectors
-        self._round_left(products, step)
+        self._prepare_left(products, step)
         whole, rest = divmod(units, vectors * c.lanes)
         fewer = [min(c.lanes, rest - start) for start in range(0, rest, c.lanes)]
 
@@ -123,7 +126,10 @@ class Products:
         """One tile of a product, of ``count`` rows and ``most`` at the most."""
         c, b, product = self.cursor, self.cursor.b, factor.product
         packing = self.lowered.packings[product]
-        if self.precision.left is Operands.PAIRS:
+        if packing.dots:
+            a = self.addresses.digits(product.inputs[0], first)
+            a_stride = c.const(self.addresses.scratch.digits[product.inputs[0]].size)
+        elif self.precision.left is Operands.PAIRS:
             rows = self.addresses.scratch.pairs[product.inputs[0]]
             a, a_stride = self.addresses.in_scratch(rows, first), c.const(rows.size)
         else:
@@ -137,12 +143,17 @@ class Products:
             block = b.append_basic_block(f"rows{rows}")
             b.position_at_end(block)
             switch.add_case(c.const(rows), block)
-            function = (
-                int8_tile(c, rows, factor.vectors) if packing.int8 else tile(c, self.precision, rows, factor.vectors)
-            )
-            b.call(function, given)
+            b.call(self._function(packing, rows, factor.vectors), given)
             b.branch(end)
         b.position_at_end(end)
+
+    def _function(self, packing: Packing, rows: int, vectors: int) -> ir.Function:
+        """The tile of so many rows and vectors."""
+        if packing.dots:
+            return int8_dots(self.cursor, rows, vectors)
+        return (
+            int8_tile(self.cursor, rows, vectors) if packing.int8 else tile(self.cursor, self.precision, rows, vectors)
+        )
 
     def _panel(self, product: Value, panel: ir.Value) -> ir.Value:
         """Where a panel of a product's matrix begins."""
@@ -153,10 +164,18 @@ class Products:
         deep = (packing.depth + 1) // 2 if self.precision.right is Operands.PAIRS else packing.depth
         return c.at(matrix, c.times(panel, deep * packing.width))
 
+    def _prepare_left(self, products: Sequence[Value], step: Step) -> None:
+        """The left operands of products as these multiply them: all rows, as every panel reads them."""
+        if self.precision.left is Operands.PAIRS:
+            self._round_left(products, step)
+        wholes = [product.inputs[0] for product in products if self.lowered.packings[product].dots]
+        for operand in dict.fromkeys(wholes):
+            with self.cursor.loop(0, step.count) as r:
+                source, _ = self.addresses.left(operand, r, step)
+                write_digits(self.cursor, source, self.addresses.digits(operand, r), operand.row_numel)
+
     def _round_left(self, products: Sequence[Value], step: Step) -> None:
-        """The left operands of products in bfloat16, if they multiply pairs: all rows, as every panel reads them."""
-        if self.precision.left is not Operands.PAIRS:
-            return
+        """The left operands of products in bfloat16."""
         c, half = self.cursor, ir.VectorType(BFloat(), self.cursor.lanes)
         for product in products:
             operand = product.inputs[0]

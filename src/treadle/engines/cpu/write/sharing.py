@@ -71,8 +71,8 @@ class Sharing:
     states_outside: ClassVar = False
     """Whether a step reads states where they start, not from the scratch."""
 
-    def behind_own(self, offset: ir.Value) -> ir.Value:
-        """Where a number of the blocks of rows is in the scratch."""
+    def behind_own(self, offset: ir.Value, capacity: ir.Value) -> ir.Value:
+        """Where a number of the blocks of rows is in the scratch, which has room for so many rows."""
         return offset
 
     def state_size(self, i: int) -> int:
