@@ -54,7 +54,7 @@ def main(engines: dict[str, str], steps: int, threads: int) -> dict[str, Any]:
 
 
 def load_what_pytorch_needs(torch: Any) -> None:
-    """Take a gradient from one that is given, of PyTorch's own: the first time, that imports SymPy, which takes long."""
+    """Take a gradient from one that is given, of PyTorch's own: the first time, that imports SymPy."""
     one = torch.ones(1, requires_grad=True)
     torch.autograd.grad(one * one, one, torch.ones(1))
 

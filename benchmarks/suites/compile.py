@@ -22,14 +22,11 @@ from tests.tolerances import TOLERANCES
 
 # No engine has machine code for its convolutions, so it runs as whoever makes one gets it.
 IN_PYTORCH = {"ConvLSTMCell"}
+SIZES = {"input_size", "hidden_size"}
 CELLS = [
     name
     for name in td.__all__
-    if name in IN_PYTORCH
-    or (
-        name.endswith("Cell")
-        and {"input_size", "hidden_size"} <= inspect.signature(getattr(td, name)).parameters.keys()
-    )
+    if name in IN_PYTORCH or (name.endswith("Cell") and inspect.signature(getattr(td, name)).parameters.keys() >= SIZES)
 ]
 SHORT, LONG, TINY = 10, 10_000, 3
 ROOT = Path(__file__).parents[2]
