@@ -166,6 +166,38 @@ def test_an_initial_state_that_a_class_says_otherwise_is_asked_for(repeated, mon
         assert_same(rnn(xs), by_reference(rnn, xs, td.GRUCell.State(torch.ones(2, 4))))
 
 
+class Own(nn.Module):
+    """A user's own cell, which says how its state starts in an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.start = 1.0
+        self.initial_state = lambda rows: torch.full((rows, 4), self.start)
+
+    def forward(self, x, state):
+        state = torch.tanh(x[:, :1] + state)
+        return state, state
+
+
+def test_what_a_part_says_in_an_attribute_is_asked_for(repeated):
+    rnn, xs = td.Recurrent(td.Stack([td.GRUCell(3, 4), Own()])), torch.randn(2, 9, 3)
+    with torch.no_grad():
+        for start in (1.0, 2.0, 3.0):
+            rnn.cell.cells[1].start = start
+            for _ in range(TIMES):
+                assert_same(rnn(xs), by_reference(rnn, xs))
+    assert repeated[0]
+
+
+def test_a_large_initial_state_is_not_kept(repeated):
+    rnn, xs = td.Recurrent(td.GRUCell(3, 64)), torch.randn(5000, 2, 3)
+    with torch.no_grad():
+        for _ in range(TIMES):
+            rnn(xs)
+    assert repeated[0]
+    assert all(known.zeros is None for known, _ in rnn._repeats._known.values())
+
+
 class Drawn(nn.Module):
     """A user's own cell, whose state starts at random."""
 

@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from treadle.cells.base import RecurrentCell
 from treadle.engines import Call, Repeat, decide
 from treadle.gradients import FullBPTT
-from treadle.state import map_state
+from treadle.protocol import State
+from treadle.state import map_state, tensors_of
 from treadle.wiring.graph import Graph
 
 _MOST_FORMS, _MOST_TIMES = 16, 16
+_MOST_BYTES = 1 << 20
+"""Of an initial state that is kept: to make a larger one takes no time beside the call."""
 
 
 class Repeats:
@@ -58,16 +61,19 @@ class KnownCall:
 
     def __init__(self, network: Any, repeat: Repeat, call: Call):
         self.run = repeat.run
-        with torch.inference_mode(False):
-            self.zeros = map_state(torch.zeros_like, call.initial)
-        self._made_by = None if network.learn_initial_state else _our_own(network.cell)
+        is_small = sum(tensor.nbytes for tensor in tensors_of(call.initial)) <= _MOST_BYTES
+        self._makers = _our_own(network.cell) if is_small and not network.learn_initial_state else None
+        self.zeros: State = None
+        if self._makers is not None:
+            with torch.inference_mode(False):
+                self.zeros = map_state(torch.zeros_like, call.initial)
 
     def starts_at_zero(self) -> bool:
-        """Whether the initial state is zeros, because all that makes it is our own code, and still is."""
-        if self._made_by is None:
+        """Whether the initial state is `zeros`, because all that makes it is our own code, and still is."""
+        if self._makers is None:
             return False
-        for module, own in self._made_by:
-            if type(module).initial_state is not own or "initial_state" in module.__dict__:
+        for part, makes in self._makers:
+            if type(part).initial_state is not makes or "initial_state" in part.__dict__:
                 return False
         return True
 
@@ -78,13 +84,14 @@ def _form(network: Any, xs: Tensor) -> Any:
 
 def _our_own(cell: nn.Module) -> list[tuple[Any, Any]] | None:
     """The parts of a cell that have a state, and what makes it; None where that is code of somebody else's."""
-    parts: list[tuple[Any, Any]] = [(one, makes) for one in cell.modules() if (makes := _initial_state(one))]
-    for part, makes in parts:
+    parts = []
+    for part in cell.modules():
+        makes = getattr(part, "initial_state", None)
+        if makes is None:
+            continue
+        makes = getattr(makes, "__func__", None)
         is_ours = type(part).__module__.startswith(("treadle.cells.", "treadle.wiring."))
         if not is_ours or makes not in (RecurrentCell.initial_state, Graph.initial_state):
             return None
+        parts.append((part, makes))
     return parts
-
-
-def _initial_state(module: nn.Module) -> Any:
-    return getattr(type(module), "initial_state", None)
