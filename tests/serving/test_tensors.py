@@ -28,7 +28,7 @@ def test_numbers_in_json_have_the_digits_that_they_need(datatype):
     found = from_list("y", json.loads(text), values.dtype, values.shape)
     assert np.array_equal(to_bytes(found), to_bytes(values))
     longest = {"FP16": 5, "FP32": 9, "FP64": 17}[datatype]
-    digits = [one.partition("e")[0].strip("-").replace(".", "").lstrip("0") for one in text.strip("[]").split(",")]
+    digits = [one.partition("e")[0].strip("-").replace(".", "").strip("0") for one in text.strip("[]").split(",")]
     assert max(map(len, digits)) <= longest
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from treadle.serving.refusals import Kind, Refused
@@ -17,7 +18,6 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
     "BYTES": np.dtype(object),
 }
-_DIGITS = {DATATYPES["FP16"]: 5, DATATYPES["FP32"]: 9}
 write_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 """A value as JSON, without spaces."""
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
@@ -151,12 +151,10 @@ def to_json(name: str, values: NDArray[Any]) -> str:
         raise Refused(
             Kind.FAILED, f"{name!r:.80} has numbers that are not finite, which JSON cannot hold: ask for binary data"
         )
-    digits = _DIGITS.get(values.dtype)
-    if digits is None or not flat.size:
-        return write_json(flat.tolist())
-    # The shortest digits of the same number in float64, which Python writes, are nearly always 17.
-    text = f"%.{digits}g," * flat.size % tuple(flat.tolist())
-    return f"[{text.replace('-0,', '-0.0,')[:-1]}]"  # a whole number has no sign if it is zero
+    if values.dtype == DATATYPES["FP16"] and flat.size:  # orjson writes the digits of the same number in float32
+        text = "%.5g," * flat.size % tuple(flat.tolist())
+        return f"[{text.replace('-0,', '-0.0,')[:-1]}]"  # a whole number has no sign if it is zero
+    return orjson.dumps(np.ascontiguousarray(flat), option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def datatype_of(values: NDArray[Any]) -> str:
