@@ -41,8 +41,15 @@ def forward(rnn, xs, state, **given):
         return rnn(xs, state, **given)
 
 
-def test_from_the_second_call_on_graphs_run_what_they_were_not_captured_for(graphs):
-    """Other tensors, other numbers of steps and of rows; a remainder is launched by itself."""
+def test_from_the_second_call_on_graphs_run_what_they_were_not_captured_for(graphs, monkeypatch):
+    """Other tensors, other numbers of steps and of rows; a remainder is launched by itself, and no step more."""
+    launched, steps = [], phases.Launcher.steps
+
+    def counted(self, table, count):
+        launched.append(count)
+        steps(self, table, count)
+
+    monkeypatch.setattr(phases.Launcher, "steps", counted)
     rnn = build("lstm")
     expected = copy.copy(rnn)
     rnn.engine, expected.engine = "gpu", "reference"
@@ -52,6 +59,8 @@ def test_from_the_second_call_on_graphs_run_what_they_were_not_captured_for(grap
         for found, right in zip(forward(rnn, xs, state), forward(expected, xs, state), strict=True):
             assert_all_close(outcome_of(found), outcome_of(right))
         counts.append(list(graphs))
+        assert sum(launched) == T
+        launched.clear()
     assert counts == [[], [2], [3], [5], [5], [6]]
 
 
