@@ -36,7 +36,7 @@ __all__ = [
     "a_mode_is_active", "can_be_decomposed", "checked_later", "forward_mode_is_active", "function_of",
     "hooks_on_all_modules", "is_batched", "is_compiled", "is_exported", "is_followed", "is_noted_down",
     "jit_is_tracing", "no_function_modes", "no_modes", "ran_out_of_memory", "real_tensors", "register_namedtuple",
-    "scan", "schema_of", "something_follows_operations", "tensor_without_numbers", "vmap_is_active",
+    "scan", "schema_of", "tensor_without_numbers", "vmap_is_active",
     "weights_are_not_cached",
 ]  # fmt: skip
 
@@ -93,19 +93,6 @@ def a_mode_is_active() -> bool:
         return True
     count = torch._C._len_torch_function_stack()
     return count > 0 and not all(isinstance(torch._C._get_function_stack_at(i), DeviceContext) for i in range(count))
-
-
-def something_follows_operations() -> bool:
-    """Whether anything of the above is at work, or hooks that every module calls: asked before every short call."""
-    return bool(
-        maybe_current_level() is not None
-        or forward_ad._current_level >= 0
-        or a_mode_is_active()
-        or modules._global_forward_hooks
-        or modules._global_forward_pre_hooks
-        or modules._global_backward_hooks
-        or modules._global_backward_pre_hooks
-    )
 
 
 def hooks_on_all_modules() -> bool:

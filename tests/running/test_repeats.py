@@ -11,7 +11,8 @@ from torch import nn
 
 import treadle as td
 from tests.registry import LEFT_OUT, SUBJECTS, build, sequence
-from treadle.engines import Repeat
+from treadle.engines import ENGINES, Repeat
+from treadle.engines.cpu.plan.bound_forward import BoundForward
 from treadle.state import named_tensors
 
 TIMES = 5  # the first call is decided, the second one is kept, the others are repeated
@@ -285,6 +286,24 @@ def test_verification_comes_first(repeated, monkeypatch):
         for _ in range(20):
             rnn(xs)
     assert 0 < repeated[0] < 20  # the 16th call is looked at again
+
+
+def test_without_memory_what_waits_is_given_back_and_it_is_tried_once_more(repeated, monkeypatch):
+    rnn, xs = lstm(), torch.randn(2, 9, 3)
+    with torch.no_grad():
+        for _ in range(TIMES):
+            first = rnn(xs)
+        run, given_back = BoundForward.run, []
+
+        def without_memory(self, *given):
+            if not given_back:
+                raise MemoryError
+            return run(self, *given)
+
+        monkeypatch.setattr(BoundForward, "run", without_memory)
+        monkeypatch.setattr(ENGINES["cpu"], "release_memory", lambda: given_back.append(1) or True)
+        assert_equal(rnn(xs), first)
+    assert given_back == [1]
 
 
 def test_copies_and_files_start_without(repeated):

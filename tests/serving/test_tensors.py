@@ -1,11 +1,14 @@
 """Tensors in JSON and as bytes."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from treadle.serving import Refused
+import treadle as td
+from treadle.errors import TreadleError
+from treadle.serving import Refused, json_text
 from treadle.serving.tensors import DATATYPES, from_bytes, from_list, to_bytes, to_json
 
 WORDS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -19,6 +22,16 @@ def numbers(datatype, count):
     edges = np.array([0.0, -0.0, 1.0, np.finfo(dtype).max, np.finfo(dtype).tiny, np.finfo(dtype).smallest_subnormal])
     values = np.concatenate([found.view(dtype), edges.astype(dtype)])
     return values[np.isfinite(values)]
+
+
+def test_without_orjson_a_server_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    json_text.orjson.cache_clear()
+    try:
+        with pytest.raises(TreadleError, match=r"orjson is not installed: pip install 'treadle\[serve\]'"):
+            td.serving.application({"one": td.Recurrent(td.LSTMCell(3, 5))})
+    finally:
+        json_text.orjson.cache_clear()
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])

@@ -11,10 +11,11 @@ from treadle.engines import verification
 from treadle.engines.call import Call
 from treadle.engines.decision import Decision
 from treadle.engines.layout import whole
+from treadle.engines.second_try import with_second_try
 from treadle.engines.stages import Alone, staged
 from treadle.engines.state_form import StateForm
 from treadle.protocol import State
-from treadle.torch_internals import something_follows_operations
+from treadle.torch_internals import a_mode_is_active, hooks_on_all_modules, is_followed
 
 
 class Repeat:
@@ -59,14 +60,17 @@ class Repeat:
             or (self._grad and xs.requires_grad is not self._requires_grad)
             or torch.is_autocast_enabled("cpu")
             or torch.get_default_dtype() is not self._default_dtype
-            or something_follows_operations()
+            or is_followed()
+            or a_mode_is_active()
+            or hooks_on_all_modules()
         ):
             return None
         starts = self._form.tensors(state)
         network = self._network
         if starts is None or not network.holds() or not verification.is_trusted(network, self._engine, self._way):  # pyright: ignore
             return None
-        ys, finals = self._alone.run(network, self._layout, xs, starts)
+        given = network, self._layout, xs, starts
+        ys, finals = with_second_try(lambda: self._alone.run(*given), self._engine.release_memory)
         return ys, self._form.rebuilt(iter(finals))
 
 

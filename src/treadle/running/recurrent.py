@@ -326,12 +326,11 @@ class Recurrent(nn.Module):
 
 
 def refuse_torchscript(what: str) -> None:
-    """Refuse to be noted by `torch.jit.trace`, which knows no loops."""
-    if jit_is_tracing():
-        raise EngineError(
-            f"torch.jit.trace, which torch.onnx.export(dynamo=False) calls, would note {what} for the number of steps"
-            " of its example alone, and cut every other: use torch.export or torch.onnx.export(dynamo=True)"
-        )
+    """Refuse to be noted by `torch.jit.trace`, which knows no loops: it is tracing."""
+    raise EngineError(
+        f"torch.jit.trace, which torch.onnx.export(dynamo=False) calls, would note {what} for the number of steps"
+        " of its example alone, and cut every other: use torch.export or torch.onnx.export(dynamo=True)"
+    )
 
 
 def as_one_operation(network: nn.Module, xs: torch.fx.Proxy, before: Any, **options: Any) -> torch.fx.Proxy:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 from treadle.errors import TreadleError
+from treadle.serving import json_text
 from treadle.serving.dataplane import Dataplane
 from treadle.serving.gate import Gate
 from treadle.serving.options import Options
@@ -60,6 +61,7 @@ def application_of(plane: Dataplane, gate: Gate) -> Any:
         from starlette.routing import Route, WebSocketRoute
     except ImportError:
         raise TreadleError("starlette is not installed: pip install 'treadle[serve]'") from None
+    json_text.orjson()  # says so if it is missing, before anybody asks
     pages = Pages(plane)
 
     def route(path: str, answer: Any, *methods: str, anybody: bool = False) -> Route:

@@ -5,10 +5,9 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import orjson
 from numpy.typing import NDArray
 
-from treadle.serving import descriptions, openapi
+from treadle.serving import descriptions, json_text, openapi
 from treadle.serving.bodies import Receive, Scope, read_body
 from treadle.serving.dataplane import Dataplane, Outcome, Request, sequence_id
 from treadle.serving.gate import Gate
@@ -118,21 +117,10 @@ def parse_body(body: bytes, length: str | None) -> tuple[dict[str, Any], memoryv
         size = int(length)
     else:
         raise Refused(Kind.MALFORMED, "Inference-Header-Content-Length is not the number of bytes of the JSON object")
-    said = _read_json(body[:size] if size < len(body) else body)
+    said = json_text.read(body[:size] if size < len(body) else body)
     if not isinstance(said, dict):
         raise Refused(Kind.MALFORMED, "the request is no JSON object")
     return said, memoryview(body)[size:]
-
-
-def _read_json(text: bytes) -> Any:
-    """What a text says; None if it is no JSON. Python's own reader is asked where NaN or very large numbers may be."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return None
 
 
 def parse_request(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from treadle.serving.json_text import write_numbers
 from treadle.serving.refusals import Kind, Refused
 
 DATATYPES: dict[str, np.dtype[Any]] = {
@@ -154,7 +154,7 @@ def to_json(name: str, values: NDArray[Any]) -> str:
     if values.dtype == DATATYPES["FP16"] and flat.size:  # orjson writes the digits of the same number in float32
         text = "%.5g," * flat.size % tuple(flat.tolist())
         return f"[{text.replace('-0,', '-0.0,')[:-1]}]"  # a whole number has no sign if it is zero
-    return orjson.dumps(np.ascontiguousarray(flat), option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return write_numbers(flat)
 
 
 def datatype_of(values: NDArray[Any]) -> str:

@@ -11,18 +11,24 @@ from treadle.engines.cpu.routines.int8_panels import int8_panels
 from treadle.engines.passes.int8 import Int8Matrix
 
 
+def packed(shape, lanes, packing):
+    """A random matrix in panels; and of each panel its numbers and its factors, as plain PyTorch has them."""
+    _, units, slots, vectors = shape
+    columns = max(slots) + units
+    matrix = Int8Matrix(torch.randint(-127, 128, (packing.depth, columns), dtype=torch.int8), torch.rand(columns))
+    block = int8_panels(matrix, packing)
+    factors = panels(matrix.factors[None], packing_of(1, units, slots, vectors, lanes))
+    return block[unused(block) :], list(zip(panels(matrix.numbers, packing), factors, strict=True))
+
+
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_packs_every_number_as_a_digit_and_the_factors_behind_each_panel(shape, lanes):
     depth, units, slots, vectors = shape
     packing = dataclasses.replace(packing_of(depth, units, slots, vectors, lanes), int8=True)
-    columns = max(slots) + units
-    matrix = Int8Matrix(torch.randint(-127, 128, (depth, columns), dtype=torch.int8), torch.rand(columns))
-    block = int8_panels(matrix, packing)
-    held = block[unused(block) :]
-    factors = panels(matrix.factors[None], packing_of(1, units, slots, vectors, lanes))
+    held, expected_of_panels = packed(shape, lanes, packing)
     end = 0
-    for number, (panel, own) in enumerate(zip(panels(matrix.numbers, packing), factors, strict=True)):
+    for number, (panel, own) in enumerate(expected_of_panels):
         assert end == number * packing.int8_panel_bytes
         rows = panel.reshape(depth, -1, lanes)
         words = -(-rows.shape[1] // 4)
@@ -44,13 +50,9 @@ def test_packs_every_number_as_a_digit_and_the_factors_behind_each_panel(shape, 
 def test_of_whole_products_a_word_has_four_rows_and_sums_lie_behind_the_factors(shape, lanes):
     depth, units, slots, vectors = shape
     packing = dataclasses.replace(packing_of(depth, units, slots, vectors, lanes), int8=True, dots=True)
-    columns = max(slots) + units
-    matrix = Int8Matrix(torch.randint(-127, 128, (depth, columns), dtype=torch.int8), torch.rand(columns))
-    block = int8_panels(matrix, packing)
-    held = block[unused(block) :]
-    factors = panels(matrix.factors[None], packing_of(1, units, slots, vectors, lanes))
+    held, expected_of_panels = packed(shape, lanes, packing)
     end = 0
-    for number, (panel, own) in enumerate(zip(panels(matrix.numbers, packing), factors, strict=True)):
+    for number, (panel, own) in enumerate(expected_of_panels):
         assert end == number * packing.int8_panel_bytes
         rows = panel.reshape(depth, -1)
         groups = -(-depth // 4)
