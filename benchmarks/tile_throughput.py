@@ -17,7 +17,7 @@ import llvmlite.binding as llvm
 import torch
 
 from benchmarks.inner_loops import Loop, inner_loops
-from treadle.engines.cpu.lower.packing import rows_of_tile, vectors_of_panel
+from treadle.engines.cpu.lower.packing import rows_of_tile, vectors_at_once, vectors_of_panel
 from treadle.engines.cpu.machine import compilation
 from treadle.engines.cpu.machine.target import AVX2, Target, described
 from treadle.engines.cpu.routines.row_panel_code import PanelCode, rows_of_a_tile, vectors_of_a_tile
@@ -102,9 +102,15 @@ def _loops(target: Target, dtype: torch.dtype) -> Iterator[tuple[str, int, int, 
     precision = Precision(dtype)
     for vectors in sorted({max(1, vectors_of_panel(target) // gates) * gates for gates in (1, 3, 4)}):
         text = compilation.assembly(tile.text(precision, vectors, target), target)
-        for product, count in {"sequences": rows_of_tile(vectors, precision, target), "one row": 1}.items():
+        at_once = {
+            count: vectors_at_once(count, vectors, precision, target)
+            for count in range(1, rows_of_tile(vectors, precision, target) + 1)
+        }
+        largest = {some: max(count for count in at_once if at_once[count] == some) for some in at_once.values()}
+        for product, count in [*(("sequences", count) for count in largest.values()), ("one row", 1)]:
             name = tile.name(precision, count, vectors)
-            yield product, count, vectors, _hottest(loop for loop in inner_loops(text) if loop.function == name)
+            loop = _hottest(loop for loop in inner_loops(text) if loop.function == name)
+            yield product, count, at_once[count], loop
     text = compilation.assembly(str(PanelCode(dtype, target, vectors_of_a_tile(target)).module), target)
     yield "over rows", rows_of_a_tile(target), vectors_of_a_tile(target), _hottest(inner_loops(text))
 

@@ -7,7 +7,7 @@ import torch
 
 from treadle.compiler import program as p
 from treadle.engines.cpu.lower.lowered import lower
-from treadle.engines.cpu.lower.packing import Packing, by_columns, rows_of_tile
+from treadle.engines.cpu.lower.packing import Packing, by_columns, rows_of_tile, vectors_at_once
 from treadle.engines.cpu.machine import target
 from treadle.engines.passes.loop_nests import Kernel
 from treadle.engines.passes.precision import Operands, Precision
@@ -21,8 +21,11 @@ def placeholder(name, *shape):
     return p.placeholder(name, shape, torch.float32)
 
 
-def packings(outputs, streams, cpu):
-    kernel = Kernel(tuple(streams), (), (), tuple(outputs), (), Precision(torch.float32))
+def packings(outputs, streams, cpu, in_steps=False):
+    """Of all steps at once, or of a step with a state [B, 1] that stays as it is."""
+    state = placeholder("state", p.BATCH, 1)
+    carries = ((state, state),) if in_steps else ()
+    kernel = Kernel(tuple(streams), (), carries, tuple(outputs), (), Precision(torch.float32))
     return list(lower(kernel, cpu).packings.values())
 
 
@@ -74,23 +77,42 @@ def test_every_column_has_a_place():
         assert units <= rest * vectors * 16 + packing.last_vectors * 16 < units + 16
 
 
+@pytest.mark.parametrize("in_steps", [False, True])
+def test_where_registers_are_few_all_steps_at_once_have_narrow_panels(in_steps):
+    y, x = gates(1, 100)
+    assert [packing.vectors for packing in packings([y], [x], NARROW, in_steps)] == [4 if in_steps else 2]
+    assert [packing.vectors for packing in packings([y], [x], WIDE, in_steps)] == [4]
+
+
 @pytest.mark.parametrize("cpu", [NARROW, WIDE])
 def test_a_tile_leaves_registers_for_what_is_multiplied(cpu):
     """For a row of weights and a number that is spread, or for a vector of weights and a number of each row."""
+    precision = Precision(torch.float32)
     for vectors in range(1, 9):
-        rows = rows_of_tile(vectors, Precision(torch.float32), cpu)
+        most = rows_of_tile(vectors, precision, cpu)
 
-        def needed(rows: int, vectors: int = vectors) -> int:
+        def needed(rows: int, vectors: int) -> int:
             return rows * vectors + (rows + 1 if by_columns(vectors, cpu) else vectors + 1)
 
-        assert rows == 1 or needed(rows) <= cpu.registers
-        assert rows == 8 or needed(rows + 1) > cpu.registers
+        for rows in range(1, most + 1):
+            at_once = vectors_at_once(rows, vectors, precision, cpu)
+            assert vectors % at_once == 0
+            assert rows == 1 or needed(rows, at_once) <= cpu.registers
+        assert most == 8 or needed(most + 1, vectors_at_once(most + 1, vectors, precision, cpu)) > cpu.registers
 
 
 def test_the_order_that_leaves_room_for_more_rows_is_taken():
-    assert rows_of_tile(4, Precision(torch.float32), NARROW) == 3
     assert by_columns(4, NARROW)
     assert not by_columns(2, NARROW)
+
+
+def test_where_registers_are_few_many_rows_take_two_vectors_at_a_time():
+    precision = Precision(torch.float32)
+    assert rows_of_tile(4, precision, NARROW) == 6
+    assert [vectors_at_once(rows, 4, precision, NARROW) for rows in range(1, 7)] == [4, 4, 4, 2, 2, 2]
+    assert rows_of_tile(3, precision, NARROW) == 4
+    assert [vectors_at_once(rows, 3, precision, NARROW) for rows in range(1, 5)] == [3, 3, 3, 3]
+    assert [vectors_at_once(rows, 4, precision, WIDE) for rows in range(1, 7)] == [4] * 6
 
 
 @pytest.mark.parametrize(("vectors", "rows", "widened"), [(8, 3, 2), (6, 4, 3), (4, 5, 5), (2, 8, 8)])

@@ -41,6 +41,15 @@ def panels(matrix: Tensor, packing: Packing) -> list[Tensor]:
     return result
 
 
+def parts(matrix: Tensor, packing: Packing, cpu: target.Target) -> list[Tensor]:
+    """What lies together, [K, columns]: panels, or two vectors of each where registers are few and they come out even."""
+    result = []
+    for panel in panels(matrix, packing):
+        rows, two = panel.flatten(1), 2 * packing.lanes
+        result += rows.split(two, 1) if cpu.registers < 32 and rows.shape[1] % two == 0 else [rows]
+    return result
+
+
 def in_pairs(rows: Tensor) -> Tensor:
     """[N, K] of float32 as [N / 2, K] of 32 bits: rounded to bfloat16, the even row in the lower half."""
     bits = rows.bfloat16().view(torch.int16).int() & 0xFFFF
@@ -64,6 +73,8 @@ SHAPES = [  # K, units, slots, vectors
     (5, 33, (33, 0), 2),
     (18, 100, (0,), 3),
     (64, 37, (10, 50, 3), 1),
+    (9, 75, (0,), 4),
+    (7, 30, (40, 0), 2),
 ]
 
 
@@ -96,7 +107,7 @@ def test_packs_every_number(shape, precision, how, level):
     kept = recipe.follow({"w": matrix})
     assert (at(kept, behind.plus, 128, torch.uint8) == 255).all()  # poison that nobody has written to
     matrix = matrix.bfloat16().to(dtype) if precision.right is Operands.ROUNDED else matrix
-    expected = torch.cat([panel.reshape(-1) for panel in panels(matrix, packing)])
+    expected = torch.cat([part.reshape(-1) for part in parts(matrix, packing, cpu(level))])
     assert expected.numel() == packing.size
     assert torch.equal(at(kept, place.plus, packing.size, dtype), expected)
 
@@ -122,7 +133,7 @@ def test_rounds_packed_rows_in_pairs(shape, level):
     recipe.barrier()
     place = weight_panels.pair_up(recipe, packed, packing, cpu(level))
     kept = recipe.follow({"w": matrix})
-    expected = torch.cat([in_pairs(panel).reshape(-1) for panel in panels(matrix, packing)])
+    expected = torch.cat([in_pairs(part).reshape(-1) for part in parts(matrix, packing, cpu(level))])
     assert recipe.kept.size >= place.plus + 4 * expected.numel()
     assert torch.equal(at(kept, place.plus, expected.numel(), torch.int32), expected)
 

@@ -23,11 +23,15 @@ _READ_AHEAD = 4
 """Vectors of a panel that LLVM reads before they are multiplied, in the longer loops of Arm, if there are so many."""
 _TO_WIDEN = 2
 """Registers that are needed there to widen a vector of pairs: one of its halves, and the mask of these."""
+_PART = 2
+"""Vectors of a panel that lie together, over all of K, where registers are few: what a tile of many rows takes at a
+time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """How the matrix of a product lies in memory: panels of ``slots * vectors`` vectors, each contiguous over K."""
+    """How the matrix of a product lies in memory: panels of ``slots * vectors`` vectors, each contiguous over K, or of
+    the parts of these that lie `together`."""
 
     product: Value
     slots: tuple[int, ...]
@@ -106,7 +110,7 @@ def packings_of(plan: Schedule, target: Target, lanes: int) -> dict[Value, Packi
             units, slots = product.row_numel, 1
         else:
             units, slots = nest.domain[0], max(len(f.slots) for f in nest.fused)
-        most = max(1, vectors_of_panel(target) // slots)
+        most = max(1, vectors_of_panel(target, bool(plan.kernel.carries)) // slots)
         if int8.intersection(one.product.inputs[1] for one in (nest.fused if nest else (fused,))):
             most = _INT8_VECTORS.get(slots, 1)
         vectors = min(most, -(-units // lanes))
@@ -121,19 +125,46 @@ def numbers_of_digits(depth: int, lanes: int) -> int:
     return lanes + -(-depth // lanes) * lanes
 
 
-def vectors_of_panel(target: Target) -> int:
+def vectors_of_panel(target: Target, in_steps: bool = True) -> int:
     """How many vectors a row of a panel has at the most, of all slots.
 
     They are the sums of a tile of one row, which is what a live step multiplies. Each multiply-add waits for the one
     before it in its sum, about four cycles. So there are eight sums where a core begins two or more multiply-adds in a
-    cycle and reads their vectors, which are short; of wide ones, four keep it as busy as its reads do.
+    cycle and reads their vectors, which are short; of wide ones, four keep it as busy as its reads do. All steps at once,
+    not ``in_steps``, are many rows.
     """
     if target.multiplies_by_lane:
         return 8
-    return 4 if target.registers == 32 else 2
+    return 4 if in_steps or not most_together(target) else most_together(target)
+
+
+def together(vectors: int, target: Target) -> int:
+    """How many vectors of a panel of so many lie together, over all of K: all, or a part of them.
+
+    With 16 registers, three rows of four vectors are as many sums as six of two. But the fewer rows there are, the
+    oftener the panel is read, and a deep one comes from the second cache; with two vectors and few rows, sums wait for
+    themselves. So tiles of few rows take four vectors at a time, and those of many rows two, which lie together.
+    """
+    return _PART if most_together(target) and vectors % _PART == 0 else vectors
+
+
+def most_together(target: Target) -> int:
+    """How many vectors of a panel lie together where their number can be divided by that; 0 where all do."""
+    return _PART if target.registers < 32 else 0
 
 
 def rows_of_tile(vectors: int, precision: Precision, target: Target) -> int:
+    """How many rows a tile of so many vectors has at the most, all at a time or a part of them."""
+    at_once = vectors, together(vectors, target)
+    return max(_rows_in_registers(some, precision, target) for some in at_once)
+
+
+def vectors_at_once(rows: int, vectors: int, precision: Precision, target: Target) -> int:
+    """How many vectors of a panel a tile of so many rows takes at a time: all, or those that lie `together`."""
+    return vectors if rows <= _rows_in_registers(vectors, precision, target) else together(vectors, target)
+
+
+def _rows_in_registers(vectors: int, precision: Precision, target: Target) -> int:
     """How many rows of accumulators the registers hold beside what is multiplied, eight at the most."""
     if by_columns(vectors, target):
         rows = _rows_by_columns(vectors, precision, target)

@@ -11,15 +11,22 @@ from treadle.engines.cpu.routines.routine_code import RoutineCode
 from treadle.engines.cpu.routines.row_panel_code import PANEL, vectors_of_a_tile
 from treadle.engines.cpu.write.cursor import I64, POINTER, VOID, const
 
-BLOCK = 128
-"""Most rows (of N) for which both are copied; sums leave the registers once a block."""
 CHUNK = 64
 """Blocks that are added up before their sum is added to that of others."""
 
 
-def depth(itemsize: int) -> int:
+def rows_of_a_block(target: Target) -> int:
+    """Most rows (of N) for which both are copied; sums leave the registers once a block.
+
+    The copy of a panel has to leave room in the nearest cache, of 32 KB, for what a tile reads of ``a``. A wide one
+    streams from the second cache as fast as it is multiplied.
+    """
+    return 128 if target.registers >= 32 else 256
+
+
+def depth(itemsize: int, target: Target) -> int:
     """Most columns of ``a`` that are copied at a time: with a block of rows they take half of the second cache."""
-    most = cache_sizes.second() // (2 * BLOCK * itemsize)
+    most = cache_sizes.second() // (2 * rows_of_a_block(target) * itemsize)
     return max(128, min(512, 1 << most.bit_length() - 1))
 
 
@@ -28,7 +35,7 @@ class RowProductCode(RoutineCode):
 
     def __init__(self, dtype: torch.dtype, target: Target):
         super().__init__(dtype, target)
-        self.vectors = vectors_of_a_tile(target)
+        self.vectors, self.depth = vectors_of_a_tile(target), depth(self.bytes, target)
         self.columns = self._copied_columns()
         self._outer()
 
@@ -70,8 +77,8 @@ class RowProductCode(RoutineCode):
         """
         b, (rows, k_size, m_size) = self.b, sizes
         copy = self.at(buffer, b.mul(block, const(self.vectors * self.lanes)))
-        with self.loop(0, k_size, depth(self.bytes)) as k:
-            deep = self.minimum(b.sub(k_size, k), const(depth(self.bytes)))
+        with self.loop(0, k_size, self.depth) as k:
+            deep = self.minimum(b.sub(k_size, k), const(self.depth))
             b.call(self.columns, [self.at(a[0], k), a[1], rows, deep, block, copy])
             line = self.at(to[0], b.mul(k, to[1]))
             with self.loop(0, m_size, self.vectors * self.lanes) as m:

@@ -21,7 +21,7 @@ from treadle.engines.cpu.machine.extent import Extent
 from treadle.engines.cpu.machine.recipe import Recipe
 from treadle.engines.cpu.machine.target import Target, host
 from treadle.engines.cpu.routines.row_panel_code import PanelCode, rows_of_a_tile, vectors_of_a_tile
-from treadle.engines.cpu.routines.row_product_code import BLOCK, CHUNK, RowProductCode, depth
+from treadle.engines.cpu.routines.row_product_code import CHUNK, RowProductCode, depth, rows_of_a_block
 
 WORTH_A_THREAD = 1_000_000
 """Multiplications that take a thread a few times as long as it takes to give it work."""
@@ -54,10 +54,10 @@ def outer(
     n = count.most
     size = dtype.itemsize
     lanes = target.lanes(size)
-    block = -(-n // -(-n // BLOCK))
+    block = -(-n // -(-n // rows_of_a_block(target)))
     function = _function(dtype, target)
     strips = _strips(k, m, lanes, rows_of_a_tile(target), threads.count(n * k * m // WORTH_A_THREAD))
-    deep = min(depth(size), -(-max(strip.last_row - strip.first_row for strip in strips) // lanes) * lanes)
+    deep = min(depth(size, target), -(-max(strip.last_row - strip.first_row for strip in strips) // lanes) * lanes)
     width = block * (deep + vectors_of_a_tile(target) * lanes) * size
     copies = recipe.scratch.room(len(strips) * width)
     several = n > CHUNK * block
@@ -114,7 +114,7 @@ def _panel(dtype: torch.dtype, target: Target, vectors: int, pairs: bool) -> int
 
 @functools.cache
 def _function(dtype: torch.dtype, target: Target) -> int:
-    what = f"products over rows {dtype} {depth(dtype.itemsize)}"
+    what = f"products over rows {dtype} {depth(dtype.itemsize, target)}"
     return compilation.routine(what, ("outer",), lambda: str(RowProductCode(dtype, target).module), target).address(
         "outer"
     )

@@ -15,7 +15,7 @@ from treadle.engines.cpu.write.cursor import I32, I64, POINTER, const
 class PackingCode(RoutineCode):
     """Writes ``pack``. Addresses are numbers, as a recipe has them.
 
-    With ``rounded``, numbers get the values of bfloat16.
+    ``part`` is how many vectors of a panel lie together, over all of K, where their number can be divided by that. With ``rounded``, numbers get the values of bfloat16.
     """
 
     def __init__(self, dtype: torch.dtype, target: Target, rounded: bool):
@@ -28,8 +28,8 @@ class PackingCode(RoutineCode):
         return str(self.module)
 
     def _pack(self) -> None:
-        out, source, depth, by_k, by_n, slots, slot_count, vectors, units, first, last = self.begin(
-            "pack", *[I64] * 11
+        out, source, depth, by_k, by_n, slots, slot_count, vectors, part, units, first, last = self.begin(
+            "pack", *[I64] * 12
         ).args
         b, lanes = self.b, const(self.lanes)
         block = b.ptrtoint(b.alloca(ir.ArrayType(self.vector, self.lanes)), I64)
@@ -40,12 +40,16 @@ class PackingCode(RoutineCode):
             self.loop(0, slot_count) as g,
             self.loop(0, here) as q,
         ):
-            width = b.mul(b.mul(slot_count, here), lanes)
+            all_here, vector = b.mul(slot_count, here), b.add(b.mul(g, here), q)
+            in_parts = b.icmp_signed("==", b.srem(all_here, part), const(0))
+            together = b.select(in_parts, part, all_here)
+            width, before = b.mul(together, lanes), b.sub(vector, b.srem(vector, together))
             unit = b.mul(b.add(b.mul(panel, vectors), q), lanes)
             valid = b.sub(units, unit)
             column = b.add(b.load(b.gep(slots, [g], source_etype=I64), typ=I64), unit)
             at = self.at(source, b.mul(column, by_n))
-            place = b.add(b.mul(b.mul(panel, depth), whole_width), b.mul(b.add(b.mul(g, here), q), lanes))
+            place = b.add(b.mul(b.mul(panel, depth), whole_width), b.mul(b.mul(before, depth), lanes))
+            place = b.add(place, b.mul(b.sub(vector, before), lanes))
             to = self.at(out, place)
             with b.if_else(b.icmp_signed("==", by_n, const(1))) as (rows, otherwise):
                 with rows, self.loop(0, depth) as k:

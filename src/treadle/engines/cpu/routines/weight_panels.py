@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from treadle.engines.cpu.lower.packing import Packing
+from treadle.engines.cpu.lower.packing import Packing, most_together, together
 from treadle.engines.cpu.machine import compilation, threads
 from treadle.engines.cpu.machine.arena import Number, Word
 from treadle.engines.cpu.machine.extent import Extent
@@ -30,14 +30,16 @@ def pack(
     """Write down how to pack the right operand [K, N] of a product; gives the place where it will be.
 
     The matrix is its address and its strides, the precision that of the kernel that reads it: with `Operands.PAIRS`,
-    `pair_up` rounds it in the next phase. Panels are [K, slots, vectors * lanes], with zeros where there is no unit.
+    `pair_up` rounds it in the next phase. Panels are [K, slots, vectors * lanes], with zeros where there is no unit;
+    or parts of them, the vectors of each that lie `together`, are [K, vectors * lanes].
     """
     function = _packing(precision.dtype, target, precision.right is Operands.ROUNDED)
     depth, slots = packing.depth, _slots(packing.slots)
     size, panels, itemsize = packing.size, packing.panels, precision.dtype.itemsize
+    part = most_together(target) or len(packing.slots) * packing.vectors
     packed = recipe.scratch.room(size * itemsize)
     for first, last in threads.split(panels, threads.count(size // ALONE + 1)):
-        fixed = (packed, matrix[0], depth, *matrix[1:], *slots[1:], packing.vectors, packing.units)
+        fixed = (packed, matrix[0], depth, *matrix[1:], *slots[1:], packing.vectors, part, packing.units)
         recipe.task(function, (*fixed, first, last))
     return packed
 
@@ -51,10 +53,14 @@ def pair_up(recipe: Recipe, packed: Number, packing: Packing, target: Target) ->
     halve, depth = _halving(target), packing.depth
     half = (depth + 1) // 2
     pairs = recipe.scratch.room(4 * packing.size // depth * half)
-    width, last = packing.width, len(packing.slots) * packing.last_vectors * packing.lanes
-    recipe.task(halve, (pairs, packed, depth, width, width, packing.panels - 1, 0, half))
-    done = (packing.panels - 1) * width
-    recipe.task(halve, (pairs + 4 * done * half, packed + 4 * done * depth, depth, last, last, 1, 0, half))
+    done = 0
+    for panels, vectors in ((packing.panels - 1, packing.vectors), (1, packing.last_vectors)):
+        count = len(packing.slots) * vectors
+        width = together(count, target)
+        parts, width = panels * count // width, width * packing.lanes
+        at = pairs + 4 * done * half, packed + 4 * done * depth
+        recipe.task(halve, (*at, depth, width, width, parts, 0, half))
+        done += parts * width
     return pairs
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from llvmlite import ir
 
-from treadle.engines.cpu.lower.packing import by_columns, rows_of_tile
+from treadle.engines.cpu.lower.packing import by_columns, rows_of_tile, together, vectors_at_once
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.write.cursor import I32, I64, POINTER, VOID, Cursor
 from treadle.engines.cpu.write.vector import Same
@@ -78,15 +78,34 @@ class _Tile:
     def __init__(self, cursor: Cursor, precision: Precision, rows: int, vectors: int, arguments: Sequence[ir.Value]):
         self.cursor, self.rows, self.vectors = cursor, rows, vectors
         self.a, self.a_stride, self.panel, self.depth, self.out, self.out_stride = arguments
-        self.left_pairs = precision.left is Operands.PAIRS
+        self.left_pairs, self.right_pairs = (side is Operands.PAIRS for side in (precision.left, precision.right))
         self.widens = precision.widens
         self.of_a_row = 2 if self.widens else 1
         """How many numbers of the left operand a row of the panel is multiplied with."""
         self.by_lane = cursor.target.multiplies_by_lane and not self.left_pairs
-        self.by_columns = by_columns(vectors, cursor.target)
-        self.sums = [[cursor.slot() for _ in range(vectors)] for _ in range(rows)]
+        self.together = together(vectors, cursor.target)
+        self.width = vectors_at_once(rows, vectors, precision, cursor.target)
+        self.by_columns = by_columns(self.width, cursor.target)
+        self.sums = [[cursor.slot() for _ in range(self.width)] for _ in range(rows)]
 
     def write(self) -> None:
+        c = self.cursor
+        panel, out = self.panel, self.out
+        for first in range(0, self.vectors, self.width):
+            self.panel, self.out = self._further(panel, first), c.at(out, c.const(first * c.lanes))
+            self._part()
+
+    def _further(self, panel: ir.Value, vectors: int) -> ir.Value:
+        """Where a vector of the panel's first row is."""
+        c, b = self.cursor, self.cursor.b
+        parts, rest = divmod(vectors, self.together)
+        if parts:
+            rows = b.sdiv(b.add(self.depth, c.const(1)), c.const(2)) if self.right_pairs else self.depth
+            panel = c.at(panel, b.mul(rows, c.const(parts * self.together * c.lanes)))
+        return c.at(panel, c.const(rest * c.lanes))
+
+    def _part(self) -> None:
+        """As many vectors of the panel as there are sums for."""
         c, b = self.cursor, self.cursor.b
         for row in self.sums:
             for total in row:
@@ -116,13 +135,13 @@ class _Tile:
         """How many rows of the panel one turn of the loop takes."""
         if self.by_lane:
             return 1 if self.widens else self.cursor.lanes
-        return 4 if self.rows * self.vectors <= 8 else self.cursor.target.at_once
+        return 4 if self.rows * self.width <= 8 else self.cursor.target.at_once
 
     def _add(self, k: ir.Value, u: int, numbers: _Numbers, halves: tuple[bool, ...] = (False, True)) -> None:
         """The products of row ``k`` of the panel, ``u`` of this turn; of pairs that are widened, lower and upper."""
         c, b = self.cursor, self.cursor.b
-        start = c.at(self.panel, b.mul(k, c.const(self.vectors * c.lanes)))
-        places = [c.at(start, c.const(v * c.lanes)) for v in range(self.vectors)]
+        row = b.mul(k, c.const(self.together * c.lanes))
+        places = [c.at(self._further(self.panel, v), row) for v in range(self.width)]
         halves = halves if self.widens else (False,)
         if not self.by_columns:
             columns = [c.load(place, c.lanes) for place in places]
