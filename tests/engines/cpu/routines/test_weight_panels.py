@@ -42,7 +42,7 @@ def panels(matrix: Tensor, packing: Packing) -> list[Tensor]:
 
 
 def parts(matrix: Tensor, packing: Packing, cpu: target.Target) -> list[Tensor]:
-    """What lies together, [K, columns]: panels, or two vectors of each where registers are few and they come out even."""
+    """What lies together, [K, columns]: panels, or pairs of their vectors where registers are few."""
     result = []
     for panel in panels(matrix, packing):
         rows, two = panel.flatten(1), 2 * packing.lanes

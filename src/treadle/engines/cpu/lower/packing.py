@@ -130,8 +130,8 @@ def vectors_of_panel(target: Target, in_steps: bool = True) -> int:
 
     They are the sums of a tile of one row, which is what a live step multiplies. Each multiply-add waits for the one
     before it in its sum, about four cycles. So there are eight sums where a core begins two or more multiply-adds in a
-    cycle and reads their vectors, which are short; of wide ones, four keep it as busy as its reads do. All steps at once,
-    not ``in_steps``, are many rows.
+    cycle and reads their vectors, which are short; of wide ones, four keep it as busy as its reads do. All steps at
+    once, not ``in_steps``, are many rows.
     """
     if target.multiplies_by_lane:
         return 8

@@ -15,7 +15,8 @@ from treadle.engines.cpu.write.cursor import I32, I64, POINTER, const
 class PackingCode(RoutineCode):
     """Writes ``pack``. Addresses are numbers, as a recipe has them.
 
-    ``part`` is how many vectors of a panel lie together, over all of K, where their number can be divided by that. With ``rounded``, numbers get the values of bfloat16.
+    ``part`` is how many vectors of a panel lie together, over all of K, where their number can be divided by that.
+    With ``rounded``, numbers get the values of bfloat16.
     """
 
     def __init__(self, dtype: torch.dtype, target: Target, rounded: bool):
