@@ -37,6 +37,51 @@ class PReLUGRUCell(td.GRUCell):
         return h, td.HiddenState(h)
 
 
+class TracedState(NamedTuple):
+    h: Tensor
+    trace: Tensor
+
+
+class MultiplicativeCell(nn.Module):
+    """Input and state meet by multiplication (Wu et al. 2016, arXiv:1606.06630); a slow trace is what a gate forgets to.
+
+        a_z, a_n = LayerNorm(α W x · U h + β U h + γ W x + b)       over all 2 H numbers of a row
+        g  = softplus(a_z),  z = g / (1 + g)
+        n  = PReLU(a_n)                                             a slope for each unit
+        s' = s + k (h - s),  k = σ(κ)                               κ: a learned time constant for each unit
+        h' = s' + z (n - s')
+
+    As in `PReLUGRUCell`, biases of 2 and -2 keep the candidate from the kink.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+        bound, wide = hidden_size**-0.5, 2 * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(wide, input_size).uniform_(-bound, bound))
+        self.weight_hh = nn.Parameter(torch.empty(wide, hidden_size).uniform_(-bound, bound))
+        self.both, self.of_state, self.of_input = (nn.Parameter(torch.full((wide,), start)) for start in (1.0, 0.5, 0.5))
+        self.norm = nn.LayerNorm(wide)
+        self.slope = nn.Parameter(torch.full((hidden_size,), 0.25))
+        self.keep = nn.Parameter(torch.full((hidden_size,), -2.0))
+        with torch.no_grad():
+            self.norm.weight.fill_(0.3)
+            self.norm.bias[hidden_size:] = 2
+            self.norm.bias[hidden_size + 1 :: 2] = -2
+
+    def initial_state(self, batch_size: int) -> TracedState:
+        return TracedState(*(self.keep.new_zeros(batch_size, self.hidden_size) for _ in range(2)))
+
+    def forward(self, x: Tensor, state: TracedState) -> tuple[Tensor, TracedState]:
+        h, trace = state
+        of_x, of_h = F.linear(x, self.weight_ih), F.linear(h, self.weight_hh)
+        gate, value = self.norm(self.both * of_x * of_h + self.of_state * of_h + self.of_input * of_x).chunk(2, 1)
+        gate = F.softplus(gate)
+        trace = trace + self.keep.sigmoid() * (h - trace)
+        h = trace + gate / (1 + gate) * (F.prelu(value, self.slope) - trace)
+        return h, TracedState(h, trace)
+
+
 class SievingState(NamedTuple):
     h: Tensor
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import treadle as td
+from benchmarks.cells import MultiplicativeCell
 from treadle.state import map_state, named_tensors, rebuild
 from treadle.wiring.named import layer_input_size
 
@@ -195,6 +196,7 @@ GRAPHS: dict[str, Callable[[], Any]] = {
     "closed-loop": lambda: td.ClosedLoop(td.GRUCell(3 + 2, 4), td.Continuous(3), td.Continuous(2)).cell,
     "closed-loop-discrete": lambda: td.ClosedLoop(td.LSTMCell(3 + 5, 4), td.Discrete(3), td.Discrete(5)).cell,
     "own-cell": CountingCell,
+    "own-multiplicative-cell": lambda: MultiplicativeCell(3, 5),
 }
 
 SUBJECTS: dict[str, Callable[[], Any]] = {

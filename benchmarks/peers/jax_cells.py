@@ -67,6 +67,17 @@ def prelu_gru(p: Parameters, x: Any, state: State, _: Any) -> State:
     return (n + sigmoid(z_x + z_h) * (h - n),)
 
 
+def multiplicative(p: Parameters, x: Any, state: State, _: Any) -> State:
+    h, trace = state
+    of_x, of_h = x @ p["weight_ih"].T, h @ p["weight_hh"].T
+    a = p["both"] * of_x * of_h + p["of_state"] * of_h + p["of_input"] * of_x
+    gate, value = jnp.split(layer_norm(a, p["norm.weight"], p["norm.bias"]), 2, 1)
+    gate = jax.nn.softplus(gate)
+    trace = trace + sigmoid(p["keep"]) * (h - trace)
+    n = jnp.where(value >= 0, value, p["slope"] * value)
+    return trace + gate / (1 + gate) * (n - trace), trace
+
+
 def sieving(p: Parameters, x: Any, state: State, _: Any) -> State:
     (h,) = state
     read = x @ p["read_sieve.weight"].T + p["read_sieve.bias"]
@@ -82,5 +93,6 @@ CELLS = {
     "peephole LSTM": JaxCell(peephole_lstm, 2),
     "zoneout LSTM": JaxCell(zoneout_lstm, 2, keep=(0.05, 0.5)),
     "PReLU GRU": JaxCell(prelu_gru, 1),
+    "multiplicative cell": JaxCell(multiplicative, 2),
     "sieving cell": JaxCell(sieving, 1),
 }

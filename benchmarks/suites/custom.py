@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import treadle as td
 from benchmarks import peers
 from benchmarks.bars import at_most, bar, ratios
-from benchmarks.cells import PReLUGRUCell, SievingCell
+from benchmarks.cells import MultiplicativeCell, PReLUGRUCell, SievingCell
 from benchmarks.following import follow
 from benchmarks.gates import Check, compare
 from benchmarks.race import OURS, Race
@@ -42,6 +42,7 @@ CELLS: dict[str, Callable[[int, int], Any]] = {
     "peephole LSTM": td.PeepholeLSTMCell,
     RANDOM: td.ZoneoutLSTMCell,
     "PReLU GRU": PReLUGRUCell,
+    "multiplicative cell": MultiplicativeCell,
     "sieving cell": SievingCell,
 }
 FEEDBACK = "feedback, three LSTMs"

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import treadle as td
 from tests.outcome import chunked, outcome, whole
@@ -387,6 +388,33 @@ def test_a_gradient_from_the_last_state_alone(subject):
         _, end, _ = lengths_and_resets(on(rnn, engine), leaf, state)
         found.append(torch.autograd.grad(next(t for _, t in named_tensors(end)).sum(), leaf))
     assert_close(found[1][0], found[0][0])
+
+
+class Large(TorchDispatchMode):
+    """Counts operations that give a tensor of at least so many numbers."""
+
+    def __init__(self, numel: int):
+        super().__init__()
+        self.numel, self.count = numel, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.count += isinstance(result, Tensor) and result.numel() >= self.numel
+        return result
+
+
+@pytest.mark.parametrize("engine", ["reference", "interpreter"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_step_by_step_the_gradient_of_a_long_sequence_takes_as_long_as_it_has_steps(engine, lengths):
+    counts = []
+    for T in (100, 200):
+        rnn = build("own-cell", engine=engine)
+        xs = sequence(rnn, B=len(LENGTHS), T=T).requires_grad_()
+        ys, _ = rnn(xs, lengths=lengths)
+        with Large(T) as large:
+            torch.autograd.grad(ys.sum(), xs)
+        counts.append(large.count)
+    assert counts[0] == counts[1]
 
 
 def test_the_graph_may_be_walked_twice():

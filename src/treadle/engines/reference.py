@@ -25,10 +25,11 @@ def run(call: Call) -> Result:
     some_reset = resets.any(1).tolist() if resets is not None else [False] * steps
 
     ys, states = [], []
-    for t in range(steps):
+    # All of them at once: of each taken by itself, the backward pass would be as large as the sequence.
+    for t, x in enumerate(xs.unbind(0)):
         if some_reset[t]:
             state = where(resets[t], call.initial, state)  # pyright: ignore[reportOptionalSubscript]
-        y, after = check_results(cell, cell(xs[t], state))
+        y, after = check_results(cell, cell(x, state))
         if t == 0:
             after = check_kept(cell, after, state)
         if t >= everyone_until:

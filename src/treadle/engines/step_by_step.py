@@ -29,11 +29,10 @@ def run_section(
     state = list(starts)
     moments: list[list[Tensor]] = []
     finals: list[list[Tensor]] = [[] for _ in state]
-    counts, offsets = layout.counts.tolist(), layout.offsets.tolist()
-    for t in range(layout.steps):
-        rows = counts[t]
-        if not rows:
-            break
+    counts, offsets = [count for count in layout.counts.tolist() if count], layout.offsets.tolist()
+    # All of them at once: of each taken by itself, the backward pass would be as large as the sequence.
+    with_rows = {v: tensor.split(counts, v.batch_axis) for v, tensor in known.items() if v.has_rows}
+    for t, rows in enumerate(counts):
         for i, ended in enumerate(state):
             if len(ended) > rows:
                 finals[i].insert(0, ended[rows:])
@@ -42,7 +41,7 @@ def run_section(
         if layout.packed_resets is not None:
             again = layout.packed_resets[at].bool()
             state = [where(again, f[:rows], s) for s, f in zip(state, fresh, strict=True)]
-        now = {v: t.narrow(v.batch_axis, at.start, rows) if v.has_rows else t for v, t in known.items()}
+        now = {**known, **{v: rows_of_steps[t] for v, rows_of_steps in with_rows.items()}}
         now.update(zip(section.old, state, strict=True))
         interpreter.evaluate([*section.outputs, *section.new], now, rows)
         moments.append([now[v] for v in section.outputs])
