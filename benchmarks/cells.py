@@ -43,7 +43,7 @@ class TracedState(NamedTuple):
 
 
 class MultiplicativeCell(nn.Module):
-    """Input and state meet by multiplication (Wu et al. 2016, arXiv:1606.06630); a slow trace is what a gate forgets to.
+    """Input and state meet by multiplication (Wu et al. 2016, arXiv:1606.06630); a gate forgets to a slow trace.
 
         a_z, a_n = LayerNorm(α W x · U h + β U h + γ W x + b)       over all 2 H numbers of a row
         g  = softplus(a_z),  z = g / (1 + g)
@@ -60,7 +60,8 @@ class MultiplicativeCell(nn.Module):
         bound, wide = hidden_size**-0.5, 2 * hidden_size
         self.weight_ih = nn.Parameter(torch.empty(wide, input_size).uniform_(-bound, bound))
         self.weight_hh = nn.Parameter(torch.empty(wide, hidden_size).uniform_(-bound, bound))
-        self.both, self.of_state, self.of_input = (nn.Parameter(torch.full((wide,), start)) for start in (1.0, 0.5, 0.5))
+        self.both = nn.Parameter(torch.ones(wide))
+        self.of_state, self.of_input = (nn.Parameter(torch.full((wide,), 0.5)) for _ in range(2))
         self.norm = nn.LayerNorm(wide)
         self.slope = nn.Parameter(torch.full((hidden_size,), 0.25))
         self.keep = nn.Parameter(torch.full((hidden_size,), -2.0))

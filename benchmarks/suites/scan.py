@@ -25,8 +25,8 @@ MEMORY = "memory, share of the scan's"
 
 
 FROM_THE_KINK = 4.0
-"""Biases of the candidates, of both signs: near zero their g has a kink, and among millions of candidates there would be
-some where rounding decides the gradient, so that float32 has no right answer."""
+"""Biases of the candidates, of both signs: near zero their g has a kink, and among millions of candidates there would
+be some where rounding decides the gradient, so that float32 has no right answer."""
 
 
 def networks(size: Size, engine: str) -> dict[str, Training]:
