@@ -9,7 +9,10 @@ from llvmlite import ir
 
 from treadle.engines.cpu.machine.target import Target
 from treadle.engines.cpu.routines.routine_code import RoutineCode, filled
-from treadle.engines.cpu.write.cursor import I32, I64, POINTER, const
+from treadle.engines.cpu.write.cursor import I32, I64, POINTER, VOID, const
+
+_ROWS_AHEAD = 16
+"""How many rows ahead memory is asked for."""
 
 
 class PackingCode(RoutineCode):
@@ -36,31 +39,35 @@ class PackingCode(RoutineCode):
         block = b.ptrtoint(b.alloca(ir.ArrayType(self.vector, self.lanes)), I64)
         slots = b.inttoptr(slots, POINTER)
         whole_width = b.mul(b.mul(slot_count, vectors), lanes)
-        with (
-            self._panel(first, last, vectors, units) as (panel, here),
-            self.loop(0, slot_count) as g,
-            self.loop(0, here) as q,
-        ):
-            all_here, vector = b.mul(slot_count, here), b.add(b.mul(g, here), q)
+        with self._panel(first, last, vectors, units) as (panel, here):
+            begin = self.at(out, b.mul(b.mul(panel, depth), whole_width))
+            all_here = b.mul(slot_count, here)
             in_parts = b.icmp_signed("==", b.srem(all_here, part), const(0))
             together = b.select(in_parts, part, all_here)
-            width, before = b.mul(together, lanes), b.sub(vector, b.srem(vector, together))
-            unit = b.mul(b.add(b.mul(panel, vectors), q), lanes)
-            valid = b.sub(units, unit)
-            column = b.add(b.load(b.gep(slots, [g], source_etype=I64), typ=I64), unit)
-            at = self.at(source, b.mul(column, by_n))
-            place = b.add(b.mul(b.mul(panel, depth), whole_width), b.mul(b.mul(before, depth), lanes))
-            place = b.add(place, b.mul(b.sub(vector, before), lanes))
-            to = self.at(out, place)
-            with b.if_else(b.icmp_signed("==", by_n, const(1))) as (rows, otherwise):
-                with rows, self.loop(0, depth) as k:
-                    row = self._as_packed(self.load(self.at(at, b.mul(k, by_k)), self.below(valid)))
-                    self.store(row, self.at(to, b.mul(k, width)))
-                with otherwise, b.if_else(b.icmp_signed("==", by_k, const(1))) as (columns, scattered):
-                    with columns:
-                        self._transposed(at, by_n, to, width, depth, valid, block)
-                    with scattered:
-                        self._gathered(at, by_k, by_n, to, width, depth, valid)
+            width = b.mul(together, lanes)
+
+            def vector(g: Any, q: Any) -> tuple[Any, Any, Any]:
+                """Where a vector of the first row is, where it goes, and how many of its lanes are there."""
+                unit = b.mul(b.add(b.mul(panel, vectors), q), lanes)
+                column = b.add(b.load(b.gep(slots, [g], source_etype=I64), typ=I64), unit)
+                number = b.add(b.mul(g, here), q)
+                before = b.sub(number, b.srem(number, together))
+                to = self.at(begin, b.mul(b.add(b.mul(before, depth), b.sub(number, before)), lanes))
+                return self.at(source, b.mul(column, by_n)), to, b.sub(units, unit)
+
+            with self.loop(0, slot_count) as g, self.loop(0, here) as q:
+                at, to, valid = vector(g, q)
+                with b.if_else(b.icmp_signed("==", by_n, const(1))) as (rows, otherwise):
+                    with rows, self.loop(0, depth) as k:
+                        place = self.at(at, b.mul(k, by_k))
+                        self._fetch(self.at(place, b.mul(by_k, const(_ROWS_AHEAD))))
+                        row = self._as_packed(self.load(place, self.below(valid)))
+                        self.store(row, self.at(to, b.mul(k, width)))
+                    with otherwise, b.if_else(b.icmp_signed("==", by_k, const(1))) as (columns, scattered):
+                        with columns:
+                            self._transposed(at, by_n, to, width, depth, valid, block)
+                        with scattered:
+                            self._gathered(at, by_k, by_n, to, width, depth, valid)
         b.ret_void()
 
     @contextlib.contextmanager
@@ -94,6 +101,7 @@ class PackingCode(RoutineCode):
                 there = b.icmp_signed("<", const(i), valid)
                 address = self.at(at, b.add(b.mul(b.select(there, const(i), const(0)), by_n), k))
                 rows.append(self._as_packed(self.load(address, b.select(there, inside, self.nothing))))
+                self._fetch(self.at(address, b.mul(by_n, lanes)))
             turned = _transpose(b, rows)
             with b.if_else(b.icmp_signed(">=", left, lanes)) as (whole, part):
                 with whole:
@@ -105,6 +113,12 @@ class PackingCode(RoutineCode):
                     with self.loop(0, left) as i:
                         row = self.load(self.at(block, b.mul(i, lanes)))
                         self.store(row, self.at(to, b.mul(b.add(k, i), width)))
+
+    def _fetch(self, address: Any) -> None:
+        """Ask for what is read soon: columns are too short for a core to see where they lead."""
+        fetch = self.declared("llvm.prefetch.p0", VOID, POINTER, I32, I32, I32)
+        to_read, stays, is_data = I32(0), I32(3), I32(1)
+        self.b.call(fetch, [address, to_read, stays, is_data])
 
     def _as_packed(self, x: Any) -> Any:
         """A number or a vector as it is to be packed."""
