@@ -9,6 +9,7 @@ from treadle.engines.cpu.write.expressions import Expressions, Row, Spot
 from treadle.engines.cpu.write.sharing import Over
 from treadle.engines.passes.indices import flat, root_index
 from treadle.engines.passes.loop_nests import Nest, Sink, Sum
+from treadle.engines.passes.turns import Turn, turns
 
 Variables = dict[int, ir.Value]
 
@@ -36,18 +37,30 @@ class Pointwise:
     def __init__(self, expressions: Expressions):
         self.cursor, self.addresses, self.expressions = expressions.cursor, expressions.addresses, expressions
 
+    def turns(self, nest: Nest) -> list[Turn]:
+        """The turns that a nest takes, each over all features."""
+        return turns(nest, self.expressions.plan)
+
     def write(self, row: Row, over: Over) -> None:
+        for turn in self.turns(row.nest):
+            self._turn(row, turn, over)
+
+    def _turn(self, row: Row, turn: Turn, over: Over) -> None:
         def body(variables: Variables, valid: int) -> None:
-            self.vector(Spot(row, list(variables.values()), valid))
+            self.vector(Spot(row, list(variables.values()), valid), turn)
 
         if row.nest.domain:
             walk(self.cursor, row.nest, range(len(row.nest.domain)), over, body)
         else:  # one number
             over(1, lambda _, valid: body({}, valid))
 
-    def vector(self, spot: Spot) -> None:
-        count = len(spot.row.nest.domain)
-        for root in spot.row.nest.roots:
+    def vector(self, spot: Spot, turn: Turn) -> None:
+        """A turn for a vector of features."""
+        c, count = self.cursor, len(spot.row.nest.domain)
+        for one in turn.stored:
+            base = self.expressions.written(one.to, spot.row)
+            spot.values[one.place] = c.load(self.expressions.place(base, one.affine, spot), spot.valid)
+        for root in turn.roots:
             value, index = root_index(root, spot.row.nest)
             result = self.expressions.number_at(value, index, spot)
             for sink in root.sinks:

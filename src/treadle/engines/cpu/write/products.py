@@ -18,6 +18,7 @@ from treadle.engines.cpu.write.sharing import Panels
 from treadle.engines.cpu.write.tile import tile
 from treadle.engines.passes.loop_nests import Nest
 from treadle.engines.passes.precision import Operands
+from treadle.engines.passes.turns import Turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,20 +77,21 @@ class Products:
 
             def body(first: ir.Value, count: ir.Value) -> None:
                 start = c.times(panel, vectors * c.lanes)
-                with c.loop(0, count) as n, c.before() as before:
-                    row = Row(step, nest, before.add(first, n), before, Tile(n, len(counts)))
-                    self._on_accumulators(row, start, counts)
+                for turn in self.pointwise.turns(nest):
+                    with c.loop(0, count) as n, c.before() as before:
+                        row = Row(step, nest, before.add(first, n), before, Tile(n, len(counts)))
+                        self._on_accumulators(row, start, counts, turn)
 
             self._tiles(factors, panel, step, body)
 
         panels(whole, bool(rest), panel_of)
 
-    def _on_accumulators(self, row: Row, start: ir.Value, counts: Sequence[int]) -> None:
-        """A nest for a row of a tile, whose vectors have so many valid lanes each and begin with unit ``start``."""
+    def _on_accumulators(self, row: Row, start: ir.Value, counts: Sequence[int], turn: Turn) -> None:
+        """A turn for a row of a tile, whose vectors have so many valid lanes each and begin with unit ``start``."""
         c = self.cursor
 
         def at(q: ir.Value, valid: int) -> None:
-            self.pointwise.vector(Spot(row, [c.plus(start, c.times(q, c.lanes))], valid, q))
+            self.pointwise.vector(Spot(row, [c.plus(start, c.times(q, c.lanes))], valid, q), turn)
 
         full = sum(1 for count in counts if count == c.lanes)
         if full == 1:
