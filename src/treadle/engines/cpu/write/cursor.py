@@ -168,9 +168,12 @@ class Cursor:
     def minimum(self, a: ir.Value, c: ir.Value) -> ir.Value:
         return self.b.select(self.b.icmp_signed("<", a, c), a, c)
 
-    def loop(self, start: ir.Value | int, stop: ir.Value | int, step: ir.Value | int = 1) -> Any:
+    def loop(
+        self, start: ir.Value | int, stop: ir.Value | int, step: ir.Value | int = 1, *, searched: bool = False
+    ) -> Any:
+        """A loop, `counted`; of one that is searched, LLVM looks for the best induction variables."""
         bounds = (const(i) if isinstance(i, int) else i for i in (start, stop, step))
-        return counted(self.b, *bounds, opaque=self.target.indexes)
+        return counted(self.b, *bounds, opaque=self.target.indexes and not searched)
 
     def over(self, count: int, body: Callable[[ir.Value, int], Any]) -> None:
         """``body(j, valid lanes)`` for each vector of ``count`` features."""
