@@ -22,6 +22,9 @@ LEVELS = {
 """What a target can be restricted to: LLVM's name of such a CPU, and the features that it needs."""
 
 
+_X86 = "x86_64", "i386", "i686"
+
+
 class Dots(enum.Enum):
     """What adds four products of bytes to each lane of 32 bits; see ``write/int8_dots.py``."""
 
@@ -83,6 +86,14 @@ class Target:
     def masks(self) -> bool:
         """Whether one instruction reads or writes some lanes of a vector: those of AVX2 and AVX-512 do."""
         return self.vector_bytes > 16
+
+    @property
+    def indexes(self) -> bool:
+        """Whether reads and writes compute their address from a base, an index and a distance, as on x86.
+
+        Loops are then as fast with one index for all that they read. On Arm some need a pointer for each.
+        """
+        return self.triple.startswith(_X86)
 
     @property
     def at_once(self) -> int:
@@ -158,12 +169,11 @@ def described(triple: str, cpu: str, features: str) -> Target:
         features = ",".join(filter(None, [features, "+neon"]))
     present = _present(features)
     wide = present >= AVX512
-    x86 = triple.startswith(("x86_64", "i386", "i686"))
     return Target(
         triple=triple,
         cpu=cpu,
         features=features,
         vector_bytes=64 if wide else 32 if present >= AVX2 else 16,
-        registers=16 if x86 and not wide else 32,
+        registers=16 if triple.startswith(_X86) and not wide else 32,
         bf16_dot=wide and "avx512bf16" in present,
     )

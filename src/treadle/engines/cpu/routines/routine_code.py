@@ -34,6 +34,10 @@ class RoutineCode(Cursor):
         self.b = ir.IRBuilder(function.append_basic_block("entry"))
         return function
 
+    def loop(self, start: Any, stop: Any, step: Any = 1, *, searched: bool = True) -> Any:
+        """All networks share this code: LLVM takes its time once on a machine."""
+        return super().loop(start, stop, step, searched=searched)
+
     def at(self, address: Any, elements: Any) -> Any:
         """The address of a number, so many numbers further on; addresses may be integers."""
         pointer = self.b.inttoptr(address, POINTER) if address.type == I64 else address
