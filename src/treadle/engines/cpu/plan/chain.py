@@ -5,6 +5,7 @@ block that the backward pass reads is one tensor, the other one ends with the ca
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -17,7 +18,9 @@ from treadle.engines.autograd import gradients_again
 from treadle.engines.cpu.machine import scratch_memory
 from treadle.engines.cpu.machine.alignment import unused, where_it_was
 from treadle.engines.cpu.plan.backward import BackwardRecipe
+from treadle.engines.cpu.plan.bound_backward import BoundBackward
 from treadle.engines.cpu.plan.bound_forward import BoundForward
+from treadle.engines.cpu.plan.bound_pass import Bindings
 from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.invariants import Invariants
@@ -32,44 +35,68 @@ from treadle.torch_internals import is_batched
 
 T = TypeVar("T")
 
-_MOST_RECIPES, _MOST_BOUND = 48, 8
-_MOST_TIMES = 16
-"""How often a pass is bound again. Where parameters are new tensors in every call, it is of no use."""
+_MOST_RECIPES = 48
 
 
 @dataclasses.dataclass
 class Recipes:
     """A forward pass, and the backward passes after it, which know where it keeps what.
 
-    ``bound`` are forward passes bound to where parameters lie, by steps and rows, and how often that was elsewhere.
+    ``bound`` are forward passes bound to where parameters lie.
     """
 
     forward: ForwardRecipe
-    backward: dict[Hashable, BackwardRecipe] = dataclasses.field(default_factory=dict)
-    bound: dict[Hashable, tuple[BoundForward | None, int]] = dataclasses.field(default_factory=dict)
+    backward: "dict[Hashable, Backward]" = dataclasses.field(default_factory=dict)
+    bound: Bindings[BoundForward] = dataclasses.field(default_factory=Bindings)
 
-    def after(self, from_above: tuple[bool, ...]) -> BackwardRecipe:
+    def after(self, from_above: tuple[bool, ...]) -> "Backward":
         """The backward pass; ``from_above`` says of outputs and final states whether they have a gradient."""
         key = (from_above, torch.get_num_threads())
-        return _found(self.backward, key, lambda: BackwardRecipe(self.forward, from_above))
+        return _found(self.backward, key, lambda: Backward(BackwardRecipe(self.forward, from_above)))
 
-    def bound_to(
-        self, layout: Layout, invariants: Invariants, arguments: Sequence[Tensor], starts: Sequence[Tensor]
-    ) -> BoundForward | None:
-        """The forward pass, bound to where these arguments lie; None where that cannot be."""
-        if layout.order is not None or layout.packed_resets is not None:
-            return None
-        key = layout.steps, layout.batch
-        found, times = self.bound.get(key, (None, 0))
-        if found is not None and found.fits(arguments):
-            return found
-        if times > _MOST_TIMES:
-            return None
-        if len(self.bound) >= _MOST_BOUND:
-            self.bound.pop(next(iter(self.bound)), None)
-        found = BoundForward.of(self.forward, invariants, layout, arguments, starts)
-        self.bound[key] = found, times + 1
-        return found
+    def run(
+        self, layout: Layout, invariants: Invariants, arguments: Sequence[Tensor], starts: Sequence[Tensor],
+        fresh: Sequence[Tensor],
+    ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:  # fmt: skip
+        """Outputs and final states, what is made of the arguments, and the memory that the backward pass reads."""
+        bound = self.bound.find(layout)
+        if bound is None or not bound.fits(arguments):
+            make = functools.partial(BoundForward.of, self.forward, invariants, layout, arguments, starts)
+            bound = self.bound.bind(layout, make)
+        made = invariants.made(arguments)
+        if bound is not None:
+            results, kept = bound.run(arguments, starts, made)
+        else:
+            results, kept = self.forward.follow(layout, invariants.inputs(arguments, made), starts, fresh)
+        return results, made, kept
+
+
+@dataclasses.dataclass
+class Backward:
+    """A backward pass; ``bound`` is the same, bound to where parameters lie."""
+
+    recipe: BackwardRecipe
+    bound: Bindings[BoundBackward] = dataclasses.field(default_factory=Bindings)
+
+    def run(
+        self, layout: Layout, invariants: Invariants, arguments: Sequence[Tensor], needs: tuple[bool, ...],
+        from_above: Sequence[Tensor | None], made: Sequence[Tensor], kept: Tensor | None,
+    ) -> list[Tensor | None]:  # fmt: skip
+        """The gradients of arguments, starts and fresh states, as far as they are needed."""
+        bound = self.bound.find(layout)
+        if bound is not None and bound.fits(arguments):
+            return bound.run(arguments, from_above, made, kept)
+        inputs = invariants.inputs(arguments, made)
+        tensors = self.recipe.tensors(layout, inputs, from_above)
+        self.recipe.recipe.follow(tensors, kept, layout)
+        found = self.recipe.gradients(tensors, inputs, layout.rows)
+        of_arguments = invariants.gradients(arguments, needs, found.inputs)
+        every = zip([*of_arguments, *found.starts, *found.fresh], needs, strict=True)
+        gradients = [gradient if need else None for gradient, need in every]
+        self.bound.bind(
+            layout, lambda: BoundBackward.of(self.recipe, invariants, layout, arguments, tensors, gradients)
+        )
+        return gradients
 
 
 class Chain:
@@ -114,11 +141,7 @@ class Chain:
     def _without_gradient(
         self, layout: Layout, arguments: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
     ) -> list[Tensor]:
-        recipes = self.recipes(layout, None)
-        bound = recipes.bound_to(layout, self.invariants, arguments, starts)
-        if bound is not None:
-            return bound.run(arguments, starts)
-        return recipes.forward.follow(layout, self.invariants.inputs(arguments), starts, fresh)[0]
+        return self.recipes(layout, None).run(layout, self.invariants, arguments, starts, fresh)[0]
 
     def recipes(self, layout: Layout, needs: tuple[bool, ...] | None) -> Recipes:
         """The recipes for a layout; ``needs`` says of arguments, starts and fresh states who wants a gradient."""
@@ -129,7 +152,7 @@ class Chain:
 
         return _found(self._recipes, (needs, frame, torch.get_num_threads()), make)
 
-    def backward_recipe(self, recipes: Recipes, from_above: tuple[bool, ...]) -> BackwardRecipe | None:
+    def backward(self, recipes: Recipes, from_above: tuple[bool, ...]) -> Backward | None:
         """The backward pass; None if it cannot be compiled, which is no reason to end a training."""
         try:
             return recipes.after(from_above)
@@ -161,16 +184,12 @@ def _found(recipes: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> 
 class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, chain: Chain, layout: Layout, *tensors: Tensor) -> tuple[Tensor, ...]:
-        invariants = chain.invariants
         recipes = chain.recipes(layout, ctx.needs_input_grad[2:])
-        arguments, starts, fresh = chain.links.divided(tensors)
-        inputs = invariants.inputs(arguments)
-        results, kept = recipes.forward.follow(layout, inputs, starts, fresh)
+        results, made, kept = recipes.run(layout, chain.invariants, *chain.links.divided(tensors))
         ctx.chain, ctx.layout, ctx.recipes = chain, layout, recipes
         ctx.set_materialize_grads(False)
-        computed = invariants.computed(inputs)
-        ctx.save_for_backward(*tensors, *computed, *(() if kept is None else (kept,)))
-        ctx.counts = len(tensors), len(computed)
+        ctx.save_for_backward(*tensors, *made, *(() if kept is None else (kept,)))
+        ctx.counts = len(tensors), len(made)
         ctx.unused = 0 if kept is None else unused(kept)
         return tuple(results)
 
@@ -178,22 +197,16 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, *from_above: Tensor | None) -> tuple[Any, ...]:
         chain, layout, needs = ctx.chain, ctx.layout, ctx.needs_input_grad[2:]
         (count, others), saved = ctx.counts, ctx.saved_tensors
-        tensors, computed = saved[:count], saved[count : count + others]
+        tensors, made = saved[:count], saved[count : count + others]
         kept = [where_it_was(block, ctx.unused) for block in saved[count + others :]]
-        recipe = None
+        found = None
         if not torch.is_grad_enabled() and not any(g is not None and is_batched(g) for g in from_above):
-            recipe = chain.backward_recipe(ctx.recipes, tuple(g is not None for g in from_above))
-        if recipe is None:
+            found = chain.backward(ctx.recipes, tuple(g is not None for g in from_above))
+        if found is None:
             return (None, None, *_by_interpreter(chain, layout, tensors, needs, from_above))
         arguments, _, _ = chain.links.divided(tensors)
-
-        def follow(recipe: BackwardRecipe = recipe) -> list[Tensor | None]:
-            inputs = chain.invariants.inputs(arguments, computed)
-            found = recipe.follow(layout, inputs, from_above, kept[0] if kept else None)
-            of_arguments = chain.invariants.gradients(arguments, needs, found.inputs)
-            return [*of_arguments, *found.starts, *found.fresh]
-
-        return (None, None, *with_second_try(follow, scratch_memory.release))
+        given = layout, chain.invariants, arguments, needs, from_above, made, kept[0] if kept else None
+        return (None, None, *with_second_try(functools.partial(found.run, *given), scratch_memory.release))
 
 
 def _by_interpreter(
