@@ -85,6 +85,17 @@ class Runner(Protocol):
 
 
 @runtime_checkable
+class RunnerByStep(Runner, Protocol):
+    """A runner that takes rows which all have all steps, and are never reset, as [T, B, ...], too."""
+
+    def run_by_step(
+        self, layout: Layout, given: Sequence[Tensor], starts: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The same as `run`; what has rows is [T, B, ...] before and after."""
+        ...
+
+
+@runtime_checkable
 class LiveStep(Protocol):
     """A network's whole step with its state inside.
 

@@ -34,6 +34,7 @@ class BoundBackward:
         recipe: BackwardRecipe,
         invariants: Invariants,
         layout: Layout,
+        by_step: bool,
         arguments: Sequence[Tensor],
         tensors: Mapping[TensorKey, Tensor],
         gradients: Sequence[Tensor | None],
@@ -44,7 +45,8 @@ class BoundBackward:
             recipe: its recipe.
             invariants: the step from arguments to what it reads.
             layout: where it was followed.
-            arguments: of the call.
+            by_step: whether further calls have rows as [T, B, ...].
+            arguments: of the call, with rows as [N, ...].
             tensors: the recipe was followed with them.
             gradients: what the call gave, None where nobody asks.
 
@@ -71,7 +73,7 @@ class BoundBackward:
                 return None
             wanted[key] = Form(tuple(gradient.shape), None if gradient.is_contiguous() else tuple(gradient.stride()))
             places.append(list(wanted).index(key))
-        bound = BoundPass(recipe.supply, invariants, layout, arguments, tensors, passed, wanted)
+        bound = BoundPass(recipe.supply, invariants, layout, arguments, tensors, passed, wanted, by_step)
         return BoundBackward(bound, places) if bound.reads_no_copies() else None
 
     def run(

@@ -26,6 +26,7 @@ class BoundForward:
         forward: ForwardRecipe,
         invariants: Invariants,
         layout: Layout,
+        by_step: bool,
         arguments: Sequence[Tensor],
         starts: Sequence[Tensor],
     ) -> "BoundForward | None":
@@ -36,9 +37,14 @@ class BoundForward:
         passed = {key: Passed(k) for k, key in enumerate(keys_of(Role.START, forward.links.states))}
         if not BoundPass.can_be(forward.supply, passed):
             return None
-        tensors = forward.tensors(layout, invariants.inputs(arguments), starts, starts)
-        wanted = {key: Form(tuple(tensors[key].shape)) for key in forward.results}
-        bound = BoundPass(forward.supply, invariants, layout, arguments, tensors, passed, wanted)
+        flat = invariants.flat(arguments) if by_step else arguments
+        tensors = forward.tensors(layout, invariants.inputs(flat), starts, starts)
+        wanted = {}
+        for key in forward.results:
+            shape = tuple(tensors[key].shape)
+            is_by_step = by_step and key.role is Role.OUTPUT
+            wanted[key] = Form((layout.steps, layout.batch, *shape[1:]) if is_by_step else shape)
+        bound = BoundPass(forward.supply, invariants, layout, flat, tensors, passed, wanted, by_step)
         return BoundForward(forward, bound) if bound.reads_no_copies() else None
 
     def run(

@@ -3,6 +3,7 @@
 Numbers alone are kept, no tensors: whoever lets go of a parameter frees its memory.
 """
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar, cast
 
@@ -72,6 +73,7 @@ class BoundPass:
         tensors: those of the call, by key.
         passed: of each tensor that is passed beside the arguments, which one it is.
         wanted: of each new tensor that is given back, its form.
+        by_step: whether rows are passed as [T, B, ...], in place of [N, ...].
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class BoundPass:
         tensors: Mapping[TensorKey, Tensor],
         passed: Mapping[TensorKey, Passed],
         wanted: Mapping[TensorKey, Form],
+        by_step: bool,
     ):
+        self._by_step = by_step
         self.recipe, self.invariants, self.dtype = supply.recipe, invariants, supply.links.dtype
         self._numbers = self.recipe.numbers(tensors, layout)
         # The numbers of these stay right for as long as they live.
@@ -152,16 +156,17 @@ class BoundPass:
         """Run, with what is ``made`` of the arguments; returns what is wanted, and the memory that is kept."""
         numbers, dtype, held = self._numbers.copy(), self.dtype, []
         for place, strided, i, axis, kind in self._rows:
-            tensor = dense_rows(arguments[i], axis, kind)
-            numbers[place : place + 3] = numbers_of(tensor, strided)
-            held.append(tensor)
+            held.append(self._give_rows(numbers, place, strided, arguments[i], axis, kind))
         for place, strided, key in self._made:
             tensor = made[self.invariants.made_in[key.number]]
             tensor = with_signs(tensor) if key.role is Role.MATRIX else contiguous(tensor, dtype)
             numbers[place : place + 3] = numbers_of(tensor, strided)
             held.append(tensor)
         for place, strided, i, axis in self._passed:
-            tensor = contiguous(passed[i], dtype) if axis is None else dense_rows(passed[i], axis, dtype)
+            if axis is not None:
+                held.append(self._give_rows(numbers, place, strided, passed[i], axis, dtype))
+                continue
+            tensor = contiguous(passed[i], dtype)
             numbers[place : place + 3] = numbers_of(tensor, strided)
             held.append(tensor)
         if self._unread:
@@ -177,27 +182,42 @@ class BoundPass:
             results.append(tensor)
         return results, self.recipe.run(numbers, kept)
 
+    def _give_rows(
+        self, numbers: list[int], place: int, strided: bool, rows: Tensor, axis: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Put down where rows are; returns the tensor that they are in."""
+        if self._by_step:
+            if rows.dtype == dtype and rows.is_contiguous() and not rows.is_neg():
+                numbers[place] = address(rows)
+                # Strides are no help: those of an axis of one are anything.
+                numbers[place + 1], numbers[place + 2] = math.prod(rows.shape[2:]), math.prod(rows.shape[3:])
+                return rows
+            rows = rows.flatten(0, 1)
+        rows = dense_rows(rows, axis, dtype)
+        numbers[place : place + 3] = numbers_of(rows, strided)
+        return rows
+
 
 class Bindings(Generic[T]):
-    """Bound passes, by steps and rows, and how often the parameters of each were elsewhere.
+    """Bound passes, by steps, rows, and how rows are passed; and how often the parameters of each were elsewhere.
 
-    Where they are new tensors in every call, it is of no use to bind a pass.
+    Where these are new tensors in every call, it is of no use to bind a pass.
     """
 
     def __init__(self) -> None:
         self._found: dict[Hashable, tuple[T | None, int]] = {}
 
-    def find(self, layout: Layout) -> T | None:
+    def find(self, layout: Layout, by_step: bool) -> T | None:
         """The one for a layout, if there is one."""
         if layout.order is not None or layout.packed_resets is not None:
             return None
-        return self._found.get((layout.steps, layout.batch), (None, 0))[0]
+        return self._found.get((layout.steps, layout.batch, by_step), (None, 0))[0]
 
-    def bind(self, layout: Layout, make: Callable[[], T | None]) -> T | None:
+    def bind(self, layout: Layout, by_step: bool, make: Callable[[], T | None]) -> T | None:
         """Make one for a layout that was seen before, unless that was done too often."""
         if layout.order is not None or layout.packed_resets is not None:
             return None
-        key = layout.steps, layout.batch
+        key = layout.steps, layout.batch, by_step
         before = self._found.get(key)
         if before is None:
             if len(self._found) >= _MOST_BOUND:

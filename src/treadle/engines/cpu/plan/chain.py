@@ -6,8 +6,9 @@ block that the backward pass reads is one tensor, the other one ends with the ca
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,40 @@ T = TypeVar("T")
 _MOST_RECIPES = 48
 
 
+class Rows(NamedTuple):
+    """How rows lie: packed as [N, ...], or ``by_step`` as [T, B, ...], which of those that have all steps is the same.
+
+    A view between the two would be a node of autograd for itself, which takes longer than many a kernel.
+    """
+
+    layout: Layout
+    by_step: bool
+
+    def flat(self, tensors: Sequence[Any], values: Sequence[Value]) -> list[Any]:
+        """Tensors as [N, ...], where the value has rows; of tensors behind those of the values, all as they are."""
+        if not self.by_step:
+            return list(tensors)
+        pairs = zip(tensors, values, strict=False)
+        few = [t.flatten(0, 1) if t is not None and value.has_rows else t for t, value in pairs]
+        return [*few, *tensors[len(few) :]]
+
+    def as_given(self, tensors: Sequence[Any], values: Sequence[Value]) -> list[Any]:
+        """The inverse of `flat`."""
+        if not self.by_step:
+            return list(tensors)
+        pairs, shape = zip(tensors, values, strict=False), (self.layout.steps, self.layout.batch)
+        few = [t.unflatten(0, shape) if t is not None and value.has_rows else t for t, value in pairs]
+        return [*few, *tensors[len(few) :]]
+
+
+class Given(NamedTuple):
+    """What a call is given: arguments, the states before the first step, and those at resets."""
+
+    arguments: Sequence[Tensor]
+    starts: Sequence[Tensor]
+    fresh: Sequence[Tensor]
+
+
 @dataclasses.dataclass
 class Recipes:
     """A forward pass, and the backward passes after it, which know where it keeps what.
@@ -55,19 +90,21 @@ class Recipes:
         return _found(self.backward, key, lambda: Backward(BackwardRecipe(self.forward, from_above)))
 
     def run(
-        self, layout: Layout, invariants: Invariants, arguments: Sequence[Tensor], starts: Sequence[Tensor],
-        fresh: Sequence[Tensor],
-    ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:  # fmt: skip
+        self, invariants: Invariants, rows: Rows, given: "Given"
+    ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
         """Outputs and final states, what is made of the arguments, and the memory that the backward pass reads."""
-        bound = self.bound.find(layout)
+        arguments, starts, fresh = given
+        bound = self.bound.find(*rows)
         if bound is None or not bound.fits(arguments):
-            make = functools.partial(BoundForward.of, self.forward, invariants, layout, arguments, starts)
-            bound = self.bound.bind(layout, make)
+            make = functools.partial(BoundForward.of, self.forward, invariants, *rows, arguments, starts)
+            bound = self.bound.bind(*rows, make)
         made = invariants.made(arguments)
         if bound is not None:
             results, kept = bound.run(arguments, starts, made)
         else:
-            results, kept = self.forward.follow(layout, invariants.inputs(arguments, made), starts, fresh)
+            inputs = invariants.inputs(rows.flat(arguments, invariants.arguments), made)
+            results, kept = self.forward.follow(rows.layout, inputs, starts, fresh)
+            results = rows.as_given(results, self.forward.links.outputs)
         return results, made, kept
 
 
@@ -79,23 +116,23 @@ class Backward:
     bound: Bindings[BoundBackward] = dataclasses.field(default_factory=Bindings)
 
     def run(
-        self, layout: Layout, invariants: Invariants, arguments: Sequence[Tensor], needs: tuple[bool, ...],
+        self, invariants: Invariants, rows: Rows, arguments: Sequence[Tensor], needs: tuple[bool, ...],
         from_above: Sequence[Tensor | None], made: Sequence[Tensor], kept: Tensor | None,
     ) -> list[Tensor | None]:  # fmt: skip
         """The gradients of arguments, starts and fresh states, as far as they are needed."""
-        bound = self.bound.find(layout)
+        bound = self.bound.find(*rows)
         if bound is not None and bound.fits(arguments):
             return bound.run(arguments, from_above, made, kept)
+        recipe, values, layout = self.recipe, invariants.arguments, rows.layout
+        arguments = rows.flat(arguments, values)
         inputs = invariants.inputs(arguments, made)
-        tensors = self.recipe.tensors(layout, inputs, from_above)
-        self.recipe.recipe.follow(tensors, kept, layout)
-        found = self.recipe.gradients(tensors, inputs, layout.rows)
-        of_arguments = invariants.gradients(arguments, needs, found.inputs)
+        tensors = recipe.tensors(layout, inputs, rows.flat(from_above, recipe.links.outputs))
+        recipe.recipe.follow(tensors, kept, layout)
+        found = recipe.gradients(tensors, inputs, layout.rows)
+        of_arguments = rows.as_given(invariants.gradients(arguments, needs, found.inputs), values)
         every = zip([*of_arguments, *found.starts, *found.fresh], needs, strict=True)
         gradients = [gradient if need else None for gradient, need in every]
-        self.bound.bind(
-            layout, lambda: BoundBackward.of(self.recipe, invariants, layout, arguments, tensors, gradients)
-        )
+        self.bound.bind(*rows, lambda: BoundBackward.of(recipe, invariants, *rows, arguments, tensors, gradients))
         return gradients
 
 
@@ -126,22 +163,38 @@ class Chain:
         self, layout: Layout, arguments: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Outputs [N, ...], and the states after the last step of each row."""
+        return self._run(Rows(layout, False), Given(arguments, starts, fresh))
+
+    def run_by_step(
+        self, layout: Layout, arguments: Sequence[Tensor], starts: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The same of rows that all have all steps and are never reset, as [T, B, ...] before and after."""
+        return self._run(Rows(layout, True), Given(arguments, starts, starts))
+
+    def _run(self, rows: Rows, given: Given) -> tuple[list[Tensor], list[Tensor]]:
         if torch.is_grad_enabled():
-            everything = [*arguments, *starts, *fresh]
+            everything = [*given.arguments, *given.starts]
+            if given.fresh is not given.starts:
+                everything += given.fresh
             if any(tensor.requires_grad for tensor in everything):
-                results = list(_Node.apply(self, layout, *everything))  # pyright: ignore
+                results = list(_Node.apply(self, rows, *everything))  # pyright: ignore
             else:
                 with torch.no_grad():
-                    results = self._without_gradient(layout, arguments, starts, fresh)
+                    results = self._without_gradient(rows, given)
         else:
-            results = self._without_gradient(layout, arguments, starts, fresh)
+            results = self._without_gradient(rows, given)
         count = len(self.outputs)
         return results[:count], results[count:]
 
-    def _without_gradient(
-        self, layout: Layout, arguments: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
-    ) -> list[Tensor]:
-        return self.recipes(layout, None).run(layout, self.invariants, arguments, starts, fresh)[0]
+    def _without_gradient(self, rows: Rows, given: Given) -> list[Tensor]:
+        return self.recipes(rows.layout, None).run(self.invariants, rows, given)[0]
+
+    def given_in(self, tensors: Sequence[T]) -> "tuple[Sequence[T], Sequence[T], Sequence[T]]":
+        """What belongs to arguments, starts and fresh states; these are the starts where they are not passed again."""
+        first = len(self.given)
+        last = first + self.links.states
+        starts = tensors[first:last]
+        return tensors[:first], starts, tensors[last:] or starts
 
     def recipes(self, layout: Layout, needs: tuple[bool, ...] | None) -> Recipes:
         """The recipes for a layout; ``needs`` says of arguments, starts and fresh states who wants a gradient."""
@@ -183,10 +236,11 @@ def _found(recipes: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> 
 
 class _Node(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, chain: Chain, layout: Layout, *tensors: Tensor) -> tuple[Tensor, ...]:
-        recipes = chain.recipes(layout, ctx.needs_input_grad[2:])
-        results, made, kept = recipes.run(layout, chain.invariants, *chain.links.divided(tensors))
-        ctx.chain, ctx.layout, ctx.recipes = chain, layout, recipes
+    def forward(ctx: Any, chain: Chain, rows: Rows, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.needs = needs = tuple(itertools.chain(*chain.given_in(ctx.needs_input_grad[2:])))
+        recipes = chain.recipes(rows.layout, needs)
+        results, made, kept = recipes.run(chain.invariants, rows, Given(*chain.given_in(tensors)))
+        ctx.chain, ctx.rows, ctx.recipes = chain, rows, recipes
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, *made, *(() if kept is None else (kept,)))
         ctx.counts = len(tensors), len(made)
@@ -195,7 +249,7 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *from_above: Tensor | None) -> tuple[Any, ...]:
-        chain, layout, needs = ctx.chain, ctx.layout, ctx.needs_input_grad[2:]
+        chain, rows = ctx.chain, ctx.rows
         (count, others), saved = ctx.counts, ctx.saved_tensors
         tensors, made = saved[:count], saved[count : count + others]
         kept = [where_it_was(block, ctx.unused) for block in saved[count + others :]]
@@ -203,28 +257,30 @@ class _Node(torch.autograd.Function):
         if not torch.is_grad_enabled() and not any(g is not None and is_batched(g) for g in from_above):
             found = chain.backward(ctx.recipes, tuple(g is not None for g in from_above))
         if found is None:
-            return (None, None, *_by_interpreter(chain, layout, tensors, needs, from_above))
-        arguments, _, _ = chain.links.divided(tensors)
-        given = layout, chain.invariants, arguments, needs, from_above, made, kept[0] if kept else None
-        return (None, None, *with_second_try(functools.partial(found.run, *given), scratch_memory.release))
+            return (None, None, *_by_interpreter(chain, rows, tensors, ctx.needs_input_grad[2:], from_above))
+        arguments, _, _ = chain.given_in(tensors)
+        given = chain.invariants, rows, arguments, ctx.needs, from_above, made, kept[0] if kept else None
+        gradients = with_second_try(functools.partial(found.run, *given), scratch_memory.release)
+        return (None, None, *gradients[:count])
 
 
 def _by_interpreter(
-    chain: Chain, layout: Layout, tensors: Sequence[Tensor], needs: Sequence[bool], from_above: Sequence[Tensor | None]
+    chain: Chain, rows: Rows, tensors: Sequence[Tensor], needs: Sequence[bool], from_above: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """The gradient by PyTorch: it has a derivative itself, or there are many of them at once."""
-    return gradients_again(lambda tensors: _interpret(chain, layout, tensors), tensors, needs, from_above)
+    return gradients_again(lambda tensors: _interpret(chain, rows, tensors), tensors, needs, from_above)
 
 
-def _interpret(chain: Chain, layout: Layout, tensors: Sequence[Tensor]) -> list[Tensor]:
+def _interpret(chain: Chain, rows: Rows, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Outputs and final states, by PyTorch."""
-    arguments, starts, fresh = chain.links.divided(tensors)
+    arguments, starts, fresh = chain.given_in(tensors)
+    arguments = rows.flat(arguments, chain.given)
     known = dict(zip(chain.links.inputs, chain.invariants.inputs(arguments), strict=True))
     finals = []
     for link in chain.links:
         first, last = link.states.start, link.states.stop
         inputs = [known[v] for v in link.section.inputs]
-        outputs, ends = run_section(link.section, layout, inputs, starts[first:last], fresh[first:last])
+        outputs, ends = run_section(link.section, rows.layout, inputs, starts[first:last], fresh[first:last])
         known.update(zip(link.section.outputs, outputs, strict=True))
         finals += ends
-    return [*(known[v] for v in chain.outputs), *finals]
+    return [*rows.as_given([known[v] for v in chain.outputs], chain.outputs), *finals]
