@@ -110,19 +110,29 @@ class Alone:
     by_step: RunnerByStep | None
 
     def run(
-        self, network: Network, layout: Layout, xs: Tensor, starts: Sequence[Tensor]
+        self,
+        network: Network,
+        layout: Layout,
+        xs: Tensor,
+        starts: Sequence[Tensor],
+        groups: tuple[tuple[int, ...], ...] = (),
     ) -> tuple[Tensor, list[Tensor]]:
-        """Outputs [T, B, ...], and the state's tensors after the last step, from those before the first one."""
+        """Outputs [T, B, ...], and the state's tensors after the last step, from those before the first one.
+
+        Where there are ``groups`` of these, those of each are given back as one tensor, [L, B, ...].
+        """
         runner, order = self.runner, self.order
         if order is not None:
             starts = [starts[i] for i in order]
+            groups = tuple(tuple(order.index(i) for i in group) for group in groups)
         # Not contiguous, they are copied once, for both directions.
         by_step = self.by_step if xs.is_contiguous() else None
         if by_step is not None:
-            results, ends = by_step.run_by_step(layout, network.given(runner.given, xs), starts)
+            results, ends = by_step.run_by_step(layout, network.given(runner.given, xs), starts, groups)
         else:
             results, ends = runner.run(layout, network.given(runner.given, layout.packed(xs)), starts, starts)
-        if order is not None:
+            ends = [torch.stack([ends[i] for i in group]) for group in groups] if groups else ends
+        if order is not None and not groups:
             finals = dict(zip(order, ends, strict=True))
             ends = [finals[i] for i in range(len(ends))]
         ys = results[self.y]

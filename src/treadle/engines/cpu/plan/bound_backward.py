@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from treadle.engines.cpu.plan.backward import BackwardRecipe
-from treadle.engines.cpu.plan.bound_pass import BoundPass, Form
+from treadle.engines.cpu.plan.bound_pass import BoundPass, Form, Passed
+from treadle.engines.cpu.plan.call_form import CallForm
 from treadle.engines.cpu.plan.invariants import Invariants
-from treadle.engines.cpu.plan.rows import TensorKey
-from treadle.engines.layout import Layout
+from treadle.engines.cpu.plan.rows import Role, TensorKey
 
 
 class BoundBackward:
@@ -33,8 +33,7 @@ class BoundBackward:
     def of(
         recipe: BackwardRecipe,
         invariants: Invariants,
-        layout: Layout,
-        by_step: bool,
+        form: CallForm,
         arguments: Sequence[Tensor],
         tensors: Mapping[TensorKey, Tensor],
         gradients: Sequence[Tensor | None],
@@ -44,8 +43,7 @@ class BoundBackward:
         Args:
             recipe: its recipe.
             invariants: the step from arguments to what it reads.
-            layout: where it was followed.
-            by_step: whether further calls have rows as [T, B, ...].
+            form: of the call.
             arguments: of the call, with rows as [N, ...].
             tensors: the recipe was followed with them.
             gradients: what the call gave, None where nobody asks.
@@ -53,11 +51,13 @@ class BoundBackward:
         Returns:
             The pass; None where PyTorch computes any of the gradients, or where parameters are read from copies.
         """
-        passed = recipe.passed
+        passed, count = recipe.passed, len(recipe.links.outputs)
+        if form.groups:
+            ends = {TensorKey(Role.END_GRADIENT, k): Passed(count + i, None, part) for k, i, part in form.places()}
+            passed = {key: ends.get(key, one) for key, one in passed.items()}
         if not BoundPass.can_be(recipe.supply, passed):
             return None
         written = {tensors[key].data_ptr(): key for key in recipe.supply.written if tensors[key].numel()}
-        wanted: dict[TensorKey, Form] = {}
         owners: dict[TensorKey, Tensor] = {}
         places: list[int | None] = []
         for gradient in gradients:
@@ -71,9 +71,9 @@ class BoundBackward:
                 or owners.setdefault(key, gradient) is not gradient
             ):
                 return None
-            wanted[key] = Form(tuple(gradient.shape), None if gradient.is_contiguous() else tuple(gradient.stride()))
-            places.append(list(wanted).index(key))
-        bound = BoundPass(recipe.supply, invariants, layout, arguments, tensors, passed, wanted, by_step)
+            places.append(list(owners).index(key))
+        wanted = [(_form_of(gradient), [key]) for key, gradient in owners.items()]
+        bound = BoundPass(recipe.supply, invariants, form, arguments, tensors, passed, wanted)
         return BoundBackward(bound, places) if bound.reads_no_copies() else None
 
     def run(
@@ -86,6 +86,10 @@ class BoundBackward:
         """The gradients of arguments and starts. Two arguments with the same gradient get the same tensor."""
         results, _ = self._bound.run(arguments, from_above, made, kept)
         return [None if place is None else results[place] for place in self._places]
+
+
+def _form_of(gradient: Tensor) -> Form:
+    return Form(tuple(gradient.shape), None if gradient.is_contiguous() else tuple(gradient.stride()))
 
 
 def _is_all_of(view: Tensor, whole: Tensor) -> bool:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from treadle.engines.cpu.plan.bound_pass import BoundPass, Form, Passed
+from treadle.engines.cpu.plan.call_form import CallForm
 from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.invariants import Invariants
-from treadle.engines.cpu.plan.rows import Role, keys_of
-from treadle.engines.layout import Layout
+from treadle.engines.cpu.plan.rows import Role, TensorKey, keys_of
 
 
 class BoundForward:
@@ -25,8 +25,7 @@ class BoundForward:
     def of(
         forward: ForwardRecipe,
         invariants: Invariants,
-        layout: Layout,
-        by_step: bool,
+        form: CallForm,
         arguments: Sequence[Tensor],
         starts: Sequence[Tensor],
     ) -> "BoundForward | None":
@@ -37,14 +36,15 @@ class BoundForward:
         passed = {key: Passed(k) for k, key in enumerate(keys_of(Role.START, forward.links.states))}
         if not BoundPass.can_be(forward.supply, passed):
             return None
-        flat = invariants.flat(arguments) if by_step else arguments
+        layout, flat = form.layout, form.flat(arguments, invariants.arguments)
         tensors = forward.tensors(layout, invariants.inputs(flat), starts, starts)
-        wanted = {}
-        for key in forward.results:
-            shape = tuple(tensors[key].shape)
-            is_by_step = by_step and key.role is Role.OUTPUT
-            wanted[key] = Form((layout.steps, layout.batch, *shape[1:]) if is_by_step else shape)
-        bound = BoundPass(forward.supply, invariants, layout, flat, tensors, passed, wanted, by_step)
+        outputs = forward.results[: len(forward.links.outputs)]
+        axes = (layout.steps, layout.batch) if form.by_step else (layout.rows,)
+        wanted = [(Form((*axes, *tensors[key].shape[1:])), [key]) for key in outputs]
+        for group in form.groups or [(k,) for k in range(forward.links.states)]:
+            keys = [TensorKey(Role.END, k) for k in group]
+            wanted.append((Form((*([len(keys)] if form.groups else []), *tensors[keys[0]].shape)), keys))
+        bound = BoundPass(forward.supply, invariants, form, flat, tensors, passed, wanted)
         return BoundForward(forward, bound) if bound.reads_no_copies() else None
 
     def run(

@@ -13,10 +13,10 @@ from torch import Tensor
 from treadle.engines.cpu.machine.alignment import LINE_BYTES, address, whole_lines
 from treadle.engines.cpu.machine.memory_pool import empty
 from treadle.engines.cpu.machine.recipe import Recipe, numbers_of, place_of
+from treadle.engines.cpu.plan.call_form import CallForm
 from treadle.engines.cpu.plan.invariants import Invariants
 from treadle.engines.cpu.plan.rows import Role, TensorKey, dense_rows
 from treadle.engines.cpu.plan.supply import Supply
-from treadle.engines.layout import Layout
 from treadle.engines.passes.rows import contiguous, with_signs
 
 T = TypeVar("T")
@@ -28,10 +28,17 @@ _PARAMETERS, _ROWS = frozenset({Role.MATRIX, Role.SHARED}), frozenset({Role.ROWS
 
 
 class Passed(NamedTuple):
-    """Which of the tensors that are passed beside the arguments is meant, and along which axis it has rows, if any."""
+    """What is passed beside the arguments.
+
+    Args:
+        number: which of the tensors that are passed.
+        axis: along which it has rows, if it has any.
+        part: which part of it, of as many as there are for that number.
+    """
 
     number: int
     axis: int | None = None
+    part: int = 0
 
 
 class Form(NamedTuple):
@@ -72,45 +79,49 @@ class BoundPass:
         supply: what the pass is supplied with.
         tensors: those of the call, by key.
         passed: of each tensor that is passed beside the arguments, which one it is.
-        wanted: of each new tensor that is given back, its form.
-        by_step: whether rows are passed as [T, B, ...], in place of [N, ...].
+        wanted: of each new tensor that is given back, its form, and what is in it, part after part.
     """
 
     def __init__(
         self,
         supply: Supply,
         invariants: Invariants,
-        layout: Layout,
+        form: CallForm,
         arguments: Sequence[Tensor],
         tensors: Mapping[TensorKey, Tensor],
         passed: Mapping[TensorKey, Passed],
-        wanted: Mapping[TensorKey, Form],
-        by_step: bool,
+        wanted: Sequence[tuple[Form, Sequence[TensorKey]]],
     ):
-        self._by_step = by_step
+        self._by_step, layout = form.by_step, form.layout
         self.recipe, self.invariants, self.dtype = supply.recipe, invariants, supply.links.dtype
         self._numbers = self.recipe.numbers(tensors, layout)
         # The numbers of these stay right for as long as they live.
         self._held = layout, [tensor for key, tensor in tensors.items() if key.role in _STAYS]
         self._rows: list[_Rows] = []
         self._made: list[tuple[int, bool, TensorKey]] = []
-        self._passed: list[tuple[int, bool, int, int | None]] = []
+        self._passed_rows: list[tuple[int, bool, int, int]] = []
+        parts: dict[int, dict[int, int]] = {}
         self._unread: list[tuple[int, int]] = []
         self._unread_size = 0
         self.lies: dict[int, _Lay] = {}
-        places: dict[TensorKey, int] = {}
+        places = dict.fromkeys((key for _, keys in wanted for key in keys), 0)
         for i, (key, strided) in enumerate(given(self.recipe)):
             place = place_of(i)
             if key in passed:
-                self._passed.append((place, strided, passed[key].number, passed[key].axis))
-            elif key in wanted:
+                number, axis, part = passed[key]
+                if axis is None:
+                    parts.setdefault(number, {})[part] = place
+                else:
+                    self._passed_rows.append((place, strided, number, axis))
+            elif key in places:
                 places[key] = place
             elif key in supply.written:
                 self._unread.append((place, self._unread_size))
                 self._unread_size += whole_lines(tensors[key].nbytes)
             elif key.role not in _STAYS:
                 self._read(place, strided, key, arguments, supply)
-        self._wanted = [(places[key], form) for key, form in wanted.items()]
+        self._passed = [(number, [places for _, places in sorted(of.items())]) for number, of in parts.items()]
+        self._wanted = [(new, [places[key] for key in keys]) for new, keys in wanted]
 
     def _read(self, place: int, strided: bool, key: TensorKey, arguments: Sequence[Tensor], supply: Supply) -> None:
         """Note down what is read of an argument, or of what is made of arguments."""
@@ -162,12 +173,11 @@ class BoundPass:
             tensor = with_signs(tensor) if key.role is Role.MATRIX else contiguous(tensor, dtype)
             numbers[place : place + 3] = numbers_of(tensor, strided)
             held.append(tensor)
-        for place, strided, i, axis in self._passed:
-            if axis is not None:
-                held.append(self._give_rows(numbers, place, strided, passed[i], axis, dtype))
-                continue
+        for place, strided, i, axis in self._passed_rows:
+            held.append(self._give_rows(numbers, place, strided, passed[i], axis, dtype))
+        for i, places in self._passed:
             tensor = contiguous(passed[i], dtype)
-            numbers[place : place + 3] = numbers_of(tensor, strided)
+            _put_parts(numbers, places, tensor, address(tensor))
             held.append(tensor)
         if self._unread:
             block = empty(self._unread_size + LINE_BYTES, dtype=torch.uint8)
@@ -176,9 +186,9 @@ class BoundPass:
             for place, offset in self._unread:
                 numbers[place] = start + offset
         results = []
-        for place, form in self._wanted:
+        for form, places in self._wanted:
             tensor = form.new(dtype)
-            numbers[place] = tensor.data_ptr()
+            _put_parts(numbers, places, tensor, tensor.data_ptr())
             results.append(tensor)
         return results, self.recipe.run(numbers, kept)
 
@@ -199,7 +209,7 @@ class BoundPass:
 
 
 class Bindings(Generic[T]):
-    """Bound passes, by steps, rows, and how rows are passed; and how often the parameters of each were elsewhere.
+    """Bound passes, by the form of calls, and how often the parameters of each were elsewhere.
 
     Where these are new tensors in every call, it is of no use to bind a pass.
     """
@@ -207,17 +217,19 @@ class Bindings(Generic[T]):
     def __init__(self) -> None:
         self._found: dict[Hashable, tuple[T | None, int]] = {}
 
-    def find(self, layout: Layout, by_step: bool) -> T | None:
-        """The one for a layout, if there is one."""
+    def find(self, form: CallForm) -> T | None:
+        """The one for calls of a form, if there is one."""
+        layout, by_step, groups = form
         if layout.order is not None or layout.packed_resets is not None:
             return None
-        return self._found.get((layout.steps, layout.batch, by_step), (None, 0))[0]
+        return self._found.get((layout.steps, layout.batch, by_step, groups), (None, 0))[0]
 
-    def bind(self, layout: Layout, by_step: bool, make: Callable[[], T | None]) -> T | None:
-        """Make one for a layout that was seen before, unless that was done too often."""
+    def bind(self, form: CallForm, make: Callable[[], T | None]) -> T | None:
+        """Make one for a form that was seen before, unless that was done too often."""
+        layout, by_step, groups = form
         if layout.order is not None or layout.packed_resets is not None:
             return None
-        key = layout.steps, layout.batch, by_step
+        key = layout.steps, layout.batch, by_step, groups
         before = self._found.get(key)
         if before is None:
             if len(self._found) >= _MOST_BOUND:
@@ -230,6 +242,17 @@ class Bindings(Generic[T]):
         found = make()
         self._found[key] = found, times + 1
         return found
+
+
+def _put_parts(numbers: list[int], places: Sequence[int], tensor: Tensor, start: int) -> None:
+    """Put down where the parts of a tensor begin."""
+    if len(places) == 1:
+        numbers[places[0]] = start
+        return
+    size = tensor.nbytes // len(places)
+    for place in places:
+        numbers[place] = start
+        start += size
 
 
 def given(recipe: Recipe) -> list[tuple[TensorKey, bool]]:

@@ -22,6 +22,7 @@ from treadle.engines.cpu.plan.backward import BackwardRecipe
 from treadle.engines.cpu.plan.bound_backward import BoundBackward
 from treadle.engines.cpu.plan.bound_forward import BoundForward
 from treadle.engines.cpu.plan.bound_pass import Bindings
+from treadle.engines.cpu.plan.call_form import CallForm
 from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.frame import Frame
 from treadle.engines.cpu.plan.invariants import Invariants
@@ -37,32 +38,6 @@ from treadle.torch_internals import is_batched
 T = TypeVar("T")
 
 _MOST_RECIPES = 48
-
-
-class Rows(NamedTuple):
-    """How rows lie: packed as [N, ...], or ``by_step`` as [T, B, ...], which of those that have all steps is the same.
-
-    A view between the two would be a node of autograd for itself, which takes longer than many a kernel.
-    """
-
-    layout: Layout
-    by_step: bool
-
-    def flat(self, tensors: Sequence[Any], values: Sequence[Value]) -> list[Any]:
-        """Tensors as [N, ...], where the value has rows; of tensors behind those of the values, all as they are."""
-        if not self.by_step:
-            return list(tensors)
-        pairs = zip(tensors, values, strict=False)
-        few = [t.flatten(0, 1) if t is not None and value.has_rows else t for t, value in pairs]
-        return [*few, *tensors[len(few) :]]
-
-    def as_given(self, tensors: Sequence[Any], values: Sequence[Value]) -> list[Any]:
-        """The inverse of `flat`."""
-        if not self.by_step:
-            return list(tensors)
-        pairs, shape = zip(tensors, values, strict=False), (self.layout.steps, self.layout.batch)
-        few = [t.unflatten(0, shape) if t is not None and value.has_rows else t for t, value in pairs]
-        return [*few, *tensors[len(few) :]]
 
 
 class Given(NamedTuple):
@@ -90,21 +65,22 @@ class Recipes:
         return _found(self.backward, key, lambda: Backward(BackwardRecipe(self.forward, from_above)))
 
     def run(
-        self, invariants: Invariants, rows: Rows, given: "Given"
+        self, invariants: Invariants, form: CallForm, given: Given
     ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
         """Outputs and final states, what is made of the arguments, and the memory that the backward pass reads."""
         arguments, starts, fresh = given
-        bound = self.bound.find(*rows)
+        bound = self.bound.find(form)
         if bound is None or not bound.fits(arguments):
-            make = functools.partial(BoundForward.of, self.forward, invariants, *rows, arguments, starts)
-            bound = self.bound.bind(*rows, make)
+            make = functools.partial(BoundForward.of, self.forward, invariants, form, arguments, starts)
+            bound = self.bound.bind(form, make)
         made = invariants.made(arguments)
         if bound is not None:
             results, kept = bound.run(arguments, starts, made)
         else:
-            inputs = invariants.inputs(rows.flat(arguments, invariants.arguments), made)
-            results, kept = self.forward.follow(rows.layout, inputs, starts, fresh)
-            results = rows.as_given(results, self.forward.links.outputs)
+            inputs = invariants.inputs(form.flat(arguments, invariants.arguments), made)
+            results, kept = self.forward.follow(form.layout, inputs, starts, fresh)
+            outputs = self.forward.links.outputs
+            results = [*form.as_passed(results[: len(outputs)], outputs), *form.grouped(results[len(outputs) :])]
         return results, made, kept
 
 
@@ -116,23 +92,24 @@ class Backward:
     bound: Bindings[BoundBackward] = dataclasses.field(default_factory=Bindings)
 
     def run(
-        self, invariants: Invariants, rows: Rows, arguments: Sequence[Tensor], needs: tuple[bool, ...],
+        self, invariants: Invariants, form: CallForm, arguments: Sequence[Tensor], needs: tuple[bool, ...],
         from_above: Sequence[Tensor | None], made: Sequence[Tensor], kept: Tensor | None,
     ) -> list[Tensor | None]:  # fmt: skip
         """The gradients of arguments, starts and fresh states, as far as they are needed."""
-        bound = self.bound.find(*rows)
+        bound = self.bound.find(form)
         if bound is not None and bound.fits(arguments):
             return bound.run(arguments, from_above, made, kept)
-        recipe, values, layout = self.recipe, invariants.arguments, rows.layout
-        arguments = rows.flat(arguments, values)
+        recipe, values, layout, links = self.recipe, invariants.arguments, form.layout, self.recipe.links
+        arguments, count = form.flat(arguments, values), len(links.outputs)
         inputs = invariants.inputs(arguments, made)
-        tensors = recipe.tensors(layout, inputs, rows.flat(from_above, recipe.links.outputs))
+        above = [*form.flat(from_above[:count], links.outputs), *form.each(from_above[count:], links.states)]
+        tensors = recipe.tensors(layout, inputs, above)
         recipe.recipe.follow(tensors, kept, layout)
         found = recipe.gradients(tensors, inputs, layout.rows)
-        of_arguments = rows.as_given(invariants.gradients(arguments, needs, found.inputs), values)
+        of_arguments = form.as_passed(invariants.gradients(arguments, needs, found.inputs), values)
         every = zip([*of_arguments, *found.starts, *found.fresh], needs, strict=True)
         gradients = [gradient if need else None for gradient, need in every]
-        self.bound.bind(*rows, lambda: BoundBackward.of(recipe, invariants, *rows, arguments, tensors, gradients))
+        self.bound.bind(form, lambda: BoundBackward.of(recipe, invariants, form, arguments, tensors, gradients))
         return gradients
 
 
@@ -163,31 +140,38 @@ class Chain:
         self, layout: Layout, arguments: Sequence[Tensor], starts: Sequence[Tensor], fresh: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Outputs [N, ...], and the states after the last step of each row."""
-        return self._run(Rows(layout, False), Given(arguments, starts, fresh))
+        return self._run(CallForm(layout), Given(arguments, starts, fresh))
 
     def run_by_step(
-        self, layout: Layout, arguments: Sequence[Tensor], starts: Sequence[Tensor]
+        self,
+        layout: Layout,
+        arguments: Sequence[Tensor],
+        starts: Sequence[Tensor],
+        groups: tuple[tuple[int, ...], ...] = (),
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The same of rows that all have all steps and are never reset, as [T, B, ...] before and after."""
-        return self._run(Rows(layout, True), Given(arguments, starts, starts))
+        """The same of rows that all have all steps and are never reset, as [T, B, ...] before and after.
 
-    def _run(self, rows: Rows, given: Given) -> tuple[list[Tensor], list[Tensor]]:
+        Where there are ``groups``, the states of each are given back as one tensor, [L, B, ...].
+        """
+        return self._run(CallForm(layout, True, groups), Given(arguments, starts, starts))
+
+    def _run(self, form: CallForm, given: Given) -> tuple[list[Tensor], list[Tensor]]:
         if torch.is_grad_enabled():
             everything = [*given.arguments, *given.starts]
             if given.fresh is not given.starts:
                 everything += given.fresh
             if any(tensor.requires_grad for tensor in everything):
-                results = list(_Node.apply(self, rows, *everything))  # pyright: ignore
+                results = list(_Node.apply(self, form, *everything))  # pyright: ignore
             else:
                 with torch.no_grad():
-                    results = self._without_gradient(rows, given)
+                    results = self._without_gradient(form, given)
         else:
-            results = self._without_gradient(rows, given)
+            results = self._without_gradient(form, given)
         count = len(self.outputs)
         return results[:count], results[count:]
 
-    def _without_gradient(self, rows: Rows, given: Given) -> list[Tensor]:
-        return self.recipes(rows.layout, None).run(self.invariants, rows, given)[0]
+    def _without_gradient(self, form: CallForm, given: Given) -> list[Tensor]:
+        return self.recipes(form.layout, None).run(self.invariants, form, given)[0]
 
     def given_in(self, tensors: Sequence[T]) -> "tuple[Sequence[T], Sequence[T], Sequence[T]]":
         """What belongs to arguments, starts and fresh states; these are the starts where they are not passed again."""
@@ -236,11 +220,11 @@ def _found(recipes: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> 
 
 class _Node(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, chain: Chain, rows: Rows, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, chain: Chain, form: CallForm, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.needs = needs = tuple(itertools.chain(*chain.given_in(ctx.needs_input_grad[2:])))
-        recipes = chain.recipes(rows.layout, needs)
-        results, made, kept = recipes.run(chain.invariants, rows, Given(*chain.given_in(tensors)))
-        ctx.chain, ctx.rows, ctx.recipes = chain, rows, recipes
+        recipes = chain.recipes(form.layout, needs)
+        results, made, kept = recipes.run(chain.invariants, form, Given(*chain.given_in(tensors)))
+        ctx.chain, ctx.form, ctx.recipes = chain, form, recipes
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, *made, *(() if kept is None else (kept,)))
         ctx.counts = len(tensors), len(made)
@@ -249,38 +233,40 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *from_above: Tensor | None) -> tuple[Any, ...]:
-        chain, rows = ctx.chain, ctx.rows
+        chain, form = ctx.chain, ctx.form
         (count, others), saved = ctx.counts, ctx.saved_tensors
         tensors, made = saved[:count], saved[count : count + others]
         kept = [where_it_was(block, ctx.unused) for block in saved[count + others :]]
         found = None
         if not torch.is_grad_enabled() and not any(g is not None and is_batched(g) for g in from_above):
-            found = chain.backward(ctx.recipes, tuple(g is not None for g in from_above))
+            count_of_outputs = len(chain.outputs)
+            ends = form.each(from_above[count_of_outputs:], chain.links.states)
+            found = chain.backward(ctx.recipes, tuple(g is not None for g in (*from_above[:count_of_outputs], *ends)))
         if found is None:
-            return (None, None, *_by_interpreter(chain, rows, tensors, ctx.needs_input_grad[2:], from_above))
+            return (None, None, *_by_interpreter(chain, form, tensors, ctx.needs_input_grad[2:], from_above))
         arguments, _, _ = chain.given_in(tensors)
-        given = chain.invariants, rows, arguments, ctx.needs, from_above, made, kept[0] if kept else None
+        given = chain.invariants, form, arguments, ctx.needs, from_above, made, kept[0] if kept else None
         gradients = with_second_try(functools.partial(found.run, *given), scratch_memory.release)
         return (None, None, *gradients[:count])
 
 
 def _by_interpreter(
-    chain: Chain, rows: Rows, tensors: Sequence[Tensor], needs: Sequence[bool], from_above: Sequence[Tensor | None]
+    chain: Chain, form: CallForm, tensors: Sequence[Tensor], needs: Sequence[bool], from_above: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """The gradient by PyTorch: it has a derivative itself, or there are many of them at once."""
-    return gradients_again(lambda tensors: _interpret(chain, rows, tensors), tensors, needs, from_above)
+    return gradients_again(lambda tensors: _interpret(chain, form, tensors), tensors, needs, from_above)
 
 
-def _interpret(chain: Chain, rows: Rows, tensors: Sequence[Tensor]) -> list[Tensor]:
+def _interpret(chain: Chain, form: CallForm, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Outputs and final states, by PyTorch."""
     arguments, starts, fresh = chain.given_in(tensors)
-    arguments = rows.flat(arguments, chain.given)
+    arguments = form.flat(arguments, chain.given)
     known = dict(zip(chain.links.inputs, chain.invariants.inputs(arguments), strict=True))
     finals = []
     for link in chain.links:
         first, last = link.states.start, link.states.stop
         inputs = [known[v] for v in link.section.inputs]
-        outputs, ends = run_section(link.section, rows.layout, inputs, starts[first:last], fresh[first:last])
+        outputs, ends = run_section(link.section, form.layout, inputs, starts[first:last], fresh[first:last])
         known.update(zip(link.section.outputs, outputs, strict=True))
         finals += ends
-    return [*rows.as_given([known[v] for v in chain.outputs], chain.outputs), *finals]
+    return [*form.as_passed([known[v] for v in chain.outputs], chain.outputs), *form.grouped(finals)]

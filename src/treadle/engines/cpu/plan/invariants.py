@@ -51,11 +51,6 @@ class Invariants:
         self._line_of_views = Line(section.outputs, [*section.inputs, *self._made])
         self._backward = functools.lru_cache(maxsize=16)(functools.partial(_backward, section, self.arguments))
 
-    def flat(self, arguments: Sequence[Tensor]) -> list[Tensor]:
-        """Arguments with rows as [N, ...], from those with rows as [T, B, ...]."""
-        pairs = zip(arguments, self.arguments, strict=True)
-        return [tensor.flatten(0, 1) if value.has_rows else tensor for tensor, value in pairs]
-
     def inputs(self, arguments: Sequence[Tensor], made: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The inputs of the links; ``made`` is what `made` has given, if it is still there."""
         if self.section is None:
