@@ -285,13 +285,20 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     """
     size = math.prod(shape) * dtype.itemsize
     if size < _SMALL or is_to_be_filled():
-        return torch.empty(shape, dtype=dtype, device="cpu")
+        return _nothing(dtype).new_empty(shape)  # in less time than torch.empty
     block = pool.take(size + PAGE_BYTES)  # room to begin at any place of a page
     memory, address = block[1]
     kind = _KINDS.get(dtype)
     array = _Lent(shape if kind else (size,), kind or np.uint8, memory, _stagger.after(address) - address)
     array.lent = block
     return torch.from_numpy(array) if kind else torch.from_numpy(array).view(dtype).view(shape)
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _nothing(dtype: torch.dtype) -> Tensor:
+    """A tensor of a type without numbers."""
+    return torch.empty(0, dtype=dtype, device="cpu")
 
 
 def is_to_be_filled() -> bool:

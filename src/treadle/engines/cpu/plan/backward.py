@@ -64,7 +64,7 @@ class BackwardRecipe:
     ) -> dict[TensorKey, Tensor]:
         """What a call reads, and new memory for what it writes."""
         dtype, tensors = self.links.dtype, self.supply.tensors(layout, inputs)
-        for key, (i, axis, _) in self.passed.items():
+        for key, (i, axis, *_) in self.passed.items():
             above: Any = from_above[i]
             tensors[key] = contiguous(above, dtype) if axis is None else dense_rows(above, axis, dtype)
         tensors[_ZEROS] = self._zeros

@@ -53,7 +53,7 @@ class BoundBackward:
         """
         passed, count = recipe.passed, len(recipe.links.outputs)
         if form.groups:
-            ends = {TensorKey(Role.END_GRADIENT, k): Passed(count + i, None, part) for k, i, part in form.places()}
+            ends = {TensorKey(Role.END_GRADIENT, k): Passed(count + i, None, *part) for k, i, *part in form.places()}
             passed = {key: ends.get(key, one) for key, one in passed.items()}
         if not BoundPass.can_be(recipe.supply, passed):
             return None

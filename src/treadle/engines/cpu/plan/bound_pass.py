@@ -22,6 +22,7 @@ from treadle.engines.passes.rows import contiguous, with_signs
 T = TypeVar("T")
 
 _MOST_BOUND, _MOST_TIMES = 8, 16
+"""Of calls with as many steps and rows; and how often one is bound again."""
 
 _STAYS = frozenset({Role.COUNTS, Role.OFFSETS, Role.RUN_OFFSETS, Role.ZEROS})
 _PARAMETERS, _ROWS = frozenset({Role.MATRIX, Role.SHARED}), frozenset({Role.ROWS, Role.INDICES})
@@ -33,12 +34,13 @@ class Passed(NamedTuple):
     Args:
         number: which of the tensors that are passed.
         axis: along which it has rows, if it has any.
-        part: which part of it, of as many as there are for that number.
+        part, parts: which part of it, of how many.
     """
 
     number: int
     axis: int | None = None
     part: int = 0
+    parts: int = 1
 
 
 class Form(NamedTuple):
@@ -100,7 +102,7 @@ class BoundPass:
         self._rows: list[_Rows] = []
         self._made: list[tuple[int, bool, TensorKey]] = []
         self._passed_rows: list[tuple[int, bool, int, int]] = []
-        parts: dict[int, dict[int, int]] = {}
+        self._passed: dict[int, tuple[int, list[tuple[int, int]]]] = {}
         self._unread: list[tuple[int, int]] = []
         self._unread_size = 0
         self.lies: dict[int, _Lay] = {}
@@ -108,9 +110,9 @@ class BoundPass:
         for i, (key, strided) in enumerate(given(self.recipe)):
             place = place_of(i)
             if key in passed:
-                number, axis, part = passed[key]
+                number, axis, part, parts = passed[key]
                 if axis is None:
-                    parts.setdefault(number, {})[part] = place
+                    self._passed.setdefault(number, (parts, []))[1].append((place, part))
                 else:
                     self._passed_rows.append((place, strided, number, axis))
             elif key in places:
@@ -120,8 +122,7 @@ class BoundPass:
                 self._unread_size += whole_lines(tensors[key].nbytes)
             elif key.role not in _STAYS:
                 self._read(place, strided, key, arguments, supply)
-        self._passed = [(number, [places for _, places in sorted(of.items())]) for number, of in parts.items()]
-        self._wanted = [(new, [places[key] for key in keys]) for new, keys in wanted]
+        self._wanted = [(new, [(places[key], part) for part, key in enumerate(keys)]) for new, keys in wanted]
 
     def _read(self, place: int, strided: bool, key: TensorKey, arguments: Sequence[Tensor], supply: Supply) -> None:
         """Note down what is read of an argument, or of what is made of arguments."""
@@ -175,9 +176,11 @@ class BoundPass:
             held.append(tensor)
         for place, strided, i, axis in self._passed_rows:
             held.append(self._give_rows(numbers, place, strided, passed[i], axis, dtype))
-        for i, places in self._passed:
+        for i, (parts, places) in self._passed.items():
             tensor = contiguous(passed[i], dtype)
-            _put_parts(numbers, places, tensor, address(tensor))
+            start, size = address(tensor), tensor.nbytes // parts
+            for place, part in places:
+                numbers[place] = start + part * size
             held.append(tensor)
         if self._unread:
             block = empty(self._unread_size + LINE_BYTES, dtype=torch.uint8)
@@ -188,7 +191,9 @@ class BoundPass:
         results = []
         for form, places in self._wanted:
             tensor = form.new(dtype)
-            _put_parts(numbers, places, tensor, tensor.data_ptr())
+            start, size = tensor.data_ptr(), tensor.nbytes // len(places)
+            for place, part in places:
+                numbers[place] = start + part * size
             results.append(tensor)
         return results, self.recipe.run(numbers, kept)
 
@@ -242,17 +247,6 @@ class Bindings(Generic[T]):
         found = make()
         self._found[key] = found, times + 1
         return found
-
-
-def _put_parts(numbers: list[int], places: Sequence[int], tensor: Tensor, start: int) -> None:
-    """Put down where the parts of a tensor begin."""
-    if len(places) == 1:
-        numbers[places[0]] = start
-        return
-    size = tensor.nbytes // len(places)
-    for place in places:
-        numbers[place] = start
-        start += size
 
 
 def given(recipe: Recipe) -> list[tuple[TensorKey, bool]]:

@@ -48,13 +48,13 @@ class CallForm(NamedTuple):
         if not self.groups:
             return list(groups)
         found: list[Any] = [None] * states
-        for k, group, part in self.places():
+        for k, group, part, _ in self.places():
             whole = groups[group]
             found[k] = None if whole is None else whole[part]
         return found
 
-    def places(self) -> Iterator[tuple[int, int, int]]:
-        """Of each state in a group: which state it is, the group, and which part of that."""
+    def places(self) -> Iterator[tuple[int, int, int, int]]:
+        """Of each state in a group: which state it is, the group, which part of that, and how many there are."""
         for number, group in enumerate(self.groups):
             for part, k in enumerate(group):
-                yield k, number, part
+                yield k, number, part, len(group)
