@@ -52,7 +52,7 @@ MUTATIONS = [
         "tests/engines/test_pairwise.py -k 'holes'",
     ),
     Mutation(
-        "engines/cpu/plan/bound_forward.py",
+        "engines/cpu/plan/bound_pass.py",
         "tensor.data_ptr() != start or ",
         "",
         "a repeated call reads a parameter where it lay before",

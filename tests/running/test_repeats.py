@@ -23,8 +23,8 @@ def repeated(monkeypatch):
     """How many calls were repeated."""
     count, run = [0], Repeat.run
 
-    def counting(self, xs, state):
-        result = run(self, xs, state)
+    def counting(self, *given):
+        result = run(self, *given)
         count[0] += result is not None
         return result
 

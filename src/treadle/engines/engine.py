@@ -85,6 +85,24 @@ class Runner(Protocol):
 
 
 @runtime_checkable
+class RunnerByStep(Runner, Protocol):
+    """A runner that takes rows which all have all steps, and are never reset, as [T, B, ...], too."""
+
+    def run_by_step(
+        self,
+        layout: Layout,
+        given: Sequence[Tensor],
+        starts: Sequence[Tensor],
+        groups: tuple[tuple[int, ...], ...] = (),
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The same as `run`; what has rows is [T, B, ...] before and after.
+
+        Where there are ``groups`` of states, those of each are given back as one tensor, [L, B, ...].
+        """
+        ...
+
+
+@runtime_checkable
 class LiveStep(Protocol):
     """A network's whole step with its state inside.
 

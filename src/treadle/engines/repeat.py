@@ -4,6 +4,8 @@ Most calls are like the one before. What has to be looked at each time, because 
 looked at here; what follows from the form of the call alone was found out the first time.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,8 +51,12 @@ class Repeat:
         alone = staged(network, engine, None, False).alone
         return None if alone is None else Repeat(decision, alone)
 
-    def run(self, xs: Tensor, state: State) -> tuple[Tensor, State] | None:
-        """Outputs [T, B, ...] and the state after the last step; None if it is no call like that one."""
+    def run(self, xs: Tensor, state: State, groups: tuple[tuple[int, ...], ...] = ()) -> tuple[Tensor, Any] | None:
+        """Outputs [T, B, ...] and the state after the last step; None if it is no call like that one.
+
+        Where there are ``groups`` of the state's tensors, there is a list in its place: of each group one tensor,
+        [L, B, ...].
+        """
         if (
             type(xs) is not Tensor
             or xs.shape != self._shape
@@ -69,9 +75,9 @@ class Repeat:
         network = self._network
         if starts is None or not network.holds() or not verification.is_trusted(network, self._engine, self._way):  # pyright: ignore
             return None
-        given = network, self._layout, xs, starts
+        given = network, self._layout, xs, starts, groups
         ys, finals = with_second_try(lambda: self._alone.run(*given), self._engine.release_memory)
-        return ys, self._form.rebuilt(iter(finals))
+        return ys, finals if groups else self._form.rebuilt(iter(finals))
 
 
 def _is_plain(call: Call) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from treadle.compiler.fission import Kind, Plan, Section
 from treadle.compiler.interpreter import Line
 from treadle.compiler.program import Value
-from treadle.engines.engine import Engine, Refusal, Runner, Taken
+from treadle.engines.engine import Engine, Refusal, Runner, RunnerByStep, Taken
 from treadle.engines.layout import Layout
 from treadle.engines.network import Network
 from treadle.engines.step_by_step import run_section
@@ -100,26 +100,44 @@ class Alone:
             they are in that order.
         y: which of the runner's outputs is the output.
         apart: whether that lies in memory that nobody else reads or writes.
+        by_step: the runner, if it takes rows step by step.
     """
 
     runner: Runner
     order: tuple[int, ...] | None
     y: int
     apart: bool
+    by_step: RunnerByStep | None
 
     def run(
-        self, network: Network, layout: Layout, xs: Tensor, starts: Sequence[Tensor]
+        self,
+        network: Network,
+        layout: Layout,
+        xs: Tensor,
+        starts: Sequence[Tensor],
+        groups: tuple[tuple[int, ...], ...] = (),
     ) -> tuple[Tensor, list[Tensor]]:
-        """Outputs [T, B, ...], and the state's tensors after the last step, from those before the first one."""
+        """Outputs [T, B, ...], and the state's tensors after the last step, from those before the first one.
+
+        Where there are ``groups`` of these, those of each are given back as one tensor, [L, B, ...].
+        """
         runner, order = self.runner, self.order
         if order is not None:
             starts = [starts[i] for i in order]
-        results, ends = runner.run(layout, network.given(runner.given, layout.packed(xs)), starts, starts)
-        if order is not None:
+            groups = tuple(tuple(order.index(i) for i in group) for group in groups)
+        # Not contiguous, they are copied once, for both directions.
+        by_step = self.by_step if xs.is_contiguous() else None
+        if by_step is not None:
+            results, ends = by_step.run_by_step(layout, network.given(runner.given, xs), starts, groups)
+        else:
+            results, ends = runner.run(layout, network.given(runner.given, layout.packed(xs)), starts, starts)
+            ends = [torch.stack([ends[i] for i in group]) for group in groups] if groups else ends
+        if order is not None and not groups:
             finals = dict(zip(order, ends, strict=True))
             ends = [finals[i] for i in range(len(ends))]
         ys = results[self.y]
-        return layout.padded(ys if self.apart else ys.clone()), ends
+        ys = ys if self.apart else ys.clone()
+        return layout.padded(ys) if by_step is None else ys, ends
 
 
 @dataclasses.dataclass
@@ -163,7 +181,8 @@ class Staged:
         if sorted(runs) != sorted(states) or y not in runner.outputs or not self.plan.sunk.isdisjoint(last.old):
             return None
         order = None if runs == states else tuple(states.index(name) for name in runs)
-        return Alone(runner, order, runner.outputs.index(y), y in self._handed_over)
+        by_step = runner if isinstance(runner, RunnerByStep) else None
+        return Alone(runner, order, runner.outputs.index(y), y in self._handed_over, by_step)
 
     def _groups(self, network: Network, products: torch.dtype | None) -> list[_Group]:
         groups: list[_Group] = []

@@ -21,7 +21,7 @@ from treadle.errors import EngineError, ShapeError
 from treadle.gradients import FullBPTT, GradientMethod
 from treadle.running.bidirectional import both_directions
 from treadle.running.fused import flat_weights, is_faster_compiled
-from treadle.running.hx import as_hx, as_state, joined, parts_of, per_layer, stacked, state_type
+from treadle.running.hx import as_hx, as_state, groups_of, joined, parts_of, per_layer, stacked, state_type
 from treadle.running.known_by_type import class_in_torch, say_not_quantised, tell_opacus
 from treadle.running.recurrent import (
     Recurrent,
@@ -350,6 +350,10 @@ class DropIn(nn.RNNBase):
         """All layers together, one step after another."""
         recurrent = self.recurrent()
         state = None if parts is None else as_state(parts, recurrent)
+        if self.cell is None and self.wiring == "stack" and lengths is resets is mask is None and not return_states:
+            again = recurrent.again(input, state, groups_of(self.num_layers, len(self._cell.State._fields)))
+            if again is not None:
+                return again[0], joined(again[1])
         output, state, *every = recurrent(input, state, lengths, resets, return_states, mask)
         return output, *(as_hx(one, self.num_layers) for one in (state, *every))
 

@@ -1,5 +1,6 @@
 """PyTorch's ``hx``, one tensor [L, B, H] for each field of the state, and treadle's states, one for each layer."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -51,6 +52,12 @@ def per_layer(parts: Sequence[Tensor], cells: Sequence[Any]) -> list[Any]:
 def stacked(layers: Iterable[Any]) -> list[Tensor]:
     """The inverse of `per_layer`."""
     return [torch.stack(group) for group in zip(*layers, strict=True)]
+
+
+@functools.lru_cache(maxsize=64)
+def groups_of(layers: int, fields: int) -> tuple[tuple[int, ...], ...]:
+    """Which tensors of a state, layer by layer and field by field, are those of each field."""
+    return tuple(tuple(range(field, layers * fields, fields)) for field in range(fields))
 
 
 def as_state(parts: Sequence[Tensor], stack: Recurrent) -> dict[str, Any]:

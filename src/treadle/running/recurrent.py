@@ -177,13 +177,32 @@ class Recurrent(nn.Module):
             every = states.map_state(lambda t: t.transpose(0, 1), every) if return_states else None
         return (ys, state, every) if return_states else (ys, state)
 
-    def _repeated(self, known: KnownCall, xs: Tensor, state: State) -> tuple[Any, State]:
+    def again(
+        self, xs: Tensor, state: State, groups: tuple[tuple[int, ...], ...]
+    ) -> tuple[Tensor, list[Tensor]] | None:
+        """What `forward` gives, by a call like one before, for a network around this one; None if it is no such call.
+
+        Args:
+            xs: as `forward` takes it.
+            state: likewise.
+            groups: which tensors of the state after the last step are given back as one, [L, B, ...].
+        """
+        hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+        if type(xs) is not Tensor or hooks or is_compiled(xs):
+            return None
+        known = self._repeats.find(self, xs)
+        # An initial state that somebody else's code makes is asked for once.
+        return self._repeated(known, xs, state, groups)[0] if known is not None and known.starts_at_zero() else None
+
+    def _repeated(
+        self, known: KnownCall, xs: Tensor, state: State, groups: tuple[tuple[int, ...], ...] = ()
+    ) -> tuple[Any, State]:
         """What `forward` gives, by a call like this one, or None; and the initial state, if it had to be asked for."""
         xs, initial = xs.transpose(0, 1) if self.batch_first else xs, None
         zeros = known.starts_at_zero()
         if not zeros:  # what somebody else's code says is asked for in each call, as it always is
             initial = self._initial_state(xs)
-        again = known.run(xs, (known.zeros if zeros else initial) if state is None else state)
+        again = known.run(xs, (known.zeros if zeros else initial) if state is None else state, groups)
         if again is not None and self.batch_first:
             again = again[0].transpose(0, 1), again[1]
         return again, initial

@@ -147,6 +147,37 @@ def test_blocks_are_zero_until_written_and_can_be_written():
     assert tensor.data_ptr() % 64 == 0
 
 
+def test_memory_is_lent_as_long_as_anybody_sees_it():
+    pool = memory_pool.pool
+    before = pool.used
+    tensor = memory_pool.empty(3, MB, dtype=torch.float32)
+    size = pool.used - before
+    assert size >= 12 * MB
+    assert tensor.untyped_storage().nbytes() == 12 * MB
+    array, row = tensor.numpy(), tensor[1]
+    del tensor
+    part = array[1:]
+    del array, row
+    assert pool.used == before + size
+    del part
+    assert pool.used == before
+
+
+def test_how_many_addresses_are_left_is_asked_now_and_then(monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory_pool, "room_for_addresses", lambda: asked.append(1))
+    for _ in range(2):
+        memory_pool.empty(5 * MB, dtype=torch.uint8)
+    asked.clear()
+    for _ in range(500):
+        memory_pool.empty(5 * MB, dtype=torch.uint8)
+    assert 2 <= len(asked) <= 20
+    memory_pool.pool.release()
+    asked.clear()
+    memory_pool.empty(5 * MB, dtype=torch.uint8)  # of the operating system
+    assert asked
+
+
 # The setting
 
 

@@ -16,7 +16,7 @@ import math
 import mmap
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ _SHARE = 4
 """At most one of so many bytes that the process may have waits."""
 _SPELL = 128
 """Blocks that are taken in a spell; what was in use in this one and the one before counts."""
+_ASKED_EVERY = 64
+"""Times that the limit is needed until the operating system is asked again how many addresses are left."""
 
 
 @functools.cache
@@ -62,16 +64,50 @@ def most_idle() -> int:
         raise EngineError(str(error)) from None
 
 
+class Room:
+    """The room for addresses. Whoever gives a block back asks, but the operating system is asked now and then alone.
+
+    Blocks that are given and taken in turn change nothing of it.
+    """
+
+    def __init__(self) -> None:
+        self._found: int | None = None
+        self._left = 0
+
+    def now(self) -> int | None:
+        """As it was not long ago."""
+        self._left -= 1
+        if self._left < 0:
+            self._found, self._left = room_for_addresses(), _ASKED_EVERY
+        return self._found
+
+    def has_changed(self) -> None:
+        """The next one who asks is told what it is then."""
+        self._left = 0
+
+
+_room = Room()
+
+
 def _limit_now() -> int:
-    """The same; less where addresses are limited, so that others find room."""
-    room = room_for_addresses()
+    """What may wait to be used again; less where addresses are limited, so that others find room."""
+    room = _room.now()
     return most_idle() if room is None else min(most_idle(), (room + pool.idle) // _SHARE)
 
 
-def _new_block(size: int) -> np.ndarray:
+class Block(NamedTuple):
+    """Memory of the operating system's, and where it begins."""
+
+    memory: np.ndarray
+    address: int
+
+
+def _new_block(size: int) -> Block:
     """Memory that goes back to the operating system as soon as nobody holds it."""
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    return np.frombuffer(mmap.mmap(-1, size, **private), np.uint8)
+    _room.has_changed()
+    memory = np.frombuffer(mmap.mmap(-1, size, **private), np.uint8)
+    return Block(memory, memory.ctypes.data)
 
 
 class MemoryPool:
@@ -143,6 +179,8 @@ class MemoryPool:
                 self._lock.release()
 
     def _settle(self) -> None:
+        if not (self._returned or self._spells_over):
+            return
         while self._spells_over:
             self._spells_over -= 1
             self._most_before, self._most, self._taken = self._most, self.used, 0
@@ -173,7 +211,8 @@ class MemoryPool:
         self.used += size
         self._taken += 1
         if self._taken >= _SPELL:
-            self._most_before, self._most, self._taken = self._most, 0, 0
+            self._most_before, self._most, self._taken = self._most, self.used, 0
+            self._shrink()
         self._most = max(self._most, self.used)
 
     def _shrink(self) -> None:
@@ -224,16 +263,18 @@ def _after_collection(phase: str, info: dict[str, int]) -> None:
 gc.callbacks.append(_after_collection)
 
 
-class _Lent:
-    """Memory that NumPy and PyTorch see as an array, and that goes back when the last of them has let go."""
+class _Lent(np.ndarray):
+    """Memory that PyTorch sees as an array, and that goes back when the last tensor in it has let go."""
 
-    def __init__(self, size: int, block: tuple[int, np.ndarray]):
-        self.size, self.block = size, block
-        data = _stagger.after(block[1].__array_interface__["data"][0]), False  # not for reading alone
-        self.__array_interface__ = {"data": data, "shape": (size,), "typestr": "|u1", "version": 3}
+    lent: tuple[int, Block] | None = None  # a view of it has none
 
     def __del__(self) -> None:
-        pool.give(*self.block)
+        if self.lent is not None:
+            pool.give(*self.lent)
+
+
+_KINDS = {torch.uint8: np.dtype("u1"), torch.float32: np.dtype("f4"), torch.float64: np.dtype("f8")}
+"""The types that NumPy knows by themselves, of those that are often asked for."""
 
 
 def empty(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -244,9 +285,20 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     """
     size = math.prod(shape) * dtype.itemsize
     if size < _SMALL or is_to_be_filled():
-        return torch.empty(shape, dtype=dtype, device="cpu")
-    # Room to begin at any place of a page.
-    return torch.from_numpy(np.asarray(_Lent(size, pool.take(size + PAGE_BYTES)))).view(dtype).view(shape)
+        return _nothing(dtype).new_empty(shape)  # in less time than torch.empty
+    block = pool.take(size + PAGE_BYTES)  # room to begin at any place of a page
+    memory, address = block[1]
+    kind = _KINDS.get(dtype)
+    array = _Lent(shape if kind else (size,), kind or np.uint8, memory, _stagger.after(address) - address)
+    array.lent = block
+    return torch.from_numpy(array) if kind else torch.from_numpy(array).view(dtype).view(shape)
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _nothing(dtype: torch.dtype) -> Tensor:
+    """A tensor of a type without numbers."""
+    return torch.empty(0, dtype=dtype, device="cpu")
 
 
 def is_to_be_filled() -> bool:

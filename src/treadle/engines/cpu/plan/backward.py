@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from treadle.compiler import program as p
 from treadle.compiler.program import Value
 from treadle.engines.cpu.machine.arena import Number
+from treadle.engines.cpu.plan.bound_pass import Passed
 from treadle.engines.cpu.plan.forward import ForwardRecipe
 from treadle.engines.cpu.plan.frame import Axis
 from treadle.engines.cpu.plan.kernel import Arguments, Carry, compiled
@@ -34,16 +35,20 @@ class Gradients(NamedTuple):
 
 
 class BackwardRecipe:
-    """The backward pass of a chain; ``from_above`` says of each output and final state whether it has a gradient."""
+    """The backward pass of a chain; ``from_above`` says of each output and final state whether it has a gradient.
+
+    Attributes:
+        passed: of each gradient from above, which one it is.
+    """
 
     def __init__(self, forward: ForwardRecipe, from_above: Sequence[bool]):
         self.links = links = forward.links
         writer = _Writer(forward, from_above)
         self.recipe, self.supply = writer.recipe, writer.draft.supply
         self._zeros = _zeros(writer.zeros, links.dtype)
-        keys = enumerate(keys_of(Role.OUTPUT_GRADIENT, len(links.outputs)))
-        self._outputs = [(i, key, links.outputs[i].batch_axis) for i, key in keys if from_above[i]]
-        self._ends = [(len(links.outputs) + k, TensorKey(Role.END_GRADIENT, k)) for k in sorted(writer.ends)]
+        keys, count = keys_of(Role.OUTPUT_GRADIENT, len(links.outputs)), len(links.outputs)
+        self.passed = {key: Passed(i, links.outputs[i].batch_axis) for i, key in enumerate(keys) if from_above[i]}
+        self.passed |= {TensorKey(Role.END_GRADIENT, k): Passed(count + k) for k in sorted(writer.ends)}
         self._inputs, self._starts, self._fresh = (
             [key if key in self.supply.written else None for key in keys_of(role, count)]
             for role, count in (
@@ -54,27 +59,29 @@ class BackwardRecipe:
         )
         self._shared = [SharedGradients(links, *one, writer.computed[one[0]]) for one in writer.reached.items()]
 
-    def follow(
-        self, layout: Layout, inputs: Sequence[Tensor], from_above: Sequence[Tensor | None], kept: Tensor | None
-    ) -> Gradients:
-        """Run, from the gradients of outputs and final states, and the memory that the forward pass has kept."""
+    def tensors(
+        self, layout: Layout, inputs: Sequence[Tensor], from_above: Sequence[Tensor | None]
+    ) -> dict[TensorKey, Tensor]:
+        """What a call reads, and new memory for what it writes."""
         dtype, tensors = self.links.dtype, self.supply.tensors(layout, inputs)
-        for i, key, axis in self._outputs:
-            tensors[key] = dense_rows(from_above[i], axis, dtype)  # pyright: ignore
-        for i, key in self._ends:
-            tensors[key] = contiguous(from_above[i], dtype)  # pyright: ignore
+        for key, (i, axis, *_) in self.passed.items():
+            above: Any = from_above[i]
+            tensors[key] = contiguous(above, dtype) if axis is None else dense_rows(above, axis, dtype)
         tensors[_ZEROS] = self._zeros
+        for key in self._fresh:
+            if key is not None:
+                tensors[key].zero_()  # added to where rows are reset
+        return tensors
+
+    def gradients(self, tensors: Mapping[TensorKey, Tensor], inputs: Sequence[Tensor], rows: int) -> Gradients:
+        """The gradients of a call on N rows, from its tensors."""
         starts, fresh = ([key and tensors[key] for key in keys] for keys in (self._starts, self._fresh))
-        for tensor in fresh:
-            if tensor is not None:
-                tensor.zero_()  # added to where rows are reset
-        self.recipe.follow(tensors, kept, layout)
         gradients = [
             key and with_rows_in_place(tensors[key], value)
             for key, value in zip(self._inputs, self.links.inputs, strict=True)
         ]
         for one in self._shared:
-            one.add(gradients, tensors, inputs, layout.rows)
+            one.add(gradients, tensors, inputs, rows)
         pairs = zip(gradients, inputs, strict=True)
         return Gradients([g if g is None or g.dtype == t.dtype else g.to(t.dtype) for g, t in pairs], starts, fresh)
 

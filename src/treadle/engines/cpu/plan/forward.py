@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,11 +61,6 @@ class ForwardRecipe:
             for key, again in zip(keys_of(Role.FRESH, links.states), fresh, strict=True):
                 tensors[key] = contiguous(again, dtype)
         return tensors
-
-    @property
-    def given(self) -> "list[tuple[TensorKey, bool]]":
-        """The tensors of a call in the order of their numbers, and whether any of their strides is read."""
-        return cast(list[tuple[TensorKey, bool]], self.recipe.given)
 
     @kept_property
     def results(self) -> tuple[TensorKey, ...]:

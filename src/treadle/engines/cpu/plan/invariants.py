@@ -29,45 +29,44 @@ class Invariants:
         outputs: what of the links' inputs is computed here.
         lies_in: of each of the links' inputs, the argument whose memory it is, perhaps with its axes in another order;
             None where it is made.
+        made_in: of each of the links' inputs that is made, which of the tensors of `made` it is.
     """
 
     def __init__(self, links: Links, section: Section | None):
         self.links, self.section = links, section
         self.arguments, self.outputs = links.inputs, ()
         self.lies_in: list[int | None] = list(range(len(links.inputs)))
+        self.made_in: dict[int, int] = {}
         if section is None:
             return
         self.outputs = section.outputs
         others = [v for v in links.inputs if v not in self.outputs]
         self.arguments = tuple(dict.fromkeys([*others, *section.inputs]))
-        self._line = Line(section.outputs, section.inputs)
         self._sources = _sources(section)
         index = {value: i for i, value in enumerate(self.arguments)}
         self.lies_in = [index.get(_viewed(v, section)) for v in links.inputs]
-        self._made = {v: i for i, v in enumerate(links.inputs) if self.lies_in[i] is None}
+        self._made = tuple(v for v, argument in zip(links.inputs, self.lies_in, strict=True) if argument is None)
+        self.made_in = {links.index[v]: k for k, v in enumerate(self._made)}
         self._line_of_made = Line(self._made, section.inputs)
+        self._line_of_views = Line(section.outputs, [*section.inputs, *self._made])
         self._backward = functools.lru_cache(maxsize=16)(functools.partial(_backward, section, self.arguments))
 
-    def inputs(self, arguments: Sequence[Tensor], computed: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """The inputs of the links; ``computed`` is what `computed` has given, if it is still there."""
+    def inputs(self, arguments: Sequence[Tensor], made: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The inputs of the links; ``made`` is what `made` has given, if it is still there."""
         if self.section is None:
             return list(arguments)
         known = dict(zip(self.arguments, arguments, strict=True))
-        if computed is None:
-            self._line.run(known, 0)
-        else:
-            known.update(zip(self.outputs, computed, strict=True))
+        known.update(zip(self._made, self.made(arguments) if made is None else made, strict=True))
+        self._line_of_views.run(known, 0)
         return [known[v] for v in self.links.inputs]
 
-    def made(self, arguments: Sequence[Tensor]) -> dict[int, Tensor]:
-        """The links' inputs that lie in no argument, by number."""
+    def made(self, arguments: Sequence[Tensor]) -> list[Tensor]:
+        """The links' inputs that lie in no argument."""
+        if not self.made_in:
+            return []
         known = dict(zip(self.arguments, arguments, strict=True))
         self._line_of_made.run(known, 0)
-        return {i: known[v] for v, i in self._made.items()}
-
-    def computed(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Of the links' inputs, those that were computed here."""
-        return [inputs[self.links.index[v]] for v in self.outputs]
+        return [known[v] for v in self._made]
 
     def needs(self, needs: Sequence[bool]) -> tuple[bool, ...]:
         """Which gradients the links have to give, if these of arguments, starts and fresh states are wanted."""
