@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, page, report
-from benchmarks.registry import SUITES, Options, Suite, load, run
+from benchmarks.apart import run_apart
+from benchmarks.registry import SUITES, Options, Suite, load
 
 console = Console()
 
@@ -31,12 +32,12 @@ def run_suite(suite: Suite, given: argparse.Namespace) -> int:
     """Run the cases of a suite, show and write what came of them."""
     machine.confine(given.threads)
     options = Options(given.engine, given.threads, given.quick)
-    cases = [case for case in suite.cases(options) if given.only in case.name]
-    if not cases:
+    numbers = [i for i, case in enumerate(suite.cases(options)) if given.only in case.name]
+    if not numbers:
         console.print(f"no case of {suite.name} has {given.only!r} in its name", style="red")
         return 1
-    progress = track(cases, suite.name, console=console, transient=True)
-    results = [run(case, options) for case in progress]
+    progress = track(numbers, suite.name, console=console, transient=True)
+    results = [run_apart(suite.name, number, options) for number in progress]
     content = report.report(suite, options, results)
     report.show(content, console)
     if given.json:
