@@ -351,7 +351,7 @@ class DropIn(nn.RNNBase):
         recurrent = self.recurrent()
         state = None if parts is None else as_state(parts, recurrent)
         if self.cell is None and self.wiring == "stack" and lengths is resets is mask is None and not return_states:
-            again = recurrent.again(input, state, groups_of(self.num_layers, len(self._cell.State._fields)))
+            again = recurrent._again(input, state, groups_of(self.num_layers, len(self._cell.State._fields)))
             if again is not None:
                 return again[0], joined(again[1])
         output, state, *every = recurrent(input, state, lengths, resets, return_states, mask)

@@ -177,7 +177,7 @@ class Recurrent(nn.Module):
             every = states.map_state(lambda t: t.transpose(0, 1), every) if return_states else None
         return (ys, state, every) if return_states else (ys, state)
 
-    def again(
+    def _again(
         self, xs: Tensor, state: State, groups: tuple[tuple[int, ...], ...]
     ) -> tuple[Tensor, list[Tensor]] | None:
         """What `forward` gives, by a call like one before, for a network around this one; None if it is no such call.
