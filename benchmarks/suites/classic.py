@@ -44,6 +44,7 @@ def open_race(
     ours: Forward = outputs,
     others: dict[str, Forward] | None = None,
     precision: torch.dtype = torch.float32,
+    notes: dict[str, str] | None = None,
 ) -> Race:
     """Ours against `torch.nn` with the same parameters; float64 `torch.nn` is what both must compute.
 
@@ -65,7 +66,7 @@ def open_race(
             for name, training in {OURS: mine, **theirs}.items()
         ]
 
-    return Race({name: block(training) for name, training in {OURS: mine, **theirs}.items()}, check)
+    return Race({name: block(training) for name, training in {OURS: mine, **theirs}.items()}, check, notes or {})
 
 
 def open_ragged_race(size: Size, engine: str) -> Race:
@@ -79,7 +80,21 @@ def open_ragged_race(size: Size, engine: str) -> Race:
 def open_bfloat16_race(size: Size, engine: str) -> Race:
     """Our matrices in bfloat16 against `torch.nn` in float32, and against the same autocast as well."""
     autocast = partial(outputs, autocast=True)
-    return open_race(size, engine, ours=autocast, others={TORCH: outputs, AUTOCAST: autocast}, precision=torch.bfloat16)
+    others: dict[str, Forward] = {TORCH: outputs}
+    why_not = why_no_autocast()
+    if why_not is None:
+        others[AUTOCAST] = autocast
+    notes = {} if why_not is None else {AUTOCAST: why_not}
+    return open_race(size, engine, ours=autocast, others=others, precision=torch.bfloat16, notes=notes)
+
+
+def why_no_autocast() -> str | None:
+    """Why `torch.nn` runs no LSTM in bfloat16 on this CPU; None if it does."""
+    try:
+        outputs(nn.LSTM(1, 1), torch.zeros(1, 1, 1), autocast=True)
+    except RuntimeError as error:
+        return str(error).partition(". ")[0]
+    return None
 
 
 def cases(options: Options) -> list[Case]:
