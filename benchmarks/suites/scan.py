@@ -97,8 +97,8 @@ def cases(options: Options) -> list[Case]:
 def bars(results: list[Result]) -> list[Bar]:
     """As the issue states them."""
     return [
-        bar("times the eager loop", 8.0, ratios(results, EAGER)),
-        bar("times a scan in log space", 1.0, ratios(results, SCAN)),
+        bar("minGRU, times the eager loop", 8.0, ratios(results, EAGER)),
+        bar("minGRU, times a scan in log space", 1.0, ratios(results, SCAN)),
         at_most("memory, share of the scan's", 0.5, figures(results, lambda m: m.figures[MEMORY])),
     ]
 
