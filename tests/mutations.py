@@ -52,6 +52,20 @@ MUTATIONS = [
         "tests/engines/test_pairwise.py -k 'holes'",
     ),
     Mutation(
+        "engines/passes/turns.py",
+        "(constant + sink.offset, *coefficients)",
+        "(constant + sink.offset + 1, *coefficients)",
+        "of what a nest has stored, its second turn reads what lies elsewhere in the row",
+        "tests/engines/test_engines.py -k 'agree'",
+    ),
+    Mutation(
+        "engines/cpu/write/tile.py",
+        "c.at(out, c.const(first * c.lanes))",
+        "out",
+        "with few registers, the second part of a tile is written over the first",
+        "tests/engines/test_engines.py -m 'slow or not slow' -k 'other_instructions'",
+    ),
+    Mutation(
         "engines/cpu/plan/bound_pass.py",
         "tensor.data_ptr() != start or ",
         "",

@@ -703,7 +703,7 @@ def test_functions_that_come_and_go_are_not_mistaken_for_each_other():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", [level for level in target.runnable(target.host()) if level != "avx512"])
-@pytest.mark.parametrize("subject", ["gru", "layer-norm-lstm", "slstm-two-heads"])
+@pytest.mark.parametrize("subject", ["lstm", "gru", "layer-norm-lstm", "slstm-two-heads"])
 def test_other_instructions_give_the_same_numbers(level, subject, monkeypatch):
     from treadle.engines.cpu.plan import kernel, section
     from treadle.engines.cpu.routines import row_products
@@ -717,9 +717,10 @@ def test_other_instructions_give_the_same_numbers(level, subject, monkeypatch):
     for dtype in (torch.float32, torch.float64):
         rnn = build(subject, dtype)
         fine = on(copy.deepcopy(rnn).double(), "reference")
-        xs, state = sequence(rnn, 4, 7, dtype), random_state(rnn, 4, dtype)
-        reference = outcome(lengths_and_resets, fine, xs.double(), map_state(Tensor.double, state))
-        assert_all_close(outcome(lengths_and_resets, on(rnn, "cpu"), xs, state), reference, dtype)
+        for run, rows in ((lengths_and_resets, 4), (whole, 9)):  # tiles of few rows, and of many
+            xs, state = sequence(rnn, rows, 7, dtype), random_state(rnn, rows, dtype)
+            reference = outcome(run, fine, xs.double(), map_state(Tensor.double, state))
+            assert_all_close(outcome(run, on(rnn, "cpu"), xs, state), reference, dtype)
     assert made
 
 
