@@ -390,6 +390,38 @@ def test_a_gradient_from_the_last_state_alone(subject):
     assert_close(found[1][0], found[0][0])
 
 
+class WritesIntoItsInput(nn.Module):
+    """Its first operation overwrites what it reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(5, 2)
+
+    def initial_state(self, batch_size):
+        return self.mix.weight.new_zeros(batch_size, 2)
+
+    def forward(self, x, state):
+        h = self.mix(torch.cat([x.mul_(2), state], 1)).tanh()
+        return h, h
+
+
+def test_a_cell_may_write_into_its_input():
+    cell, outcomes = WritesIntoItsInput(), []
+    for by_hand in (True, False):
+        leaf = torch.linspace(-1, 1, 3 * 7 * 3).view(7, 3, 3).requires_grad_()
+        xs = leaf * 2
+        if by_hand:
+            state, ys = cell.initial_state(3), []
+            for t in range(7):
+                y, state = cell(xs[t], state)
+                ys.append(y)
+            ys = torch.stack(ys)
+        else:
+            ys, _ = td.Recurrent(cell, batch_first=False)(xs)
+        outcomes.append((ys, xs, *torch.autograd.grad(ys.square().sum(), [leaf, *cell.parameters()])))
+    assert all(torch.equal(*pair) for pair in zip(*outcomes, strict=True))
+
+
 class Large(TorchDispatchMode):
     """Counts operations that give a tensor of at least so many numbers."""
 

@@ -1,5 +1,8 @@
 """The engine that defines what is meant: the cell's own Python, one step after another."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -25,8 +28,15 @@ def run(call: Call) -> Result:
     some_reset = resets.any(1).tolist() if resets is not None else [False] * steps
 
     ys, states = [], []
-    # All of them at once: of each taken by itself, the backward pass would be as large as the sequence.
-    for t, x in enumerate(xs.unbind(0)):
+    # Where gradients are wanted, all steps are taken out at once after the first one: of each taken by itself, the
+    # backward pass would be as large as the sequence. But PyTorch lets nobody write into what was taken out like that.
+    at_once = steps > 1 and torch.is_grad_enabled() and xs.requires_grad
+    version = xs._version if at_once else 0
+    xs_of_steps = cast(Sequence[Tensor], xs)
+    for t in range(steps):
+        if t == 1 and at_once and xs._version == version:
+            xs_of_steps = xs.unbind(0)
+        x = xs_of_steps[t]
         if some_reset[t]:
             state = where(resets[t], call.initial, state)  # pyright: ignore[reportOptionalSubscript]
         y, after = check_results(cell, cell(x, state))
